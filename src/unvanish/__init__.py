@@ -1,0 +1,32 @@
+"""Where did the gradient go, why, and what brings it back?
+
+``unvanish.diagnose(problem)`` checks a torch model and says, per layer, how much of the error signal arrives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unvanish.pipeline import diagnose
+    from unvanish.problem import Problem
+    from unvanish.records import UnvanishError
+    from unvanish.report import Report
+
+__version__ = "0.1.0"
+__all__ = ["Problem", "Report", "UnvanishError", "diagnose"]
+
+# Loaded on first use: importing the package must not cost an import of torch.
+_HOMES = {"Problem": "problem", "Report": "report", "UnvanishError": "records", "diagnose": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f"unvanish.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'unvanish' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
