@@ -1,0 +1,273 @@
+"""The plain data every stage passes on: what was measured, what was decided, and on what evidence.
+
+Nothing here imports torch. Every record is frozen, compares by value and survives a JSON round trip; numbers that are
+not finite travel as the strings "-inf", "inf" and "nan", and ``None`` means "not measured".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+SCHEMA = "unvanish.report/1"
+
+VERDICTS = (
+    "healthy", "vanished", "exploding", "dead", "gated", "saddle", "no_signal", "converged", "plateau", "underflow",
+    "frozen", "unused", "nonfinite", "undecided",
+)  # fmt: skip
+
+R = TypeVar("R", bound="Record")
+
+
+class UnvanishError(ValueError):
+    """The one error of this package: what was asked, what was found, what to try."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A frozen bag of named values."""
+
+    def replace(self: R, **changes: Any) -> R:
+        """A copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Evidence(Record, frozen=True, kw_only=True):
+    """One number a finding rests on: ``name`` is ``value``, compared by ``relation`` with ``threshold``."""
+
+    name: str
+    value: float | None
+    relation: str = ""
+    threshold: float | None = None
+    error: float | None = None
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """One statement about the network: a code, the layers it holds for, the cause and the numbers behind it."""
+
+    code: str
+    verdict: str
+    level: str
+    layers: tuple[str, ...] = ()
+    cause: str = ""
+    message: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    remedies: tuple[str, ...] = ()
+
+
+class CallFlow(Record, frozen=True, kw_only=True):
+    """One differentiable call of the forward pass.
+
+    ``inputs`` are the indices of the calls it consumes, ``next`` the consumer that sends it most of the signal (the
+    next step of its dominant path to the output), ``trunk`` says that no edge of the graph jumps over it.
+    """
+
+    index: int
+    name: str
+    module: str
+    source: str
+    part: str
+    role: str
+    inputs: tuple[int, ...] = ()
+    next: int | None = None
+    trunk: bool = False
+    finite: bool = True
+    log10_rms: float | None = None
+    log10_signal: float | None = None
+    log10_gain: float | None = None
+    log10_sensitivity: float | None = None
+    saturated_fraction: float | None = None
+    dead_fraction: float | None = None
+    bounded: bool = False
+
+
+class LayerFlow(Record, frozen=True, kw_only=True):
+    """One call of a module that owns parameters. Fields that start with ``log10_`` are base-10 logarithms.
+
+    ``call`` is the index of its call (None: not in the graph), ``before`` the name of the layer before it on its
+    dominant path, ``gate`` a small trainable tensor on its way to the output that alone explains the attenuation,
+    ``dtype`` the narrowest type its gradient passes through.
+    """
+
+    name: str
+    kind: str
+    source: str
+    parameters: int
+    log10_signal: float | None = None
+    log10_grad_norm: float | None = None
+    log10_gain: float | None = None
+    log10_weight_gain: float | None = None
+    log10_slope_gain: float | None = None
+    log10_norm_gain: float | None = None
+    log10_join_gain: float | None = None
+    log10_transmission: float | None = None
+    newton_decrement: float | None = None
+    steps_to_learn: float | None = None
+    saturated_fraction: float | None = None
+    dead_fraction: float | None = None
+    underflow_fraction: float | None = None
+    update_to_weight_ratio: float | None = None
+    noise: bool | None = None
+    verdict: str = "undecided"
+    log10_jacobian_norm: float | None = None
+    log10_weight_norm: float | None = None
+    log10_sensitivity_rise: float | None = None
+    log10_alignment: float | None = None
+    frozen: bool = False
+    call: int | None = None
+    before: str = ""
+    gate: str = ""
+    dtype: str = ""
+
+
+class LossFacts(Record, frozen=True, kw_only=True):
+    """What the loss alone says, its outputs taken as free variables.
+
+    ``reference`` is L_ref, the loss there is to gain from an untrained start; ``relative_gap`` the share of it that is
+    still left. Both are None where the loss has no scale, with the reason in ``why``.
+    """
+
+    value: float
+    residual_norm: float | None = None
+    best_constant: float | None = None
+    best_free: float | None = None
+    reference: float | None = None
+    relative_gap: float | None = None
+    at_constant: bool = False
+    curvature: float | None = None
+    reacts: bool | None = None
+    why: str = ""
+
+
+class StepFacts(Record, frozen=True, kw_only=True):
+    """What the user's own optimizer would do next, tried on the batch and taken back.
+
+    ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
+    lowers it. ``needed``: steps to close 90 % of the gap at the pace of the first. ``walked``: the loss
+    after a few real steps, taken only on suspicion; ``walked_scaled`` the same with the learning rate times ``scale``.
+    ``lr_limit``: 2/λ_max, the learning rate the sharpest curvature allows plain gradient descent.
+    """
+
+    optimizer: str
+    lr: float
+    loss: float
+    ladder: tuple[tuple[float, float], ...]
+    best: float | None = None
+    needed: float | None = None
+    planned: int | None = None
+    walked: float | None = None
+    walked_scaled: float | None = None
+    scale: float | None = None
+    lr_limit: float | None = None
+
+
+class OutputFacts(Record, frozen=True, kw_only=True):
+    """What the last call can give the loss.
+
+    ``kind``: normalised (a softmax), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
+    ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
+    ``rms``: of the outputs.
+    """
+
+    call: int | None = None
+    kind: str = ""
+    low: float | None = None
+    high: float | None = None
+    unreachable: float | None = None
+    wanted: float | None = None
+    rms: float | None = None
+
+
+class InputFacts(Record, frozen=True, kw_only=True):
+    """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
+
+    ``saturated``: share of saturated entries after the first layer. ``step_limit``: log10 of the step its curvature
+    allows, over that of the median layer.
+    """
+
+    layer: str
+    largest_deviation: float
+    saturated: float | None = None
+    saturated_standardised: float | None = None
+    step_limit: float | None = None
+    step_limit_standardised: float | None = None
+
+
+class ZeroFacts(Record, frozen=True, kw_only=True):
+    """Why a layer's gradient is exactly zero: what happened when the exactly-zero tensors were nudged.
+
+    ``opens``: a gradient came back. ``gates``: zero tensors of other layers that have a gradient of their own.
+    ``blocked_by``: the calls that receive a signal and send none back. ``by_construction``: such a call passes no
+    gradient on random input either.
+    """
+
+    layer: str
+    opens: bool
+    gates: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()
+    by_construction: bool = False
+
+
+class Setting(Record, frozen=True, kw_only=True):
+    """What was checked, and how."""
+
+    model: str
+    parameters: int
+    batch_size: int
+    dtype: str
+    device: str
+    mode: str
+    effort: str
+    seed: int
+    exact: bool = True
+    autocast: str = ""
+    optimizer: str = ""
+    eps: float | None = None
+    torch: str = ""
+
+
+class Flow(Record, frozen=True, kw_only=True):
+    """Everything measured in one look at a network; rules are pure functions of it.
+
+    ``decrement``: the Gauss-Newton decrement of all layers together, the loss still to gain here by a quadratic model,
+    as a share of L_ref; None where it was not needed or, with the reason in ``decrement_refused``, not to be had.
+    """
+
+    setting: Setting
+    layers: tuple[LayerFlow, ...] = ()
+    calls: tuple[CallFlow, ...] = ()
+    loss: LossFacts | None = None
+    zeros: tuple[ZeroFacts, ...] = ()
+    step: StepFacts | None = None
+    output: OutputFacts | None = None
+    inputs: InputFacts | None = None
+    decrement: float | None = None
+    decrement_refused: str = ""
+    nonfinite: str = ""
+    nonfinite_call: int | None = None
+    undecided: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def to_builtins(record: Record) -> Any:
+    """Dicts, lists, numbers and strings; non-finite numbers become the strings "-inf", "inf" and "nan"."""
+    return _spell(msgspec.to_builtins(record))
+
+
+def from_builtins(data: Any, kind: type[R]) -> R:
+    """The record of type ``kind`` that ``to_builtins`` turned into ``data``."""
+    try:
+        return msgspec.convert(data, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise UnvanishError(f"reading a {kind.__name__}: {error}; was the file written by unvanish?") from None
+
+
+def _spell(data: Any) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        return "nan" if math.isnan(data) else "inf" if data > 0 else "-inf"
+    if isinstance(data, dict):
+        return {key: _spell(value) for key, value in cast("dict[str, Any]", data).items()}
+    if isinstance(data, (list, tuple)):
+        return [_spell(value) for value in cast("list[Any]", data)]
+    return data
