@@ -1,0 +1,69 @@
+"""Where a call stands in the user's files, and what its module is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent)
+_ZOO = str(Path(__file__).parent / "zoo")
+
+
+def place() -> str:
+    """file:line of the nearest frame that is neither torch's nor ours; "" where torch itself made the call."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_OURS) and not name.startswith(_ZOO):
+            if frame.f_code.co_name in ("outputs", "loss") and name.endswith("problem.py"):
+                return ""
+        elif not name.startswith(_TORCH) and not name.startswith("<"):
+            return f"{shorten(name)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+_short: dict[str, str] = {}
+
+
+def shorten(path: str) -> str:
+    """A path below the working directory relative to it, an installed one from its package on."""
+    if path not in _short:
+        where = Path(path)
+        parts = where.parts
+        if "site-packages" in parts:
+            _short[path] = "/".join(parts[len(parts) - parts[::-1].index("site-packages") :])
+        else:
+            _short[path] = where.relative_to(Path.cwd()).as_posix() if where.is_relative_to(Path.cwd()) else str(where)
+    return _short[path]
+
+
+def module_path(name: str) -> str:
+    """A module path without the names that torch.compile and parametrizations put into it."""
+    parts = [p for p in name.split(".") if p != "_orig_mod"]
+    if "parametrizations" in parts:
+        parts = parts[: parts.index("parametrizations")]
+    return ".".join(parts)
+
+
+def blame(error: BaseException) -> str:
+    """ " (in the innermost module, at file:line)" of what an error passed through on the user's side, or nothing."""
+    where, trace = "", error.__traceback__
+    modules: list[nn.Module] = []
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith(_TORCH) and not (name.startswith(_OURS) and not name.startswith(_ZOO)):
+            where = f"at {shorten(name)}:{trace.tb_lineno}"
+        running = trace.tb_frame.f_locals.get("self")
+        if isinstance(running, nn.Module):
+            modules.append(running)
+        trace = trace.tb_next
+    if modules:
+        path = next((module_path(n) for n, m in modules[0].named_modules() if m is modules[-1]), "")
+        module = " ".join(filter(None, ("in", path, type(modules[-1]).__name__)))
+        where = f"{module}, {where}" if where else module
+    return f" ({where})" if where else ""

@@ -1,0 +1,54 @@
+"""A check leaves no trace: whatever a forward pass moves is put back, also when it fails."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.problem import seeded
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+
+
+@contextmanager
+def untouched(model: nn.Module, seed: int, *also: Any) -> Iterator[None]:
+    """Inside, random numbers follow from ``seed`` and gradients are None; afterwards buffers, gradients, random state,
+    and what modules set on themselves are as before. What is a module in ``also`` (a loss with weights) is kept too."""
+    modules = list(dict.fromkeys(m for root in (model, *also) if isinstance(root, nn.Module) for m in root.modules()))
+    attributes = [(m.__dict__, dict(m.__dict__)) for m in modules]
+    values = [value for _, before in attributes for value in before.values()]
+    # Buffers, parameters, submodules and hooks are such containers too.
+    contents = [(value, copy.copy(value) if value else ()) for value in values if type(value) in _CONTAINERS]
+    parameters = [(p, p.grad, p.requires_grad) for root in modules for p in root._parameters.values() if p is not None]
+    held = [b for m in modules for b in m._buffers.values() if b is not None]
+    held += [value for value in values if isinstance(value, Tensor)]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in held]
+    try:
+        with torch.inference_mode(False), seeded(seed):
+            for parameter, _, _ in parameters:
+                parameter.grad = None
+            yield
+    finally:
+        for own, before in attributes:
+            for name in own.keys() - before.keys():
+                del own[name]
+            own.update(before)
+        for container, before in contents:
+            if not container and not before:
+                continue
+            container.clear()
+            (container.update if hasattr(container, "update") else container.extend)(before)
+        for parameter, gradient, trainable in parameters:
+            if parameter.requires_grad != trainable:
+                parameter.requires_grad = trainable
+            parameter.grad = gradient
+        with torch.no_grad():
+            for tensor, before in tensors:
+                if not torch.equal(tensor, before) or tensor.isnan().any():
+                    tensor.copy_(before)
