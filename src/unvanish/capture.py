@@ -1,0 +1,399 @@
+"""One forward pass, seen call by call.
+
+A ``TorchFunctionMode`` sees every differentiable torch call, functional ones and in-place ones too; global module hooks
+(nothing is written into the user's modules) tell which module is running. Each new autograd node belongs to the call
+from whose ``grad_fn`` it is first reached, so that a later walk over the graph knows whose cotangent it holds. What the
+mode cannot see (custom autograd.Functions, extensions) is adopted as calls of its own when its result first shows up.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
+
+from unvanish.checkpoints import recompute_once
+from unvanish.places import blame, module_path, place
+from unvanish.problem import Problem
+from unvanish.records import UnvanishError
+from unvanish.scaled import norm_of
+from unvanish.structure import arguments, detached, inner_loss, rebuild, tensors
+
+Node = Any  # torch.autograd.graph.Node; its private sides are used in backward.py alone
+Slot = tuple[Node, int]
+PARAMETERS_ONLY = -1
+
+LOSS_CALLS = {
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
+    "multi_margin_loss",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Call:
+    """One differentiable call: what ran, where it stands, and what it consumed."""
+
+    index: int
+    name: str
+    module: str
+    source: str
+    part: str
+    frames: tuple[tuple[str, int], ...]  # the modules running, outermost first: (path, how often it had been called)
+    inputs: list[int]
+    parameters: list[nn.Parameter]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    norm: float
+    numel: int
+    finite: bool
+    probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+
+    @property
+    def rms(self) -> float:
+        return self.norm / math.sqrt(max(1, self.numel))
+
+
+@dataclass(slots=True)
+class Root:
+    """Where a walk starts: one output of a node, and what is needed to make a cotangent for it."""
+
+    slot: Slot
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    rms: float
+
+
+@dataclass(slots=True)
+class Capture:
+    """The calls of one forward pass and the graph that ties them. Short-lived; a walk consumes the graph."""
+
+    model: nn.Module
+    calls: list[Call] = field(default_factory=list)
+    owner: dict[Node, int] = field(default_factory=dict)
+    of_parameters: dict[Node, list[nn.Parameter]] = field(default_factory=dict)
+    loss: float = math.nan
+    loss_root: Root | None = None
+    loss_index: int | None = None
+    outputs: list[Root] = field(default_factory=list)
+    values: Any = None  # the outputs without their graph, in the user's structure
+    loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
+    loss_input: Root | None = None
+    hooked: set[str] = field(default_factory=set)
+    module_calls: dict[str, int] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Take the graph apart from its end, so that no chain of destructors runs deep."""
+        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
+        self.outputs.clear()
+        self.of_parameters.clear()
+        nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
+        self.owner.clear()
+        while nodes:
+            nodes.pop()
+
+
+def record(problem: Problem, model: nn.Module) -> Capture:
+    """Run the forward pass and the loss once and record every differentiable call. Raises UnvanishError."""
+    capture = Capture(model)
+    recorder = _Recorder(capture)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_eager())
+            stack.enter_context(recompute_once())
+            stack.enter_context(autocast(problem, model))
+            stack.enter_context(recorder.watching_modules())
+            stack.enter_context(recorder)
+            outputs = _guarded("the model", lambda: problem.outputs(model))
+            recorder.adopt(outputs)
+            recorder.part = "loss"
+            _read_outputs(capture, problem, outputs)
+            loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
+            recorder.adopt(loss)
+            _read_loss(capture, problem, loss)
+    except BaseException as error:
+        outputs = loss = None
+        drop_locals(error)
+        capture.release()
+        raise
+    return capture
+
+
+def drop_locals(error: BaseException | None) -> None:
+    """Free the tensors that the frames of an error hold, while the graph's nodes are still held one by one."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _guarded(what: str, run: Any) -> Any:
+    try:
+        return run()
+    except UnvanishError:
+        raise
+    except (Exception, StopIteration) as error:
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+
+
+def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
+    loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
+    found = [t for t in tensors(outputs) if t is not loss and t.is_floating_point()]
+    capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
+    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+
+
+def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
+    source = "loss_fn returned" if problem.loss_fn is not None else "the model gave, as its loss,"
+    if loss is None:
+        raise UnvanishError("no loss_fn was given and the model's output has no .loss; pass loss_fn(outputs, targets)")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UnvanishError(f"{source} {found}; the loss must be one number (take its mean or sum)")
+    if not loss.is_floating_point():
+        raise UnvanishError(
+            f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
+        )
+    capture.loss = float(loss.detach())
+    if loss.grad_fn is not None:
+        capture.loss_root = root_of(loss)
+        capture.loss_index = capture.owner.get(loss.grad_fn)
+    elif any(p.requires_grad for p in capture.model.parameters()):
+        raise UnvanishError(
+            "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
+            " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
+        )
+
+
+def root_of(tensor: Tensor) -> Root:
+    """The graph slot of a tensor, without keeping the tensor."""
+    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
+    return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
+
+
+class _Recorder(TorchFunctionMode):
+    """The function mode of one capture."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self.capture = capture
+        self.part = "model"
+        self.names = {id(m): module_path(n) for n, m in capture.model.named_modules()}
+        self.parameters = {id(p) for p in capture.model.parameters()}
+        self.frames: tuple[tuple[str, int], ...] = ()
+        # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
+        self.weights: dict[int, Any] = {
+            id(t): weakref.ref(t)
+            for t in (*capture.model.parameters(), *capture.model.buffers())
+            if t.is_floating_point()
+        }
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            if type(module).__name__ == "OptimizedModule":  # torch.compile's wrapper: its inside is called next
+                return
+            name = self.names.get(id(module), self.frames[-1][0] if self.frames else "")
+            counts = self.capture.module_calls
+            counts[name] = counts.get(name, 0) + 1
+            self.frames = (*self.frames, (name, counts[name]))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self.adopt(output)
+            if type(module).__name__ != "OptimizedModule":
+                self.frames = self.frames[:-1]
+
+        first = hooks.register_module_forward_pre_hook(enter)
+        second = hooks.register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            first.remove()
+            second.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _transformed():
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "call")
+        if name == "register_hook":
+            self.capture.hooked.add(place())
+        given = list(arguments((args, kwargs)))
+        for tensor in given:
+            if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
+                self._adopt_node(tensor)
+        out = func(*args, **kwargs)
+        if isinstance(out, (Tensor, tuple, list)):
+            made = list(arguments(out))
+            if self._weights_alone(given):
+                for tensor in made:
+                    self.weights[id(tensor)] = weakref.ref(tensor)
+                self._own_as_weights(made)
+            elif made:
+                self._record(func, "T" if name == "__get__" else name, args, kwargs, made)
+        return out
+
+    def adopt(self, tree: Any) -> None:
+        """Give an owner to results the mode did not see being made."""
+        for tensor in () if _transformed() else tensors(tree):
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
+                self._adopt_node(tensor)
+
+    def _weights_alone(self, given: list[Tensor]) -> bool:
+        return bool(given) and all((known := self.weights.get(id(t))) is not None and known() is t for t in given)
+
+    def _own_as_weights(self, made: list[Tensor]) -> None:
+        for tensor in made:
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
+                new, _, parameters = self._reach([tensor.grad_fn])
+                for node in new:
+                    self.capture.owner[node] = PARAMETERS_ONLY
+                    self.capture.of_parameters[node] = parameters
+
+    def _reach(self, start: list[Node]) -> tuple[list[Node], set[int], list[nn.Parameter]]:
+        """The nodes without an owner that ``start`` leads to, the calls they consume and the leaves they end in."""
+        owner, new, calls = self.capture.owner, {}, set()
+        leaves: dict[int, nn.Parameter] = {}
+        stack = list(start)
+        while stack:
+            node = stack.pop()
+            if node in new:
+                continue
+            index = owner.get(node)
+            if index is not None:
+                if index == PARAMETERS_ONLY:
+                    leaves.update((id(p), p) for p in self.capture.of_parameters[node])
+                else:
+                    calls.add(index)
+                continue
+            leaf = leaf_of(node)
+            if leaf is not None:
+                leaves[id(leaf)] = leaf
+                continue
+            new[node] = None
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+        return list(new), calls, list(leaves.values())
+
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+        owner = self.capture.owner
+        fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
+        if not fresh:
+            return
+        new, inputs, leaves = self._reach([t.grad_fn for t in fresh])
+        index = len(self.capture.calls)
+        exits = {t.grad_fn for t in fresh}
+        self._split_weights(new, exits)
+        for node in new:
+            owner.setdefault(node, index)
+        call = self._call(name, inputs, leaves, fresh)
+        if _one_to_one(args, made):
+            plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
+            if plain and not call.parameters:
+                call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
+        if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
+            self._remember_loss(func, args, kwargs, index)
+
+    def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
+        values = [t.detach() for t in made if t.is_floating_point()] or [made[0].detach()]
+        norm = math.hypot(*(norm_of(v) for v in values))
+        call = Call(
+            index=len(self.capture.calls),
+            name=name,
+            module=self.frames[-1][0] if self.frames else "",
+            source=place(),
+            part=self.part,
+            frames=self.frames,
+            inputs=sorted(inputs),
+            parameters=[p for p in leaves if id(p) in self.parameters],
+            shape=tuple(made[0].shape),
+            dtype=made[0].dtype,
+            norm=norm,
+            numel=sum(v.numel() for v in values),
+            finite=math.isfinite(norm),
+            probe=None,
+        )
+        self.capture.calls.append(call)
+        return call
+
+    def _split_weights(self, new: list[Node], exits: set[Node]) -> None:
+        """Inner nodes that reach leaves alone (the cached cast of a weight under autocast) belong to no call."""
+        known = self.capture.of_parameters
+        inner = [n for n in new if n not in exits and n.next_functions]
+        changed = True
+        while changed:
+            changed = False
+            for node in inner:
+                if node in known:
+                    continue
+                found: dict[int, nn.Parameter] = {}
+                for child, _ in node.next_functions:
+                    leaf = leaf_of(child)
+                    if leaf is not None:
+                        found[id(leaf)] = leaf
+                    elif child in known:
+                        found.update((id(p), p) for p in known[child])
+                    elif child is not None:
+                        break
+                else:
+                    if found and all(id(p) in self.parameters for p in found.values()):
+                        known[node] = list(found.values())
+                        self.capture.owner[node] = PARAMETERS_ONLY
+                        changed = True
+
+    def _adopt_node(self, tensor: Tensor) -> None:
+        new, _, _ = self._reach([tensor.grad_fn])
+        for node in sorted(new, key=lambda n: n._sequence_nr()):
+            _, inputs, leaves = self._reach([node])
+            self.capture.owner[node] = len(self.capture.calls)
+            name = type(node).__name__.removesuffix("Backward").removesuffix("Backward0")
+            self._call(name, inputs, leaves, [tensor])
+
+    def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
+        cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
+        self.capture.loss_call = (func, *cut, index)
+        self.capture.loss_input = root_of(args[0])
+
+
+def _one_to_one(args: Any, made: list[Tensor]) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+
+
+def _transformed() -> bool:
+    # Inside torch.func tensors are wrapped and cannot be read; what comes out is adopted afterwards.
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+
+
+def leaf_of(node: Node) -> Any:
+    """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
+    leaf = getattr(node, "variable", None)
+    return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """What was compiled runs as its eager original, without dynamo's warning that our hooks see its wrapper."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
+        yield
+
+
+def autocast(problem: Problem, model: nn.Module) -> Any:
+    if problem.autocast is None:
+        return ExitStack()
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=problem.autocast)

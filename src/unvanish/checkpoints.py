@@ -1,0 +1,70 @@
+"""Activation checkpointing during a check: each segment is recomputed once, and nobody's ``.grad`` is written.
+
+The reentrant kind runs a backward of its own inside the backward pass (it would write ``.grad`` and hide its calls), so
+it is run as the other kind. The non-reentrant kind recomputes a segment for each pass over its saved tensors, and
+refuses to hand one out twice; here a tensor is kept from its first use until its node is released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils import checkpoint
+
+
+@contextmanager
+def recompute_once() -> Iterator[None]:
+    """Checkpoints made inside are replayed at most once each; a no-op where torch has changed these details."""
+    names = ("CheckpointFunction", "_checkpoint_hook")
+    kept = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
+    try:
+        if len(kept) == len(names):
+            checkpoint.CheckpointFunction = _as_non_reentrant(kept["CheckpointFunction"])  # type: ignore[misc]
+            checkpoint._checkpoint_hook = _unpacking_once(kept["_checkpoint_hook"])  # type: ignore[misc]
+        yield
+    finally:
+        for name, original in kept.items():
+            setattr(checkpoint, name, original)
+
+
+@contextmanager
+def one_backward() -> Iterator[None]:
+    """Everything unpacked inside counts as one backward pass to the checkpoints."""
+    group = getattr(checkpoint, "GraphExecGroup", None)
+    if group is None:
+        yield
+        return
+    with group():
+        yield
+
+
+def _as_non_reentrant(original: Any) -> Any:
+    class Replacement:
+        @staticmethod
+        def apply(function: Any, preserve: bool, *args: Any) -> Any:
+            # Without a differentiable input the reentrant kind cuts the graph: its parameters get no gradient.
+            if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+                return original.apply(function, preserve, *args)
+            return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
+
+    return Replacement
+
+
+def _unpacking_once(original: Any) -> Any:
+    class Once(original):
+        def __init__(self, frame: Any) -> None:
+            super().__init__(frame)
+            unpack = self.unpack_hook
+
+            def once(holder: Any) -> Any:
+                kept = getattr(holder, "kept", None)
+                if kept is None:
+                    kept = holder.kept = unpack(holder)
+                return kept
+
+            self.unpack_hook = once
+
+    return Once
