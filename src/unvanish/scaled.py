@@ -1,0 +1,145 @@
+"""Tensors with a power of two beside them, so that no product of a million factors underflows or overflows.
+
+Every node of an autograd graph is linear in its incoming cotangent: scaling by 2^k passes through it unchanged, and
+multiplying by a power of two rounds nothing. A cotangent is (tensor, exponent, log2 of its norm). ``Host`` reads the
+norm of each tensor and rescales only when it drifts; ``Device`` keeps exponents and norms on the accelerator and never
+waits for it. Numbers are read back once, by ``read``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+ZERO = -math.inf
+
+
+class Scaled(NamedTuple):
+    """The tensor ``mantissa · 2^exponent``; ``log2`` of its norm is None until somebody needs it, -inf for zero."""
+
+    mantissa: Tensor
+    exponent: Any
+    log2: Any = None
+
+
+# How far a node's result may stray before it is computed again at another scale, and by how much: half of what the
+# exponent of the type can hold, so that one node's factor has the same room on either side.
+_ROOM = {torch.float16: 8, torch.bfloat16: 60, torch.float32: 60, torch.float64: 480}
+
+
+def room(dtype: torch.dtype) -> int:
+    return _ROOM.get(dtype, 60)
+
+
+def norm_of(tensor: Tensor) -> float:
+    """Euclidean norm; entries so small or large that their squares leave the type are summed in float64."""
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    if not tensor.numel():
+        return 0.0
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        tensor = tensor.double()
+    narrow = tensor.dtype in (torch.float16, torch.bfloat16)
+    norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if narrow else None))
+    if not 1e-15 < norm < 1e15:
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        norm = float(torch.linalg.vector_norm(tensor, dtype=wide))
+        if norm == 0.0 or math.isinf(norm):  # float64 entries whose squares leave float64
+            top = float(tensor.abs().max())
+            if 0.0 < top < math.inf:
+                norm = float(torch.linalg.vector_norm(shift(tensor, -math.frexp(top)[1]), dtype=wide))
+                norm = math.ldexp(norm, math.frexp(top)[1]) if math.log2(norm) + math.frexp(top)[1] < 1024 else math.inf
+    return norm
+
+
+def shift(tensor: Tensor, k: int) -> Tensor:
+    """``tensor · 2^k``, in steps that a float16 can hold."""
+    if k == 0:
+        return tensor
+    if k < -4000:
+        return torch.zeros_like(tensor)
+    step = 14 if tensor.dtype is torch.float16 else 120
+    while abs(k) > step:
+        sign = 1 if k > 0 else -1
+        tensor, k = tensor * 2.0 ** (sign * step), k - sign * step
+    return tensor * 2.0**k
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    return b + a if a.is_sparse and not b.is_sparse else a + b  # torch adds a sparse tensor to a dense one only
+
+
+class Host:
+    """Exponents are Python integers; a tensor is rescaled only when its norm has left the comfortable range."""
+
+    @staticmethod
+    def settle(tensor: Tensor, exponent: int) -> Scaled:
+        norm = norm_of(tensor)
+        if norm == 0.0:
+            return Scaled(tensor, 0, ZERO)
+        if not math.isfinite(norm):
+            return Scaled(tensor, exponent, norm)
+        drift = math.frexp(norm / math.sqrt(tensor.numel()))[1] if not tensor.is_sparse else 0
+        comfortable = 2 if tensor.dtype is torch.float16 else 20
+        if abs(drift) <= comfortable:
+            return Scaled(tensor, exponent, math.log2(norm) + exponent)
+        return Scaled(shift(tensor, -drift), exponent + drift, math.log2(norm) + exponent)
+
+    @staticmethod
+    def add(a: Scaled, b: Scaled) -> Scaled:
+        if a.log2 == ZERO:
+            return b
+        if b.log2 == ZERO:
+            return a
+        if a.exponent < b.exponent:
+            a, b = b, a
+        return Scaled(_sum(a.mantissa, shift(b.mantissa, b.exponent - a.exponent)), a.exponent)
+
+    @staticmethod
+    def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
+        """The mantissas on one common exponent (the largest)."""
+        live = [p.exponent for p in parts if p.log2 != ZERO]
+        top = max(live, default=0)
+        return [p.mantissa if p.log2 == ZERO else shift(p.mantissa, p.exponent - top) for p in parts], top
+
+    @staticmethod
+    def read(values: Sequence[Any]) -> list[float]:
+        return [float(v) for v in values]
+
+
+class Device:
+    """Exponents and norms are float64 scalars on the accelerator: nothing waits, every tensor is rescaled."""
+
+    @staticmethod
+    def settle(tensor: Tensor, exponent: Any) -> Scaled:
+        values = tensor.coalesce().values() if tensor.is_sparse else tensor
+        wide = torch.complex128 if values.is_complex() else torch.float64
+        log2 = torch.linalg.vector_norm(values, dtype=wide).log2()
+        if tensor.is_sparse:
+            return Scaled(tensor, exponent, log2 + exponent)
+        drift = torch.nan_to_num(log2 - 0.5 * math.log2(max(1, tensor.numel())), 0.0, 0.0, 0.0).round()
+        exponent = torch.where(log2 == ZERO, torch.full_like(log2, ZERO), drift + exponent)
+        return Scaled(tensor * torch.exp2(-drift).to(tensor.dtype), exponent, log2 + (exponent - drift).nan_to_num(0.0))
+
+    @staticmethod
+    def add(a: Scaled, b: Scaled) -> Scaled:
+        (left, right), top = Device.align((a, b))
+        return Scaled(_sum(left, right), top)
+
+    @staticmethod
+    def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], Any]:
+        if len(parts) == 1:
+            return [parts[0].mantissa], parts[0].exponent
+        exponents = torch.stack([torch.as_tensor(p.exponent, dtype=torch.float64) for p in parts])
+        top = exponents.max()
+        top = torch.where(top == ZERO, torch.zeros_like(top), top)
+        scales = torch.exp2(exponents - top)
+        return [p.mantissa * s.to(p.mantissa.dtype) for p, s in zip(parts, scales, strict=True)], top
+
+    @staticmethod
+    def read(values: Sequence[Any]) -> list[float]:
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in values]).tolist() if values else []
