@@ -1,0 +1,119 @@
+"""One walk, observed: the loss's cotangent and random output cotangents together, and what passes by on the way."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish import slopes
+from unvanish.backward import plain_walk, walk
+from unvanish.capture import Capture, Node
+from unvanish.evidence.transmission import output_cotangents, output_entries
+from unvanish.evidence.updates import Updates
+from unvanish.layers import Layer
+from unvanish.measure import Observed
+from unvanish.scaled import Scaled, shift
+
+_BLOCKS, _BLOCK = 512, 64
+
+
+def observe(
+    capture: Capture,
+    layers: list[Layer],
+    *,
+    probes: int = 1,
+    seed: int = 0,
+    exact: bool = True,
+    updates: Updates | None = None,
+) -> Observed:
+    """Walk once for the loss and ``probes`` random output cotangents; the graph is consumed.
+
+    ``updates`` reads the optimizer's next step from each complete gradient.
+    """
+    assert capture.loss_root is not None
+    dtypes = _dtypes(capture, layers)
+    below: dict[int, tuple[Any, Any]] = {}
+    saturated: dict[int, tuple[Any, Any]] = {}
+    single = _single_nodes(capture)
+
+    def on_leaf(parameter: nn.Parameter, channel: int, gradient: Scaled) -> None:
+        if channel or id(parameter) not in dtypes:
+            return
+        below[id(parameter)] = _below(gradient, dtypes[id(parameter)])
+        if updates is not None:
+            updates.read(parameter, _real(gradient, parameter))
+
+    def on_node(index: int, node: Node) -> None:
+        if index in single:
+            found = slopes.shares(capture.calls[index], node, single[index])
+            if found is not None:
+                saturated[index] = found
+
+    start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype, device=capture.loss_root.device)
+    outputs = output_entries(capture)
+    channels = [[(capture.loss_root, start)], *(output_cotangents(capture, seed + k) for k in range(probes))]
+    sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
+    tapes = (walk if exact else plain_walk)(capture, channels, on_leaf, on_node)
+    seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
+    seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
+    seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}
+    seen.updates = updates.found if updates is not None else None
+    return seen
+
+
+def _dtypes(capture: Capture, layers: list[Layer]) -> dict[int, torch.dtype]:
+    """The narrowest type each parameter's gradient passes through (float16 under autocast, for float32 weights)."""
+    found: dict[int, torch.dtype] = {}
+    for layer in layers:
+        for parameter in layer.live:
+            kinds = [parameter.dtype, *(capture.calls[i].dtype for i in layer.calls)]
+            floats = [k for k in kinds if k.is_floating_point]
+            found[id(parameter)] = max(floats, key=lambda k: torch.finfo(k).smallest_normal, default=parameter.dtype)
+    return found
+
+
+def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
+    """How many non-zero entries lie below the smallest normal number of ``dtype``, and how many are not zero.
+
+    Of a large tensor, 512 blocks of 64 neighbouring entries are counted, drawn by a generator of our own.
+    """
+    values = gradient.mantissa.coalesce().values() if gradient.mantissa.is_sparse else gradient.mantissa
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if values.numel() > 2 * _BLOCKS * _BLOCK:
+        rows = values.numel() // _BLOCK
+        chosen = torch.randint(rows, (_BLOCKS,), generator=torch.Generator().manual_seed(rows))
+        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK)[chosen.to(values.device)]
+    limit = math.log2(torch.finfo(dtype).smallest_normal) - gradient.exponent
+    limit = torch.exp2(torch.as_tensor(limit, dtype=torch.float64, device=values.device))
+    live = values != 0
+    return ((values.abs() < limit) & live).sum(), live.sum()
+
+
+def _real(gradient: Scaled, parameter: nn.Parameter) -> Tensor:
+    """The gradient as the user's backward leaves it: in the parameter's dtype, underflow and all."""
+    if isinstance(gradient.exponent, int):
+        found = shift(gradient.mantissa, gradient.exponent)
+    else:
+        half = torch.exp2(gradient.exponent / 2).to(gradient.mantissa.dtype)
+        found = gradient.mantissa * half * half
+    found = found.to_dense() if found.is_sparse else found
+    return found.to(parameter.dtype).reshape(parameter.shape)
+
+
+def _single_nodes(capture: Capture) -> dict[int, bool]:
+    """The calls made of one node: index -> whether their units are channels (they follow a convolution)."""
+    counts: dict[int, int] = {}
+    for index in capture.owner.values():
+        counts[index] = counts.get(index, 0) + 1
+    found = {}
+    for call in capture.calls:
+        if counts.get(call.index) == 1 and call.probe is not None and len(call.shape) > 0:
+            prior = call
+            while prior.inputs and not prior.parameters:
+                prior = capture.calls[prior.inputs[-1]]
+            found[call.index] = len(call.shape) == 4 or "conv" in prior.name
+    return found

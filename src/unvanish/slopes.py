@@ -1,0 +1,120 @@
+"""What kind of factor a call is, found by trying it: no list of layer types."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unvanish.capture import Call, Node
+
+SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
+_RANDOM = ("dropout", "rrelu", "bernoulli", "rand", "gumbel", "noise")
+_known: dict[Any, Slope | None] = {}
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Smallest and largest absolute slope, and range, of an element-wise function on [-50, 50]."""
+
+    smallest: float
+    largest: float
+    low: float
+    high: float
+
+    @property
+    def bends(self) -> bool:
+        return self.smallest < 0.9 * self.largest
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its range ends on both sides."""
+        return self.low > -20.0 and self.high < 20.0
+
+    @property
+    def activation(self) -> bool:
+        """Bends like an activation function: bounded slope, flat somewhere."""
+        return 0.0 < self.largest <= 2.5 and self.smallest <= 0.5 * self.largest
+
+
+def slope_of(call: Call) -> Slope | None:
+    """The slope range of a call that treats each element alone, else None."""
+    if call.probe is None or any(word in call.name for word in _RANDOM):
+        return None
+    func, args, kwargs = call.probe
+    key = (func, repr(args), repr(kwargs))
+    if key not in _known:
+        _known[key] = _try(func, args, kwargs)
+    return _known[key]
+
+
+def _try(func: Any, args: Any, kwargs: Any) -> Slope | None:
+    grid = torch.cat([torch.linspace(-50, 50, 101), torch.linspace(-3, 3, 61)]).double()
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a function tried on one vector may have something to say about it
+            z = grid.clone().requires_grad_(True)
+            y = func(z * 1.0, *args, **kwargs)
+            alone = [float(func(grid[i : i + 1] * 1.0, *args, **kwargs)[0]) for i in (7, 60, 131)]
+            if not isinstance(y, Tensor) or y.shape != z.shape:
+                return None
+            if not torch.allclose(torch.tensor(alone).double(), y.detach()[[7, 60, 131]].double(), equal_nan=True):
+                return None
+            (slope,) = torch.autograd.grad(y.sum(), z)
+    except Exception:  # a call that does not take one vector is not element-wise: nothing more to learn
+        return None
+    finite = slope[torch.isfinite(slope)].abs()
+    if not finite.numel():
+        return None
+    low, high = (float(v) for v in y.detach().nan_to_num(0.0).aminmax())
+    return Slope(float(finite.min()), float(finite.max()), low, high)
+
+
+def role(call: Call) -> str:
+    """The kind of factor a call puts into the gradient: weights, slopes, norm or join."""
+    if ("norm" in call.name and "weight_norm" not in call.name) or "softmax" in call.name:
+        return "norm"
+    if call.parameters:
+        return "slopes" if call.name in ("prelu", "_prelu_kernel") else "weights"
+    slope = slope_of(call)
+    return "slopes" if slope is not None and slope.bends else "join"
+
+
+def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | None:
+    """Share of an activation's entries that are saturated, and of its units that are for the whole batch.
+
+    ``node`` must be the call's only node. A unit is a channel (dimension 1 where ``channels_first``, else the last).
+    """
+    slope = slope_of(call)
+    if slope is None or not slope.activation or not call.shape:
+        return None
+    metadata = node._input_metadata[0]
+    ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+    found = node(ones)
+    found = found[0] if isinstance(found, tuple) else found
+    low = found.abs() < SATURATED * slope.largest
+    axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
+    units = low.movedim(axis, 0).flatten(1).all(1) if low.ndim > 1 else low
+    return low.double().mean(), units.double().mean()
+
+
+def constant_by_construction(call: Call) -> bool:
+    """Whether a call passes no gradient whatever its input is (softmax over one unit, sign, round)."""
+    if call.probe is None:
+        return False
+    func, args, kwargs = call.probe
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            z = torch.randn(call.shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+            y = func(z * 1.0, *args, **kwargs)
+            weights = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+            (gradient,) = torch.autograd.grad((y * weights).sum(), z)
+    except Exception:  # it cannot be tried alone: nothing is claimed
+        return False
+    return float(gradient.abs().max()) <= 1e-6 * max(float(y.detach().abs().max()), math.ulp(0.0))
