@@ -1,0 +1,184 @@
+"""Second-order scales: the Gauss-Newton decrement, and the sharpest direction of the loss.
+
+The decrement ½ gᵀ(G + λ)⁻¹g is the loss that a quadratic model still promises; as a share of L_ref it says whether a
+small gradient is a stationary point. G = Jᵀ H_L J is taken in relative coordinates (each tensor in units of its own
+norm), so that rescaling layers changes nothing. Conjugate gradients give a lower bound that grows with each step: they
+stop as soon as the bound has passed the threshold.
+
+Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002 for the products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unvanish.capture import LOSS_CALLS
+from unvanish.evidence.loss import FreeLoss
+from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.layers import natural_norm
+from unvanish.problem import Problem
+from unvanish.scaled import norm_of
+from unvanish.structure import inner_loss, tensors
+
+STATIONARY = 1e-3  # of L_ref: less than a thousandth of what there was to gain
+DAMPING = 1e-6  # of λ_max
+POWER_STEPS = 4
+CG_STEPS = 20
+
+
+def decrement(
+    problem: Problem, model: nn.Module, free: FreeLoss, reference: float, seed: int, only: Sequence[str] = ()
+) -> float | str:
+    """The decrement over ``reference`` (a lower bound once above STATIONARY), or why it cannot be had.
+
+    Of all trainable parameters together, or of those named in ``only``.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
+    try:
+        product = _GaussNewton(problem, model, free, named, seed)
+        return _solve(product, product.gradient(), reference)
+    except RuntimeError as error:  # an operation without second derivatives
+        return str(error).split("\n")[0]
+
+
+class _GaussNewton:
+    """v -> G v in relative coordinates, by one vjp-of-vjp, one Hessian of the loss alone and one vjp."""
+
+    def __init__(
+        self, problem: Problem, model: nn.Module, free: FreeLoss, named: list[tuple[str, nn.Parameter]], seed: int
+    ) -> None:
+        self.parameters = [p for _, p in named]
+        # A tensor that is zero or tiny now counts with a thousandth of an ordinary size: it can still move.
+        self.scales = [max(norm_of(p.detach()), 1e-3 * natural_norm(n, p)) for n, p in named]
+        with torch.enable_grad(), _double_differentiable():
+            self.outputs = _watched(problem, model, seed)
+            if len(self.outputs) != len(free.now):
+                raise RuntimeError("the outputs of two forward passes do not match")
+            self.free = [t.detach().requires_grad_(True) for t in self.outputs]
+            self.residual = torch.autograd.grad(free.at(self.free), self.free, create_graph=True, allow_unused=True)
+            self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
+            self.pulled = torch.autograd.grad(
+                self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
+            )
+
+    def gradient(self) -> list[Tensor]:
+        """Jᵀr in relative coordinates."""
+        asked = [
+            torch.zeros_like(t) if r is None else r.detach() for r, t in zip(self.residual, self.free, strict=True)
+        ]
+        return self._back(asked)
+
+    def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
+        pairs = [(j, s * t) for j, s, t in zip(self.pulled, self.scales, v, strict=True) if j is not None]
+        forward = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
+                                      allow_unused=True)  # fmt: skip
+        live = [(r, f) for r, f in zip(self.residual, forward, strict=True) if r is not None and r.requires_grad]
+        bent = torch.autograd.grad([r for r, _ in live], self.free, [f for _, f in live], retain_graph=True,
+                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
+        return self._back([torch.zeros_like(t) if h is None else h for h, t in zip(bent, self.outputs, strict=True)])
+
+    def _back(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        found = torch.autograd.grad(self.outputs, self.parameters, cotangents, retain_graph=True, allow_unused=True)
+        zero = (torch.zeros_like(p) for p in self.parameters)
+        return [s * (z if t is None else t.detach()) for s, t, z in zip(self.scales, found, zero, strict=True)]
+
+
+def _solve(product: _GaussNewton, g: list[Tensor], reference: float) -> float | str:
+    length = math.sqrt(_dot(g, g))
+    if length == 0.0:
+        return "the gradient is below the range of its type"
+    if not math.isfinite(length):
+        return "the gradient is not finite"
+    g = [t / length for t in g]
+    v, top = g, 0.0
+    for _ in range(POWER_STEPS):
+        v = product(v)
+        top = math.sqrt(_dot(v, v))
+        if not 0.0 < top < math.inf:
+            return "the curvature along the gradient is zero"
+        v = [t / top for t in v]
+    damping, x = DAMPING * top, [torch.zeros_like(t) for t in g]
+    r, d, rr, found = list(g), list(g), 1.0, 0.0
+    for _ in range(CG_STEPS):
+        q = [a + damping * b for a, b in zip(product(d), d, strict=True)]
+        bend = _dot(d, q)
+        if not bend > 0.0:
+            return "the loss is not convex in its outputs"
+        step = rr / bend
+        x = [a + step * b for a, b in zip(x, d, strict=True)]
+        r = [a - step * b for a, b in zip(r, q, strict=True)]
+        found = 0.5 * _dot(g, x) * length * length / reference
+        if found >= STATIONARY:
+            break
+        rest = _dot(r, r)
+        if rest < 1e-12:
+            break
+        d, rr = [a + rest / rr * b for a, b in zip(r, d, strict=True)], rest
+    return found
+
+
+def sharpest(problem: Problem, model: nn.Module, seed: int, steps: int = 12) -> float | None:
+    """λ_max of the Hessian of the loss, by power iteration; None where there are no second derivatives."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.enable_grad(), _double_differentiable():
+            first = torch.autograd.grad(
+                loss_again(problem, model, seed), parameters, create_graph=True, allow_unused=True
+            )
+            live = [(g, p) for g, p in zip(first, parameters, strict=True) if g is not None and g.requires_grad]
+            g, p = [a for a, _ in live], [b for _, b in live]
+            v = [torch.randn(t.shape, generator=generator).to(t) for t in p]
+            top = 0.0
+            for _ in range(steps):
+                length = math.sqrt(_dot(v, v))
+                if length == 0.0:
+                    return None
+                v = [t / length for t in v]
+                h = torch.autograd.grad(g, p, v, retain_graph=True, allow_unused=True)
+                v = [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, p, strict=True)]
+                top = math.sqrt(_dot(v, v))
+            return top or None
+    except RuntimeError:  # an operation without second derivatives
+        return None
+
+
+class _Catch(TorchFunctionMode):
+    """Keeps the first argument of the last recognised loss call."""
+
+    found: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in LOSS_CALLS and args and isinstance(args[0], Tensor):
+            self.found = args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
+    """The tensors the loss is a function of, with their graph."""
+    if problem.loss_fn is not None:
+        outputs = outputs_again(problem, model, seed)
+        own = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
+        return [t for t in tensors(outputs) if t.is_floating_point() and t is not own]
+    with _Catch() as caught:
+        loss_again(problem, model, seed)
+    return [caught.found] if caught.found is not None else []
+
+
+def _double_differentiable() -> Any:
+    """The fused attention kernels have no second derivative; the plain one has."""
+    attention = getattr(torch.nn, "attention", None)
+    if attention is None or not hasattr(attention, "sdpa_kernel"):
+        return nullcontext()
+    return attention.sdpa_kernel(attention.SDPBackend.MATH)
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))

@@ -1,0 +1,58 @@
+"""Is it the scale of the inputs? Asked only of inputs far from unit size, and answered by standardising them.
+
+The same network is looked at once more with every feature at mean 0 and deviation 1. What was wrong with the first
+layer and is gone then was the inputs' doing; what stays was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from unvanish.problem import Problem
+from unvanish.records import InputFacts, LayerFlow
+
+FAR = 5.0  # rms of some feature: a standardised one has 1
+Look = Callable[[Problem], Sequence[LayerFlow]]
+
+
+def input_facts(problem: Problem, layers: Sequence[LayerFlow], look: Look) -> InputFacts | None:
+    """The first layer before and after standardising; None where the inputs are of ordinary size or no one tensor."""
+    x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
+        return None
+    axes = [d for d in range(x.ndim) if d != 1]
+    size = float(x.double().pow(2).mean(axes).sqrt().max())
+    first = _first(layers)
+    if not size > FAR or first is None:
+        return None
+    deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
+    standard = ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype)
+    inputs = standard if isinstance(problem.inputs, Tensor) else (standard, *problem.inputs[1:])
+    after = look(dataclasses.replace(problem, inputs=inputs))
+    again = next((a for a in after if a.name == first.name), None)
+    return InputFacts(
+        layer=first.name,
+        largest_deviation=size,
+        saturated=first.saturated_fraction,
+        saturated_standardised=None if again is None else again.saturated_fraction,
+        step_limit=_step_limit(first, layers),
+        step_limit_standardised=None if again is None else _step_limit(again, after),
+    )
+
+
+def _first(layers: Sequence[LayerFlow]) -> LayerFlow | None:
+    return next((a for a in layers if a.call is not None and not a.frozen), None)
+
+
+def _step_limit(layer: LayerFlow, layers: Sequence[LayerFlow]) -> float | None:
+    """log10 of the step a layer's curvature ∝ |J|² allows, over that of the median layer."""
+    known = [
+        a.log10_jacobian_norm for a in layers if a.log10_jacobian_norm is not None and a.log10_jacobian_norm > -9e99
+    ]
+    if layer.log10_jacobian_norm is None or len(known) < 2:
+        return None
+    return 2.0 * (statistics.median(known) - layer.log10_jacobian_norm)

@@ -1,0 +1,170 @@
+"""The optimizer's own next step, tried on a ladder of sizes; and, on suspicion, a few real steps. All taken back.
+
+One look at a learning rate is right within a factor of about three: a ladder alone is no verdict. Where it raises a
+suspicion, the steps are really taken, and only what they do to the loss is evidence.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.evidence.curvature import sharpest
+from unvanish.evidence.moving import loss_again, put_back
+from unvanish.evidence.updates import Updates, undecorated_step
+from unvanish.problem import Optimizer, Problem
+from unvanish.records import LossFacts, StepFacts
+
+RUNGS = 6  # tenfold changes of the step size tried beyond the first
+REAL_STEPS = 6
+HORIZON = 10_000  # planned steps where the problem names none
+RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
+SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
+STIFF = 0.1  # of 2 / λ_max: a learning rate above is near the limit of the sharpest direction
+
+
+def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossFacts, seed: int) -> StepFacts | None:
+    """What the next steps of the optimizer do to the loss of this batch. None where they cannot be had."""
+    optimizer = updates.optimizer
+    moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
+    if updates.refused or not moves:
+        return None
+    now, ladder = _ladder(problem, model, moves, seed)
+    if not math.isfinite(now):
+        return None
+    finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
+    best = min(finite, key=lambda m: finite[m], default=None)
+    gap = _gap(loss, now)
+    facts = StepFacts(
+        optimizer=type(optimizer).__name__,
+        lr=float(optimizer.param_groups[0].get("lr", math.nan)),
+        loss=now,
+        ladder=tuple(sorted(ladder.items())),
+        best=best if best is not None and finite[best] < now else None,
+        needed=_needed(now, ladder, finite, gap),
+        planned=problem.steps,
+    )
+    planned = problem.steps or HORIZON
+    raised = not ladder[1.0] - now <= RISE * gap
+    slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > planned
+    if raised:
+        facts = facts.replace(walked=real_steps(problem, model, optimizer, 1.0, seed))
+    elif slow:
+        lr_limit = _limit(problem, model, optimizer, seed)
+        scale = 100.0
+        if lr_limit is not None:
+            scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
+        facts = facts.replace(
+            lr_limit=lr_limit,
+            scale=scale,
+            walked=real_steps(problem, model, optimizer, 1.0, seed),
+            walked_scaled=real_steps(problem, model, optimizer, scale, seed),
+        )
+    return facts
+
+
+def _gap(loss: LossFacts, now: float) -> float:
+    known = loss.relative_gap is not None and loss.reference is not None
+    return loss.relative_gap * loss.reference if known else abs(now)  # type: ignore[operator]
+
+
+def _ladder(
+    problem: Problem, model: nn.Module, moves: list[tuple[nn.Parameter, Tensor]], seed: int
+) -> tuple[float, dict[float, float]]:
+    parameters = [p for p, _ in moves]
+    ladder: dict[float, float] = {}
+    with put_back(parameters) as start, torch.no_grad():
+
+        def at(multiple: float) -> float:
+            for (parameter, change), before in zip(moves, start, strict=True):
+                parameter.copy_(before + multiple * change.to(before.dtype))
+            return float(loss_again(problem, model, seed))
+
+        now = at(0.0)
+        multiple, value = 1.0, at(1.0)
+        ladder[1.0] = value
+        down = not value <= now
+        for _ in range(RUNGS):  # down until the loss falls, or up until it rises
+            multiple = multiple / 10.0 if down else multiple * 10.0
+            before_value, value = value, at(multiple)
+            ladder[multiple] = value
+            if (down and value < now) or (not down and not value <= before_value):
+                break
+    return now, ladder
+
+
+def _needed(now: float, ladder: dict[float, float], finite: dict[float, float], gap: float) -> float:
+    """Steps to close 90 % of the gap, if each closes the same share of it as the first."""
+    gained = now - ladder[1.0]
+    if not gained > 1e-5 * abs(now):  # below the loss's own rounding: read it off a larger multiple
+        gained = max(((now - v) / m for m, v in finite.items()), default=0.0)
+    return math.log(10.0) * gap / gained if gained > 0.0 else math.inf
+
+
+def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, seed: int) -> float:
+    """The loss of the batch after REAL_STEPS steps at ``scale`` times the learning rate (nan or inf if it diverges)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    with put_back(parameters):
+        step = _stand_in(optimizer, scale)
+        for batch in _batches(problem):
+            with torch.enable_grad():
+                loss = loss_again(batch, model, seed)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            if not math.isfinite(float(loss.detach())):
+                break
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            step()
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.no_grad():
+            return float(loss_again(problem, model, seed))
+
+
+def _batches(problem: Problem) -> Iterator[Problem]:
+    """The problem on each of the first training batches, or on its own batch again and again."""
+    import dataclasses
+    from itertools import islice
+
+    own = [problem] * REAL_STEPS
+    if problem.train_batches is None or problem.loss_fn is None:
+        yield from own
+        return
+    count = 0
+    for batch in islice(iter(problem.train_batches), REAL_STEPS):
+        inputs, targets = batch
+        count += 1
+        yield dataclasses.replace(problem, inputs=inputs, targets=targets)
+    yield from own[count:]
+
+
+def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
+    """The step of a copy of the optimizer that moves the same parameters but keeps its state to itself."""
+    alone = object.__new__(type(optimizer))
+    alone.__dict__.update(optimizer.__dict__)
+    alone.param_groups = [
+        {**group, **({"lr": group["lr"] * scale} if "lr" in group else {})} for group in optimizer.param_groups
+    ]
+    alone.state = copy.copy(optimizer.state)
+    alone.state.clear()
+    for parameter, state in optimizer.state.items():
+        alone.state[parameter] = {
+            k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
+        }
+    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        setattr(alone, name, OrderedDict())
+    return undecorated_step(alone)
+
+
+def _limit(problem: Problem, model: nn.Module, optimizer: Optimizer, seed: int) -> float | None:
+    """2/λ_max, for plain gradient descent only: other optimizers rescale the directions."""
+    if type(optimizer) is not torch.optim.SGD:
+        return None
+    top = sharpest(problem, model, seed)
+    return 2.0 / top if top else None

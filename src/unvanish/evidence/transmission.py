@@ -1,0 +1,42 @@
+"""Random output cotangents: how much of any signal each layer would receive, whatever the loss happens to say now.
+
+A gradient is J^T r with r = ∂L/∂output. Vanished means that J is small, converged that r is small or cancels; probing J
+with random cotangents tells the two apart.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unvanish.capture import Capture, Root
+
+
+def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
+    """N(0,1) / rms(output) for every differentiable output of the model; random signs where there are few entries.
+
+    Where the model returns its own loss alone, the outputs are what its recognised loss call consumes; failing that,
+    the loss itself.
+    """
+    roots = list(capture.outputs)
+    if not roots and capture.loss_input is not None:
+        roots = [capture.loss_input]
+    if not roots and capture.loss_root is not None:
+        roots = [capture.loss_root]
+    generator = torch.Generator().manual_seed(seed)
+    started = []
+    for root in roots:
+        noise = torch.randn(root.shape, generator=generator, dtype=torch.float32)
+        if noise.numel() <= 8:
+            noise = torch.where(noise < 0, -1.0, 1.0)
+        scale = root.rms if 0.0 < root.rms < float("inf") else 1.0
+        # A float16 output may be smaller than 1 / its largest number: the division is made in float64.
+        cotangent = (noise.double() / scale).to(root.device)
+        started.append((Root(root.slot, root.shape, root.dtype, root.device, root.rms), cotangent.to(root.dtype)))
+    return started
+
+
+def output_entries(capture: Capture) -> int:
+    """How many output entries the cotangents of ``output_cotangents`` have together."""
+    roots = capture.outputs or ([capture.loss_input] if capture.loss_input else [])
+    return sum(max(1, torch.Size(root.shape).numel()) for root in roots) or 1

@@ -1,0 +1,126 @@
+"""Exact zeros told apart: a gate that training opens, a saddle, a dead path, or a path dead by construction.
+
+Every trainable tensor that is exactly zero is nudged, and the outputs are probed once more. If a gradient comes back
+and some other zero tensor has a gradient now, training opens it by itself (gated); if none has, nothing breaks the
+symmetry (saddle); if nothing comes back, the path is dead. Biases are left alone: a zero bias is an ordinary start and
+shuts nothing, and moving it would open a layer that only sees the zeros of a dead one. Whatever is moved is put back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from unvanish.backward import Start, Tape
+from unvanish.capture import Call, Capture, record
+from unvanish.evidence.transmission import output_cotangents
+from unvanish.layers import Layer
+from unvanish.measure import Observed
+from unvanish.problem import Problem
+from unvanish.records import ZeroFacts
+from unvanish.slopes import constant_by_construction
+
+NUDGE = 1e-2
+NONE = -math.inf
+Walker = Callable[[Capture, Sequence[Start]], list[Tape]]
+
+
+def zero_facts(
+    problem: Problem, capture: Capture, layers: Sequence[Layer], seen: Observed, seed: int, walk: Walker
+) -> tuple[ZeroFacts, ...]:
+    """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
+    shut = [a for a in layers if a.live and a.call is not None and _reach(seen, a) == NONE]
+    if not shut:
+        return ()
+    model = capture.model
+    zero = {
+        n: p
+        for n, p in model.named_parameters()
+        if p.requires_grad and p.numel() and not _is_bias(n, p) and not bool(p.detach().any())
+    }
+    opened: dict[int, float] = {}
+    if zero:
+        with nudged(list(zero.values()), seed):
+            again = record(problem, model)
+            (tape,) = walk(again, [output_cotangents(again, seed)])
+            opened = tape.leaves
+    live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), NONE) > NONE}
+    stops = _blocking(capture.calls, seen)
+    facts = []
+    for layer in shut:
+        opens = any(opened.get(id(p), NONE) > NONE for p in layer.live)
+        behind = _downstream(layer, capture.calls)
+        blocking = [_maker_of_zeros(c, capture.calls) or c for c in stops if c.index in behind]
+        if not blocking and (maker := _maker_of_zeros(capture.calls[layer.calls[-1]], capture.calls)):
+            blocking = [maker]
+        blocking = list({c.index: c for c in blocking}.values())
+        facts.append(
+            ZeroFacts(
+                layer=layer.name,
+                opens=opens,
+                gates=tuple(sorted(live - set(layer.parameters))),
+                blocked_by=tuple(_describe(c) for c in blocking[:3]),
+                by_construction=not opens and any(constant_by_construction(c) for c in blocking),
+            )
+        )
+    return tuple(facts)
+
+
+def _is_bias(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim <= 1 and "bias" in name.rpartition(".")[2]
+
+
+@contextmanager
+def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
+    """The parameters moved by N(0, NUDGE²) inside, and back bit for bit afterwards."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = [p.detach().clone() for p in parameters]
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * NUDGE)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in zip(parameters, kept, strict=True):
+                parameter.copy_(before)
+
+
+def _reach(seen: Observed, layer: Layer) -> float:
+    return max((max(seen.probe("leaves", id(p)), seen.loss.leaves.get(id(p), NONE)) for p in layer.live), default=NONE)
+
+
+def _blocking(calls: Sequence[Call], seen: Observed) -> list[Call]:
+    """The calls that receive a signal and send exactly nothing back."""
+    blocking = []
+    for call in calls:
+        got = seen.probe("signals", call.index)
+        sent = [seen.probe("edges", (call.index, j)) for j in call.inputs]
+        if got > NONE and sent and max(sent) == NONE:
+            blocking.append(call)
+    return blocking
+
+
+def _maker_of_zeros(call: Call, calls: Sequence[Call]) -> Call | None:
+    """The call without parameters that made of other numbers the exact zeros this one is given, if that is so."""
+    here = call
+    while here.inputs and all(calls[j].norm == 0.0 for j in here.inputs):
+        here = calls[here.inputs[0]]
+    return here if here is not call and here.norm == 0.0 and not here.parameters else None
+
+
+def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
+    reached = set(layer.calls)
+    for call in calls:
+        if any(j in reached for j in call.inputs):
+            reached.add(call.index)
+    return reached
+
+
+def _describe(call: Call) -> str:
+    where = f" at {call.source}" if call.source else ""
+    return f"{call.name} in {call.module or 'the model'}{where}"

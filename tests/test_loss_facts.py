@@ -1,0 +1,272 @@
+"""What the loss alone says, against closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish import Problem
+from unvanish.capture import record
+from unvanish.decide import decide
+from unvanish.evidence.loss import loss_facts
+from unvanish.pipeline import look
+from unvanish.records import LossFacts
+
+
+class Given(nn.Module):
+    """A model whose outputs are its parameter."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = nn.Parameter(outputs.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs * 1.0
+
+
+def facts(outputs: Tensor, targets: Any, loss_fn: Callable[..., Any], seed: int = 0) -> LossFacts:
+    model = Given(outputs)
+    problem = Problem(model, outputs.detach(), targets, loss_fn)
+    return loss_facts(problem, record(problem, model), seed)
+
+
+def outputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+CLASSES = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
+ENTROPY = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
+NUMBERS = outputs(12, 1) * 3.0 + 5.0
+BITS = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(4, 1)
+BINARY = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+
+CLOSED = [
+    pytest.param(outputs(10, 3), CLASSES, F.cross_entropy, ENTROPY, id="cross-entropy: entropy of the classes"),
+    pytest.param(outputs(12, 1), NUMBERS, F.mse_loss, float(NUMBERS.var(correction=0)), id="MSE: variance"),
+    pytest.param(outputs(4, 1), BITS, F.binary_cross_entropy_with_logits, BINARY, id="BCE: binary entropy"),
+    pytest.param(
+        outputs(10, 3),
+        CLASSES,
+        lambda o, t: F.nll_loss(F.log_softmax(o, 1), t),
+        ENTROPY,
+        id="negative log-likelihood",
+    ),
+]
+
+
+@pytest.mark.parametrize(("now", "targets", "loss_fn", "constant"), CLOSED)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_best_outputs_have_the_loss_of_the_closed_form(
+    now: Tensor, targets: Tensor, loss_fn: Callable[..., Tensor], constant: float, scale: float
+) -> None:
+    found = facts(now, targets, lambda o, t: loss_fn(o, t) * scale)
+    value = loss_fn(now, targets).item()
+    assert found.value == pytest.approx(value * scale, rel=1e-5)
+    assert found.best_constant == pytest.approx(constant * scale, rel=1e-3)
+    assert found.best_free == pytest.approx(0.0, abs=1e-3 * value * scale)
+    assert found.reference == pytest.approx(max(value, constant) * scale, rel=2e-3)
+    assert found.relative_gap == pytest.approx(value / max(value, constant), rel=2e-3)
+    assert found.reacts is True and found.why == ""
+    assert found.at_constant is (value >= 0.98 * constant)
+
+
+@pytest.mark.parametrize(("now", "targets", "loss_fn", "constant"), CLOSED)
+def test_the_scale_of_the_loss_does_not_move_the_gap(
+    now: Tensor, targets: Tensor, loss_fn: Callable[..., Tensor], constant: float
+) -> None:
+    gaps = [facts(now, targets, lambda o, t, s=s: loss_fn(o, t) * s).relative_gap for s in (1.0, 1e-6, 1e-3, 1e3, 1e6)]
+    assert gaps[1:] == pytest.approx([gaps[0]] * 4, rel=1e-3)
+
+
+def test_the_residual_is_the_gradient_for_the_outputs() -> None:
+    now = outputs(10, 3)
+    found = facts(now, CLASSES, F.cross_entropy)
+    residual = (now.softmax(1) - F.one_hot(CLASSES, 3)) / 10
+    assert found.residual_norm == pytest.approx(float(residual.norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_curvature_of_mse_is_two_over_the_number_of_entries(seed: int) -> None:
+    found = facts(outputs(12, 2), outputs(12, 2) + 1.0, F.mse_loss, seed)
+    assert found.curvature == pytest.approx(2 / 24, rel=1e-5)
+
+
+def test_the_curvature_of_cross_entropy_is_that_of_the_softmax() -> None:
+    now = outputs(10, 3)
+    p = now.double().softmax(1)
+    hessian = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / 10  # one block a sample
+    for seed in range(4):
+        v = torch.randn(10, 3, generator=torch.Generator().manual_seed(seed)).double()
+        exact = torch.einsum("bi,bij,bj->", v, hessian, v) / v.pow(2).sum()
+        assert facts(now, CLASSES, F.cross_entropy, seed).curvature == pytest.approx(float(exact), rel=1e-4)
+    drawn = [facts(now, CLASSES, F.cross_entropy, seed).curvature or 0.0 for seed in range(200)]
+    trace = float(sum(block.trace() for block in hessian)) / 30
+    assert sum(drawn) / 200 == pytest.approx(trace, rel=0.05)
+
+
+def test_a_loss_without_a_second_derivative_has_no_curvature() -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: Tensor) -> Tensor:
+            ctx.save_for_backward(z)
+            return z.pow(2).mean()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (z,) = ctx.saved_tensors
+            return g * 2 * z / z.numel()
+
+    now = outputs(6, 2)
+    found = facts(now, None, lambda o, _: Once.apply(o))
+    assert found.curvature is None
+    assert found.residual_norm == pytest.approx(float(now.norm()) * 2 / 12, rel=1e-5)
+    assert found.best_free == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.5, 1.0])
+def test_an_unbounded_loss_has_no_scale(shift: float) -> None:
+    found = facts(outputs(8, 3), None, lambda o, _: o.mean() + shift)
+    assert found.relative_gap is None and found.reference is None and found.best_free is None
+    assert "no lower bound" in found.why
+    assert found.reacts is True
+
+
+def test_layers_under_an_unbounded_loss_are_healthy_and_never_converged() -> None:
+    torch.manual_seed(0)
+    flow = decide(look(Problem(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), outputs(8, 3), None, mean)))
+    assert [layer.verdict for layer in flow.layers] == ["healthy", "healthy"]
+
+
+def mean(outputs: Tensor, _: None) -> Tensor:
+    return outputs.mean()
+
+
+def test_a_clamped_loss_does_not_react_and_has_no_scale() -> None:
+    found = facts(outputs(10, 3), CLASSES, lambda o, t: F.cross_entropy(o, t).clamp(max=0.01))
+    assert found.reacts is False and found.residual_norm == 0.0
+    assert found.relative_gap is None and "the same for every output" in found.why
+
+
+def test_the_minimum_itself_has_no_gap() -> None:
+    targets = outputs(8, 2)
+    found = facts(targets, targets, F.mse_loss)
+    assert found.value == 0.0 and found.relative_gap == 0.0 and found.reacts is True
+
+
+def test_almost_there_is_a_small_gap() -> None:
+    targets = outputs(8, 2)
+    found = facts(targets * 1.01, targets, F.mse_loss)
+    expected = 1e-4 * float(targets.pow(2).mean() / targets.var(0, correction=0).mean())
+    assert found.relative_gap == pytest.approx(expected, rel=0.05)
+
+
+def test_one_sample_has_the_present_loss_as_its_only_reference() -> None:
+    found = facts(outputs(1, 3), CLASSES[:1], F.cross_entropy)
+    assert found.best_constant is None and "one sample" in found.why
+    assert found.relative_gap == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_loss_that_refuses_free_outputs_is_a_reason() -> None:
+    def picky(o: Tensor, t: Tensor) -> Tensor:
+        if type(o.grad_fn).__name__ != "MulBackward0":
+            raise TypeError("outputs of the model alone")
+        return F.cross_entropy(o, t)
+
+    found = facts(outputs(10, 3), CLASSES, picky)
+    assert found.relative_gap is None
+    assert found.why == "loss_fn raised TypeError on free outputs: outputs of the model alone"
+    assert found.value == pytest.approx(F.cross_entropy(outputs(10, 3), CLASSES).item(), rel=1e-5)
+
+
+def test_an_outer_interrupt_is_not_taken_for_a_reason() -> None:
+    calls = 0
+
+    def loss_fn(o: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return F.cross_entropy(o, t)
+
+    with pytest.raises(KeyboardInterrupt):
+        facts(outputs(10, 3), CLASSES, loss_fn)
+
+
+class OwnLoss(nn.Module):
+    def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.loss = nn.Linear(3, 3), loss
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.layer(x)
+        return {"loss": self.loss(logits), "logits": logits}
+
+
+def inside(loss: Callable[[Tensor], Tensor]) -> LossFacts:
+    found = look(Problem(OwnLoss(loss), outputs(10, 3))).loss
+    assert found is not None
+    return found
+
+
+def test_a_recognised_loss_inside_the_model_is_replayed() -> None:
+    found = inside(lambda logits: F.cross_entropy(logits, CLASSES))
+    assert found.best_constant == pytest.approx(ENTROPY, rel=1e-3)
+    assert found.best_free == pytest.approx(0.0, abs=1e-3)
+    assert found.relative_gap is not None and found.why == ""
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (lambda o: F.cross_entropy(o, CLASSES) + 0.1 * o.pow(2).mean(), "more than its recognised loss call"),
+        (lambda o: -o.log_softmax(1)[torch.arange(10), CLASSES].mean(), "no loss function that is recognised"),
+    ],
+)
+def test_another_loss_inside_the_model_is_a_reason(loss: Callable[[Tensor], Tensor], why: str) -> None:
+    found = inside(loss)
+    assert found.relative_gap is None and found.best_free is None and why in found.why
+
+
+def test_a_reason_becomes_an_open_question() -> None:
+    flow = decide(look(Problem(OwnLoss(lambda o: o.pow(2).mean()), outputs(10, 3))))
+    assert ("converged or not", "the loss is computed inside the model by no loss function that is recognised") in (
+        flow.undecided
+    )
+
+
+def test_several_outputs_are_free_together() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            h = self.layer(x)
+            return h[:, :3], {"value": h[:, 3]}
+
+    numbers = outputs(10)
+
+    def loss_fn(out: Any, targets: Any) -> Tensor:
+        return F.cross_entropy(out[0], targets[0]) + F.mse_loss(out[1]["value"], targets[1])
+
+    found = look(Problem(Two(), outputs(10, 3), (CLASSES, numbers), loss_fn)).loss
+    assert found is not None
+    assert found.best_constant == pytest.approx(ENTROPY + float(numbers.var(correction=0)), rel=1e-3)
+    assert found.best_free == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_have_nearly_the_same_gap(dtype: torch.dtype) -> None:
+    wide = facts(outputs(10, 3), CLASSES, F.cross_entropy)
+    found = facts(outputs(10, 3).to(dtype), CLASSES, F.cross_entropy)
+    assert found.best_constant == pytest.approx(wide.best_constant, rel=0.02)
+    assert found.relative_gap == pytest.approx(wide.relative_gap, rel=0.02)
