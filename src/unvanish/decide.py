@@ -1,0 +1,228 @@
+"""The order of the decisions: from the measured numbers of a Flow to a verdict for every layer.
+
+Each question removes false alarms of the questions after it: a layer that cannot receive a gradient has not vanished,
+and a small gradient in a network that has learned its task is no illness. A number that was not measured, or is not a
+number, never counts as healthy: the layer is "undecided" and the reason is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
+
+VANISHED = -2.5
+"""Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
+above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
+
+EXPLODING = 3.0
+"""Limit of the rise of the relative sensitivity, in decades. Narrow: a healthy 20-layer network of BatchNorm and ReLU
+reaches 2.5, a chaotic tanh network starts at 3.4."""
+
+CONVERGED = 1e-3
+"""Share of the loss there was to gain; with less than a thousandth left there is nothing worth a gradient."""
+
+UNDERFLOW = 0.5
+"""Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
+lost or rounded to a few bits."""
+
+STATIONARY = 1e-3
+"""Share of L_ref that a quadratic model still promises; below, the gradient is as good as zero where it stands."""
+
+SUSPECT = -0.75
+"""log10 of a layer's alignment with the loss. At -0.85 a true optimum was missed by a limit of -1.5; above -0.75 the
+gradient does not cancel and a decrement need not be computed."""
+
+UNJUDGED = ("frozen", "unused", "undecided")
+"""Verdicts that say nothing about how a layer learns."""
+
+CURVATURE = "not decided: needs curvature, which this check did not measure"
+
+
+def decide(flow: Flow) -> Flow:
+    """The flow with a verdict on every layer, and with what could not be decided added to ``undecided``.
+
+    The order for a layer: non-finite, frozen, unused, exactly zero (gated, saddle or dead), converged, no signal,
+    vanished (or gated by a small tensor), exploding, underflow, healthy. Deciding twice changes nothing.
+    """
+    if flow.nonfinite:
+        why = f"the {flow.nonfinite} pass met numbers that are not finite, so there is no gradient to judge"
+        stopped = flow.replace(layers=tuple(layer.replace(verdict="nonfinite") for layer in flow.layers))
+        return _with_undecided(stopped, [("how well each layer learns", why)])
+    zeros = {facts.layer: facts for facts in flow.zeros}
+    calls = {call.index: call for call in flow.calls}
+    layers: list[LayerFlow] = []
+    reasons: dict[str, list[str]] = {}
+    for layer in flow.layers:
+        call = None if layer.call is None else calls.get(layer.call)
+        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name))
+        if verdict == "healthy" and (why := _not_a_number(layer, flow.loss, call)):
+            verdict = "undecided"
+        if why:
+            reasons.setdefault(why, []).append(layer.name)
+        layers.append(layer.replace(verdict=verdict))
+    order = [layer.name for layer in layers]
+    entries = [(f"the verdict of {span(names, order)}", why) for why, names in reasons.items()]
+    return _with_undecided(flow.replace(layers=tuple(layers)), entries + _open_questions(flow))
+
+
+def gap_is_known(loss: LossFacts | None) -> bool:
+    """Whether it was measured how much loss is left to gain."""
+    return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
+
+
+def span(names: Iterable[str], order: Sequence[str]) -> str:
+    """The named layers in network order with neighbours folded, such as "fc1 … fc14 (14 layers), head"."""
+    wanted = set(names)
+    runs: list[list[str]] = [[]]
+    for name in order:
+        if name in wanted:
+            runs[-1].append(name)
+        elif runs[-1]:
+            runs.append([])
+    runs = [run for run in runs if run]
+    shown = runs if len(runs) <= 4 else runs[:3]
+    text = ", ".join(f"{run[0]} … {run[-1]} ({len(run)} layers)" if len(run) > 2 else ", ".join(run) for run in shown)
+    hidden = sum(len(run) for run in runs[len(shown) :])
+    return f"{text} and {hidden} more layers" if hidden else text
+
+
+def has_converged(loss: LossFacts | None) -> bool:
+    """Whether less than CONVERGED of the loss there was to gain is left."""
+    return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
+
+
+def may_be_stationary(flow: Flow) -> bool:
+    """Whether every layer that transmits has a gradient that cancels more than chance: then curvature must decide."""
+    seen = [
+        layer.log10_alignment
+        for layer in flow.layers
+        if layer.log10_alignment is not None
+        and layer.log10_transmission is not None
+        and layer.log10_transmission > VANISHED
+        and layer.log10_alignment > -math.inf
+    ]
+    return bool(seen) and max(seen) < SUSPECT
+
+
+def is_stationary(flow: Flow) -> bool:
+    """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
+    return flow.decrement is not None and flow.decrement < STATIONARY
+
+
+def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str, str]:
+    """The verdict of one layer and, where that is "undecided", the reason."""
+    loss, still = flow.loss, is_stationary(flow)
+    if layer.frozen:
+        return "frozen", ""
+    if layer.call is None:
+        return "unused", ""
+    jacobian, gradient = layer.log10_jacobian_norm, layer.log10_grad_norm
+    if jacobian is None or not jacobian < math.inf:
+        return _missing("how strongly the outputs depend on it", jacobian)
+    if jacobian == -math.inf:
+        return _closed(gradient, zero)
+    if has_converged(loss):
+        return "converged", ""
+    if gradient is None or not gradient < math.inf:
+        return _missing("the size of its gradient", gradient)
+    if gradient == -math.inf:
+        return _silent(loss)
+    if loss is not None and loss.reacts is False:
+        return "no_signal", ""
+    transmission, rise, lost = layer.log10_transmission, layer.log10_sensitivity_rise, layer.underflow_fraction
+    if transmission is None or not transmission < math.inf:
+        return _missing("its transmission", transmission)
+    if transmission < VANISHED:
+        if layer.gate:
+            return "gated", ""
+        if still and loss is not None and not loss.at_constant:
+            return "undecided", (
+                "little signal reaches it, while the layers that transmit are at a stationary point better than any"
+                " constant output: its own part in the loss cannot be told from here"
+            )
+        return "vanished", ""
+    if rise is None or not math.isfinite(rise):
+        return _missing("the rise of its sensitivity", rise)
+    if rise > EXPLODING and not still:
+        return "exploding", ""
+    if still:
+        return ("plateau" if loss is not None and loss.at_constant else "converged"), ""
+    if lost is None or not math.isfinite(lost):
+        return _missing("the share of its gradient that underflows", lost)
+    return ("underflow" if lost > UNDERFLOW or _below_eps(layer, flow.setting.eps) else "healthy"), ""
+
+
+def _below_eps(layer: LayerFlow, eps: float | None) -> bool:
+    """Whether the rms of the gradient lies below the optimizer's eps, which then swallows the update."""
+    size = layer.log10_grad_norm
+    return bool(eps) and size is not None and size - 0.5 * math.log10(max(1, layer.parameters)) < math.log10(eps)
+
+
+def _closed(gradient: float | None, zero: ZeroFacts | None) -> tuple[str, str]:
+    """A layer on which the outputs do not depend at all: what did nudging the exactly-zero tensors show?"""
+    if gradient is not None and gradient != -math.inf:
+        return "undecided", "the outputs do not depend on it, yet it has a gradient: a second loss inside the model?"
+    if zero is None:
+        return "undecided", "its gradient is exactly zero, and whether a zero tensor holds it back was not measured"
+    if not zero.opens:
+        return "dead", ""
+    return ("gated" if zero.gates else "saddle"), ""
+
+
+def _silent(loss: LossFacts | None) -> tuple[str, str]:
+    """The outputs depend on the layer, but its gradient is exactly zero: does the loss ask for anything at all?"""
+    residual = None if loss is None else loss.residual_norm
+    if residual == 0 or (loss is not None and loss.reacts is False):
+        return "no_signal", ""
+    if residual is None or math.isnan(residual):
+        return "undecided", "its gradient is exactly zero, and what the loss asks of the outputs was not measured"
+    return "undecided", (
+        "its gradient is exactly zero although the loss asks the outputs to change: an optimum of this layer or a lost"
+        " signal, which only moving the layer itself can tell, and this check did not"
+    )
+
+
+def _with_rise(layer: LayerFlow, call: CallFlow | None) -> LayerFlow:
+    """A result that is exactly zero (a zero head) has no relative change to measure: nothing rises through it."""
+    if layer.log10_sensitivity_rise is None and call is not None and call.log10_rms == -math.inf:
+        return layer.replace(log10_sensitivity_rise=0.0)
+    return layer
+
+
+def _missing(what: str, value: float | None) -> tuple[str, str]:
+    return "undecided", f"{what} was not measured" if value is None else f"{what} is not a finite number ({value})"
+
+
+def _not_a_number(*records: Record | None) -> str:
+    """The reason if any field of these records is NaN, else ""."""
+    for record in records:
+        for field in record.__struct_fields__ if record is not None else ():
+            value = getattr(record, field)
+            if isinstance(value, float) and math.isnan(value):
+                return f"{field} is not a number (nan)"
+    return ""
+
+
+def _open_questions(flow: Flow) -> list[tuple[str, str]]:
+    """What no layer's verdict answers: questions about the loss, and those that need curvature."""
+    loss = flow.loss
+    questions: list[tuple[str, str]] = []
+    if loss is None:
+        questions.append(("converged or not", "the loss was not looked at on its own"))
+    elif not gap_is_known(loss):
+        questions.append(("converged or not", loss.why or "the loss has no scale: how much is left to gain is unknown"))
+    if loss is None or loss.reacts is None:
+        questions.append(("whether the loss is flat", "not decided: the loss was not tried on other outputs"))
+    if flow.decrement_refused:
+        questions.append(
+            ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
+        )
+    elif may_be_stationary(flow) and flow.decrement is None:
+        questions.append(("whether this is a stationary point", CURVATURE))
+    return questions
+
+
+def _with_undecided(flow: Flow, entries: Iterable[tuple[str, str]]) -> Flow:
+    return flow.replace(undecided=tuple(dict.fromkeys([*flow.undecided, *entries])))

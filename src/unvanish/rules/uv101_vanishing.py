@@ -1,0 +1,99 @@
+"""UV101: layers that hardly learn because the error signal has shrunk on its way back to them."""
+
+from __future__ import annotations
+
+from unvanish.decide import UNDERFLOW, VANISHED
+from unvanish.records import CallFlow, Evidence, Finding, Flow, LayerFlow
+from unvanish.rules import rule
+from unvanish.rules.blame import Route, because, cause, gain_evidence, route
+from unvanish.rules.wording import factor, judged, names, sources, subject
+
+
+@rule(
+    "UV101",
+    "vanished",
+    "vanishing gradient",
+    order=5,
+    fires_on=(
+        "chain-20", "chain-50", "chain-200", "sigmoid-20", "sigmoid-50", "stuck-sigmoid-10", "xavier-sigmoid-20",
+        "postnorm-small-gain-60",
+    ),
+    silent_on=(
+        "relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "preln-transformer-6",
+        "converged-digits", "layerscale-1e-5", "loss-scaled-1e-6", "underflow-loss-1e-42", "chaotic-tanh-50",
+    ),
+)  # fmt: skip
+def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Finding]:
+    """The first layers hardly learn: the error signal shrinks at every step back towards the input.
+
+    Example: twenty layers of ``Linear`` and ``Sigmoid`` with the default initialisation. A sigmoid's slope is at most
+    1/4, and the default weights shrink the signal further, so each layer passes on about a tenth of what it receives.
+
+    Why: by the chain rule the gradient of an early layer is a product with one factor for each later layer. If the
+    factors are typically below one, the product falls exponentially with depth; the last layers learn while the first
+    stay random.
+
+    Evidence: log10 T_rel, how strongly the outputs depend on the layer (Jacobian times size of the weights), relative
+    to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error
+    still left changes it. The change of the error signal along the dominant path is split into slopes, weights,
+    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` keeps quiet about the milder
+    layers.
+
+    What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
+    before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
+    sigmoids, and no optimizer or learning rate does.
+
+    Source: Hochreiter 1991, Untersuchungen zu dynamischen neuronalen Netzen; Bengio, Simard & Frasconi 1994, Learning
+    long-term dependencies with gradient descent is difficult; Glorot & Bengio 2010, Understanding the difficulty of
+    training deep feedforward neural networks.
+    """
+    layers = [each for each in judged(flow, "vanished") if _transmission(each) < threshold]
+    if not layers:
+        return []
+    worst = min(layers, key=_transmission)
+    path = route(flow, worst)
+    lost = [layer for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
+    evidence = [Evidence(name="log10_transmission", value=_transmission(worst), relation="<", threshold=threshold)]
+    evidence += gain_evidence(path)
+    evidence += [
+        Evidence(name="underflow_fraction", value=layer.underflow_fraction, relation=">", threshold=UNDERFLOW)
+        for layer in lost[:1]
+    ]
+    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(worst, path)}.{sources(layers)}"
+    blamed = cause(path, shrinking=True)
+    return [
+        Finding(
+            code="UV101",
+            verdict="vanished",
+            level="error",
+            layers=names(layers),
+            cause=blamed,
+            message=message,
+            evidence=tuple(evidence),
+            remedies=_remedies(blamed, flow.calls),
+        )
+    ]
+
+
+def _transmission(layer: LayerFlow) -> float:
+    """A layer judged vanished has one; a flow that says otherwise is not worth an alarm."""
+    return 0.0 if layer.log10_transmission is None else layer.log10_transmission
+
+
+def _reason(worst: LayerFlow, path: Route) -> str:
+    """The loss of signal where it explains the verdict, else the transmission itself."""
+    if path.end and path.change < -1:
+        share = f"of the error signal that reaches {path.end} only {factor(path.change)} arrives at {worst.name}"
+        return f"{share}, because {because(path)}"
+    share = factor(_transmission(worst))
+    return f"the outputs depend on {worst.name} only {share} times as much as on the best layer after it"
+
+
+def _remedies(blamed: str, calls: tuple[CallFlow, ...]) -> tuple[str, ...]:
+    """What the measured table of repairs supports for vanishing, by the factor to blame."""
+    general = ("batchnorm", "residual", "activation-tanh", "activation-selu", "activation-relu")
+    if any("sigmoid" in call.name for call in calls):
+        return ("centred-init", "centred-sigmoid", *general)
+    if blamed == "weights":
+        return ("orthogonal-init", "lsuv-init", "he-init", "critical-init", "batchnorm", "layernorm", "residual")
+    return (*general, "layernorm", "rezero")

@@ -1,0 +1,75 @@
+"""UV201: the network reacts so strongly to early layers that steps through them are out of proportion."""
+
+from __future__ import annotations
+
+from unvanish.decide import EXPLODING
+from unvanish.records import Evidence, Finding, Flow, LayerFlow
+from unvanish.rules import rule
+from unvanish.rules.blame import Route, because, cause, gain_evidence, route
+from unvanish.rules.wording import factor, judged, names, sources, subject
+
+
+@rule(
+    "UV201",
+    "exploding",
+    "exploding gradient",
+    order=7,
+    fires_on=("chaotic-tanh-50",),
+    silent_on=("relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "sigmoid-20"),
+)
+def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Finding]:
+    """The error signal grows on its way back: a small change of an early layer upsets the whole output.
+
+    Example: fifty layers of ``Linear`` and ``Tanh`` with weights well above the size that keeps signals steady. Two
+    nearly equal inputs end in unrelated outputs, and the gradient of the first layer is huge.
+
+    Why: where the factors of the chain rule are typically above one their product grows exponentially with depth. A
+    step that is right for the last layers is far too large for the first, and one that suits the first moves nothing
+    else.
+
+    Evidence: the relative sensitivity of the outputs to a layer's output (Jacobian times size of that output) above
+    its minimum on the dominant path to the output, in decades, greater than ``threshold``. Loss scale and rescaled
+    ReLU layers leave it alone. The margin is narrow: a healthy 20-layer network of BatchNorm and ReLU reaches 2.5. A
+    stricter ``threshold`` keeps quiet about the milder layers.
+
+    What helps: another activation; clipping the gradient stops divergence in some cases. Weights of the critical size
+    are the theory's answer. Batch normalisation explodes at a hundred layers itself.
+
+    Source: Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks; Poole et al. 2016,
+    Exponential expressivity in deep neural networks through transient chaos; Hanin 2018, Which neural net architectures
+    give rise to exploding and vanishing gradients?
+    """
+    layers = [each for each in judged(flow, "exploding") if _rise(each) > threshold]
+    if not layers:
+        return []
+    worst = max(layers, key=_rise)
+    path = route(flow, worst)
+    rise = Evidence(name="log10_sensitivity_rise", value=_rise(worst), relation=">", threshold=threshold)
+    message = f"{subject(flow, layers, 'upsets', 'upset')} the whole network: {_reason(worst, path)}.{sources(layers)}"
+    return [
+        Finding(
+            code="UV201",
+            verdict="exploding",
+            level="error",
+            layers=names(layers),
+            cause=cause(path, shrinking=False),
+            message=message,
+            evidence=(rise, *gain_evidence(path)),
+            remedies=("activation-tanh", "activation-selu", "centred-sigmoid", "clip-gradients"),
+        )
+    ]
+
+
+def _rise(layer: LayerFlow) -> float:
+    """A layer judged exploding has one; a flow that says otherwise is not worth an alarm."""
+    return 0.0 if layer.log10_sensitivity_rise is None else layer.log10_sensitivity_rise
+
+
+def _reason(worst: LayerFlow, path: Route) -> str:
+    """The growth of the signal where it explains the verdict, else the sensitivity itself."""
+    if path.end and path.change > 1:
+        return (
+            f"the error signal grows {factor(path.change)} times from {path.end} back to {worst.name}; {because(path)}"
+        )
+    share = factor(_rise(worst))
+    return f"a small change of {worst.name} changes the outputs {share} times as much as the same change further on"

@@ -1,0 +1,55 @@
+"""UV301: layers no gradient can reach, for any target, at the present weights and on this batch."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, listing, names, sources, subject
+
+
+@rule(
+    "UV301",
+    "dead",
+    "dead layer",
+    order=3,
+    fires_on=("dead-relu",),
+    silent_on=("relu-he-20", "small-cnn", "sigmoid-50", "chain-200", "zero-head", "lora-zero-b", "softmax-one-unit"),
+)
+def dead_layer(flow: Flow) -> list[Finding]:
+    """No gradient reaches the layer: something after it is off on the whole batch.
+
+    Example: a ``ReLU`` whose inputs are negative for every sample, after one step that was too large or with a very
+    negative bias. Its slope is exactly zero there, so nothing before it is told anything.
+
+    Why: a zero in the product of the chain rule wins whatever the other factors are. Unlike a vanished gradient it
+    cannot grow back by training the dead layer; only layers after the block, or other data, could wake it.
+
+    Evidence: log10 of the Jacobian norm is -inf, a true zero: underflow has been excluded by exact scaling. Moving
+    every exactly-zero tensor a little does not bring a gradient back, which excludes gates and saddles. The calls
+    that receive a signal and send none back are named. It is a statement about this batch.
+
+    What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size.
+
+    Source: Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization: theory and numerical examples.
+    """
+    facts = {each.layer: each for each in flow.zeros}
+    layers = [each for each in judged(flow, "dead") if each.name not in facts or not facts[each.name].by_construction]
+    if not layers:
+        return []
+    blocks = listing(block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by)
+    why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
+    message = f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}."
+    return [
+        Finding(
+            code="UV301",
+            verdict="dead",
+            level="error",
+            layers=names(layers),
+            cause=blocks,
+            message=message + sources(layers),
+            evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
+            remedies=("rezero", "batchnorm", "he-init", "orthogonal-init", "lsuv-init"),
+        )
+    ]

@@ -1,0 +1,59 @@
+"""UV302: layers behind a call that passes no gradient on any input."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, listing, names, sources, subject
+
+
+@rule(
+    "UV302",
+    "dead",
+    "dead by construction",
+    order=2,
+    fires_on=("softmax-one-unit",),
+    silent_on=("dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),
+)
+def dead_by_construction(flow: Flow) -> list[Finding]:
+    """No gradient can ever reach the layer: an operation after it is constant, whatever goes in.
+
+    Example: a classifier for two classes with one output unit and a ``Softmax``. Over one unit the softmax is always
+    1, so its derivative is 0. Rounding, taking a sign and comparing are other examples.
+
+    Why: a constant has no slope. No data, no initialisation and no learning rate changes that; the network must be
+    changed.
+
+    Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
+    either, which distinguishes it from a layer that is off on this batch only.
+
+    What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
+    itself, a linear output for regression.
+
+    Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs (the softmax and its
+    derivative); Bengio, Léonard & Courville 2013, Estimating or propagating gradients through stochastic neurons (hard
+    thresholds).
+    """
+    facts = {each.layer: each for each in flow.zeros}
+    layers = [each for each in judged(flow, "dead") if each.name in facts and facts[each.name].by_construction]
+    if not layers:
+        return []
+    blocks = listing(block for layer in layers for block in facts[layer.name].blocked_by)
+    message = (
+        f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} passes back exactly no"
+        f" gradient, on random input as little as on this batch.{sources(layers)}"
+    )
+    return [
+        Finding(
+            code="UV302",
+            verdict="dead",
+            level="error",
+            layers=names(layers),
+            cause=blocks,
+            message=message,
+            evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
+            remedies=("output-layer",),
+        )
+    ]

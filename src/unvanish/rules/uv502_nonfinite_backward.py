@@ -1,0 +1,94 @@
+"""UV502: the forward pass is finite, but its gradient is not, or not in the type it is computed in."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.records import Evidence, Finding, Flow, LayerFlow
+from unvanish.rules import rule
+from unvanish.rules.wording import call_place, factor, judged, names, sources, subject
+
+LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308.25}
+"""log10 of the largest finite number of each type."""
+
+
+@rule(
+    "UV502",
+    "nonfinite",
+    "non-finite backward pass",
+    order=1,
+    fires_on=("nonfinite-sqrt0",),
+    silent_on=("nonfinite-log", "overflow-exp", "relu-he-20", "chaotic-tanh-50", "half-precision-underflow"),
+)
+def nonfinite_backward(flow: Flow) -> list[Finding]:
+    """The loss is finite, but the gradient is inf or nan.
+
+    Example: the square root at exactly 0 is 0 with infinite slope, and a norm of a zero vector contains it. Times a
+    zero error signal this gives nan, and one step later every weight is nan.
+
+    Why: slopes can be infinite where values are not, and a gradient can grow beyond the range of its number type
+    although the outputs stay small. The tool's own walk keeps exponents apart and does not overflow; the optimizer's
+    gradient does.
+
+    Evidence: the first call of the backward pass with a non-finite result. Where the exact walk is finite: log10 of
+    the rms of a layer's gradient entries, above log10 of the largest number of the type (float16 4.816, bfloat16 and
+    float32 38.53, float64 308.25); at least one entry is then inf.
+
+    What helps: for an infinite slope, change the call: add a small constant under the root. For overflow, see UV201;
+    clipping comes too late, as inf cannot be scaled back.
+
+    Source: Goldberg 1991, What every computer scientist should know about floating-point arithmetic; Pascanu, Mikolov &
+    Bengio 2013, On the difficulty of training recurrent neural networks.
+    """
+    if flow.nonfinite == "backward":
+        return [_from_call(flow)]
+    layers = [layer for layer in flow.layers if _entry_rms(layer) > _largest(layer)]
+    return [_from_size(flow, layers)] if layers and not flow.nonfinite else []
+
+
+def _from_call(flow: Flow) -> Finding:
+    birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
+    index = None if flow.nonfinite_call is None else float(flow.nonfinite_call)
+    return Finding(
+        code="UV502",
+        verdict="nonfinite",
+        level="error",
+        layers=names(judged(flow, "nonfinite")),
+        cause=birth.name if birth is not None else "",
+        message=f"The forward pass is finite, but the gradient is inf or nan from {call_place(birth)} on back.",
+        evidence=(Evidence(name="index of the first call with a non-finite gradient", value=index),),
+    )
+
+
+def _from_size(flow: Flow, layers: list[LayerFlow]) -> Finding:
+    worst = max(layers, key=lambda layer: _entry_rms(layer) - _largest(layer))
+    limit = _largest(worst)
+    message = (
+        f"{subject(flow, layers, 'gets', 'get')} an infinite gradient in training: the exact entries of {worst.name}"
+        f" have an rms of {factor(_entry_rms(worst))}, and {_type(worst)} ends at {factor(limit)}.{sources(layers)}"
+    )
+    return Finding(
+        code="UV502",
+        verdict="nonfinite",
+        level="error",
+        layers=names(layers),
+        cause="overflow",
+        message=message,
+        evidence=(Evidence(name="log10 rms of the gradient", value=_entry_rms(worst), relation=">", threshold=limit),),
+        remedies=("centred-sigmoid", "activation-tanh"),
+    )
+
+
+def _type(layer: LayerFlow) -> str:
+    return layer.dtype.removeprefix("torch.")
+
+
+def _largest(layer: LayerFlow) -> float:
+    return LARGEST.get(_type(layer), math.inf)
+
+
+def _entry_rms(layer: LayerFlow) -> float:
+    """log10 of the rms of the gradient's entries: some entry is at least as large."""
+    if layer.log10_grad_norm is None or layer.parameters < 1:
+        return -math.inf
+    return layer.log10_grad_norm - 0.5 * math.log10(layer.parameters)

@@ -1,0 +1,46 @@
+"""UV601: layers that were told not to learn."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, names, subject
+
+
+@rule(
+    "UV601",
+    "frozen",
+    "frozen layers",
+    order=18,
+    fires_on=("frozen-backbone",),
+    silent_on=("relu-he-20", "unused-layer", "sigmoid-20"),
+)
+def frozen(flow: Flow) -> list[Finding]:
+    """The layer does not learn because it was told not to: none of its parameters asks for a gradient.
+
+    Example: ``backbone.requires_grad_(False)`` before a new head is trained on old features.
+
+    Why: fine-tuning freezes layers on purpose. The note says which, so that a forgotten switch is seen.
+
+    Evidence: ``requires_grad`` is off for every parameter of the layer; the number of parameters held still.
+
+    What helps: nothing needs help; ``requires_grad_(True)`` thaws the layer.
+
+    Source: Yosinski, Clune, Bengio & Lipson 2014, How transferable are features in deep neural networks?
+    """
+    layers = judged(flow, "frozen")
+    if not layers:
+        return []
+    who = subject(flow, layers, "is", "are")
+    still, every = sum(layer.parameters for layer in layers), sum(layer.parameters for layer in flow.layers)
+    return [
+        Finding(
+            code="UV601",
+            verdict="frozen",
+            level="note",
+            layers=names(layers),
+            cause="requires_grad is off",
+            message=f"{who} frozen: requires_grad is off for {still:,} of {every:,} parameters.",
+            evidence=(Evidence(name="frozen parameters", value=float(still)),),
+        )
+    ]

@@ -1,0 +1,60 @@
+"""UV603: layers that wait behind a gate that is about to open."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow, LayerFlow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, listing, names, subject
+
+
+@rule(
+    "UV603",
+    "gated",
+    "gated layers",
+    order=18,
+    fires_on=("zero-head", "rezero", "lora-zero-b", "layerscale-1e-5"),
+    silent_on=("all-zero-weights", "dead-relu", "sigmoid-20", "relu-he-20"),
+)
+def gated(flow: Flow) -> list[Finding]:
+    """The layer gets little or no gradient yet, because a trainable tensor after it starts at zero or nearly so.
+
+    Example: a last layer that starts at zero, LoRA's B, the gates of ReZero, LayerScale with 1e-5. All are meant so.
+
+    Why: the gate is a factor in the gradient of everything before it. The gate itself has a gradient, so it opens in
+    the first steps, and the layers behind it begin to learn.
+
+    Evidence: the gate's name, and log10 T_rel. For an exact zero: moving the zero tensors a little brought a gradient
+    back, and a zero tensor of another layer has a gradient of its own. For a small gate: it alone explains the
+    attenuation.
+
+    What helps: nothing needs help; look again after some steps if in doubt.
+
+    Source: Bachlechner et al. 2021, ReZero is all you need: fast convergence at large depth; Touvron et al. 2021,
+    Going deeper with image transformers (LayerScale); Hu et al. 2022, LoRA: low-rank adaptation of large language
+    models.
+    """
+    layers = judged(flow, "gated")
+    if not layers:
+        return []
+    zeros = {facts.layer: facts.gates for facts in flow.zeros}
+    gates = listing(gate for layer in layers for gate in _gates(layer, zeros))
+    message = (
+        f"{subject(flow, layers, 'waits', 'wait')} behind {gates or 'a gate'}, zero or nearly so and trainable:"
+        " the gradient comes as the gate opens."
+    )
+    weakest = min(layers, key=lambda layer: 0.0 if layer.log10_transmission is None else layer.log10_transmission)
+    return [
+        Finding(
+            code="UV603",
+            verdict="gated",
+            level="note",
+            layers=names(layers),
+            cause=gates,
+            message=message,
+            evidence=(Evidence(name="log10_transmission", value=weakest.log10_transmission),),
+        )
+    ]
+
+
+def _gates(layer: LayerFlow, zeros: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return (layer.gate,) if layer.gate else zeros.get(layer.name, ())

@@ -1,0 +1,59 @@
+"""UV604: the loss asks nothing of the outputs."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, names, subject
+
+
+@rule(
+    "UV604",
+    "no_signal",
+    "no signal from the loss",
+    order=4,
+    fires_on=("clamped-loss", "flat-loss"),
+    silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu"),
+)
+def no_signal(flow: Flow) -> list[Finding]:
+    """The loss sends no signal at all: the outputs depend on the weights, but the loss does not ask them to change.
+
+    Example: ``outputs.detach()`` inside the loss, a loss of rounded or compared outputs such as an accuracy, a clamp
+    in which every output lies outside the range.
+
+    Why: backpropagation starts from the derivative of the loss by the outputs. Where that is exactly zero nothing
+    after it matters, and "loss does not fall" has its reason here and not in the network.
+
+    Evidence: the norm of the loss's derivative by the outputs, and whether the loss changes when the outputs are
+    scaled or disturbed. A true optimum, around which the loss rises, is UV401's.
+
+    What helps: a loss that is differentiable in the outputs, and outputs that stay attached to the graph.
+
+    Source: Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors.
+    """
+    layers = judged(flow, "no_signal")
+    if not layers:
+        return []
+    residual = None if flow.loss is None else flow.loss.residual_norm
+    reacts = None if flow.loss is None else flow.loss.reacts
+    flat = "the loss stays the same when the outputs are changed"
+    cut = "the derivative of the loss by the outputs is exactly zero"
+    message = f"{subject(flow, layers, 'is', 'are')} told nothing by the loss: {flat if reacts is False else cut}"
+    if reacts is False and residual == 0:
+        message += f", and {cut}"
+    elif reacts and residual == 0:
+        message += " although the loss changes with them: is something detached on the way?"
+    return [
+        Finding(
+            code="UV604",
+            verdict="no_signal",
+            level="error",
+            layers=names(layers),
+            cause="flat loss" if reacts is False else "zero derivative of the loss",
+            message=message.rstrip("?.") + ("?" if message.endswith("?") else "."),
+            evidence=(
+                Evidence(name="residual_norm", value=residual, relation="=", threshold=0.0),
+                Evidence(name="loss reacts to the outputs", value=None if reacts is None else float(reacts)),
+            ),
+        )
+    ]

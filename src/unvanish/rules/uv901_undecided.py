@@ -1,0 +1,61 @@
+"""UV901: what this check could not tell."""
+
+from __future__ import annotations
+
+from unvanish.decide import UNJUDGED, gap_is_known
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.wording import judged, names
+
+
+@rule(
+    "UV901",
+    "undecided",
+    "undecided",
+    order=19,
+    fires_on=("clamped-loss",),
+    silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log"),
+)
+def undecided(flow: Flow) -> list[Finding]:
+    """The check could not tell, and says so: a guess would be worse than no answer.
+
+    Example: a loss that is unbounded below, such as a plain sum of the outputs, has no scale by which anything could
+    be called converged. A model all of whose layers are frozen has nothing to judge.
+
+    Why: every verdict needs certain numbers. Where one is missing or is not a number the layer is left open, never
+    healthy.
+
+    Evidence: the number of layers that were judged, and the reasons one by one. An error where not a single layer was
+    judged, because then nothing at all is known; a note otherwise.
+
+    What helps: what each reason says; often a larger batch, a loss given apart from the model, or thawed layers.
+
+    Source: Goodfellow, Bengio & Courville 2016, Deep Learning, section 8.2, on why small gradients alone decide
+    nothing.
+    """
+    known = [layer for layer in flow.layers if layer.verdict not in UNJUDGED]
+    layers = judged(flow, "undecided")
+    if flow.nonfinite or (known and not layers and gap_is_known(flow.loss)):
+        return []
+    reasons = "; ".join(f"{what}: {why}" for what, why in flow.undecided)
+    if known:
+        message = f"Some questions stay open: {reasons}."
+    elif not flow.layers:
+        message = "No layer could be judged: the model has no parameters."
+    else:
+        message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
+    return [
+        Finding(
+            code="UV901",
+            verdict="undecided",
+            level="note" if known else "error",
+            layers=names(layers),
+            cause="",
+            message=message,
+            evidence=(
+                Evidence(
+                    name="layers judged", value=float(len(known)), relation="of", threshold=float(len(flow.layers))
+                ),
+            ),
+        )
+    ]

@@ -1,0 +1,54 @@
+"""How the rules say things: who, where, how much. No rule lives here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from unvanish.decide import span
+from unvanish.records import CallFlow, Flow, LayerFlow
+
+
+def judged(flow: Flow, verdict: str) -> tuple[LayerFlow, ...]:
+    """The layers with this verdict, input side first."""
+    return tuple(layer for layer in flow.layers if layer.verdict == verdict)
+
+
+def names(layers: Iterable[LayerFlow]) -> tuple[str, ...]:
+    return tuple(layer.name for layer in layers)
+
+
+def subject(flow: Flow, layers: Sequence[LayerFlow], one: str, many: str) -> str:
+    """The folded names with a verb that agrees: "fc1 learns", "fc1 … fc9 (9 layers) learn"."""
+    return f"{span(names(layers), names(flow.layers))} {one if len(layers) == 1 else many}"
+
+
+def sources(layers: Iterable[LayerFlow]) -> str:
+    """A closing sentence with the distinct source lines, or "" where none is known."""
+    lines = list(dict.fromkeys(layer.source for layer in layers if layer.source))
+    if not lines:
+        return ""
+    return f" Called at {', '.join(lines) if len(lines) <= 3 else f'{lines[0]}, {lines[1]} … {lines[-1]}'}."
+
+
+def call_place(call: CallFlow | None) -> str:
+    """What a call is and where it stands, such as "log in head at net.py:12"."""
+    if call is None:
+        return "an unknown call"
+    return call.name + (f" in {call.module}" if call.module else "") + (f" at {call.source}" if call.source else "")
+
+
+def factor(log10: float) -> str:
+    """A factor from its logarithm: "0.11" near one, "10^-13.2" far from it."""
+    if not math.isfinite(log10):
+        return "0" if log10 < 0 else "inf"
+    if not -2 < log10 < 3:
+        return f"10^{log10:.1f}"
+    return f"{10**log10:.2g}" if log10 < 2 else f"{10**log10:.0f}"
+
+
+def listing(items: Iterable[str], most: int = 3) -> str:
+    """Distinct items, the first few spelled out: "a, b, c and 4 more"."""
+    distinct = list(dict.fromkeys(items))
+    rest = len(distinct) - most
+    return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")

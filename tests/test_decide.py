@@ -1,0 +1,251 @@
+"""The order of the decisions, on flows small enough to decide by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from unvanish.decide import decide, span
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Setting, ZeroFacts
+
+SETTING = Setting(
+    model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0
+)
+UNLEARNED = LossFacts(value=1.0, residual_norm=0.5, reference=1.0, relative_gap=1.0, reacts=True)
+NOTHING, UNKNOWN = -math.inf, math.nan
+SOUND: dict[str, Any] = {
+    "kind": "Linear",
+    "source": "net.py:1",
+    "parameters": 100,
+    "call": 0,
+    "log10_jacobian_norm": 0.0,
+    "log10_grad_norm": -1.0,
+    "log10_transmission": -0.3,
+    "log10_sensitivity_rise": 0.2,
+    "underflow_fraction": 0.0,
+}
+
+
+def layer(name: str = "fc1", **changes: Any) -> LayerFlow:
+    return LayerFlow(name=name, **(SOUND | changes))
+
+
+def flow(*layers: LayerFlow, loss: LossFacts | None = UNLEARNED, **changes: Any) -> Flow:
+    return Flow(setting=SETTING, layers=layers, loss=loss, **changes)
+
+
+def verdict(changes: dict[str, Any], loss: LossFacts | None = UNLEARNED, **more: Any) -> str:
+    return decide(flow(layer(**changes), loss=loss, **more)).layers[0].verdict
+
+
+def reason(changes: dict[str, Any], loss: LossFacts | None = UNLEARNED) -> str:
+    return dict(decide(flow(layer(**changes), loss=loss)).undecided)["the verdict of fc1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "healthy"),
+        ({"frozen": True}, "frozen"),
+        ({"call": None}, "unused"),
+        ({"log10_transmission": -2.51}, "vanished"),
+        ({"log10_transmission": -2.5}, "healthy"),
+        ({"log10_transmission": -2.51, "gate": "block.scale"}, "gated"),
+        ({"log10_transmission": -0.1, "gate": "block.scale"}, "healthy"),
+        ({"log10_sensitivity_rise": 3.01}, "exploding"),
+        ({"log10_sensitivity_rise": 3.0}, "healthy"),
+        ({"underflow_fraction": 0.51}, "underflow"),
+        ({"underflow_fraction": 0.5}, "healthy"),
+        # a gradient of 10^-300 is small, but no zero
+        ({"log10_jacobian_norm": -300.0, "log10_grad_norm": -300.0}, "healthy"),
+    ],
+)
+def test_one_number_decides(changes: dict[str, Any], expected: str) -> None:
+    assert verdict(changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"frozen": True}, {"call": None}, "frozen"),
+        ({"call": None}, {"log10_jacobian_norm": NOTHING}, "unused"),
+        ({"log10_transmission": -9.0}, {"log10_sensitivity_rise": 9.0}, "vanished"),
+        ({"log10_sensitivity_rise": 9.0}, {"underflow_fraction": 1.0}, "exploding"),
+        ({"log10_transmission": -9.0}, {"underflow_fraction": 1.0}, "vanished"),
+    ],
+)
+def test_the_earlier_question_wins(first: dict[str, Any], second: dict[str, Any], expected: str) -> None:
+    assert verdict(first | second) == expected
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_non_finite_beats_everything(direction: str) -> None:
+    learned = UNLEARNED.replace(relative_gap=0.0)
+    layers = (layer("fc1", frozen=True), layer("fc2", call=None), layer("fc3", log10_transmission=-9.0))
+    decided = decide(flow(*layers, loss=learned, nonfinite=direction))
+    assert [each.verdict for each in decided.layers] == ["nonfinite"] * 3
+    (entry,) = decided.undecided
+    assert f"the {direction} pass" in entry[1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (ZeroFacts(layer="fc1", opens=True, gates=("head",)), "gated"),
+        (ZeroFacts(layer="fc1", opens=True), "saddle"),
+        (ZeroFacts(layer="fc1", opens=False), "dead"),
+        (ZeroFacts(layer="fc1", opens=False, gates=("head",), by_construction=True), "dead"),
+        (ZeroFacts(layer="another", opens=False), "undecided"),
+    ],
+)
+def test_an_exact_zero_is_explained_by_the_nudge(facts: ZeroFacts, expected: str) -> None:
+    closed = {"log10_jacobian_norm": NOTHING, "log10_grad_norm": NOTHING, "log10_transmission": NOTHING}
+    assert verdict(closed, zeros=(facts,)) == expected
+    # even in a network that has learned everything a dead layer is dead
+    assert verdict(closed, UNLEARNED.replace(relative_gap=0.0), zeros=(facts,)) == expected
+
+
+def test_a_gradient_past_the_outputs_is_left_open() -> None:
+    auxiliary = {"log10_jacobian_norm": NOTHING, "log10_grad_norm": -2.0}
+    assert verdict(auxiliary, zeros=(ZeroFacts(layer="fc1", opens=False),)) == "undecided"
+    assert "a second loss" in reason(auxiliary)
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [
+        (0.00099, "converged"),
+        (0.001, "vanished"),
+        (0.0, "converged"),
+        (-1e-9, "converged"),  # rounding below the floor
+        (None, "vanished"),
+        (UNKNOWN, "vanished"),
+        (NOTHING, "vanished"),
+    ],
+)
+def test_converged_comes_before_vanished_and_needs_a_scale(gap: float | None, expected: str) -> None:
+    assert verdict({"log10_transmission": -9.0}, UNLEARNED.replace(relative_gap=gap)) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (LossFacts(value=1.0, relative_gap=1.0, residual_norm=0.0, reacts=True), "no_signal"),
+        (LossFacts(value=1.0, relative_gap=1.0, residual_norm=0.7, reacts=False), "no_signal"),
+        (LossFacts(value=1.0, relative_gap=1.0, residual_norm=0.7, reacts=True), "undecided"),
+        (LossFacts(value=1.0, relative_gap=1.0, residual_norm=UNKNOWN, reacts=True), "undecided"),
+        (LossFacts(value=1.0, relative_gap=1.0), "undecided"),
+        (LossFacts(value=0.0, relative_gap=0.0, residual_norm=0.0, reacts=True), "converged"),
+        (None, "undecided"),
+    ],
+)
+def test_a_zero_gradient_behind_a_sound_jacobian(loss: LossFacts | None, expected: str) -> None:
+    assert verdict({"log10_grad_norm": NOTHING}, loss) == expected
+
+
+def test_a_flat_loss_sends_no_signal_unless_it_is_used_up() -> None:
+    flat = UNLEARNED.replace(reacts=False)
+    assert verdict({"log10_transmission": -9.0}, flat) == "no_signal"
+    assert verdict({}, flat.replace(relative_gap=1e-4)) == "converged"
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("log10_jacobian_norm", "how strongly the outputs depend on it"),
+        ("log10_grad_norm", "the size of its gradient"),
+        ("log10_transmission", "its transmission"),
+        ("log10_sensitivity_rise", "the rise of its sensitivity"),
+        ("underflow_fraction", "the share of its gradient that underflows"),
+    ],
+)
+def test_what_was_not_measured_is_undecided_with_its_reason(field: str, words: str) -> None:
+    assert verdict({field: None}) == "undecided"
+    assert reason({field: None}) == f"{words} was not measured"
+    assert reason({field: UNKNOWN}) == f"{words} is not a finite number (nan)"
+    assert reason({field: math.inf}) == f"{words} is not a finite number (inf)"
+
+
+MEASURED = [field for field in LayerFlow.__struct_fields__ if field.startswith(("log10_", "newton", "steps", "update"))]
+
+
+@pytest.mark.parametrize("field", [*MEASURED, "saturated_fraction", "dead_fraction", "underflow_fraction"])
+def test_nan_in_a_layer_is_never_healthy(field: str) -> None:
+    assert verdict({field: UNKNOWN}) == "undecided"
+
+
+@pytest.mark.parametrize(
+    "field", ["value", "residual_norm", "best_constant", "best_free", "reference", "relative_gap", "curvature"]
+)
+def test_nan_in_the_loss_is_never_healthy(field: str) -> None:
+    loss = UNLEARNED.replace(**{field: UNKNOWN})
+    assert verdict({}, loss) == "undecided"
+    assert reason({}, loss) == f"{field} is not a number (nan)"
+
+
+def test_nan_in_a_layers_call_is_never_healthy() -> None:
+    call = CallFlow(index=0, name="linear", module="fc1", source="", part="model", role="weights", log10_signal=UNKNOWN)
+    assert verdict({}, calls=(call,)) == "undecided"
+    assert verdict({}, calls=(call.replace(log10_signal=0.0),)) == "healthy"
+
+
+def test_a_result_of_zero_has_no_relative_change_and_does_not_explode() -> None:
+    call = CallFlow(index=0, name="linear", module="fc1", source="", part="model", role="weights", log10_rms=NOTHING)
+    assert verdict({"log10_sensitivity_rise": None}, calls=(call,)) == "healthy"
+    assert verdict({"log10_sensitivity_rise": None}, calls=(call.replace(log10_rms=-30.0),)) == "undecided"
+
+
+def test_layers_with_one_reason_share_one_entry() -> None:
+    layers = [layer(f"fc{i}", log10_transmission=None) for i in range(1, 5)] + [layer("head")]
+    entries = dict(decide(flow(*layers)).undecided)
+    assert entries["the verdict of fc1 … fc4 (4 layers)"] == "its transmission was not measured"
+
+
+def test_questions_about_the_loss_stay_open_with_their_reason() -> None:
+    unbounded = LossFacts(value=-3.0, residual_norm=1.0, why="the loss is unbounded below", reacts=True)
+    assert dict(decide(flow(layer(), loss=unbounded)).undecided)["converged or not"] == "the loss is unbounded below"
+    entries = dict(decide(flow(layer(), loss=None)).undecided)
+    assert entries["converged or not"] == "the loss was not looked at on its own"
+    assert "whether the loss is flat" in entries
+    assert "converged or not" not in dict(decide(flow(layer())).undecided)
+
+
+def test_what_needs_curvature_is_said_where_it_matters() -> None:
+    stationary, plateau = "whether the vanished layers are also at a stationary point", "plateau, local optimum"
+    vanished = " ".join(what for what, _ in decide(flow(layer(log10_transmission=-9.0))).undecided)
+    healthy = " ".join(what for what, _ in decide(flow(layer())).undecided)
+    assert stationary in vanished
+    assert plateau not in vanished
+    assert plateau in healthy
+    assert stationary not in healthy
+    assert decide(flow(layer(), loss=UNLEARNED.replace(relative_gap=0.0))).undecided == ()
+
+
+def test_deciding_twice_changes_nothing_and_keeps_what_was_open() -> None:
+    once = decide(flow(layer(log10_transmission=-9.0), layer("fc2"), undecided=(("noise", "one sample"),)))
+    assert decide(once) == once
+    assert once.undecided[0] == ("noise", "one sample")
+
+
+def test_an_old_verdict_is_overwritten() -> None:
+    assert verdict({"verdict": "dead"}) == "healthy"
+
+
+ORDER = [f"fc{i}" for i in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], ""),
+        (["fc3"], "fc3"),
+        (["fc3", "fc2"], "fc2, fc3"),
+        (["fc1", "fc2", "fc3", "fc12"], "fc1 … fc3 (3 layers), fc12"),
+        (ORDER, "fc1 … fc12 (12 layers)"),
+        (ORDER[::2], "fc1, fc3, fc5 and 3 more layers"),
+    ],
+)
+def test_neighbours_fold(names: list[str], expected: str) -> None:
+    assert span(names, ORDER) == expected
