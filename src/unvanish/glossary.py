@@ -1,0 +1,304 @@
+"""The words of the reports in plain language: the fields of every record, the verdicts, and the field's terms.
+
+Keys are a verdict word, a term, a field's name, or ``Record.field`` where a name means different things in two records.
+"""
+
+from __future__ import annotations
+
+_VERDICTS = {
+    "healthy": "Nothing wrong was found: the error signal arrives at a usable size.",
+    "vanished": (
+        "The error signal is almost gone when it arrives although there is still a lot to learn, so the layer"
+        " hardly learns. Decided by log10_transmission, which neither the loss scale nor the learning rate changes;"
+        " a small gradient alone is no proof."
+    ),
+    "exploding": (
+        "The error signal grows at every step back, so a small change of an early layer turns the output upside"
+        " down: training is unstable. Decided by log10_sensitivity_rise."
+    ),
+    "dead": (
+        "The layer's gradient is exactly zero and will stay so: a later call sends nothing back, such as a ReLU"
+        " whose inputs are all negative, or a rounding. A true zero, not a number too small to store."
+    ),
+    "gated": (
+        "A small or zero trainable factor on the way to the output (LayerScale, ReZero, LoRA's B) holds the layer"
+        " back. It is usually meant so: the factor learns first and opens the way."
+    ),
+    "saddle": (
+        "The gradient is exactly zero because several tensors are zero at once, each waiting for another: by"
+        " symmetry none of them starts. Moving away from zero brings the gradient back."
+    ),
+    "no_signal": (
+        "The outputs depend on the layer, but the loss asks for no change at all: a detached target, a loss that"
+        " does not use the output, a flat loss."
+    ),
+    "converged": (
+        "The gradient is small because little is left to learn, not because it got lost. Decided by how much of the"
+        " loss there was to gain is left."
+    ),
+    "plateau": "Nothing moves any more, and the loss is no better than that of the best constant output.",
+    "underflow": (
+        "The gradient exists, but most of its entries are smaller than the smallest normal number of their type, so"
+        " they lose digits or become zero. More range or a loss scale helps; another network is not needed."
+    ),
+    "frozen": "The layer does not take part in training: requires_grad is off.",
+    "unused": "The layer's parameters play no part in this loss: no path leads from them to it.",
+    "nonfinite": "A number became infinite or not a number (nan); from there on nothing can be learned or judged.",
+    "undecided": "What was measured does not settle the question; the reason stands beside it. Neither good nor bad.",
+    "pairing": (
+        "The last layer and the loss do not fit: the loss expects raw scores and gets something already normalised"
+        " or clipped, such as a softmax before a cross-entropy."
+    ),
+    "input_scale": "The inputs have a scale the first layer cannot handle; standardising them takes the trouble away.",
+    "saturated": (
+        "Most entries of an activation sit where its slope is nearly zero, and the loss is not good: the flat parts"
+        " pass no error signal back."
+    ),
+    "dead_units": (
+        "Most units of a layer are zero for every sample of this batch, so they neither contribute nor learn."
+    ),
+    "output_range": "The last call cannot produce the wanted outputs: its range ends before them.",
+    "output_scale": "The wanted outputs are far larger than what the network produces: the way there is too long.",
+    "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
+    "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
+    "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
+    "slow": (
+        "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
+        " small for the steep ones and crawls along the flat ones."
+    ),
+}
+
+_REPORT = {
+    "schema": "The version of the report's format; programs that read reports check it first.",
+    "Report.verdict": (
+        "The report in one word: that of the first finding of level error, else of the first note, else healthy."
+    ),
+    "Report.healthy": "True if no finding has level error. Notes do not count.",
+    "findings": "The statements about the network, most severe first.",
+    "Report.layers": "The layers with their numbers, input side first.",
+    "Flow.layers": "The layers with their numbers, input side first.",
+    "Report.undecided": "What was not decided, each with the reason.",
+    "Flow.undecided": "What was not decided, each with the reason.",
+    "calls": "The differentiable calls of the forward pass, in the order in which they ran.",
+    "Report.loss": "What the loss alone says, the outputs taken as free variables; null if it was not looked at.",
+    "Flow.loss": "What the loss alone says, the outputs taken as free variables; null if it was not looked at.",
+    "setting": "What was checked, and how.",
+    "notes": "Remarks about the check itself, such as that the model was in eval mode.",
+    "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
+    "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
+    "decrement": "The loss that all layers together could still gain here, as a share of all there was to gain.",
+    "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
+    "nonfinite_call": "The index of the first call with a result that is not finite.",
+}
+
+_FINDING = {
+    "code": "The number of the rule that speaks; `unvanish explain` and the code show its page.",
+    "Finding.verdict": "The word for what was found.",
+    "level": "error: training suffers from it; note: worth knowing, and never changes the exit status.",
+    "Finding.layers": "The layers the finding holds for; empty if it is about the whole network.",
+    "cause": "The factor to blame: slopes, weights, normalisers or joins; empty if it is none of them.",
+    "message": "The finding in words, with its numbers.",
+    "evidence": "The numbers the finding rests on.",
+    "remedies": "Names of changes worth trying, most promising first.",
+    "Evidence.name": "What was measured.",
+    "Evidence.value": "The number that was measured.",
+    "relation": "How the value stands to the threshold: < or >.",
+    "threshold": "The limit at which the rule speaks.",
+    "error": "The uncertainty of the value; null if it is exact or unknown.",
+}
+
+_CALL = {
+    "index": "The number of the call in the order of the forward pass, from 0.",
+    "CallFlow.name": "What was called, such as linear or relu.",
+    "module": "The path of the module that was running.",
+    "part": "Which part of the network ran it: the model or the loss.",
+    "role": (
+        "What kind of factor the call is: weights (it owns parameters), slopes (an activation), norm (a normaliser"
+        " or softmax), join (an addition, a concatenation, anything else)."
+    ),
+    "CallFlow.inputs": "The indices of the calls whose results this call uses.",
+    "next": "The index of the consumer that sends it most of the error signal: the next step of its dominant path.",
+    "trunk": (
+        "The calls every path must pass: no edge of the graph jumps over them. In a transformer, the residual"
+        " stream after each addition."
+    ),
+    "finite": "False if the call's result holds an infinity or a nan.",
+    "bounded": "True if the call cannot produce arbitrarily large values, such as a sigmoid.",
+    "log10_rms": "Log10 of the root mean square of the call's result.",
+    "CallFlow.log10_gain": "Log10 of what the call multiplies the error signal by on the way back.",
+    "log10_sensitivity": (
+        "Log10 of how strongly the outputs depend on the call's result, relative to its size: norm of the"
+        " derivative times norm of the result."
+    ),
+}
+
+_LAYER = {
+    "LayerFlow.name": "The path of the module in the model; `#2` marks its second call in one forward pass.",
+    "kind": "The class of the module.",
+    "source": "The file and line of the call, or empty where it is unknown.",
+    "LayerFlow.parameters": "How many numbers the layer learns.",
+    "log10_signal": (
+        "Log10 of the error signal: √N times the norm of the loss's derivative with respect to the layer's own"
+        " output, N the batch size. For a loss that is a mean over samples it is the root mean square over samples,"
+        " so samples that pull in opposite directions do not cancel."
+    ),
+    "log10_grad_norm": "Log10 of the norm of all the layer's parameter gradients together; -inf only for a true zero.",
+    "log10_gain": (
+        "Log10 of what one step back multiplies the error signal by, from this layer to the one before it. It is"
+        " the sum of the four gains by factor."
+    ),
+    "log10_weight_gain": "The share of the calls with parameters in the gain of one step back.",
+    "log10_slope_gain": "The share of the activations, by their slopes, in the gain of one step back.",
+    "log10_norm_gain": "The share of the normalisers and softmaxes in the gain of one step back.",
+    "log10_join_gain": "The share of the additions, concatenations and everything else in the gain of one step back.",
+    "log10_transmission": (
+        "Log10 of how strongly the outputs depend on the layer (Jacobian times size of its weights), relative to"
+        " the best layer after it. Below -2.5 the signal has vanished; the loss scale and the optimizer do not"
+        " change it."
+    ),
+    "newton_decrement": "The loss this layer alone could still gain, as a share of all there was to gain.",
+    "steps_to_learn": "How many steps of the present optimizer the layer needs to get there; may be inf.",
+    "saturated_fraction": "Share of an activation's entries where its slope is below 1 % of its largest slope.",
+    "dead_fraction": "Share of the units that pass nothing on for any sample of the batch.",
+    "underflow_fraction": (
+        "Share of the truly non-zero gradient entries below the smallest normal number of their type."
+    ),
+    "update_to_weight_ratio": "Size of the optimizer's next step over the size of the weights, both root mean squares.",
+    "noise": (
+        "True if the gradient cannot be told from the chance of which samples are in the batch. A flag beside the"
+        " verdict, never a verdict."
+    ),
+    "LayerFlow.verdict": "The layer in one word.",
+    "log10_alignment": (
+        "Log10 of the layer's gradient over what it would be if the output's errors pointed in random directions. Far"
+        " below 0 the errors cancel, as they do at an optimum."
+    ),
+    "log10_jacobian_norm": "Log10 of the norm of the derivative of the outputs with respect to the layer's weights.",
+    "log10_weight_norm": "Log10 of the norm of the layer's weights.",
+    "log10_sensitivity_rise": (
+        "Decades by which the relative sensitivity at the layer exceeds the smallest one on its way to the output."
+        " Above 3 the layer is exploding."
+    ),
+    "LayerFlow.frozen": "True if requires_grad is off for the layer's parameters.",
+    "call": "The index of the layer's call; null if it is not in the graph.",
+    "before": "The layer before it on its dominant path: where one step back leads.",
+    "gate": "A small trainable tensor on the way to the output that alone explains a weak signal.",
+    "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
+}
+
+_LOSS = {
+    "LossFacts.value": "The loss.",
+    "residual_norm": "Norm of the loss's derivative with respect to the outputs: how much the loss asks for.",
+    "best_constant": "The loss of the best output that is the same for all samples: what knowing nothing achieves.",
+    "best_free": "The lowest loss any output can reach; null if there is no lowest.",
+    "reference": "The loss there was to gain from an untrained start, L_ref; the scale for everything else.",
+    "relative_gap": "The share of that loss which is still left to gain.",
+    "at_constant": "True if the outputs are practically the best constant.",
+    "curvature": "How the loss bends along its own gradient with respect to the outputs.",
+    "reacts": "False if the loss stays the same when the outputs are changed.",
+    "why": "Why the loss has no scale, where it has none.",
+}
+
+_STEP = {
+    "step": "What the optimizer's next step would do, tried on the batch and taken back; null if it was not tried.",
+    "StepFacts.optimizer": "The class of the optimizer whose step was tried.",
+    "lr": "The learning rate.",
+    "StepFacts.loss": "The loss before the step.",
+    "ladder": "Multiples of the next step and the loss after each of them.",
+    "best": "The multiple of the next step with the lowest loss; null if none lowers it.",
+    "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
+    "planned": "How many steps are planned; null if nobody said.",
+    "walked": "The losses after each of a few real steps, one after the other.",
+    "walked_scaled": "The same with the learning rate times `scale`.",
+    "scale": "What the learning rate was multiplied by for the second walk.",
+    "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
+}
+
+_ENDS = {
+    "output": "What the last call can give the loss; null if it was not looked at.",
+    "OutputFacts.call": "The index of the last call before the loss.",
+    "OutputFacts.kind": "What the last call is, such as softmax or relu.",
+    "low": "The least value the last call can produce; null if its range is not known.",
+    "high": "The largest value the last call can produce; null if its range is not known.",
+    "unreachable": "The share of what there was to gain that no input of the last call can win back.",
+    "wanted": "How far the loss asks the outputs to move, as a root mean square.",
+    "rms": "The root mean square of the outputs.",
+    "Flow.inputs": "The first layer on the inputs as they are and on standardised ones; null if it was not looked at.",
+    "InputFacts.layer": "The first layer.",
+    "largest_deviation": "How far the most extreme input feature is from being standardised.",
+    "InputFacts.saturated": "Share of the entries after the first layer that are saturated.",
+    "saturated_standardised": "The same share with standardised inputs: mean 0, deviation 1 for each feature.",
+    "step_limit": "Log10 of the longest step the first layer allows, relative to the median layer.",
+    "step_limit_standardised": "The same with standardised inputs.",
+}
+
+_ZERO = {
+    "ZeroFacts.layer": "The layer whose gradient is exactly zero.",
+    "opens": "True if a gradient came back when the exactly-zero tensors were moved a little.",
+    "gates": "Zero tensors of other layers that have a gradient of their own and so will open the way.",
+    "blocked_by": "The calls that receive an error signal and send none back.",
+    "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
+}
+
+_SETTING = {
+    "Setting.model": "The class of the model.",
+    "Setting.parameters": "How many numbers the model learns.",
+    "batch_size": "The number of samples in the batch.",
+    "Setting.dtype": "The number type of the parameters.",
+    "device": "Where it was computed.",
+    "mode": "train or eval: the mode the model was in.",
+    "effort": "quick, auto or full: how much was measured.",
+    "seed": "The seed of the check's own random numbers; the same seed gives the same report.",
+    "eps": "The number the optimizer adds to its denominator; gradients far below it are ignored.",
+    "exact": "True if the backward walk was carried through beyond the range of the number types.",
+    "autocast": "The type of the autocast the model was checked under; empty if none.",
+    "optimizer": "The class of the optimizer; empty if none was given.",
+    "Setting.torch": "The version of torch that did the arithmetic.",
+}
+
+_TERMS = {
+    "activation": "The nonlinear function after a layer, such as ReLU, tanh or the sigmoid.",
+    "backward staircase": (
+        "The error signal drawn layer by layer. Low and level: little left to learn. Falling towards the input:"
+        " vanishing. Rising towards the input: exploding. A cliff: a dead call."
+    ),
+    "cotangent": "The derivative of the loss with respect to a value inside the network. In prose: the error signal.",
+    "dominant path": "From a layer to the output, always along the consumer that sends back most of the error signal.",
+    "error signal": (
+        "What the output's error leaves of itself deep in the network: the cotangent. Layers learn from it."
+    ),
+    "gain": "The factor by which one step back multiplies the error signal; below 1 it shrinks, above 1 it grows.",
+    "gradient": (
+        "The direction and steepness in which the loss rises when the weights change; training walks against it."
+    ),
+    "jacobian": "All derivatives of the outputs with respect to the weights: how strongly and how the outputs react.",
+    "join": "An addition, a concatenation or another call that is neither weights, activation nor normaliser.",
+    "layer": "A module that owns parameters; called twice, it counts twice.",
+    "learning rate": "The length of the optimizer's steps.",
+    "log scale": "Every equal stretch is an equal factor: 10^-4 lies as far below 10^-2 as 10^-2 below 1.",
+    "norm": "The length of a list of numbers: the root of the sum of their squares. As a role: a normaliser.",
+    "normaliser": (
+        "A call that brings its input to a standard size, such as batch or layer normalisation, or a softmax."
+    ),
+    "pre_activation": "The value that goes into an activation.",
+    "residual connection": "A path that adds a block's input to its output, so that the error signal can go around it.",
+    "slope": "The derivative σ′ of an activation at its input; on the way back the error signal is multiplied by it.",
+    "smallest normal": (
+        "The smallest number a type stores with all its digits: 10^-37.9 for float32 and bfloat16, 10^-4.2 for"
+        " float16, 10^-307.7 for float64."
+    ),
+    "transmission": "How well a layer's weights get through to the outputs; see log10_transmission.",
+    "weight gain": "What the weights alone multiply the error signal by on one step back.",
+}
+
+GLOSSARY: dict[str, str] = {
+    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **_SETTING, **_TERMS,
+}  # fmt: skip
+
+VERDICT_WORDS: tuple[str, ...] = tuple(_VERDICTS)
+"""The verdicts of layers and of whole models."""
+
+
+def field_entry(record: str, field: str) -> str | None:
+    """The entry for a field of a record: its own one if it has one, else that of the bare name."""
+    return GLOSSARY.get(f"{record}.{field}", GLOSSARY.get(field))

@@ -1,0 +1,130 @@
+"""The report: what was found, what it rests on, and what was not decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from unvanish.records import (
+    SCHEMA,
+    CallFlow,
+    Finding,
+    Flow,
+    LayerFlow,
+    LossFacts,
+    Record,
+    Setting,
+    UnvanishError,
+    from_builtins,
+    to_builtins,
+)
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """One check of one network. ``print(report)`` shows it; ``report.save("x.json")`` keeps it.
+
+    ``verdict`` is the word of the first finding of level "error", else of the first note, else "healthy"; ``healthy``
+    says that no finding has level "error"; ``undecided`` holds pairs (what, why).
+    """
+
+    schema: str = SCHEMA
+    verdict: str
+    healthy: bool
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerFlow, ...]
+    undecided: tuple[tuple[str, str], ...]
+    calls: tuple[CallFlow, ...]
+    loss: LossFacts | None
+    setting: Setting
+    notes: tuple[str, ...]
+
+    @classmethod
+    def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
+        """The report on a flow whose layers have been decided and on which the rules have spoken."""
+        found = tuple(findings)
+        return cls(
+            verdict=_verdict(found),
+            healthy=_healthy(found),
+            findings=found,
+            layers=flow.layers,
+            undecided=flow.undecided,
+            calls=flow.calls,
+            loss=flow.loss,
+            setting=flow.setting,
+            notes=flow.notes,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that ``to_json`` wrote; UnvanishError if the text is no report of this schema."""
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise UnvanishError(f"reading a report: this is not valid JSON ({error})") from None
+        found = cast("dict[str, Any]", data).get("schema") if isinstance(data, dict) else None
+        if found != SCHEMA:
+            what = f"its schema is {found!r}" if found is not None else 'it has no "schema" at the top level'
+            raise UnvanishError(f"reading a report: expected a JSON object of schema {SCHEMA!r}, but {what}")
+        return from_builtins(data, cls)
+
+    def to_json(self, indent: int | None = 1) -> str:
+        """ASCII JSON, the same for the same report; ``indent=None`` puts it on one line.
+
+        Numbers that are not finite are the strings "-inf", "inf" and "nan"; null means not measured.
+        """
+        separators = (",", ":") if indent is None else None
+        return json.dumps(to_builtins(self), indent=indent, separators=separators, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report in the format its suffix names: ``.json`` or ``.txt``."""
+        target = Path(path)
+        write = {".json": self.to_json, ".txt": self.__str__}.get(target.suffix.lower())
+        if write is None:
+            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
+            raise UnvanishError(f"saving a report to {str(path)!r}: {found} names no known format; use .json or .txt")
+        write_text(target, write())
+
+    def __str__(self) -> str:
+        from unvanish.report.text import render
+
+        return render(self)
+
+    # an interactive prompt shows the repr, and a page of field values would help nobody there
+    __repr__ = __str__
+
+
+def filter_findings(report: Report, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Report:
+    """The report with only the selected findings; verdict and healthy follow from what is left.
+
+    A code is named by a prefix: UV1 means UV101. Of two prefixes that fit, the longer decides; ``ignore`` wins a tie.
+    An empty ``select`` selects everything.
+    """
+    found = tuple(f for f in report.findings if _fit(f.code, select or ("",)) > _fit(f.code, ignore))
+    return report.replace(findings=found, verdict=_verdict(found), healthy=_healthy(found))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text and a closing newline in UTF-8; UnvanishError where the path cannot be written."""
+    try:
+        path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    ordered = [f for f in findings if f.level == "error"] or findings
+    return ordered[0].verdict if ordered else "healthy"
+
+
+def _healthy(findings: Sequence[Finding]) -> bool:
+    return all(f.level != "error" for f in findings)
+
+
+def _fit(code: str, prefixes: Sequence[str]) -> int:
+    return max((len(prefix) for prefix in prefixes if code.startswith(prefix.upper())), default=-1)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f'{name} is no JSON number; non-finite numbers are the strings "-inf", "inf" and "nan"')

@@ -1,0 +1,76 @@
+"""The page a text report is set on: what characters it may use, how wide it is, and how paragraphs are wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+NARROWEST = 40
+FAULT, FINE, QUIET, STRONG = "#d55e00", "#0072b2", "dim", "bold"
+STYLES = {"healthy": FINE, "converged": FINE, "gated": QUIET, "frozen": QUIET, "undecided": QUIET}
+
+ASCII = str.maketrans("▏▎▍▌▋▊▉█┊⋮×·–…", "---#####::x,-~")
+"""Stand-ins of the same width for what the layout draws; the rest is spelled out by ``clean`` beforehand."""
+SPELLED = {"…": "...", "·": "-", "±": "+-", "−": "-", "–": "-", "×": "x", "√": "sqrt", "‖": "||", "≥": ">=", "≤": "<="}
+
+
+class Page(NamedTuple):
+    """Where a report is set: the console, the width in cells, and whether the page may use more than ASCII."""
+
+    console: Console
+    width: int
+    unicode: bool
+
+    def clean(self, text: str) -> str:
+        """The text with control, invisible and (on an ASCII page) foreign characters written as escapes."""
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        if self.unicode:
+            return safe
+        spelled = "".join(SPELLED.get(c, c) for c in safe)
+        return spelled.encode("ascii", "backslashreplace").decode()
+
+    def short(self, text: str, width: int, *, keep_end: bool = False) -> str:
+        """The clean text in at most ``width`` cells: its middle gives way, or its beginning with ``keep_end``."""
+        from rich.cells import cell_len, set_cell_size
+
+        if cell_len(text) <= width:
+            return text
+        head = 0 if keep_end else (width - 1) // 2
+        tail = text
+        while cell_len(tail) > width - head - 1:
+            tail = tail[1:]
+        return f"{set_cell_size(text, head)}…{tail}"
+
+    def widest(self, texts: Iterable[str], least: int, most: int) -> int:
+        """The cells that the longest of the texts takes, within limits."""
+        from rich.cells import cell_len
+
+        return min(max([least, *(cell_len(self.clean(text)) for text in texts)]), most)
+
+    def print(self, *parts: tuple[str, str], label: str = "") -> None:
+        """A paragraph of styled parts beside a label, wrapped; its further lines are indented by the label's width."""
+        from rich.text import Text
+
+        lines = Text.assemble(*parts).wrap(self.console, self.width - len(label))
+        for place, line in enumerate(lines):
+            line.rstrip()
+            self.line((label if place == 0 else " " * len(label), QUIET), line)
+
+    def line(self, *parts: tuple[str, str] | Text) -> None:
+        """One line as it is, neither wrapped nor cropped."""
+        from rich.text import Text
+
+        self.console.print(Text.assemble(*parts), soft_wrap=True)
+
+    def title(self, text: str) -> None:
+        self.line()
+        self.print((text, STRONG))
+
+
+def style_of(verdict: str) -> str:
+    """The colour of a verdict, never the only sign of it."""
+    return STYLES.get(verdict, QUIET if verdict == "mixed" else FAULT)

@@ -1,0 +1,154 @@
+"""The table of the backward staircase: which columns find room on the page, and how its rows are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from unvanish.records import LayerFlow
+from unvanish.report.page import QUIET, Page, style_of
+from unvanish.report.staircase import Fold, Scale, bar, power, times
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+GAP = 2
+TINY_BAR, SHORT_BAR, LONG_BAR = 6, 18, 40
+"""Cells: less than a tiny bar shows nothing; a short one gives way to no other column; a longer one tells no more."""
+FACTORS = {
+    "weights": "log10_weight_gain",
+    "slopes": "log10_slope_gain",
+    "norms": "log10_norm_gain",
+    "joins": "log10_join_gain",
+}
+
+
+class Column(NamedTuple):
+    """One column of a table: its header, width in cells, where it is aligned, and what it says of a layer or a fold."""
+
+    header: str
+    width: int
+    right: bool
+    cell: Callable[[LayerFlow], str]
+    folded: Callable[[Fold], str] = lambda _: ""
+
+
+def layout(page: Page, rows: Sequence[LayerFlow | Fold], scale: Scale | None) -> tuple[list[Column], list[Column], int]:
+    """The columns of the staircase, those of a second table for what found no room, and the width of the bars."""
+    columns = columns_of(page, rows)
+    factors = [header for header in FACTORS if header in columns]
+    shown = {"layer", "signal", "verdict"}
+
+    def cost(headers: Iterable[str]) -> int:
+        return sum(columns[header].width + GAP for header in headers)
+
+    room = page.width + GAP - cost(shown)
+    bars = min(SHORT_BAR + GAP, room) if scale is not None and room >= TINY_BAR + GAP else 0
+    room -= bars
+    for group in (["step back"], factors, ["called at"], ["kind"]):
+        wanted = [header for header in group if header in columns]
+        if cost(wanted) <= room and (wanted != factors or "step back" in shown):
+            shown |= set(wanted)
+            room -= cost(wanted)
+    missing = [header for header in (*factors, "called at") if header in columns and header not in shown]
+    again = ("step back", *factors) if set(missing) & set(factors) else ()
+    hidden = ["layer", *again, *(["called at"] if "called at" in missing else [])] if missing else []
+    hidden = [header for header in hidden if header in columns]
+    while cost(hidden) > page.width + GAP:
+        hidden.pop()
+    if "called at" in hidden:
+        spare = page.width + GAP - cost(hidden) + columns["called at"].width
+        longest = page.widest((row.source for row in rows if isinstance(row, LayerFlow)), 9, spare)
+        columns["called at"] = columns["called at"]._replace(width=longest)
+    first = [column for header, column in columns.items() if header in shown]
+    second = [columns[header] for header in hidden] if set(hidden) & set(missing) else []
+    return first, second, min(bars - GAP + room, LONG_BAR) if bars else 0
+
+
+def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column]:
+    """Every column there is something to say in, in the order of the page."""
+    layers = [row for row in rows if isinstance(row, LayerFlow)]
+    folds = [row for row in rows if isinstance(row, Fold)]
+    roomy = page.width >= 100
+
+    def text(header: str, field: str, most: int, folded: Callable[[Fold], str] = lambda _: "") -> Column:
+        def cell(layer: LayerFlow) -> str:
+            value: str = getattr(layer, field)
+            return value.replace("_", " ") if field == "verdict" else value
+
+        said = [*map(cell, layers), *map(folded, folds)]
+        return Column(header, page.widest(said, len(header), most), False, cell, folded)
+
+    def factor(header: str, say: Callable[[LayerFlow], str], field: str) -> list[Column]:
+        if all(getattr(layer, field) in (None, 0.0) for layer in layers):
+            return []
+        return [Column(header, page.widest(map(say, layers), len(header), 9), True, say)]
+
+    columns = [
+        text("layer", "name", 28 if roomy else 20, lambda fold: f"⋮ {len(fold.layers):,} layers"),
+        text("kind", "kind", 18 if roomy else 12),
+        Column("signal", 9, True, _signal),
+        *factor("step back", _step, "log10_gain"),
+        *(column for header, field in FACTORS.items() for column in factor(header, _factor(field), field)),
+        text("verdict", "verdict", 11, lambda fold: fold.verdict.replace("_", " ")),
+    ]
+    if any(layer.source for layer in layers):
+        columns.append(text("called at", "source", 30 if roomy else 24))
+    return {column.header: column for column in columns}
+
+
+def _signal(layer: LayerFlow) -> str:
+    return power(layer.log10_signal)
+
+
+def _step(layer: LayerFlow) -> str:
+    """Nothing lies before the first layer, so that nothing is missing there."""
+    return times(layer.log10_gain) if layer.before or layer.log10_gain is not None else ""
+
+
+def _factor(field: str) -> Callable[[LayerFlow], str]:
+    return lambda layer: times(getattr(layer, field)) if _step(layer) else ""
+
+
+def draw(
+    page: Page, rows: Sequence[LayerFlow | Fold], columns: Sequence[Column], scale: Scale | None, room: int
+) -> None:
+    """A header and one line a row; the bars, where there is a scale, stand behind the signal."""
+    from rich.text import Text
+
+    gap = (" " * GAP, "")
+    heads: list[tuple[str, str]] = []
+    for column in columns:
+        heads += [(_set(page, column.header, column), QUIET), gap]
+        if scale is not None and column.header == "signal":
+            heads += [(" " * room, ""), gap]
+    page.line(*heads)
+    for row in rows:
+        line = Text()
+        style = style_of(row.verdict)
+        for column in columns:
+            said = column.folded(row) if isinstance(row, Fold) else page.clean(column.cell(row))
+            telling = style if column.header == "verdict" else QUIET if column.header in ("kind", "called at") else ""
+            line.append(_set(page, said, column), QUIET if isinstance(row, Fold) else telling).append(*gap)
+            if scale is not None and column.header == "signal":
+                line.append_text(_bar(page, row, scale, room, style)).append(*gap)
+        page.line(line)
+
+
+def _bar(page: Page, row: LayerFlow | Fold, scale: Scale, room: int, style: str) -> Text:
+    from rich.text import Text
+
+    if isinstance(row, Fold):
+        said = next((s for s in (row.span, row.span.replace(" ", "")) if len(page.clean(s)) <= room), "")
+        return Text(page.clean(said).ljust(room), QUIET)
+    filled, empty = bar(row.log10_signal, scale, room)
+    return Text.assemble((filled, style), (empty, QUIET))
+
+
+def _set(page: Page, text: str, column: Column) -> str:
+    """The text in exactly the width of its column. A source line keeps its end: the file and the line."""
+    from rich.cells import cell_len
+
+    text = page.short(text, column.width, keep_end=column.header == "called at")
+    blank = " " * (column.width - cell_len(text))
+    return blank + text if column.right else text + blank

@@ -1,0 +1,215 @@
+"""The text report. ``python tests/test_text.py`` writes the golden reports anew; read them before you keep them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import made_reports
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from unvanish.records import LayerFlow
+from unvanish.report import Report
+from unvanish.report.staircase import Fold, Scale, bar, bar_scale, fold, marks, number, power, times
+from unvanish.report.text import render
+
+MADE = made_reports.MADE
+GOLDEN = Path(__file__).parent / "golden_reports"
+PAGES = [(name, width) for name in MADE for width in (80, 120)]
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.mark.parametrize(
+    ("log10", "text"),
+    [
+        (-27.31, "10^-27.3"), (-600.0, "10^-600"), (-99.97, "10^-100"), (0.04, "10^0.0"), (-0.04, "10^0.0"),
+        (3.0, "10^3.0"), (-math.inf, "0 exactly"), (math.inf, "inf"), (math.nan, "nan"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_powers_of_ten(log10, text):
+    assert power(log10) == text
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(0.25, "×0.25"), (1, "×1.00"), (0.0421, "×0.042"), (0.0999, "×0.10"), (12.34, "×12.3"), (9.999, "×10.0"),
+     (340, "×340"), (5000, "×10^3.7"), (0.002, "×10^-2.7")],
+)  # fmt: skip
+def test_factors(factor, text):
+    assert times(math.log10(factor)) == text
+
+
+def test_factors_that_are_no_numbers():
+    assert [times(x) for x in (-math.inf, math.inf, math.nan, None)] == ["×0", "×inf", "×nan", "–"]
+
+
+def test_numbers():
+    assert [number(x) for x in (0.69314, 1056.0, -2.5, 1e-30, -math.inf, math.nan, None)] == [
+        "0.6931", "1,056", "-2.5", "1e-30", "-inf", "nan", "not measured",
+    ]  # fmt: skip
+
+
+def layers(*signals: float | None) -> list[LayerFlow]:
+    return [made_reports.layer(str(place), signal) for place, signal in enumerate(signals)]
+
+
+def test_the_scale_takes_whole_decades_and_at_least_four():
+    assert bar_scale(layers(-13.9, -0.2, None, -math.inf, math.nan)) == Scale(-14, 0)
+    assert bar_scale(layers(-0.3, -0.2)) == Scale(-4, 0)
+    assert bar_scale(layers(2.0, 8.5)) == Scale(2, 9)
+    assert bar_scale(layers(None, -math.inf, math.inf)) is None
+
+
+def test_a_bar_is_as_long_as_its_logarithm_says():
+    scale = Scale(-4, 0)  # 8 cells: half a decade a cell
+    assert bar(-2.0, scale, 8) == ("████", "    ")
+    assert bar(-1.75, scale, 8) == ("████▌", "   ")
+    assert bar(0.0, scale, 8) == ("████████", "")
+    assert bar(-4.0, scale, 8) == ("▏", "       ")
+    assert bar(math.inf, scale, 8) == ("████████", "")
+    for nothing in (-math.inf, math.nan, None):
+        assert bar(nothing, scale, 8) == ("", "        ")
+
+
+def test_the_smallest_normal_numbers_are_marked_where_they_lie():
+    # 2^-14 = 10^-4.21 and 2^-126 = 10^-37.93; on 40 cells from 10^-40 a decade is one cell
+    assert [name for name, _ in marks(Scale(-40, 0))] == ["float16", "float32"]
+    assert bar(-40.0, Scale(-40, 0), 40)[1] == " " * 1 + "┊" + " " * 32 + "┊" + " " * 4
+    assert marks(Scale(-4, 0)) == []
+    assert [name for name, _ in marks(Scale(-320, -100))] == ["float64"]
+
+
+def test_a_short_network_is_not_folded():
+    short = layers(*[-1.0] * 24)
+    assert fold(short) == short
+
+
+def test_a_long_network_keeps_ends_extremes_and_changes():
+    signals: list[float | None] = [-1.0] * 1000
+    signals[200], signals[300], signals[500], signals[501] = -9.0, 4.0, -math.inf, -math.inf
+    long = layers(*signals)
+    long[700] = long[700].replace(verdict="vanished")
+    rows = fold(long)
+    shown = [int(row.name) for row in rows if isinstance(row, LayerFlow)]
+    assert shown == [0, 1, 2, 200, 300, 499, 500, 501, 502, 699, 700, 701, 997, 998, 999]
+    folds = [row for row in rows if isinstance(row, Fold)]
+    assert [len(each.layers) for each in folds] == [197, 99, 198, 196, 295]
+    assert sum(len(each.layers) for each in folds) + len(shown) == 1000
+
+
+def test_a_long_network_that_changes_all_the_time_stays_short():
+    words = ("healthy", "vanished", "dead")
+    rows = fold([each.replace(verdict=words[place % 3]) for place, each in enumerate(layers(*[-1.0] * 600))])
+    assert sum(isinstance(row, LayerFlow) for row in rows) == 24
+    assert "mixed" in {row.verdict for row in rows if isinstance(row, Fold)}
+
+
+def test_a_fold_says_what_it_spans():
+    assert Fold(tuple(layers(-9.31, -2.1, None, -math.inf))).span == "10^-9.3 … 10^-2.1"
+    assert Fold(tuple(layers(-2.0, -2.0))).span == "10^-2.0"
+    assert Fold(tuple(layers(None, -math.inf))).span == ""
+
+
+@pytest.mark.parametrize(("name", "width"), PAGES)
+def test_golden(name, width):
+    assert render(MADE[name], width) + "\n" == golden(name, width).read_text(encoding="utf-8")
+
+
+def golden(name: str, width: int) -> Path:
+    return GOLDEN / f"{name}-{width}.txt"
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+@pytest.mark.parametrize("width", [1, 40, 57, 80, 100, 120, 200])
+def test_no_line_is_wider_than_the_page(made, width):
+    for unicode in (True, False):
+        assert max(cell_len(line) for line in render(made, width, unicode=unicode).splitlines()) <= max(width, 40)
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_colour_only_repeats_what_the_words_say(made):
+    coloured = render(made, 80, color=True)
+    assert COLOUR.search(coloured)
+    plain = [line.rstrip() for line in COLOUR.sub("", coloured).splitlines()]
+    assert plain == render(made, 80).splitlines()
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_the_ascii_page_is_ascii(made):
+    text = render(made, 80, unicode=False)
+    assert text.isascii()
+    assert made is MADE["hostile"] or "\\" not in text, "what the report itself says needs no escapes"
+
+
+def test_names_are_shown_and_never_interpreted():
+    text = render(MADE["hostile"], 120)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
+    for shown in (
+        "[red]x[/red]",
+        "a\\nb",
+        "\\x1b[31mred\\x1b[0m",
+        "right\\u202eleft",
+        "größe.层",
+        "[i]what[/i]: \\x07why",
+    ):
+        assert shown in text
+    assert "[bold]all[/bold] \\x1b[2J of them" in text
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(40, 130), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_any_name_leaves_the_page_in_order(name, source, width, unicode):
+    made = made_reports.layer(name, -1.0, source=source, kind=name, before=name, log10_gain=0.1, log10_join_gain=0.1)
+    report = Report.from_flow(made_reports.flow(made, made), [])
+    lines = render(report, width, unicode=unicode).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert len([line for line in lines if "healthy" in line and "10^-1.0" in line]) == 2
+
+
+def test_the_verdict_comes_first_in_the_words_of_the_first_error():
+    lines = render(MADE["vanishing-20"], 120).splitlines()
+    assert lines[0] == "Vanished: fc1 to fc17 hardly learn: the error signal shrinks at every step back."
+    assert lines[-1] == "More: unvanish explain UV101"
+    assert lines.count("  It starts at 1.") == 1
+
+
+def test_without_findings_it_says_what_was_judged():
+    assert render(MADE["healthy"]).startswith("Healthy: no fault was found; the error signal reaches every layer")
+    unjudged = MADE["healthy"].layers[0].replace(verdict="undecided")
+    assert "but 1 of 1 layers could not be judged" in render(MADE["healthy"].replace(layers=(unjudged,)))
+    assert "no layer was measured either" in render(MADE["healthy"].replace(layers=()))
+
+
+def test_steps_back_stand_with_their_factors():
+    rows = [line.split() for line in render(MADE["vanishing-20"], 120).splitlines()]
+    row = next(row for row in rows if row[:1] == ["fc2"])
+    # ×0.44 times ×0.25 is ×0.11, and 18 steps of 0.11 are 10^-17.3
+    assert row[2] == "10^-17.3"
+    assert [each for each in row if each.startswith("×")] == ["×0.11", "×0.44", "×0.25"]
+    assert row[-2:] == ["vanished", "net.py:12"]
+
+
+def test_a_thousand_layers_fold_into_a_page():
+    text = render(MADE["vanishing-1000"], 80)
+    assert "10^-958" in text
+    assert "1,000 layers: 997 vanished, 3 healthy" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_exact_zeros_are_said_to_be_exact():
+    assert len(re.findall("0 exactly", render(MADE["dead"]))) == 2
+
+
+def test_printing_a_report_shows_it():
+    made = MADE["vanishing-20"]
+    assert str(made) == repr(made) == render(made, 80)
+
+
+if __name__ == "__main__":
+    for page, cells in PAGES:
+        golden(page, cells).write_text(render(MADE[page], cells) + "\n", encoding="utf-8")
