@@ -1,0 +1,94 @@
+"""What a code, a verdict or a term means, in text: the rules' own documentation and the glossary."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+
+from unvanish.glossary import GLOSSARY, VERDICT_WORDS
+from unvanish.records import UnvanishError
+from unvanish.rules import Rule, rules
+
+WIDTH = 80
+
+
+def explain(topic: str = "") -> str:
+    """The page of a rule's code, of a verdict, or of a term or record field; without a topic, what there is.
+
+    Capitals do not matter, and blanks and hyphens count as underscores. Raises UnvanishError with the nearest topics
+    where there is none of that name.
+    """
+    if not topic.strip():
+        return _contents()
+    wanted = _plain(topic)
+    for rule in rules():
+        if _plain(rule.code) == wanted:
+            return _rule_page(rule)
+    pages = [*_verdict_page(wanted), *_entries(wanted)]
+    if pages:
+        return "\n\n".join(pages)
+    raise UnvanishError(f"there is nothing to explain under {topic!r}; {_nearest(wanted)}")
+
+
+def _rule_page(rule: Rule) -> str:
+    head = f"{rule.code}  {rule.title} (verdict: {rule.verdict.replace('_', ' ')})"
+    # a paragraph with indented lines is a formula or a listing and stays as it is
+    paragraphs = [text if "\n " in text else _wrapped(text) for text in inspect.cleandoc(rule.doc).split("\n\n")]
+    return "\n\n".join([head, *paragraphs])
+
+
+def _verdict_page(wanted: str) -> Iterator[str]:
+    """What the word means, and the rules that say it."""
+    if wanted not in VERDICT_WORDS:
+        return
+    yield f"{wanted.replace('_', ' ')}  (verdict)\n\n{_wrapped(GLOSSARY[wanted])}"
+    found = [rule for rule in rules() if rule.verdict == wanted]
+    if found:
+        yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first_line(rule), indent=2)}" for rule in found)
+
+
+def _entries(wanted: str) -> Iterator[str]:
+    """The entries of a term or a field; a name that several records use has one for each."""
+    for key, entry in GLOSSARY.items():
+        record, _, field = key.rpartition(".")
+        if wanted in (_plain(field), _plain(key)) and key not in VERDICT_WORDS:
+            yield f"{field}{f'  ({record})' if record else ''}\n\n{_wrapped(entry)}"
+
+
+def _contents() -> str:
+    codes = "\n".join(f"  {rule.code}  {rule.title}" for rule in rules())
+    terms = sorted({key.rpartition(".")[2] for key in GLOSSARY} - set(VERDICT_WORDS), key=str.lower)
+    parts = (
+        f"Codes\n{codes}",
+        f"Verdicts\n{_wrapped(', '.join(VERDICT_WORDS), indent=2)}",
+        f"Terms and fields\n{_wrapped(', '.join(terms), indent=2)}",
+        "unvanish explain CODE, VERDICT or TERM shows one of them.",
+    )
+    return "\n\n".join(parts)
+
+
+def _nearest(wanted: str) -> str:
+    topics = [rule.code for rule in rules()] + [key.rpartition(".")[2] for key in GLOSSARY]
+    by_plain = {_plain(topic): topic for topic in topics}
+    near = difflib.get_close_matches(wanted, by_plain, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {', '.join(by_plain[each] for each in near)}?"
+    return "`unvanish explain` without a topic lists them all"
+
+
+def _first_line(rule: Rule) -> str:
+    return inspect.cleandoc(rule.doc).partition("\n")[0]
+
+
+def _plain(topic: str) -> str:
+    return re.sub(r"[\s_-]+", "_", topic.strip().lower())
+
+
+def _wrapped(text: str, indent: int = 0) -> str:
+    blank = " " * indent
+    return textwrap.fill(
+        text, WIDTH, initial_indent=blank, subsequent_indent=blank, break_long_words=False, break_on_hyphens=False
+    )
