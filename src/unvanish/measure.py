@@ -71,7 +71,7 @@ class _Paths:
         self.next = [self._dominant(call.index) for call in calls]
         self.trunk = _trunk(calls, end)
         self.sensitivity = [self._sensitivity(call) for call in calls]
-        self.lowest = self._lowest()
+        self.rises = self._rises()
 
     def _dominant(self, index: int) -> int | None:
         def strength(consumer: int) -> tuple[float, float]:
@@ -88,18 +88,30 @@ class _Paths:
             return None
         return signal + math.log10(call.norm) - 0.5 * math.log10(max(1, self.seen.outputs))
 
-    def _lowest(self) -> list[float]:
-        """The least sensitivity on the dominant path from each call to the output."""
-        lowest = [math.inf] * len(self.calls)
+    def _rises(self) -> list[float]:
+        """How much the sensitivity grows from each call's output back to it, in decades, outside normalised layers.
+
+        Between one call with weights and the next the growth counts, unless a normaliser stands between them: weights
+        that are normalised afterwards have a gradient at right angles to themselves that shrinks as they grow, so that
+        training scales its own step down (Arora, Li & Lyu 2019, Theoretical analysis of auto rate-tuning by batch
+        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it.
+        """
+        # Per call: sensitivity at the nearest call with weights from here on, the rise there, and whether a normaliser
+        # stands on the way to it.
+        state: list[tuple[float | None, float, bool]] = [(None, 0.0, False)] * len(self.calls)
         for index in range(len(self.calls) - 1, -1, -1):
             mine, after = self.sensitivity[index], self.next[index]
-            rest = lowest[after] if after is not None else math.inf
-            lowest[index] = rest if mine is None else min(mine, rest)
-        return lowest
+            last = after is None or self.calls[after].part == "loss"
+            ahead, rise, normed = (None, 0.0, False) if after is None or last else state[after]
+            if mine is not None and (last or self.roles[index] == "weights"):
+                grown = 0.0 if ahead is None or normed else mine - ahead
+                state[index] = (mine, max(0.0, grown + rise), False)
+            else:
+                state[index] = (ahead, rise, normed or self.roles[index] == "norm")
+        return [rise for _, rise, _ in state]
 
     def rise(self, index: int) -> float | None:
-        mine = self.sensitivity[index]
-        return None if mine is None else mine - self.lowest[index]
+        return None if self.sensitivity[index] is None else self.rises[index]
 
     def back(self, index: int, stops: dict[int, str]) -> tuple[int | None, dict[str, float]]:
         """From a layer's call to the layer before it: that call (or None) and the log10 factor of each role between."""

@@ -44,7 +44,7 @@ def diagnose(
 ) -> Report:
     """Say per layer how much of the error signal arrives, which factor is to blame, and what that means.
 
-    Takes a Problem, or its parts. ``effort``: "quick" (one walk, nothing about the loss), "auto", or "full" (four
+    Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four
     random output cotangents averaged instead of one). The model, its gradients, buffers, mode and every random state
     are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can be
     checked.
@@ -89,15 +89,15 @@ def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effor
     broken = _born(problem, capture)
     if broken is not None:
         return _bare(flow, capture, layers).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1])
-    facts = loss_facts(problem, capture, seed) if effort != "quick" else LossFacts(value=capture.loss, why=_QUICK)
+    facts = loss_facts(problem, capture, seed)
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, capture, layers)
     reason = supported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
-    free = free_loss(problem, capture) if effort != "quick" else _QUICK
-    last = None if isinstance(free, str) else last_call(capture, free)
+    free = free_loss(problem, capture)
+    last = None if isinstance(free, str) or effort == "quick" else last_call(capture, free)
     updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
     seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, exact=not reason, updates=updates)
     measured, calls = measure(capture, layers, seen, problem.batch_size, facts)
@@ -111,7 +111,9 @@ def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effor
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed, plain_walk if reason else walk))
-    return flow if isinstance(free, str) else _more_evidence(problem, capture.model, flow, free, last, updates, seed)
+    if effort == "quick" or isinstance(free, str):
+        return flow
+    return _more_evidence(problem, capture.model, flow, free, last, updates, seed)
 
 
 def _more_evidence(
@@ -147,7 +149,6 @@ def _layers_only(problem: Problem, model: nn.Module, seed: int) -> tuple[LayerFl
     return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)[0]
 
 
-_QUICK = "a quick check does not look at the loss alone"
 _PLAIN = (
     "gradients were read off torch's own backward, which underflows with its dtype, because this torch lacks what the"
     " exact walk rests on ({})"

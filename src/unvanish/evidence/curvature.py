@@ -28,9 +28,8 @@ from unvanish.scaled import norm_of
 from unvanish.structure import inner_loss, tensors
 
 STATIONARY = 1e-3  # of L_ref: less than a thousandth of what there was to gain
-DAMPING = 1e-6  # of λ_max
-POWER_STEPS = 4
-CG_STEPS = 20
+DAMPING = 1e-6  # of the curvature along the gradient
+CG_STEPS = 10
 
 
 def decrement(
@@ -97,17 +96,14 @@ def _solve(product: _GaussNewton, g: list[Tensor], reference: float) -> float | 
     if not math.isfinite(length):
         return "the gradient is not finite"
     g = [t / length for t in g]
-    v, top = g, 0.0
-    for _ in range(POWER_STEPS):
-        v = product(v)
-        top = math.sqrt(_dot(v, v))
-        if not 0.0 < top < math.inf:
-            return "the curvature along the gradient is zero"
-        v = [t / top for t in v]
+    first = product(g)
+    top = math.sqrt(_dot(first, first))
+    if not 0.0 < top < math.inf:
+        return "the curvature along the gradient is zero"
     damping, x = DAMPING * top, [torch.zeros_like(t) for t in g]
     r, d, rr, found = list(g), list(g), 1.0, 0.0
-    for _ in range(CG_STEPS):
-        q = [a + damping * b for a, b in zip(product(d), d, strict=True)]
+    for turn in range(CG_STEPS):
+        q = [a + damping * b for a, b in zip(product(d) if turn else first, d, strict=True)]
         bend = _dot(d, q)
         if not bend > 0.0:
             return "the loss is not convex in its outputs"
