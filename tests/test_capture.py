@@ -17,7 +17,8 @@ from torch.nn.utils import parametrizations
 from unvanish.backward import walk
 from unvanish.capture import Call, Capture, record
 from unvanish.layers import layers_of
-from unvanish.measure import Observed, measure
+from unvanish.measure import measure
+from unvanish.paths import Observed
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, LayerFlow, UnvanishError
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from unvanish import Problem
 from unvanish.capture import record
 from unvanish.decide import decide
+from unvanish.evidence.free import free_loss
+from unvanish.evidence.last import last_call
 from unvanish.evidence.loss import loss_facts
 from unvanish.pipeline import look
 from unvanish.records import LossFacts
@@ -33,7 +35,9 @@ class Given(nn.Module):
 def facts(outputs: Tensor, targets: Any, loss_fn: Callable[..., Any], seed: int = 0) -> LossFacts:
     model = Given(outputs)
     problem = Problem(model, outputs.detach(), targets, loss_fn)
-    return loss_facts(problem, record(problem, model), seed)
+    capture = record(problem, model)
+    free = free_loss(problem, capture)
+    return loss_facts(free, None if isinstance(free, str) else last_call(capture, free), capture.loss, seed)
 
 
 def outputs(*shape: int) -> Tensor:

@@ -14,7 +14,7 @@ from unvanish.capture import Capture, Node
 from unvanish.evidence.transmission import output_cotangents, output_entries
 from unvanish.evidence.updates import Updates
 from unvanish.layers import Layer
-from unvanish.measure import Observed
+from unvanish.paths import Observed
 from unvanish.scaled import Scaled, shift
 
 _BLOCKS, _BLOCK = 512, 64

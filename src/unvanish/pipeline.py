@@ -12,18 +12,21 @@ from unvanish.backward import Tape, plain_walk, supported, walk
 from unvanish.capture import Call, Capture, record
 from unvanish.decide import decide, has_converged, may_be_stationary
 from unvanish.evidence.curvature import decrement
+from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
-from unvanish.evidence.loss import FreeLoss, free_loss, loss_facts
-from unvanish.evidence.output import Last, last_call, output_facts
+from unvanish.evidence.last import Last, last_call
+from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.output import output_facts
 from unvanish.evidence.step import step_facts
 from unvanish.evidence.updates import Updates
 from unvanish.evidence.zeros import zero_facts
 from unvanish.layers import Layer, layers_of
-from unvanish.measure import Observed, measure
+from unvanish.measure import measure
 from unvanish.observe import observe
+from unvanish.paths import Observed
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import Flow, LayerFlow, LossFacts, Setting, UnvanishError
+from unvanish.records import Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.structure import tensors
@@ -89,15 +92,15 @@ def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effor
     broken = _born(problem, capture)
     if broken is not None:
         return _bare(flow, capture, layers).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1])
-    facts = loss_facts(problem, capture, seed)
+    free = free_loss(problem, capture)
+    last = None if isinstance(free, str) else last_call(capture, free)
+    facts = loss_facts(free, last, capture.loss, seed)
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, capture, layers)
     reason = supported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
-    free = free_loss(problem, capture)
-    last = None if isinstance(free, str) or effort == "quick" else last_call(capture, free)
     updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
     seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, exact=not reason, updates=updates)
     measured, calls = measure(capture, layers, seen, problem.batch_size, facts)

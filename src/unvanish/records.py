@@ -86,7 +86,8 @@ class LayerFlow(Record, frozen=True, kw_only=True):
     """One call of a module that owns parameters. Fields that start with ``log10_`` are base-10 logarithms.
 
     ``call`` is the index of its call (None: not in the graph), ``before`` the name of the layer before it on its
-    dominant path, ``gate`` a small trainable tensor on its way to the output that alone explains the attenuation,
+    dominant path, ``gate`` what on its way to the output alone explains the attenuation (small trainable tensors,
+    or one call of its own residual branch),
     ``dtype`` the narrowest type its gradient passes through.
     """
 

@@ -2,16 +2,18 @@
 
 The decrement ½ gᵀ(G + λ)⁻¹g is the loss that a quadratic model still promises; as a share of L_ref it says whether a
 small gradient is a stationary point. G = Jᵀ H_L J is taken in relative coordinates (each tensor in units of its own
-norm), so that rescaling layers changes nothing. Conjugate gradients give a lower bound that grows with each step: they
-stop as soon as the bound has passed the threshold.
+norm), so that rescaling layers changes nothing. Conjugate gradients give a lower bound that grows with each step, and
+the damping, below which no eigenvalue lies, an upper bound on what is missing. They stop as soon as either passes the
+threshold; where neither does, nothing is claimed.
 
-Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002 for the products.
+Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002 for the products; Meurant
+& Tichý 2013, On computing quadrature-based bounds for the A-norm of the error in conjugate gradients, section 3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unvanish.capture import LOSS_CALLS
-from unvanish.evidence.loss import FreeLoss
+from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.layers import natural_norm
 from unvanish.problem import Problem
@@ -29,22 +31,26 @@ from unvanish.structure import inner_loss, tensors
 
 STATIONARY = 1e-3  # of L_ref: less than a thousandth of what there was to gain
 DAMPING = 1e-6  # of the curvature along the gradient
-CG_STEPS = 10
+CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold
+MOST_CG_STEPS = 40  # where they do not
+CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
+LANCZOS_STEPS = 40
 
 
 def decrement(
     problem: Problem, model: nn.Module, free: FreeLoss, reference: float, seed: int, only: Sequence[str] = ()
 ) -> float | str:
-    """The decrement over ``reference`` (a lower bound once above STATIONARY), or why it cannot be had.
+    """The decrement over ``reference``, or why it cannot be had.
 
-    Of all trainable parameters together, or of those named in ``only``.
+    Of all trainable parameters together, or of those named in ``only``. A lower bound, right to CLOSE where the search
+    got that far; always on the same side of STATIONARY as the decrement itself, or it is not given.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
         product = _GaussNewton(problem, model, free, named, seed)
         return _solve(product, product.gradient(), reference)
-    except RuntimeError as error:  # an operation without second derivatives
-        return str(error).split("\n")[0]
+    except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
+        return str(error).split("\n")[0] or type(error).__name__
 
 
 class _GaussNewton:
@@ -57,11 +63,13 @@ class _GaussNewton:
         # A tensor that is zero or tiny now counts with a thousandth of an ordinary size: it can still move.
         self.scales = [max(norm_of(p.detach()), 1e-3 * natural_norm(n, p)) for n, p in named]
         with torch.enable_grad(), _double_differentiable():
-            self.outputs = _watched(problem, model, seed)
-            if len(self.outputs) != len(free.now):
+            found = _watched(problem, model, seed)
+            if [t.shape for t in found] != [t.shape for t in free.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
-            self.free = [t.detach().requires_grad_(True) for t in self.outputs]
-            self.residual = torch.autograd.grad(free.at(self.free), self.free, create_graph=True, allow_unused=True)
+            self.outputs = [t for t in found if t.requires_grad]
+            every = [t.detach().requires_grad_(t.requires_grad) for t in found]
+            self.free = [t for t in every if t.requires_grad]
+            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
             self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
             self.pulled = torch.autograd.grad(
                 self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
@@ -78,7 +86,8 @@ class _GaussNewton:
         pairs = [(j, s * t) for j, s, t in zip(self.pulled, self.scales, v, strict=True) if j is not None]
         forward = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
                                       allow_unused=True)  # fmt: skip
-        live = [(r, f) for r, f in zip(self.residual, forward, strict=True) if r is not None and r.requires_grad]
+        both = zip(self.residual, forward, strict=True)
+        live = [(r, f) for r, f in both if r is not None and r.requires_grad and f is not None]
         bent = torch.autograd.grad([r for r, _ in live], self.free, [f for _, f in live], retain_graph=True,
                                    allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
         return self._back([torch.zeros_like(t) if h is None else h for h, t in zip(bent, self.outputs, strict=True)])
@@ -90,6 +99,7 @@ class _GaussNewton:
 
 
 def _solve(product: _GaussNewton, g: list[Tensor], reference: float) -> float | str:
+    """½ gᵀ(G + λ)⁻¹g over ``reference`` by conjugate gradients with bounds on both sides."""
     length = math.sqrt(_dot(g, g))
     if length == 0.0:
         return "the gradient is below the range of its type"
@@ -100,28 +110,41 @@ def _solve(product: _GaussNewton, g: list[Tensor], reference: float) -> float | 
     top = math.sqrt(_dot(first, first))
     if not 0.0 < top < math.inf:
         return "the curvature along the gradient is zero"
-    damping, x = DAMPING * top, [torch.zeros_like(t) for t in g]
-    r, d, rr, found = list(g), list(g), 1.0, 0.0
-    for turn in range(CG_STEPS):
+    unit, damping = 0.5 * length * length / reference, DAMPING * top
+    r, d, rr, found, longest = list(g), list(g), 1.0, 0.0, 1.0 / damping
+    for turn in range(MOST_CG_STEPS):
         q = [a + damping * b for a, b in zip(product(d) if turn else first, d, strict=True)]
         bend = _dot(d, q)
         if not bend > 0.0:
             return "the loss is not convex in its outputs"
         step = rr / bend
-        x = [a + step * b for a, b in zip(x, d, strict=True)]
         r = [a - step * b for a, b in zip(r, q, strict=True)]
-        found = 0.5 * _dot(g, x) * length * length / reference
-        if found >= STATIONARY:
-            break
         rest = _dot(r, r)
-        if rest < 1e-12:
-            break
+        found += unit * step * rr
+        # Gauss-Radau: the step the search would make next if all that is left lay at the smallest eigenvalue there can
+        # be. Rounding may spoil the recurrence; the longest step of all is a bound in any case.
+        over = longest - step
+        longest = over / (damping * over + rest / rr) if over > 0.0 else 1.0 / damping
+        missing = unit * longest * rest
+        if found >= STATIONARY or missing <= CLOSE * found:
+            return found
+        if turn + 1 >= CG_STEPS and found + missing < STATIONARY:
+            return found
         d, rr = [a + rest / rr * b for a, b in zip(r, d, strict=True)], rest
-    return found
+    return (
+        f"after {MOST_CG_STEPS} steps of conjugate gradients the loss still to gain lies between {found:.1g} and"
+        f" {found + missing:.1g} of L_ref: curvatures too far apart"
+    )
 
 
-def sharpest(problem: Problem, model: nn.Module, seed: int, steps: int = 12) -> float | None:
-    """λ_max of the Hessian of the loss, by power iteration; None where there are no second derivatives."""
+def sharpest(problem: Problem, model: nn.Module, seed: int) -> float | None:
+    """λ_max, the largest eigenvalue of the Hessian of the loss, by Lanczos steps; None where it cannot be had.
+
+    None too where no direction bends upwards. A direction that bends downwards, however much, sets no limit to the
+    learning rate and is not counted.
+
+    Source: Golub & Van Loan 2013, Matrix computations, section 10.1.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(seed)
     try:
@@ -131,19 +154,39 @@ def sharpest(problem: Problem, model: nn.Module, seed: int, steps: int = 12) -> 
             )
             live = [(g, p) for g, p in zip(first, parameters, strict=True) if g is not None and g.requires_grad]
             g, p = [a for a, _ in live], [b for _, b in live]
-            v = [torch.randn(t.shape, generator=generator).to(t) for t in p]
-            top = 0.0
-            for _ in range(steps):
-                length = math.sqrt(_dot(v, v))
-                if length == 0.0:
-                    return None
-                v = [t / length for t in v]
+
+            def product(v: Sequence[Tensor]) -> list[Tensor]:
                 h = torch.autograd.grad(g, p, v, retain_graph=True, allow_unused=True)
-                v = [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, p, strict=True)]
-                top = math.sqrt(_dot(v, v))
-            return top or None
-    except RuntimeError:  # an operation without second derivatives
+                return [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, p, strict=True)]
+
+            top = _lanczos(product, [torch.randn(t.shape, generator=generator).to(t) for t in p])
+    except Exception:  # an operation without second derivatives
         return None
+    return top if 0.0 < top < math.inf else None
+
+
+def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Tensor]) -> float:
+    """The largest eigenvalue, to a thousandth where LANCZOS_STEPS allow it."""
+    length, top = math.sqrt(_dot(start, start)), 0.0
+    before, after = [torch.zeros_like(t) for t in start], [t / length for t in start]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(LANCZOS_STEPS):
+        v = after
+        w = product(v)
+        diagonal.append(_dot(v, w))
+        back = beside[-1] if beside else 0.0
+        w = [a - diagonal[-1] * b - back * c for a, b, c in zip(w, v, before, strict=True)]
+        beside.append(math.sqrt(_dot(w, w)))
+        off = torch.tensor(beside[:-1], dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(
+            torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+        )
+        top = float(values[-1])
+        if beside[-1] * abs(float(vectors[-1, -1])) <= 1e-3 * top or beside[-1] <= 1e-12 * float(values.abs().max()):
+            break
+        before, after = v, [t / beside[-1] for t in w]
+    return top
 
 
 class _Catch(TorchFunctionMode):

@@ -7,78 +7,53 @@ output altogether. L_ref = max(L, L_const) − floor is the scale that "converge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from unvanish.capture import Capture
-from unvanish.problem import Problem
+from unvanish.evidence.free import FreeLoss, Loss, lowest, minimise, searchable
+from unvanish.evidence.last import Last
 from unvanish.records import LossFacts
-from unvanish.structure import inner_loss, rebuild, tensors
 
-Loss = Callable[[Sequence[Tensor]], Tensor]
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 PLATEAU = 0.98
-ENOUGH = 1e-4  # of the first value: what is left below that makes no difference to any scale
-WIDE = 100_000  # output entries above which the search stays in their own dtype instead of float64
 
 
-@dataclass(frozen=True)
-class FreeLoss:
-    """The loss as a function of the outputs alone, and the outputs where it stands now."""
+def loss_facts(free: FreeLoss | str, last: Last | None, value: float, seed: int) -> LossFacts:
+    """The facts about the loss of this batch, ``value`` now. What cannot be had is None, with the reason in ``why``.
 
-    at: Loss
-    now: list[Tensor]
-
-
-def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
-    """The loss without its model, or the reason why it cannot be had."""
-    if problem.loss_fn is not None:
-        return _of_outputs(capture.values, lambda outputs: problem.loss(outputs))
-    if capture.loss_call is None:
-        return "the loss is computed inside the model by no loss function that is recognised"
-    func, args, kwargs, _ = capture.loss_call
-    again = float(func(*args, **kwargs))
-    if not math.isclose(again, capture.loss, rel_tol=1e-5):
-        return "the loss inside the model is more than its recognised loss call"
-    return FreeLoss(lambda z: func(z[0], *args[1:], **kwargs), [args[0]])
-
-
-def _of_outputs(values: Any, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
-    own = inner_loss(values) if not isinstance(values, Tensor) else None
-    now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
-    if not now:
-        return "the outputs hold no floating-point tensor"
-    free = {id(t) for t in now}
-
-    def at(z: Sequence[Tensor]) -> Tensor:
-        left = iter(z)
-        return loss(rebuild(values, lambda t: next(left) if id(t) in free else t))
-
-    return FreeLoss(at, now)
-
-
-def loss_facts(problem: Problem, capture: Capture, seed: int) -> LossFacts:
-    """The facts about the loss of this batch. What cannot be had is None, with the reason in ``why``."""
-    value = capture.loss
-    free = free_loss(problem, capture)
+    ``free``: the loss without its model, or why there is none. ``last``: the call that makes the outputs.
+    """
     if isinstance(free, str):
         return LossFacts(value=value, why=free)
     try:
         residual, curvature = _first_and_second(free, seed)
         moves = _moves(free, value, seed)
-        best_constant, start = _best_constant(free)
-        best_free = _best_free(free, value, start)
+        best_constant, best_free = _best(free, last, value)
     except Exception as error:  # a user's loss may refuse detached outputs; what it says is the reason
         return LossFacts(value=value, why=f"loss_fn raised {type(error).__name__} on free outputs: {error}")
     reacts = max((abs(m) for m in moves), default=0.0) > FLAT * max(abs(value), best_constant or 0.0)
     minimum = residual == 0.0 and min(moves) >= 0.0 < max(moves)
     minimum = minimum and (best_constant is None or best_constant >= value)
     return _judge(value, residual, curvature, best_constant, best_free, reacts, minimum)
+
+
+def _best(free: FreeLoss, last: Last | None, value: float) -> tuple[float | None, float | None]:
+    """The loss of the best constant output and of the best output altogether.
+
+    A positive loss that turns negative or is undefined among free outputs was written for what the last call gives (log
+    of a probability): then the search runs over what goes into that call.
+    """
+    best_constant, start = _best_constant(free)
+    best_free = _best_free(free, value, start)
+    if last is None or not last.kind or not value > 0.0:
+        return best_constant, best_free
+    meant_for_it = best_free is not None and best_free < 0.0
+    through = last.reach() if meant_for_it or best_free is None or best_free > 1e-3 * value else None
+    if through is None or not (meant_for_it or best_free is None or through < best_free):
+        return best_constant, best_free
+    return _best_constant(last.through)[0], through if through < value else None
 
 
 def _judge(
@@ -149,8 +124,16 @@ def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:
 
     with torch.no_grad():
         tried = ([t * 0.5 for t in free.now], [t * 1.5 for t in free.now], [noisy(t) for t in free.now])
-        moves = [float(free.at(z)) - value for z in tried]
+        moves = [_value(free.at, z) - value for z in tried]
     return [m for m in moves if not math.isnan(m)] or [0.0]
+
+
+def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:
+    """The loss there; nan where it refuses these outputs."""
+    try:
+        return float(loss(outputs))
+    except Exception:  # probabilities outside of [0, 1], say: this loss has no value there
+        return math.nan
 
 
 def _best_constant(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]:
@@ -158,22 +141,17 @@ def _best_constant(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]:
     rows = [t.shape[0] if t.ndim else 1 for t in free.now]
     if min(rows) < 2:
         return None, None
-    means = [_searchable(t).mean(0, keepdim=True) for t in free.now]
+    means = [searchable(t).mean(0, keepdim=True) for t in free.now]
     starts = [means, *([torch.full_like(m, c) for m in means] for c in (0.0, 0.5, 1.0))]
 
     def spread(z: Sequence[Tensor]) -> Tensor:
         return free.at([a.expand(t.shape).to(t.dtype) for a, t in zip(z, free.now, strict=True)])
 
     with torch.no_grad():
-        values = [float(spread(s)) for s in starts]
+        values = [_value(spread, s) for s in starts]
     order = sorted(range(len(starts)), key=lambda i: values[i] if not math.isnan(values[i]) else math.inf)
-    found, at = _minimise(spread, starts[order[0]])
+    found, at = minimise(spread, starts[order[0]])
     return found, at
-
-
-def _searchable(output: Tensor) -> Tensor:
-    narrow = output.dtype in (torch.float16, torch.bfloat16)
-    return output.float() if narrow and output.numel() > WIDE else output if output.numel() > WIDE else output.double()
 
 
 def _best_free(free: FreeLoss, value: float, constant: list[Tensor] | None) -> float | None:
@@ -182,61 +160,3 @@ def _best_free(free: FreeLoss, value: float, constant: list[Tensor] | None) -> f
     if found is None or found >= value - 1e-9 * abs(value):
         return None
     return found if found >= -10.0 * abs(value) - 1e-12 else -math.inf
-
-
-def lowest(
-    free: FreeLoss, value: float | None = None, constant: list[Tensor] | None = None
-) -> tuple[float | None, list[Tensor] | None]:
-    """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
-
-    def at(z: Sequence[Tensor]) -> Tensor:
-        return free.at([a.to(t.dtype) for a, t in zip(z, free.now, strict=True)])
-
-    found, place = _minimise(at, [_searchable(t) for t in free.now])
-    if constant is not None and value is not None and (found is None or found > 0.9 * value):
-        other, there = _minimise(at, [c.expand(t.shape) for c, t in zip(constant, free.now, strict=True)])
-        if found is None or (other is not None and other < found):
-            found, place = other, there
-    return found, place
-
-
-def _minimise(loss: Loss, start: Sequence[Tensor]) -> tuple[float | None, list[Tensor] | None]:
-    """The lowest loss L-BFGS finds, and where. Stops once a ten-thousandth of the first value is left."""
-    origin = [t.detach().as_subclass(Tensor) for t in start]
-    entries = sum(t.numel() for t in origin)
-    size = math.sqrt(sum(float(t.double().pow(2).sum()) for t in origin) / max(1, entries))
-    # L-BFGS starts with a step of length 1/|g|_1: in these units that step has the size of the outputs themselves.
-    unit = entries * max(1.0, size)
-    # The search flattens its variables and their gradients, which only contiguous tensors allow.
-    move = [torch.zeros_like(t, requires_grad=True, memory_format=torch.contiguous_format) for t in origin]
-
-    def here() -> list[Tensor]:
-        return [t + unit * m for t, m in zip(origin, move, strict=True)]
-
-    with torch.no_grad():
-        first = float(loss(here()))
-    if not math.isfinite(first):
-        return None, None
-    scale = abs(first) or 1.0
-    search = torch.optim.LBFGS(move, lr=1.0, max_iter=20, max_eval=40, history_size=8, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        search.zero_grad()
-        with torch.enable_grad():
-            value = loss(here()) / scale
-            if value.requires_grad:  # not backward(): a loss with weights of its own would find gradients in them
-                for variable, gradient in zip(move, torch.autograd.grad(value, move, allow_unused=True), strict=True):
-                    variable.grad = None if gradient is None else gradient.contiguous()
-        if 0.0 <= float(value.detach()) < ENOUGH:
-            raise _Enough
-        return value.detach()
-
-    with suppress(_Enough):
-        search.step(closure)  # type: ignore[arg-type]
-    with torch.no_grad():
-        found = float(loss(here()))
-        return (found, [t.detach() for t in here()]) if math.isfinite(found) else (None, None)
-
-
-class _Enough(Exception):  # noqa: N818 - it ends a search that has found what it looked for
-    pass

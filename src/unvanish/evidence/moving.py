@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,30 +11,40 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.capture import autocast
-from unvanish.problem import Problem
+from unvanish.problem import Problem, seeded
 
 
 @contextmanager
 def put_back(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Yields copies of the parameters; whatever happens inside, their values are back bit for bit afterwards."""
+    """Yields copies of the parameters; whatever happens inside, values and gradients are as before afterwards."""
     kept = [p.detach().clone() for p in parameters]
+    gradients = [p.grad for p in parameters]
     try:
         yield kept
     finally:
         with torch.no_grad():
-            for parameter, before in zip(parameters, kept, strict=True):
+            for parameter, before, gradient in zip(parameters, kept, gradients, strict=True):
                 parameter.copy_(before)
+                parameter.grad = gradient
 
 
 def outputs_again(problem: Problem, model: nn.Module, seed: int) -> Any:
-    """One more forward pass with the same random numbers (the same dropout masks)."""
-    torch.manual_seed(seed)
-    with autocast(problem, model):
+    """One more forward pass with the same random numbers (the same dropout masks); their generators stay put."""
+    with seeded(seed), autocast(problem, model):
         return problem.outputs(model)
 
 
 def loss_again(problem: Problem, model: nn.Module, seed: int) -> Tensor:
     """The loss of one more forward pass with the same random numbers."""
-    torch.manual_seed(seed)
-    with autocast(problem, model):
+    with seeded(seed), autocast(problem, model):
         return problem.loss(problem.outputs(model))
+
+
+def or_nan(run: Callable[[], Tensor | float]) -> float:
+    """The number that ``run`` gives; nan where the moved weights make the pass itself fail (a loss may refuse nan)."""
+    try:
+        return float(run())
+    except torch.cuda.OutOfMemoryError:  # says nothing about the weights
+        raise
+    except Exception:
+        return math.nan

@@ -7,16 +7,18 @@ suspicion, the steps are really taken, and only what they do to the loss is evid
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unvanish.evidence.curvature import sharpest
-from unvanish.evidence.moving import loss_again, put_back
+from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import LossFacts, StepFacts
@@ -84,7 +86,7 @@ def _ladder(
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
                 parameter.copy_(before + multiple * change.to(before.dtype))
-            return float(loss_again(problem, model, seed))
+            return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)
         multiple, value = 1.0, at(1.0)
@@ -100,19 +102,23 @@ def _ladder(
 
 
 def _needed(now: float, ladder: dict[float, float], finite: dict[float, float], gap: float) -> float:
-    """Steps to close 90 % of the gap, if each closes the same share of it as the first."""
+    """Steps to close 90 % of the gap, if each closes the same share of what is left as the first."""
     gained = now - ladder[1.0]
     if not gained > 1e-5 * abs(now):  # below the loss's own rounding: read it off a larger multiple
         gained = max(((now - v) / m for m, v in finite.items()), default=0.0)
-    return math.log(10.0) * gap / gained if gained > 0.0 else math.inf
+    if not gained > 0.0:
+        return math.inf
+    return max(1.0, math.log(10.0) / -math.log1p(-gained / gap)) if gained < 0.9 * gap else 1.0
 
 
 def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, seed: int) -> float:
     """The loss of the batch after REAL_STEPS steps at ``scale`` times the learning rate (nan or inf if it diverges)."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    with put_back(parameters):
+    batches = _batches(problem, model, seed)
+
+    def walk() -> Tensor:
         step = _stand_in(optimizer, scale)
-        for batch in _batches(problem):
+        for batch in batches:
             with torch.enable_grad():
                 loss = loss_again(batch, model, seed)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -121,27 +127,33 @@ def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: 
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             step()
-        for parameter in parameters:
-            parameter.grad = None
         with torch.no_grad():
-            return float(loss_again(problem, model, seed))
+            return loss_again(problem, model, seed)
+
+    with put_back(parameters):
+        return or_nan(walk)
 
 
-def _batches(problem: Problem) -> Iterator[Problem]:
-    """The problem on each of the first training batches, or on its own batch again and again."""
-    import dataclasses
-    from itertools import islice
+def _batches(problem: Problem, model: nn.Module, seed: int) -> list[Problem]:
+    """The problem on each of the first training batches, or on its own batch again and again.
 
+    Training batches are taken only if the model takes all of them as they are: they may lie on another device.
+    """
     own = [problem] * REAL_STEPS
-    if problem.train_batches is None or problem.loss_fn is None:
-        yield from own
-        return
-    count = 0
-    for batch in islice(iter(problem.train_batches), REAL_STEPS):
-        inputs, targets = batch
-        count += 1
-        yield dataclasses.replace(problem, inputs=inputs, targets=targets)
-    yield from own[count:]
+    if problem.train_batches is None:
+        return own
+    try:
+        first = list(islice(iter(problem.train_batches), REAL_STEPS))
+        if problem.loss_fn is None:
+            found = [dataclasses.replace(problem, inputs=batch) for batch in first]
+        else:
+            found = [dataclasses.replace(problem, inputs=inputs, targets=targets) for inputs, targets in first]
+        with torch.no_grad():
+            for batch in found:
+                loss_again(batch, model, seed)
+    except Exception:
+        return own
+    return (found + own)[:REAL_STEPS]
 
 
 def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:

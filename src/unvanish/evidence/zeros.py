@@ -19,7 +19,7 @@ from unvanish.backward import Start, Tape
 from unvanish.capture import Call, Capture, record
 from unvanish.evidence.transmission import output_cotangents
 from unvanish.layers import Layer
-from unvanish.measure import Observed
+from unvanish.paths import Observed
 from unvanish.problem import Problem
 from unvanish.records import ZeroFacts
 from unvanish.slopes import constant_by_construction

@@ -1,0 +1,139 @@
+"""The loss as a function of the outputs alone, and searches for the lowest value it can take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unvanish.capture import Capture
+from unvanish.problem import Problem
+from unvanish.structure import inner_loss, rebuild, tensors
+
+Loss = Callable[[Sequence[Tensor]], Tensor]
+ENOUGH = 1e-4  # of the first value: what is left below that makes no difference to any scale
+WIDE = 100_000  # output entries above which the search stays in their own dtype instead of float64
+
+
+@dataclass(frozen=True)
+class FreeLoss:
+    """The loss as a function of the outputs alone, and the outputs where it stands now."""
+
+    at: Loss
+    now: list[Tensor]
+
+
+def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
+    """The loss without its model, or the reason why it cannot be had."""
+    if problem.loss_fn is not None:
+        return _of_outputs(capture.values, lambda outputs: problem.loss(outputs))
+    if capture.loss_call is None:
+        return "the loss is computed inside the model by no loss function that is recognised"
+    func, args, kwargs, _ = capture.loss_call
+    again = float(func(*args, **kwargs))
+    if not math.isclose(again, capture.loss, rel_tol=1e-5):
+        return "the loss inside the model is more than its recognised loss call"
+    return FreeLoss(lambda z: func(z[0], *args[1:], **kwargs), [args[0]])
+
+
+def _of_outputs(values: Any, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+    own = inner_loss(values) if not isinstance(values, Tensor) else None
+    now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
+    if not now:
+        return "the outputs hold no floating-point tensor"
+    free = {id(t) for t in now}
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        left = iter(z)
+        return loss(rebuild(values, lambda t: next(left) if id(t) in free else t))
+
+    return FreeLoss(at, now)
+
+
+def searchable(output: Tensor) -> Tensor:
+    narrow = output.dtype in (torch.float16, torch.bfloat16)
+    return output.float() if narrow and output.numel() > WIDE else output if output.numel() > WIDE else output.double()
+
+
+def lowest(
+    free: FreeLoss, value: float | None = None, constant: list[Tensor] | None = None
+) -> tuple[float | None, list[Tensor] | None]:
+    """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        return free.at([a.to(t.dtype) for a, t in zip(z, free.now, strict=True)])
+
+    found, place = minimise(at, [searchable(t) for t in free.now])
+    if constant is not None and value is not None and (found is None or found > 0.9 * value):
+        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, free.now, strict=True)])
+        if found is None or (other is not None and other < found):
+            found, place = other, there
+    return found, place
+
+
+def minimise(loss: Loss, start: Sequence[Tensor]) -> tuple[float | None, list[Tensor] | None]:
+    """The lowest loss L-BFGS finds, and where. Stops once a ten-thousandth of the first value is left.
+
+    A loss may refuse outputs (probabilities outside of [0, 1]) or be undefined there: the search then goes on from the
+    best point so far with shorter steps.
+    """
+    place = [t.detach().as_subclass(Tensor) for t in start]
+    with torch.no_grad():
+        first = best = float(loss(place))
+    if not math.isfinite(first):
+        return None, None
+    entries = sum(t.numel() for t in place)
+    size = math.sqrt(sum(float(t.double().pow(2).sum()) for t in place) / max(1, entries))
+    # L-BFGS starts with a step of length 1/|g|_1: in these units that step has the size of the outputs themselves.
+    unit = entries * max(1.0, size)
+    for shorter in (1.0, 0.1, 0.01, 0.001):
+        best, place, left = _search(loss, place, best, unit * shorter, abs(first) or 1.0)
+        if not left:
+            break
+    return best, place
+
+
+def _search(
+    loss: Loss, origin: list[Tensor], best: float, unit: float, scale: float
+) -> tuple[float, list[Tensor], bool]:
+    """One search from ``origin``: the best loss, its place, and whether the search left the loss's domain."""
+    # The search flattens its variables and their gradients, which only contiguous tensors allow.
+    move = [torch.zeros_like(t, requires_grad=True, memory_format=torch.contiguous_format) for t in origin]
+    place, left = origin, False
+    search = torch.optim.LBFGS(move, lr=1.0, max_iter=20, max_eval=40, history_size=8, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        nonlocal best, place, left
+        search.zero_grad()
+        with torch.enable_grad():
+            here = [t + unit * m for t, m in zip(origin, move, strict=True)]
+            try:
+                value = loss(here) / scale
+            except Exception as error:  # whatever the loss raises there, it is not defined there
+                left = True
+                raise _Enough from error
+            if value.requires_grad:  # not backward(): a loss with weights of its own would find gradients in them
+                for variable, gradient in zip(move, torch.autograd.grad(value, move, allow_unused=True), strict=True):
+                    variable.grad = None if gradient is None else gradient.contiguous()
+        found = float(value.detach())
+        if math.isnan(found):
+            left = True
+            raise _Enough
+        if found * scale < best:
+            best, place = found * scale, [t.detach() for t in here]
+        if 0.0 <= found < ENOUGH:
+            raise _Enough
+        return value.detach()
+
+    with suppress(_Enough):
+        search.step(closure)  # type: ignore[arg-type]
+    return best, place, left
+
+
+class _Enough(Exception):  # noqa: N818 - it ends a search that has found what it looked for
+    pass

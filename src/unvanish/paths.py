@@ -1,0 +1,124 @@
+"""Who consumes whom, and along which consumer most of the signal comes back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from unvanish.backward import Tape, norm_together
+from unvanish.capture import Call
+
+NONE = -math.inf
+ROLES = ("weights", "slopes", "norm", "join")
+
+
+@dataclass(slots=True)
+class Observed:
+    """What one walk left behind: the tapes of the loss and of random output cotangents, and what leaves showed."""
+
+    loss: Tape
+    probes: list[Tape]
+    outputs: int  # how many output entries the probes' cotangents had
+    saturated: dict[int, tuple[float, float]] = field(default_factory=dict)  # by call: entries, whole units
+    underflow: dict[int, tuple[float, float]] = field(default_factory=dict)  # by parameter: entries below, non-zero
+    updates: dict[int, tuple[float, float]] | None = None  # by parameter: ‖Δw‖, ‖w‖
+    log10_output_rms: float = 0.0  # what the probes' cotangents were divided by
+
+    def probe(self, read: str, key: object) -> float:
+        """Root mean square over the probes of one of their readings."""
+        found = [getattr(tape, read).get(key, NONE) for tape in self.probes]
+        return norm_together(found) - 0.5 * math.log10(max(1, len(found))) if found else NONE
+
+
+class Paths:
+    """Who consumes whom, and along which consumer most of the signal comes back."""
+
+    def __init__(self, calls: list[Call], seen: Observed, roles: list[str], end: int | None) -> None:
+        self.calls, self.seen, self.roles = calls, seen, roles
+        self.consumers: list[list[int]] = [[] for _ in calls]
+        for call in calls:
+            for producer in call.inputs:
+                self.consumers[producer].append(call.index)
+        self.next = [self._dominant(call.index) for call in calls]
+        self.trunk = _trunk(calls, end)
+        self.sensitivity = [self._sensitivity(call) for call in calls]
+        self.rises = self._rises()
+
+    def _dominant(self, index: int) -> int | None:
+        def strength(consumer: int) -> tuple[float, float]:
+            probe, loss = self.seen.probe("edges", (consumer, index)), self.seen.loss.edges.get((consumer, index), NONE)
+            return probe, loss
+
+        kids = [k for k in self.consumers[index] if strength(k) != (NONE, NONE)] or self.consumers[index]
+        return max(kids, key=strength, default=None)
+
+    def _sensitivity(self, call: Call) -> float | None:
+        """log10 of |∂f/∂h|·|h|: how far the outputs move, relative to themselves, when this call's result does."""
+        signal = self.seen.probe("signals", call.index)
+        if not math.isfinite(signal) or not call.finite or call.norm <= 0.0 or call.part == "loss":
+            return None
+        return signal + math.log10(call.norm) - 0.5 * math.log10(max(1, self.seen.outputs))
+
+    def _rises(self) -> list[float]:
+        """How much the sensitivity grows from each call's output back to it, in decades, outside normalised layers.
+
+        Between one call with weights and the next the growth counts, unless a normaliser stands between them: weights
+        that are normalised afterwards have a gradient at right angles to themselves that shrinks as they grow, so that
+        training scales its own step down (Arora, Li & Lyu 2019, Theoretical analysis of auto rate-tuning by batch
+        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it.
+        """
+        # Per call: sensitivity at the nearest call with weights from here on, the rise there, and whether a normaliser
+        # stands on the way to it.
+        state: list[tuple[float | None, float, bool]] = [(None, 0.0, False)] * len(self.calls)
+        for index in range(len(self.calls) - 1, -1, -1):
+            mine, after = self.sensitivity[index], self.next[index]
+            last = after is None or self.calls[after].part == "loss"
+            ahead, rise, normed = (None, 0.0, False) if after is None or last else state[after]
+            if mine is not None and (last or self.roles[index] == "weights"):
+                grown = 0.0 if ahead is None or normed else mine - ahead
+                state[index] = (mine, max(0.0, grown + rise), False)
+            else:
+                state[index] = (ahead, rise, normed or self.roles[index] == "norm")
+        return [rise for _, rise, _ in state]
+
+    def rise(self, index: int) -> float | None:
+        return None if self.sensitivity[index] is None else self.rises[index]
+
+    def back(self, index: int, stops: dict[int, str]) -> tuple[int | None, dict[str, float]]:
+        """From a layer's call to the layer before it: that call (or None) and the log10 factor of each role between."""
+        factors: dict[str, float] = dict.fromkeys(ROLES, 0.0)
+        edges, signals = self.seen.loss.edges, self.seen.loss.signals
+        here = index
+        while True:
+            inputs = self.calls[here].inputs
+            if not inputs:
+                return None, factors
+            prior = max(inputs, key=lambda j: (edges.get((here, j), NONE), j))
+            sent, mine = edges.get((here, prior), NONE), signals.get(here, NONE)
+            arrived = signals.get(prior, NONE)
+            factors[self.roles[here]] += NONE if sent == NONE else sent - mine
+            if sent != NONE:
+                factors["join"] += arrived - sent  # what the other consumers of the same result add or cancel
+            if prior in stops:
+                return prior, factors
+            here = prior
+
+
+def _trunk(calls: list[Call], end: int | None) -> list[bool]:
+    """A call is on the trunk when it leads to the loss and no edge of the graph jumps over it."""
+    alive = [False] * len(calls)
+    for call in reversed(calls):
+        alive[call.index] = alive[call.index] or call.index == end
+        if alive[call.index]:
+            for producer in call.inputs:
+                alive[producer] = True
+    jumps = [0] * (len(calls) + 1)
+    for call in calls:
+        if alive[call.index] and call.inputs:
+            jumps[min(call.inputs) + 1] += 1
+            jumps[call.index] -= 1
+    over, trunk = 0, []
+    for call in calls:
+        over += jumps[call.index]
+        trunk.append(alive[call.index] and over == 0)
+    return trunk
