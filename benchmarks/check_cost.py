@@ -1,0 +1,126 @@
+"""What a check costs, in training steps: time and peak memory of ``diagnose`` against a plain step in the same run.
+
+python benchmarks/check_cost.py --save benchmarks/results/check_cost.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import provenance
+from networks import NETWORKS
+
+import unvanish
+from unvanish.backward import walk
+from unvanish.capture import record
+
+EFFORTS = ("quick", "auto", "full")
+
+
+def step(problem: unvanish.Problem) -> None:
+    problem.optimizer.zero_grad()
+    problem.loss(problem.outputs(problem.model)).backward()
+    problem.optimizer.step()
+
+
+def backward_and_walk(problem: unvanish.Problem) -> tuple[float, float]:
+    value = problem.loss(problem.outputs(problem.model))
+    start = time.perf_counter()
+    value.backward()
+    plain = time.perf_counter() - start
+    problem.optimizer.zero_grad()
+    capture = record(problem, problem.model)
+    start = time.perf_counter()
+    walk(capture, [[(capture.loss_root, torch.ones(()))]])
+    return plain, time.perf_counter() - start
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure_time(name: str, repeats: int) -> dict[str, float]:
+    """Medians over interleaved repeats; the first of each is thrown away."""
+    torch.manual_seed(0)
+    problem = NETWORKS[name]()
+    steps, checks, walks = [], {e: [] for e in EFFORTS}, []
+    for _ in range(repeats + 1):
+        steps.append(timed(lambda: step(problem)))
+        for effort in EFFORTS:
+            checks[effort].append(timed(lambda e=effort: unvanish.diagnose(problem, effort=e)))
+        plain, walked = backward_and_walk(problem)
+        walks.append(walked / plain)
+    base = statistics.median(steps[1:])
+    found = {f"{e}_in_steps": statistics.median(v[1:]) / base for e, v in checks.items()}
+    return {"step_ms": 1e3 * base, **found, "walk_in_backwards": statistics.median(walks[1:])}
+
+
+def peak_of(name: str, what: str) -> float:
+    """Growth of the resident set over its size before, in MiB, of one run in this process."""
+    torch.manual_seed(0)
+    problem = NETWORKS[name]()
+    if what == "warm":
+        return 0.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runs = {
+        "step": lambda: step(problem),
+        "backward": lambda: problem.loss(problem.outputs(problem.model)).backward(),
+        "walk": lambda: walk_alone(problem),
+        **{e: (lambda e=e: unvanish.diagnose(problem, effort=e)) for e in EFFORTS},
+    }
+    runs[what]()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def walk_alone(problem: unvanish.Problem) -> None:
+    capture = record(problem, problem.model)
+    walk(capture, [[(capture.loss_root, torch.ones(()))]])
+
+
+def measure_memory(name: str) -> dict[str, float]:
+    found = {}
+    for what in ("step", "backward", "walk", *EFFORTS):
+        command = [sys.executable, __file__, "--peak", name, what]
+        found[what] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "step_mib": found["step"],
+        **{f"{e}_in_step_peaks": found[e] / found["step"] for e in EFFORTS},
+        "walk_in_backward_peaks": found["walk"] / found["backward"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", type=Path, help="write the numbers as JSON")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "WHAT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print(peak_of(*args.peak))
+        return
+    rows = {}
+    for name in NETWORKS:
+        rows[name] = {**measure_time(name, args.repeats), **measure_memory(name)}
+        print(name, {k: round(v, 2) for k, v in rows[name].items()}, flush=True)
+    if args.save:
+        data = {**provenance(args.threads), "networks": rows}
+        args.save.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What a benchmark ran on: versions and processor, for the JSON beside its numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+
+
+def provenance(threads: int) -> dict[str, object]:
+    """The command, the versions and the machine of this run; no host name and no path."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "unvanish")}
+    machine = {"processor": _processor(), "threads": threads, "system": platform.system()}
+    return {"command": command, "versions": {"python": platform.python_version(), **versions}, "machine": machine}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
