@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unvanish.decide import decide, span
-from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Setting, ZeroFacts
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Setting, StepFacts, ZeroFacts
 
 SETTING = Setting(
     model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0
@@ -54,8 +54,9 @@ def reason(changes: dict[str, Any], loss: LossFacts | None = UNLEARNED) -> str:
         ({"log10_transmission": -2.5}, "healthy"),
         ({"log10_transmission": -2.51, "gate": "block.scale"}, "gated"),
         ({"log10_transmission": -0.1, "gate": "block.scale"}, "healthy"),
-        ({"log10_sensitivity_rise": 3.01}, "exploding"),
-        ({"log10_sensitivity_rise": 3.0}, "healthy"),
+        ({"log10_sensitivity_rise": 2.51}, "exploding"),
+        ({"log10_sensitivity_rise": 2.5}, "healthy"),
+        ({"log10_sensitivity_rise": 2.51, "dead_fraction": 0.95}, "healthy"),
         ({"underflow_fraction": 0.51}, "underflow"),
         ({"underflow_fraction": 0.5}, "healthy"),
         # a gradient of 10^-300 is small, but no zero
@@ -212,15 +213,53 @@ def test_questions_about_the_loss_stay_open_with_their_reason() -> None:
     assert "converged or not" not in dict(decide(flow(layer())).undecided)
 
 
-def test_what_needs_curvature_is_said_where_it_matters() -> None:
-    stationary, plateau = "whether the vanished layers are also at a stationary point", "plateau, local optimum"
-    vanished = " ".join(what for what, _ in decide(flow(layer(log10_transmission=-9.0))).undecided)
-    healthy = " ".join(what for what, _ in decide(flow(layer())).undecided)
-    assert stationary in vanished
-    assert plateau not in vanished
-    assert plateau in healthy
-    assert stationary not in healthy
-    assert decide(flow(layer(), loss=UNLEARNED.replace(relative_gap=0.0))).undecided == ()
+BETTER = UNLEARNED.replace(at_constant=False)
+NO_BETTER = UNLEARNED.replace(at_constant=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loss", "decrement", "expected"),
+    [
+        ({}, NO_BETTER, 0.00099, "plateau"),
+        ({}, NO_BETTER, 0.001, "healthy"),
+        ({}, NO_BETTER, None, "healthy"),  # not needed: the gradient does not cancel
+        ({}, BETTER, 0.00099, "converged"),
+        ({"log10_transmission": -9.0}, NO_BETTER, 0.00099, "vanished"),
+        ({"log10_transmission": -9.0}, BETTER, 0.00099, "undecided"),
+        ({"log10_sensitivity_rise": 9.0}, NO_BETTER, 0.00099, "plateau"),
+        ({"log10_sensitivity_rise": 9.0}, NO_BETTER, 0.1, "exploding"),
+    ],
+)
+def test_a_stationary_point_is_a_plateau_or_an_optimum(
+    changes: dict[str, Any], loss: LossFacts, decrement: float | None, expected: str
+) -> None:
+    assert verdict(changes, loss, decrement=decrement) == expected
+
+
+def test_curvature_that_is_needed_and_missing_is_said() -> None:
+    question = "whether this is a stationary point"
+    cancels = flow(layer(log10_alignment=-0.76))
+    assert question in dict(decide(cancels).undecided)
+    assert question not in dict(decide(cancels.replace(decrement=0.1)).undecided)
+    assert question not in dict(decide(flow(layer(log10_alignment=-0.74))).undecided)
+    refused = decide(flow(layer(), decrement_refused="no second derivative"))
+    assert dict(refused.undecided)[question] == "the curvature cannot be had: no second derivative"
+
+
+@pytest.mark.parametrize(("lowest", "expected"), [(1.0, "no_signal"), (0.9999991, "no_signal"), (0.999, "healthy")])
+def test_a_loss_that_a_step_lowers_is_not_flat(lowest: float, expected: str) -> None:
+    steps = StepFacts(optimizer="Adam", lr=1e-3, loss=1.0, ladder=((1.0, 1.0), (1000.0, lowest), (10_000.0, 7.0)))
+    assert verdict({}, UNLEARNED.replace(reacts=False), step=steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("eps", "expected"),
+    [(1e-8, "underflow"), (0.9e-8, "healthy"), (0.0, "healthy"), (None, "healthy")],
+)
+def test_a_gradient_below_eps_underflows(eps: float | None, expected: str) -> None:
+    # norm 10^-7.02 over 100 entries: an rms of 10^-8.02 = 0.955e-8
+    found = decide(flow(layer(log10_grad_norm=-7.02)).replace(setting=SETTING.replace(eps=eps)))
+    assert found.layers[0].verdict == expected
 
 
 def test_deciding_twice_changes_nothing_and_keeps_what_was_open() -> None:

@@ -80,7 +80,8 @@ def test_vanishing_says_how_much_is_lost_and_to_what() -> None:
     assert finding.cause == "slopes"
     assert finding.message == (
         "fc1 hardly learns: of the error signal that reaches fc3 only 10^-4.0 arrives at fc1, because each of the 2"
-        " steps back multiplies it by about 10^-2.0 (slopes 0.032, weights 0.32). Called at net.py:7."
+        " steps back multiplies it by about 10^-2.0 (slopes 0.032, weights 0.32). It is not converged: 100% of the loss"
+        " is still to gain. Called at net.py:7."
     )
     numbers = {evidence.name: evidence.value for evidence in finding.evidence}
     assert numbers == {
@@ -133,7 +134,7 @@ def test_settings_of_a_rule_are_its_keywords() -> None:
 
     decided = decide(flow(layer("fc1", log10_transmission=-9.0), layer("fc2", log10_transmission=-3.0)))
     assert vanishing(decided)[0].layers == ("fc1", "fc2")
-    assert vanishing(decided, threshold=-5.0)[0].layers == ("fc1",)
+    assert vanishing(decided, threshold=-5.0)[0].layers == ("fc1",)  # pyright: ignore[reportCallIssue]
 
 
 def test_exploding_says_how_much_it_grows() -> None:
@@ -303,9 +304,12 @@ def test_a_loss_that_asks_nothing_is_an_error() -> None:
     silent = LossFacts(value=0.3, residual_norm=0.0, relative_gap=0.5, reacts=True)
     (cut,) = found(flow(layer("fc1", log10_grad_norm=NOTHING), loss=silent))
     assert (cut.code, cut.level, cut.cause) == ("UV604", "error", "zero derivative of the loss")
-    (flat,) = found(flow(layer("fc1"), loss=silent.replace(reacts=False)))
+    (flat,) = found(flow(layer("fc1", log10_grad_norm=NOTHING), loss=silent.replace(reacts=False)))
     assert (flat.code, flat.level, flat.cause) == ("UV604", "error", "flat loss")
     assert "stays the same when the outputs are changed" in flat.message
+    # with a gradient of its own the layer is not cut off: the loss only hides its movement
+    (hidden,) = found(flow(layer("fc1"), loss=silent.replace(reacts=False, residual_norm=0.1)))
+    assert (hidden.code, hidden.verdict, hidden.level, hidden.layers) == ("UV703", "flat_loss", "error", ("fc1",))
 
 
 def test_converged_is_a_note_that_mentions_weak_layers() -> None:

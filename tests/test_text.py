@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
-from unvanish.records import LayerFlow
+from unvanish.records import Evidence, Finding, LayerFlow
 from unvanish.report import Report
-from unvanish.report.staircase import Fold, Scale, bar, bar_scale, fold, marks, number, power, times
+from unvanish.report.page import Page
+from unvanish.report.staircase import Fold, Scale, bar, bar_scale, fold, marks, number, percent, power, size, times
 from unvanish.report.text import render
 
 MADE = made_reports.MADE
@@ -48,8 +51,18 @@ def test_factors_that_are_no_numbers():
 
 
 def test_numbers():
-    assert [number(x) for x in (0.69314, 1056.0, -2.5, 1e-30, -math.inf, math.nan, None)] == [
-        "0.6931", "1,056", "-2.5", "1e-30", "-inf", "nan", "not measured",
+    assert [number(x) for x in (0.69314, 1056.0, -2.5, 1e-30, 123456.7, -math.inf, math.nan, None)] == [
+        "0.6931", "1,056", "-2.5", "1e-30", "123,500", "-inf", "nan", "not measured",
+    ]  # fmt: skip
+    assert number(341.2, 2) == "340"
+
+
+def test_sizes_and_shares():
+    assert [size(x) for x in (-0.2433, 1.327, 2.53, -11.61, -math.inf, None)] == [
+        "0.57", "21", "340", "10^-11.6", "0 exactly", "not measured",
+    ]  # fmt: skip
+    assert [percent(x) for x in (1.0, 0.0002287, 0.3333, 5.181e-9, 0.0, None)] == [
+        "100%", "0.0229%", "33.3%", "10^-8.3", "0%", "not measured",
     ]  # fmt: skip
 
 
@@ -77,10 +90,17 @@ def test_a_bar_is_as_long_as_its_logarithm_says():
 
 def test_the_smallest_normal_numbers_are_marked_where_they_lie():
     # 2^-14 = 10^-4.21 and 2^-126 = 10^-37.93; on 40 cells from 10^-40 a decade is one cell
-    assert [name for name, _ in marks(Scale(-40, 0))] == ["float16", "float32"]
-    assert bar(-40.0, Scale(-40, 0), 40)[1] == " " * 1 + "┊" + " " * 32 + "┊" + " " * 4
-    assert marks(Scale(-4, 0)) == []
-    assert [name for name, _ in marks(Scale(-320, -100))] == ["float64"]
+    types = ("float16", "float32", "float64")
+    assert [name for name, _ in marks(Scale(-40, 0, types))] == ["float16", "float32"]
+    assert bar(-40.0, Scale(-40, 0, types), 40)[1] == " " * 1 + "┊" + " " * 32 + "┊" + " " * 4
+    assert marks(Scale(-4, 0, types)) == []
+    assert [name for name, _ in marks(Scale(-320, -100, types))] == ["float64"]
+
+
+def test_only_number_types_in_use_are_marked():
+    assert [name for name, _ in marks(Scale(-40, 0, ("float32",)))] == ["float32"]
+    mixed = MADE["vanishing-20"].replace(setting=made_reports.SETTING.replace(autocast="float16"))
+    assert "10^-4.2 float16" in render(mixed) and "float16" not in render(MADE["vanishing-20"])
 
 
 def test_a_short_network_is_not_folded():
@@ -171,6 +191,75 @@ def test_any_name_leaves_the_page_in_order(name, source, width, unicode):
     assert len([line for line in lines if "healthy" in line and "10^-1.0" in line]) == 2
 
 
+PAGE = Page(Console(file=io.StringIO()), 80, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "text"),
+    [
+        ("head", 20, "head"),
+        ("transformer.h.0.attn.c_attn", 20, "…h.0.attn.c_attn"),
+        ("layers.40.self_attn.out_proj", 20, "layers.40…out_proj"),
+        ("encoder." + "x" * 30, 20, "encoder.x…xxxxxxxxxx"),
+        ("a." * 30 + "b", 9, "a.a.….a.b"),
+    ],
+)
+def test_a_long_module_path_keeps_its_numbers_and_its_end(name, width, text):
+    assert PAGE.path(name, width) == text
+
+
+def test_layers_called_in_one_line_are_listed_once():
+    layers = [made_reports.layer(f"fc{i}", -3.0 * i, source="a/long/path/to/net.py:7") for i in range(4)]
+    layers.append(made_reports.layer("head", -12.0, source="a/long/path/to/net.py:8"))
+    flat = "It is flat."
+    finding = Finding(code="UV703", verdict="flat_loss", level="error", message=flat)
+    report = Report.from_flow(made_reports.flow(*layers), [finding])
+    lines = render(report, 48).splitlines()
+    assert lines[lines.index("Where the layers are called") + 2 :][:2] == [
+        "a/long/path/to/net.py:7  fc0 … fc3 (4 layers)",
+        "a/long/path/to/net.py:8  head",
+    ]
+    assert "Where" not in render(report, 120), "a column has room for it"
+    assert "Where" not in render(Report.from_flow(made_reports.flow(*layers), []), 48), "nobody asks in health"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "text"),
+    [
+        (
+            Evidence(name="log10_transmission", value=-15.35, relation="<", threshold=-2.5),
+            "transmission: 10^-15.3 (log10_transmission, limit < 10^-2.5)",
+        ),
+        (
+            Evidence(name="underflow_fraction", value=1.0, relation=">", threshold=0.5),
+            "lost to underflow: 100% (underflow_fraction, limit > 50%)",
+        ),
+        (Evidence(name="log10 gain of the joins", value=1.327), "gain of the joins: 21"),
+        (
+            Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),
+            "dependence of the outputs on the weights: 0 exactly (log10_jacobian_norm)",
+        ),
+        (Evidence(name="layers judged", value=3.0, relation="of", threshold=10.0), "layers judged: 3 of 10"),
+        (Evidence(name="steps needed", value=123456.7, error=5.0), "steps needed: 123,500 ± 5"),
+    ],
+)
+def test_evidence_is_said_in_words_first(evidence, text):
+    finding = Finding(code="UV101", verdict="vanished", level="error", message="It is so.", evidence=(evidence,))
+    assert f"  measured      {text}\n" in render(Report.from_flow(made_reports.flow(), [finding]), 120)
+
+
+def test_layers_with_bare_numbers_are_said_to_be_layers():
+    lines = render(MADE["dead"]).splitlines()
+    assert lines[0].startswith("Dead: layers 0, 2 receive exactly no gradient")
+
+
+def test_kinds_are_a_column_only_where_they_differ():
+    made = [made_reports.layer("a", -1.0), made_reports.layer("b", -1.0)]
+    assert "2 Linear layers: healthy" in render(Report.from_flow(made_reports.flow(*made), []), 120)
+    made[1] = made[1].replace(kind="LayerNorm")
+    assert "kind" in render(Report.from_flow(made_reports.flow(*made), []), 120)
+
+
 def test_the_verdict_comes_first_in_the_words_of_the_first_error():
     lines = render(MADE["vanishing-20"], 120).splitlines()
     assert lines[0] == "Vanished: fc1 to fc17 hardly learn: the error signal shrinks at every step back."
@@ -189,7 +278,7 @@ def test_steps_back_stand_with_their_factors():
     rows = [line.split() for line in render(MADE["vanishing-20"], 120).splitlines()]
     row = next(row for row in rows if row[:1] == ["fc2"])
     # ×0.44 times ×0.25 is ×0.11, and 18 steps of 0.11 are 10^-17.3
-    assert row[2] == "10^-17.3"
+    assert row[1] == "10^-17.3"
     assert [each for each in row if each.startswith("×")] == ["×0.11", "×0.44", "×0.25"]
     assert row[-2:] == ["vanished", "net.py:12"]
 
@@ -197,12 +286,12 @@ def test_steps_back_stand_with_their_factors():
 def test_a_thousand_layers_fold_into_a_page():
     text = render(MADE["vanishing-1000"], 80)
     assert "10^-958" in text
-    assert "1,000 layers: 997 vanished, 3 healthy" in text
+    assert "1,000 Linear layers: 997 vanished, 3 healthy" in text
     assert len(text.splitlines()) < 60
 
 
 def test_exact_zeros_are_said_to_be_exact():
-    assert len(re.findall("0 exactly", render(MADE["dead"]))) == 2
+    assert len(re.findall(r"^[02] +0 exactly", render(MADE["dead"]), re.MULTILINE)) == 2
 
 
 def test_printing_a_report_shows_it():

@@ -17,7 +17,10 @@ from unvanish.problem import Problem, tensors
 from unvanish.records import VERDICTS, UnvanishError
 from unvanish.zoo.digits import train
 
-MODEL_WORDS = {"pairing", "flat_loss"}
+MODEL_WORDS = {
+    "pairing", "input_scale", "saturated", "dead_units", "output_range", "output_scale", "flat_loss", "lr_too_large",
+    "lr_too_small", "slow",
+}  # fmt: skip
 LEARNING = [name for name in zoo.names() if zoo.get(name).learns is not None]
 
 

@@ -1,23 +1,35 @@
 """Where did the gradient go, why, and what brings it back?
 
 ``unvanish.diagnose(problem)`` checks a torch model and says, per layer, how much of the error signal arrives.
+
+PYTEST_DONT_REWRITE
 """
+
+# The last word above is for pytest, which rewrites the packages of its plugins and would warn a program that imported
+# this one before it called pytest.main().
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unvanish.health import assert_healthy
     from unvanish.pipeline import diagnose
     from unvanish.problem import Problem
     from unvanish.records import UnvanishError
     from unvanish.report import Report
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "Report", "UnvanishError", "diagnose"]
+__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose"]
 
 # Loaded on first use: importing the package must not cost an import of torch.
-_HOMES = {"Problem": "problem", "Report": "report", "UnvanishError": "records", "diagnose": "pipeline"}
+_HOMES = {
+    "Problem": "problem",
+    "Report": "report",
+    "UnvanishError": "records",
+    "assert_healthy": "health",
+    "diagnose": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,9 @@ lost or rounded to a few bits."""
 STATIONARY = 1e-3
 """Share of L_ref that a quadratic model still promises; below, the gradient is as good as zero where it stands."""
 
+FLAT = 1e-6
+"""Share of itself by which the loss must move to count as reacting: about the rounding of float32."""
+
 SUSPECT = -0.75
 """log10 of a layer's alignment with the loss. At -0.85 a true optimum was missed by a limit of -1.5; above -0.75 the
 gradient does not cancel and a decrement need not be computed."""
@@ -110,6 +113,20 @@ def may_be_stationary(flow: Flow) -> bool:
     return bool(seen) and max(seen) < SUSPECT
 
 
+def is_flat(flow: Flow) -> bool:
+    """Whether the loss does not react to the outputs, and no step that was tried on the weights lowers it.
+
+    The outputs are tried at moves of their own size; where the targets are 10^5 times larger only a step of many times
+    the optimizer's own shows that there is something to gain.
+    """
+    if flow.loss is None or flow.loss.reacts is not False:
+        return False
+    step = flow.step
+    if step is None:
+        return True
+    return not any(step.loss - value > FLAT * abs(step.loss) for _, value in step.ladder)
+
+
 def is_stationary(flow: Flow) -> bool:
     """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
     return flow.decrement is not None and flow.decrement < STATIONARY
@@ -133,7 +150,7 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str,
         return _missing("the size of its gradient", gradient)
     if gradient == -math.inf:
         return _silent(loss)
-    if loss is not None and loss.reacts is False:
+    if is_flat(flow):
         return "no_signal", ""
     transmission, rise, lost = layer.log10_transmission, layer.log10_sensitivity_rise, layer.underflow_fraction
     if transmission is None or not transmission < math.inf:
@@ -156,10 +173,10 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str,
         return ("plateau" if loss is not None and loss.at_constant else "converged"), ""
     if lost is None or not math.isfinite(lost):
         return _missing("the share of its gradient that underflows", lost)
-    return ("underflow" if lost > UNDERFLOW or _below_eps(layer, flow.setting.eps) else "healthy"), ""
+    return ("underflow" if lost > UNDERFLOW or below_eps(layer, flow.setting.eps) else "healthy"), ""
 
 
-def _below_eps(layer: LayerFlow, eps: float | None) -> bool:
+def below_eps(layer: LayerFlow, eps: float | None) -> bool:
     """Whether the rms of the gradient lies below the optimizer's eps, which then swallows the update."""
     size = layer.log10_grad_norm
     return bool(eps) and size is not None and size - 0.5 * math.log10(max(1, layer.parameters)) < math.log10(eps)

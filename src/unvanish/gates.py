@@ -1,4 +1,4 @@
-"""What holds a layer's signal back without the signal having vanished: gates, and short branches beside a sound trunk."""
+"""What holds a signal back without it having vanished: gates, and short branches beside a sound trunk."""
 
 from __future__ import annotations
 

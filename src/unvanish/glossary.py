@@ -207,6 +207,7 @@ _STEP = {
     "ladder": "Multiples of the next step and the loss after each of them.",
     "best": "The multiple of the next step with the lowest loss; null if none lowers it.",
     "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
+    "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
     "planned": "How many steps are planned; null if nobody said.",
     "walked": "The losses after each of a few real steps, one after the other.",
     "walked_scaled": "The same with the learning rate times `scale`.",

@@ -146,10 +146,13 @@ def _more_evidence(
 
 def _layers_only(problem: Problem, model: nn.Module, seed: int) -> tuple[LayerFlow, ...]:
     capture = record(problem, model)
-    layers = layers_of(capture)
-    if capture.loss_root is None:
-        return ()
-    return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)[0]
+    try:
+        layers = layers_of(capture)
+        if capture.loss_root is None:
+            return ()
+        return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)[0]
+    finally:
+        capture.release()
 
 
 _PLAIN = (

@@ -145,9 +145,10 @@ class StepFacts(Record, frozen=True, kw_only=True):
     """What the user's own optimizer would do next, tried on the batch and taken back.
 
     ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
-    lowers it. ``needed``: steps to close 90 % of the gap at the pace of the first. ``walked``: the loss
-    after a few real steps, taken only on suspicion; ``walked_scaled`` the same with the learning rate times ``scale``.
-    ``lr_limit``: 2/λ_max, the learning rate the sharpest curvature allows plain gradient descent.
+    lowers it. ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
+    ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
+    ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
+    sharpest curvature allows plain gradient descent.
     """
 
     optimizer: str
@@ -157,6 +158,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
     best: float | None = None
     needed: float | None = None
     planned: int | None = None
+    taken: int | None = None
     walked: float | None = None
     walked_scaled: float | None = None
     scale: float | None = None

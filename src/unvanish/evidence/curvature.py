@@ -34,6 +34,7 @@ DAMPING = 1e-6  # of the curvature along the gradient
 CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold
 MOST_CG_STEPS = 40  # where they do not
 CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
+WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
 LANCZOS_STEPS = 40
 
 
@@ -48,7 +49,10 @@ def decrement(
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
         product = _GaussNewton(problem, model, free, named, seed)
-        return _solve(product, product.gradient(), reference)
+        gradient = product.gradient()
+        if not product.is_whole(gradient):
+            return "an operation of the model has no second derivative"
+        return _solve(product, gradient, reference)
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
 
@@ -82,15 +86,25 @@ class _GaussNewton:
         ]
         return self._back(asked)
 
+    def is_whole(self, v: Sequence[Tensor]) -> bool:
+        """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
+        if not all(j.requires_grad for j in self.pulled if j is not None):
+            return False
+        pushed = [torch.zeros_like(t) if f is None else f for f, t in zip(self._forward(v), self.outputs, strict=True)]
+        return math.isclose(_dot(pushed, pushed), _dot(v, self._back(pushed)), rel_tol=WHOLE)
+
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
-        pairs = [(j, s * t) for j, s, t in zip(self.pulled, self.scales, v, strict=True) if j is not None]
-        forward = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
-                                      allow_unused=True)  # fmt: skip
+        forward = self._forward(v)
         both = zip(self.residual, forward, strict=True)
         live = [(r, f) for r, f in both if r is not None and r.requires_grad and f is not None]
         bent = torch.autograd.grad([r for r, _ in live], self.free, [f for _, f in live], retain_graph=True,
                                    allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
         return self._back([torch.zeros_like(t) if h is None else h for h, t in zip(bent, self.outputs, strict=True)])
+
+    def _forward(self, v: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        pairs = [(j, s * t) for j, s, t in zip(self.pulled, self.scales, v, strict=True) if j is not None]
+        return torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
+                                   allow_unused=True)  # fmt: skip
 
     def _back(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         found = torch.autograd.grad(self.outputs, self.parameters, cotangents, retain_graph=True, allow_unused=True)
@@ -152,14 +166,14 @@ def sharpest(problem: Problem, model: nn.Module, seed: int) -> float | None:
             first = torch.autograd.grad(
                 loss_again(problem, model, seed), parameters, create_graph=True, allow_unused=True
             )
-            live = [(g, p) for g, p in zip(first, parameters, strict=True) if g is not None and g.requires_grad]
-            g, p = [a for a, _ in live], [b for _, b in live]
+            live = [g for g in first if g is not None and g.requires_grad]
 
             def product(v: Sequence[Tensor]) -> list[Tensor]:
-                h = torch.autograd.grad(g, p, v, retain_graph=True, allow_unused=True)
-                return [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, p, strict=True)]
+                asked = [t for t, a in zip(v, first, strict=True) if a is not None and a.requires_grad]
+                h = torch.autograd.grad(live, parameters, asked, retain_graph=True, allow_unused=True)
+                return [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, parameters, strict=True)]
 
-            top = _lanczos(product, [torch.randn(t.shape, generator=generator).to(t) for t in p])
+            top = _lanczos(product, [torch.randn(t.shape, generator=generator).to(t) for t in parameters])
     except Exception:  # an operation without second derivatives
         return None
     return top if 0.0 < top < math.inf else None
@@ -174,6 +188,8 @@ def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Te
     for _ in range(LANCZOS_STEPS):
         v = after
         w = product(v)
+        if beside and abs(_dot(before, w) - beside[-1]) > WHOLE * (beside[-1] + max(map(abs, diagonal))):
+            return math.nan  # not symmetric: an operation cuts the graph of its own backward
         diagonal.append(_dot(v, w))
         back = beside[-1] if beside else 0.0
         w = [a - diagonal[-1] * b - back * c for a, b, c in zip(w, v, before, strict=True)]

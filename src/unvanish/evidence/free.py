@@ -87,15 +87,35 @@ def minimise(loss: Loss, start: Sequence[Tensor]) -> tuple[float | None, list[Te
         first = best = float(loss(place))
     if not math.isfinite(first):
         return None, None
-    entries = sum(t.numel() for t in place)
-    size = math.sqrt(sum(float(t.double().pow(2).sum()) for t in place) / max(1, entries))
-    # L-BFGS starts with a step of length 1/|g|_1: in these units that step has the size of the outputs themselves.
-    unit = entries * max(1.0, size)
+    unit = _unit(loss, place)
     for shorter in (1.0, 0.1, 0.01, 0.001):
         best, place, left = _search(loss, place, best, unit * shorter, abs(first) or 1.0)
         if not left:
             break
     return best, place
+
+
+def _unit(loss: Loss, place: Sequence[Tensor]) -> float:
+    """Units in which L-BFGS's first step, of length 1/|g|_1, goes as far as the loss asks.
+
+    As far as the curvature along the gradient says; where that is not to be had, as far as the outputs are large.
+    """
+    entries = sum(t.numel() for t in place)
+    size = math.sqrt(sum(float(t.double().pow(2).sum()) for t in place) / max(1, entries))
+    usual = entries * max(1.0, size)
+    try:
+        with torch.enable_grad():
+            z = [t.clone().requires_grad_(True) for t in place]
+            first = torch.autograd.grad(loss(z), z, create_graph=True, allow_unused=True)
+            along = [(g, t) for g, t in zip(first, z, strict=True) if g is not None and g.requires_grad]
+            bent = torch.autograd.grad([g for g, _ in along], [t for _, t in along], [g.detach() for g, _ in along])
+    except Exception:  # no second derivative, or not defined here
+        return usual
+    length = sum(float(g.detach().double().abs().sum()) for g, _ in along)
+    square = sum(float(g.detach().double().pow(2).sum()) for g, _ in along)
+    curvature = sum(float((g.detach() * h).double().sum()) for (g, _), h in zip(along, bent, strict=True))
+    wanted = length * square / curvature if curvature > 0.0 else usual
+    return min(max(wanted, usual), 1e6 * usual) if math.isfinite(wanted) else usual
 
 
 def _search(

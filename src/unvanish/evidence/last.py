@@ -18,6 +18,7 @@ from unvanish.evidence.free import FreeLoss, lowest
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
 MOST = 6  # calls without weights that are followed back
+SHAPES = ("squeeze", "unsqueeze", "view", "reshape", "flatten", "contiguous")  # they change no value and no range
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,16 @@ def _limited(capture: Capture, index: int, free: FreeLoss) -> Last:
     free = FreeLoss(free.at, [t.detach().as_subclass(Tensor) for t in free.now])
     call, chain = capture.calls[index], list[Call]()
     here: Call | None = call
-    while here is not None and here.probe is not None and not here.parameters and len(chain) < MOST:
-        chain.insert(0, here)
+    reshaped = False
+    for _ in range(MOST):
+        if here is None or here.parameters:
+            break
+        if here.name in SHAPES:
+            reshaped = True
+        elif here.probe is None or (reshaped and "softmax" in here.name):  # a softmax needs the dimension it was given
+            break
+        else:
+            chain.insert(0, here)
         here = capture.calls[here.inputs[0]] if len(here.inputs) == 1 else None
     calls = tuple(chain)
     if any("softmax" in c.name for c in calls):

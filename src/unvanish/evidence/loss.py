@@ -33,8 +33,12 @@ def loss_facts(free: FreeLoss | str, last: Last | None, value: float, seed: int)
         best_constant, best_free = _best(free, last, value)
     except Exception as error:  # a user's loss may refuse detached outputs; what it says is the reason
         return LossFacts(value=value, why=f"loss_fn raised {type(error).__name__} on free outputs: {error}")
-    reacts = max((abs(m) for m in moves), default=0.0) > FLAT * max(abs(value), best_constant or 0.0)
-    minimum = residual == 0.0 and min(moves) >= 0.0 < max(moves)
+    # Targets far off make every move of the outputs' own size look like none; a better output that was found does not.
+    won = value - best_free if best_free is not None else 0.0
+    reacts = max(won, *(abs(m) for m in moves)) > FLAT * max(abs(value), best_constant or 0.0)
+    # A residual of zero under a loss near the end of its type's range has been lost, not used up.
+    lost = 0.0 < abs(value) < _least(free)
+    minimum = residual == 0.0 and not lost and min(moves) >= 0.0 < max(moves)
     minimum = minimum and (best_constant is None or best_constant >= value)
     return _judge(value, residual, curvature, best_constant, best_free, reacts, minimum)
 
@@ -96,6 +100,11 @@ def _judge(
     )
 
 
+def _least(free: FreeLoss) -> float:
+    """The smallest loss whose gradient by one output of many still is a normal number."""
+    return max(torch.finfo(t.dtype).smallest_normal * max(1, t.numel()) for t in free.now)
+
+
 def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
@@ -112,7 +121,8 @@ def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
         except RuntimeError:  # an operation without a second derivative
             return norm, None
     bend = sum(float((h * v).double().sum()) for h, v in zip(second, draw, strict=True) if h is not None)
-    return norm, bend / max(sum(float((v * v).double().sum()) for v in draw), 1e-300)
+    curvature = bend / max(sum(float((v * v).double().sum()) for v in draw), 1e-300)
+    return norm, curvature if math.isfinite(curvature) else None
 
 
 def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:

@@ -28,7 +28,7 @@ REAL_STEPS = 6
 HORIZON = 10_000  # planned steps where the problem names none
 RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
 SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
-STIFF = 0.1  # of 2 / λ_max: a learning rate above is near the limit of the sharpest direction
+WON = 0.9  # share of the gap still left: below, the training so far has a pace of its own to judge by
 
 
 def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossFacts, seed: int) -> StepFacts | None:
@@ -49,8 +49,9 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
-        needed=_needed(now, ladder, finite, gap),
+        needed=min(_needed(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
         planned=problem.steps,
+        taken=taken,
     )
     planned = problem.steps or HORIZON
     raised = not ladder[1.0] - now <= RISE * gap
@@ -109,6 +110,23 @@ def _needed(now: float, ladder: dict[float, float], finite: dict[float, float], 
     if not gained > 0.0:
         return math.inf
     return max(1.0, math.log(10.0) / -math.log1p(-gained / gap)) if gained < 0.9 * gap else 1.0
+
+
+def _taken(optimizer: Optimizer) -> int | None:
+    """The steps the optimizer has made, by its own count; None where it keeps none (plain SGD) or has not begun."""
+    counts = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
+    return max(counts, default=None)
+
+
+def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
+    """Steps for 90 % of the gap at the pace of the training so far; inf where it says nothing yet.
+
+    A second look beside that of one step: what has been won since the best constant output was won at this rate.
+    """
+    left = loss.relative_gap
+    if taken is None or left is None or not 0.0 < left < WON:
+        return math.inf
+    return math.log(10.0) * taken / -math.log(left)
 
 
 def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, seed: int) -> float:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NARROWEST = 40
+MOST_PARTS = 20
+"""Parts of a module path: of a longer one the middle is cut out, whatever stands there."""
 FAULT, FINE, QUIET, STRONG = "#d55e00", "#0072b2", "dim", "bold"
 STYLES = {"healthy": FINE, "converged": FINE, "gated": QUIET, "frozen": QUIET, "undecided": QUIET}
 
@@ -45,6 +47,23 @@ class Page(NamedTuple):
             tail = tail[1:]
         return f"{set_cell_size(text, head)}…{tail}"
 
+    def path(self, name: str, width: int) -> str:
+        """The clean module path in at most ``width`` cells: whole parts give way, numbers and the last one last."""
+        from rich.cells import cell_len
+
+        parts = name.split(".")
+        count = len(parts)
+        if cell_len(name) <= width or count > MOST_PARTS:
+            return self.short(name, width)
+        shorter = [
+            (sum(part.isdigit() for part in parts[:start] + parts[stop:]), parts[:start], parts[stop:])
+            for start in range(count)
+            for stop in range(start + 1, count)
+        ]
+        written = [(kept, len(tail), len(head), f"{'.'.join(head)}…{'.'.join(tail)}") for kept, head, tail in shorter]
+        fitting = [each for each in written if cell_len(each[-1]) <= width]
+        return max(fitting)[-1] if fitting else self.short(name, width)
+
     def widest(self, texts: Iterable[str], least: int, most: int) -> int:
         """The cells that the longest of the texts takes, within limits."""
         from rich.cells import cell_len
@@ -59,6 +78,27 @@ class Page(NamedTuple):
         for place, line in enumerate(lines):
             line.rstrip()
             self.line((label if place == 0 else " " * len(label), QUIET), line)
+
+    def facts(self, label: str, facts: Iterable[str]) -> None:
+        """Clean facts one after the other; a line ends between two facts, inside one only if it is too long."""
+        from rich.cells import cell_len
+
+        lines = [label]
+        for fact in facts:
+            joined = lines[-1] + (" " if lines[-1] == label else " · ") + fact
+            fits = cell_len(joined) <= self.width or lines[-1] == label
+            lines[-1:] = [joined] if fits else [lines[-1], fact]
+        for line in lines:
+            self.print((line, QUIET))
+
+    def listed(self, head: str, text: str) -> None:
+        """Text beside its head, its further lines under each other; below the head where that is too long."""
+        from rich.cells import cell_len
+
+        if 2 * cell_len(head) < self.width:
+            self.print((text, ""), label=f"{head}  ")
+        else:
+            self.print((head, QUIET), (f"  {text}", ""))
 
     def line(self, *parts: tuple[str, str] | Text) -> None:
         """One line as it is, neither wrapped nor cropped."""

@@ -17,16 +17,18 @@ ENDS = 3
 
 SMALLEST_NORMAL = (
     ("float16", math.log10(2**-14)),
+    ("bfloat16", math.log10(2**-126)),
     ("float32", math.log10(2**-126)),
     ("float64", -1022 * math.log10(2)),
 )
 
 
 class Scale(NamedTuple):
-    """The range of the bars, in log10: ``low`` is an empty bar, ``high`` a full one."""
+    """The range of the bars, in log10: ``low`` is an empty bar, ``high`` a full one; and the number types in use."""
 
     low: float
     high: float
+    types: tuple[str, ...] = ()
 
     def share(self, log10: float) -> float:
         """How far along the bar a value lies, from 0 to 1."""
@@ -78,24 +80,43 @@ def times(log10: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A plain number with a few digits; whole numbers in full."""
+    """A plain number with a few digits, without exponent below 10^9; whole numbers in full."""
     if value is None:
         return "not measured"
-    return f"{value:,.0f}" if value == round(value, 0) and 1 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+    if not 1 <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    if value == round(value, 0):
+        return f"{value:,.0f}"
+    short = float(f"{value:.{digits}g}")
+    return f"{short:,.0f}" if short == round(short, 0) else f"{short:,.{digits}g}"
 
 
-def bar_scale(layers: Sequence[LayerFlow]) -> Scale | None:
+def size(log10: float | None) -> str:
+    """A number from its logarithm: "0.57", "21", far from one "10^-11.6"; "0 exactly" for a true zero."""
+    if log10 is None:
+        return "not measured"
+    return number(10**log10, 2) if -2 <= log10 < 3 else power(log10)
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, "23%"; as a power of ten where that would take too many zeros."""
+    if share is None:
+        return "not measured"
+    return power(math.log10(share)) if 0 < share < 1e-5 else f"{number(100 * share, 3)}%"
+
+
+def bar_scale(layers: Sequence[LayerFlow], types: tuple[str, ...] = ()) -> Scale | None:
     """Whole decades around every finite signal, at least four of them; None where there is no finite signal."""
     found = _finite(layers)
     if not found:
         return None
     high = math.ceil(max(found))
-    return Scale(min(math.floor(min(found)), high - LEAST_DECADES), high)
+    return Scale(min(math.floor(min(found)), high - LEAST_DECADES), high, types)
 
 
 def marks(scale: Scale) -> list[tuple[str, float]]:
-    """The number types whose smallest normal lies inside the scale, with its log10."""
-    return [(name, place) for name, place in SMALLEST_NORMAL if scale.low < place < scale.high]
+    """The number types in use whose smallest normal lies inside the scale, with its log10."""
+    return [(name, place) for name, place in SMALLEST_NORMAL if name in scale.types and scale.low < place < scale.high]
 
 
 def bar(log10: float | None, scale: Scale, width: int) -> tuple[str, str]:

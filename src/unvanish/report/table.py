@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 def layout(page: Page, rows: Sequence[LayerFlow | Fold], scale: Scale | None) -> tuple[list[Column], list[Column], int]:
-    """The columns of the staircase, those of a second table for what found no room, and the width of the bars."""
+    """The columns of the staircase, those of a second table for factors without room, and the width of the bars."""
     columns = columns_of(page, rows)
     factors = [header for header in FACTORS if header in columns]
     shown = {"layer", "signal", "verdict"}
@@ -50,18 +50,11 @@ def layout(page: Page, rows: Sequence[LayerFlow | Fold], scale: Scale | None) ->
         if cost(wanted) <= room and (wanted != factors or "step back" in shown):
             shown |= set(wanted)
             room -= cost(wanted)
-    missing = [header for header in (*factors, "called at") if header in columns and header not in shown]
-    again = ("step back", *factors) if set(missing) & set(factors) else ()
-    hidden = ["layer", *again, *(["called at"] if "called at" in missing else [])] if missing else []
-    hidden = [header for header in hidden if header in columns]
+    hidden = ["layer", "step back", *factors] if factors and not shown & set(factors) else []
     while cost(hidden) > page.width + GAP:
         hidden.pop()
-    if "called at" in hidden:
-        spare = page.width + GAP - cost(hidden) + columns["called at"].width
-        longest = page.widest((row.source for row in rows if isinstance(row, LayerFlow)), 9, spare)
-        columns["called at"] = columns["called at"]._replace(width=longest)
     first = [column for header, column in columns.items() if header in shown]
-    second = [columns[header] for header in hidden] if set(hidden) & set(missing) else []
+    second = [columns[header] for header in hidden]
     return first, second, min(bars - GAP + room, LONG_BAR) if bars else 0
 
 
@@ -70,6 +63,7 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
     layers = [row for row in rows if isinstance(row, LayerFlow)]
     folds = [row for row in rows if isinstance(row, Fold)]
     roomy = page.width >= 100
+    kinds = {layer.kind for layer in layers}.union(layer.kind for fold in folds for layer in fold.layers)
 
     def text(header: str, field: str, most: int, folded: Callable[[Fold], str] = lambda _: "") -> Column:
         def cell(layer: LayerFlow) -> str:
@@ -77,6 +71,8 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
             return value.replace("_", " ") if field == "verdict" else value
 
         said = [*map(cell, layers), *map(folded, folds)]
+        if header == "layer":
+            said = [page.path(page.clean(name), most) for name in said]
         return Column(header, page.widest(said, len(header), most), False, cell, folded)
 
     def factor(header: str, say: Callable[[LayerFlow], str], field: str) -> list[Column]:
@@ -86,7 +82,7 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
 
     columns = [
         text("layer", "name", 28 if roomy else 20, lambda fold: f"⋮ {len(fold.layers):,} layers"),
-        text("kind", "kind", 18 if roomy else 12),
+        *([text("kind", "kind", 18 if roomy else 12)] if len(kinds) > 1 else []),
         Column("signal", 9, True, _signal),
         *factor("step back", _step, "log10_gain"),
         *(column for header, field in FACTORS.items() for column in factor(header, _factor(field), field)),
@@ -107,7 +103,8 @@ def _step(layer: LayerFlow) -> str:
 
 
 def _factor(field: str) -> Callable[[LayerFlow], str]:
-    return lambda layer: times(getattr(layer, field)) if _step(layer) else ""
+    """A factor of one is left out: most layers have only one or two factors that do anything."""
+    return lambda layer: times(getattr(layer, field)).replace("×1.00", "") if _step(layer) else ""
 
 
 def draw(
@@ -146,9 +143,11 @@ def _bar(page: Page, row: LayerFlow | Fold, scale: Scale, room: int, style: str)
 
 
 def _set(page: Page, text: str, column: Column) -> str:
-    """The text in exactly the width of its column. A source line keeps its end: the file and the line."""
+    """The text in exactly the width of its column. A source line keeps its end: the file and the line number."""
     from rich.cells import cell_len
 
+    if column.header == "layer":
+        text = page.path(text, column.width)
     text = page.short(text, column.width, keep_end=column.header == "called at")
     blank = " " * (column.width - cell_len(text))
     return blank + text if column.right else text + blank

@@ -15,11 +15,33 @@ from typing import TYPE_CHECKING
 from unvanish.decide import span
 from unvanish.records import Evidence, Finding, LayerFlow
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
-from unvanish.report.staircase import Scale, bar_scale, fold, marks, number, power
+from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks, number, percent, power, size
 from unvanish.report.table import FACTORS, Column, draw, layout
 
 if TYPE_CHECKING:
     from unvanish.report import Report
+
+MOST_PLACES = 12
+"""Source lines: more of them are a listing of the program, not an answer."""
+
+WORDS = {
+    "log10_transmission": "transmission",
+    "log10_jacobian_norm": "dependence of the outputs on the weights",
+    "log10_sensitivity_rise": "rise of the relative sensitivity",
+    "underflow_fraction": "lost to underflow",
+    "dead_fraction": "dead units",
+    "saturated_fraction": "saturated entries",
+    "saturated_fraction, standardised": "saturated entries with standardised inputs",
+    "relative_gap": "loss still to gain",
+    "decrement": "loss a quadratic model promises",
+    "residual_norm": "norm of the loss's derivative with respect to the outputs",
+    "largest log10_rms before it": "largest root mean square before it",
+}
+"""Names of evidence in words; the names of the others are words already."""
+SHARES = {
+    "underflow_fraction", "dead_fraction", "saturated_fraction", "saturated_fraction, standardised", "relative_gap",
+    "decrement", "unreachable share of the loss",
+}  # fmt: skip
 
 
 def render(report: Report, width: int = 80, color: bool = False, unicode: bool = True) -> str:
@@ -55,14 +77,14 @@ def _headline(report: Report, page: Page) -> None:
         f"optimizer {setting.optimizer}" if setting.optimizer else "",
         f"effort {setting.effort}, seed {setting.seed}",
     )
-    page.print(("Checked: " + page.clean(" · ".join(filter(None, facts))), QUIET))
+    page.facts("Checked:", (page.clean(fact) for fact in facts if fact))
 
 
 def _sentence(report: Report) -> str:
     """The first sentence of the finding the verdict rests on; without one, what the absence of findings means."""
     first = _first(report)
     if first is not None:
-        return _sentences(first)[0]
+        return _sentences(report, first)[0]
     unjudged = sum(layer.verdict == "undecided" for layer in report.layers)
     if not report.layers:
         return "nothing was found, but no layer was measured either."
@@ -76,55 +98,102 @@ def _first(report: Report) -> Finding | None:
     return next(iter([f for f in report.findings if f.level == "error"] or report.findings), None)
 
 
-def _sentences(finding: Finding) -> list[str]:
+def _sentences(report: Report, finding: Finding) -> list[str]:
     """The first sentence of the message, and the rest if there is one."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", finding.message, maxsplit=1)
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", _message(report, finding), maxsplit=1)
+
+
+def _message(report: Report, finding: Finding) -> str:
+    """The message; where it begins with layers called by bare numbers, it says that they are layers."""
+    named = span(finding.layers, [layer.name for layer in report.layers])
+    if named[:1].isdigit() and finding.message.startswith(f"{named} "):
+        return f"{'layer' if len(finding.layers) == 1 else 'layers'} {finding.message}"
+    return finding.message
 
 
 def _beyond_headline(report: Report, finding: Finding) -> str:
     """The message, less the sentence that already stands at the top of the page."""
-    return " ".join(_sentences(finding)[1:]) if finding is _first(report) else finding.message
+    return " ".join(_sentences(report, finding)[1:]) if finding is _first(report) else _message(report, finding)
 
 
 def _loss(report: Report) -> str:
     if report.loss is None:
         return "loss not looked at"
     gap = report.loss.relative_gap
-    left = "" if gap is None else f" ({number(100 * gap, 3)} % of what there was to gain is left)"
+    left = "" if gap is None else f" ({percent(gap)} of what there was to gain is left)"
     return f"loss {number(report.loss.value)}{left}"
 
 
 def _staircase(report: Report, page: Page) -> None:
-    layers = report.layers
+    layers, setting = report.layers, report.setting
     if not layers:
         return
     page.title("The error signal on its way back, input side first")
-    counts = Counter(layer.verdict.replace("_", " ") for layer in layers).most_common()
-    tally = counts[0][0] if len(counts) == 1 else ", ".join(f"{count:,} {word}" for word, count in counts)
-    page.print((f"{len(layers):,} {'layer' if len(layers) == 1 else 'layers'}: {page.clean(tally)}", QUIET))
-    rows, scale = fold(layers), bar_scale(layers)
+    page.print((page.clean(_tally(layers)), QUIET))
+    words = {layer.verdict for layer in layers}
+    if len(words) == 1 and all(layer.log10_signal is None for layer in layers):
+        return
+    types = (setting.dtype, setting.autocast, *(layer.dtype for layer in layers))
+    rows, scale = fold(layers), bar_scale(layers, tuple(dict.fromkeys(filter(None, types))))
     columns, hidden, room = layout(page, rows, scale)
     scale = scale if room else None
-    _legend(page, scale, columns)
+    _legend(page, scale, columns, rows)
     page.line()
     draw(page, rows, columns, scale, room)
-    if hidden:
-        page.title("Which factors make up a step back" if len(hidden) > 2 else "Where the layers are called")
+    if report.healthy:
+        return
+    telling = [row for row in rows if isinstance(row, LayerFlow) and any(each.cell(row) for each in hidden[2:])]
+    if telling:
+        page.title("Which factors make up a step back")
+        page.print((_factors(hidden, rows), QUIET))
         page.line()
-        draw(page, [row for row in rows if isinstance(row, LayerFlow)], hidden, None, 0)
+        draw(page, telling, hidden, None, 0)
+    if "called at" not in [column.header for column in columns]:
+        _places(layers, page)
 
 
-def _legend(page: Page, scale: Scale | None, columns: Sequence[Column]) -> None:
+def _tally(layers: Sequence[LayerFlow]) -> str:
+    """How many layers there are, and how many of each verdict: "20 Linear layers: 16 vanished, 4 healthy"."""
+    counts = Counter(layer.verdict.replace("_", " ") for layer in layers).most_common()
+    verdicts = counts[0][0] if len(counts) == 1 else ", ".join(f"{count:,} {word}" for word, count in counts)
+    kinds = {layer.kind for layer in layers}
+    kind = f"{kinds.pop()} " if len(kinds) == 1 else ""
+    unmeasured = "" if any(layer.log10_signal is not None for layer in layers) else "; no error signal was measured"
+    return f"{len(layers):,} {kind}{'layer' if len(layers) == 1 else 'layers'}: {verdicts}{unmeasured}"
+
+
+def _legend(page: Page, scale: Scale | None, columns: Sequence[Column], rows: Sequence[LayerFlow | Fold]) -> None:
     """What the bars and the factors mean."""
-    heads = [column.header for column in columns]
-    factors = " × ".join(head for head in FACTORS if head in heads)
     if scale is not None:
         inside = ", ".join(f"{power(place)} {name}" for name, place in marks(scale))
         bars = f"log scale, empty at 10^{scale.low:.0f}, full at 10^{scale.high:.0f}"
         page.print((bars + (f"; ┊ smallest normal number: {inside}" if inside else ""), QUIET), label="bars: ")
-    if "step back" in heads:
+    if "step back" in [column.header for column in columns]:
         step = "what the signal is multiplied by on its way to the layer before"
-        page.print((step + (f", {factors}" if factors else ""), QUIET), label="step back: ")
+        page.print((", ".join(filter(None, (step, _factors(columns, rows)))), QUIET), label="step back: ")
+
+
+def _factors(columns: Sequence[Column], rows: Sequence[LayerFlow | Fold]) -> str:
+    """What a step back is the product of, such as "weights × slopes"; "" where no factor is shown."""
+    factors = [column for column in columns if column.header in FACTORS]
+    layers = [row for row in rows if isinstance(row, LayerFlow) and row.log10_gain is not None]
+    some_empty = any(not column.cell(layer) for column in factors for layer in layers)
+    return " × ".join(column.header for column in factors) + (" (empty: ×1)" if some_empty else "")
+
+
+def _places(layers: Sequence[LayerFlow], page: Page) -> None:
+    """The source lines with the layers that are called there, neighbours folded."""
+    order = [layer.name for layer in layers]
+    called = {source: "" for layer in layers if (source := layer.source)}
+    if not called:
+        return
+    page.title("Where the layers are called")
+    page.line()
+    for source in list(called)[:MOST_PLACES]:
+        names = span((layer.name for layer in layers if layer.source == source), order)
+        page.listed(page.clean(source), page.clean(names))
+    if len(called) > MOST_PLACES:
+        page.print((f"and {len(called) - MOST_PLACES} more lines", QUIET))
 
 
 def _findings(report: Report, page: Page) -> None:
@@ -160,10 +229,19 @@ def _findings(report: Report, page: Page) -> None:
 
 
 def _evidence(evidence: Evidence) -> str:
-    value = number(evidence.value) + ("" if evidence.error is None else f" ± {number(evidence.error, 2)}")
-    limit = "" if evidence.threshold is None else f"{evidence.relation} {number(evidence.threshold)}".strip()
-    limit = f" (limit: {limit})" if limit else ""
-    return f"{evidence.name} = {value}{limit}"
+    """The number in words, with the field's name, and the limit it was held against."""
+    name, value, limit = evidence.name, evidence.value, evidence.threshold
+    words = WORDS.get(name, re.sub(r"^log10 (of )?", "", name))
+    if evidence.relation == "of":
+        return f"{words}: {number(value)} of {number(limit)}"
+    say = size if "log10" in name else percent if name in SHARES else number
+    error = "" if evidence.error is None else f" ± {number(evidence.error, 2)}{' decades' if say is size else ''}"
+    aside = (
+        name if words != name and name.isidentifier() else "",
+        "" if limit is None or limit == value else f"limit {evidence.relation} {say(limit)}".replace("  ", " "),
+    )
+    asides = ", ".join(filter(None, aside))
+    return f"{words}: {say(value)}{error}" + (f" ({asides})" if asides else "")
 
 
 def _undecided(report: Report, page: Page) -> None:

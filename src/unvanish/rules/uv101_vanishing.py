@@ -6,7 +6,7 @@ from unvanish.decide import UNDERFLOW, VANISHED
 from unvanish.records import CallFlow, Evidence, Finding, Flow, LayerFlow
 from unvanish.rules import rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
-from unvanish.rules.wording import factor, judged, names, sources, subject
+from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject
 
 
 @rule(
@@ -59,7 +59,8 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Finding]:
         Evidence(name="underflow_fraction", value=layer.underflow_fraction, relation=">", threshold=UNDERFLOW)
         for layer in lost[:1]
     ]
-    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(worst, path)}.{sources(layers)}"
+    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(worst, path)}."
+    message += not_converged(flow) + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
         Finding(

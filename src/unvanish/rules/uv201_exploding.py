@@ -27,10 +27,12 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Finding]:
     step that is right for the last layers is far too large for the first, and one that suits the first moves nothing
     else.
 
-    Evidence: the relative sensitivity of the outputs to a layer's output (Jacobian times size of that output) above
-    its minimum on the dominant path to the output, in decades, greater than ``threshold``. Loss scale and rescaled
-    ReLU layers leave it alone. The margin is narrow: a healthy 20-layer network of BatchNorm and ReLU reaches 2.5. A
-    stricter ``threshold`` keeps quiet about the milder layers.
+    Evidence: how much the relative sensitivity of the outputs (Jacobian times size of a layer's output) grows from the
+    output back to the layer, in decades, greater than ``threshold``. Growth between a layer and the next does not count
+    where a normaliser stands between them: such weights have a gradient at right angles to themselves, which shrinks as
+    they grow, so that training scales its own step down. Networks that train reach 1.4 at most (20 and 50 layers of
+    BatchNorm and ReLU 0.5, 50 of SELU 1.3), chaotic ones start at 3.0. Loss scale and rescaled ReLU layers leave it
+    alone. What it does not see: a hundred layers of batch normalisation, whose growth is real and hard to train.
 
     What helps: another activation; clipping the gradient stops divergence in some cases. Weights of the critical size
     are the theory's answer. Batch normalisation explodes at a hundred layers itself.

@@ -14,8 +14,18 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     "dead",
     "dead layer",
     order=3,
-    fires_on=("dead-relu",),
-    silent_on=("relu-he-20", "small-cnn", "sigmoid-50", "chain-200", "zero-head", "lora-zero-b", "softmax-one-unit"),
+    fires_on=("dead-relu", "relu-on-logits"),
+    silent_on=(
+        "relu-he-20",
+        "small-cnn",
+        "sigmoid-50",
+        "chain-200",
+        "zero-head",
+        "lora-zero-b",
+        "softmax-one-unit",
+        "dead-units",
+        "dead-channels",
+    ),
 )
 def dead_layer(flow: Flow) -> list[Finding]:
     """No gradient reaches the layer: something after it is off on the whole batch.
@@ -40,7 +50,10 @@ def dead_layer(flow: Flow) -> list[Finding]:
         return []
     blocks = listing(block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by)
     why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
-    message = f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}."
+    message = (
+        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}. It is not"
+        " vanished: the zero is exact, however the numbers are scaled."
+    )
     return [
         Finding(
             code="UV301",

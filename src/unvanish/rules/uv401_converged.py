@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from unvanish.decide import CONVERGED, VANISHED
-from unvanish.records import Evidence, Finding, Flow
+from collections.abc import Sequence
+
+from unvanish.decide import CONVERGED, STATIONARY, VANISHED, is_stationary
+from unvanish.records import Evidence, Finding, Flow, LayerFlow
 from unvanish.rules import rule
-from unvanish.rules.wording import judged, names, subject
+from unvanish.rules.wording import factor, judged, names, subject, weakest
 
 
 @rule(
@@ -13,9 +15,12 @@ from unvanish.rules.wording import judged, names, subject
     "converged",
     "converged",
     order=18,
-    fires_on=("converged-digits",),
-    silent_on=("stuck-sigmoid-10", "sigmoid-20", "relu-he-20", "loss-scaled-1e-6", "underflow-loss-1e-42"),
-)
+    fires_on=("converged-digits", "least-squares-optimum"),
+    silent_on=(
+        "stuck-sigmoid-10", "sigmoid-20", "relu-he-20", "loss-scaled-1e-6", "underflow-loss-1e-42", "plateau",
+        "small-cnn", "slow-quadratic",
+    ),
+)  # fmt: skip
 def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
     """There is nothing left to gain: the gradient is small because the outputs are already right.
 
@@ -27,7 +32,8 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
     to be looked at on its own.
 
     Evidence: the loss above its floor, as a share of the larger of itself and the loss of the best constant output,
-    below ``threshold``. Where the loss has no such scale nothing is called converged.
+    below ``threshold``; or a Gauss-Newton decrement below a thousandth of that scale at a loss better than any constant
+    output's. Where the loss has no such scale nothing is called converged.
 
     What helps: nothing needs help. For further progress: more data, a harder task, or stop.
 
@@ -36,16 +42,21 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
     """
     layers = judged(flow, "converged")
     gap = None if flow.loss is None else flow.loss.relative_gap
-    if not layers or gap is None or not gap < threshold:
+    if not layers or (gap is None and not is_stationary(flow)):
         return []
-    weak = [layer for layer in layers if layer.log10_transmission is not None and layer.log10_transmission < VANISHED]
-    message = (
-        f"{subject(flow, layers, 'has', 'have')} learned the task: {max(gap, 0.0):.2g} of the loss is left to gain."
-    )
-    if weak:
-        message += (
-            f" On a new task {subject(flow, weak, 'would hardly learn', 'would hardly learn')}: little signal arrives."
+    if gap is not None and gap < threshold:
+        message = (
+            f"{subject(flow, layers, 'has', 'have')} learned the task: {max(gap, 0.0):.2g} of the loss is left to gain."
         )
+        evidence = Evidence(name="relative_gap", value=gap, relation="<", threshold=threshold)
+    elif is_stationary(flow):
+        message = (
+            f"{subject(flow, layers, 'has', 'have')} reached an optimum better than any constant output: a quadratic"
+            f" model promises only {flow.decrement:.1g} of the loss there was to gain."
+        )
+        evidence = Evidence(name="decrement", value=flow.decrement, relation="<", threshold=STATIONARY)
+    else:
+        return []
     return [
         Finding(
             code="UV401",
@@ -53,7 +64,19 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
             level="note",
             layers=names(layers),
             cause="nothing left to gain",
-            message=message,
-            evidence=(Evidence(name="relative_gap", value=gap, relation="<", threshold=threshold),),
+            message=message + _signal(flow, layers),
+            evidence=(evidence,),
         )
     ]
+
+
+def _signal(flow: Flow, layers: Sequence[LayerFlow]) -> str:
+    """Why it is not a vanished gradient, or which layers would have one on a new task."""
+    weak = [layer for layer in layers if layer.log10_transmission is not None and layer.log10_transmission < VANISHED]
+    if weak:
+        who = subject(flow, weak, "would hardly learn", "would hardly learn")
+        return f" On a new task {who}: little signal arrives."
+    least = weakest(layers)
+    if least is None:
+        return ""
+    return f" It is not vanished: the signal arrives everywhere (transmission at least {factor(least)})."

@@ -15,7 +15,7 @@ from unvanish.rules.wording import judged, names, sources, subject
     "saddle of zero weights",
     order=6,
     fires_on=("all-zero-weights",),
-    silent_on=("zero-head", "rezero", "lora-zero-b", "dead-relu", "relu-he-20"),
+    silent_on=("zero-head", "rezero", "lora-zero-b", "dead-relu", "relu-he-20", "lstm", "dead-units"),
 )
 def saddle(flow: Flow) -> list[Finding]:
     """The gradient is exactly zero only because the weights are: no tensor gets the first push.

@@ -16,7 +16,15 @@ OUTGROWING = 4.0
     "non-finite forward pass",
     order=1,
     fires_on=("nonfinite-log", "overflow-exp"),
-    silent_on=("nonfinite-sqrt0", "relu-he-20", "sigmoid-50", "small-gpt"),
+    silent_on=(
+        "nonfinite-sqrt0",
+        "relu-he-20",
+        "sigmoid-50",
+        "small-gpt",
+        "small-cnn",
+        "chaotic-tanh-50",
+        "exploding-linear-30",
+    ),
 )
 def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> list[Finding]:
     """The forward pass produces a number that is not finite, so every gradient after it is meaningless.

@@ -18,7 +18,15 @@ LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308
     "non-finite backward pass",
     order=1,
     fires_on=("nonfinite-sqrt0",),
-    silent_on=("nonfinite-log", "overflow-exp", "relu-he-20", "chaotic-tanh-50", "half-precision-underflow"),
+    silent_on=(
+        "nonfinite-log",
+        "overflow-exp",
+        "relu-he-20",
+        "chaotic-tanh-50",
+        "half-precision-underflow",
+        "exploding-linear-30",
+        "small-gpt",
+    ),
 )
 def nonfinite_backward(flow: Flow) -> list[Finding]:
     """The loss is finite, but the gradient is inf or nan.

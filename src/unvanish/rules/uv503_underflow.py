@@ -14,7 +14,16 @@ from unvanish.rules.wording import judged, names, sources, subject
     "underflow of the number type",
     order=15,
     fires_on=("underflow-loss-1e-42", "half-precision-underflow"),
-    silent_on=("loss-scaled-1e-6", "relu-he-20", "small-cnn", "small-gpt"),
+    silent_on=(
+        "loss-scaled-1e-6",
+        "relu-he-20",
+        "small-cnn",
+        "small-gpt",
+        "below-eps-adam",
+        "below-eps-rmsprop",
+        "lstm",
+        "sigmoid-50",
+    ),
 )
 def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Finding]:
     """The gradient is there, but most of its entries are too small for their number type and are lost.
@@ -27,7 +36,8 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Finding]:
 
     Evidence: the share of the layer's gradient entries that are truly not zero, by an exact walk, and lie below the
     smallest normal number of the type they are computed in; more than ``threshold``. A layer whose signal has
-    vanished on the way is UV101's, whatever its type; a stricter ``threshold`` keeps quiet about the milder layers.
+    vanished on the way is UV101's, whatever its type, and one below the optimizer's eps UV504's. A stricter
+    ``threshold`` keeps quiet about the milder layers.
 
     What helps: scale the loss up and the gradient down again before the step (a gradient scaler), or compute in
     bfloat16, which has the range of float32.

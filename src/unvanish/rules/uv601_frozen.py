@@ -12,8 +12,8 @@ from unvanish.rules.wording import judged, names, subject
     "frozen",
     "frozen layers",
     order=18,
-    fires_on=("frozen-backbone",),
-    silent_on=("relu-he-20", "unused-layer", "sigmoid-20"),
+    fires_on=("frozen-backbone", "generator-frozen-discriminator"),
+    silent_on=("relu-he-20", "unused-layer", "sigmoid-20", "small-cnn", "small-gpt", "zero-head"),
 )
 def frozen(flow: Flow) -> list[Finding]:
     """The layer does not learn because it was told not to: none of its parameters asks for a gradient.

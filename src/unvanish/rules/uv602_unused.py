@@ -15,7 +15,15 @@ from unvanish.rules.wording import judged, names, sources, subject
     "unused layers",
     order=17,
     fires_on=("unused-layer", "unused-expert"),
-    silent_on=("relu-he-20", "frozen-backbone", "shared-module-twice", "two-branch", "unet-small"),
+    silent_on=(
+        "relu-he-20",
+        "frozen-backbone",
+        "shared-module-twice",
+        "two-branch",
+        "unet-small",
+        "lora-zero-b",
+        "small-gpt",
+    ),
 )
 def unused(flow: Flow) -> list[Finding]:
     """The layer takes no part in computing the loss, so it has no gradient at all.

@@ -13,7 +13,7 @@ from unvanish.rules.wording import judged, listing, names, subject
     "gated layers",
     order=18,
     fires_on=("zero-head", "rezero", "lora-zero-b", "layerscale-1e-5"),
-    silent_on=("all-zero-weights", "dead-relu", "sigmoid-20", "relu-he-20"),
+    silent_on=("all-zero-weights", "dead-relu", "sigmoid-20", "relu-he-20", "small-cnn", "dead-units"),
 )
 def gated(flow: Flow) -> list[Finding]:
     """The layer gets little or no gradient yet, because a trainable tensor after it starts at zero or nearly so.
@@ -40,7 +40,7 @@ def gated(flow: Flow) -> list[Finding]:
     gates = listing(gate for layer in layers for gate in _gates(layer, zeros))
     message = (
         f"{subject(flow, layers, 'waits', 'wait')} behind {gates or 'a gate'}, zero or nearly so and trainable:"
-        " the gradient comes as the gate opens."
+        " the gradient comes as the gate opens. It is neither vanished nor dead: the gate itself learns."
     )
     weakest = min(layers, key=lambda layer: 0.0 if layer.log10_transmission is None else layer.log10_transmission)
     return [

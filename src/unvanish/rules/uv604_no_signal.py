@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.records import Evidence, Finding, Flow
 from unvanish.rules import rule
 from unvanish.rules.wording import judged, names, subject
@@ -12,8 +14,8 @@ from unvanish.rules.wording import judged, names, subject
     "no_signal",
     "no signal from the loss",
     order=4,
-    fires_on=("clamped-loss", "flat-loss"),
-    silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu"),
+    fires_on=("clamped-loss", "detached-loss"),
+    silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu", "flat-loss"),
 )
 def no_signal(flow: Flow) -> list[Finding]:
     """The loss sends no signal at all: the outputs depend on the weights, but the loss does not ask them to change.
@@ -25,13 +27,14 @@ def no_signal(flow: Flow) -> list[Finding]:
     after it matters, and "loss does not fall" has its reason here and not in the network.
 
     Evidence: the norm of the loss's derivative by the outputs, and whether the loss changes when the outputs are
-    scaled or disturbed. A true optimum, around which the loss rises, is UV401's.
+    scaled or disturbed; the layers' own gradient is exactly zero although the outputs depend on them. A true optimum,
+    around which the loss rises, is UV401's; a loss that merely hides its movement is UV703's.
 
     What helps: a loss that is differentiable in the outputs, and outputs that stay attached to the graph.
 
     Source: Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors.
     """
-    layers = judged(flow, "no_signal")
+    layers = [layer for layer in judged(flow, "no_signal") if layer.log10_grad_norm in (None, -math.inf)]
     if not layers:
         return []
     residual = None if flow.loss is None else flow.loss.residual_norm

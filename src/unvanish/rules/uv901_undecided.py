@@ -13,8 +13,8 @@ from unvanish.rules.wording import judged, names
     "undecided",
     "undecided",
     order=19,
-    fires_on=("clamped-loss",),
-    silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log"),
+    fires_on=("clamped-loss", "flat-loss"),
+    silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log", "small-cnn", "small-gpt"),
 )
 def undecided(flow: Flow) -> list[Finding]:
     """The check could not tell, and says so: a guess would be worse than no answer.

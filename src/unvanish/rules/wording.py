@@ -52,3 +52,30 @@ def listing(items: Iterable[str], most: int = 3) -> str:
     distinct = list(dict.fromkeys(items))
     rest = len(distinct) - most
     return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def place(call: CallFlow | None) -> str:
+    """What a call is and where it stands, with its module even where that is the whole model."""
+    return call_place(call) if call is None or call.module else call_place(call.replace(module="the model"))
+
+
+def about(number: float) -> str:
+    """A count to two digits: "2,000,000"; "more than can be counted" for an infinite one."""
+    if not math.isfinite(number):
+        return "more than can be counted"
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
+def not_converged(flow: Flow, pronoun: str = "It is") -> str:
+    """A sentence that excludes the other reason for small gradients; "" where the gap is unknown."""
+    gap = None if flow.loss is None else flow.loss.relative_gap
+    if gap is None or not math.isfinite(gap):
+        return ""
+    return f" {pronoun} not converged: {gap:.0%} of the loss is still to gain."
+
+
+def weakest(layers: Iterable[LayerFlow]) -> float | None:
+    """The smallest log10 transmission among the layers, None where one was not measured."""
+    known = [layer.log10_transmission for layer in layers]
+    found = [value for value in known if value is not None and math.isfinite(value)]
+    return min(found) if found and len(found) == len(known) else None

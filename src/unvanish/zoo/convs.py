@@ -23,6 +23,29 @@ def small_cnn() -> Problem:
     return digits(model, count=32, shape=IMAGE)
 
 
+def relu6_cnn() -> Problem:
+    """The same with ReLU6, which is bounded and, like any rectifier, flat for half of its inputs."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU6(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * 7 * 7, 10),
+    )  # fmt: skip
+    return digits(model, count=32, shape=IMAGE)
+
+
+def dead_channels(alive: int = 2) -> Problem:
+    """All but ``alive`` of a convolution's 32 channels are off for every image; those are on for all of them."""
+    dead = nn.Conv2d(8, 32, 3, padding=1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), dead, nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        for channel, bias in enumerate(dead.bias if dead.bias is not None else ()):
+            bias.fill_(1.0 if channel < alive else -100.0)
+    return digits(model, count=32, shape=IMAGE)
+
+
 class Branch(nn.Module):
     """x + gate · W₂ relu(W₁ norm(x)); without a gate, x + W₂ relu(W₁ norm(x))."""
 

@@ -48,8 +48,13 @@ MLPS = (
     Network(
         name="exploding-linear-30", builder="mlps.mlp",
         options={"depth": 30, "activation": "Identity", "init": "standard-normal"}, expects=("exploding",),
-        codes=("UV201", "UV202"), learns=False,
+        codes=("UV202",), learns=False,
         about="30 linear layers of width 64 with N(0, 1) weights: signals grow by 8 a layer, forward and back",
+    ),
+    Network(
+        name="exploding-relu-12", builder="mlps.mlp",
+        options={"depth": 12, "width": 128, "activation": "ReLU", "init": "standard-normal"}, expects=("exploding",),
+        codes=("UV202",), learns=False, about="12 ReLU layers of width 128 with N(0, 1) weights: growth by 8 a layer",
     ),
     Network(
         name="chaotic-tanh-50", builder="mlps.mlp", options={"depth": 50, "activation": "Tanh", "init": "chaotic"},
@@ -66,12 +71,25 @@ MLPS = (
         about="95 of a ReLU layer's 100 units are off for every sample",
     ),
     Network(
-        name="saturated-tanh", builder="mlps.saturated", expects=("saturated", "exploding"), codes=("UV304", "UV201"),
+        name="dead-channels", builder="convs.dead_channels", expects=("dead_units",), codes=("UV303",),
+        about="30 of a convolution's 32 channels are off for every image",
+    ),
+    Network(
+        name="saturated-sigmoid", builder="mlps.saturated", options={"activation": "Sigmoid", "times": 100.0},
+        expects=("saturated",), codes=("UV304",),
+        about="sigmoid layers with weights 100 times too large: on their flat ends",
+    ),
+    Network(
+        name="saturated-tanh", builder="mlps.saturated", expects=("saturated",), codes=("UV304",),
         about="tanh layers with weights 30 times too large: on their flat ends",
     ),
     Network(
         name="unscaled-inputs", builder="mlps.unscaled_inputs", expects=("input_scale",), codes=("UV707",),
         about="inputs in the hundreds into a sigmoid layer",
+    ),
+    Network(
+        name="raw-pixels", builder="mlps.raw_pixels", expects=("input_scale",), codes=("UV707",),
+        about="pixels from 0 to 255 into a tanh network made for 0 to 1",
     ),
     Network(
         name="all-zero-weights", builder="mlps.all_zero", expects=("saddle",), codes=("UV403",),
@@ -103,6 +121,18 @@ HEALTHY = (
         about="25 pre-normalised residual blocks of two layers each",
     ),
     Network(name="small-cnn", builder="convs.small_cnn", expects=("healthy",), learns=True, about="two convolutions"),
+    Network(
+        name="relu6-cnn", builder="convs.relu6_cnn", expects=("healthy",), learns=True,
+        about="two convolutions with batch normalisation and ReLU6",
+    ),
+    Network(
+        name="raw-pixels-batchnorm", builder="mlps.raw_pixels", options={"norm": True}, expects=("healthy",),
+        learns=True, about="pixels from 0 to 255 into a network that normalises them first",
+    ),
+    Network(
+        name="sigmoid-output", builder="wiring.sigmoid_output", expects=("healthy",), learns=True,
+        about="a sigmoid and the binary cross-entropy that belongs to it",
+    ),
     Network(
         name="unet-small", builder="convs.unet", expects=("healthy",), learns=True,
         about="a U-Net of two resolutions that removes noise from digits",
@@ -138,6 +168,11 @@ HEALTHY = (
     Network(
         name="converged-digits", builder="mlps.converged", expects=("converged",), codes=("UV401",),
         about="a small network that has learned its 32 digits: the gradient is tiny because the loss is used up",
+    ),
+    Network(
+        name="least-squares-optimum", builder="training.least_squares", options={"signal": 1.0},
+        expects=("converged",), codes=("UV401",), learns=False,
+        about="least squares at its optimum: a quarter of the loss is noise, and nothing is left to gain",
     ),
     Network(
         name="zero-head", builder="mlps.zero_head", expects=("gated",), codes=("UV603",), learns=True,
@@ -187,7 +222,7 @@ WIRING = (
         about="60 post-norm transformer layers with normalisation gains of 0.1",
     ),
     Network(
-        name="softmax-one-unit", builder="wiring.softmax_one_unit", expects=("dead",), codes=("UV302",),
+        name="softmax-one-unit", builder="wiring.softmax_one_unit", expects=("dead",), codes=("UV302", "UV706"),
         layers={"0": "dead", "2": "dead"}, learns=False, about="softmax over a single unit, which is always 1",
     ),
     Network(
@@ -195,7 +230,7 @@ WIRING = (
         layers={"forgotten": "unused", "first": "healthy"}, about="a layer the forward pass never calls",
     ),
     Network(
-        name="detached", builder="wiring.detached", expects=("unused", "no_signal"), codes=("UV602", "UV604"),
+        name="detached", builder="wiring.detached", expects=("unused",), codes=("UV602",),
         about="the features are detached before the last layer",
     ),
     Network(
@@ -203,7 +238,11 @@ WIRING = (
         about="softmax in the model and again in the cross-entropy",
     ),
     Network(
-        name="relu-on-logits", builder="wiring.relu_on_logits", expects=("dead", "pairing"), codes=("UV301", "UV706"),
+        name="double-sigmoid", builder="wiring.double_sigmoid", expects=("pairing",), codes=("UV706",),
+        about="a sigmoid in the model and again in the binary cross-entropy",
+    ),
+    Network(
+        name="relu-on-logits", builder="wiring.relu_on_logits", expects=("dead",), codes=("UV301",),
         learns=False, about="a ReLU behind the last layer, all of whose outputs are negative",
     ),
 )  # fmt: skip
@@ -231,6 +270,14 @@ NUMBERS = (
         expects=("underflow",), codes=("UV503",),
         about="float16 without loss scaling: most gradient entries are below 6e-5",
     ),
+    *(
+        Network(
+            name=f"below-eps-{optimizer.lower()}", builder="nonfinite.scaled_loss",
+            options={"scale": 1e-12, "optimizer": optimizer}, expects=("underflow",), codes=("UV504",),
+            about=f"a healthy network with its loss multiplied by 10^-12 under {optimizer}, whose eps is 10^-8",
+        )
+        for optimizer in ("Adam", "RMSprop")
+    ),
 )  # fmt: skip
 
 LOSSES = (
@@ -239,8 +286,16 @@ LOSSES = (
         about="a loss clamped at 0.01: zero gradient far from any optimum",
     ),
     Network(
-        name="flat-loss", builder="losses.flat_loss", expects=("flat_loss", "no_signal"), codes=("UV703", "UV604"),
+        name="flat-loss", builder="losses.flat_loss", expects=("flat_loss",), codes=("UV703",),
         about="a loss with 10^9 added to it, which no change of the outputs can move in float32",
+    ),
+    Network(
+        name="flat-loss-regression", builder="losses.flat_regression", expects=("flat_loss",), codes=("UV703",),
+        about="a squared error with 10^8 added to it, in a U-Net",
+    ),
+    Network(
+        name="detached-loss", builder="losses.detached_loss", expects=("no_signal",), codes=("UV604",), learns=False,
+        about="a loss of detached outputs: the right value and no derivative",
     ),
 )  # fmt: skip
 
@@ -248,6 +303,10 @@ TRAINING = (
     Network(
         name="slow-quadratic", builder="training.ill_conditioned", expects=("slow",), codes=("UV404",), learns=False,
         about="curvatures 1 and 10^-5, SGD near its limit, the error in the flat direction",
+    ),
+    Network(
+        name="slow-linear-10", builder="training.ill_conditioned", options={"features": 10}, expects=("slow",),
+        codes=("UV404",), learns=False, about="the same with ten features, half of them flat",
     ),
     Network(
         name="lr-too-large", builder="training.sgd_digits", options={"lr": 10.0, "steps": 500},
@@ -259,12 +318,39 @@ TRAINING = (
         about="SGD with a learning rate of 10^-6 on a healthy network",
     ),
     Network(
-        name="plateau", builder="training.plateau", expects=("plateau",), codes=("UV402",), learns=False,
+        name="lr-too-large-adam", builder="training.adam_cnn", options={"lr": 10.0, "steps": 500},
+        expects=("lr_too_large",), codes=("UV704",), about="Adam with a learning rate of 10 on a healthy CNN",
+    ),
+    Network(
+        name="lr-too-small-adam", builder="training.adam_cnn", options={"lr": 1e-8, "steps": 500},
+        expects=("lr_too_small",), codes=("UV705",), learns=False,
+        about="Adam with a learning rate of 10^-8 on a healthy CNN",
+    ),
+    Network(
+        name="lr-recovers", builder="mlps.mlp",
+        options={"depth": 4, "activation": "ReLU", "init": "he", "lr": 0.06}, expects=("healthy",), learns=True,
+        about="Adam with a learning rate of 0.06: the first step raises the loss, the next ones make it good",
+    ),
+    Network(
+        name="plateau-noise-labels", builder="training.noise_labels", expects=("plateau",), codes=("UV402",),
+        learns=False, about="logistic regression on labels drawn by lot, at its optimum",
+    ),
+    Network(
+        name="plateau", builder="training.least_squares", expects=("plateau",), codes=("UV402",), learns=False,
         about="a least-squares optimum that is no better than the mean",
     ),
     Network(
         name="output-range", builder="training.output_range", expects=("output_range",), codes=("UV701",),
         about="targets up to 35 for a sigmoid output",
+    ),
+    Network(
+        name="output-range-relu", builder="training.output_range", options={"last": "ReLU", "mean": -25.0},
+        expects=("output_range", "dead"), codes=("UV701",), about="negative targets for a ReLU output",
+    ),
+    Network(
+        name="output-scale-relu", builder="training.output_scale", options={"scale": 1e4, "activation": "ReLU"},
+        expects=("output_scale",), codes=("UV702",), learns=False,
+        about="targets of 10,000 for a ReLU network that moves by 0.001 a step",
     ),
     Network(
         name="output-scale", builder="training.output_scale", expects=("output_scale",), codes=("UV702",), learns=False,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unvanish.problem import Problem
+from unvanish.zoo.convs import unet
 from unvanish.zoo.digits import digits
 from unvanish.zoo.mlps import stack
 
@@ -36,3 +37,23 @@ def clamped_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def offset_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy + 10⁹, which float32 rounds to 10⁹."""
     return F.cross_entropy(outputs, targets) + 1e9
+
+
+def detached_loss() -> Problem:
+    """The loss works on a detached copy of the outputs: its value is right, its derivative zero."""
+    return digits_with(cut_cross_entropy)
+
+
+def cut_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the detached outputs; the term that keeps it attached has no slope."""
+    return F.cross_entropy(outputs.detach(), targets) + 0.0 * outputs.sum()
+
+
+def flat_regression() -> Problem:
+    """Least squares on top of a large constant, in a convolutional network."""
+    return replace(unet(), loss_fn=offset_squared_error)
+
+
+def offset_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error + 10⁸."""
+    return F.mse_loss(outputs, targets) + 1e8

@@ -42,10 +42,15 @@ def stack(depth: int, width: int, activation: str, init: str | None = None, norm
 
 
 def mlp(
-    depth: int, width: int = 64, activation: str = "Sigmoid", init: str | None = None, norm: bool = False
+    depth: int,
+    width: int = 64,
+    activation: str = "Sigmoid",
+    init: str | None = None,
+    norm: bool = False,
+    lr: float = 1e-3,
 ) -> Problem:
     """A stack at its initialisation."""
-    return digits(stack(depth, width, activation, init, norm))
+    return digits(stack(depth, width, activation, init, norm), lr=lr)
 
 
 def stuck(depth: int, width: int = 30, steps: int = 100) -> Problem:
@@ -104,12 +109,12 @@ def dead_units(share: float = 0.95) -> Problem:
     return digits(model)
 
 
-def saturated() -> Problem:
-    """Tanh units driven 30 times too hard sit on their flat ends."""
-    model = stack(4, 64, "Tanh", "lecun")
+def saturated(activation: str = "Tanh", times: float = 30.0) -> Problem:
+    """Units driven many times too hard sit on their flat ends."""
+    model = stack(4, 64, activation, "lecun")
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(30.0)
+            parameter.mul_(times)
     return digits(model)
 
 
@@ -123,23 +128,8 @@ def unscaled_inputs() -> Problem:
     )
 
 
-def all_zero() -> Problem:
-    """Every weight and bias is zero: each layer waits for another one, and only the last bias ever moves."""
-    model = stack(3, 64, "Tanh")
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
-    return digits(model)
-
-
-def zero_head() -> Problem:
-    """The last layer starts at zero: no gradient behind it in the first step, and all of it from the second on."""
-    model = stack(4, 64, "ReLU", "he")
-    nn.init.zeros_(model[-1].weight)  # pyright: ignore[reportArgumentType]
-    return digits(model)
-
-
-def frozen_backbone() -> Problem:
-    """Only the last layer is trained, as in transfer learning."""
-    model = stack(4, 64, "ReLU", "he")
-    model[:-1].requires_grad_(False)
-    return digits(model, lr=1e-2)
+def raw_pixels(norm: bool = False) -> Problem:
+    """Pixels from 0 to 255 into a tanh network made for 0 to 1, with or without a normalisation in front."""
+    layers = list(stack(4, 64, "Tanh", "lecun"))
+    problem = digits(nn.Sequential(nn.BatchNorm1d(784), *layers) if norm else nn.Sequential(*layers))
+    return replace(problem, inputs=255.0 * problem.inputs)

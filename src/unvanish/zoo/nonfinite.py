@@ -67,12 +67,14 @@ def overflowing_exp() -> Problem:
     )
 
 
-def scaled_loss(scale: float, half: bool = False) -> Problem:
+def scaled_loss(scale: float, half: bool = False, optimizer: str = "") -> Problem:
     """A healthy network whose loss is multiplied by a number, in float32 or in float16."""
     dtype = torch.float16 if half else torch.float32
     model = stack(4, 64, "ReLU", "he").to(dtype)
     problem = digits(model, lr=None)
-    return replace(problem, inputs=problem.inputs.to(dtype), loss_fn=partial(scaled_cross_entropy, scale))
+    trained_by = getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3) if optimizer else None
+    loss_fn = partial(scaled_cross_entropy, scale)
+    return replace(problem, inputs=problem.inputs.to(dtype), loss_fn=loss_fn, optimizer=trained_by)
 
 
 def scaled_cross_entropy(scale: float, outputs: Tensor, targets: Tensor) -> Tensor:

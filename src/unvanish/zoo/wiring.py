@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -129,6 +131,24 @@ def generator() -> Problem:
 def double_softmax() -> Problem:
     """Softmax in the model and again in the loss, on outputs that are far too flat then."""
     return digits(nn.Sequential(*stack(3, 64, "ReLU", "he"), nn.Softmax(dim=1)))
+
+
+def double_sigmoid() -> Problem:
+    """A sigmoid in the model and again in the loss: no probability below one half."""
+    return binary(F.binary_cross_entropy_with_logits)
+
+
+def sigmoid_output() -> Problem:
+    """A sigmoid and the loss that belongs to it."""
+    return binary(F.binary_cross_entropy)
+
+
+def binary(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> Problem:
+    """Two classes, one unit, one sigmoid."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
+    inputs = torch.randn(64, 4)
+    targets = (inputs.sum(1, keepdim=True) > 0).float()
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=adam(model, 1e-2))
 
 
 def relu_on_logits() -> Problem:

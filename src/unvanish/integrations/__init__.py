@@ -1,0 +1,1 @@
+"""What plugs unvanish into other programs. Each module imports the public names alone, and nothing here imports it."""

@@ -1,0 +1,119 @@
+"""When a rule may speak about training, and what another rule has explained already. No rule lives here."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.decide import gap_is_known, has_converged, is_flat, is_stationary
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
+
+HORIZON = 10_000
+"""Steps of a training whose length nobody has named."""
+
+UNREACHABLE = 0.2
+"""Share of the loss there is to gain that the last call may put out of reach."""
+
+FAR = 100.0
+"""Times their own size by which the outputs may have to move."""
+
+TAKES_LOGITS = (
+    "cross_entropy", "binary_cross_entropy_with_logits", "soft_margin_loss", "multi_margin_loss", "softmax",
+    "log_softmax", "logsigmoid", "logsumexp",
+)  # fmt: skip
+"""Loss functions, and first steps of hand-made ones, that normalise what they are given."""
+
+HINDERED = ("vanished", "dead", "saddle", "nonfinite")
+"""Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
+
+
+def settled(flow: Flow) -> bool:
+    """Whether there is nothing left to gain, or nothing to gain where the weights stand."""
+    return has_converged(flow.loss) or is_stationary(flow)
+
+
+def hindered(flow: Flow) -> bool:
+    return bool(flow.nonfinite) or any(layer.verdict in HINDERED for layer in flow.layers)
+
+
+def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
+    """The steps that were tried and the loss still to gain; None where a word about them would mislead."""
+    loss, step = flow.loss, flow.step
+    if step is None or loss is None or settled(flow) or hindered(flow) or is_flat(flow):
+        return None
+    gap = gap_of(loss)
+    return None if gap is None or not gap > 0.0 else (step, gap)
+
+
+def gap_of(loss: LossFacts) -> float | None:
+    """The loss still to gain, or None where it has no scale."""
+    if not gap_is_known(loss) or loss.reference is None or loss.relative_gap is None:
+        return None
+    return loss.relative_gap * loss.reference
+
+
+def planned(step: StepFacts | None) -> int:
+    return HORIZON if step is None or step.planned is None else step.planned
+
+
+def little_gained(step: StepFacts, gap: float) -> bool:
+    """Whether the steps really taken at the present rate left more than nine tenths of the gap."""
+    return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
+
+
+def out_of_reach(flow: Flow) -> bool:
+    """Whether the last call keeps the loss from what could be gained: then steps needed mean nothing."""
+    return flow.output is not None and (flow.output.unreachable or 0.0) > UNREACHABLE
+
+
+def takes_logits(flow: Flow) -> bool:
+    """Whether a call after the last one of the network normalises what it is given."""
+    last = None if flow.output is None else flow.output.call
+    return last is not None and any(call.index > last and call.name in TAKES_LOGITS for call in flow.calls)
+
+
+def far_outputs(flow: Flow, far: float = FAR) -> bool | None:
+    """Whether the loss asks the outputs to move by far more than their size; True only where steps have shown it.
+
+    None: not asked so much. False: asked, but the steps that were taken do not show that they are too few.
+    """
+    output, loss = flow.output, flow.loss
+    if output is None or output.wanted is None or output.rms is None or loss is None or gap_of(loss) is None:
+        return None
+    if not far * max(output.rms, 0.1) < output.wanted < math.inf or out_of_reach(flow) or settled(flow):
+        return None
+    known = steps_to_judge(flow)
+    if known is None:
+        return False
+    step, gap = known
+    return step.needed is not None and step.needed > planned(step) and little_gained(step, gap)
+
+
+def inputs_saturate(flow: Flow, saturated: float = 0.5, gone: float = 0.25) -> bool:
+    """Whether the first layer is saturated, and no longer is once the inputs are standardised."""
+    inputs = flow.inputs
+    if inputs is None or inputs.saturated is None or inputs.saturated_standardised is None:
+        return False
+    return inputs.saturated > saturated and inputs.saturated_standardised <= gone
+
+
+def feeding(flow: Flow, call: CallFlow) -> tuple[LayerFlow, ...]:
+    """The layers whose results reach the call with no other layer between."""
+    calls = {each.index: each for each in flow.calls}
+    owners = {layer.call: layer for layer in flow.layers if layer.call is not None}
+    waiting, seen, found = list(call.inputs), set[int](), set[str]()
+    while waiting:
+        index = waiting.pop()
+        if index in owners:
+            found.add(owners[index].name)
+        elif index in calls and index not in seen:
+            seen.add(index)
+            waiting += calls[index].inputs
+    return tuple(layer for layer in flow.layers if layer.name in found)
+
+
+def is_piecewise_linear(call: CallFlow) -> bool:
+    """Whether the entries that are not flat pass at full slope: then being flat for half of them is no fault.
+
+    ReLU6 is a hardtanh from 0 to 6. A network behind a hard sigmoid with 59 % of its entries flat went on to learn.
+    """
+    return any(word in call.name for word in ("relu", "hard", "clamp", "clip"))

@@ -1,0 +1,73 @@
+"""UV303: nearly all units of an activation are off for the whole batch."""
+
+from __future__ import annotations
+
+from unvanish.decide import DEAD_UNITS
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.conditions import feeding, is_piecewise_linear, settled
+from unvanish.rules.wording import names, place
+
+
+@rule(
+    "UV303",
+    "dead_units",
+    "dead units",
+    order=10,
+    fires_on=("dead-units", "dead-channels"),
+    silent_on=(
+        "relu-he-20", "batchnorm-relu-20", "residual-50", "small-cnn", "relu6-cnn", "unet-small", "two-branch",
+        "densenet-small", "preln-transformer-6", "small-gpt", "dead-relu", "saturated-tanh", "converged-digits",
+    ),
+)  # fmt: skip
+def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -> list[Finding]:
+    """Nearly all units of a layer are off on every sample, and the few that are left must do all the work.
+
+    Example: a ReLU layer after one step that was too large. 95 of its 100 units have negative inputs for every image;
+    the other five let a gradient through, so the layer is not dead, only crippled.
+
+    Why: a unit that is off on all samples has slope zero on all of them. Its incoming weights get no gradient and it
+    says nothing to the layers after it: the network is narrower than it was built.
+
+    Evidence: the share of units whose slope is below 1 % of the activation's largest on every sample of this batch,
+    greater than ``threshold``. Half-dead ReLU layers are healthy. A batch of fewer than ``samples`` is not asked: on
+    one sample a trained, sparse network has most of its units off. Where a layer is dead altogether UV301 speaks.
+
+    What helps: a smaller learning rate, an activation with a slope on both sides, batch normalisation before it.
+
+    Source: Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization: theory and numerical examples; Maas, Hannun
+    & Ng 2013, Rectifier nonlinearities improve neural network acoustic models.
+    """
+    if settled(flow) or flow.setting.batch_size < samples or any(layer.verdict == "dead" for layer in flow.layers):
+        return []
+    calls = [
+        call
+        for call in flow.calls
+        if call.part == "model"
+        and (is_piecewise_linear(call) or not call.bounded)
+        and (call.dead_fraction or 0.0) > threshold
+    ]
+    if not calls:
+        return []
+    worst = max(calls, key=lambda call: call.dead_fraction or 0.0)
+    share = worst.dead_fraction or 0.0
+    behind = {layer.name for call in calls for layer in feeding(flow, call)}
+    layers = [layer for layer in flow.layers if layer.name in behind]
+    others = f"; {len(calls)} activations are so" if len(calls) > 1 else ""
+    message = (
+        f"{share:.0%} of the units of {place(worst)} are off for every sample of this batch{others}: their slope is"
+        f" zero, so they learn nothing and say nothing. It is not dead: the other {1 - share:.0%} still let a gradient"
+        " through."
+    )
+    return [
+        Finding(
+            code="UV303",
+            verdict="dead_units",
+            level="error",
+            layers=names(layers),
+            cause=worst.name,
+            message=message,
+            evidence=(Evidence(name="dead_fraction", value=share, relation=">", threshold=threshold),),
+            remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
+        )
+    ]

@@ -1,0 +1,80 @@
+"""UV304: bounded activations sit on their flat ends, and not because the network is sure and right."""
+
+from __future__ import annotations
+
+from unvanish.records import CallFlow, Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, settled
+from unvanish.rules.wording import names, place
+
+
+@rule(
+    "UV304",
+    "saturated",
+    "saturated activations",
+    order=10,
+    fires_on=("saturated-tanh", "saturated-sigmoid"),
+    silent_on=(
+        "sigmoid-20", "tanh-orthogonal-50", "chaotic-tanh-50", "converged-digits", "relu-he-20", "relu6-cnn",
+        "small-cnn", "lstm", "small-gpt", "preln-transformer-6", "generator-frozen-discriminator", "unscaled-inputs",
+    ),
+)  # fmt: skip
+def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
+    """Most entries of a bounded activation lie on its flat ends, where nothing gets through.
+
+    Example: a tanh network whose weights are thirty times too large. Nearly every unit is at -1 or 1, and moving its
+    input a little changes nothing.
+
+    Why: a sigmoid or tanh is flat far from zero. Its slope there is nearly 0, and a unit with no slope passes no
+    gradient to its weights, however wrong it is.
+
+    Evidence: the share of entries whose slope is below 1 % of the activation's largest, greater than ``threshold``,
+    while the loss is no better than that of the best constant output: units that are sure and right are flat too. The
+    outputs themselves do not count: one that is sure and wrong is flat as well, and the loss turns it round. Where
+    standardised inputs undo it UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
+    pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
+
+    What helps: smaller weights, standardised inputs, a normalisation before the activation.
+
+    Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; LeCun,
+    Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4.
+    """
+    if flow.loss is None or not flow.loss.at_constant or settled(flow):
+        return []
+    excused = flow.inputs.layer if flow.inputs is not None and inputs_saturate(flow) else ""
+    calls = [
+        call
+        for call in flow.calls
+        if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not _is_output(flow, call)
+        and (call.saturated_fraction or 0.0) > threshold
+        and excused not in names(feeding(flow, call))
+    ]  # fmt: skip
+    if not calls:
+        return []
+    worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
+    share = worst.saturated_fraction or 0.0
+    behind = {layer.name for call in calls for layer in feeding(flow, call)}
+    layers = [layer for layer in flow.layers if layer.name in behind]
+    others = f", and {len(calls) - 1} more activations are like it" if len(calls) > 1 else ""
+    message = (
+        f"{share:.0%} of what leaves {place(worst)} lies on its flat ends{others}: there the slope is nearly zero, so"
+        " the layers before it are told almost nothing. They are not flat because the network is sure and right: its"
+        f" loss, {flow.loss.value:.3g}, is no better than that of a constant output."
+    )
+    return [
+        Finding(
+            code="UV304",
+            verdict="saturated",
+            level="error",
+            layers=names(layers),
+            cause=worst.name,
+            message=message,
+            evidence=(Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),),
+            remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
+        )
+    ]
+
+
+def _is_output(flow: Flow, call: CallFlow) -> bool:
+    """Whether the call makes the outputs: only the loss consumes it."""
+    return call.next is None or flow.calls[call.next].part == "loss"

@@ -1,0 +1,71 @@
+"""UV404: the learning rate is as large as the sharpest direction allows, and far too small for the others."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.conditions import little_gained, steps_to_judge
+from unvanish.rules.wording import about
+
+
+@rule(
+    "UV404",
+    "slow",
+    "slow curvature",
+    order=14,
+    fires_on=("slow-quadratic", "slow-linear-10"),
+    silent_on=(
+        "lr-too-small", "lr-too-large", "least-squares-optimum", "relu-he-20", "small-cnn", "residual-50", "plateau",
+        "output-scale", "stuck-sigmoid-10",
+    ),
+)  # fmt: skip
+def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = 1000.0) -> list[Finding]:
+    """Plain gradient descent crawls: its learning rate is near its limit, and the way to go needs a far larger one.
+
+    Example: two features of which one is 300 times larger than the other. The steep direction allows a rate of 1; the
+    flat one, where all of the error is left, would need 100,000.
+
+    Why: gradient descent diverges beyond 2/λ_max, the limit the sharpest curvature sets, and advances along a flat
+    direction in proportion to rate times curvature. With curvatures far apart no single rate suits both.
+
+    Evidence: λ_max of the Hessian by power iteration. The step that lowers the loss most, in units of 1/λ_max, is
+    greater than ``multiple``; the learning rate in the same units is greater than ``near``; more than ``steps`` steps
+    are needed to close 90 % of the gap; and steps really taken closed less than a tenth of it. Only for SGD.
+
+    What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
+
+    Source: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, section 5; Nocedal & Wright 2006, Numerical
+    optimization, section 3.3.
+    """
+    known = steps_to_judge(flow)
+    if known is None or any(layer.verdict == "exploding" for layer in flow.layers):
+        return []
+    step, gap = known
+    if step.optimizer != "SGD" or not step.lr_limit or step.best is None or step.needed is None:
+        return []
+    rate = 2.0 * step.lr / step.lr_limit  # lr · λ_max
+    if not (step.best * rate > multiple and rate > near and step.needed > steps and little_gained(step, gap)):
+        return []
+    message = (
+        f"At this pace 90% of what is to gain takes about {about(step.needed)} steps: the way down is {step.best:,.0f}"
+        f" steps long at once, because it is flat, while the steepest direction allows a learning rate of"
+        f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: a larger one"
+        " diverges. The curvatures are too far apart."
+    )
+    return [
+        Finding(
+            code="UV404",
+            verdict="slow",
+            level="error",
+            cause="curvatures far apart",
+            message=message,
+            evidence=(
+                Evidence(
+                    name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=multiple
+                ),
+                Evidence(name="learning rate in units of 1/λ_max", value=rate, relation=">", threshold=near),
+                Evidence(name="steps needed", value=step.needed, relation=">", threshold=steps),
+            ),
+            remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
+        )
+    ]

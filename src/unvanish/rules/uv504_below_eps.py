@@ -1,0 +1,73 @@
+"""UV504: the gradient is smaller than the optimizer's eps, which then decides how far to go."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.decide import UNDERFLOW, below_eps
+from unvanish.records import Evidence, Finding, Flow, LayerFlow
+from unvanish.rules import rule
+from unvanish.rules.wording import factor, judged, names, sources, subject
+
+
+@rule(
+    "UV504",
+    "underflow",
+    "gradient below the optimizer's eps",
+    order=15,
+    fires_on=("below-eps-adam", "below-eps-rmsprop"),
+    silent_on=(
+        "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6", "underflow-loss-1e-42",
+        "loss-scaled-1e-6", "sigmoid-50",
+    ),
+)  # fmt: skip
+def gradient_below_eps(flow: Flow) -> list[Finding]:
+    """The gradient is there, but it is smaller than the optimizer's eps, and the steps shrink with it.
+
+    Example: a loss multiplied by 10^-12 under Adam, whose eps is 10^-8. Adam is meant to take steps of the size of the
+    learning rate whatever the loss is measured in; here it does not.
+
+    Why: adaptive optimizers divide the gradient by its own running size plus eps. As long as eps is the smaller of the
+    two the scale of the loss cancels; once it is the larger, the step is the gradient over eps.
+
+    Evidence: the rms of the layer's gradient entries, below ``eps`` of the optimizer. The layer transmits, and its
+    entries are not lost to their number type: that would be UV101 or UV503.
+
+    What helps: a loss that is a mean and not divided further, a smaller eps, or the loss scaled up.
+
+    Source: Kingma & Ba 2015, Adam: a method for stochastic optimization, section 2; Choi et al. 2019, On empirical
+    comparisons of optimizers for deep learning, section 4.
+    """
+    eps = flow.setting.eps
+    layers = [
+        layer
+        for layer in judged(flow, "underflow")
+        if below_eps(layer, eps) and not (layer.underflow_fraction or 0.0) > UNDERFLOW
+    ]
+    if not layers or not eps:
+        return []
+    least = min(layers, key=_rms)
+    share = factor(_rms(least) - math.log10(eps))
+    message = (
+        f"{subject(flow, layers, 'has', 'have')} a gradient below the optimizer's eps: its entries have an rms of"
+        f" {factor(_rms(least))} in {least.name}, eps is {eps:.1g}, so the steps are about {share} of what the learning"
+        f" rate says. It is not vanished: the signal arrives, only its unit is too small."
+        f"{sources(layers)}"
+    )
+    return [
+        Finding(
+            code="UV504",
+            verdict="underflow",
+            level="error",
+            layers=names(layers),
+            cause="eps",
+            message=message,
+            evidence=(
+                Evidence(name="log10 rms of the gradient", value=_rms(least), relation="<", threshold=math.log10(eps)),
+            ),
+        )
+    ]
+
+
+def _rms(layer: LayerFlow) -> float:
+    return (layer.log10_grad_norm or 0.0) - 0.5 * math.log10(max(1, layer.parameters))

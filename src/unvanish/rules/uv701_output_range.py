@@ -1,0 +1,60 @@
+"""UV701: the last activation cannot produce the outputs the targets ask for."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.conditions import UNREACHABLE, takes_logits
+from unvanish.rules.wording import place
+
+
+@rule(
+    "UV701",
+    "output_range",
+    "output range",
+    order=11,
+    fires_on=("output-range", "output-range-relu"),
+    silent_on=(
+        "chain-20", "generator-frozen-discriminator", "least-squares-optimum", "relu-he-20", "unet-small", "small-cnn",
+        "double-softmax", "relu-on-logits", "sigmoid-output", "output-scale", "plateau",
+    ),
+)  # fmt: skip
+def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
+    """The targets lie outside the range of the last activation, so the loss cannot be won.
+
+    Example: house prices for a network that ends in a sigmoid. The outputs stop at 1, whatever is learned.
+
+    Why: an activation bounds its output. The loss asks for more, the units run into the end of their range, and there
+    their slope, and with it the gradient of the whole network, goes to zero.
+
+    Evidence: the lowest loss that any input of the last call can reach, against the lowest of any output, as a share of
+    the loss there is to gain; more than ``threshold`` is out of reach. The name of the activation is no evidence.
+
+    What helps: no activation after the last layer, or targets scaled into its range.
+
+    Source: Bishop 2006, Pattern recognition and machine learning, section 4.3.6 (canonical link functions).
+    """
+    output = flow.output
+    if output is None or output.kind not in ("bounded", "clipped") or takes_logits(flow):
+        return []
+    lost = output.unreachable
+    if lost is None or not lost > threshold:
+        return []
+    call = next((each for each in flow.calls if each.index == output.call), None)
+    low = "-∞" if output.low is None else f"{output.low:.3g}"
+    high = "∞" if output.high is None else f"{output.high:.3g}"
+    message = (
+        f"{lost:.0%} of the loss there is to gain is out of reach: the targets lie outside {low} … {high}, the range of"
+        f" {place(call)}. The layers may be sound: what stops them is the last activation."
+    )
+    return [
+        Finding(
+            code="UV701",
+            verdict="output_range",
+            level="error",
+            cause="" if call is None else call.name,
+            message=message,
+            evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
+            remedies=("output-layer", "scale-targets"),
+        )
+    ]

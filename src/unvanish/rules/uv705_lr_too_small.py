@@ -1,0 +1,114 @@
+"""UV705: the steps go the right way and are far too short."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.records import Evidence, Finding, Flow, StepFacts
+from unvanish.rules import rule
+from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
+from unvanish.rules.wording import about
+
+OTHERWISE = ("exploding", "underflow", "gated")
+"""Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
+
+
+@rule(
+    "UV705",
+    "lr_too_small",
+    "learning rate too small",
+    order=13,
+    fires_on=("lr-too-small", "lr-too-small-adam"),
+    silent_on=(
+        "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6",
+        "batchnorm-relu-20", "unet-small", "zero-head", "lora-zero-b", "frozen-backbone", "detached", "sigmoid-20",
+        "all-zero-weights", "below-eps-adam", "slow-quadratic", "output-scale", "lr-too-large", "plateau",
+        "converged-digits",
+    ),
+)  # fmt: skip
+def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0) -> list[Finding]:
+    """The optimizer moves so little a step that the training will be over before anything is learned.
+
+    Example: SGD with a learning rate of a millionth on a small classifier, 500 steps planned: two million are needed.
+
+    Why: a step lowers the loss by about the learning rate times the squared gradient. With a rate thousands of times
+    below what the curvature allows, the loss falls in a straight line that is much too flat.
+
+    Evidence: of the multiples of the next step that were tried the best is at least ``multiple``; closing 90 % of the
+    gap takes more than ``times`` the planned steps (10,000 where nobody said); and the same number of steps, really
+    taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
+    times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
+    the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note. Where layers are
+    vanished, dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong.
+
+    What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
+
+    Source: Smith 2017, Cyclical learning rates for training neural networks (the range test); Goodfellow, Bengio &
+    Courville 2016, Deep Learning, section 11.4.1.
+    """
+    known = steps_to_judge(flow)
+    if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
+        return []
+    step, _ = known
+    if step.best is None or step.needed is None or not step.best >= multiple or not step.needed > planned(step):
+        return []
+    if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
+        return []
+    proven = _proven(step, gain) and _curable(step) and step.needed > times * planned(step)
+    message = (
+        f"At this pace 90% of what is to gain takes about {about(step.needed)} steps, and {planned(step):,} are"
+        f" {'planned' if step.planned is not None else 'assumed'}."
+    )
+    if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
+        message += (
+            f" {step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
+            f" {step.scale:.3g} times the rate lower the loss by {step.loss - step.walked_scaled:.2g}, as many at the"
+            f" present one by {step.loss - step.walked:.2g}. The gradient is not vanished: the signal reaches the"
+            " layers, the steps waste it."
+        )
+    else:
+        message += " That the learning rate is at fault was not shown: the pace may change by itself."
+    share = Evidence(name="steps needed", value=step.needed, relation=">", threshold=times * planned(step))
+    return [
+        Finding(
+            code="UV705",
+            verdict="lr_too_small",
+            level="error" if proven else "note",
+            cause="learning rate",
+            message=message + " On this batch.",
+            evidence=(
+                Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
+                share if proven else share.replace(threshold=float(planned(step))),
+                *_gains(step),
+            ),
+            remedies=("lr-10", "lr-100"),
+        )
+    ]
+
+
+def _proven(step: StepFacts, gain: float) -> bool:
+    """Whether steps at a larger rate, really taken, gained in proportion, and by more than rounding."""
+    if step.walked is None or step.walked_scaled is None or step.scale is None or not math.isfinite(step.walked):
+        return False
+    gained = step.loss - step.walked_scaled
+    usual = max(step.loss - step.walked, 0.0)
+    return gained > 1e-6 * abs(step.loss) and gained >= min(gain, step.scale / 3.0) * usual
+
+
+def _curable(step: StepFacts) -> bool:
+    """Whether the largest rate the curvature allows would do it in time; else the rate is not what is wrong.
+
+    A network that leaves a flat stretch by itself looks like one that is too slow: the pace now says little about it.
+    """
+    if not step.lr_limit or step.needed is None:
+        return True
+    return step.needed * step.lr <= 0.5 * step.lr_limit * planned(step)
+
+
+def _gains(step: StepFacts) -> tuple[Evidence, ...]:
+    if step.walked is None or step.walked_scaled is None:
+        return ()
+    return (
+        Evidence(name="loss gained by the steps really taken", value=step.loss - step.walked),
+        Evidence(name="loss gained by as many at the larger rate", value=step.loss - step.walked_scaled),
+    )

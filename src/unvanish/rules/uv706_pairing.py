@@ -1,0 +1,71 @@
+"""UV706: the last layer and the loss do not fit each other."""
+
+from __future__ import annotations
+
+from unvanish.records import CallFlow, Evidence, Finding, Flow
+from unvanish.rules import rule
+from unvanish.rules.conditions import UNREACHABLE, takes_logits
+from unvanish.rules.wording import place
+
+
+@rule(
+    "UV706",
+    "pairing",
+    "last layer and loss do not fit",
+    order=8,
+    fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid"),
+    silent_on=(
+        "relu-he-20", "small-cnn", "small-gpt", "lstm", "preln-transformer-6", "generator-frozen-discriminator",
+        "output-range", "output-scale", "chain-20", "sigmoid-output",
+    ),
+)  # fmt: skip
+def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
+    """What the network does to its outputs last and what the loss does to them first do not fit together.
+
+    Example: a softmax at the end of the network, and a cross-entropy that makes a softmax of its own. Numbers between 0
+    and 1 go in as logits, so over ten classes no probability ever exceeds 0.24. A softmax over one unit and a ReLU or
+    sigmoid on logits are of the same kind.
+
+    Why: a loss that normalises by itself wants free numbers of both signs. Normalised or clipped ones leave it only a
+    small part of its range, and the gradient through the two in a row is weak.
+
+    Evidence: the last call normalises, or the loss takes logits and the last call bounds or clips them; and the lowest
+    loss that any input of that call can reach leaves more than ``threshold`` of what there is to gain out of reach.
+
+    What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit.
+
+    Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs; Bishop 2006,
+    Pattern recognition and machine learning, section 4.3.6.
+    """
+    output = flow.output
+    lost = None if output is None else output.unreachable
+    if output is None or lost is None or not lost > threshold:
+        return []
+    if output.kind != "normalised" and not (output.kind in ("bounded", "clipped") and takes_logits(flow)):
+        return []
+    call = next((each for each in flow.calls if each.index == output.call), None)
+    message = (
+        f"{lost:.0%} of the loss there is to gain is out of reach: {place(call)} {_why(flow, call)}. The layers before"
+        " may be sound: no training of them gets past it."
+    )
+    return [
+        Finding(
+            code="UV706",
+            verdict="pairing",
+            level="error",
+            cause="" if call is None else call.name,
+            message=message,
+            evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
+            remedies=("output-layer",),
+        )
+    ]
+
+
+def _why(flow: Flow, call: CallFlow | None) -> str:
+    after = [each for each in flow.calls if call is not None and each.index > call.index]
+    if takes_logits(flow):
+        loss = after[-1].name if after else "the loss"
+        return f"squeezes the outputs before {loss}, which normalises them once more and wants them free"
+    return (
+        "normalises the outputs, and the targets cannot be had from what it gives (over a single unit it is always 1)"
+    )

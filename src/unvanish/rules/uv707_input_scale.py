@@ -1,0 +1,85 @@
+"""UV707: the inputs are on a scale the first layer was not made for."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Finding, Flow, InputFacts
+from unvanish.rules import rule
+from unvanish.rules.conditions import inputs_saturate, settled
+
+
+@rule(
+    "UV707",
+    "input_scale",
+    "input scale",
+    order=9,
+    fires_on=("unscaled-inputs", "raw-pixels"),
+    silent_on=(
+        "raw-pixels-batchnorm", "saturated-tanh", "saturated-sigmoid", "relu-he-20", "small-cnn", "lstm", "small-gpt",
+        "unet-small", "residual-50", "sigmoid-20", "converged-digits",
+    ),
+)  # fmt: skip
+def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0) -> list[Finding]:
+    """The inputs are far from unit size, and the first layer suffers from it; standardised ones cure it.
+
+    Example: readings in the hundreds into a sigmoid layer, or pixels from 0 to 255 into a network made for 0 to 1.
+
+    Why: initialisations assume inputs of about unit size. Large ones drive bounded units onto their flat ends; in any
+    case the curvature of the first layer grows with their square, and with it shrinks the learning rate it can stand.
+
+    Evidence: the network looked at twice, with the inputs as they are and standardised (mean 0, deviation 1 a feature).
+    More than ``saturated`` of the entries after the first layer saturated, at most ``gone`` afterwards; or log10 of the
+    step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above it
+    afterwards. A note where the loss is already better than that of a constant: the network has begun to live with it.
+
+    What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
+
+    Source: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, sections 4.3 and 5.1.
+    """
+    inputs = flow.inputs
+    if inputs is None or flow.nonfinite or settled(flow):
+        return []
+    flat, steep = inputs_saturate(flow, saturated, gone), _steep(inputs, step_limit)
+    if not flat and not steep:
+        return []
+    message = (
+        f"The inputs are too large for {inputs.layer}: a feature has an rms of {inputs.largest_deviation:.3g}, not 1."
+    )
+    evidence: list[Evidence] = []
+    if flat and inputs.saturated is not None:
+        message += (
+            f" {inputs.saturated:.0%} of what leaves {inputs.layer} lies on the flat ends of its activation;"
+            f" standardised, {inputs.saturated_standardised:.0%}. It is not the weights: the same ones are fine then."
+        )
+        evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
+        evidence.append(
+            Evidence(name="saturated_fraction, standardised", value=inputs.saturated_standardised, relation="<=",
+                     threshold=gone)
+        )  # fmt: skip
+    if steep and inputs.step_limit is not None:
+        message += (
+            f" It can stand only 10^{inputs.step_limit:.1f} of the step the other layers can; standardised,"
+            f" 10^{inputs.step_limit_standardised:.1f}."
+        )
+        evidence.append(Evidence(name="log10 step limit", value=inputs.step_limit, relation="<", threshold=step_limit))
+        evidence.append(
+            Evidence(name="log10 step limit, standardised", value=inputs.step_limit_standardised, relation=">",
+                     threshold=step_limit)
+        )  # fmt: skip
+    return [
+        Finding(
+            code="UV707",
+            verdict="input_scale",
+            level="error" if flow.loss is not None and flow.loss.at_constant else "note",
+            layers=(inputs.layer,),
+            cause="scale of the inputs",
+            message=message,
+            evidence=tuple(evidence),
+            remedies=("standardise-inputs", "batchnorm"),
+        )
+    ]
+
+
+def _steep(inputs: InputFacts, limit: float) -> bool:
+    """Whether the first layer allows too small a step, and no longer does once the inputs are standardised."""
+    before, after = inputs.step_limit, inputs.step_limit_standardised
+    return before is not None and after is not None and before < limit < after

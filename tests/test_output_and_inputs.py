@@ -1,0 +1,290 @@
+"""What the last calls put out of the loss's reach, and what the scale of the inputs does: by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish import Problem
+from unvanish.pipeline import look
+from unvanish.records import InputFacts, OutputFacts
+
+SEEDS = range(3)
+CLASSES = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Then(nn.Module):
+    """A small network with a function behind its last layer."""
+
+    def __init__(self, outputs: int, last: Callable[[Tensor], Tensor], seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers, self.last = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, outputs)), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))
+
+
+def output(model: nn.Module, targets: Any, loss_fn: Callable[..., Any] | None) -> OutputFacts:
+    found = look(Problem(model, draw(12, 4), targets, loss_fn)).output
+    assert found is not None
+    return found
+
+
+def now(model: nn.Module, targets: Tensor, loss_fn: Callable[..., Tensor]) -> float:
+    with torch.no_grad():
+        return float(loss_fn(model(draw(12, 4)), targets))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("low", "high"), [(5.0, 25.0), (2.0, 3.0), (0.5, 2.0)])
+def test_a_sigmoid_under_targets_above_one(low: float, high: float, seed: int) -> None:
+    model, targets = Then(1, torch.sigmoid, seed), torch.linspace(low, high, 12)[:, None]
+    found = output(model, targets, F.mse_loss)
+    clamped = float((targets - targets.clamp(max=1.0)).pow(2).mean())  # every output at its end, or at its target
+    reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
+    assert (found.kind, found.low, found.high) == ("bounded", pytest.approx(0.0, abs=1e-9), pytest.approx(1.0))
+    assert found.unreachable == pytest.approx(clamped / reference, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_softmax_before_another(classes: int, seed: int) -> None:
+    """The best probabilities are 1 and 0: the second softmax makes e / (e + k - 1) of them at most."""
+    model, targets = Then(classes, lambda z: z.softmax(1), seed), CLASSES % classes
+    found = output(model, targets, F.cross_entropy)
+    reference = max(now(model, targets, F.cross_entropy), math.log(classes))
+    assert found.kind == "normalised"
+    assert found.unreachable == pytest.approx(math.log(1 + (classes - 1) / math.e) / reference, abs=0.01)
+
+
+def test_a_softmax_over_one_unit_reaches_nothing() -> None:
+    targets = (draw(12, 1, seed=3) > 0).float()
+    model = Then(1, lambda z: z.softmax(1))
+    found = output(model, targets, F.mse_loss)  # always 1: wrong for every 0
+    zeros = float((targets == 0).float().mean())
+    assert found.kind == "normalised"
+    assert found.unreachable == pytest.approx(zeros / max(zeros, zeros * (1 - zeros)), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_rectifier_under_negative_targets(seed: int) -> None:
+    model, targets = Then(1, torch.relu, seed), -torch.linspace(1.0, 4.0, 12)[:, None]
+    found = output(model, targets, F.mse_loss)
+    at_zero = float(targets.pow(2).mean())
+    assert (found.kind, found.low, found.high) == ("clipped", 0.0, None)
+    reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
+    assert found.unreachable == pytest.approx(at_zero / reference, abs=0.01)
+
+
+def test_a_rectifier_under_targets_of_both_signs() -> None:
+    model, targets = Then(1, torch.relu), torch.linspace(-3.0, 3.0, 12)[:, None]
+    found = output(model, targets, F.mse_loss)
+    reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
+    assert found.unreachable == pytest.approx(float(targets.clamp(max=0.0).pow(2).mean()) / reference, abs=0.01)
+
+
+def log_of_probabilities(p: Tensor, targets: Tensor) -> Tensor:
+    return -(F.one_hot(targets, 4) * p.log()).sum(1).mean()
+
+
+BITS = (draw(12, 1, seed=3) > 0).float()
+FITTING = [
+    pytest.param(4, lambda z: z.log_softmax(1), CLASSES, F.nll_loss, id="log-softmax and NLL"),
+    pytest.param(4, lambda z: z.softmax(1), CLASSES, log_of_probabilities, id="softmax and -log p"),
+    pytest.param(4, lambda z: z.softmax(1), CLASSES, lambda p, t: F.nll_loss(p.log(), t), id="softmax, log and NLL"),
+    pytest.param(1, torch.sigmoid, BITS, F.binary_cross_entropy, id="sigmoid and BCE"),
+    pytest.param(1, torch.sigmoid, BITS, F.mse_loss, id="sigmoid and MSE on bits"),
+    pytest.param(1, torch.sigmoid, BITS[:, 0], lambda p, t: F.mse_loss(p[:, 0], t), id="sigmoid, indexed"),
+    pytest.param(1, torch.tanh, draw(12, 1).tanh() * 0.95, F.mse_loss, id="tanh and targets inside"),
+    pytest.param(1, torch.relu, draw(12, 1).abs(), F.mse_loss, id="ReLU and positive targets"),
+    pytest.param(1, F.softplus, draw(12, 1).abs() + 0.1, F.mse_loss, id="softplus and positive targets"),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("units", "last", "targets", "loss_fn"), FITTING)
+def test_pairs_that_fit_leave_nothing_out_of_reach(
+    units: int, last: Callable[[Tensor], Tensor], targets: Tensor, loss_fn: Callable[..., Tensor], seed: int
+) -> None:
+    found = output(Then(units, last, seed), targets, loss_fn)
+    assert (found.unreachable or 0.0) < 0.01
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_logits_are_not_limited(seed: int) -> None:
+    found = output(Then(4, lambda z: z, seed), CLASSES, F.cross_entropy)
+    assert (found.kind, found.low, found.high, found.unreachable) == ("", None, None, None)
+
+
+class Inside(nn.Module):
+    """Like a Hugging Face model: a dict with its loss."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net = Then(4, last)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"loss": F.cross_entropy(logits, CLASSES), "logits": logits}
+
+
+def test_a_loss_inside_the_model() -> None:
+    assert output(Inside(lambda z: z), None, None).kind == ""
+    found = output(Inside(lambda z: z.softmax(1)), None, None)
+    assert found.kind == "normalised"
+    with torch.no_grad():
+        value = float(Inside(lambda z: z.softmax(1))(draw(12, 4))["loss"])
+    assert found.unreachable == pytest.approx(math.log(1 + 3 / math.e) / max(value, math.log(4)), abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_scale_of_the_loss_cancels(scale: float) -> None:
+    targets = torch.linspace(5.0, 25.0, 12)[:, None]
+    one = output(Then(1, torch.sigmoid), targets, F.mse_loss)
+    other = output(Then(1, torch.sigmoid), targets, lambda o, t: scale * F.mse_loss(o, t))
+    assert other.unreachable == pytest.approx(one.unreachable, abs=1e-3)
+
+
+def test_what_the_loss_wants_of_the_outputs() -> None:
+    model, targets = Then(1, lambda z: z), 100.0 + 10.0 * draw(12, 1, seed=3)
+    found = output(model, targets, F.mse_loss)
+    with torch.no_grad():
+        outputs = model(draw(12, 4))
+    assert found.rms == pytest.approx(float(outputs.pow(2).mean().sqrt()), rel=1e-5)
+    assert found.wanted == pytest.approx(float((targets - outputs).pow(2).mean().sqrt()), rel=0.02)
+
+
+# The scale of the inputs ----------------------------------------------------------------------------------------------
+
+
+def sigmoid_net(seed: int, features: int = 64) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(features, 32), nn.Sigmoid(), nn.Linear(32, 4))
+
+
+def pixels(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def inputs_of(model: nn.Module, inputs: Any, **more: Any) -> InputFacts | None:
+    return look(Problem(model, inputs, CLASSES, F.cross_entropy, **more)).inputs
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_raw_pixels_saturate_a_sigmoid_and_standardised_ones_do_not(seed: int) -> None:
+    x = pixels(12, 64, seed=seed)
+    found = inputs_of(sigmoid_net(seed), x)
+    assert found is not None and found.layer == "0"
+    assert found.largest_deviation == pytest.approx(float(x.pow(2).mean(0).sqrt().max()), rel=1e-6)
+    assert found.saturated is not None and found.saturated > 0.8
+    assert found.saturated_standardised == 0.0
+    # By hand: the share of entries whose slope is below a hundredth of the largest, 1/4.
+    first: Any = sigmoid_net(seed)
+    slopes = torch.sigmoid(first[0](x)).detach()
+    assert found.saturated == pytest.approx(float((slopes * (1 - slopes) < 0.0025).double().mean()), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_step_limit_of_the_first_layer_comes_back(seed: int) -> None:
+    """One linear layer after another, without biases: |J| of the first is |x| |W₂|, of the second |W₁ x|, so that their
+    ratio, and with it the step limit, knows nothing of the size of x; the biases between do."""
+    torch.manual_seed(seed)
+    plain = nn.Sequential(nn.Linear(16, 32, bias=False), nn.Linear(32, 4, bias=False))
+    found = inputs_of(plain, 1000.0 * draw(12, 16, seed=seed))
+    assert found is not None and found.step_limit is not None
+    assert found.step_limit == pytest.approx(found.step_limit_standardised, abs=0.3)
+    squashed = nn.Sequential(nn.Linear(16, 32), nn.Softsign(), nn.Linear(32, 4))
+    with torch.no_grad():
+        squashed[0].weight.mul_(1e-3)  # ordinary hidden values from inputs of 1000
+    found = inputs_of(squashed, 1000.0 * draw(12, 16, seed=seed))
+    assert found is not None and found.step_limit is not None and found.step_limit_standardised is not None
+    # The median of two layers is half way, so J of the first counts once: 10³ larger J, 10³ smaller a step.
+    assert found.step_limit_standardised - found.step_limit == pytest.approx(3.0, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [draw(12, 64), {"input": pixels(12, 64)}, draw(12, 64).clamp(-1, 1) * 4.9],
+    ids=["unit size", "a dict", "below five"],
+)
+def test_ordinary_inputs_are_not_asked_about(inputs: Any) -> None:
+    assert inputs_of(sigmoid_net(0), inputs) is None
+
+
+def test_integers_and_single_samples_are_not_asked_about() -> None:
+    embed = nn.Sequential(nn.Embedding(300, 8), nn.Flatten(), nn.Linear(8 * 5, 4))
+    assert inputs_of(embed, pixels(12, 5).long()) is None
+    found = look(Problem(sigmoid_net(0), pixels(1, 64), CLASSES[:1], F.cross_entropy))
+    assert found.inputs is None
+
+
+def standardised(x: Tensor) -> tuple[InputFacts, Tensor]:
+    """The facts, and the inputs that the second look gave to the network. Its second input is to stay as it is."""
+    seen: list[Tensor] = []
+
+    class Seeing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = sigmoid_net(0)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            assert float(scale) == 50.0
+            seen.append(x)
+            return self.net(x) * scale / 50.0
+
+    found = inputs_of(Seeing(), (x, torch.full((1,), 50.0)))
+    assert found is not None
+    return found, next(t for t in seen if not torch.equal(t, x))
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 255.0])
+def test_constant_features_become_zero(constant: float) -> None:
+    x = pixels(12, 64)
+    x[:, ::2] = constant
+    found, standard = standardised(x)
+    assert found.saturated is not None and found.saturated > 0.5 and found.saturated_standardised == 0.0
+    torch.testing.assert_close(standard[:, ::2], torch.zeros(12, 32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(standard[:, 1::2].std(0), torch.ones(32))
+
+
+def test_all_features_constant() -> None:
+    found, standard = standardised(torch.full((12, 64), 200.0))
+    assert found.saturated_standardised == 0.0 and not standard.any()
+
+
+def test_images_are_standardised_by_channel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    x = pixels(12, 3, 8, 8)
+    x[:, 1] *= 0.001
+    found = inputs_of(model, x)
+    assert found is not None and found.layer == "0"
+    assert found.largest_deviation == pytest.approx(float(x.pow(2).mean((0, 2, 3)).sqrt().max()), rel=1e-6)
+    assert found.saturated is not None and found.saturated > 0.5 and found.saturated_standardised == 0.0
+
+
+def test_what_the_network_sees_is_standardised() -> None:
+    _, standard = standardised(pixels(12, 64))
+    torch.testing.assert_close(standard.mean(0), torch.zeros(64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(standard.std(0), torch.ones(64))
+
+
+def test_nothing_is_touched(same_before_and_after: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(16, 4))
+    x = pixels(12, 64)
+    kept = x.clone()
+    with same_before_and_after(model):
+        assert inputs_of(model, x) is not None
+    assert torch.equal(x, kept)

@@ -1,0 +1,153 @@
+"""How much the relative sensitivity rises towards the input, outside normalised layers: by hand, and in networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish import Problem
+from unvanish.backward import Tape
+from unvanish.capture import Call
+from unvanish.decide import EXPLODING, decide
+from unvanish.paths import Observed, Paths
+from unvanish.pipeline import look
+
+SEEDS = range(3)
+WIDTH = 64
+
+
+def paths(signals: list[float], norms: list[float], roles: list[str], outputs: int = 1) -> Paths:
+    """A chain of calls, each fed by the one before; ``signals``: log10 of the random cotangent at each result."""
+    calls = [
+        Call(
+            index=i, name=role, module="", source="", part="model", frames=(), inputs=[i - 1] if i else [],
+            parameters=[], shape=(1, 1), dtype=torch.float32, norm=norm, numel=1, finite=True, probe=None,
+        )
+        for i, (norm, role) in enumerate(zip(norms, roles, strict=True))
+    ]  # fmt: skip
+    edges = {(i + 1, i): signal for i, signal in enumerate(signals[:-1])}
+    tape = Tape(signals=dict(enumerate(signals)), edges=edges)
+    return Paths(calls, Observed(tape, [tape], outputs), roles, len(calls) - 1)
+
+
+def test_a_chain_of_four_calls() -> None:
+    """Sensitivities 10³·1, 10²·10, 10¹·1, 10⁰·10: 3, 3, 1, 1 decades.
+
+    The last counts nothing, the third rises by 0, the second by 2, the first by 2.
+    """
+    found = paths([3.0, 2.0, 1.0, 0.0], [1.0, 10.0, 1.0, 10.0], ["weights"] * 4)
+    assert found.sensitivity == pytest.approx([3.0, 3.0, 1.0, 1.0])
+    assert found.rises == pytest.approx([2.0, 2.0, 0.0, 0.0])
+
+
+def test_a_normaliser_between_takes_one_rise_away() -> None:
+    """Of the rises 1, 2 and 4 decades between four layers, the normaliser covers the middle one."""
+    signals, norms = [7.0, 6.0, 5.5, 4.0, 0.0], [1.0] * 5
+    without = paths(signals, norms, ["weights", "weights", "slopes", "weights", "weights"])
+    assert without.rises == pytest.approx([7.0, 6.0, 4.0, 4.0, 0.0])
+    with_it = paths(signals, norms, ["weights", "weights", "norm", "weights", "weights"])
+    assert with_it.rises == pytest.approx([5.0, 4.0, 4.0, 4.0, 0.0])
+
+
+def test_a_slope_between_belongs_to_the_layers_around_it() -> None:
+    """The growth from one call with weights to the next counts as a whole, whatever lies between."""
+    found = paths([2.0, 9.0, 0.0], [1.0, 1.0, 1.0], ["weights", "slopes", "weights"])
+    assert found.rises == pytest.approx([2.0, 0.0, 0.0])
+
+
+def test_a_fall_counts_but_never_below_zero() -> None:
+    """From the end: a rise of 3, a fall of 2, a rise of 1 leave 2; a fall of 3 before a rise of 1 leaves 1."""
+    assert paths([2.0, 1.0, 3.0, 0.0], [1.0] * 4, ["weights"] * 4).rises == pytest.approx([2.0, 1.0, 3.0, 0.0])
+    assert paths([1.0, 0.0, 3.0], [1.0] * 3, ["weights"] * 3).rises == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_the_sensitivity_is_per_output_entry() -> None:
+    found = paths([3.0, 0.0], [2.0, 1.0], ["weights"] * 2, outputs=100)
+    assert found.sensitivity == pytest.approx([3.0 + math.log10(2.0) - 1.0, -1.0])
+    assert found.rise(0) == pytest.approx(3.0 + math.log10(2.0))
+
+
+def test_a_result_that_is_zero_has_no_sensitivity() -> None:
+    found = paths([3.0, 1.0, 0.0], [1.0, 0.0, 1.0], ["weights"] * 3)
+    assert found.rise(1) is None and found.rise(0) == pytest.approx(3.0)
+
+
+def stack(depth: int, seed: int, activation: type[nn.Module], init: Callable[[Tensor], Any], norm: bool = False) -> Any:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(depth - 1):
+        linear = nn.Linear(WIDTH, WIDTH)
+        init(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, *([nn.BatchNorm1d(WIDTH)] if norm else []), activation()]
+    last = nn.Linear(WIDTH, 10)
+    init(last.weight)
+    return nn.Sequential(*layers, last)
+
+
+def highest(model: nn.Module, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(128, WIDTH, generator=generator)
+    flow = decide(look(Problem(model, inputs, torch.arange(128) % 10, F.cross_entropy), "quick", seed))
+    rises = [layer.log10_sensitivity_rise for layer in flow.layers]
+    assert all(rise is not None and math.isfinite(rise) for rise in rises)
+    top = max(rise for rise in rises if rise is not None)
+    assert (top > EXPLODING) == any(layer.verdict == "exploding" for layer in flow.layers)
+    return top
+
+
+def default(weight: Tensor) -> None:
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+
+def normal(gain: float) -> Callable[[Tensor], Any]:
+    """Standard deviation gain / √n."""
+    return lambda weight: nn.init.normal_(weight, std=gain / math.sqrt(weight.shape[1]))
+
+
+CALM = [
+    pytest.param(20, nn.ReLU, default, True, 1.5, id="20 of BatchNorm and ReLU"),
+    pytest.param(50, nn.ReLU, default, True, 1.5, id="50 of BatchNorm and ReLU"),
+    pytest.param(50, nn.SELU, normal(1.0), False, 2.0, id="50 of SELU"),
+    pytest.param(50, nn.Identity, nn.init.orthogonal_, False, 2.0, id="50 linear, orthogonal"),
+    pytest.param(20, nn.ReLU, normal(math.sqrt(2.0)), False, 2.0, id="20 of ReLU"),
+]
+WILD = [
+    pytest.param(20, nn.Tanh, normal(3.0), id="20 tanh, 3/√n"),
+    pytest.param(50, nn.Tanh, normal(3.0), id="50 tanh, 3/√n"),
+    pytest.param(10, nn.Tanh, normal(8.0), id="10 tanh, N(0, 1)"),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("depth", "activation", "init", "norm", "limit"), CALM)
+def test_networks_that_train_rise_little(
+    depth: int, activation: type[nn.Module], init: Callable[[Tensor], Any], norm: bool, limit: float, seed: int
+) -> None:
+    assert highest(stack(depth, seed, activation, init, norm), seed) < limit
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("depth", "activation", "init"), WILD)
+def test_networks_that_do_not_rise_steeply(
+    depth: int, activation: type[nn.Module], init: Callable[[Tensor], Any], seed: int
+) -> None:
+    assert highest(stack(depth, seed, activation, init), seed) > 2.5
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
+    model = stack(20, 0, nn.Tanh, normal(3.0))
+    inputs = torch.randn(128, WIDTH, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(128) % 10
+    one, other = (
+        look(Problem(model, inputs, targets, lambda o, t, s=s: s * F.cross_entropy(o, t)), "quick") for s in (1, scale)
+    )
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert b.log10_sensitivity_rise == pytest.approx(a.log10_sensitivity_rise, abs=1e-4)
