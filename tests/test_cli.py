@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import made_reports
 import pytest
@@ -33,7 +33,7 @@ class FakeProblem:
 @pytest.fixture
 def checked(monkeypatch):
     """Replace the check by one that returns ``checked.report`` and keeps what it was asked in ``checked.calls``."""
-    seen = ModuleType("seen")
+    seen = SimpleNamespace()
     seen.report, seen.calls = MADE["vanishing-20"], []
 
     def diagnose(problem, **options):
@@ -208,7 +208,7 @@ def raising(error: BaseException):
     ],
 )
 def test_what_the_check_raises(checked, net, capsys, error, status, message):
-    sys.modules["unvanish.pipeline"].diagnose = raising(error)
+    vars(sys.modules["unvanish.pipeline"])["diagnose"] = raising(error)
     assert main(["check", net(GOOD)]) == status
     assert capsys.readouterr() == ("", message)
 
@@ -326,7 +326,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 def test_a_terminal_without_unicode_gets_ascii():
     program = (
-        "import sys, made_reports\nfrom types import ModuleType\nfrom unvanish.cli import main\n"
+        "import sys, made_reports\nfrom types import ModuleType, SimpleNamespace\nfrom unvanish.cli import main\n"
         "fake = ModuleType('unvanish.pipeline')\nfake.diagnose = lambda *a, **k: made_reports.MADE['hostile']\n"
         "sys.modules['unvanish.pipeline'] = fake\nmain(['zoo', 'dead-relu'])"
     )

@@ -89,8 +89,10 @@ def dense(problem: Problem, only: Sequence[str] = (), outputs_of: Callable[[Any]
     now = outputs(own).detach()
     rows = [j.detach().reshape(now.numel(), -1) for j in jacrev(outputs)(own).values()]
     jacobian = torch.cat(rows, dim=1) * scales
-    hessian = torch.autograd.functional.hessian(loss, now).reshape(now.numel(), now.numel())
-    residual = torch.autograd.functional.jacobian(loss, now).reshape(-1)
+    hessian = torch.autograd.functional.hessian(loss, now)
+    assert isinstance(hessian, Tensor)
+    hessian = hessian.reshape(now.numel(), now.numel())
+    residual = jacrev(loss)(now).reshape(-1)
     g, curvature = jacobian.T @ residual, jacobian.T @ hessian @ jacobian
     damping = DAMPING * float((curvature @ (g / g.norm())).norm())
     return 0.5 * float(g @ torch.linalg.solve(curvature + damping * torch.eye(len(g)), g))

@@ -204,9 +204,10 @@ def test_the_step_limit_of_the_first_layer_comes_back(seed: int) -> None:
     found = inputs_of(plain, 1000.0 * draw(12, 16, seed=seed))
     assert found is not None and found.step_limit is not None
     assert found.step_limit == pytest.approx(found.step_limit_standardised, abs=0.3)
-    squashed = nn.Sequential(nn.Linear(16, 32), nn.Softsign(), nn.Linear(32, 4))
+    first = nn.Linear(16, 32)
+    squashed = nn.Sequential(first, nn.Softsign(), nn.Linear(32, 4))
     with torch.no_grad():
-        squashed[0].weight.mul_(1e-3)  # ordinary hidden values from inputs of 1000
+        first.weight.mul_(1e-3)  # ordinary hidden values from inputs of 1000
     found = inputs_of(squashed, 1000.0 * draw(12, 16, seed=seed))
     assert found is not None and found.step_limit is not None and found.step_limit_standardised is not None
     # The median of two layers is half way, so J of the first counts once: 10³ larger J, 10³ smaller a step.

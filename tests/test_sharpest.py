@@ -31,7 +31,9 @@ def hessian(problem: Problem) -> Tensor:
         assert problem.loss_fn is not None
         return problem.loss_fn(outputs, problem.targets)
 
-    return torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+    found = torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+    assert isinstance(found, Tensor)
+    return found
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -216,7 +216,7 @@ def test_a_learning_rate_too_large_is_raised_and_confirmed(rate: float) -> None:
     found = step_of(look(quadratic(rate)))
     assert dict(found.ladder)[1.0] - found.loss > 0.5 * found.loss
     assert found.walked == pytest.approx((1.0 - rate) ** (2 * REAL_STEPS), rel=1e-6)
-    assert found.walked > 10.0 * found.loss
+    assert found.walked is not None and found.walked > 10.0 * found.loss
     assert found.walked_scaled is None
 
 

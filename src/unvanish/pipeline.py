@@ -16,6 +16,7 @@ from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call
 from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
 from unvanish.evidence.step import step_facts
 from unvanish.evidence.updates import Updates
@@ -26,7 +27,7 @@ from unvanish.observe import observe
 from unvanish.paths import Observed
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import Flow, LayerFlow, Setting, UnvanishError
+from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.structure import tensors
@@ -47,10 +48,10 @@ def diagnose(
 ) -> Report:
     """Say per layer how much of the error signal arrives, which factor is to blame, and what that means.
 
-    Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four
-    random output cotangents averaged instead of one). The model, its gradients, buffers, mode and every random state
-    are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can be
-    checked.
+    Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
+    output cotangents averaged instead of one, and the batch cut into eight chunks to tell gradients from noise). The
+    model, its gradients, buffers, mode and every random state are left as they were. The same problem and seed give the
+    same report. Raises UnvanishError where nothing can be checked.
     """
     if isinstance(problem, Problem):
         parts = {"inputs": inputs, "targets": targets, "loss_fn": loss_fn, "optimizer": optimizer}
@@ -114,9 +115,17 @@ def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effor
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed, plain_walk if reason else walk))
+    if effort == "full":
+        flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
     if effort == "quick" or isinstance(free, str):
         return flow
     return _more_evidence(problem, capture.model, flow, free, last, updates, seed)
+
+
+def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
+    if isinstance(flags, str):
+        return flow.replace(undecided=(*flow.undecided, ("noise", flags)))
+    return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
 def _more_evidence(
@@ -135,7 +144,9 @@ def _more_evidence(
         return flow
     if last is not None:
         flow = flow.replace(output=output_facts(last, loss))
-    flow = flow.replace(inputs=input_facts(problem, flow.layers, lambda other: _layers_only(other, model, seed)))
+    flow = flow.replace(
+        inputs=input_facts(problem, flow.layers, flow.calls, lambda other: _flow_only(other, model, seed))
+    )
     if may_be_stationary(flow) and loss.reference is not None:
         found = decrement(problem, model, free, loss.reference, seed)
         flow = flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
@@ -144,13 +155,13 @@ def _more_evidence(
     return flow
 
 
-def _layers_only(problem: Problem, model: nn.Module, seed: int) -> tuple[LayerFlow, ...]:
+def _flow_only(problem: Problem, model: nn.Module, seed: int) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
     capture = record(problem, model)
     try:
         layers = layers_of(capture)
         if capture.loss_root is None:
-            return ()
-        return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)[0]
+            return (), ()
+        return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)
     finally:
         capture.release()
 

@@ -185,8 +185,8 @@ class OutputFacts(Record, frozen=True, kw_only=True):
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
-    ``saturated``: share of saturated entries after the first layer. ``step_limit``: log10 of the step its curvature
-    allows, over that of the median layer.
+    ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
+    first layer's curvature allows, over that of the median layer.
     """
 
     layer: str

@@ -13,14 +13,19 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from unvanish.problem import Problem
-from unvanish.records import InputFacts, LayerFlow
+from unvanish.records import CallFlow, InputFacts, LayerFlow
 
-FAR = 5.0  # rms of some feature: a standardised one has 1
-Look = Callable[[Problem], Sequence[LayerFlow]]
+FAR = 10.0  # rms of some feature: an order of magnitude beyond a standardised one
+Layers = Sequence[LayerFlow]
+Calls = Sequence[CallFlow]
+Look = Callable[[Problem], tuple[Layers, Calls]]
 
 
-def input_facts(problem: Problem, layers: Sequence[LayerFlow], look: Look) -> InputFacts | None:
-    """The first layer before and after standardising; None where the inputs are of ordinary size or no one tensor."""
+def input_facts(problem: Problem, layers: Layers, calls: Calls, look: Look) -> InputFacts | None:
+    """The first layer and the first bounded activation before and after standardising.
+
+    None where the inputs are of ordinary size or no one tensor.
+    """
     x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
         return None
@@ -32,16 +37,22 @@ def input_facts(problem: Problem, layers: Sequence[LayerFlow], look: Look) -> In
     deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
     standard = ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype)
     inputs = standard if isinstance(problem.inputs, Tensor) else (standard, *problem.inputs[1:])
-    after = look(dataclasses.replace(problem, inputs=inputs))
+    after, calls_after = look(dataclasses.replace(problem, inputs=inputs))
     again = next((a for a in after if a.name == first.name), None)
     return InputFacts(
         layer=first.name,
         largest_deviation=size,
-        saturated=first.saturated_fraction,
-        saturated_standardised=None if again is None else again.saturated_fraction,
+        saturated=_saturated(calls),
+        saturated_standardised=_saturated(calls_after),
         step_limit=_step_limit(first, layers),
         step_limit_standardised=None if again is None else _step_limit(again, after),
     )
+
+
+def _saturated(calls: Calls) -> float | None:
+    """Of the first bounded activation: linear and ReLU layers before it pass the size of the inputs on."""
+    shares = (c.saturated_fraction for c in calls if c.bounded and c.part == "model")
+    return next((share for share in shares if share is not None), None)
 
 
 def _first(layers: Sequence[LayerFlow]) -> LayerFlow | None:

@@ -12,11 +12,14 @@ from unvanish.rules.wording import names, subject
     "noise",
     "noise",
     order=18,
-    fires_on=("plateau", "plateau-noise-labels"),
-    silent_on=("converged-digits", "dead-relu", "nonfinite-log", "chain-20", "all-zero-weights", "clamped-loss"),
-)
+    fires_on=("plateau", "plateau-noise-labels", "least-squares-optimum"),
+    silent_on=(
+        "relu-he-20", "tanh-orthogonal-50", "residual-50", "unet-small", "shared-module-twice", "sigmoid-50",
+        "chain-20", "exploding-linear-30", "chaotic-tanh-50", "nonfinite-log", "clamped-loss",
+    ),
+)  # fmt: skip
 def noise(flow: Flow) -> list[Finding]:
-    """The gradient of these layers cannot be told from zero by this batch: the samples disagree.
+    """No layer's gradient can be told from zero by this batch: the samples disagree.
 
     Example: eight digits and a large network. Each sample pulls in its own direction, and the mean of eight such pulls
     is as large as chance would make it.
@@ -24,16 +27,18 @@ def noise(flow: Flow) -> list[Finding]:
     Why: the gradient is a mean over samples. Where their scatter is as large as the mean, a step follows the sample and
     not the task. Healthy layers on 64 … 128 samples often look so; it is no illness.
 
-    Evidence: a χ² test, with Satterthwaite's degrees of freedom, of the mean of the samples' gradients against zero;
-    p > 0.01 is called noise. It stands beside the verdicts and never changes one.
+    Evidence: the batch is cut into eight chunks; the squared length of the mean of their gradients, over what it would
+    be if the true mean were zero, is an F variable with Satterthwaite's degrees of freedom. A layer with p > 0.01 is
+    flagged; this note speaks when all are, and never changes a verdict. Only a full check measures it.
 
     What helps: a larger batch or a longer average, where it matters.
 
     Source: Satterthwaite 1946, An approximate distribution of estimates of variance components; McCandlish, Kaplan,
     Amodei et al. 2018, An empirical model of large-batch training.
     """
-    layers = [layer for layer in flow.layers if layer.noise is True]
-    if not layers:
+    asked = [layer for layer in flow.layers if layer.noise is not None]
+    layers = [layer for layer in asked if layer.noise]
+    if not layers or len(layers) < len(asked):
         return []
     size = flow.setting.batch_size
     message = (

@@ -27,9 +27,10 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
     case the curvature of the first layer grows with their square, and with it shrinks the learning rate it can stand.
 
     Evidence: the network looked at twice, with the inputs as they are and standardised (mean 0, deviation 1 a feature).
-    More than ``saturated`` of the entries after the first layer saturated, at most ``gone`` afterwards; or log10 of the
-    step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above it
-    afterwards. A note where the loss is already better than that of a constant: the network has begun to live with it.
+    More than ``saturated`` of the entries of the first bounded activation saturated, at most ``gone`` afterwards; or
+    log10 of the step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above
+    it afterwards. A note where the loss is already better than that of a constant: the network has begun to live with
+    it.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -47,8 +48,8 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
     evidence: list[Evidence] = []
     if flat and inputs.saturated is not None:
         message += (
-            f" {inputs.saturated:.0%} of what leaves {inputs.layer} lies on the flat ends of its activation;"
-            f" standardised, {inputs.saturated_standardised:.0%}. It is not the weights: the same ones are fine then."
+            f" {inputs.saturated:.0%} of what leaves the first bounded activation lies on its flat ends; standardised,"
+            f" {inputs.saturated_standardised:.0%}. It is not the weights: the same ones are fine then."
         )
         evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
         evidence.append(
