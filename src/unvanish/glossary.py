@@ -224,6 +224,7 @@ _ENDS = {
     "unreachable": "The share of what there was to gain that no input of the last call can win back.",
     "wanted": "How far the loss asks the outputs to move, as a root mean square.",
     "rms": "The root mean square of the outputs.",
+    "Report.inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "Flow.inputs": "The first layer on the inputs as they are and on standardised ones; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
     "largest_deviation": "How far the most extreme input feature is from being standardised.",

@@ -12,11 +12,15 @@ from unvanish.records import (
     CallFlow,
     Finding,
     Flow,
+    InputFacts,
     LayerFlow,
     LossFacts,
+    OutputFacts,
     Record,
     Setting,
+    StepFacts,
     UnvanishError,
+    ZeroFacts,
     from_builtins,
     to_builtins,
 )
@@ -39,6 +43,11 @@ class Report(Record, frozen=True, kw_only=True):
     loss: LossFacts | None
     setting: Setting
     notes: tuple[str, ...]
+    zeros: tuple[ZeroFacts, ...] = ()
+    step: StepFacts | None = None
+    output: OutputFacts | None = None
+    inputs: InputFacts | None = None
+    decrement: float | None = None
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
@@ -54,6 +63,11 @@ class Report(Record, frozen=True, kw_only=True):
             loss=flow.loss,
             setting=flow.setting,
             notes=flow.notes,
+            zeros=flow.zeros,
+            step=flow.step,
+            output=flow.output,
+            inputs=flow.inputs,
+            decrement=flow.decrement,
         )
 
     @classmethod
