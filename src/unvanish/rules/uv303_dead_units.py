@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import DEAD_UNITS
-from unvanish.records import Evidence, Finding, Flow
+from unvanish.records import CallFlow, Evidence, Finding, Flow
 from unvanish.rules import rule
 from unvanish.rules.conditions import feeding, is_piecewise_linear, settled
 from unvanish.rules.wording import names, place
@@ -30,7 +30,8 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     says nothing to the layers after it: the network is narrower than it was built.
 
     Evidence: the share of units whose slope is below 1 % of the activation's largest on every sample of this batch,
-    greater than ``threshold``. Half-dead ReLU layers are healthy. A batch of fewer than ``samples`` is not asked: on
+    greater than ``threshold``. Half-dead ReLU layers are healthy; of the outputs themselves, none can be spared: one is
+    enough while the loss is no better than that of a constant. A batch of fewer than ``samples`` is not asked: on
     one sample a trained, sparse network has most of its units off. Where a layer is dead altogether UV301 speaks.
 
     What helps: a smaller learning rate, an activation with a slope on both sides, batch normalisation before it.
@@ -45,7 +46,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         for call in flow.calls
         if call.part == "model"
         and (is_piecewise_linear(call) or not call.bounded)
-        and (call.dead_fraction or 0.0) > threshold
+        and (call.dead_fraction or 0.0) > (0.0 if _is_lost_output(flow, call) else threshold)
     ]
     if not calls:
         return []
@@ -71,3 +72,9 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
             remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
         )
     ]
+
+
+def _is_lost_output(flow: Flow, call: CallFlow) -> bool:
+    """Whether the call makes the outputs of a network that is no better than a constant."""
+    last = call.next is None or flow.calls[call.next].part == "loss"
+    return last and flow.loss is not None and flow.loss.at_constant
