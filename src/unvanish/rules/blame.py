@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from unvanish.records import Evidence, Flow, LayerFlow
-from unvanish.rules.wording import factor
+from unvanish.rules.wording import called, factor
 
 FACTORS = {"slopes": "slopes", "weights": "weights", "norm": "normalisers", "join": "joins"}
 """The role of a call -> the word for what it multiplies the error signal by."""
@@ -76,7 +76,7 @@ def gain_evidence(path: Route) -> tuple[Evidence, ...]:
     """The change of the error signal along the route and its factors, as logarithms."""
     if not path.end:
         return ()
-    change = Evidence(name=f"log10 of the error signal over that at {path.end}", value=path.change)
+    change = Evidence(name=f"log10 of the error signal over that at {called(path.end)}", value=path.change)
     return (change, *(Evidence(name=f"log10 gain of the {name}", value=gain) for name, gain in path.gains.items()))
 
 

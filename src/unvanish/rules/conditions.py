@@ -117,3 +117,8 @@ def is_piecewise_linear(call: CallFlow) -> bool:
     ReLU6 is a hardtanh from 0 to 6. A network behind a hard sigmoid with 59 % of its entries flat went on to learn.
     """
     return any(word in call.name for word in ("relu", "hard", "clamp", "clip"))
+
+
+def makes_outputs(flow: Flow, call: CallFlow) -> bool:
+    """Whether nothing but the loss consumes the call."""
+    return call.next is None or flow.calls[call.next].part == "loss"

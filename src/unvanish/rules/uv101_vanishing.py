@@ -6,7 +6,7 @@ from unvanish.decide import UNDERFLOW, VANISHED
 from unvanish.records import CallFlow, Evidence, Finding, Flow, LayerFlow
 from unvanish.rules import rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
-from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject
+from unvanish.rules.wording import called, factor, judged, names, not_converged, sources, subject
 
 
 @rule(
@@ -84,10 +84,11 @@ def _transmission(layer: LayerFlow) -> float:
 def _reason(worst: LayerFlow, path: Route) -> str:
     """The loss of signal where it explains the verdict, else the transmission itself."""
     if path.end and path.change < -1:
-        share = f"of the error signal that reaches {path.end} only {factor(path.change)} arrives at {worst.name}"
+        arrives = f"only {factor(path.change)} arrives at {called(worst.name)}"
+        share = f"of the error signal that reaches {called(path.end)} {arrives}"
         return f"{share}, because {because(path)}"
     share = factor(_transmission(worst))
-    return f"the outputs depend on {worst.name} only {share} times as much as on the best layer after it"
+    return f"the outputs depend on {called(worst.name)} only {share} times as much as on the best layer after it"
 
 
 def _remedies(blamed: str, calls: tuple[CallFlow, ...]) -> tuple[str, ...]:

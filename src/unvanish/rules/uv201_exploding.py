@@ -6,7 +6,7 @@ from unvanish.decide import EXPLODING
 from unvanish.records import Evidence, Finding, Flow, LayerFlow
 from unvanish.rules import rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
-from unvanish.rules.wording import factor, judged, names, sources, subject
+from unvanish.rules.wording import called, factor, judged, names, sources, subject
 
 
 @rule(
@@ -70,8 +70,7 @@ def _rise(layer: LayerFlow) -> float:
 def _reason(worst: LayerFlow, path: Route) -> str:
     """The growth of the signal where it explains the verdict, else the sensitivity itself."""
     if path.end and path.change > 1:
-        return (
-            f"the error signal grows {factor(path.change)} times from {path.end} back to {worst.name}; {because(path)}"
-        )
+        return f"the error signal grows {factor(path.change)} times from {called(path.end)} back to {called(worst.name)}; {because(path)}"
     share = factor(_rise(worst))
-    return f"a small change of {worst.name} changes the outputs {share} times as much as the same change further on"
+    change = f"a small change of {called(worst.name)} changes the outputs"
+    return f"{change} {share} times as much as the same change further on"

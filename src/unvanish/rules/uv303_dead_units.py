@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from unvanish.decide import DEAD_UNITS
-from unvanish.records import CallFlow, Evidence, Finding, Flow
+from unvanish.records import Evidence, Finding, Flow
 from unvanish.rules import rule
-from unvanish.rules.conditions import feeding, is_piecewise_linear, settled
+from unvanish.rules.conditions import feeding, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
 
 
@@ -41,12 +41,13 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     """
     if settled(flow) or flow.setting.batch_size < samples or any(layer.verdict == "dead" for layer in flow.layers):
         return []
+    worse = flow.loss is not None and flow.loss.at_constant
     calls = [
         call
         for call in flow.calls
         if call.part == "model"
         and (is_piecewise_linear(call) or not call.bounded)
-        and (call.dead_fraction or 0.0) > (0.0 if _is_lost_output(flow, call) else threshold)
+        and (call.dead_fraction or 0.0) > (0.0 if worse and makes_outputs(flow, call) else threshold)
     ]
     if not calls:
         return []
@@ -72,9 +73,3 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
             remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
         )
     ]
-
-
-def _is_lost_output(flow: Flow, call: CallFlow) -> bool:
-    """Whether the call makes the outputs of a network that is no better than a constant."""
-    last = call.next is None or flow.calls[call.next].part == "loss"
-    return last and flow.loss is not None and flow.loss.at_constant

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from unvanish.records import CallFlow, Evidence, Finding, Flow
+from unvanish.records import Evidence, Finding, Flow
 from unvanish.rules import rule
-from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, settled
+from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
 
 
@@ -45,7 +45,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
     calls = [
         call
         for call in flow.calls
-        if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not _is_output(flow, call)
+        if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not makes_outputs(flow, call)
         and (call.saturated_fraction or 0.0) > threshold
         and excused not in names(feeding(flow, call))
     ]  # fmt: skip
@@ -73,8 +73,3 @@ def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
             remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
         )
     ]
-
-
-def _is_output(flow: Flow, call: CallFlow) -> bool:
-    """Whether the call makes the outputs: only the loss consumes it."""
-    return call.next is None or flow.calls[call.next].part == "loss"

@@ -23,6 +23,11 @@ def subject(flow: Flow, layers: Sequence[LayerFlow], one: str, many: str) -> str
     return f"{span(names(layers), names(flow.layers))} {one if len(layers) == 1 else many}"
 
 
+def called(name: str) -> str:
+    """A layer in running text: "layer 38" for a bare number, else its path."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 def sources(layers: Iterable[LayerFlow]) -> str:
     """A closing sentence with the distinct source lines, or "" where none is known."""
     lines = list(dict.fromkeys(layer.source for layer in layers if layer.source))
