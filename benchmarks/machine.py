@@ -10,7 +10,7 @@ from pathlib import Path
 
 def provenance(threads: int) -> dict[str, object]:
     """The command, the versions and the machine of this run; no host name and no path."""
-    given = [each for each in sys.argv[1:] if not Path(each).is_absolute()]
+    given = [each if not Path(each).is_absolute() else f"…/{Path(each).name}" for each in sys.argv[1:]]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     versions = {name: importlib.metadata.version(name) for name in ("torch", "unvanish")}
     machine = {"processor": _processor(), "threads": threads, "system": platform.system()}

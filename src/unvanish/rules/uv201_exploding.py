@@ -70,7 +70,8 @@ def _rise(layer: LayerFlow) -> float:
 def _reason(worst: LayerFlow, path: Route) -> str:
     """The growth of the signal where it explains the verdict, else the sensitivity itself."""
     if path.end and path.change > 1:
-        return f"the error signal grows {factor(path.change)} times from {called(path.end)} back to {called(worst.name)}; {because(path)}"
+        way = f"from {called(path.end)} back to {called(worst.name)}"
+        return f"the error signal grows {factor(path.change)} times {way}; {because(path)}"
     share = factor(_rise(worst))
     change = f"a small change of {called(worst.name)} changes the outputs"
     return f"{change} {share} times as much as the same change further on"
