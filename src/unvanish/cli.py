@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
@@ -149,6 +150,8 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
     if args.output is not None:
         _look_ahead(Path(args.output))
+    # torch works without numpy but says at its first use that it has none: no news for who checks a network.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     with _stdout_to_stderr(), problem() as given:
         from unvanish.pipeline import diagnose
 
