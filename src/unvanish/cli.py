@@ -11,8 +11,8 @@ import os
 import re
 import shutil
 import sys
-import warnings
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
