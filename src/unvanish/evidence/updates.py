@@ -49,7 +49,7 @@ class Updates:
         decays = bool(group.get("weight_decay"))
         plain = parameter.detach().as_subclass(Tensor)
         start = plain.double() if decays else torch.zeros_like(plain)
-        stand_in = nn.Parameter(start.clone())
+        stand_in = nn.Parameter(start.clone() if decays else start)
         stand_in.grad = gradient.to(start.dtype)
         group["params"] = [stand_in]
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
@@ -62,7 +62,7 @@ class Updates:
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
-        return stand_in.detach() - start
+        return stand_in.detach() - start if decays else stand_in.detach()
 
 
 def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:
