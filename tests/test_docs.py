@@ -57,6 +57,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     names: dict[str, object] = {"__name__": "documented"}
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), names)
+        assert len(names) > 2, "the block defines or imports nothing"  # more than __name__ and __builtins__
 
 
 def test_the_output_of_the_example_is_what_it_prints():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unvanish.capture import LOSS_CALLS
+from unvanish.decide import STATIONARY
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.layers import natural_norm
@@ -29,7 +30,6 @@ from unvanish.problem import Problem
 from unvanish.scaled import norm_of
 from unvanish.structure import inner_loss, tensors
 
-STATIONARY = 1e-3  # of L_ref: less than a thousandth of what there was to gain
 DAMPING = 1e-6  # of the curvature along the gradient
 CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold
 MOST_CG_STEPS = 40  # where they do not

@@ -22,10 +22,10 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import LossFacts, StepFacts
+from unvanish.rules.conditions import HORIZON
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
 REAL_STEPS = 6
-HORIZON = 10_000  # planned steps where the problem names none
 RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
 SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
 WON = 0.9  # share of the gap still left: below, the training so far has a pace of its own to judge by

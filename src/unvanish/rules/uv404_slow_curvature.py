@@ -28,7 +28,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     Why: gradient descent diverges beyond 2/λ_max, the limit the sharpest curvature sets, and advances along a flat
     direction in proportion to rate times curvature. With curvatures far apart no single rate suits both.
 
-    Evidence: λ_max of the Hessian by power iteration. The step that lowers the loss most, in units of 1/λ_max, is
+    Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is
     greater than ``multiple``; the learning rate in the same units is greater than ``near``; more than ``steps`` steps
     are needed to close 90 % of the gap; and steps really taken closed less than a tenth of it. Only for SGD.
 
