@@ -181,6 +181,48 @@ def inputs_of(model: nn.Module, inputs: Any, **more: Any) -> InputFacts | None:
     return look(Problem(model, inputs, CLASSES, F.cross_entropy, **more)).inputs
 
 
+class Scores(nn.Module):
+    """Rectified scores that are the inputs times a weight of one."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor] = F.relu) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.ones(2)), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x * self.weight)
+
+
+def shares(scores: Tensor, targets: Tensor) -> Tensor:
+    """Minus the logarithm of the wanted share, no share below 1e-6."""
+    wanted = (scores / scores.sum(1, keepdim=True).clamp(min=1e-9)).gather(1, targets[:, None])
+    return -wanted.clamp(min=1e-6).log().mean()
+
+
+def test_outputs_on_the_flat_end_hold_the_loss_where_only_shares_count() -> None:
+    """The first sample wants a score of zero and keeps -log(1e-6); the others can have the whole share."""
+    inputs, targets = torch.tensor([[-1.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0]]), torch.tensor([0, 0, 1, 1])
+    found = look(Problem(Scores(), inputs, targets, shares)).output
+    assert found is not None and found.end is not None
+    assert found.at_end == pytest.approx(2 / 8)
+    assert found.held == pytest.approx(-math.log(1e-6) / 4, abs=0.02)
+    assert found.constant == pytest.approx(math.log(2.0), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("last", "loss_fn"),
+    [
+        (F.relu, lambda out, t: F.mse_loss(out[:, 0], t.float())),  # more than shares count: the size does too
+        (F.softplus, shares),  # an end that is never reached holds nothing
+        (torch.exp, shares),
+    ],
+)
+def test_elsewhere_nothing_is_held(last: Callable[[Tensor], Tensor], loss_fn: Callable[..., Tensor]) -> None:
+    inputs, targets = torch.tensor([[-1.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0]]), torch.tensor([0, 0, 1, 1])
+    found = look(Problem(Scores(last), inputs, targets, loss_fn)).output
+    assert found is not None
+    assert found.held is None or (found.at_end == 0.0 and found.held < 0.02)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_raw_pixels_saturate_a_sigmoid_and_standardised_ones_do_not(seed: int) -> None:
     x = pixels(12, 64, seed=seed)

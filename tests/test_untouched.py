@@ -219,7 +219,16 @@ def test_an_interrupt_in_the_loss(untouched: Same, call: int | str) -> None:
 
 
 STAGES = {
-    pipeline: ("layers_of", "loss_facts", "last_call", "measure", "zero_facts", "output_facts", "step_facts"),
+    pipeline: (
+        "layers_of",
+        "loss_facts",
+        "last_call",
+        "output_call",
+        "measure",
+        "zero_facts",
+        "output_facts",
+        "step_facts",
+    ),
     observe: ("_below", "_real", "output_cotangents"),
     step: ("_ladder", "put_back"),
 }

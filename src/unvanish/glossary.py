@@ -156,7 +156,16 @@ _LAYER = {
         " the best layer after it. Below -2.5 the signal has vanished; the loss scale and the optimizer do not"
         " change it."
     ),
-    "newton_decrement": "The loss this layer alone could still gain, as a share of all there was to gain.",
+    "newton_decrement": (
+        "The loss that moving this layer alone would still win, as a share of all there was to gain. A lower bound by a"
+        " quadratic model, ½ gᵀG⁻¹g with the Gauss-Newton curvature G: along the layer's gradient only, or with effort"
+        " full by up to four steps of conjugate gradients; never more than relative_gap. Null where it was not needed"
+        " or not to be had."
+    ),
+    "log10_curvature": (
+        "Log10 of the Gauss-Newton curvature along the layer's gradient: how fast the loss bends when the layer's"
+        " weights move that way. A small gradient on a flat stretch is lost signal; one in a curved valley is a bottom."
+    ),
     "steps_to_learn": "How many steps of the present optimizer the layer needs to get there; may be inf.",
     "saturated_fraction": "Share of an activation's entries where its slope is below 1 % of its largest slope.",
     "dead_fraction": "Share of the units that pass nothing on for any sample of the batch.",
@@ -177,7 +186,7 @@ _LAYER = {
     "log10_weight_norm": "Log10 of the norm of the layer's weights.",
     "log10_sensitivity_rise": (
         "Decades by which the relative sensitivity at the layer exceeds the smallest one on its way to the output."
-        " Above 3 the layer is exploding."
+        " Above 2.5 the layer is exploding."
     ),
     "LayerFlow.frozen": "True if requires_grad is off for the layer's parameters.",
     "call": "The index of the layer's call; null if it is not in the graph.",
@@ -194,7 +203,7 @@ _LOSS = {
     "reference": "The loss there was to gain from an untrained start, L_ref; the scale for everything else.",
     "relative_gap": "The share of that loss which is still left to gain.",
     "at_constant": "True if the outputs are practically the best constant.",
-    "curvature": "How the loss bends along its own gradient with respect to the outputs.",
+    "curvature": "How the loss bends with respect to the outputs, along a direction drawn at random.",
     "reacts": "False if the loss stays the same when the outputs are changed.",
     "why": "Why the loss has no scale, where it has none.",
 }
@@ -209,9 +218,21 @@ _STEP = {
     "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
     "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
     "planned": "How many steps are planned; null if nobody said.",
-    "walked": "The losses after each of a few real steps, one after the other.",
+    "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
     "walked_scaled": "The same with the learning rate times `scale`.",
     "scale": "What the learning rate was multiplied by for the second walk.",
+    "rates": (
+        "Where ten real steps at multiples of the learning rate took the network; tried only where many additions are"
+        " each followed by a normaliser."
+    ),
+    "RateTrial.scale": "The multiple of the learning rate.",
+    "RateTrial.lr": "The learning rate of the trial.",
+    "RateTrial.steps": "How many steps were taken.",
+    "RateTrial.loss": "The loss of the batch after them.",
+    "RateTrial.log10_transmission": (
+        "The smallest log10_transmission after them, among the layers that transmitted before; null where the network"
+        " no longer gave finite numbers."
+    ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
 }
 
@@ -224,6 +245,13 @@ _ENDS = {
     "unreachable": "The share of what there was to gain that no input of the last call can win back.",
     "wanted": "How far the loss asks the outputs to move, as a root mean square.",
     "rms": "The root mean square of the outputs.",
+    "OutputFacts.end": "The index of the call whose range ends on one side of the outputs; see held.",
+    "at_end": "The share of the outputs that lie exactly on that end.",
+    "held": (
+        "The lowest loss while the outputs on the end of the model's last call stay there, as they do for want of a"
+        " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
+    ),
+    "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
     "Report.inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "Flow.inputs": "The first layer on the inputs as they are and on standardised ones; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
@@ -240,6 +268,22 @@ _ZERO = {
     "gates": "Zero tensors of other layers that have a gradient of their own and so will open the way.",
     "blocked_by": "The calls that receive an error signal and send none back.",
     "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
+}
+
+_TRIAL = {
+    "remedy": "The names of the changes that were tried together.",
+    "edits": "The changes one by one.",
+    "change": "What the changes do, in words.",
+    "score": "The mean score after the trial trainings; null if it was not scored or not finite.",
+    "score_spread": "The lowest and the highest score among them.",
+    "baseline": "The score of the network without the change, after as many steps.",
+    "Trial.steps": "The length of each trial training, in optimizer steps.",
+    "seeds": "How many trainings were averaged.",
+    "judged": "True if the scores are on data that played no part in choosing the remedy.",
+    "Trial.needed": "How much better than the baseline a score must be to count.",
+    "helped": "True if the gain was judged and is more than the spread of the trainings can explain.",
+    "Trial.reason": "Why it is not the answer; empty if it is.",
+    "Trial.code": "Python text that makes the change without this package.",
 }
 
 _SETTING = {
@@ -294,7 +338,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **_SETTING, **_TERMS,
+    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **_TRIAL, **_SETTING,
+    **_TERMS,
 }  # fmt: skip
 
 VERDICT_WORDS: tuple[str, ...] = tuple(_VERDICTS)

@@ -24,11 +24,12 @@ def measure(
     roles = [role(call) for call in capture.calls]
     paths = Paths(capture.calls, seen, roles, capture.loss_index)
     calls = tuple(_call_flow(c, roles[c.index], paths, seen, batch_size) for c in capture.calls)
-    transmission = _transmission(capture.calls, layers, seen, paths.consumers)
+    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    transmission = _transmission(capture.calls, layers, seen, paths.consumers, sizes)
     at = {layer.call: layer.name for layer in layers if layer.call is not None}
     gates = Gates(capture, paths)
     flows = tuple(
-        _layer_flow(layer, capture, seen, paths, gates, at, batch_size, transmission.get(layer.name), loss)
+        _layer_flow(layer, capture, seen, paths, gates, at, batch_size, transmission.get(layer.name), loss, sizes)
         for layer in layers
     )
     return flows, calls
@@ -71,6 +72,7 @@ def _layer_flow(
     batch_size: int,
     transmission: float | None,
     loss: LossFacts | None,
+    sizes: dict[int, float],
 ) -> LayerFlow:
     flow = LayerFlow(
         name=layer.name,
@@ -78,7 +80,7 @@ def _layer_flow(
         source=capture.calls[layer.call].source if layer.call is not None else "",
         parameters=sum(p.numel() for p in layer.parameters.values()),
         frozen=not layer.live,
-        log10_weight_norm=norm_together([_log(norm_of(p.detach())) for p in layer.parameters.values()]),
+        log10_weight_norm=norm_together([_log(sizes[id(p)]) for p in layer.parameters.values()]),
     )
     reached = [seen.loss.leaves[id(p)] for p in layer.live if id(p) in seen.loss.leaves]
     if layer.call is None or (layer.live and not reached):
@@ -109,7 +111,7 @@ def _layer_flow(
         log10_jacobian_norm=norm_together([seen.probe("leaves", id(p)) for p in layer.live]),
         log10_transmission=transmission,
         underflow_fraction=_share([seen.underflow.get(id(p)) for p in layer.live]),
-        update_to_weight_ratio=_update_ratio(layer, seen),
+        update_to_weight_ratio=_update_ratio(layer, seen, sizes),
         **_against_the_loss(layer, seen, loss),
     )
     return flow.replace(gate=gates.of(layer, transmission))
@@ -144,10 +146,10 @@ def _share(counts: Sequence[tuple[float, float] | None]) -> float | None:
     return (sum(below for below, _ in known) / total if total else 0.0) if known else None
 
 
-def _update_ratio(layer: Layer, seen: Observed) -> float | None:
-    known = [seen.updates[id(p)] for p in layer.live if seen.updates is not None and id(p) in seen.updates]
-    weights = math.hypot(*(w for _, w in known))
-    return math.hypot(*(u for u, _ in known)) / weights if weights > 0.0 else None
+def _update_ratio(layer: Layer, seen: Observed, sizes: dict[int, float]) -> float | None:
+    known = [id(p) for p in layer.live if seen.updates is not None and id(p) in seen.updates]
+    weights = math.hypot(*(sizes[key] for key in known))
+    return math.hypot(*((seen.updates or {})[key] for key in known)) / weights if weights > 0.0 else None
 
 
 def _against_the_loss(layer: Layer, seen: Observed, loss: LossFacts | None) -> dict[str, float | None]:
@@ -165,14 +167,14 @@ def _against_the_loss(layer: Layer, seen: Observed, loss: LossFacts | None) -> d
         "log10_alignment": gradient - jacobian - residual + 0.5 * math.log10(max(1, seen.outputs))
     }
     if seen.updates is not None and loss.curvature is not None and loss.curvature > 0.0:
-        update = _log(math.hypot(*(seen.updates.get(id(p), (0.0, 0.0))[0] for p in layer.live)))
+        update = _log(math.hypot(*(seen.updates.get(id(p), 0.0) for p in layer.live)))
         log = residual - math.log10(loss.curvature) - jacobian - update
         found["steps_to_learn"] = max(1.0, 10.0**log) if log < 300.0 else math.inf
     return found
 
 
 def _transmission(
-    calls: list[Call], layers: list[Layer], seen: Observed, consumers: list[list[int]]
+    calls: list[Call], layers: list[Layer], seen: Observed, consumers: list[list[int]], sizes: dict[int, float]
 ) -> dict[str, float]:
     """T_rel: how much of what the best layer downstream transmits this layer does (0: as much; -2.5: 300 times less).
 
@@ -186,7 +188,7 @@ def _transmission(
         if layer.call is None or not live:
             continue
         slope = {n: seen.probe("leaves", id(p)) for n, p in live.items()}
-        norms = {n: norm_of(p.detach()) for n, p in live.items()}
+        norms = {n: sizes[id(p)] for n, p in live.items()}
         own[layer.name] = norm_together([slope[n] + _log(norms[n]) for n in live])
         full[layer.name] = norm_together([slope[n] + _log(max(norms[n], natural_norm(n, p))) for n, p in live.items()])
         size[layer.name] = 0.5 * math.log10(max(1, sum(p.numel() for p in live.values())))

@@ -60,7 +60,9 @@ def observe(
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
     seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}
-    seen.updates = updates.found if updates is not None else None
+    if updates is not None:
+        updates.flush()
+        seen.updates = updates.found
     return seen
 
 

@@ -21,7 +21,7 @@ class Observed:
     outputs: int  # how many output entries the probes' cotangents had
     saturated: dict[int, tuple[float, float]] = field(default_factory=dict)  # by call: entries, whole units
     underflow: dict[int, tuple[float, float]] = field(default_factory=dict)  # by parameter: entries below, non-zero
-    updates: dict[int, tuple[float, float]] | None = None  # by parameter: ‖Δw‖, ‖w‖
+    updates: dict[int, float] | None = None  # by parameter: ‖Δw‖
     log10_output_rms: float = 0.0  # what the probes' cotangents were divided by
 
     def probe(self, read: str, key: object) -> float:

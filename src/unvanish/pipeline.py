@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,14 +13,16 @@ from torch import nn
 
 from unvanish.backward import Tape, plain_walk, supported, walk
 from unvanish.capture import Call, Capture, record
-from unvanish.decide import decide, has_converged, may_be_stationary
+from unvanish.decide import decide, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
-from unvanish.evidence.last import Last, last_call
+from unvanish.evidence.last import Last, last_call, output_call
+from unvanish.evidence.layerwise import STEPS, Bend, bends, chosen
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.rates import may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts
 from unvanish.evidence.updates import Updates
 from unvanish.evidence.zeros import zero_facts
@@ -79,26 +84,61 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build(seed)
-    with untouched(model, seed, problem.loss_fn):
+    with _collector_waiting() as go_on, untouched(model, seed, problem.loss_fn):
         capture = record(problem, model)
         try:
-            return _look(problem, capture, optimizer, effort, seed)
+            flow, more = _walked(problem, capture, optimizer, effort, seed)
         finally:
             capture.release()
+        go_on()
+        return more(flow)
 
 
-def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effort: str, seed: int) -> Flow:
+@contextmanager
+def _collector_waiting() -> Iterator[Callable[[], None]]:
+    """Python's cyclic collector waits until the function yielded is called, or until the end.
+
+    A walk makes several objects a call, none of them in cycles: a search through all that live, again and again while
+    they pile up, finds nothing and took a fifth of the time of a check of 1,000 layers.
+    """
+    running = gc.isenabled()
+
+    def go_on() -> None:
+        if running:
+            gc.enable()
+
+    gc.disable()
+    try:
+        yield go_on
+    finally:
+        go_on()
+
+
+More = Callable[[Flow], Flow]
+
+
+def _walked(
+    problem: Problem, capture: Capture, optimizer: Optimizer | None, effort: str, seed: int
+) -> tuple[Flow, More]:
+    """What one walk and the loss alone tell, and what is still to be measured without the graph."""
+
+    def nothing(flow: Flow) -> Flow:
+        return flow
+
     layers = layers_of(capture)
     flow = Flow(setting=_setting(problem, capture, optimizer, effort, seed), notes=_notes(capture))
     broken = _born(problem, capture)
     if broken is not None:
-        return _bare(flow, capture, layers).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1])
+        return _bare(flow, capture, layers).replace(
+            nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]
+        ), nothing
     free = free_loss(problem, capture)
     last = None if isinstance(free, str) else last_call(capture, free)
+    own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
     facts = loss_facts(free, last, capture.loss, seed)
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
-        return _bare(flow, capture, layers)
+        return _bare(flow, capture, layers), nothing
     reason = supported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
@@ -107,19 +147,25 @@ def _look(problem: Problem, capture: Capture, optimizer: Optimizer | None, effor
     measured, calls = measure(capture, layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
     if seen.loss.broken is not None:
-        return flow.replace(nonfinite="backward", nonfinite_call=seen.loss.broken)
+        return flow.replace(nonfinite="backward", nonfinite_call=seen.loss.broken), nothing
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
-            f"the optimizer cannot be stepped one parameter at a time ({updates.refused})",
+            f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed, plain_walk if reason else walk))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
     if effort == "quick" or isinstance(free, str):
-        return flow
-    return _more_evidence(problem, capture.model, flow, free, last, updates, seed)
+        return flow, nothing
+    model = capture.model
+
+    def more(flow: Flow) -> Flow:
+        flow = _with_bends(problem, model, flow, free, layers, effort, seed)
+        return _more_evidence(problem, model, flow, free, (last, own), updates, seed)
+
+    return flow, more
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
@@ -128,12 +174,43 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
+def _with_bends(
+    problem: Problem, model: nn.Module, flow: Flow, free: FreeLoss, layers: list[Layer], effort: str, seed: int
+) -> Flow:
+    """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
+    picked = chosen(flow, layers, effort)
+    loss = flow.loss
+    if not picked or loss is None:
+        return flow
+    jacobians = {a.name: a.log10_jacobian_norm for a in flow.layers if a.log10_jacobian_norm is not None}
+    found = bends(problem, model, picked, jacobians, free, STEPS[effort], seed)
+    if isinstance(found, str):
+        return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
+    shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
+    by_name = {a.name: shared[key] for a in layers if (key := frozenset(map(id, a.live))) in shared}
+
+    def share(bend: Bend) -> float | None:
+        if not loss.reference or loss.relative_gap is None:
+            return None
+        log = bend.log10_gain - math.log10(loss.reference)
+        return min(loss.relative_gap, 10.0**log) if log < 300.0 else loss.relative_gap
+
+    return flow.replace(
+        layers=tuple(
+            a.replace(log10_curvature=by_name[a.name].log10_curvature, newton_decrement=share(by_name[a.name]))
+            if a.name in by_name
+            else a
+            for a in flow.layers
+        )
+    )
+
+
 def _more_evidence(
     problem: Problem,
     model: nn.Module,
     flow: Flow,
     free: FreeLoss,
-    last: Last | None,
+    ends: tuple[Last | None, Last | None],
     updates: Updates | None,
     seed: int,
 ) -> Flow:
@@ -142,8 +219,9 @@ def _more_evidence(
     assert loss is not None
     if has_converged(loss):
         return flow
+    last, own = ends
     if last is not None:
-        flow = flow.replace(output=output_facts(last, loss))
+        flow = flow.replace(output=output_facts(last, own, loss))
     flow = flow.replace(
         inputs=input_facts(problem, flow.layers, flow.calls, lambda other: _flow_only(other, model, seed))
     )
@@ -152,6 +230,12 @@ def _more_evidence(
         flow = flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
     if updates is not None and not any(a.verdict == "nonfinite" for a in flow.layers):
         flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
+        if flow.step is not None and not is_stationary(flow) and may_lose_signal(flow.layers, flow.calls):
+            flow = flow.replace(
+                rates=rate_trials(
+                    problem, model, updates.optimizer, flow.layers, lambda: _flow_only(problem, model, seed)[0], seed
+                )
+            )
     return flow
 
 

@@ -32,6 +32,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
+    def _repr_html_(self) -> str:
+        from unvanish.show import record_html
+
+        return record_html(type(self).__name__, msgspec.structs.asdict(self).items())
+
 
 class Evidence(Record, frozen=True, kw_only=True):
     """One number a finding rests on: ``name`` is ``value``, compared by ``relation`` with ``threshold``."""
@@ -115,6 +120,7 @@ class LayerFlow(Record, frozen=True, kw_only=True):
     log10_weight_norm: float | None = None
     log10_sensitivity_rise: float | None = None
     log10_alignment: float | None = None
+    log10_curvature: float | None = None
     frozen: bool = False
     call: int | None = None
     before: str = ""
@@ -165,12 +171,29 @@ class StepFacts(Record, frozen=True, kw_only=True):
     lr_limit: float | None = None
 
 
+class RateTrial(Record, frozen=True, kw_only=True):
+    """Where a few real steps at ``lr`` took the network, before they were taken back.
+
+    ``scale``: the multiple of the user's learning rate. ``loss``: of the batch afterwards. ``log10_transmission``: the
+    smallest among the layers that transmitted before; None where the network no longer gives finite numbers.
+    """
+
+    scale: float
+    lr: float
+    steps: int
+    loss: float
+    log10_transmission: float | None = None
+
+
 class OutputFacts(Record, frozen=True, kw_only=True):
     """What the last call can give the loss.
 
     ``kind``: normalised (a softmax), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
     ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
-    ``rms``: of the outputs.
+    ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
+    factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
+    exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
+    this call can give.
     """
 
     call: int | None = None
@@ -180,6 +203,10 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     unreachable: float | None = None
     wanted: float | None = None
     rms: float | None = None
+    end: int | None = None
+    at_end: float | None = None
+    held: float | None = None
+    constant: float | None = None
 
 
 class InputFacts(Record, frozen=True, kw_only=True):
@@ -210,6 +237,30 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     gates: tuple[str, ...] = ()
     blocked_by: tuple[str, ...] = ()
     by_construction: bool = False
+
+
+class Trial(Record, frozen=True, kw_only=True):
+    """One way to repair, tried on a copy of the network: what was changed, and what became of it.
+
+    ``remedy``: the names of its edits joined by " + "; ``change``: what they do, for people. ``score`` is the mean over
+    ``seeds`` trainings of ``steps`` steps each, ``score_spread`` the lowest and the highest of them, ``baseline`` the
+    score of the network as it is after as many; None: not scored, or not finite. ``judged``: these are scores on data
+    that chose nothing. ``helped``: the gain was judged and exceeds ``needed``. ``reason``: why it is not the answer.
+    """
+
+    remedy: str
+    edits: tuple[str, ...]
+    change: str = ""
+    score: float | None = None
+    score_spread: tuple[float, float] | None = None
+    baseline: float | None = None
+    steps: int = 0
+    seeds: int = 0
+    judged: bool = False
+    needed: float | None = None
+    helped: bool = False
+    reason: str = ""
+    code: str = ""
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -243,6 +294,7 @@ class Flow(Record, frozen=True, kw_only=True):
     loss: LossFacts | None = None
     zeros: tuple[ZeroFacts, ...] = ()
     step: StepFacts | None = None
+    rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
     decrement: float | None = None

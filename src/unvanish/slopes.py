@@ -99,7 +99,7 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     low = found.abs() < SATURATED * slope.largest
     axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
     units = low.movedim(axis, 0).flatten(1).all(1) if low.ndim > 1 else low
-    return low.double().mean(), units.double().mean()
+    return low.count_nonzero().double() / low.numel(), units.double().mean()
 
 
 def constant_by_construction(call: Call) -> bool:

@@ -6,35 +6,30 @@ norm), so that rescaling layers changes nothing. Conjugate gradients give a lowe
 the damping, below which no eigenvalue lies, an upper bound on what is missing. They stop as soon as either passes the
 threshold; where neither does, nothing is claimed.
 
-Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002 for the products; Meurant
-& Tichý 2013, On computing quadrature-based bounds for the A-norm of the error in conjugate gradients, section 3.
+Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Meurant & Tichý 2013, On
+computing quadrature-based bounds for the A-norm of the error in conjugate gradients, section 3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from unvanish.capture import LOSS_CALLS
 from unvanish.decide import STATIONARY
 from unvanish.evidence.free import FreeLoss
-from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
+from unvanish.evidence.moving import loss_again
 from unvanish.layers import natural_norm
 from unvanish.problem import Problem
 from unvanish.scaled import norm_of
-from unvanish.structure import inner_loss, tensors
 
 DAMPING = 1e-6  # of the curvature along the gradient
 CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold
 MOST_CG_STEPS = 40  # where they do not
 CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
-WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
 LANCZOS_STEPS = 40
 
 
@@ -48,7 +43,7 @@ def decrement(
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
-        product = _GaussNewton(problem, model, free, named, seed)
+        product = _Relative(GaussNewton(problem, model, free, [p for _, p in named], seed), [n for n, _ in named])
         gradient = product.gradient()
         if not product.is_whole(gradient):
             return "an operation of the model has no second derivative"
@@ -57,83 +52,51 @@ def decrement(
         return str(error).split("\n")[0] or type(error).__name__
 
 
-class _GaussNewton:
-    """v -> G v in relative coordinates, by one vjp-of-vjp, one Hessian of the loss alone and one vjp."""
+class _Relative:
+    """v -> G v in relative coordinates: each tensor in units of its own norm."""
 
-    def __init__(
-        self, problem: Problem, model: nn.Module, free: FreeLoss, named: list[tuple[str, nn.Parameter]], seed: int
-    ) -> None:
-        self.parameters = [p for _, p in named]
+    def __init__(self, product: GaussNewton, names: Sequence[str]) -> None:
+        self.product = product
         # A tensor that is zero or tiny now counts with a thousandth of an ordinary size: it can still move.
-        self.scales = [max(norm_of(p.detach()), 1e-3 * natural_norm(n, p)) for n, p in named]
-        with torch.enable_grad(), _double_differentiable():
-            found = _watched(problem, model, seed)
-            if [t.shape for t in found] != [t.shape for t in free.now]:
-                raise RuntimeError("the outputs of two forward passes do not match")
-            self.outputs = [t for t in found if t.requires_grad]
-            every = [t.detach().requires_grad_(t.requires_grad) for t in found]
-            self.free = [t for t in every if t.requires_grad]
-            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
-            self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
-            self.pulled = torch.autograd.grad(
-                self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
-            )
+        sizes = [(n, p, norm_of(p.detach())) for n, p in zip(names, product.parameters, strict=True)]
+        self.scales = [max(size, 1e-3 * natural_norm(n, p)) for n, p, size in sizes]
+
+    def scaled(self, v: Sequence[Tensor]) -> list[Tensor]:
+        return [s * t for s, t in zip(self.scales, v, strict=True)]
 
     def gradient(self) -> list[Tensor]:
-        """Jᵀr in relative coordinates."""
-        asked = [
-            torch.zeros_like(t) if r is None else r.detach() for r, t in zip(self.residual, self.free, strict=True)
-        ]
-        return self._back(asked)
+        return self.scaled(self.product.gradient())
 
     def is_whole(self, v: Sequence[Tensor]) -> bool:
-        """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
-        if not all(j.requires_grad for j in self.pulled if j is not None):
-            return False
-        pushed = [torch.zeros_like(t) if f is None else f for f, t in zip(self._forward(v), self.outputs, strict=True)]
-        return math.isclose(_dot(pushed, pushed), _dot(v, self._back(pushed)), rel_tol=WHOLE)
+        return self.product.is_whole(self.scaled(v))
 
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
-        forward = self._forward(v)
-        both = zip(self.residual, forward, strict=True)
-        live = [(r, f) for r, f in both if r is not None and r.requires_grad and f is not None]
-        bent = torch.autograd.grad([r for r, _ in live], self.free, [f for _, f in live], retain_graph=True,
-                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
-        return self._back([torch.zeros_like(t) if h is None else h for h, t in zip(bent, self.outputs, strict=True)])
-
-    def _forward(self, v: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        pairs = [(j, s * t) for j, s, t in zip(self.pulled, self.scales, v, strict=True) if j is not None]
-        return torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
-                                   allow_unused=True)  # fmt: skip
-
-    def _back(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        found = torch.autograd.grad(self.outputs, self.parameters, cotangents, retain_graph=True, allow_unused=True)
-        zero = (torch.zeros_like(p) for p in self.parameters)
-        return [s * (z if t is None else t.detach()) for s, t, z in zip(self.scales, found, zero, strict=True)]
+        product = self.product
+        return self.scaled(product.pull(product.bend(product.push(self.scaled(v)))))
 
 
-def _solve(product: _GaussNewton, g: list[Tensor], reference: float) -> float | str:
+def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str:
     """½ gᵀ(G + λ)⁻¹g over ``reference`` by conjugate gradients with bounds on both sides."""
-    length = math.sqrt(_dot(g, g))
+    length = math.sqrt(dot(g, g))
     if length == 0.0:
         return "the gradient is below the range of its type"
     if not math.isfinite(length):
         return "the gradient is not finite"
     g = [t / length for t in g]
     first = product(g)
-    top = math.sqrt(_dot(first, first))
+    top = math.sqrt(dot(first, first))
     if not 0.0 < top < math.inf:
         return "the curvature along the gradient is zero"
     unit, damping = 0.5 * length * length / reference, DAMPING * top
     r, d, rr, found, longest = list(g), list(g), 1.0, 0.0, 1.0 / damping
     for turn in range(MOST_CG_STEPS):
         q = [a + damping * b for a, b in zip(product(d) if turn else first, d, strict=True)]
-        bend = _dot(d, q)
+        bend = dot(d, q)
         if not bend > 0.0:
             return "the loss is not convex in its outputs"
         step = rr / bend
         r = [a - step * b for a, b in zip(r, q, strict=True)]
-        rest = _dot(r, r)
+        rest = dot(r, r)
         found += unit * step * rr
         # Gauss-Radau: the step the search would make next if all that is left lay at the smallest eigenvalue there can
         # be. Rounding may spoil the recurrence; the longest step of all is a bound in any case.
@@ -162,7 +125,7 @@ def sharpest(problem: Problem, model: nn.Module, seed: int) -> float | None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(seed)
     try:
-        with torch.enable_grad(), _double_differentiable():
+        with torch.enable_grad(), double_differentiable():
             first = torch.autograd.grad(
                 loss_again(problem, model, seed), parameters, create_graph=True, allow_unused=True
             )
@@ -181,19 +144,19 @@ def sharpest(problem: Problem, model: nn.Module, seed: int) -> float | None:
 
 def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Tensor]) -> float:
     """The largest eigenvalue, to a thousandth where LANCZOS_STEPS allow it."""
-    length, top = math.sqrt(_dot(start, start)), 0.0
+    length, top = math.sqrt(dot(start, start)), 0.0
     before, after = [torch.zeros_like(t) for t in start], [t / length for t in start]
     diagonal: list[float] = []
     beside: list[float] = []
     for _ in range(LANCZOS_STEPS):
         v = after
         w = product(v)
-        if beside and abs(_dot(before, w) - beside[-1]) > WHOLE * (beside[-1] + max(map(abs, diagonal))):
+        if beside and abs(dot(before, w) - beside[-1]) > WHOLE * (beside[-1] + max(map(abs, diagonal))):
             return math.nan  # not symmetric: an operation cuts the graph of its own backward
-        diagonal.append(_dot(v, w))
+        diagonal.append(dot(v, w))
         back = beside[-1] if beside else 0.0
         w = [a - diagonal[-1] * b - back * c for a, b, c in zip(w, v, before, strict=True)]
-        beside.append(math.sqrt(_dot(w, w)))
+        beside.append(math.sqrt(dot(w, w)))
         off = torch.tensor(beside[:-1], dtype=torch.float64)
         values, vectors = torch.linalg.eigh(
             torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
@@ -203,37 +166,3 @@ def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Te
             break
         before, after = v, [t / beside[-1] for t in w]
     return top
-
-
-class _Catch(TorchFunctionMode):
-    """Keeps the first argument of the last recognised loss call."""
-
-    found: Tensor | None = None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in LOSS_CALLS and args and isinstance(args[0], Tensor):
-            self.found = args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
-    """The tensors the loss is a function of, with their graph."""
-    if problem.loss_fn is not None:
-        outputs = outputs_again(problem, model, seed)
-        own = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
-        return [t for t in tensors(outputs) if t.is_floating_point() and t is not own]
-    with _Catch() as caught:
-        loss_again(problem, model, seed)
-    return [caught.found] if caught.found is not None else []
-
-
-def _double_differentiable() -> Any:
-    """The fused attention kernels have no second derivative; the plain one has."""
-    attention = getattr(torch.nn, "attention", None)
-    if attention is None or not hasattr(attention, "sdpa_kernel"):
-        return nullcontext()
-    return attention.sdpa_kernel(attention.SDPBackend.MATH)
-
-
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))

@@ -62,6 +62,11 @@ def last_call(capture: Capture, free: FreeLoss) -> Last | None:
             index = capture.owner.get(capture.loss_input.slot[0])
             if index is not None and index >= 0:
                 return _limited(capture, index, FreeLoss(lambda z: func(z[0], *args[1:], **kwargs), [args[0]]))
+    return output_call(capture, free)
+
+
+def output_call(capture: Capture, free: FreeLoss) -> Last | None:
+    """What makes the only output of the model, and the loss as a function of it. To be read before a walk."""
     if len(capture.outputs) != 1 or len(free.now) != 1:
         return None
     index = capture.owner.get(capture.outputs[0].slot[0])

@@ -49,7 +49,7 @@ def _best(free: FreeLoss, last: Last | None, value: float) -> tuple[float | None
     A positive loss that turns negative or is undefined among free outputs was written for what the last call gives (log
     of a probability): then the search runs over what goes into that call.
     """
-    best_constant, start = _best_constant(free)
+    best_constant, start = best_constant_of(free)
     best_free = _best_free(free, value, start)
     if last is None or not last.kind or not value > 0.0:
         return best_constant, best_free
@@ -57,7 +57,7 @@ def _best(free: FreeLoss, last: Last | None, value: float) -> tuple[float | None
     through = last.reach() if meant_for_it or best_free is None or best_free > 1e-3 * value else None
     if through is None or not (meant_for_it or best_free is None or through < best_free):
         return best_constant, best_free
-    return _best_constant(last.through)[0], through if through < value else None
+    return best_constant_of(last.through)[0], through if through < value else None
 
 
 def _judge(
@@ -146,7 +146,7 @@ def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:
         return math.nan
 
 
-def _best_constant(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]:
+def best_constant_of(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss of one output for all samples, found from the best of four starts."""
     rows = [t.shape[0] if t.ndim else 1 for t in free.now]
     if min(rows) < 2:

@@ -10,7 +10,8 @@ import copy
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -131,8 +132,20 @@ def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
 
 def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, seed: int) -> float:
     """The loss of the batch after REAL_STEPS steps at ``scale`` times the learning rate (nan or inf if it diverges)."""
+    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed) as loss:
+        return loss
+
+
+@contextmanager
+def stepped(
+    problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, steps: int, seed: int
+) -> Iterator[float]:
+    """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
+
+    Yields the loss of the batch there (nan or inf if it diverges). Afterwards everything is back in its place.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    batches = _batches(problem, model, seed)
+    batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor:
         step = _stand_in(optimizer, scale)
@@ -149,19 +162,19 @@ def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: 
             return loss_again(problem, model, seed)
 
     with put_back(parameters):
-        return or_nan(walk)
+        yield or_nan(walk)
 
 
-def _batches(problem: Problem, model: nn.Module, seed: int) -> list[Problem]:
+def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
     """The problem on each of the first training batches, or on its own batch again and again.
 
     Training batches are taken only if the model takes all of them as they are: they may lie on another device.
     """
-    own = [problem] * REAL_STEPS
+    own = [problem] * steps
     if problem.train_batches is None:
         return own
     try:
-        first = list(islice(iter(problem.train_batches), REAL_STEPS))
+        first = list(islice(iter(problem.train_batches), steps))
         if problem.loss_fn is None:
             found = [dataclasses.replace(problem, inputs=batch) for batch in first]
         else:
@@ -171,7 +184,7 @@ def _batches(problem: Problem, model: nn.Module, seed: int) -> list[Problem]:
                 loss_again(batch, model, seed)
     except Exception:
         return own
-    return (found + own)[:REAL_STEPS]
+    return (found + own)[:steps]
 
 
 def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:

@@ -1,10 +1,10 @@
-"""The next update of the user's own optimizer, one parameter at a time, without touching parameter or optimizer."""
+"""The next update of the user's own optimizer, a few parameters at a time, without touching them or the optimizer."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,55 +14,73 @@ from torch import Tensor, nn
 from unvanish.problem import Optimizer
 from unvanish.scaled import norm_of
 
+TOGETHER = 2**18  # entries that are stepped at once: small tensors share the cost of a step, large ones wait for none
+
 
 class Updates:
-    """For each parameter of the optimizer: norms of its next update and of its weights."""
+    """For each parameter: the norm of its next update, 0 where the optimizer does not hold it."""
 
     def __init__(self, optimizer: Optimizer, keep: bool) -> None:
         self.optimizer = optimizer
         self.keep = keep  # the updates themselves too, for trying them
         self.changes: dict[int, Tensor] = {}
-        self.groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        self.found: dict[int, tuple[float, float]] = {}
+        self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        self.found: dict[int, float] = {}
         self.refused = ""
+        self.waiting: list[tuple[nn.Parameter, Tensor]] = []
+        self.entries = 0
 
     def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         """``gradient``: as the user's backward would leave it in ``parameter.grad`` (same shape and dtype)."""
-        weights = norm_of(parameter.detach())
         if id(parameter) not in self.groups:
-            self.found[id(parameter)] = (0.0, weights)
-            return
-        if self.refused:
+            self.found[id(parameter)] = 0.0
+        elif not self.refused:
+            self.waiting.append((parameter, gradient))
+            self.entries += parameter.numel()
+            if self.entries >= TOGETHER:
+                self.flush()
+
+    def flush(self) -> None:
+        """Step the parameters that wait; afterwards everything read so far is in ``found``."""
+        waiting, self.waiting, self.entries = self.waiting, [], 0
+        if not waiting or self.refused:
             return
         try:
-            change = self._step(parameter, gradient)
+            changes = self._step(waiting)
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
             return
-        if self.keep:
-            self.changes[id(parameter)] = change.to(parameter.dtype)
-        self.found[id(parameter)] = (norm_of(change), weights)
+        for (parameter, _), change in zip(waiting, changes, strict=True):
+            if self.keep:
+                self.changes[id(parameter)] = change.to(parameter.dtype)
+            self.found[id(parameter)] = norm_of(change)
 
-    def _step(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        group = {**self.groups[id(parameter)]}
-        # Without decay an update does not depend on the weights: from zero, nothing of it is lost to rounding.
-        decays = bool(group.get("weight_decay"))
-        plain = parameter.detach().as_subclass(Tensor)
-        start = plain.double() if decays else torch.zeros_like(plain)
-        stand_in = nn.Parameter(start.clone() if decays else start)
-        stand_in.grad = gradient.to(start.dtype)
-        group["params"] = [stand_in]
+    def _step(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> list[Tensor]:
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
         alone.__dict__.update(self.optimizer.__dict__)
-        alone.param_groups = [group]
+        groups = {index: {**self.optimizer.param_groups[index]} for index in {self.groups[id(p)] for p, _ in waiting}}
+        for group in groups.values():
+            group["params"] = []
+        alone.param_groups = list(groups.values())
         alone.state = type(self.optimizer.state)(self.optimizer.state.default_factory)  # type: ignore[attr-defined]
-        if parameter in self.optimizer.state:
-            alone.state[stand_in] = {k: _copied(v, start.dtype) for k, v in self.optimizer.state[parameter].items()}
+        moved: list[tuple[nn.Parameter, Tensor | None]] = []
+        for parameter, gradient in waiting:
+            group = groups[self.groups[id(parameter)]]
+            # Without decay an update does not depend on the weights: from zero, nothing of it is lost to rounding.
+            plain = parameter.detach().as_subclass(Tensor)
+            start = plain.double() if group.get("weight_decay") else None
+            stand_in = nn.Parameter(torch.zeros_like(plain) if start is None else start.clone())
+            stand_in.grad = gradient.to(stand_in.dtype)
+            group["params"].append(stand_in)
+            if parameter in self.optimizer.state:
+                state = self.optimizer.state[parameter]
+                alone.state[stand_in] = {k: _copied(v, stand_in.dtype) for k, v in state.items()}
+            moved.append((stand_in, start))
         for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
-        return stand_in.detach() - start if decays else stand_in.detach()
+        return [s.detach() if start is None else s.detach() - start for s, start in moved]
 
 
 def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
+from unvanish.decide import VANISHED
+from unvanish.records import Evidence, Finding, Flow, RateTrial, StepFacts
 from unvanish.rules import rule
 from unvanish.rules.conditions import steps_to_judge
+from unvanish.rules.wording import weakest
+
+STUCK = 0.95
+"""Share of the loss of the best constant output: what has not fallen below has learned nothing of the inputs."""
 
 
 @rule(
@@ -14,11 +19,11 @@ from unvanish.rules.conditions import steps_to_judge
     "lr_too_large",
     "learning rate too large",
     order=13,
-    fires_on=("lr-too-large", "lr-too-large-adam"),
+    fires_on=("lr-too-large", "lr-too-large-adam", "postnorm-large-rate"),
     silent_on=(
         "lr-recovers", "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50",
         "preln-transformer-6", "selu-20", "batchnorm-relu-20", "unet-small", "converged-digits", "sigmoid-20",
-        "lr-too-small", "chaotic-tanh-50",
+        "lr-too-small", "chaotic-tanh-50", "postnorm-small-rate",
     ),
 )  # fmt: skip
 def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[Finding]:
@@ -34,18 +39,26 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[F
     a smaller multiple of the same step lowers it, and after several steps really taken (and taken back) the loss is
     still that much above the start, or not finite. A first step that later ones make good is no fault. Near the end,
     where a rise is less than ``least`` of what there was to gain, a rate that hops about is no fault either.
+    Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: ten
+    real steps at 3, 1, 1/3 and 1/10 times the rate, taken back each time. It is an error where the signal vanishes at
+    the rate itself, the loss is left at that of the best constant output, and a smaller rate keeps the signal; a note
+    where it vanishes at three times the rate only.
 
     What helps: a learning rate 3 to 10 times smaller, a warm-up, clipping the gradient.
 
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, section 5; Goodfellow, Bengio & Courville 2016, Deep
-    Learning, section 8.3.
+    Learning, section 8.3; Xiong et al. 2020, On layer normalization in the transformer architecture.
     """
     known = steps_to_judge(flow)
     if known is None or flow.loss is None or flow.loss.reference is None:
         return []
     step, gap = known
+    return _overshoots(step, gap, flow.loss.reference, rise, least) or _loses_the_signal(flow, step, gap)
+
+
+def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, least: float) -> list[Finding]:
     first = dict(step.ladder).get(1.0)
-    allowed = max(rise * gap, least * flow.loss.reference)
+    allowed = max(rise * gap, least * reference)
     if first is None or step.walked is None or step.best is None or not step.best < 1.0:
         return []
     if first - step.loss <= allowed or step.walked - step.loss <= allowed:
@@ -75,3 +88,50 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[F
             remedies=("lr-0.1", "lr-0.01", "warmup", "clip-gradients"),
         )
     ]  # fmt: skip
+
+
+def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Finding]:
+    """What real steps at multiples of the rate left of the signal: gone at this rate, or only at a larger one."""
+    lost = [t for t in flow.rates if t.log10_transmission is not None and t.log10_transmission < VANISHED]
+    kept = next((t for t in flow.rates if t not in lost and t.log10_transmission is not None), None)
+    if not lost or kept is None or len(lost) + 1 != len(flow.rates):  # some of them gave no finite numbers
+        return []
+    first = min(lost, key=lambda t: t.scale)  # the smallest rate at which it is lost
+    here = first.scale <= 1.0
+    now = next((t for t in flow.rates if t.scale == 1.0), first)
+    constant = step.loss if flow.loss is None or flow.loss.best_constant is None else flow.loss.best_constant
+    floor = step.loss - gap
+    if here and not now.loss - floor >= STUCK * (constant - floor):
+        return []
+    start = weakest(a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission > VANISHED)
+    before = "" if start is None else f" from 10^{start:.1f}"
+    message = (
+        f"{first.steps} steps of {step.optimizer} at a learning rate of {first.lr:.2g} lose the signal: the smallest"
+        f" transmission of a layer falls{before} to 10^{first.log10_transmission:.1f}; below 10^{VANISHED:.1f} it has"
+        f" vanished. As many at {kept.lr:.2g} leave it at 10^{kept.log10_transmission:.1f}. "
+        + (
+            "The present rate is too large for this network, whose layers are normalised after every addition; before"
+            " the first step nothing has vanished."
+            if here
+            else f"The limit is less than a factor {first.scale:.0f} above the present rate of {step.lr:.2g}: other"
+            " batches or a longer training may pass it."
+        )
+        + " On this batch."
+    )
+    return [
+        Finding(
+            code="UV704",
+            verdict="lr_too_large",
+            level="error" if here else "note",
+            cause="learning rate",
+            message=message,
+            evidence=tuple(_left(t) for t in flow.rates),
+            remedies=("warmup", "lr-0.1", "clip-gradients"),
+        )
+    ]
+
+
+def _left(trial: RateTrial) -> Evidence:
+    relation = "<" if (trial.log10_transmission or 0.0) < VANISHED else ">="
+    name = f"log10 transmission after {trial.steps} steps at a learning rate of {trial.lr:.2g}"
+    return Evidence(name=name, value=trial.log10_transmission, relation=relation, threshold=VANISHED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unvanish.decide import has_converged
 from unvanish.records import CallFlow, Evidence, Finding, Flow
 from unvanish.rules import rule
 from unvanish.rules.conditions import UNREACHABLE, takes_logits
@@ -13,10 +14,11 @@ from unvanish.rules.wording import place
     "pairing",
     "last layer and loss do not fit",
     order=8,
-    fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid"),
+    fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid", "relu-renormalised"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "preln-transformer-6", "generator-frozen-discriminator",
         "output-range", "output-scale", "chain-20", "sigmoid-output",
+        "softplus-renormalised", "output-range-relu",
     ),
 )  # fmt: skip
 def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
@@ -30,13 +32,21 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
     small part of its range, and the gradient through the two in a row is weak.
 
     Evidence: the last call normalises, or the loss takes logits and the last call bounds or clips them; and the lowest
-    loss that any input of that call can reach leaves more than ``threshold`` of what there is to gain out of reach.
+    loss that any input of that call can reach leaves more than ``threshold`` of what there is to gain out of reach. Or
+    the model's last call ends on one side, the loss divides the outputs by their sum (it stays the same when all of
+    them grow by one factor), and with the outputs that lie exactly on that end left there, the best loss is worse than
+    that of a constant by more than ``threshold`` of what there is to gain. A ReLU has no slope there, so no sample
+    brings its own output back, and a share of nothing costs the most.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit.
 
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs; Bishop 2006,
     Pattern recognition and machine learning, section 4.3.6.
     """
+    return _out_of_reach(flow, threshold) or _held(flow, threshold)
+
+
+def _out_of_reach(flow: Flow, threshold: float) -> list[Finding]:
     output = flow.output
     lost = None if output is None else output.unreachable
     if output is None or lost is None or not lost > threshold:
@@ -56,6 +66,39 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
+            remedies=("output-layer",),
+        )
+    ]
+
+
+def _held(flow: Flow, threshold: float) -> list[Finding]:
+    """Outputs on the flat end of the last call, under a loss that only knows their shares."""
+    output, loss = flow.output, flow.loss
+    if output is None or loss is None or output.held is None or not output.at_end:
+        return []
+    if output.constant is None or not loss.reference or has_converged(loss):
+        return []
+    lost = (output.held - output.constant) / loss.reference
+    if not lost > threshold:
+        return []
+    call = next((each for each in flow.calls if each.index == output.end), None)
+    message = (
+        f"{place(call)} and a loss that divides the outputs by their sum do not fit: {output.at_end:.0%} of the outputs"
+        f" lie exactly on the end of its range, where it has no slope that would bring them back. While they stay, the"
+        f" loss cannot fall below {output.held:.3g}; one constant output for all samples has"
+        f" {output.constant:.3g}. A softmax has no such end. On this batch."
+    )
+    return [
+        Finding(
+            code="UV706",
+            verdict="pairing",
+            level="error",
+            cause="" if call is None else call.name,
+            message=message,
+            evidence=(
+                Evidence(name="loss held beyond the best constant's", value=lost, relation=">", threshold=threshold),
+                Evidence(name="share of the outputs on the end", value=output.at_end),
+            ),
             remedies=("output-layer",),
         )
     ]

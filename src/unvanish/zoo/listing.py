@@ -222,6 +222,15 @@ WIRING = (
         about="60 post-norm transformer layers with normalisation gains of 0.1",
     ),
     Network(
+        name="postnorm-large-rate", builder="transformers.post_norm", options={"depth": 16, "gain": 1.0, "lr": 0.03},
+        expects=("lr_too_large",), codes=("UV704",), learns=False,
+        about="16 post-norm transformer layers under Adam at 0.03: sound before the first step, vanished after ten",
+    ),
+    Network(
+        name="postnorm-small-rate", builder="transformers.post_norm", options={"depth": 16, "gain": 1.0, "lr": 3e-4},
+        expects=("healthy",), learns=True, about="the same network at 0.0003: it trains",
+    ),
+    Network(
         name="softmax-one-unit", builder="wiring.softmax_one_unit", expects=("dead",), codes=("UV302", "UV706"),
         layers={"0": "dead", "2": "dead"}, learns=False, about="softmax over a single unit, which is always 1",
     ),
@@ -240,6 +249,14 @@ WIRING = (
     Network(
         name="double-sigmoid", builder="wiring.double_sigmoid", expects=("pairing",), codes=("UV706",),
         about="a sigmoid in the model and again in the binary cross-entropy",
+    ),
+    Network(
+        name="relu-renormalised", builder="wiring.renormalised", expects=("pairing",), codes=("UV706",),
+        about="a ReLU output divided by its sum for the cross-entropy: a zero has no way back",
+    ),
+    Network(
+        name="softplus-renormalised", builder="wiring.renormalised_softplus", expects=("healthy",), learns=True,
+        about="the same with a softplus, which never is exactly zero",
     ),
     Network(
         name="relu-on-logits", builder="wiring.relu_on_logits", expects=("dead",), codes=("UV301",),

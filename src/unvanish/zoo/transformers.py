@@ -40,13 +40,13 @@ def pre_norm(depth: int, width: int = 32) -> Problem:
     return digits(RowEncoder(depth, width, norm_first=True), count=16, shape=ROWS)
 
 
-def post_norm(depth: int, width: int = 16, gain: float = 0.1) -> Problem:
-    """Normalisation on the stream itself with a small gain: every layer takes its share of the signal away."""
+def post_norm(depth: int, width: int = 16, gain: float = 0.1, lr: float = 1e-3) -> Problem:
+    """Normalisation on the stream itself; with a small gain every layer takes its share of the signal away."""
     model = RowEncoder(depth, width, norm_first=False)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.constant_(module.weight, gain)
-    return digits(model, count=8, shape=ROWS)
+    return digits(model, count=8, shape=ROWS, lr=lr)
 
 
 class Block(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -156,3 +157,20 @@ def relu_on_logits() -> Problem:
     model = nn.Sequential(*stack(3, 64, "ReLU", "he"), nn.ReLU())
     nn.init.constant_(model[-2].bias, -100.0)  # pyright: ignore[reportArgumentType]
     return digits(model)
+
+
+def renormalised(last: type[nn.Module] = nn.ReLU) -> Problem:
+    """Scores of at least 0 divided by their sum, and the logarithm of the wanted share, clipped away from 0 and 1."""
+    model = nn.Sequential(*stack(3, 64, "ReLU", "he"), last())
+    return replace(digits(model), loss_fn=share_entropy)
+
+
+def renormalised_softplus() -> Problem:
+    """The same with scores that never are exactly 0."""
+    return renormalised(nn.Softplus)
+
+
+def share_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of scores that are made to sum to one by dividing."""
+    shares = scores / scores.sum(1, keepdim=True).clamp(min=1e-7)
+    return F.nll_loss(shares.clamp(1e-7, 1.0 - 1e-7).log(), targets)

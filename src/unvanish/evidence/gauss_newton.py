@@ -1,0 +1,116 @@
+"""Products with the Gauss-Newton matrix G = Jᵀ H J: J of the outputs by the parameters, H of the loss by the outputs.
+
+No matrix is ever made. J v is had by differentiating Jᵀu once more with respect to u, H y by differentiating the loss
+alone twice, Jᵀy by an ordinary backward pass.
+
+Source: Schraudolph 2002, Fast curvature matrix-vector products for second-order gradient descent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unvanish.capture import LOSS_CALLS
+from unvanish.evidence.free import FreeLoss
+from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.problem import Problem
+from unvanish.structure import inner_loss, tensors
+
+WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
+
+
+class GaussNewton:
+    """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
+
+    def __init__(
+        self, problem: Problem, model: nn.Module, free: FreeLoss, parameters: Sequence[nn.Parameter], seed: int
+    ) -> None:
+        self.parameters = list(parameters)
+        with torch.enable_grad(), double_differentiable():
+            found = _watched(problem, model, seed)
+            if [t.shape for t in found] != [t.shape for t in free.now]:
+                raise RuntimeError("the outputs of two forward passes do not match")
+            self.outputs = [t for t in found if t.requires_grad]
+            every = [t.detach().requires_grad_(t.requires_grad) for t in found]
+            self.free = [t for t in every if t.requires_grad]
+            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
+            self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
+            self.pulled = torch.autograd.grad(
+                self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
+            )
+
+    def push(self, v: Sequence[Tensor | None]) -> list[Tensor]:
+        """J v: how the outputs move when the parameters move along v."""
+        pairs = [(j, t) for j, t in zip(self.pulled, v, strict=True) if j is not None and t is not None]
+        moved = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
+                                    allow_unused=True) if pairs else [None] * len(self.dual)  # fmt: skip
+        return _filled(moved, self.outputs)
+
+    def bend(self, y: Sequence[Tensor]) -> list[Tensor]:
+        """H y: how the loss's derivative by the outputs changes when they move along y."""
+        live = [(r, t) for r, t in zip(self.residual, y, strict=True) if r is not None and r.requires_grad]
+        bent = torch.autograd.grad([r for r, _ in live], self.free, [t for _, t in live], retain_graph=True,
+                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
+        return _filled(bent, self.outputs)
+
+    def pull(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
+        """Jᵀy, by all parameters or by those given."""
+        chosen = self.parameters if parameters is None else list(parameters)
+        found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
+        return _filled([None if t is None else t.detach() for t in found], chosen)
+
+    def gradient(self) -> list[Tensor]:
+        """Jᵀr, r what the loss asks of the outputs."""
+        return self.pull(_filled([None if r is None else r.detach() for r in self.residual], self.outputs))
+
+    def is_whole(self, v: Sequence[Tensor]) -> bool:
+        """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
+        if not all(j.requires_grad for j in self.pulled if j is not None):
+            return False
+        pushed = self.push(v)
+        return math.isclose(dot(pushed, pushed), dot(v, self.pull(pushed)), rel_tol=WHOLE)
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
+
+
+def double_differentiable() -> Any:
+    """The fused attention kernels have no second derivative; the plain one has."""
+    attention = getattr(torch.nn, "attention", None)
+    if attention is None or not hasattr(attention, "sdpa_kernel"):
+        return nullcontext()
+    return attention.sdpa_kernel(attention.SDPBackend.MATH)
+
+
+def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(t) if f is None else f for f, t in zip(found, like, strict=True)]
+
+
+class _Catch(TorchFunctionMode):
+    """Keeps the first argument of the last recognised loss call."""
+
+    found: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in LOSS_CALLS and args and isinstance(args[0], Tensor):
+            self.found = args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
+    """The tensors the loss is a function of, with their graph."""
+    if problem.loss_fn is not None:
+        outputs = outputs_again(problem, model, seed)
+        own = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
+        return [t for t in tensors(outputs) if t.is_floating_point() and t is not own]
+    with _Catch() as caught:
+        loss_again(problem, model, seed)
+    return [caught.found] if caught.found is not None else []

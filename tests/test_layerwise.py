@@ -1,0 +1,217 @@
+"""Curvature along a layer's gradient and what the layer alone could gain, against dense matrices in float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+
+from unvanish import Problem, zoo
+from unvanish.capture import record
+from unvanish.evidence.free import free_loss
+from unvanish.evidence.layerwise import MOST, Bend, bends
+from unvanish.layers import layers_of
+from unvanish.pipeline import diagnose
+
+SEEDS = range(3)
+CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def net(seed: int, outputs: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, outputs)).double()
+
+
+def mse(seed: int) -> Problem:
+    return Problem(net(seed), draw(10, 2, seed=seed), draw(10, 1, seed=seed + 9), F.mse_loss)
+
+
+def entropy(seed: int) -> Problem:
+    return Problem(net(seed, 3), draw(10, 2, seed=seed), CLASSES, F.cross_entropy)
+
+
+def binary(seed: int) -> Problem:
+    targets = (draw(10, 1, seed=seed + 9) > 0).double()
+    return Problem(net(seed), draw(10, 2, seed=seed), targets, F.binary_cross_entropy_with_logits)
+
+
+LOSSES = [mse, entropy, binary]
+
+
+def found(problem: Problem, steps: int) -> dict[str, Bend] | str:
+    model: Any = problem.model
+    report = diagnose(problem, effort="quick")
+    capture = record(problem, model)
+    layers, free = layers_of(capture), free_loss(problem, capture)
+    assert not isinstance(free, str)
+    jacobians = {a.name: a.log10_jacobian_norm for a in report.layers if a.log10_jacobian_norm is not None}
+    return bends(problem, model, layers, jacobians, free, steps, 0)
+
+
+def numbers(problem: Problem, steps: int) -> dict[str, Bend]:
+    values = found(problem, steps)
+    assert not isinstance(values, str), values
+    return values
+
+
+def dense(problem: Problem, layer: str) -> tuple[Tensor, Tensor]:
+    """The gradient g and the Gauss-Newton matrix G = Jᵀ H J of one layer's parameters."""
+    model: Any = problem.model
+    own = {n: p.detach() for n, p in model.named_parameters() if n.startswith(f"{layer}.")}
+
+    def outputs(values: dict[str, Tensor]) -> Tensor:
+        return functional_call(model, values, (problem.inputs,))
+
+    loss: Callable[[Tensor], Tensor] = lambda out: problem.loss(out)  # noqa: E731 - torch.func wants a plain function
+    now = outputs(own).detach()
+    by_name = jacrev(outputs)(own)
+    jacobian = torch.cat([by_name[n].reshape(now.numel(), -1) for n in own], dim=1)
+    hessian = torch.autograd.functional.hessian(loss, now).reshape(now.numel(), now.numel())  # type: ignore[arg-type]
+    residual = torch.autograd.functional.jacobian(loss, now).reshape(-1)  # type: ignore[union-attr]
+    return (jacobian.T @ residual).detach(), (jacobian.T @ hessian @ jacobian).detach()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("make", LOSSES)
+def test_along_the_gradient_it_is_what_the_dense_matrices_say(make: Callable[[int], Problem], seed: int) -> None:
+    problem = make(seed)
+    for layer, bend in numbers(problem, 1).items():
+        g, curvature = dense(problem, layer)
+        along = float(g @ curvature @ g / (g @ g))
+        assert bend.log10_curvature == pytest.approx(math.log10(along), abs=1e-9)
+        assert bend.log10_gain == pytest.approx(math.log10(0.5 * float(g @ g) / along), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("make", LOSSES)
+def test_more_steps_raise_the_bound_up_to_the_decrement(make: Callable[[int], Problem], seed: int) -> None:
+    problem = make(seed)
+    runs = [numbers(problem, steps) for steps in (1, 2, 4, 12)]
+    for layer in runs[0]:
+        g, curvature = dense(problem, layer)
+        whole = 0.5 * float(g @ torch.linalg.pinv(curvature, hermitian=True, rtol=1e-12) @ g)
+        bounds = [10.0 ** run[layer].log10_gain for run in runs]
+        assert bounds == sorted(bounds)
+        assert bounds[-1] <= whole * (1.0 + 1e-9)
+        assert bounds[-1] == pytest.approx(whole, rel=0.05)
+        assert {run[layer].log10_curvature for run in runs} == {runs[0][layer].log10_curvature}
+
+
+@pytest.mark.parametrize("depth", [8, 24, 40])
+def test_float32_agrees_with_float64_far_below_the_range_of_its_squares(depth: int) -> None:
+    torch.manual_seed(depth)
+    layers: list[nn.Module] = [nn.Linear(4, 4)]
+    for _ in range(depth - 1):
+        layers += [nn.Sigmoid(), nn.Linear(4, 4)]
+    model, x, y = nn.Sequential(*layers), torch.randn(16, 4), torch.randn(16, 4)
+    narrow = numbers(Problem(model, x, y, F.mse_loss), 1)
+    wide = numbers(Problem(copy.deepcopy(model).double(), x.double(), y.double(), F.mse_loss), 1)
+    assert set(narrow) == set(wide)
+    assert narrow["0"].log10_curvature < -1.5 * depth
+    for name, bend in narrow.items():
+        assert bend.log10_curvature == pytest.approx(wide[name].log10_curvature, abs=0.02)
+        assert bend.log10_gain == pytest.approx(wide[name].log10_gain, abs=0.02)
+
+
+@pytest.mark.parametrize("power", [-6, 6])
+def test_the_gain_follows_the_scale_of_the_loss_and_its_share_stays(power: int) -> None:
+    scale = 10.0**power
+    problem = entropy(0)
+    scaled = Problem(problem.model, problem.inputs, CLASSES, lambda out, t: scale * F.cross_entropy(out, t))
+    one, other = numbers(problem, 3), numbers(scaled, 3)
+    for name in one:
+        assert other[name].log10_gain - one[name].log10_gain == pytest.approx(power, abs=1e-6)
+        assert other[name].log10_curvature - one[name].log10_curvature == pytest.approx(power, abs=1e-6)
+    shares = [[a.newton_decrement for a in diagnose(p, effort="full").layers] for p in (problem, scaled)]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_lost_gradient_has_much_to_gain_and_a_used_up_one_nothing(seed: int) -> None:
+    lost = diagnose(zoo.get("stuck-sigmoid-10").build(seed))
+    first, last = lost.layers[0], lost.layers[-1]
+    assert first.verdict == "vanished"
+    assert first.newton_decrement is not None and first.newton_decrement > 0.05
+    assert last.newton_decrement is not None and last.newton_decrement < 1e-4
+    done = diagnose(zoo.get("converged-digits").build(seed))
+    assert {a.verdict for a in done.layers} == {"converged"}
+    assert all(a.newton_decrement is not None and a.newton_decrement < 1e-3 for a in done.layers)
+
+
+def test_effort_says_which_layers_are_looked_at() -> None:
+    healthy = zoo.get("relu-he-20").build(0)
+    assert all(a.log10_curvature is None and a.newton_decrement is None for a in diagnose(healthy).layers)
+    assert all(a.log10_curvature is not None for a in diagnose(healthy, effort="full").layers)
+    chain = zoo.get("chain-20").build(0)
+    assert all(a.log10_curvature is None for a in diagnose(chain, effort="quick").layers)
+    known = [a.name for a in diagnose(chain).layers if a.log10_curvature is not None]
+    vanished = [a.name for a in diagnose(chain).layers if a.verdict == "vanished"]
+    assert len(known) == MOST["auto"] < len(vanished)
+    assert set(known) <= set(vanished) and (known[0], known[-1]) == (vanished[0], vanished[-1])
+
+
+def test_a_layer_called_twice_has_one_curvature() -> None:
+    layers = {a.name: a for a in diagnose(zoo.get("shared-module-twice").build(0), effort="full").layers}
+    assert layers["shared"].log10_curvature is not None
+    assert layers["shared"].log10_curvature == layers["shared#2"].log10_curvature
+    assert layers["shared"].newton_decrement == layers["shared#2"].newton_decrement
+
+
+def test_a_gradient_that_is_zero_has_no_curvature_along_it() -> None:
+    layers = diagnose(zoo.get("zero-head").build(0), effort="full").layers
+    assert [a.log10_curvature is None for a in layers] == [True, True, True, False]
+
+
+def test_a_loss_that_bends_downwards_promises_nothing() -> None:
+    torch.manual_seed(0)
+    problem = Problem(nn.Linear(2, 1), torch.randn(8, 2), torch.randn(8, 1), lambda out, t: -((out - t) ** 2).mean())
+    assert found(problem, 1) == {}
+
+
+class _Once(torch.autograd.Function):
+    """A square whose backward cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2.0 * ctx.saved_tensors[0] * gradient
+
+
+class _Squared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(_Once.apply(self.first(x)))
+
+
+def test_an_operation_without_a_second_derivative_is_said() -> None:
+    torch.manual_seed(0)
+    report = diagnose(_Squared(), torch.randn(8, 2), torch.randn(8, 1), F.mse_loss, effort="full")
+    assert all(a.log10_curvature is None and a.newton_decrement is None for a in report.layers)
+    assert "the curvature along each layer's gradient" in dict(report.undecided)
+
+
+@pytest.mark.parametrize("effort", ["quick", "auto", "full"])
+def test_steps_to_learn_stand_wherever_an_optimizer_does(effort: str) -> None:
+    problem = zoo.get("relu-he-20").build(0)
+    assert all(
+        a.steps_to_learn is not None and a.steps_to_learn >= 1.0 for a in diagnose(problem, effort=effort).layers
+    )
