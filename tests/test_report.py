@@ -122,9 +122,9 @@ def test_save_goes_by_the_suffix(tmp_path):
     assert (tmp_path / "x.TXT").read_text(encoding="utf-8") == str(made) + "\n"
 
 
-@pytest.mark.parametrize("name", ["x.html", "x"])
+@pytest.mark.parametrize("name", ["x.doc", "x"])
 def test_save_refuses_what_it_cannot_write(tmp_path, name):
-    with pytest.raises(UnvanishError, match=r"\.json or \.txt"):
+    with pytest.raises(UnvanishError, match=r"\.json.*\.txt"):
         MADE["dead"].save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from unvanish.records import (
     SCHEMA,
@@ -24,6 +24,11 @@ from unvanish.records import (
     from_builtins,
     to_builtins,
 )
+
+if TYPE_CHECKING:
+    from unvanish.charts import Chart
+
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 class Report(Record, frozen=True, kw_only=True):
@@ -91,19 +96,44 @@ class Report(Record, frozen=True, kw_only=True):
         separators = (",", ":") if indent is None else None
         return json.dumps(to_builtins(self), indent=indent, separators=separators, allow_nan=False)
 
-    def save(self, path: str | Path) -> None:
-        """Write the report in the format its suffix names: ``.json`` or ``.txt``."""
+    def chart(self, name: str = "staircase", *, title: str | None = None, width: int = 620) -> Chart:
+        """The picture "staircase", "plane" or "factors" of this report; a notebook shows it, ``save`` keeps it.
+
+        ``title``: None for the question it answers, "" for none; ``width`` in pixels. UnvanishError where its numbers
+        were not measured or the packages that draw are missing.
+        """
+        from unvanish.charts.of_report import chart
+
+        return chart(self, name, title=title, width=width)
+
+    def save(self, path: str | Path, theme: str = "light") -> None:
+        """Write the report in the format its suffix names: .json, .txt, .md, .html, .sarif, .xml (JUnit).
+
+        With .png, .svg or .pdf it is the staircase, in the theme "light", "dark" or "print".
+        """
+        from unvanish.report.formats import formats
+
         target = Path(path)
-        write = {".json": self.to_json, ".txt": self.__str__}.get(target.suffix.lower())
-        if write is None:
+        suffix = target.suffix.lower()
+        writes = {each.suffix: each.write for each in formats() if each.suffix}
+        if suffix in PICTURE_SUFFIXES:
+            self.chart("staircase").save(target, theme)
+        elif suffix in writes:
+            write_text(target, writes[suffix](self))
+        else:
             found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            raise UnvanishError(f"saving a report to {str(path)!r}: {found} names no known format; use .json or .txt")
-        write_text(target, write())
+            known = ", ".join(sorted({*writes, *PICTURE_SUFFIXES}))
+            raise UnvanishError(f"saving a report to {str(path)!r}: {found} names no known format; use one of {known}")
 
     def __str__(self) -> str:
         from unvanish.report.text import render
 
         return render(self)
+
+    def _repr_html_(self) -> str:
+        from unvanish.report.notebook import notebook_html
+
+        return notebook_html(self)
 
     # an interactive prompt shows the repr, and a page of field values would help nobody there
     __repr__ = __str__

@@ -50,7 +50,7 @@ def layout(page: Page, rows: Sequence[LayerFlow | Fold], scale: Scale | None) ->
         if cost(wanted) <= room and (wanted != factors or "step back" in shown):
             shown |= set(wanted)
             room -= cost(wanted)
-    hidden = ["layer", "step back", *factors] if factors and not shown & set(factors) else []
+    hidden = ["layer", "step back", *factors] if factors and "step back" in columns and not shown & set(factors) else []
     while cost(hidden) > page.width + GAP:
         hidden.pop()
     first = [column for header, column in columns.items() if header in shown]

@@ -1,0 +1,54 @@
+"""Draws the pictures of this folder anew: ``python docs/pictures/render.py``. Needs the extra "pictures"; with
+playwright and a Chromium on the path also the pages.
+
+What they show is measured when they are drawn: networks of the zoo, seed 0, effort "full".
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import unvanish
+from unvanish import zoo
+from unvanish.report import Report
+
+HERE = Path(__file__).resolve().parent
+THEMES = ("light", "dark")
+WIDTH, HEIGHT = 1200, 900
+
+
+def main() -> None:
+    """Draw everything; the pages are left as they are where there is no browser."""
+    vanished = unvanish.diagnose(zoo.get("sigmoid-20").build(0), effort="full")
+    for name in ("staircase", "plane", "factors"):
+        for theme in THEMES:
+            vanished.chart(name).save(HERE / f"{name}-{theme}.svg", theme=theme)
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("no chromium on the path: the pages are left as they are")
+        return
+    photograph(vanished, chromium)
+
+
+def photograph(report: Report, chromium: str) -> None:
+    """The top of the HTML report and the output of a notebook's cell, as a browser shows them in both themes."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page_file, cell_file = Path(folder, "report.html"), Path(folder, "cell.html")
+        report.save(page_file)
+        cell = f'<!doctype html><meta charset="utf-8"><body style="margin:0">{report._repr_html_()}'
+        cell_file.write_text(cell, encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for theme in THEMES:
+            for file, name, height in ((page_file, "report", HEIGHT), (cell_file, "notebook", 720)):
+                page = browser.new_page(color_scheme=theme, viewport={"width": WIDTH, "height": height})
+                page.goto(file.as_uri())
+                page.screenshot(path=HERE / f"{name}-{theme}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How every picture and page writes a number of any size, given its base-10 logarithm."""
+
+from __future__ import annotations
+
+import math
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+ABSENT = "not measured"
+PLAIN_FROM, PLAIN_TO = -2, 4
+"""Numbers from 10^-2 up to 10^4 are written out; beyond, the zeros would have to be counted."""
+
+
+def raised(exponent: int) -> str:
+    """An exponent in superscript: ``raised(-27)`` is "⁻²⁷"."""
+    return str(exponent).translate(_RAISED)
+
+
+def decade(exponent: int) -> str:
+    """A whole power of ten, as on an axis: "10⁻²⁷", "1" for 10⁰, "10" for 10¹."""
+    return {0: "1", 1: "10"}.get(exponent, f"10{raised(exponent)}")
+
+
+def amount(log10: float | None, digits: int = 2) -> str:
+    """A number with ``digits`` significant digits: "2.1·10⁻²⁷", "0.031", "120"; "exactly 0" for a true zero."""
+    if log10 is None:
+        return ABSENT
+    if not math.isfinite(log10):
+        return "not a number" if math.isnan(log10) else "exactly 0" if log10 < 0 else "infinite"
+    exponent = math.floor(log10)
+    leading = round(10 ** (log10 - exponent), digits - 1)
+    if leading >= 10:
+        leading, exponent = 1.0, exponent + 1
+    if PLAIN_FROM <= exponent < PLAIN_TO:
+        return f"{leading * 10.0**exponent:.{max(digits - 1 - exponent, 0)}f}"
+    return f"{leading:.{digits - 1}f}·{decade(exponent)}"
+
+
+def times(log10: float | None, digits: int = 2) -> str:
+    """A factor: "×0.04", "×12", "×2.1·10⁻²⁷"; "×0" for a true zero, "×1" for a factor of one."""
+    if log10 is None:
+        return ABSENT
+    if log10 == -math.inf:
+        return "×0"
+    if math.isnan(log10):
+        return amount(log10)
+    if log10 == math.inf:
+        return "×∞"
+    said = amount(log10, digits)
+    return f"×{said.rstrip('0').rstrip('.')}" if "." in said and "·" not in said else f"×{said}"

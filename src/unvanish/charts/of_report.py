@@ -1,0 +1,136 @@
+"""The pictures of one report: which of its numbers each of them shows, and what it says in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from unvanish.charts import WIDTH, Chart, Tables, draw, factors, find, plane, staircase
+from unvanish.charts.measure import shorten
+from unvanish.charts.numbers import amount, times
+from unvanish.records import LayerFlow, UnvanishError
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+LONGEST_NAME = 300
+"""Pixels of a module name in a sentence."""
+PARTS = {
+    "weights": "log10_weight_gain",
+    "slopes": "log10_slope_gain",
+    "norms": "log10_norm_gain",
+    "joins": "log10_join_gain",
+}
+
+
+def chart(report: Report, name: str, *, title: str | None = None, width: int = WIDTH) -> Chart:
+    """The picture of that name for this report: "staircase", "plane" or "factors".
+
+    ``title``: None for the picture's own question, "" for none. UnvanishError for another picture, or one whose numbers
+    this report does not have.
+    """
+    if name not in _PICTURES:
+        find(name)
+        raise UnvanishError(
+            f"drawing the picture {name!r} of a report: it is not made from a report; use {', '.join(_PICTURES)}"
+        )
+    if not report.layers:
+        raise UnvanishError(f"drawing the picture {name!r} of a report: the report has no layers")
+    tables, say = _PICTURES[name]
+    question = find(name).question if title is None else title
+    return draw(name, tables(report, width), title=question, description=say(report.layers))
+
+
+def relative_gradient(layer: LayerFlow) -> float | None:
+    """log10 of ‖gradient‖ / ‖weights‖; None where one of them was not measured or the weights are zero."""
+    gradient, weights = layer.log10_grad_norm, layer.log10_weight_norm
+    return None if gradient is None or weights is None or weights == float("-inf") else gradient - weights
+
+
+def _staircase(report: Report, width: int) -> Tables:
+    layers = report.layers
+    return staircase.tables(
+        [each.name for each in layers],
+        [each.log10_signal for each in layers],
+        [each.log10_grad_norm for each in layers],
+        report.setting.autocast or report.setting.dtype,
+        [each.verdict for each in layers],
+        width=width,
+    )
+
+
+def _plane(report: Report, width: int) -> Tables:
+    layers = report.layers
+    return plane.tables(
+        [each.name for each in layers],
+        [each.log10_curvature for each in layers],
+        [relative_gradient(each) for each in layers],
+        [each.verdict for each in layers],
+        width=width,
+    )
+
+
+def _factors(report: Report, width: int) -> Tables:
+    layers = report.layers
+    if all(each.log10_gain is None for each in layers):
+        raise UnvanishError(
+            "drawing the factors of a report: no layer lies behind another one on its way to the output, so that "
+            "there is no step back to take apart; the staircase shows what was measured"
+        )
+    parts = {part: [getattr(each, field) for each in layers] for part, field in PARTS.items()}
+    return factors.tables([each.name for each in layers], parts, [each.log10_gain for each in layers], width=width)
+
+
+def _say_staircase(layers: Sequence[LayerFlow]) -> str:
+    known = [each for each in layers if each.log10_signal is not None]
+    if not known:
+        return "The error signal was not measured in any layer."
+    first, last = known[0], known[-1]
+    said = f"The error signal per sample is {amount(last.log10_signal)} at {_name(last)}, the layer next to the output"
+    if first is not last:
+        said += f", and {amount(first.log10_signal)} at {_name(first)}, next to the input"
+    return f"{said}. {_verdicts(layers)}"
+
+
+def _say_plane(layers: Sequence[LayerFlow]) -> str:
+    known = [
+        (gradient - each.log10_curvature, each)
+        for each in layers
+        if each.log10_curvature is not None and (gradient := relative_gradient(each)) is not None
+    ]
+    finite = [(distance, each) for distance, each in known if distance == distance]
+    said = f"{len(known)} of {len(layers)} layers are placed by gradient and curvature"
+    if finite:
+        distance, layer = max(finite, key=lambda each: each[0])
+        said += f"; the farthest is {_name(layer)}, {times(distance)} the size of its weights from its minimum"
+    return f"{said}. {_verdicts(layers)}"
+
+
+def _say_factors(layers: Sequence[LayerFlow]) -> str:
+    known = [(gain, each) for each in layers if (gain := each.log10_gain) is not None and gain == gain]
+    if not known:
+        return "No step back has a gain that is a number."
+    gain, layer = min(known, key=lambda each: each[0])
+    parts = [(value, part) for part, field in PARTS.items() if (value := getattr(layer, field)) not in (None, 0.0)]
+    said = f"The step back that shrinks the signal most starts at {_name(layer)}: {times(gain)}"
+    made = ", ".join(f"{part} {times(value)}" for value, part in parts if times(value) != "×1")
+    return f"{said}, made of {made}." if made else f"{said}."
+
+
+def _name(layer: LayerFlow) -> str:
+    return shorten(layer.name, LONGEST_NAME)
+
+
+def _verdicts(layers: Sequence[LayerFlow]) -> str:
+    counts: dict[str, int] = {}
+    for each in layers:
+        counts[each.verdict] = counts.get(each.verdict, 0) + 1
+    listed = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in counts.items())
+    return f"Layers from the input: {listed}."
+
+
+_PICTURES: dict[str, tuple[Callable[[Report, int], Tables], Callable[[Sequence[LayerFlow]], str]]] = {
+    "staircase": (_staircase, _say_staircase),
+    "plane": (_plane, _say_plane),
+    "factors": (_factors, _say_factors),
+}

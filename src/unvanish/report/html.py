@@ -1,0 +1,168 @@
+"""One HTML file about one check: the verdict, the pictures, why, every layer, and how to see it again.
+
+The page carries everything in itself: a strict content security policy lets it load nothing and run no script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+from unvanish.charts import theme
+from unvanish.glossary import GLOSSARY
+from unvanish.markup import Child, Html, h
+from unvanish.report.formats import writer
+from unvanish.report.html_findings import finding_article, prose
+from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
+from unvanish.report.html_pictures import drawing, question
+from unvanish.report.sentences import checked, headline, tally
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+
+class Section(NamedTuple):
+    """One part of the page: where links to it lead, its heading, and what it holds."""
+
+    anchor: str
+    title: str
+    parts: Child
+
+    def markup(self) -> Html:
+        """The section as an element, named by its heading."""
+        return h("section", h("h2", self.title, id=self.anchor), self.parts, aria_labelledby=self.anchor)
+
+
+@writer("html", suffix=".html")
+def write(report: Report) -> str:
+    """One self-contained page for people: pictures, findings and every number, without scripts."""
+    sections = list(_sections(report))
+    links = [h("li", h("a", each.title, href=f"#{each.anchor}")) for each in sections]
+    body = h(
+        "body",
+        h("a", "Skip to the report", href="#report", class_="skip"),
+        h("header", h("h1", "Gradient report on ", h("bdi", report.setting.model))),
+        h(
+            "main",
+            banner(report),
+            h("ul", [h("li", prose(fact)) for fact in checked(report)], class_="checked"),
+            h("nav", h("ul", links), aria_label="On this page"),
+            [section.markup() for section in sections],
+            id="report",
+        ),
+        h("footer", h("p", "Made by unvanish ", _version(), ". This file is complete: it loads nothing.")),
+        class_="uv page",
+    )
+    return f"<!doctype html>\n{h('html', _head(report), body, lang='en')}"
+
+
+def banner(report: Report) -> Html:
+    """The verdict and the sentence it rests on."""
+    word = report.verdict.replace("_", " ").capitalize()
+    levels = [finding.level for finding in report.findings]
+    counts = [(levels.count(level), level) for level in ("error", "note") if level in levels]
+    found = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
+    aside = h("span", found, class_="count")
+    said = h("p", h("strong", f"{word}:"), " ", prose(headline(report)), role="status")
+    return h("div", said, aside, class_=f"verdict {tone(report.verdict)}")
+
+
+def style(*names: str) -> str:
+    """The rules of these style sheets, which stand beside this module."""
+    here = files("unvanish.report")
+    return "".join(here.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
+@cache
+def _page_style() -> str:
+    return theme.css() + style("parts.css", "page.css")
+
+
+def _head(report: Report) -> Html:
+    sheet = _page_style()
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    word = report.verdict.replace("_", " ").capitalize()
+    return h(
+        "head",
+        h("meta", charset="utf-8"),
+        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        h("meta", name="color-scheme", content="light dark"),
+        h("meta", name="referrer", content="no-referrer"),
+        h("title", f"{word}: gradient report on {report.setting.model}"),
+        h("style", Html(sheet)),
+    )
+
+
+def _sections(report: Report) -> Iterator[Section]:
+    """The parts of the page that have something to say."""
+    yield from _pictures(report)
+    if report.findings:
+        yield Section("why", "Why?", [finding_article(report, finding) for finding in report.findings])
+    if report.layers:
+        yield Section("layers", "Every layer", [h("p", f"{tally(report.layers)}."), layer_tables(report.layers)])
+    if report.undecided:
+        entries = [[h("dt", what), h("dd", prose(why))] for what, why in report.undecided]
+        yield Section("undecided", "What was not decided", h("dl", entries, class_="terms"))
+    if report.notes:
+        yield Section("notes", "Notes", h("ul", [h("li", prose(note)) for note in report.notes]))
+    words = dict.fromkeys([report.verdict, *(f.verdict for f in report.findings), *(e.verdict for e in report.layers)])
+    meant = [[h("dt", word.replace("_", " ")), h("dd", GLOSSARY[word])] for word in words if word in GLOSSARY]
+    yield Section("words", "What the words mean", h("dl", meant, class_="terms"))
+    yield Section("origin", "Where this comes from", _origin(report))
+
+
+def _pictures(report: Report) -> Iterator[Section]:
+    """The pictures, each with its reason where it cannot be drawn; a reason they share is given once."""
+    if report.layers and all(layer.log10_signal is None for layer in report.layers):
+        yield Section("staircase", question("staircase"), h("p", "No error signal was measured: nothing to draw."))
+        return
+    told: set[str] = set()
+    for place, name in enumerate(PICTURES if report.layers else ()):
+        drawn = drawing(report, name, prefix=f"uv{place}")
+        if drawn.refusal not in told:
+            yield Section(name, question(name), drawn.parts)
+        if drawn.refusal:
+            told.add(drawn.refusal)
+
+
+def _origin(report: Report) -> list[Html]:
+    """What was checked with what, and how to check it again."""
+    setting = report.setting
+    facts = (
+        ("model", f"{setting.model}, {setting.parameters:,} parameters, in {setting.mode} mode"),
+        ("batch", f"{setting.batch_size:,} {'sample' if setting.batch_size == 1 else 'samples'}"),
+        (
+            "numbers",
+            f"{setting.dtype} on {setting.device}" + (f", autocast {setting.autocast}" * bool(setting.autocast)),
+        ),
+        ("optimizer", setting.optimizer or "none was given"),
+        ("effort and seed", f"{setting.effort}, {setting.seed}"),
+        (
+            "backward pass",
+            "exact beyond the range of the number types"
+            if setting.exact
+            else "limited to the range of the number types",
+        ),
+        ("torch", setting.torch or "version not recorded"),
+        ("schema", report.schema),
+    )
+    options = f"effort={setting.effort!r}, seed={setting.seed}"
+    command = f"unvanish check FILE.py --effort {setting.effort} --seed {setting.seed} --format html -o report.html"
+    return [
+        h("dl", [[h("dt", label), h("dd", fact)] for label, fact in facts], class_="facts"),
+        h("p", "To see it again, with the file or the problem that was checked:"),
+        listing([command]),
+        listing([f"report = unvanish.diagnose(problem, {options})", 'report.save("report.html")']),
+    ]
+
+
+def _version() -> str:
+    from unvanish import __version__
+
+    return __version__

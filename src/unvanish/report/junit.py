@@ -1,0 +1,97 @@
+"""JUnit XML, the test results that continuous integration systems read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+from unvanish.records import Finding, LayerFlow
+from unvanish.report.formats import writer
+from unvanish.report.places import place, title, visible
+from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+WHOLE = "the network as a whole"
+
+
+@writer("junit", suffix=".xml")
+def write(report: Report) -> str:
+    """JUnit XML: a test case a layer, and one for the network as a whole.
+
+    A case fails if a finding of level "error" names its layer; that of the network if one names no layer. It is
+    skipped where nothing could be decided. So a case fails if and only if the network is not healthy.
+    """
+    suite = ET.Element("testsuite", name="unvanish")
+    told = ET.SubElement(suite, "properties")
+    for name, value in (
+        ("verdict", report.verdict),
+        ("headline", headline(report)),
+        ("checked", "; ".join(checked(report))),
+    ):
+        ET.SubElement(told, "property", name=name, value=visible(value))
+    errors = [finding for finding in report.findings if finding.level == "error"]
+    names = {layer.name for layer in report.layers}
+    _whole(suite, report, [each for each in errors if not names.intersection(each.layers)])
+    for layer in report.layers:
+        _layer(suite, report, layer, [each for each in errors if layer.name in each.layers])
+    for tag, counted in (("tests", "testcase"), ("failures", "testcase/failure"), ("skipped", "testcase/skipped")):
+        suite.set(tag, str(len(suite.findall(counted))))
+    suite.set("errors", "0")
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    # written in ASCII, so that no encoding on the way can spoil it
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="us-ascii").decode("ascii")
+
+
+def _whole(suite: ET.Element, report: Report, errors: Sequence[Finding]) -> None:
+    case = ET.SubElement(suite, "testcase", classname=visible(report.setting.model), name=WHOLE)
+    if errors:
+        _fail(case, report, errors, WHOLE)
+    open_questions = [f"not decided: {what}: {why}" for what, why in report.undecided]
+    notes = [f"{f.code} {title(f)} ({f.level}): {message(report, f)}" for f in report.findings if f.level != "error"]
+    _output(case, [*notes, *open_questions, *report.notes])
+
+
+def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence[Finding]) -> None:
+    case = ET.SubElement(suite, "testcase", classname=visible(report.setting.model), name=visible(layer.name))
+    where = place(layer.source)
+    if where is not None:
+        case.set("file", visible(where.file))
+        case.set("line", str(where.line))
+    if errors:
+        _fail(case, report, errors, _first_case(report, errors[0]))
+    elif layer.verdict == "undecided":
+        ET.SubElement(case, "skipped", message="what was measured does not settle whether this layer is healthy")
+    if layer.verdict not in ("healthy", "undecided"):
+        _output(case, [f"verdict: {layer.verdict.replace('_', ' ')}"])
+
+
+def _first_case(report: Report, finding: Finding) -> str:
+    named = set(finding.layers)
+    return next(layer.name for layer in report.layers if layer.name in named)
+
+
+def _fail(case: ET.Element, report: Report, errors: Sequence[Finding], first_case: str) -> None:
+    """One failure a case, as the format wants it; the text of a finding stands in the first of its cases."""
+    told = [f"{each.code} {title(each)}: {sentences(report, each)[0]}" for each in errors]
+    failure = ET.SubElement(case, "failure", type=visible(errors[0].verdict), message=visible("; ".join(told)))
+    if case.get("name") == visible(first_case):
+        failure.text = "\n".join(visible(line) for each in errors for line in _details(report, each))
+    else:
+        failure.text = visible(f"See the case of {first_case}.")
+
+
+def _details(report: Report, finding: Finding) -> list[str]:
+    facts = [f"{finding.code} {title(finding)}", message(report, finding)]
+    facts += [f"cause: {finding.cause}"] if finding.cause else []
+    facts += [f"measured: {evidence_fact(each)}" for each in finding.evidence]
+    return facts + ([f"worth trying: {', '.join(finding.remedies)}"] if finding.remedies else [])
+
+
+def _output(case: ET.Element, said: Sequence[str]) -> None:
+    if said:
+        ET.SubElement(case, "system-out").text = "\n".join(visible(line) for line in said)

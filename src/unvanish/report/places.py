@@ -1,0 +1,58 @@
+"""What the machine formats say of a finding besides its words: its rule's title, its source lines, its place."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from unvanish.records import Finding
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+
+class Place(NamedTuple):
+    """A line of a source file; a relative path is meant from the folder the check ran in."""
+
+    file: str
+    line: int
+
+    @property
+    def absolute(self) -> bool:
+        return self.file.startswith("/") or re.match(r"[A-Za-z]:[/\\]", self.file) is not None
+
+
+def place(source: str) -> Place | None:
+    """The place that a ``source`` field "file:line" names; None where it names none."""
+    found = re.fullmatch(r"(.+):([1-9][0-9]{0,8})", source, re.DOTALL)
+    return Place(found[1], int(found[2])) if found else None
+
+
+def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]]]:
+    """The source lines a finding points at, input side first, each with the layers that are called there.
+
+    A finding about the network as a whole points at the call its outputs come from, with no layers.
+    """
+    called: dict[Place, tuple[str, ...]] = {}
+    named = set(finding.layers)
+    for layer in report.layers:
+        where = place(layer.source)
+        if where is not None and layer.name in named:
+            called[where] = (*called.get(where, ()), layer.name)
+    if called or finding.layers:
+        return list(called.items())
+    ends = [where for call in reversed(report.calls) if (where := place(call.source)) is not None]
+    return [(ends[0], ())] if ends else []
+
+
+def title(finding: Finding) -> str:
+    """What the finding's rule finds, such as "vanishing gradient"; its verdict where the rule is not known here."""
+    from unvanish.rules import rules
+
+    titles = {rule.code: rule.title for rule in rules()}
+    return titles.get(finding.code, finding.verdict.replace("_", " "))
+
+
+def visible(text: str) -> str:
+    """The text with control characters, line breaks, invisible characters and lone surrogates written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,145 @@
+"""SARIF 2.1.0, the exchange format of static analysis that code hosts and editors show at the source lines."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from unvanish.records import Finding, to_builtins
+from unvanish.report.formats import writer
+from unvanish.report.places import Place, lines, visible
+from unvanish.report.sentences import checked, headline, message
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+    from unvanish.rules import Rule
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+ROOT = "%SRCROOT%"
+Json = dict[str, Any]
+
+
+@writer("sarif", suffix=".sarif")
+def write(report: Report) -> str:
+    """SARIF 2.1.0: one result a finding, at the source lines its layers are called at, and every rule explained.
+
+    Paths are relative to the folder the check ran in. Numbers that are not finite are strings. Fingerprints depend on
+    the rule, the model and the layers, so that a moved line does not make an old finding new.
+    """
+    from unvanish.rules import rules
+
+    known = rules()
+    run: Json = {
+        "tool": {"driver": _driver(known)},
+        "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": list(_notifications(report))}],
+        "originalUriBaseIds": {ROOT: {"description": {"text": "The folder the check ran in."}}},
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(report, finding, [rule.code for rule in known]) for finding in report.findings],
+        "properties": {"verdict": report.verdict, "healthy": report.healthy, "setting": to_builtins(report.setting)},
+    }
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, allow_nan=False)
+
+
+def _driver(known: Iterable[Rule]) -> Json:
+    from unvanish import __version__
+
+    site = _documentation()
+    about = {"informationUri": site} if site else {}
+    listed = [_rule(rule, site) for rule in known]
+    return {"name": "unvanish", "semanticVersion": __version__, **about, "rules": listed}
+
+
+def _rule(rule: Rule, site: str) -> Json:
+    """What a rule says of itself: the first line of its documentation in short, all of it as help."""
+    # a paragraph with indented lines is a formula and stays as it is
+    parts = [part if "\n " in part else part.replace("\n", " ") for part in inspect.cleandoc(rule.doc).split("\n\n")]
+    text = "\n\n".join(parts)
+    heading = f"{rule.code} {rule.title}"
+    where = {"helpUri": f"{site.rstrip('/')}/rules#{_anchor(heading)}"} if site else {}
+    return {
+        "id": rule.code,
+        "name": "".join(re.findall(r"[A-Za-z0-9]+", rule.title.title().replace("'S", "s"))),
+        "shortDescription": {"text": f"{rule.title[:1].upper()}{rule.title[1:]}."},
+        "fullDescription": {"text": parts[0]},
+        "help": {"text": text, "markdown": re.sub(r"(?m)^([A-Z][a-z]+(?: [a-z]+)?):", r"**\1:**", text)},
+        **where,
+        "properties": {"tags": ["gradient", rule.verdict]},
+    }
+
+
+def _documentation() -> str:
+    """The address of the documentation that the installed package names, "" where it names none."""
+    try:
+        named = metadata.metadata("unvanish").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    addresses = dict(entry.split(", ", 1) for entry in named)
+    return addresses.get("Documentation", "")
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _result(report: Report, finding: Finding, codes: list[str]) -> Json:
+    evidence = [to_builtins(each) for each in finding.evidence]
+    index = {"ruleIndex": codes.index(finding.code)} if finding.code in codes else {}
+    called = lines(report, finding)
+    layers = [{"fullyQualifiedName": name, "kind": "module"} for name in dict.fromkeys(map(visible, finding.layers))]
+    first: Json = {"logicalLocations": layers} if layers else {}
+    first |= {"physicalLocation": _physical(called[0][0])} if called else {}
+    related = [
+        {
+            "id": number,
+            "message": {"text": visible(f"Also called here: {', '.join(names)}")},
+            "physicalLocation": _physical(where),
+        }
+        for number, (where, names) in enumerate(called[1:], start=1)
+    ]
+    return {
+        "ruleId": finding.code,
+        **index,
+        "level": "error" if finding.level == "error" else "note",
+        "message": {"text": visible(message(report, finding))},
+        **({"locations": [first]} if first else {}),
+        **({"relatedLocations": related} if related else {}),
+        "partialFingerprints": {"unvanishFinding/v1": _fingerprint(report, finding)},
+        "properties": {
+            "verdict": finding.verdict,
+            "cause": finding.cause,
+            "evidence": evidence,
+            "remedies": list(finding.remedies),
+        },
+    }
+
+
+def _physical(where: Place) -> Json:
+    file = where.file.replace("\\", "/")
+    if where.absolute:
+        artifact = {"uri": f"file://{'' if file.startswith('/') else '/'}{_quoted(file, ':/')}"}
+    else:
+        artifact = {"uri": _quoted(file, "/"), "uriBaseId": ROOT}
+    return {"artifactLocation": artifact, "region": {"startLine": where.line}}
+
+
+def _quoted(path: str, safe: str) -> str:
+    return quote(path, safe=safe, errors="backslashreplace")
+
+
+def _fingerprint(report: Report, finding: Finding) -> str:
+    parts = json.dumps([finding.code, report.setting.model, finding.layers, finding.cause])
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _notifications(report: Report) -> Iterable[Json]:
+    """What was checked, what was not decided, and notes: nothing of it is a result about a source line."""
+    said = [f"Checked: {'; '.join(checked(report))}", f"Verdict: {report.verdict}: {headline(report)}"]
+    said += [f"Not decided: {what}: {why}" for what, why in report.undecided]
+    for text in (*said, *report.notes):
+        yield {"level": "note", "message": {"text": visible(text)}}

@@ -1,0 +1,146 @@
+"""What every form of a report says in the same words: the headline, the facts, a finding's message and its numbers.
+
+Plain text without markup or line breaks. It may hold names from the user's program: who sets it on a page cleans it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from unvanish.decide import span
+from unvanish.records import Evidence, Finding, LayerFlow
+from unvanish.report.staircase import number, percent, size
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+WORDS = {
+    "log10_transmission": "transmission",
+    "log10_jacobian_norm": "dependence of the outputs on the weights",
+    "log10_sensitivity_rise": "rise of the relative sensitivity",
+    "underflow_fraction": "lost to underflow",
+    "dead_fraction": "dead units",
+    "saturated_fraction": "saturated entries",
+    "saturated_fraction, standardised": "saturated entries with standardised inputs",
+    "relative_gap": "loss still to gain",
+    "decrement": "loss a quadratic model promises",
+    "residual_norm": "norm of the loss's derivative with respect to the outputs",
+    "largest log10_rms before it": "largest root mean square before it",
+}
+"""Names of evidence in words; the names of the others are words already."""
+SHARES = {
+    "underflow_fraction", "dead_fraction", "saturated_fraction", "saturated_fraction, standardised", "relative_gap",
+    "decrement", "unreachable share of the loss",
+}  # fmt: skip
+
+
+def headline(report: Report) -> str:
+    """The first sentence of the finding the verdict rests on; without one, what the absence of findings means."""
+    first = deciding(report)
+    if first is not None:
+        return sentences(report, first)[0]
+    unjudged = sum(layer.verdict == "undecided" for layer in report.layers)
+    if not report.layers:
+        return "nothing was found, but no layer was measured either."
+    if unjudged:
+        return f"no fault was found, but {unjudged:,} of {len(report.layers):,} layers could not be judged."
+    return "no fault was found; the error signal reaches every layer at a usable size."
+
+
+def deciding(report: Report) -> Finding | None:
+    """The finding the verdict rests on."""
+    return next(iter([f for f in report.findings if f.level == "error"] or report.findings), None)
+
+
+def sentences(report: Report, finding: Finding) -> list[str]:
+    """The first sentence of the message, and the rest if there is one."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", message(report, finding), maxsplit=1)
+
+
+def message(report: Report, finding: Finding) -> str:
+    """The message; where it begins with layers called by bare numbers, it says that they are layers."""
+    named = span(finding.layers, [layer.name for layer in report.layers])
+    if named[:1].isdigit() and finding.message.startswith(f"{named} "):
+        return f"{'layer' if len(finding.layers) == 1 else 'layers'} {finding.message}"
+    return finding.message
+
+
+def beyond_headline(report: Report, finding: Finding) -> str:
+    """The message, less the sentence that already stands at the top of the page."""
+    return " ".join(sentences(report, finding)[1:]) if finding is deciding(report) else message(report, finding)
+
+
+def loss_fact(report: Report) -> str:
+    """The loss, and how much of it is left to gain where that is known."""
+    if report.loss is None:
+        return "loss not looked at"
+    gap = report.loss.relative_gap
+    left = "" if gap is None else f" ({percent(gap)} of what there was to gain is left)"
+    return f"loss {number(report.loss.value)}{left}"
+
+
+def tally(layers: Sequence[LayerFlow]) -> str:
+    """How many layers there are, and how many of each verdict: "20 Linear layers: 16 vanished, 4 healthy"."""
+    counts = Counter(layer.verdict.replace("_", " ") for layer in layers).most_common()
+    verdicts = counts[0][0] if len(counts) == 1 else ", ".join(f"{count:,} {word}" for word, count in counts)
+    kinds = {layer.kind for layer in layers}
+    kind = f"{kinds.pop()} " if len(kinds) == 1 else ""
+    unmeasured = "" if any(layer.log10_signal is not None for layer in layers) else "; no error signal was measured"
+    return f"{len(layers):,} {kind}{'layer' if len(layers) == 1 else 'layers'}: {verdicts}{unmeasured}"
+
+
+class Said(NamedTuple):
+    """One number a finding rests on, in words: what was measured, its field's name, the value, its error, the limit."""
+
+    words: str
+    field: str
+    value: str
+    error: str
+    limit: str
+
+
+def said(evidence: Evidence) -> Said:
+    """The number in words; parts there is nothing to say about are empty, and so is a field that is no name."""
+    name, limit = evidence.name, evidence.threshold
+    words = WORDS.get(name, re.sub(r"^log10 (of )?", "", name))
+    if evidence.relation == "of":
+        return Said(words, "", f"{number(evidence.value)} of {number(limit)}", "", "")
+    say = size if "log10" in name else percent if name in SHARES else number
+    error = "" if evidence.error is None else f"± {number(evidence.error, 2)}{' decades' if say is size else ''}"
+    field = name if words != name and name.isidentifier() else ""
+    told = "" if limit is None or limit == evidence.value else f"{evidence.relation} {say(limit)}".strip()
+    return Said(words, field, say(evidence.value), error, told)
+
+
+def evidence_fact(evidence: Evidence) -> str:
+    """The number in words, with the field's name, and the limit it was held against."""
+    words, field, value, error, limit = said(evidence)
+    asides = ", ".join(filter(None, (field, limit and f"limit {limit}")))
+    return f"{words}: {value}" + (error and f" {error}") + (f" ({asides})" if asides else "")
+
+
+def checked(report: Report) -> list[str]:
+    """What was checked, and how: one fact an entry."""
+    setting = report.setting
+    samples = "1 sample" if setting.batch_size == 1 else f"{setting.batch_size:,} samples"
+    facts = (
+        f"{setting.model} with {setting.parameters:,} parameters, in {setting.mode} mode",
+        f"{samples}, {setting.dtype} on {setting.device}",
+        f"autocast {setting.autocast}" if setting.autocast else "",
+        loss_fact(report),
+        f"optimizer {setting.optimizer}" if setting.optimizer else "",
+        f"effort {setting.effort}, seed {setting.seed}",
+    )
+    return [fact for fact in facts if fact]
+
+
+def places(report: Report, finding: Finding, most: int = 3) -> str:
+    """The source lines where a finding's layers are called, the first few spelled out; "" if its message has them."""
+    called = {layer.name: layer.source for layer in report.layers if layer.source}
+    lines = list(dict.fromkeys(called[name] for name in finding.layers if name in called))
+    if not lines or lines[0] in finding.message:
+        return ""
+    return ", ".join(lines[:most]) + (f" and {len(lines) - most} more" if len(lines) > most else "")
