@@ -1,4 +1,4 @@
-"""What a code, a verdict or a term means, in text: the rules' own documentation and the glossary."""
+"""What a code, a remedy, a verdict or a term means, in text: the rules' and remedies' own words and the glossary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 
+from unvanish.advice import Advice, advice
 from unvanish.glossary import GLOSSARY, VERDICT_WORDS
 from unvanish.records import UnvanishError
 from unvanish.rules import Rule, rules
@@ -16,7 +17,7 @@ WIDTH = 80
 
 
 def explain(topic: str = "") -> str:
-    """The page of a rule's code, of a verdict, or of a term or record field; without a topic, what there is.
+    """The page of a rule's code, a remedy, a verdict, or a term or record field; without a topic, what there is.
 
     Capitals do not matter, and blanks and hyphens count as underscores. Raises UnvanishError with the nearest topics
     where there is none of that name.
@@ -27,6 +28,9 @@ def explain(topic: str = "") -> str:
     for rule in rules():
         if _plain(rule.code) == wanted:
             return _rule_page(rule)
+    for remedy in advice().values():
+        if _plain(remedy.slug) == wanted:
+            return _remedy_page(remedy)
     pages = [*_verdict_page(wanted), *_entries(wanted)]
     if pages:
         return "\n\n".join(pages)
@@ -38,6 +42,14 @@ def _rule_page(rule: Rule) -> str:
     # a paragraph with indented lines is a formula or a listing and stays as it is
     paragraphs = [text if "\n " in text else _wrapped(text) for text in inspect.cleandoc(rule.doc).split("\n\n")]
     return "\n\n".join([head, *paragraphs])
+
+
+def _remedy_page(remedy: Advice) -> str:
+    """The title, what it does, where it helps and where not, and the findings that name it."""
+    head, _, rest = remedy.doc.partition("\n\n")
+    parts = [f"{remedy.slug}  {remedy.title} (remedy: {remedy.kind})", _wrapped(head)]
+    parts += [_wrapped(text) for text in re.split(r"\n(?=[A-Z][a-z ]+: )", rest) if text]
+    return "\n\n".join(parts)
 
 
 def _verdict_page(wanted: str) -> Iterator[str]:
@@ -63,15 +75,16 @@ def _contents() -> str:
     terms = sorted({key.rpartition(".")[2] for key in GLOSSARY} - set(VERDICT_WORDS), key=str.lower)
     parts = (
         f"Codes\n{codes}",
+        f"Remedies\n{_wrapped(', '.join(advice()), indent=2)}",
         f"Verdicts\n{_wrapped(', '.join(VERDICT_WORDS), indent=2)}",
         f"Terms and fields\n{_wrapped(', '.join(terms), indent=2)}",
-        "unvanish explain CODE, VERDICT or TERM shows one of them.",
+        "unvanish explain CODE, REMEDY, VERDICT or TERM shows one of them.",
     )
     return "\n\n".join(parts)
 
 
 def _nearest(wanted: str) -> str:
-    topics = [rule.code for rule in rules()] + [key.rpartition(".")[2] for key in GLOSSARY]
+    topics = [rule.code for rule in rules()] + list(advice()) + [key.rpartition(".")[2] for key in GLOSSARY]
     by_plain = {_plain(topic): topic for topic in topics}
     near = difflib.get_close_matches(wanted, by_plain, n=3, cutoff=0.5)
     if near:

@@ -1,0 +1,155 @@
+"""Activations bent so that a deep network starts well-behaved: TAT and DKS, with parameters from the package dks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+from unittest import mock
+
+from unvanish.remedies import Change, Draft, Refused, remedy, surgery
+from unvanish.remedies.anatomy import Anatomy
+from unvanish.remedies.initialisation import counted, free_layers, redraw
+from unvanish.remedies.swap import swap
+
+KNOWN = {
+    "sigmoid": ("sigmoid", "torch.sigmoid"),
+    "tanh": ("tanh", "torch.tanh"),
+    "softplus": ("softplus", "F.softplus"),
+    "gelu": ("gelu_exact", "F.gelu"),
+    "silu": ("swish", "F.silu"),
+    "elu": ("elu", "F.elu"),
+    "selu": ("selu", "F.selu"),
+    "relu": ("leaky_relu", "F.leaky_relu"),
+    "leaky_relu": ("leaky_relu", "F.leaky_relu"),
+}
+NODES = 400
+
+
+@remedy(
+    "tat",
+    "activations transformed by TAT, orthogonal weights",
+    kind="activation",
+    answers=("UV101",),
+    cures_on=("sigmoid-20", "saturated-sigmoid"),
+    no_help_on=("lr-too-small", "output-scale"),
+)
+def tat(draft: Draft) -> Change:
+    """Activations bent until a deep plain network starts almost linear, but not quite.
+
+    What: every activation f between two layers becomes a (f(b x + c) + d), a ReLU a leaky one with a tuned slope,
+    with numbers from the package dks for a chain of as many activations; weights are orthogonal, biases zero.
+    Helps: very deep plain networks: 1,000 sigmoid layers learned the digits.
+    Does not help: it needs a small, tuned learning rate; networks with shortcuts, activations that dks does not know,
+    and pretrained weights, where it is refused.
+    Source: Zhang, Botev & Martens 2022, Deep learning without shortcuts: shaping the kernel with tailored rectifiers.
+    """
+    return transform(draft, "TAT")
+
+
+@remedy(
+    "dks",
+    "activations transformed by DKS, orthogonal weights",
+    kind="activation",
+    answers=("UV101",),
+    cures_on=("sigmoid-20", "saturated-sigmoid"),
+    no_help_on=("lr-too-small", "output-scale"),
+)
+def dks(draft: Draft) -> Change:
+    """Activations bent until a deep plain network keeps its inputs as far apart as a shallow one does.
+
+    What: every smooth activation f between two layers becomes a (f(b x + c) + d), with numbers from the package dks for
+    a chain of as many activations; weights orthogonal, biases zero.
+    Helps: deep plain networks: sigmoids and tanhs of 20 to 100 layers.
+    Does not help: it needs a small, tuned learning rate; ReLUs (take TAT), networks with shortcuts, and pretrained
+    weights, where it is refused.
+    Source: Martens et al. 2021, Rapid training of deep neural networks without skip connections or normalization.
+    """
+    return transform(draft, "DKS")
+
+
+def transform(draft: Draft, method: str) -> Change:
+    """Bend the activations and draw the weights anew. Raises Refused."""
+    layers, _ = free_layers(draft)
+    anatomy = Anatomy.of(draft)
+    sites = anatomy.hidden
+    kinds = {site.name for site in sites}
+    if len(kinds) != 1 or not kinds <= KNOWN.keys():
+        raise Refused(f"it needs one kind of activation that dks knows between its layers, not {_listed(kinds)}")
+    if any(call.name.strip("_") in ("add", "cat") and len(call.inputs) > 1 for call in anatomy.calls):
+        raise Refused("the network has branches that are joined; the numbers here are made for a plain chain")
+    (kind,) = kinds
+    depth = sum(len(site.calls) for site in sites)
+    name, function = KNOWN[kind]
+    if kind == "relu" and method == "DKS":
+        raise Refused("DKS wants a smooth activation; TAT has a form for ReLUs")
+    a, b, c, d, slope = _numbers(method, name, depth)
+    if slope is not None:
+        function = f"lambda x: F.leaky_relu(x, {slope!r})"
+    make = f"lambda: Transformed({function}, a={a!r}, b={b!r}, c={c!r}, d={d!r})"
+    model = draft.model
+    label = kind.replace("_", " ")
+    sentence = f"{label} transformed by {method} for {depth} layers: {a:.4g} · (f({b:.4g} x + {c:.4g}) + {d:.4g})"
+    swapped = swap(draft, anatomy, sites, make, sentence, (surgery.Transformed,))
+    fill = "nn.init.orthogonal_(w, gain=max(1.0, math.sqrt(w.shape[0] / w[0].numel())), generator=g)"
+    try:
+        drawn = redraw(draft, layers, fill, f"orthogonal weights in {counted(layers)}")
+    except Refused:
+        draft.model = model
+        raise
+    return Change(
+        sentence=f"{swapped.sentence}; {drawn.sentence}",
+        definitions=(*swapped.definitions, *drawn.definitions),
+        code=(*swapped.code, *drawn.code),
+        edits=(*swapped.edits, *drawn.edits),
+    )
+
+
+@cache
+def _numbers(method: str, name: str, depth: int) -> tuple[float, float, float, float, float | None]:
+    """a, b, c, d and the slope of a leaky ReLU, read off what dks makes of a probe."""
+    try:
+        from dks.base import activation_transform as dks
+    except ImportError as error:
+        raise Refused(f"it needs the package dks: pip install 'unvanish[dks]' ({error})") from error
+    seen: dict[str, Any] = {"result": 0.0, "slope": None}
+
+    def probe(x: float, **more: Any) -> float:
+        seen["input"], seen["slope"] = x, more.get("negative_slope")
+        return seen["result"]
+
+    def repeated(x: float, r: Callable[[float], float]) -> float:
+        for _ in range(depth):
+            x = r(x)
+        return x
+
+    # dks integrates over 100,000 nodes, which takes minutes; 400 give smooth functions to ten digits and more.
+    expectation = partial(dks._estimate_gaussian_mean, order=NODES)
+    try:
+        with mock.patch.object(dks, "_estimate_gaussian_mean", expectation), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # its search passes values that overflow
+            bent = dks.get_transformed_activations(
+                [name],
+                method=method,
+                max_slope_func=lambda slope: slope**depth,
+                max_curv_func=lambda curvature: depth * curvature,
+                subnet_max_func=repeated,
+                activation_getter=lambda _: probe,
+            )[name]
+    except (ValueError, RuntimeError) as error:
+        raise Refused(f"dks finds no transform of {name} for {depth} layers: {error}") from error
+    low = float(bent(0.0))
+    c = float(seen["input"])
+    seen["result"] = 1.0
+    a = float(bent(1.0)) - low
+    b = float(seen["input"]) - c
+    slope = None if seen["slope"] is None else float(seen["slope"])
+    if not all(math.isfinite(value) for value in (a, b, c)) or a == 0.0:
+        raise Refused(f"dks gives no usable numbers for {name} and {depth} layers")
+    return a, b, c, low / a, slope
+
+
+def _listed(kinds: set[str]) -> str:
+    return ", ".join(sorted(kinds)) or "none"
