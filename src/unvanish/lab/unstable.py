@@ -1,0 +1,324 @@
+"""Vanishing, balance, explosion: the gradient of a deep chain is a product, and a product is rarely near one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab.writing import decimal
+from unvanish.records import UnvanishError
+from unvanish.theory import activations, chain
+from unvanish.theory.window import LEAST_WEIGHT, widest_window, window_width
+
+PARTS = ("scale", "window", "growth", "reversed")
+FAR = 3.0
+"""Powers of ten from which a first layer counts as vanished or exploded against the last."""
+MOST_NUMBERS = 20_000_000
+WIDEST = (6.89415103227293, 0.447743204694303)
+"""|w| and width of the widest window, from arithmetic with 60 digits."""
+GROWTH_RATE = 5.0
+REVERSED_SHARE = 1e-8
+"""How far the fastest weight moves in the first step, as a share of its size."""
+SHOWN_STEPS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+SETTINGS = (
+    Knob("part", "scale", "what to look at", choices=PARTS),
+    Knob("depth", 20, "layers (growth: at most 6)", 2, 1_000, "layers", log=True),
+    Knob("weight", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0), "sizes of the weights", 0.001, 1_000),
+    Knob("chains", 2_000, "chains at each size (scale)", 10, 100_000, log=True),
+    Knob("centred", True, "biases −w/2, which keep a sigmoid at its steepest; else N(0, 1) (scale)"),
+    Knob("activation", "sigmoid", "φ (scale)", choices=activations()),
+    Knob("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, "steps", log=True),
+    Knob("seed", 0, "of the weights", 0, 2**31 - 1),
+)
+PRESETS = (
+    Preset(
+        "window",
+        "Where one layer does not diminish the gradient",
+        {"part": "window", "weight": (2, 4, 5, 6.894, 10, 100)},
+    ),
+    Preset("growth", "Weights that grow in training", {"part": "growth", "depth": 3, "weight": (1.0,)}),
+    Preset("reversed", "Early layers learn, late ones are stuck", {"part": "reversed", "weight": (8.0,)}),
+)
+
+
+@experiment(
+    "unstable",
+    title="An unstable product",
+    question="Does the gradient vanish, explode, or hold, and how narrow is the balance?",
+    sources=("001",),
+    settings=SETTINGS,
+    presets=PRESETS,
+)
+def run(s: Settings, progress: Progress) -> Outcome:
+    """Four looks at the product of factors w·φ′(z) of a chain.
+
+    scale: many random chains, w ~ N(0, scale²). window: the inputs for which one sigmoid layer has |w·σ′| ≥ 1.
+    growth: a chain that learns a steep step; its weights grow until its gain exceeds one. reversed: weights so large
+    that the gradient grows on its way back, so that the late layers are the slow ones.
+    """
+    return {"scale": _scale, "window": _window, "growth": _growth, "reversed": _reversed}[s.part](s, progress)
+
+
+def _scale(s: Settings, progress: Progress) -> Outcome:
+    import numpy as np
+
+    if s.depth * s.chains > MOST_NUMBERS:
+        most = MOST_NUMBERS // s.depth
+        raise UnvanishError(
+            f"lab unstable: {s.chains:,} chains of depth {s.depth:,} are too many; at this depth at most {most:,}"
+        )
+    names = (
+        "scale",
+        "log10_equal",
+        "log10_median",
+        "log10_low",
+        "log10_high",
+        "vanished",
+        "balanced",
+        "exploded",
+        "factors_above_1",
+    )
+    rows: list[dict[str, Any]] = []
+    for place, scale in enumerate(s.weight):
+        progress(place / len(s.weight), f"weights of size {scale:g}")
+        generator = np.random.default_rng([s.seed, place])
+        weights = scale * generator.standard_normal((s.chains, s.depth))
+        biases = -weights / 2 if s.centred else generator.standard_normal((s.chains, s.depth))
+        inputs = generator.uniform(0, 1, s.chains)
+        gain, above = _gain(weights, biases, inputs, s.activation)
+        low, middle, high = np.quantile(gain, (0.05, 0.5, 0.95), method="nearest").tolist()
+        shares = (float((gain < -FAR).mean()), float((np.abs(gain) <= FAR).mean()), float((gain > FAR).mean()))
+        equal = _equal(scale, s)
+        ratio = float(equal[0] - equal[-1]) if np.isfinite(equal[-1]) else None
+        values = (scale, ratio, middle, low, high, *shares, above)
+        rows.append(dict(zip(names, values, strict=True)))
+    return Outcome(
+        sentence=_regimes(rows, s.depth),
+        columns=(
+            Column("scale", help="standard deviation of the weights"),
+            Column(
+                "log10_equal", "log10", "δ₁ over δ_L where every weight has this size, every bias is −w/2 and x = ½"
+            ),
+            Column(
+                "log10_median", "log10", "|∂out/∂a₁|, what the layers after the first multiply by: median over chains"
+            ),
+            Column("log10_low", "log10", "5 % of the chains lie below"),
+            Column("log10_high", "log10", "5 % of the chains lie above"),
+            Column("vanished", help="share of chains below 0.001"),
+            Column("balanced", help="share of chains from 0.001 to 1,000"),
+            Column("exploded", help="share of chains above 1,000"),
+            Column("factors_above_1", help="share of single factors of at least 1"),
+        ),
+        rows=tuple(rows),
+        pictures=(_three(rows, s),),
+        checks=(_factor_bound(s, rows),) if s.activation == "sigmoid" else (),
+    )
+
+
+def _gain(weights: Any, biases: Any, inputs: Any, phi: str) -> tuple[Any, float]:
+    """log10 |∂out/∂a₁| of each chain, and the share of single factors that are at least 1."""
+    import numpy as np
+
+    from unvanish.theory import activation
+    from unvanish.theory.chain import forward
+    from unvanish.theory.products import running_product
+
+    f = activation(phi)
+    z, _ = forward(weights, biases, inputs, f, residual=False)
+    factors = weights[:, 1:] * f.slope(z[:, 1:])
+    return running_product(factors)[:, -1].log10, float((np.abs(factors) >= 1).mean())
+
+
+def _factor_bound(s: Settings, rows: list[dict[str, Any]]) -> Check:
+    """A factor of at least 1 needs |w| ≥ 4: its share cannot exceed the share of such weights."""
+    worst = max(row["factors_above_1"] - math.erfc(LEAST_WEIGHT / row["scale"] / math.sqrt(2)) for row in rows)
+    noise = 4 * 0.5 / math.sqrt(s.chains * (s.depth - 1))
+    return Check("factors of at least 1 beyond the share of weights |w| ≥ 4, at most", noise, worst, worst <= noise)
+
+
+def _equal(weight: float, s: Settings) -> Any:
+    """log10 of the error signal per layer where all weights are equal and each sigmoid is at its steepest."""
+    return chain([weight] * s.depth, -weight / 2, 0.5, s.activation).log10_signal
+
+
+def _regimes(rows: list[dict[str, Any]], depth: int) -> str:
+    best = max(rows, key=lambda row: row["balanced"])
+    beyond = [row for row in rows if row["scale"] > best["scale"]]
+    fate = ""
+    if beyond:
+        exploded, vanished = (beyond[-1][share] for share in ("exploded", "vanished"))
+        fate = "; larger ones explode" if exploded > vanished else "; larger ones saturate and vanish once more"
+    smaller = "smaller ones vanish" if best is not rows[0] and rows[0]["vanished"] > 0.5 else ""
+    return (
+        f"Over {depth:,} layers random weights of size {best['scale']:g} are the best of these, and keep"
+        f" {best['balanced']:.0%} of the chains within a factor of 1,000{'; ' if smaller else ''}{smaller}{fate}."
+    )
+
+
+def _three(rows: list[dict[str, Any]], s: Settings) -> Drawing:
+    """A falling, a level and a rising staircase, as far as the sizes asked for have them."""
+    gain = {row["scale"]: row["log10_equal"] for row in rows}
+    level = min(rows, key=lambda row: abs(gain[row["scale"]] or 0.0))
+    steep = max(rows, key=lambda row: gain[row["scale"]] or 0.0)
+    names = [str(layer + 1) for layer in range(s.depth)]
+    others = {row["scale"]: row for row in (rows[0], steep) if row is not level}
+    return Drawing.of(
+        "staircase",
+        f"Equal weights of {level['scale']:g} against others",
+        "The error signal per layer of chains with equal weights: it falls, holds or rises towards the input.",
+        names,
+        _equal(level["scale"], s).tolist(),
+        compare=[(f"weights {scale:g}", _equal(scale, s).tolist()) for scale in others],
+    )
+
+
+def _window(s: Settings, progress: Progress) -> Outcome:
+    best, width = widest_window()
+    rows = [{"weight": w, "width": window_width(w), "width_found": _width_found(w)} for w in s.weight]
+    off = max(abs(row["width"] - row["width_found"]) for row in rows)
+    return Outcome(
+        sentence=(
+            "A sigmoid layer passes the gradient on undiminished only for |w| ≥ 4, and then for inputs in an interval"
+            f" of at most {width:.6f}, reached at |w| = {best:.3f}."
+        ),
+        columns=(
+            Column("weight", help="|w|"),
+            Column("width", help="of the interval of inputs a with |w·σ′(w·a + b)| ≥ 1, whatever b"),
+            Column("width_found", help="the same, counted on a fine grid of inputs"),
+        ),
+        rows=tuple(rows),
+        checks=(
+            Check.close("widest window", WIDEST[1], width, 1e-12),
+            Check.close("its |w|", WIDEST[0], best, 1e-6),
+            Check("formula against counting, largest difference", 0.0, off, off < 1e-4),
+        ),
+    )
+
+
+def _width_found(weight: float) -> float:
+    import numpy as np
+
+    from unvanish.theory import activation
+
+    # with |w| ≥ 4 the window is never wider than 0.448, so that [-1/2, 1/2] around the steepest input holds it
+    inputs = np.linspace(-0.5, 0.5, 100_001)
+    return float((np.abs(weight) * activation("sigmoid").slope(weight * inputs) >= 1).mean())
+
+
+def _growth(s: Settings, progress: Progress) -> Outcome:
+    import numpy as np
+
+    if s.depth > 6:
+        raise UnvanishError(
+            f"lab unstable: part growth with depth {s.depth:,}: a deeper chain of sigmoids does not start to learn;"
+            " take a depth from 2 to 6"
+        )
+    weights, biases, rows = _start(s), None, []
+    biases = -weights / 2
+    inputs, targets = np.array([0.4, 0.6]), np.array([0.05, 0.95])
+    for step in range(s.steps + 1):
+        made = chain(weights, biases, inputs, loss="half", targets=targets)
+        if step in SHOWN_STEPS or step == s.steps:
+            progress(step / s.steps, f"step {step:,}")
+            rows.append(_grown(step, weights, biases, made))
+        weights = weights - GROWTH_RATE * made.weight_gradient.value
+        biases = biases - GROWTH_RATE * made.bias_gradient.value
+    first, last = rows[0], rows[-1]
+    turned = "from vanishing to exploding" if first["log10_gain"] < 0 < last["log10_gain"] else "but not across one"
+    return Outcome(
+        sentence=(
+            f"Training takes the mean weight from {first['weight']:.3g} to {last['weight']:.3g} and the gain through"
+            f" the chain from {decimal(first['log10_gain'])} to {decimal(last['log10_gain'])}: {turned}."
+        ),
+        columns=(
+            Column("step"),
+            Column("weight", help="mean |w|"),
+            Column("loss", help="½ Σ (o − y)² on two inputs, 0.4 and 0.6"),
+            Column("log10_gain", "log10", "|∂out/∂x| at the steepest input between the two"),
+        ),
+        rows=tuple(rows),
+        pictures=(
+            Drawing.of(
+                "speeds",
+                "Weights grow, and the chain's gain with them",
+                "Two lines over the training steps: the mean size of the weights and the gain from input to output.",
+                [row["step"] for row in rows],
+                ["mean weight", "gain"],
+                [[math.log10(row["weight"]) for row in rows], [row["log10_gain"] for row in rows]],
+            ),
+        ),
+    )
+
+
+def _grown(step: int, weights: Any, biases: Any, made: Any) -> dict[str, Any]:
+    import numpy as np
+
+    between = chain(weights, biases, np.linspace(0.4, 0.6, 201))
+    gain = float(between.input_gradient.log10.max())
+    loss = float((made.error**2).sum() / 2)
+    return {"step": step, "weight": float(np.abs(weights).mean()), "loss": loss, "log10_gain": gain}
+
+
+def _reversed(s: Settings, progress: Progress) -> Outcome:
+    import numpy as np
+
+    weights = _start(s, jitter=0.0)
+    start = weights.copy()
+    biases = -weights / 2
+    first = chain(weights, biases, 0.5, loss="half", targets=1.0)
+    top, unit = first.weight_gradient.largest, REVERSED_SHARE * s.weight[0]
+    for step in range(s.steps):
+        if step % 1_000 == 0:
+            progress(step / s.steps, f"step {step:,}")
+        made = chain(weights, biases, 0.5, loss="half", targets=1.0)
+        weights = weights - unit * made.weight_gradient.over(top).value
+        biases = biases - unit * made.bias_gradient.over(top).value
+    with np.errstate(divide="ignore"):
+        moved = np.log10(np.abs(weights / start - 1))
+    rows = tuple(
+        {"layer": layer + 1, "log10_delta": delta, "log10_change": change}
+        for layer, (delta, change) in enumerate(zip(first.log10_signal.tolist(), moved.tolist(), strict=True))
+    )
+    ahead = float(first.log10_signal[0] - first.log10_signal[-1])
+    word = "faster" if ahead > 0 else "slower"
+    return Outcome(
+        sentence=(
+            f"With weights of {s.weight[0]:g} the first of {s.depth:,} layers learns {decimal(abs(ahead))} times {word}"
+            f" than the last: {'the late layers are the stuck ones' if ahead > 0 else 'the early layers are stuck'}."
+        ),
+        columns=(
+            Column("layer"),
+            Column("log10_delta", "log10", "∂C/∂z before training"),
+            Column("log10_change", "log10", "how far training has moved the weight, as a share of it"),
+        ),
+        rows=rows,
+        pictures=(
+            Drawing.of(
+                "staircase",
+                "The staircase the other way round",
+                "The error signal per layer before training; with large weights it rises towards the input.",
+                [str(row["layer"]) for row in rows],
+                first.log10_signal.tolist(),
+            ),
+        ),
+        checks=(
+            Check.close(
+                "log10 of the first over the last error signal: (w/4)^(L−1)",
+                (s.depth - 1) * math.log10(s.weight[0] / 4),
+                ahead,
+                1e-6,
+            ),
+        ),
+    )
+
+
+def _start(s: Settings, jitter: float = 0.1) -> Any:
+    import numpy as np
+
+    if len(s.weight) != 1:
+        raise UnvanishError(
+            f"lab unstable: part {s.part} takes one weight, not {len(s.weight)}; say for example weight 8"
+        )
+    return s.weight[0] * (1 + jitter * np.random.default_rng(s.seed).standard_normal(s.depth))

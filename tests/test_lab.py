@@ -1,0 +1,226 @@
+"""The lab's frame: settings are checked in one place, outcomes are written in every format, experiments register."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unvanish import lab
+from unvanish.lab.knobs import settle
+from unvanish.lab.writing import decimal
+from unvanish.records import UnvanishError
+
+KNOBS = (
+    lab.Knob("depth", 20, "layers", 1, 100_000),
+    lab.Knob("rate", 0.5, "a rate", 0.001, 10),
+    lab.Knob("free", 0.0, "any number"),
+    lab.Knob("quick", False, "a switch"),
+    lab.Knob("phi", "tanh", "a function", choices=("tanh", "sigmoid")),
+    lab.Knob("weight", (0.17,), "weights", -3, 3, most=4),
+)
+OUTCOME = lab.Outcome(
+    experiment="toy",
+    title="A toy",
+    settings={"depth": 3, "weight": [0.17], "quick": True},
+    sentence="It is <small> & gone.",
+    columns=(lab.Column("layer"), lab.Column("log10_g", "log10", "a gradient", sign="sign"), lab.Column("sign"),
+             lab.Column("share", "%"), lab.Column("who")),
+    rows=(
+        {"layer": 1, "log10_g": -math.inf, "sign": 0, "share": None, "who": "a,b"},
+        {"layer": 2, "log10_g": -1371.25, "sign": -1, "share": math.nan, "who": "<script>"},
+    ),
+    pictures=(lab.Drawing("none such", "", "", {"points": [{"x": -math.inf}]}),),
+    checks=(lab.Check.close("a sum", 1.0, 1.0 + 1e-12), lab.Check("a claim", 1.0, 2.0, False)),
+    notes=("A note.",),
+)  # fmt: skip
+
+
+def settled(**given: object) -> lab.Settings:
+    return settle(KNOBS, given, "lab toy", {})
+
+
+def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
+    assert [knob.kind for knob in KNOBS] == ["int", "float", "float", "bool", "str", "list"]
+    s = settled(depth="1e3", rate=" 0.25 ", quick="yes", phi="sigmoid", weight="0.1,2,-3")
+    assert (s.depth, s.rate, s.quick, s.phi, s.weight) == (1_000, 0.25, True, "sigmoid", (0.1, 2.0, -3.0))
+    assert isinstance(s.depth, int)
+    assert s.given == {"depth", "rate", "quick", "phi", "weight"}
+    assert settled(weight=1).weight == (1.0,)
+    assert settled().free == 0.0
+    assert dict(settled())["depth"] == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"depth": 1e9}, r"lab toy: depth is 1000000000; it takes a whole number from 1 to 100,000"),
+        ({"depth": "1e9"}, r"depth is 1000000000; it takes a whole number from 1 to 100,000"),
+        ({"depth": 0}, r"depth is 0; it takes a whole number from 1 to 100,000"),
+        ({"depth": 2.5}, r"depth is 2.5; it takes a whole number"),
+        ({"depth": True}, r"depth is True; it takes a whole number"),
+        ({"depth": "deep"}, r"depth is deep; it takes a whole number"),
+        ({"depth": 10**400}, r"depth is 1000.*…; it takes a whole number"),
+        ({"rate": float("nan")}, r"rate is nan; it takes a number from 0.001 to 10"),
+        ({"rate": "inf"}, r"rate is inf; it takes a number from 0.001 to 10"),
+        ({"rate": None}, r"rate is None; it takes a number"),
+        ({"rate": [1]}, r"rate is \[1\]; it takes a number"),
+        ({"free": "nan"}, r"free is nan; it takes a number$"),
+        ({"quick": 1}, r"quick is 1; it takes true or false"),
+        ({"quick": "perhaps"}, r"quick is perhaps; it takes true or false"),
+        ({"phi": "tahn"}, r"phi is tahn; it takes one of tanh, sigmoid; did you mean tanh\?"),
+        ({"phi": 3}, r"phi is 3; it takes one of"),
+        ({"weight": "1,,2"}, r"weight is 1,,2; it takes 1 to 4 numbers with commas between, each from -3 to 3"),
+        ({"weight": [0, 9]}, r"weight is 9; it takes 1 to 4 numbers"),
+        ({"weight": [0] * 5}, r"weight is 5 numbers; it takes 1 to 4 numbers"),
+        ({"weight": []}, r"weight is 0 numbers"),
+        ({"weight": {"a": 1}}, r"weight is \{'a': 1\}"),
+        ({"wieght": 1}, r"lab toy: there is no setting 'wieght'; did you mean weight\?"),
+        ({"zzz": 1}, r"there is no setting 'zzz'; there are depth, rate"),
+    ],
+)
+def test_a_bad_setting_has_one_message_with_what_is_allowed(given: dict[str, object], said: str) -> None:
+    with pytest.raises(UnvanishError, match=said) as caught:
+        settled(**given)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_bounds_themselves_are_allowed() -> None:
+    assert settled(depth=1).depth == 1
+    assert settled(depth=100_000).depth == 100_000
+    with pytest.raises(UnvanishError):
+        settled(depth=100_001)
+
+
+def test_a_preset_stands_between_defaults_and_what_is_given() -> None:
+    chain = lab.get("chain")
+    s = chain.settle("004-50", weight=0.2)
+    assert (s.depth, s.weight, s.activation) == (50, (0.2,), "sigmoid")
+    with pytest.raises(UnvanishError, match=r"lab chain: there is no preset '004-5'; did you mean 004"):
+        chain.settle("004-5")
+
+
+def test_names_of_experiments() -> None:
+    names = [each.name for each in lab.experiments()]
+    assert {"activations", "chain", "phase", "ravine", "unstable", "width"} <= set(names)
+    assert names == sorted(names)
+    for each in lab.experiments():
+        assert each.doc and each.question.endswith("?"), each.name
+        assert all(knob.help for knob in each.settings), each.name
+    with pytest.raises(UnvanishError, match=r"the lab has no experiment 'chian'; did you mean chain"):
+        lab.run("chian")
+    for hidden in ("knobs", "outcome", "../chain", ""):
+        with pytest.raises(UnvanishError, match="the lab has no experiment"):
+            lab.get(hidden)
+
+
+def test_registration_refuses_what_cannot_be_right() -> None:
+    def silent(s: lab.Settings, progress: lab.Progress) -> lab.Outcome:
+        return lab.Outcome(sentence="")
+
+    def spoken(s: lab.Settings, progress: lab.Progress) -> lab.Outcome:
+        """Says what it does."""
+        return lab.Outcome(sentence="")
+
+    with pytest.raises(ValueError, match="toy needs a docstring"):
+        lab.experiment("toy", title="", question="")(silent)
+    lab.get("chain")
+    with pytest.raises(ValueError, match="chain is registered twice"):
+        lab.experiment("chain", title="", question="")(spoken)
+    wrong = lab.Knob("depth", 0, "layers", 1, 5)
+    with pytest.raises(UnvanishError, match="depth is 0"):
+        lab.experiment("toy", title="", question="", settings=(wrong,))(spoken)
+    assert "toy" not in [each.name for each in lab.experiments()]
+
+
+def test_an_outcome_survives_json() -> None:
+    again = lab.Outcome.from_json(OUTCOME.to_json())
+    assert again.rows[0] == OUTCOME.rows[0]
+    assert again.rows[1]["share"] != again.rows[1]["share"]
+    assert again.pictures == OUTCOME.pictures and again.checks == OUTCOME.checks
+    assert again.replace(rows=()) == OUTCOME.replace(rows=())
+    assert not again.ok
+    assert json.loads(OUTCOME.to_json())["rows"][0]["log10_g"] == "-inf"
+    for text, said in (
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"schema": "x"}', "expected a JSON"),
+    ):
+        with pytest.raises(UnvanishError, match=said):
+            lab.Outcome.from_json(text)
+
+
+def test_the_text_shows_numbers_and_not_logarithms() -> None:
+    said = str(OUTCOME)
+    assert said.splitlines()[0] == OUTCOME.sentence
+    assert "Settings: depth 3  weight 0.17  quick true" in said
+    assert "-5.623e-1372" in said and "–" in said and "sign" not in said
+    assert "ok: a sum: 1, expected 1" in said
+    assert "FAILED: a claim: 2, expected 1" in said
+    assert said.endswith("A note.")
+    assert repr(OUTCOME) == said
+
+
+@pytest.mark.parametrize(
+    ("log10", "said"),
+    [(-26.682125394775, "2.079e-27"), (-1371.699165, "1.999e-1372"), (0.0, "1"), (-math.inf, "0"), (math.inf, "inf"),
+     (math.nan, "nan"), (-3.5, "3.162e-04"), (-4.0000001, "1.000e-04"), (5.9999999, "1.000e+06"), (2.5, "316.2")],
+)  # fmt: skip
+def test_a_logarithm_as_a_number(log10: float, said: str) -> None:
+    assert decimal(log10) == said
+
+
+def test_long_tables_are_folded_and_say_so() -> None:
+    rows = tuple({"layer": layer} for layer in range(100))
+    lines = str(OUTCOME.replace(rows=rows, columns=(lab.Column("layer"),))).splitlines()
+    assert "⋮ 76 more" in "\n".join(lines)
+    assert sum(line.strip().isdigit() for line in lines) == 24
+
+
+def test_csv_has_every_row_and_column() -> None:
+    lines = list(csv.DictReader(io.StringIO(OUTCOME.to_csv())))
+    assert [line["layer"] for line in lines] == ["1", "2"]
+    assert lines[1]["log10_g"] == "-1371.25" and lines[0]["log10_g"] == "-inf"
+    assert lines[0]["share"] == "" and lines[0]["who"] == "a,b"
+
+
+def test_the_page_shows_text_and_never_runs_it() -> None:
+    page = OUTCOME.replace(pictures=()).to_html()
+    assert "It is &lt;small&gt; &amp; gone." in page
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_saving(tmp_path: Path) -> None:
+    kept = OUTCOME.replace(pictures=())
+    for suffix in ("json", "csv", "html", "txt"):
+        kept.save(tmp_path / f"x.{suffix}")
+        assert (tmp_path / f"x.{suffix}").stat().st_size > 50
+    with pytest.raises(UnvanishError, match=r"the suffix '.doc' names no known format"):
+        kept.save(tmp_path / "x.doc")
+    with pytest.raises(UnvanishError, match="picture 0 was asked for; it has 0"):
+        kept.save(tmp_path / "x.svg")
+
+
+def test_stopping_reaches_the_experiment() -> None:
+    def stop(share: float, what: str) -> None:
+        raise lab.Stopped
+
+    with pytest.raises(lab.Stopped):
+        lab.run("ravine", progress=stop)
+
+
+def test_one_experiment_loads_neither_the_others_nor_torch() -> None:
+    program = (
+        "import sys; from unvanish import lab; assert 'numpy' not in sys.modules; lab.get('chain');"
+        "assert not {'torch', 'altair', 'unvanish.lab.phase'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
