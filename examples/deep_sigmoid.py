@@ -1,6 +1,6 @@
-"""A deep sigmoid network on MNIST digits that does not learn. Ask why:
-
+"""A deep sigmoid network on MNIST digits that does not learn. Ask why, and what would repair it:
 unvanish check examples/deep_sigmoid.py
+unvanish fix examples/deep_sigmoid.py
 """
 
 import torch
@@ -25,11 +25,26 @@ class DeepSigmoid(nn.Module):
         return self.head(x)
 
 
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return (outputs.argmax(1) == targets).float().mean().item()
+
+
 torch.manual_seed(0)
 images, labels = mnist.load()
+train, held_out = slice(0, 700), slice(700, 1000)
 model = DeepSigmoid()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-problem = unvanish.Problem(model, images[:128], labels[:128], loss_fn=F.cross_entropy, optimizer=optimizer)
+problem = unvanish.Problem(
+    model,
+    images[:128],
+    labels[:128],
+    loss_fn=F.cross_entropy,
+    optimizer=optimizer,
+    train_batches=list(zip(images[train].split(70), labels[train].split(70), strict=True)),
+    validation=(images[held_out], labels[held_out]),
+    metric=accuracy,
+    steps=400,
+)
 
 
 def main(epochs: int = 10) -> None:

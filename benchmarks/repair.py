@@ -1,0 +1,249 @@
+"""How often a search repairs a faulty program within its budget, against three other ways to spend the same steps.
+
+    python benchmarks/repair.py --seeds 20 21 22 --budgets 1 2 3 --save benchmarks/results/repair.json
+
+Repaired: the chosen change, trained for the planned T steps, scores on held-out data that chose nothing within 0.05 of
+the known fix. A budget is given in units of T. Not counted, it is what the search may spend, and the winner's own
+training comes on top; counted, that training is part of it: a search of B counts as B + 1. The baselines use the same
+copies, batches, scores and remedies: AutoTrainer's fixed order and a random order, each with full trainings, and racing
+in random order without a diagnosis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import provenance
+from repair_cases import cases
+
+import unvanish
+from unvanish.remedies import Refused, remedies
+from unvanish.trials import open_race, ordered, probe, search
+from unvanish.trials import race as race_module
+from unvanish.trials.candidates import at_random
+from unvanish.trials.plan import Plan
+from unvanish.trials.race import Race
+from unvanish.trials.train import AS_IS, Candidate, Copy
+
+NEAR = 0.05
+FIXED_ORDER = (
+    "activation-selu", "batchnorm", "residual", "clip-gradients", "he-init", "lr-0.1", "optimizer-adam", "lr-10",
+)  # fmt: skip
+"""AutoTrainer's solutions in the order in which it tries them. Source: Zhang et al. 2021, table 2."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One search on one program. ``final``: the chosen change after T steps.
+
+    ``seconds``: of the search, checks and scoring included; ``plain_seconds``: of the training steps in it.
+    """
+
+    case: str
+    seed: int
+    strategy: str
+    budget: float
+    broken: bool
+    control: bool
+    repaired: bool
+    as_is: float
+    reference: float
+    final: float
+    chosen: tuple[str, ...]
+    spent: int
+    steps: int
+    seconds: float
+    plain_seconds: float
+
+
+def diagnosed(race: Race) -> Candidate | None:
+    """The package's own search: probe, candidates by the findings, racing."""
+    findings, improving = probe(race)
+    if improving and all(f.level != "error" for f in findings):
+        return AS_IS
+    race.inform(findings)
+    return search(race, ordered(remedies(), findings, race.seed), lambda _: None)
+
+
+def raced_at_random(race: Race) -> Candidate | None:
+    """The same race over the same candidates in random order, with no look at the network."""
+    race.veto = False
+    race.reach(AS_IS, race.seed, race.plan.rungs[0], "as is")
+    return search(race, at_random(remedies(), race.seed), lambda _: None)
+
+
+def full_at_random(race: Race) -> Candidate | None:
+    """Random candidates, each trained in full; the best on the data that chooses."""
+    return _full(race, at_random(remedies(), race.seed))
+
+
+def fixed_order(race: Race) -> Candidate | None:
+    """AutoTrainer's remedies one after the other, each trained in full; the best on the data that chooses."""
+    known = {each.slug for each in remedies()}
+    return _full(race, iter([(slug,) for slug in FIXED_ORDER if slug in known]))
+
+
+def _full(race: Race, stream: Iterator[Candidate]) -> Candidate | None:
+    tried: list[Candidate] = []
+    while race.left >= race.plan.steps and (candidate := next(stream, None)) is not None:
+        try:
+            race.reach(candidate, race.seed, race.plan.steps, "full training")
+        except Refused:
+            continue
+        tried.append(candidate)
+    return max(tried, key=race.key, default=None)
+
+
+STRATEGIES: dict[str, Callable[[Race], Candidate | None]] = {
+    "diagnosis": diagnosed,
+    "random raced": raced_at_random,
+    "random full": full_at_random,
+    "fixed order": fixed_order,
+}
+
+
+def trained(problem: unvanish.Problem, candidate: Candidate, seed: int) -> float:
+    """The judged score of a candidate after T steps."""
+    assert problem.steps is not None
+    race = open_race(problem, Plan(problem.steps, problem.steps, 1), unvanish.diagnose(problem, seed=seed), seed)
+    measure = race.reach(candidate, seed, problem.steps, "reference")
+    return -math.inf if measure.failure else measure.judged[0]
+
+
+@contextmanager
+def training_time() -> Iterator[list[float]]:
+    """Yields a list that gets the seconds of every stretch of plain training inside: forward, backward, step."""
+    kept, found = race_module.train, []
+
+    def timed(each: Copy, problem: unvanish.Problem, to: int) -> None:
+        started = time.perf_counter()
+        kept(each, problem, to)
+        found.append(time.perf_counter() - started)
+
+    race_module.train = timed
+    try:
+        yield found
+    finally:
+        race_module.train = kept
+
+
+def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[float]) -> list[Row]:
+    """Every strategy with every budget on one program."""
+    torch.set_num_threads(1)
+    case = cases()[name]
+    problem = case.build("fault", seed)
+    reference = trained(case.build("fix", seed), AS_IS, seed)
+    as_is = trained(problem, AS_IS, seed)
+    steps = problem.steps or 1
+    finals: dict[Candidate, float] = {AS_IS: as_is}
+    found: list[Row] = []
+    for strategy in strategies:
+        for budget in budgets:
+            total = round(budget * steps)
+            started = time.perf_counter()
+            before = unvanish.diagnose(problem, seed=seed)
+            race = open_race(problem, Plan(steps, total, 1), before, seed)
+            enough = total >= (race.plan.least if "raced" in strategy or strategy == "diagnosis" else steps)
+            with training_time() as plain:
+                chosen = STRATEGIES[strategy](race) if enough else None
+            seconds = time.perf_counter() - started
+            candidate = AS_IS if chosen is None else chosen
+            if candidate not in finals:
+                finals[candidate] = trained(problem, candidate, seed)
+            final = finals[candidate]
+            broken = not case.control and as_is < reference - NEAR
+            row = Row(
+                case=name, seed=seed, strategy=strategy, budget=budget, broken=broken, control=case.control,
+                repaired=broken and final >= reference - NEAR, as_is=as_is, reference=reference, final=final,
+                chosen=candidate, spent=race.spent, steps=steps, seconds=seconds,
+                plain_seconds=sum(plain),
+            )  # fmt: skip
+            found.append(row)
+    return found
+
+
+def table(found: Sequence[Row]) -> list[str]:
+    """Repair rates by strategy and budget, edits, harm to controls, and wall time over plain training."""
+    lines = [
+        "| strategy | budget | broken | repaired | edits | controls harmed | wall / plain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for strategy in dict.fromkeys(row.strategy for row in found):
+        for budget in dict.fromkeys(row.budget for row in found):
+            mine = [row for row in found if (row.strategy, row.budget) == (strategy, budget)]
+            broken = [row for row in mine if row.broken]
+            repaired = [row for row in broken if row.repaired]
+            controls = [row for row in mine if row.control]
+            harmed = sum(row.final < row.as_is - NEAR for row in controls)
+            edits = statistics.mean(len(row.chosen) for row in repaired) if repaired else math.nan
+            plain = sum(row.plain_seconds for row in mine)
+            ratio = sum(row.seconds for row in mine) / plain if plain else math.nan
+            rate = len(repaired) / len(broken) if broken else math.nan
+            lines.append(
+                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {edits:.2f} | {harmed} of {len(controls)} |"
+                f" {ratio:.2f} |"
+            )
+    return lines
+
+
+def paired(found: Sequence[Row], budget: float, other: str = "random raced") -> str:
+    """The difference in repair rate to another strategy on the same programs and seeds, with its 95 % interval."""
+    index = {(r.case, r.seed, r.strategy): r.repaired for r in found if r.broken and r.budget == budget}
+    keys = [(c, s) for c, s, strategy in index if strategy == "diagnosis" and (c, s, other) in index]
+    if len(keys) < 2:
+        return f"{budget:g}T: too few pairs"
+    gains = [int(index[c, s, "diagnosis"]) - int(index[c, s, other]) for c, s in keys]
+    half = 1.96 * statistics.stdev(gains) / math.sqrt(len(gains))
+    mean = statistics.mean(gains)
+    interval = f"95 % {mean - half:+.3f} … {mean + half:+.3f}, n = {len(gains)}"
+    return f"{budget:g}T: diagnosis − {other} = {mean:+.3f} ({interval})"
+
+
+def main() -> None:
+    known = cases()
+    parser = argparse.ArgumentParser(description="How often a search repairs a faulty program within its budget.")
+    parser.add_argument("--cases", nargs="+", default=list(known), choices=list(known), metavar="CASE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[20, 21, 22])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--budgets", nargs="+", type=float, default=[1.0, 2.0, 3.0], help="in full trainings")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--save", type=Path, help="write every row and the table as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    jobs = [(name, seed, args.strategies, args.budgets) for name in args.cases for seed in args.seeds]
+    found: list[Row] = []
+    with ProcessPoolExecutor(args.workers) as pool:
+        for job, done in zip(jobs, pool.map(rows, *zip(*jobs, strict=True)), strict=True):
+            found += done
+            for row in done:
+                state = "repaired" if row.repaired else "not repaired" if row.broken else "not broken"
+                print(
+                    f"{job[0]} {job[1]} {row.strategy} {row.budget:g}T: {state}, {row.as_is:.3f} → {row.final:.3f}"
+                    f" (fix {row.reference:.3f}) by {' + '.join(row.chosen) or 'nothing'}, {row.seconds:.1f} s",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+    lines = [*table(found), "", *(paired(found, budget) for budget in args.budgets)]
+    print("\n".join(lines))
+    if args.save:
+        plain = [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()}
+            for r in found
+        ]
+        args.save.write_text(json.dumps({**provenance(1), "rows": plain, "table": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

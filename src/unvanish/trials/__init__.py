@@ -1,0 +1,212 @@
+"""Remedies tried on copies, measured, and accepted only for what they are worth on data that did not choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unvanish.decide import has_converged
+from unvanish.pipeline import diagnose
+from unvanish.problem import Optimizer, Problem, seeded
+from unvanish.records import Finding, UnvanishError
+from unvanish.remedies import remedies
+from unvanish.report import Report
+from unvanish.trials import state
+from unvanish.trials.answer import answer
+from unvanish.trials.batches import Batches
+from unvanish.trials.candidates import ordered
+from unvanish.trials.fixes import Fixes
+from unvanish.trials.judge import Judgement, confirm, judge
+from unvanish.trials.plan import Plan
+from unvanish.trials.race import Race, Standing
+from unvanish.trials.score import Scale
+from unvanish.trials.search import search
+from unvanish.trials.train import AS_IS, Candidate
+
+__all__ = ["Fixes", "Plan", "Race", "Standing", "fix", "open_race", "ordered", "probe", "search"]
+
+NOTHING = "nothing to repair"
+DEFAULT_LENGTHS = 3
+IMPROVING = 0.03
+"""A network that wins this share of what there is to gain within the probe is improving …"""
+WORSE = 0.1
+"""… unless it is still worse than the best constant answer by more than this share."""
+
+
+def fix(
+    problem: Problem,
+    *,
+    budget: int | None = None,
+    seeds: int = 3,
+    on: str = "local",
+    seed: int = 0,
+    progress: Callable[[Standing], None] | None = None,
+    resume: str | Path | Fixes | None = None,
+    anyway: bool = False,
+    pretrained: bool | None = None,
+) -> Fixes:
+    """Try remedies on copies of the network, measure them, and hand over the smallest change that repairs it.
+
+    ``budget``: optimizer steps for all of it, kept exactly (default 3 × ``problem.steps``; one of the two is needed).
+    ``seeds``: trainings that judge the chosen remedy and the network as it is. ``progress`` is called with a Standing
+    after every measure. ``resume``: a file to keep the state of the search in and to go on from, or the Fixes of an
+    interrupted search. ``anyway``: search also where nothing is wrong. ``pretrained``: the weights are worth keeping,
+    so none is ever drawn anew (default: yes where optimizer or normalisation layers have seen training).
+
+    The problem is left as it was: every training runs on a copy. The same problem, seed and budget give the same
+    answer. Ctrl-C ends the search with the best so far. Raises UnvanishError where nothing can be tried.
+    """
+    if on != "local":
+        raise UnvanishError(f"fix(on={on!r}): trials run in this process only, for which on='local' stands")
+    plan = planned(problem, budget, seeds, seed)
+    told = progress or _silent
+    with torch.inference_mode(False), torch.enable_grad(), seeded(seed):
+        before = diagnose(problem, seed=seed)
+        race = open_race(problem, plan, before, seed, told, pretrained, resume)
+        remarks = list(_remarks(problem, race))
+        chosen: Candidate | None = None
+        judgement: Judgement | None = None
+        interrupted = False
+        try:
+            findings, improving = probe(race)
+            if improving and not anyway and all(f.level != "error" for f in findings):
+                return answer(race, NOTHING, None, None, remarks)
+            race.inform(findings)
+            chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
+            judgement = None if chosen is None else confirm(race, chosen)
+        except KeyboardInterrupt:
+            interrupted = True
+            chosen, judgement = _so_far(race, chosen)
+        return answer(race, "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def planned(problem: Problem, budget: int | None, seeds: int, seed: int) -> Plan:
+    """The plan of a search. Raises UnvanishError where the numbers make no sense or do not reach for one rung."""
+    for name, value, least in (("budget", budget, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UnvanishError(f"fix({name}={value!r}) must be a whole number, {least} at least")
+    if budget is None and problem.steps is None:
+        raise UnvanishError(
+            "fix needs to know how long a training is: give Problem(steps=…), the planned number of optimizer steps, or"
+            " fix(budget=…), three times as many"
+        )
+    length = problem.steps or max(1, (budget or 0) // DEFAULT_LENGTHS)
+    plan = Plan(length, budget or DEFAULT_LENGTHS * length, seeds)
+    if plan.budget < plan.least:
+        raise UnvanishError(
+            f"a budget of {plan.budget} steps is too small for one rung of trials: with {length} planned steps at least"
+            f" {plan.least} are needed, and {DEFAULT_LENGTHS * length} are usual"
+        )
+    return plan
+
+
+def open_race(
+    problem: Problem,
+    plan: Plan,
+    before: Report,
+    seed: int = 0,
+    told: Callable[[Standing], None] | None = None,
+    pretrained: bool | None = None,
+    resume: str | Path | Fixes | None = None,
+) -> Race:
+    """A race over the copies of one problem, with nothing measured yet but what ``resume`` holds."""
+    seen_training = _seen_training(problem, seed) if pretrained is None else pretrained
+    identity = state.fingerprint(
+        problem, {"budget": plan.budget, "steps": plan.steps, "seeds": plan.seeds, "seed": seed}
+    )
+    race = Race(
+        problem=problem,
+        plan=plan,
+        batches=Batches(problem, plan.steps),
+        scale=Scale(problem, None if before.loss is None else before.loss.reference),
+        seed=seed,
+        report=before,
+        pretrained=seen_training,
+        findings=before.findings,
+        told=told or _silent,
+        identity=identity,
+    )
+    if resume is not None:
+        race.replay = state.load(resume.state if isinstance(resume, Fixes) else resume, identity)
+    if isinstance(resume, (str, Path)):
+        path = Path(resume)
+        race.keep = lambda: state.save(path, state.written(race.measures, identity))
+    race.scale.set_start(race.copy(AS_IS, seed))
+    return race
+
+
+def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
+    """Train the network as it is for T/16 steps: what was found before and after, and whether it is improving.
+
+    Improving: converged; or 3 % of L_ref has been won, and the loss is at most 10 % of L_ref above that of the best
+    constant answer. Findings of the start come first.
+    """
+    stops = sorted({rung for rung in race.plan.rungs if rung < race.plan.probe} | {race.plan.probe})
+    for stop in stops:
+        race.reach(AS_IS, race.seed, stop, "probe: as is")
+    copy = race.copy(AS_IS, race.seed)
+    first = race.report.findings
+    if not copy.finite:
+        return first, False
+    trained = replace(
+        copy.draft.problem, optimizer=copy.optimizer, steps=race.plan.steps, autocast=race.problem.autocast
+    )
+    later = diagnose(trained, seed=race.seed).findings
+    known = {finding.code for finding in first}
+    return (*first, *(f for f in later if f.code not in known)), _improving(race)
+
+
+def _improving(race: Race) -> bool:
+    loss, copy = race.report.loss, race.copy(AS_IS, race.seed)
+    if loss is None or not copy.losses:
+        return False
+    if has_converged(loss):
+        return True
+    first, last = copy.loss_before, copy.loss_now
+    scale = loss.reference if loss.reference else abs(first)
+    if loss.best_constant is not None and last > loss.best_constant + WORSE * scale:
+        return False
+    return first - last > IMPROVING * scale
+
+
+def _seen_training(problem: Problem, seed: int) -> bool:
+    """Whether optimizer or normalisation layers remember steps; a factory's networks are taken to be new."""
+    if not isinstance(problem.model, nn.Module):
+        return False
+    model, optimizer = problem.build(seed)
+    counted = (b for name, b in model.named_buffers() if name.endswith("num_batches_tracked"))
+    return (isinstance(problem.optimizer, Optimizer) and bool(optimizer and optimizer.state)) or any(map(bool, counted))
+
+
+def _remarks(problem: Problem, race: Race) -> Iterator[str]:
+    if race.batches.only_the_batch:
+        yield "no train_batches were given: every step was taken on the one batch of the problem"
+    if not race.scale.unseen:
+        yield "no validation data were given: scores are training scores and say nothing about unseen data"
+    elif not race.scale.split:
+        yield "there are too few validation samples to split: the same ones chose and judged"
+    if race.pretrained:
+        yield "the weights have seen training, so no remedy drew them anew"
+    if isinstance(problem.model, nn.Module):
+        yield "every training starts from the weights as given; seeds change the order of the batches and new weights"
+
+
+def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Judgement | None]:
+    """The best of an interrupted search, judged on the longest training that it and the network as it is share."""
+    ranked = [chosen] if chosen is not None else [c for _, _, c in race.standings() if c != AS_IS]
+    for candidate in ranked[:3]:
+        lengths = sorted({s for c, d, s in race.measures if c == candidate and d == race.seed}, reverse=True)
+        for steps in lengths:
+            every = range(race.seed, race.seed + race.plan.seeds)
+            seeds = [d for d in every if (candidate, d, steps) in race.measures and (AS_IS, d, steps) in race.measures]
+            if seeds and (found := judge(race, candidate, seeds, steps)) is not None:
+                return candidate, found
+    return None, None
+
+
+def _silent(_: Standing) -> None:
+    pass

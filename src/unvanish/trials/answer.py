@@ -1,0 +1,182 @@
+"""From a race that is over to its answer: the trials in order, the code of the accepted one, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from unvanish.pipeline import diagnose
+from unvanish.records import Trial
+from unvanish.remedies import Refused, get, script
+from unvanish.report import Report
+from unvanish.trials.fixes import Fixes
+from unvanish.trials.judge import Judgement
+from unvanish.trials.patch import patch_of
+from unvanish.trials.race import Race
+from unvanish.trials.state import written
+from unvanish.trials.train import AS_IS, Candidate, Copy, title, train
+
+PREAMBLE = '''\
+"""{what}
+
+Run this where these names stand for your own objects:
+  model, loss_fn      the untrained network and its loss; both are changed
+  inputs, targets     one batch of training data
+  sample_inputs, sample_targets   some thousand training samples, for statistics (the batch will do)
+  restore_outputs     None; afterwards a function that gives outputs their old meaning, or still None
+Afterwards `optimizer` trains the changed network.
+"""
+
+'''
+
+
+def answer(
+    race: Race,
+    verdict: str,
+    chosen: Candidate | None,
+    judgement: Judgement | None,
+    remarks: Sequence[str],
+    *,
+    interrupted: bool = False,
+) -> Fixes:
+    """The Fixes of this race. ``verdict``: given where no search took place."""
+    trials = _trials(race, chosen, judgement)
+    copy = None
+    if chosen is not None and judgement is not None and judgement.accepted:
+        copy = _as_judged(race, chosen, judgement.steps)
+    remarks = list(remarks)
+    if judgement is not None and len(judgement.scores) < race.plan.seeds and not interrupted:
+        remarks.append(f"the budget carried {len(judgement.scores)} of {race.plan.seeds} seeds in the judgement")
+    after = None if copy is None else _after(race, copy.candidate)
+    patch, patched, why = "", "", ""
+    if copy is not None and after is not None:
+        patch, patched, why = patch_of(race.problem, copy, race.report, after)
+    return Fixes(
+        verdict=verdict or ("no remedy found" if copy is None else "repaired"),
+        trials=trials,
+        best=None if copy is None else trials[0],
+        model=None if copy is None else copy.model,
+        code="" if copy is None else trials[0].code,
+        before=race.report,
+        after=after,
+        as_is=_as_is(race, judgement),
+        unit=race.scale.unit,
+        unseen=race.scale.unseen,
+        split=race.scale.split,
+        planned=race.plan.steps,
+        budget=race.plan.budget,
+        spent=race.spent,
+        seeds=race.plan.seeds,
+        refused=tuple(race.refused.items()),
+        cut_off=tuple(title(c) for c in race.vetoed),
+        remarks=tuple(remarks),
+        interrupted=interrupted,
+        patch=patch,
+        patched=patched,
+        patch_refused=why,
+        state=written(race.measures, race.identity),
+    )
+
+
+def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:
+    """The copy of the first seed after exactly so many steps; made again where an interruption came in between."""
+    each = race.copy(chosen, race.seed)
+    if each.steps != steps:
+        each = race.fresh(chosen, race.seed)
+        train(each, race.problem, steps)
+    return each
+
+
+def code_of(copy: Copy) -> str:
+    """The Python text that makes the change of this copy without unvanish."""
+    what = " ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
+    return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe)
+
+
+def _trials(race: Race, chosen: Candidate | None, judgement: Judgement | None) -> tuple[Trial, ...]:
+    found: list[Trial] = []
+    order = [c for _, _, c in race.standings() if c not in (AS_IS, chosen)]
+    if chosen is not None:
+        found.append(_raced(race, chosen) if judgement is None else _judged(race, chosen, judgement))
+    return (*found, *(_raced(race, candidate) for candidate in order))
+
+
+def _judged(race: Race, chosen: Candidate, judgement: Judgement) -> Trial:
+    gain = judgement.score - judgement.baseline
+    short = f"its gain of {gain:.3f} is not above the {judgement.needed:.3f} asked for"
+    return _described(race, chosen).replace(
+        score=_or_none(judgement.score),
+        score_spread=_spread(judgement.scores),
+        baseline=_or_none(judgement.baseline),
+        steps=judgement.steps,
+        seeds=len(judgement.scores),
+        judged=True,
+        needed=judgement.needed,
+        helped=judgement.accepted,
+        reason="" if judgement.accepted else short,
+    )
+
+
+def _raced(race: Race, candidate: Candidate) -> Trial:
+    """A trial of one seed that was not judged: its score is that on the data that chose."""
+    steps = next(s for s, _, c in race.standings() if c == candidate)
+    measure = race.measures[candidate, race.seed, steps]
+    base = race.measures.get((AS_IS, race.seed, steps))
+    last = race.plan.rungs[-1]
+    out = "was not chosen in the end" if steps >= last else f"was behind after {steps} steps"
+    return _described(race, candidate).replace(
+        score=_or_none(measure.score),
+        score_spread=_spread((measure.score,)),
+        baseline=None if base is None else _or_none(base.score),
+        steps=steps,
+        seeds=1,
+        reason=measure.failure or out,
+    )
+
+
+def _described(race: Race, candidate: Candidate) -> Trial:
+    """What the edits do, in words and code, as made on a fresh copy where the one of the trial is gone."""
+    remedy = title(candidate)
+    each = race.copies.get((candidate, race.seed))
+    try:
+        each = each or race.fresh(candidate, race.seed)
+    except Refused as refusal:
+        return Trial(remedy=remedy, edits=candidate, reason=str(refusal))
+    if not candidate:
+        return Trial(remedy=remedy, edits=candidate, change="nothing")
+    change = " ".join(made.sentence for made in each.changes) or ", ".join(get(slug).title for slug in candidate)
+    return Trial(remedy=remedy, edits=candidate, change=change, code=code_of(each))
+
+
+def _as_is(race: Race, judgement: Judgement | None) -> Trial:
+    if judgement is None:
+        return _raced(race, AS_IS).replace(reason="") if race.standings() else Trial(remedy="as is", edits=())
+    return Trial(
+        remedy="as is",
+        edits=(),
+        change="nothing",
+        score=_or_none(judgement.baseline),
+        score_spread=_spread(judgement.baselines),
+        baseline=_or_none(judgement.baseline),
+        steps=judgement.steps,
+        seeds=len(judgement.baselines),
+        judged=True,
+    )
+
+
+def _after(race: Race, candidate: Candidate) -> Report:
+    fresh = race.fresh(candidate, race.seed)
+    repaired = replace(
+        fresh.draft.problem, optimizer=fresh.optimizer, steps=race.problem.steps, autocast=race.problem.autocast
+    )
+    return diagnose(repaired, seed=race.seed)
+
+
+def _spread(scores: Sequence[float]) -> tuple[float, float] | None:
+    finite = [score for score in scores if math.isfinite(score)]
+    return (min(finite), max(finite)) if finite else None
+
+
+def _or_none(score: float) -> float | None:
+    return score if math.isfinite(score) else None

@@ -1,0 +1,115 @@
+"""What a search found: the trials, the repaired copy, the code that makes the change, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unvanish.records import Trial, UnvanishError, to_builtins
+from unvanish.report import Report, write_text
+from unvanish.trials.state import State
+
+SCHEMA = "unvanish.fixes/1"
+VERDICTS = ("nothing to repair", "repaired", "no remedy found")
+
+
+@dataclass(frozen=True, repr=False)
+class Fixes:
+    """The answer of ``unvanish.fix``. ``print(fixes)`` shows it; ``fixes.save("x.json")`` keeps it.
+
+    ``verdict``: one of "nothing to repair", "repaired", "no remedy found". ``trials``: best first. ``best``: the trial
+    that was accepted, or None. ``model``: the copy repaired by it, trained with the first seed as in the trial; None
+    without one. ``code``: Python text that makes the change without unvanish. ``before`` and ``after``: the reports on
+    the network as it is and on the repaired one, both before any step. ``as_is``: the network as it is, as a trial.
+
+    ``unit``: what scores are. ``unseen``: they were taken on validation data; ``split``: other data chose than judged.
+    ``planned``, ``budget``, ``spent``: optimizer steps of a full training, of the search, and taken in it. ``refused``:
+    (remedy, why it does not apply). ``cut_off``: edits that were put last, because a layer was cut off after them.
+    ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a literal swap in it;
+    else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be known. ``interrupted``:
+    the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on from.
+    """
+
+    verdict: str
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    model: nn.Module | None
+    code: str
+    before: Report
+    after: Report | None
+    as_is: Trial
+    unit: str
+    unseen: bool
+    split: bool
+    planned: int
+    budget: int
+    spent: int
+    seeds: int
+    refused: tuple[tuple[str, str], ...] = ()
+    cut_off: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    interrupted: bool = False
+    patch: str = ""
+    patched: str = ""
+    patch_refused: str = ""
+    state: State = field(default_factory=dict)
+
+    def to_json(self, indent: int | None = 1) -> str:
+        """ASCII JSON without the model; numbers that are not finite are the strings "-inf", "inf" and "nan"."""
+        plain = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("model", "state", "patched")
+        }
+        for name in ("best", "before", "after", "as_is"):
+            plain[name] = None if plain[name] is None else to_builtins(plain[name])
+        plain["trials"] = [to_builtins(trial) for trial in self.trials]
+        return json.dumps({"schema": SCHEMA, **plain}, indent=indent, allow_nan=False)
+
+    def to_html(self) -> str:
+        """One page without JavaScript: the text answer, the picture of the trials, the code."""
+        from unvanish.trials.page import page
+
+        return page(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write it in the format the suffix names: .json, .txt, .html, .py (the code alone) or .patch."""
+        target = Path(path)
+        writers = {
+            ".json": self.to_json,
+            ".txt": self.__str__,
+            ".html": self.to_html,
+            ".py": lambda: self.code.rstrip("\n"),
+            ".patch": lambda: self.patch.rstrip("\n"),
+        }
+        write = writers.get(target.suffix.lower())
+        if write is None:
+            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
+            raise UnvanishError(f"saving to {str(path)!r}: {found} names no known format; use {', '.join(writers)}")
+        text = write()
+        if not text:
+            raise UnvanishError(f"saving to {str(path)!r}: {self.patch_refused or 'nothing was found to write there'}")
+        write_text(target, text)
+
+    def rows_for_picture(self) -> list[dict[str, Any]]:
+        """The rows of the picture "remedies": the network as it is, then the trials; those not finite are left out."""
+        rows = []
+        for trial in (self.as_is, *self.trials):
+            if trial.score is None:
+                continue
+            low, high = trial.score_spread or (trial.score, trial.score)
+            row = {"name": trial.remedy, "score": trial.score, "low": low, "high": high, "gain": None}
+            rows.append({**row, "baseline": trial is self.as_is})
+        return rows
+
+    def __str__(self) -> str:
+        from unvanish.trials.text import render
+
+        return render(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.to_html()

@@ -1,0 +1,165 @@
+"""What a copy is worth: the metric, or the share of the loss won, on data that chooses and on data that judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unvanish.capture import autocast
+from unvanish.problem import Problem, seeded
+from unvanish.records import UnvanishError
+from unvanish.remedies.draft import called
+from unvanish.structure import rebuild, tensors
+from unvanish.trials.batches import Batch, pair
+from unvanish.trials.train import Copy, loss_of
+
+FEWEST_TO_SPLIT = 20
+GROUPS = 10
+
+
+class Scale:
+    """How copies are scored, higher is better.
+
+    With a metric: its value. Without: (L₀ − L) / L_ref, the share of the loss there was to gain that has been won, by
+    the problem's own loss on the outputs in their own meaning; L₀ is the loss as it is before any step. ``choosing``
+    and ``judging`` are the two halves of the validation data; the same data where there is none or too little of it.
+    """
+
+    def __init__(self, problem: Problem, reference: float | None) -> None:
+        self.problem = problem
+        self.reference = reference
+        self.unseen = problem.validation is not None
+        whole = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
+        self.choosing, self.judging = _halves(whole) if self.unseen else (whole, whole)
+        self.split = self.choosing is not self.judging
+        self.start = 0.0
+        self.unit = "share of the loss won" if problem.metric is None else _name(problem.metric)
+
+    def set_start(self, copy: Copy) -> None:
+        """Note the loss as it is, before any step: the zero of the scale where there is no metric."""
+        if self.problem.metric is None:
+            found = self._loss(copy, *self._outputs(copy, self.choosing))
+            self.start = found if math.isfinite(found) else 0.0
+            if self.reference is None or not self.reference > 0.0:
+                self.reference = abs(self.start) or 1.0
+
+    def of(self, copy: Copy) -> float:
+        """The score on the data that chooses; −inf where outputs or score are not finite."""
+        if not copy.finite:
+            return -math.inf
+        return self._score(copy, *self._outputs(copy, self.choosing))
+
+    def judged(self, copy: Copy) -> list[float]:
+        """The score on the data that judges, then what it is without each tenth of them, where outputs can be cut."""
+        if not copy.finite:
+            return [-math.inf]
+        outputs, targets = self._outputs(copy, self.judging)
+        return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
+
+    def _left_out(self, copy: Copy, outputs: Any, targets: Any) -> list[float]:
+        count = rows(outputs)
+        if count < 2 * GROUPS or (self.problem.metric is None and self.problem.loss_fn is None):
+            return []
+        if any(t.ndim == 0 or t.shape[0] != count for t in tensors((outputs, targets))):
+            return []
+        keep = [[i for i in range(count) if i % GROUPS != g] for g in range(GROUPS)]
+        return [self._score(copy, take(outputs, k, count), take(targets, k, count)) for k in keep]
+
+    def _outputs(self, copy: Copy, data: Batch) -> Batch:
+        inputs, targets = data
+        modes = [(module, module.training) for module in copy.model.modules()]
+        copy.model.eval()
+        try:
+            with torch.no_grad(), seeded(copy.seed), autocast(self.problem, copy.model):
+                outputs = called(copy.model, inputs)
+                if copy.draft.restore_outputs is not None:
+                    outputs = copy.draft.restore_outputs(outputs)
+        finally:
+            for module, training in modes:
+                module.training = training
+        return outputs, targets
+
+    def _score(self, copy: Copy, outputs: Any, targets: Any) -> float:
+        if any(not bool(torch.isfinite(t).all()) for t in tensors(outputs) if t.is_floating_point()):
+            return -math.inf
+        metric = self.problem.metric
+        if metric is None:
+            found = (self.start - self._loss(copy, outputs, targets)) / (self.reference or 1.0)
+        else:
+            found = self._metric(metric, copy, outputs, targets)
+        return found if math.isfinite(found) else -math.inf
+
+    def _metric(self, metric: Callable[..., Any], copy: Copy, outputs: Any, targets: Any) -> float:
+        try:
+            found = metric(outputs, targets)
+        except Exception as error:
+            raise UnvanishError(
+                f"metric(outputs, targets) raised {type(error).__name__} in the trial {copy.title!r} after"
+                f" {copy.steps} steps: {error}"
+            ) from error
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError):
+            raise UnvanishError(
+                f"metric(outputs, targets) returned a {type(found).__name__} in the trial {copy.title!r}; it must"
+                " return one number, higher is better"
+            ) from None
+
+    def _loss(self, copy: Copy, outputs: Any, targets: Any) -> float:
+        with torch.no_grad():
+            return float(loss_of(self.problem.loss_fn, outputs, targets))
+
+
+def standard_error(differences: Sequence[Sequence[float]]) -> float:
+    """Of the mean over seeds of score differences, from the seeds and from the data that judged.
+
+    se² = var_seeds / k + (g − 1)/g · Σ (d₋ᵢ − mean d₋ᵢ)², the second term the jackknife over g groups of the mean
+    difference. ``differences``: per seed the difference on all judging data, then those without one group each.
+    Source: Efron 1982, chapter 3.
+    """
+    whole = [each[0] for each in differences]
+    count = len(whole)
+    mean = sum(whole) / count
+    by_seed = sum((d - mean) ** 2 for d in whole) / (count - 1) / count if count > 1 else 0.0
+    groups = min(len(each) for each in differences) - 1
+    if groups < 2:
+        return math.sqrt(by_seed)
+    left_out = [sum(each[g] for each in differences) / count for g in range(1, groups + 1)]
+    middle = sum(left_out) / groups
+    by_data = (groups - 1) / groups * sum((d - middle) ** 2 for d in left_out)
+    return math.sqrt(by_seed + by_data)
+
+
+def rows(tree: Any) -> int:
+    """The first dimension of the first tensor that has one; 0 where there is none."""
+    return next((t.shape[0] for t in tensors(tree) if t.ndim), 0)
+
+
+def take(tree: Any, places: Sequence[int], count: int) -> Any:
+    """The same structure with only these rows of every tensor, array or list that has ``count`` of them."""
+    if isinstance(tree, list) and len(tree) == count and not any(isinstance(each, Tensor) for each in tree):
+        return [tree[place] for place in places]
+    if not isinstance(tree, (Tensor, list)) and getattr(tree, "shape", (0,))[:1] == (count,):
+        return tree[list(places)]
+    index = torch.tensor(places)
+    return rebuild(tree, lambda t: t[index.to(t.device)] if t.ndim and t.shape[0] == count else t)
+
+
+def _halves(whole: Batch) -> tuple[Batch, Batch]:
+    """Two random halves, always the same ones; twice the whole where a half would be too small to tell."""
+    count = rows(whole[0])
+    if count < FEWEST_TO_SPLIT:
+        return whole, whole
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    parts = sorted(order[: count // 2]), sorted(order[count // 2 :])
+    first, second = ((take(whole[0], part, count), take(whole[1], part, count)) for part in parts)
+    return first, second
+
+
+def _name(metric: Callable[..., Any]) -> str:
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else name.strip("_").replace("_", " ")

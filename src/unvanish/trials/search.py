@@ -1,0 +1,112 @@
+"""From many candidates to one: heats, the fewest edits, no edit too many, the learning rate, and a second seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from unvanish.remedies import Refused
+from unvanish.trials.plan import QUARTER
+from unvanish.trials.race import BudgetSpentError, Race
+from unvanish.trials.train import AS_IS, Candidate, title
+
+CLOSE = 0.02
+"""Scores this near to each other are taken for the same."""
+LOWER_RATE = "lr-0.3"
+
+
+def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None]) -> Candidate | None:
+    """The candidate to be judged; None where nothing that was raced is better than the network as it is.
+
+    Heats go on until one of them finds something or the budget for them is gone. ``remark`` is told which of the later
+    checks the budget did not reach.
+    """
+    finalists: list[Candidate] = []
+    while not finalists or not _better(race, finalists[0]):
+        base = race.price(AS_IS, race.seed, race.plan.rungs[-1])
+        count = race.plan.heat(race.left - race.plan.reserve - base)
+        field = race.admitted(stream, count if not finalists or count >= QUARTER else 0)
+        if not field:
+            return None
+        finalists = sorted([*finalists, *heat(race, field)], key=race.key, reverse=True)
+    chosen = smallest_of_the_best(race, finalists)
+    try:
+        chosen = minimised(race, chosen)
+    except BudgetSpentError:
+        remark("the budget ended before every edit had been left out once")
+    runner_up = next((c for c in finalists if not set(chosen) <= set(c)), None)
+    try:
+        return guarded(race, chosen, runner_up)
+    except BudgetSpentError:
+        remark("the budget ended before a smaller learning rate and a second seed had been tried")
+    return chosen
+
+
+def _better(race: Race, candidate: Candidate) -> bool:
+    return race.key(candidate) > race.key(AS_IS) + CLOSE
+
+
+def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
+    """Race these candidates and the network as it is over the rungs; those that reach the last one, best first.
+
+    A quarter of them goes on to the next rung, with the same batches and from where it stands.
+    """
+    left = list(field)
+    for place, rung in enumerate(race.plan.rungs):
+        stay = -(-len(left) // QUARTER)
+        if place:
+            left = sorted(left, key=race.key, reverse=True)[:stay]
+        race.reach(AS_IS, race.seed, rung, "as is")
+        for count, candidate in enumerate(left, 1):
+            race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
+            if rung < race.plan.rungs[-1]:
+                ahead = sorted(left[:count], key=race.key, reverse=True)
+                race.forget([*ahead[: -(-len(left) // QUARTER)], *left[count:]])
+    return sorted(left, key=race.key, reverse=True)
+
+
+def smallest_of_the_best(race: Race, finalists: Sequence[Candidate]) -> Candidate:
+    """Of the finalists within 0.02 of the best the one with the fewest edits, of equals the one that was due first."""
+    best = race.key(finalists[0])
+    near = {c for c in finalists if race.key(c) >= best - CLOSE}
+    due = dict.fromkeys(candidate for candidate, _, _ in race.measures if candidate in near)
+    return min(due, key=len)
+
+
+def minimised(race: Race, chosen: Candidate) -> Candidate:
+    """Drop edits one by one, as long as the score stays within 0.02."""
+    goal = race.key(chosen) - CLOSE
+    rung = race.plan.rungs[-1]
+    for out in chosen if len(chosen) > 1 else ():
+        smaller = tuple(edit for edit in chosen if edit != out)
+        try:
+            found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
+        except Refused:
+            continue
+        if found.key >= goal:
+            return minimised(race, smaller)
+    return chosen
+
+
+def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candidate:
+    """A second seed and a third of the learning rate: the worse of two seeds decides, else the runner-up.
+
+    The smaller rate and the runner-up have to be better by 0.02.
+    """
+    rung, second = race.plan.rungs[-1], race.seed + 1
+
+    def worse(candidate: Candidate) -> float:
+        found = race.reach(candidate, second, rung, f"a second seed: {title(candidate)}")
+        return min(race.key(candidate), found.key)
+
+    floor = worse(chosen)
+    rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
+    if runner_up is not None and floor < race.key(runner_up) - CLOSE:
+        rivals.append(runner_up)
+    for rival in rivals:
+        try:
+            race.reach(rival, race.seed, rung, f"learning rate guard: {title(rival)}")
+            if race.key(rival) > floor + CLOSE and (found := worse(rival)) > floor + CLOSE:
+                chosen, floor = rival, found
+        except Refused:
+            continue
+    return chosen

@@ -1,0 +1,82 @@
+"""What a search has measured so far, as JSON: enough to go on from, since everything else follows from the seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from unvanish.problem import Problem
+from unvanish.records import UnvanishError, from_builtins, to_builtins
+from unvanish.structure import tensors
+from unvanish.trials.race import Key, Measure
+
+SCHEMA = "unvanish.fix/1"
+State = dict[str, Any]
+SAMPLED = 64
+"""Entries of a tensor that tell it from another: evenly spread over it."""
+
+
+def fingerprint(problem: Problem, settings: Mapping[str, Any]) -> str:
+    """What tells one search from another: weights, batch, optimizer settings, and what was asked for."""
+    model, optimizer = problem.build(0)
+    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+    groups = [] if optimizer is None else optimizer.param_groups
+    digest.update(repr([{k: v for k, v in group.items() if k != "params"} for group in groups]).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        _add(digest, [tensor])
+    _add(digest, (problem.inputs, problem.targets))
+    return digest.hexdigest()
+
+
+def _add(digest: Any, tree: Any) -> None:
+    for tensor in tensors(tree):
+        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        flat = tensor.detach().flatten()
+        digest.update(repr(flat[:: max(1, flat.numel() // SAMPLED)].tolist()).encode())
+
+
+def written(measures: Mapping[Key, Measure], identity: str) -> State:
+    """The measures in the order they were taken."""
+    rows = [{"edits": list(c), "seed": d, "steps": s, **to_builtins(m)} for (c, d, s), m in measures.items()]
+    return {"schema": SCHEMA, "problem": identity, "measures": rows}
+
+
+def save(path: Path, state: State) -> None:
+    """Write beside the file and put it in place at once, so that an interruption leaves the old or the new one."""
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        beside.write_text(json.dumps(state, allow_nan=False))
+        beside.replace(path)
+    except OSError as error:
+        raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
+def load(given: str | Path | Mapping[str, Any], identity: str) -> dict[Key, Measure]:
+    """The measures of an earlier part of the same search; none where the file is not there yet."""
+    if isinstance(given, Mapping):
+        data: Any = dict(given)
+    else:
+        path = Path(given)
+        if not path.exists():
+            return {}
+        try:
+            data = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UnvanishError(f"resume={str(given)!r} cannot be read: {error}") from None
+    if not isinstance(data, dict) or cast("State", data).get("schema") != SCHEMA:
+        raise UnvanishError(f"resume= was given something that is not the state of a fix (schema {SCHEMA!r})")
+    if data["problem"] != identity:
+        raise UnvanishError(
+            "resume= holds another search: model, batch, optimizer, budget, seeds and steps must be as they were; give"
+            " another file to start anew"
+        )
+    return dict(_read(row) for row in data["measures"])
+
+
+def _read(row: dict[str, Any]) -> tuple[Key, Measure]:
+    fields = {name: row[name] for name in Measure.__struct_fields__ if name in row}
+    return (tuple(row["edits"]), row["seed"], row["steps"]), from_builtins(fields, Measure)

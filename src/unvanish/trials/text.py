@@ -1,0 +1,217 @@
+"""The text answer of a search: what to change, what it brings, what it cost, and what did not help.
+
+What comes from the user's program passes through ``Page.clean``. rich is imported when an answer is rendered.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+
+from unvanish.records import Trial
+from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
+from unvanish.trials.fixes import Fixes
+from unvanish.trials.race import Standing
+
+MOST_ROWS = 12
+MOST_REASONS = 8
+DOTS = str.maketrans("●─┊", "o-|")
+Scale = tuple[float, float]
+
+
+def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = True) -> str:
+    """The answer as lines of at most ``width`` cells (40 at least), without a newline at the end.
+
+    ``color`` adds ANSI colours, which only repeat what the words say; without ``unicode`` the text is plain ASCII.
+    """
+    from rich.console import Console
+
+    width, sheet = max(width, NARROWEST), io.StringIO()
+    console = Console(
+        file=sheet, width=width, force_terminal=color, color_system="256" if color else None, markup=False, emoji=False,
+        highlight=False, legacy_windows=False, _environ={},
+    )  # fmt: skip
+    page = Page(console, width, unicode)
+    for part in (_headline, _change, _tried, _not_tried, _cost):
+        part(fixes, page)
+    text = "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
+    return text if unicode else text.translate(DOTS).translate(ASCII)
+
+
+def progress_line(standing: Standing, width: int = 80) -> str:
+    """One line for a terminal: how much is spent, what was done last, and who leads."""
+    share = f"{100 * standing.spent / standing.budget:3.0f} %"
+    rivals = [row for row in standing.ranking if row[0] != "as is"]
+    leader = f" · ahead: {rivals[0][0]} {number(rivals[0][1])}" if rivals else ""
+    line = f"{share} · {standing.doing}{leader}"
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def number(score: float | None) -> str:
+    """A score with three decimals; fewer for large ones."""
+    if score is None:
+        return "not finite"
+    text = f"{score:.3f}" if abs(score) < 100 else f"{score:.0f}"
+    return text.replace("inf", "not finite").replace("-not", "not")
+
+
+def headline(fixes: Fixes) -> tuple[str, str]:
+    """The verdict in a word or two, and the sentence that goes with it."""
+    stopped = " (interrupted: the best so far)" if fixes.interrupted else ""
+    if fixes.best is not None:
+        base = number(fixes.best.baseline)
+        return (
+            f"Repaired{stopped}",
+            f"{fixes.unit} {base} as it is, {number(fixes.best.score)} with {fixes.best.remedy}",
+        )
+    if fixes.verdict == "nothing to repair":
+        after = f"after {_steps(fixes.as_is.steps)}"
+        return (
+            "Nothing to repair",
+            f"no fault was found and the loss falls ({fixes.unit} {number(fixes.as_is.score)} {after})",
+        )
+    where = "before it was interrupted" if fixes.interrupted else "within the budget"
+    closest = fixes.trials[0] if fixes.trials else None
+    count = len(fixes.trials)
+    told = "nothing was tried" if closest is None else f"{count} {'change was' if count == 1 else 'changes were'} tried"
+    if closest is not None and closest.judged:
+        told += (
+            f"; the closest, {closest.remedy}, brought {number(closest.score)} instead of {number(closest.baseline)}"
+        )
+    return f"No remedy found {where}", told
+
+
+def evidence(fixes: Fixes) -> Iterator[str]:
+    """What the accepted or closest trial rests on."""
+    trial = fixes.best or (fixes.trials[0] if fixes.trials and fixes.trials[0].judged else None)
+    if trial is None:
+        return
+    base = fixes.as_is.score_spread
+    yield f"as it is {number(trial.baseline)}{_range(base, trial.seeds)}"
+    yield f"changed {number(trial.score)}{_range(trial.score_spread, trial.seeds)}"
+    if trial.score is not None and trial.baseline is not None and trial.needed is not None:
+        yield f"gain {trial.score - trial.baseline:.3f}, asked for: more than {trial.needed:.3f}"
+    yield f"after {_steps(trial.steps)} each, {trial.seeds} {'seed' if trial.seeds == 1 else 'seeds'}"
+    if not fixes.unseen:
+        yield "training scores: nothing is claimed about unseen data"
+    else:
+        yield "on validation data that chose nothing" if fixes.split else "on the validation data that also chose"
+
+
+def _headline(fixes: Fixes, page: Page) -> None:
+    word, sentence = headline(fixes)
+    style = FAULT if fixes.verdict == "no remedy found" else FINE
+    page.print((f"{page.clean(word)}: ", f"{STRONG} {style}"), (page.clean(sentence), STRONG))
+    if facts := list(evidence(fixes)):
+        page.line()
+        page.facts("Measured:", map(page.clean, facts))
+
+
+def _change(fixes: Fixes, page: Page) -> None:
+    if fixes.best is None:
+        return
+    page.title("What to change")
+    page.print((page.clean(fixes.best.change), ""))
+    if fixes.patch:
+        page.line()
+        for line in fixes.patch.splitlines():
+            style = FINE if line.startswith("+") else FAULT if line.startswith("-") else QUIET
+            page.line((page.clean(line), style))
+    else:
+        where = "fixes.code (or --write FILE) is the Python text that makes the change without unvanish."
+        page.print((f"{where} No diff: {page.clean(fixes.patch_refused)}.", QUIET))
+
+
+def _tried(fixes: Fixes, page: Page) -> None:
+    shown = [trial for trial in (fixes.as_is, *fixes.trials) if trial.score is not None][: MOST_ROWS + 1]
+    if not fixes.trials or len(shown) < 2:
+        return
+    page.title(f"What was tried ({fixes.unit}, higher is better)")
+    page.print(("┊ as it is; ─ lowest to highest seed; not judged: one seed, on the data that chooses", QUIET))
+    page.line()
+    scale = _scale(shown)
+    headers = ("score", "as is", "steps") if page.width >= 64 else ("score",)
+    taken = 9 * len(headers) + 9
+    names = page.widest([trial.remedy for trial in shown], 5, max(12, page.width - taken - 14))
+    room = min(page.width - names - taken, 30)
+    page.line((f"{'':{names}}  {'  '.join(f'{header:>7}' for header in headers)}", QUIET))
+    for trial in shown:
+        name = page.short(page.clean(trial.remedy), names)
+        numbers = (_cell(trial.score), _cell(trial.baseline), f"{trial.steps:>7,}")[: len(headers)]
+        mark = "judged" if trial.judged and trial is not fixes.as_is else ""
+        style = STRONG if trial.helped else ""
+        page.line((f"{name:{names}}  {'  '.join(numbers)}  {dots(trial, scale, room)} {mark}", style))
+    if more := len(fixes.trials) + 1 - len(shown):
+        page.print((f"and {more} more that were behind or gave no finite score", QUIET))
+
+
+def dots(trial: Trial, scale: Scale, room: int) -> str:
+    """A trial on its row: ● its score, ─ the range of its seeds, ┊ the network as it is after as many steps."""
+    if room < 5 or trial.score is None:
+        return ""
+    cells = [" "] * room
+
+    def place(score: float) -> int:
+        low, high = scale
+        return round((room - 1) * min(max((score - low) / (high - low), 0.0), 1.0))
+
+    if trial.baseline is not None:
+        cells[place(trial.baseline)] = "┊"
+    low, high = trial.score_spread or (trial.score, trial.score)
+    for cell in range(place(low), place(high) + 1):
+        cells[cell] = "─"
+    cells[place(trial.score)] = "●"
+    return "".join(cells)
+
+
+def _not_tried(fixes: Fixes, page: Page) -> None:
+    no_use = [t.remedy for t in fixes.trials if _no_use(t)]
+    if no_use:
+        page.title("What did not help")
+        page.print((page.clean(", ".join(no_use)), ""))
+    if fixes.refused:
+        page.title("What does not apply")
+        for slug, reason in fixes.refused[:MOST_REASONS]:
+            page.listed(slug, page.clean(reason))
+        if len(fixes.refused) > MOST_REASONS:
+            page.print((f"and {', '.join(slug for slug, _ in fixes.refused[MOST_REASONS:])}", QUIET))
+
+
+def _no_use(trial: Trial) -> bool:
+    if trial.helped:
+        return False
+    return trial.score is None or (trial.baseline is not None and trial.score <= trial.baseline + 0.02)
+
+
+def _cost(fixes: Fixes, page: Page) -> None:
+    page.line()
+    cost = f"{fixes.spent:,} of {fixes.budget:,} optimizer steps (one full training: {fixes.planned:,})"
+    facts = [cost, "not counted: checks and scoring, which train nothing"]
+    if fixes.cut_off:
+        number_of = len(fixes.cut_off)
+        facts.append(
+            f"{number_of} {'change' if number_of == 1 else 'changes'} put last: a layer stays cut off with them"
+        )
+    page.facts("Spent:", facts)
+    for remark in fixes.remarks:
+        page.print((page.clean(remark), QUIET), label="- ")
+
+
+def _scale(trials: Sequence[Trial]) -> Scale:
+    """From the lowest to the highest score; scores far below the one as it is are drawn at the edge."""
+    ends = [end for t in trials if t.score is not None for end in t.score_spread or (t.score, t.score)]
+    high, base = max(ends), trials[0].score if trials[0].score is not None else min(ends)
+    low = max(min(ends), base - max(high - base, 0.1))
+    return low, high if high > low else low + 1.0
+
+
+def _cell(score: float | None) -> str:
+    return f"{number(score) if score is not None else '–':>7}"
+
+
+def _range(spread: tuple[float, float] | None, seeds: int) -> str:
+    return f" ({number(spread[0])} … {number(spread[1])})" if spread is not None and seeds > 1 else ""
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} {'step' if count == 1 else 'steps'}"
