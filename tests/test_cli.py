@@ -225,7 +225,7 @@ def test_the_traceback_is_shown_on_demand(checked, net, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "argv",
     [
-        [], ["check"], ["cure", "x.py"], ["check", "x.py", "--effort", "high"], ["check", "x.py", "--format", "html"],
+        [], ["check"], ["cure", "x.py"], ["check", "x.py", "--effort", "high"], ["check", "x.py", "--format", "yaml"],
         ["check", "x.py", "--select", "E501"], ["zoo", "chain-20", "--list"], ["check", "x.py", "--seed", "one"],
     ],
 )  # fmt: skip

@@ -13,14 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unvanish import lab as lab
+    from unvanish import zoo as zoo
     from unvanish.health import assert_healthy
     from unvanish.pipeline import diagnose
     from unvanish.problem import Problem
     from unvanish.records import UnvanishError
     from unvanish.report import Report
+    from unvanish.trials import fix
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose"]
+__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix"]
 
 # Loaded on first use: importing the package must not cost an import of torch.
 _HOMES = {
@@ -29,14 +32,18 @@ _HOMES = {
     "UnvanishError": "records",
     "assert_healthy": "health",
     "diagnose": "pipeline",
+    "fix": "trials",
 }
+_ROOMS = ("lab", "zoo")  # modules to be used by their own names, such as unvanish.lab.run
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        import importlib
+    import importlib
 
+    if name in _HOMES:
         return getattr(importlib.import_module(f"unvanish.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"unvanish.{name}")
     raise AttributeError(f"module 'unvanish' has no attribute {name!r}")
 
 

@@ -1,0 +1,136 @@
+"""``unvanish check FILE.py[:NAME]`` and ``unvanish zoo``: look at a training problem, and report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unvanish.terminal import (
+    FOUND,
+    HEALTHY,
+    STATUS,
+    colorful,
+    look_ahead,
+    speaks_unicode,
+    stdout_to_stderr,
+    width,
+    write,
+)
+
+if TYPE_CHECKING:
+    from unvanish.report import Report
+
+EFFORTS = ("quick", "auto", "full")
+FORMATS = ("text", "json", "html", "sarif", "junit", "github", "md")
+
+
+def add(commands: Any) -> None:
+    """Describe the two commands."""
+    check = commands.add_parser(
+        "check", help="check a training problem in a Python file", epilog=STATUS,
+        description="Check a training problem: how much of the error signal arrives at each layer, and why.",
+    )  # fmt: skip
+    add_target(check)
+    check.add_argument("--select", metavar="CODES", type=_codes, default=(), help="only these, such as UV1,UV302")
+    check.add_argument("--ignore", metavar="CODES", type=_codes, default=(), help="all findings but these")
+    check.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever is found")
+    check.set_defaults(run=_check)
+
+    zoo = commands.add_parser(
+        "zoo", help="list the reference networks, or check one", epilog=STATUS,
+        description="Networks whose state is known: list them, or check one.",
+    )  # fmt: skip
+    which = zoo.add_mutually_exclusive_group()
+    which.add_argument("name", metavar="NAME", nargs="?", help="the network to check")
+    which.add_argument("--list", action="store_true", help="list the networks (also without NAME)")
+    zoo.set_defaults(run=_zoo, select=(), ignore=(), exit_zero=False)
+    for command in (check, zoo):
+        command.add_argument(
+            "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
+        )
+        command.add_argument("--format", choices=FORMATS, default="text", help="of the report (default: %(default)s)")
+        command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
+        command.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="seed of the check (default: %(default)s)"
+        )
+
+
+def add_target(command: argparse.ArgumentParser) -> None:
+    """The argument that names a problem in a file."""
+    command.add_argument(
+        "target", metavar="FILE.py[:NAME]",
+        help="NAME is a Problem or a function without arguments that returns one (default: problem)",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """While the user's own program runs: what it prints goes to standard error, and torch's word on numpy nowhere."""
+    # torch works without numpy but says at its first use that it has none: no news for who checks a network.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    with stdout_to_stderr():
+        yield
+
+
+def _codes(text: str) -> tuple[str, ...]:
+    codes = tuple(code.strip().upper() for code in text.split(",") if code.strip())
+    wrong = [code for code in codes if not re.fullmatch(r"UV\d{0,3}", code)]
+    if wrong or not codes:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of codes or their beginnings, such as UV1,UV302")
+    return codes
+
+
+def _check(args: argparse.Namespace) -> int:
+    from unvanish.problem_file import loaded_problem, split_target
+
+    path, name = split_target(args.target)
+    return _judge(args, lambda: loaded_problem(path, name))
+
+
+def _zoo(args: argparse.Namespace) -> int:
+    from unvanish import zoo
+
+    if args.name:
+        network = zoo.get(args.name)
+        return _judge(args, lambda: contextlib.nullcontext(network.build(args.seed)))
+    names = zoo.names()
+    widest = max(map(len, names))
+    write(sys.stdout, "\n".join(f"{name:<{widest}}  {zoo.describe(name)}" for name in names))
+    return HEALTHY
+
+
+def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManager[Any]]) -> int:
+    """Check the problem, write the report, and say by the exit status how it went."""
+    from unvanish.report import filter_findings
+
+    if args.output is not None:
+        look_ahead(Path(args.output))
+    with quiet(), problem() as given:
+        from unvanish.pipeline import diagnose
+
+        report = diagnose(given, effort=args.effort, seed=args.seed)
+    report = filter_findings(report, args.select, args.ignore)
+    _deliver(args, report)
+    return HEALTHY if report.healthy or args.exit_zero else FOUND
+
+
+def _deliver(args: argparse.Namespace, report: Report) -> None:
+    from unvanish.report import write_text
+    from unvanish.report.formats import formats
+    from unvanish.report.text import render
+
+    written = {each.name: each.write for each in formats()}[args.format]
+    if args.output is not None:
+        write_text(Path(args.output), written(report))
+        write(sys.stderr, f"unvanish: {report.verdict}; the report is in {args.output}")
+    elif args.format == "text":
+        write(sys.stdout, render(report, width(), colorful(), speaks_unicode(sys.stdout)))
+    else:
+        write(sys.stdout, written(report))

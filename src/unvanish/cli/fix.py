@@ -1,0 +1,107 @@
+"""``unvanish fix FILE.py[:NAME]``: try remedies on copies, and hand over the smallest change that repairs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unvanish.cli.check import add_target, quiet
+from unvanish.records import UnvanishError
+from unvanish.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
+
+if TYPE_CHECKING:
+    from unvanish.trials import Fixes, Standing
+
+FORMATS = ("text", "json", "html", "md", "code", "diff")
+STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    command = commands.add_parser(
+        "fix", help="try remedies on copies of a network and hand over what repairs it", epilog=STATUS,
+        description="Try remedies on copies of the network, measure them, and hand over the smallest one that repairs.",
+    )  # fmt: skip
+    add_target(command)
+    command.add_argument(
+        "--budget", type=int, metavar="STEPS", help="optimizer steps for all trials (default: 3 × steps)"
+    )
+    command.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
+    )
+    command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
+    command.add_argument("--format", choices=FORMATS, default="text", help="of the answer (default: %(default)s)")
+    command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
+    command.add_argument("--write", metavar="FILE", help="write the repaired program to a new FILE")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)")
+    command.add_argument("--resume", metavar="FILE", help="keep the state of the search in FILE, and go on from it")
+    command.add_argument("--anyway", action="store_true", help="search even where nothing is wrong")
+    command.set_defaults(run=_fix)
+
+
+def _fix(args: argparse.Namespace) -> int:
+    from unvanish.problem_file import loaded_problem, split_target
+
+    path, name = split_target(args.target)
+    for target in (args.output, args.write):
+        if target is not None:
+            look_ahead(Path(target))
+            _spare(Path(target), path)
+    progress = Progress()
+    with quiet(), loaded_problem(path, name) as problem:
+        from unvanish.trials import fix
+
+        try:
+            fixes = fix(
+                problem, budget=args.budget, seeds=args.seeds, on=args.on, seed=args.seed, resume=args.resume,
+                anyway=args.anyway, progress=lambda standing: progress(*_told(standing)),
+            )  # fmt: skip
+        finally:
+            progress.clear()
+    if args.write is not None and fixes.best is not None:
+        from unvanish.trials.patch import write_repaired
+
+        write_repaired(fixes, args.write, path)
+        write(sys.stderr, f"unvanish: the repaired program is in {args.write}")
+    _deliver(args, fixes)
+    if fixes.interrupted:
+        return INTERRUPTED
+    return FOUND if fixes.verdict == "no remedy found" else HEALTHY
+
+
+def _spare(target: Path, original: Path) -> None:
+    if target.exists() and original.exists() and target.samefile(original):
+        raise UnvanishError(f"{str(target)!r} is the file that is being repaired, and it is never written over")
+
+
+def _told(standing: Standing) -> tuple[float, str]:
+    """The share of the budget that is spent, and who leads."""
+    leader = ""
+    if standing.ranking:
+        title, score, _ = standing.ranking[0]
+        leader = f" · best so far {title}, {score:.3f} {standing.unit}"
+    share = standing.spent / max(1, standing.budget)
+    return share, f"{standing.spent:,} of {standing.budget:,} steps · {standing.doing}{leader}"
+
+
+def _deliver(args: argparse.Namespace, fixes: Fixes) -> None:
+    from unvanish.report import write_text
+    from unvanish.trials.text import render
+
+    if args.format == "text":
+        text = render(fixes) if args.output else render(fixes, width(), colorful())
+    elif args.format == "code":
+        text = fixes.code
+    elif args.format == "diff":
+        text = fixes.patch or f"# no diff: {fixes.patch_refused or fixes.verdict}"
+    else:
+        text = {"json": fixes.to_json, "html": fixes.to_html, "md": lambda: f"```text\n{render(fixes)}\n```"}[
+            args.format
+        ]()
+    if args.output is not None:
+        write_text(Path(args.output), text)
+        write(sys.stderr, f"unvanish: {fixes.verdict}; the answer is in {args.output}")
+    else:
+        write(sys.stdout, text)

@@ -1,0 +1,158 @@
+"""``unvanish lab [EXPERIMENT]`` and ``unvanish theory ACTIVATION``: experiments to run, read and play with."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unvanish.records import UnvanishError
+from unvanish.terminal import HEALTHY, Progress, look_ahead, write, write_bytes
+
+if TYPE_CHECKING:
+    from unvanish.lab import Experiment, Knob
+    from unvanish.lab.outcome import Outcome
+
+FORMATS = ("text", "json", "csv", "html", "svg", "png", "pdf")
+EPILOG = "exit status: 0 done, 2 wrong usage or an error"
+
+
+def add(commands: Any, words: Sequence[str]) -> None:
+    """Describe the two commands; the settings of an experiment are options as soon as ``words`` name one."""
+    experiment = _named(words)
+    lab = commands.add_parser(
+        "lab", help="experiments on vanishing and exploding gradients, here or as a page in the browser", epilog=EPILOG,
+        description="Without EXPERIMENT: a page in the browser. With one: its table and the sentence that matters.",
+    )  # fmt: skip
+    lab.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help="its own settings: unvanish lab NAME --help")
+    lab.add_argument("--list", action="store_true", help="list the experiments")
+    lab.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any free one)")
+    lab.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    _add_output(lab)
+    if experiment is not None:
+        settings = lab.add_argument_group(f"settings of {experiment.name}", experiment.question)
+        if experiment.presets:
+            names = ", ".join(each.name for each in experiment.presets)
+            settings.add_argument("--preset", metavar="NAME", help=f"settings to start from: {names}")
+        for knob in experiment.settings:
+            option, text = f"--{knob.name.replace('_', '-')}", _help(knob)
+            if isinstance(knob.default, bool):
+                settings.add_argument(
+                    option, dest=f"knob_{knob.name}", action=argparse.BooleanOptionalAction, default=None, help=text
+                )
+            else:
+                settings.add_argument(option, dest=f"knob_{knob.name}", metavar="VALUE", help=text)
+    lab.set_defaults(run=_lab)
+
+    theory = commands.add_parser(
+        "theory", help="what mean-field theory says about an activation and an initialisation", epilog=EPILOG,
+        description="How signals and gradients of wide plain networks grow or shrink a layer, and how deep they reach.",
+    )  # fmt: skip
+    theory.add_argument("activation", metavar="ACTIVATION", help="such as sigmoid, tanh, relu or gelu")
+    theory.add_argument("--depth", metavar="N", help="layers (default: 20)")
+    theory.add_argument("--weight-variance", metavar="X", help="variance of a weight times the fan-in")
+    theory.add_argument("--bias-variance", metavar="X", help="variance of a bias")
+    _add_output(theory)
+    theory.set_defaults(run=_theory)
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """The words with ``--name -1,2`` written ``--name=-1,2``: a value that begins with a minus is no option."""
+    found: list[str] = []
+    for word in words:
+        minus = re.match(r"-[\d.,]|-inf|-nan", word)
+        if minus and found and found[-1].startswith("--") and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _named(words: Sequence[str]) -> Experiment | None:
+    """The experiment that a command line names, which must come before its settings."""
+    if list(words[:1]) != ["lab"] or not words[1:] or words[1].startswith("-"):
+        return None
+    from unvanish.lab import get
+
+    return get(words[1])
+
+
+def _help(knob: Knob) -> str:
+    default = ",".join(f"{each:g}" for each in knob.default) if isinstance(knob.default, tuple) else knob.default
+    unit = f", in {knob.unit}" if knob.unit else ""
+    return f"{knob.help}: {knob.allowed}{unit} (default: {default})".replace("%", "%%")
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=FORMATS, default=None, help="of the answer (default: text)")
+    command.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format of its suffix")
+
+
+def _lab(args: argparse.Namespace) -> int:
+    if args.list:
+        from unvanish.lab import experiments
+
+        widest = max(len(each.name) for each in experiments())
+        write(sys.stdout, "\n".join(f"{each.name:<{widest}}  {each.title}" for each in experiments()))
+        return HEALTHY
+    if args.experiment is None:
+        from unvanish.web import serve
+
+        return serve(args.port, browser=not args.no_browser, say=lambda line: write(sys.stderr, line))
+    from unvanish.lab import run
+
+    given = {
+        name.removeprefix("knob_"): value
+        for name, value in vars(args).items()
+        if name.startswith("knob_") and value is not None
+    }
+    preset = getattr(args, "preset", None) or ""
+    return _answer(args, lambda progress: run(args.experiment, progress=progress, preset=preset, **given))
+
+
+def _theory(args: argparse.Namespace) -> int:
+    from unvanish.lab import run_text
+
+    given = {name: getattr(args, name) for name in ("activation", "depth", "weight_variance", "bias_variance")}
+    return _answer(args, lambda progress: run_text("theory", given, progress))
+
+
+def _answer(args: argparse.Namespace, work: Callable[[Callable[[float, str], None]], Outcome]) -> int:
+    """Run it with its progress shown, and print or save what came out."""
+    chosen = args.format
+    if args.output is not None:
+        look_ahead(Path(args.output))
+        chosen = chosen or Path(args.output).suffix.lstrip(".").lower().replace("txt", "text")
+        if chosen not in FORMATS:
+            raise UnvanishError(f"{args.output!r} names no format; use one of {', '.join(FORMATS)} as its suffix")
+    progress = Progress()
+    try:
+        outcome = work(progress)
+    finally:
+        progress.clear()
+    data = _written(outcome, chosen or "text")
+    if args.output is not None:
+        _save(Path(args.output), data)
+        write(sys.stderr, f"unvanish: {outcome.sentence}")
+    elif isinstance(data, bytes):
+        write_bytes(data)
+    else:
+        write(sys.stdout, data)
+    return HEALTHY
+
+
+def _written(outcome: Outcome, name: str) -> str | bytes:
+    if name in ("svg", "png", "pdf"):
+        chart = outcome.chart()
+        return {"svg": lambda: chart.svg(theme="light"), "png": chart.png, "pdf": chart.pdf}[name]()
+    return {"text": outcome.__str__, "json": outcome.to_json, "csv": outcome.to_csv, "html": outcome.to_html}[name]()
+
+
+def _save(path: Path, data: str | bytes) -> None:
+    try:
+        path.write_bytes(f"{data}\n".encode() if isinstance(data, str) else data)
+    except OSError as error:
+        raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None

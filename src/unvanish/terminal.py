@@ -1,0 +1,111 @@
+"""How the commands answer: results on standard output or in files, the rest on standard error, and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import TextIO
+
+from unvanish.records import UnvanishError
+
+HEALTHY, FOUND, FAILED, INTERRUPTED = 0, 1, 2, 130
+STATUS = "exit status: 0 healthy, 1 findings of level error, 2 wrong usage or an error"
+WIDEST = 140
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Text and a newline; characters the stream does not know are escaped, and a reader that has left is no error."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        # what is still buffered goes nowhere, or the interpreter would complain when it exits
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def write_bytes(data: bytes) -> None:
+    """Bytes to standard output; UnvanishError where it is a terminal, which a picture would only garble."""
+    if sys.stdout.isatty():
+        raise UnvanishError("this format is not text, and standard output is a terminal; name a file with -o FILE")
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def look_ahead(path: Path) -> None:
+    """Refuse a path that cannot be written before a long computation, not after it."""
+    if path.is_dir():
+        raise UnvanishError(f"cannot write {str(path)!r}: it is a directory; name a file")
+    if not path.parent.is_dir():
+        raise UnvanishError(f"cannot write {str(path)!r}: there is no directory {str(path.parent)!r}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UnvanishError(f"cannot write {str(path)!r}: permission denied")
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Generator[None, None, None]:
+    """What a user's program prints, and what its child processes print, must not get into the result."""
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # a closed descriptor has nothing to protect
+        saved = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+class Progress:
+    """One line on standard error that is written over; where that is no terminal, nothing is shown."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._length = 0
+
+    def __call__(self, done: float, what: str) -> None:
+        """Show the share that is done, 0 to 1, and what is being worked on."""
+        if self._shown:
+            line = f"{done:4.0%}  {what}"[: width() - 1]
+            sys.stderr.write("\r" + line.ljust(self._length))
+            sys.stderr.flush()
+            self._length = len(line)
+
+    def clear(self) -> None:
+        """Take the line away, so that what follows starts on an empty one."""
+        if self._length:
+            sys.stderr.write("\r" + " " * self._length + "\r")
+            sys.stderr.flush()
+            self._length = 0
+
+
+def width() -> int:
+    """Columns of the terminal, at most as many as a line of text is read well in."""
+    return min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
+
+
+def colorful() -> bool:
+    """Whether colours are wanted on standard output: NO_COLOR and FORCE_COLOR decide before the terminal does."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+
+
+def speaks_unicode(stream: TextIO) -> bool:
+    """Whether the stream's encoding holds the bars and signs of the reports."""
+    try:
+        "▏┊⋮×…".encode(stream.encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
