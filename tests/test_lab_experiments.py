@@ -356,9 +356,10 @@ def test_the_predicted_gain_of_a_relu_by_hand() -> None:
     [
         ({"name": "sigmod"}, "there is no activation 'sigmod'; did you mean sigmoid"),
         ({"name": "tanh", "weight_variance": float("nan")}, "theory: weight_variance is nan"),
-        ({"name": "tanh", "bias_variance": -1.0}, "theory: bias_variance is -1;"),
+        ({"name": "tanh", "weight_variance": 1.0, "bias_variance": -1.0}, "theory: bias_variance is -1;"),
+        ({"name": "tanh", "bias_variance": 0.1}, "theory: a bias variance of 0.1 needs a weight variance"),
         ({"name": "tanh", "depth": 10**9}, "theory: depth is"),
-        ({"name": "tanh", "depth": 1}, "theory: depth is 1; it takes a whole number from 4"),
+        ({"name": "tanh", "depth": 0}, "theory: depth is 0; it takes a whole number from 1 to 100,000"),
     ],
 )
 def test_the_theory_page_refuses(given: dict[str, Any], said: str) -> None:

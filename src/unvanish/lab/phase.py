@@ -46,6 +46,7 @@ PRESETS = (
         {"activation": "sigmoid", "bias_variance": 0.0, "weight_variance": (1, 10, 50, 103.0, 200)},
     ),
 )
+DEPTH = Knob("depth", 20, "layers that are predicted", 1, 100_000, "layers")
 COLUMNS = (
     Column("weight_variance", help="σ_w²"),
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),
@@ -245,24 +246,26 @@ def theory_page(
     name: str,
     depth: int = 20,
     weight_variance: float | None = None,
-    bias_variance: float = 0.0,
+    bias_variance: float | None = None,
     width: int = 256,
     networks: int = 3,
 ) -> Outcome:
     """What mean-field theory says about an activation, for the common initialisations and one of the user's.
 
-    ``width`` and ``networks``: the random networks that are measured beside the prediction; width 0 measures nothing.
-    Inputs have variance 1. Raises UnvanishError for values out of range.
+    ``width`` and ``networks``: the random networks that are measured beside the prediction, as far as they are not
+    deeper than such networks are measured (200 layers); width 0 measures nothing. Inputs have variance 1. Raises
+    UnvanishError for values out of range.
     """
     phi = activation(name)
-    given = {"depth": depth, "bias_variance": bias_variance, "width": width, "networks": networks}
+    if bias_variance is not None and weight_variance is None:
+        raise UnvanishError(f"theory: a bias variance of {bias_variance!r} needs a weight variance beside it")
+    bias_variance = bias_variance or 0.0
     by_name = {knob.name: knob for knob in SETTINGS}
+    too_deep = width > 0 and depth > (by_name["depth"].high or 0)
+    width = 0 if too_deep else width
+    given = {"depth": depth, "bias_variance": bias_variance, "width": width, "networks": networks}
     for key, value in given.items():
-        if key == "depth" and width and depth > (by_name["depth"].high or 0):
-            raise UnvanishError(
-                f"theory: depth is {depth:,}; networks are measured up to depth {by_name['depth'].high:.0f}"
-            )
-        _within(by_name[key], value)
+        _within(DEPTH if key == "depth" else by_name[key], value)
     if weight_variance is not None:
         _within(by_name["weight_variance"], weight_variance)
     rows = [
@@ -276,7 +279,7 @@ def theory_page(
         sentence=_page_sentence(phi, depth, rows[-1] if weight_variance is not None else rows[0]),
         columns=PAGE_COLUMNS,
         rows=tuple(rows),
-        notes=_notes(phi),
+        notes=(*_notes(phi), *((f"Networks of {depth:,} layers are not measured.",) if too_deep else ())),
     )
 
 

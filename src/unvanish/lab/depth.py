@@ -1,0 +1,170 @@
+"""Deeper is not better by itself: accuracy of 1 to 20 hidden layers, all trained alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab.batched import Design, Images, chance, images, tuned
+
+KINDS: dict[str, tuple[Design, str]] = {
+    "sigmoid": (Design(1), "SGD"),
+    "sigmoid, Adam": (Design(1), "Adam"),
+    "sigmoid, centred init": (Design(1, init="centred"), "SGD"),
+    "tanh, critical init": (Design(1, activation="Tanh", init="critical"), "SGD"),
+    "residual × 1/√L": (Design(1, skip=1.0), "SGD"),
+    "batch norm": (Design(1, norm="batch"), "SGD"),
+}
+"""Each way to build a network of any depth, and the optimizer that trains it."""
+
+
+@experiment(
+    "depth",
+    title="Deep networks that do no better than shallow ones",
+    question="How does accuracy change with the number of hidden layers, as is and with a remedy?",
+    sources=("001", "000"),
+    settings=(
+        Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20),
+        Knob("width", 30, "units of each hidden layer", 4, 256, log=True),
+        Knob("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
+        Knob(
+            "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
+        ),
+        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
+        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True),
+        Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        Knob("rates", 7, "learning rates tried for each network, over three decades", 1, 31),
+        Knob("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set above"),
+        Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
+    ),
+)
+def run(s: Settings, progress: Progress) -> Outcome:
+    """Fully connected networks of equal width on digits, with 1 to 20 hidden layers.
+
+    A plain sigmoid network, the same under Adam, and four remedies are trained at every depth with the same number of
+    steps, on the same batches, from the same seeds. The learning rate is chosen for each kind and depth among the same
+    number of rates over three decades, on images that take no part in the training; accuracy is that on images that
+    took no part in the choice either.
+    """
+    data = images(s.data, s.folder, s.images)
+    jobs = _jobs(s)
+    weights = [hidden + 5 for _, hidden in jobs]  # the first layer and what surrounds a step weigh about five layers
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    try:
+        for turn, (kind, hidden) in enumerate(jobs):
+            begin, size = sum(weights[:turn]) / sum(weights), weights[turn] / sum(weights)
+            tell = partial(_tell, progress, begin, size, f"{hidden} hidden layers, {kind}")
+            rows.append(_row(kind, hidden, data, s, tell))
+    except (Stopped, KeyboardInterrupt):
+        notes.append(f"stopped early: {len(rows)} of {len(jobs)} networks were trained to the end")
+    return Outcome(
+        sentence=_sentence(rows),
+        columns=COLUMNS,
+        rows=tuple(rows),
+        pictures=tuple(_drawings(rows, chance(data), s)),
+        checks=tuple(_checks(rows)) if s.steps >= 100 and s.rates >= 4 else (),
+        notes=(*notes, f"the best constant answer is right on {100 * chance(data):.1f} % of the images that judge"),
+    )
+
+
+COLUMNS = (
+    Column("kind", "", "how the network is built and trained"),
+    Column("hidden", "layers", "number of hidden layers"),
+    Column("accuracy", "", "share of right answers on the images that judge, mean over seeds, at the chosen rate"),
+    Column("low", "", "of the worst seed"),
+    Column("high", "", "of the best seed"),
+    Column("rate", "", "the chosen learning rate"),
+)
+
+
+def _jobs(s: Settings) -> list[tuple[str, int]]:
+    """Kind and depth of each network, the shallow ones first."""
+    depths = sorted({int(each) for each in s.hidden})
+    if s.quick and len(depths) > 3:
+        depths = [depths[0], depths[len(depths) // 2], depths[-1]]
+    return [(kind, hidden) for hidden in depths for kind in KINDS]
+
+
+def _tell(progress: Progress, begin: float, size: float, what: str, share: float) -> None:
+    progress(begin + size * share, what)
+
+
+def _row(kind: str, hidden: int, data: Images, s: Settings, tell: Callable[[float], None]) -> dict[str, Any]:
+    design, optimizer = KINDS[kind]
+    steps, rates = (min(150, s.steps), min(4, s.rates)) if s.quick else (s.steps, s.rates)
+    design = replace(design, hidden=hidden, width=s.width, skip=design.skip / math.sqrt(hidden))
+    result = tuned(design, data, optimizer, rates=rates, seeds=s.seeds, steps=steps, seed=s.seed, progress=tell)
+    return {
+        "kind": kind,
+        "hidden": hidden,
+        "accuracy": fmean(result.scores),
+        "low": min(result.scores),
+        "high": max(result.scores),
+        "rate": result.rate,
+    }
+
+
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    plain = [row for row in rows if row["kind"] == "sigmoid"]
+    if not plain:
+        return "Nothing was trained to the end before it was stopped."
+    best, deepest = max(plain, key=lambda row: row["accuracy"]), plain[-1]
+    text = (
+        f"The plain sigmoid network does best with {_layers(best['hidden'])} ({best['accuracy']:.2f}) and reaches"
+        f" {deepest['accuracy']:.2f} with {deepest['hidden']}"
+    )
+    deep = [row for row in rows if row["hidden"] == deepest["hidden"] and row["kind"] != "sigmoid"]
+    if not deep:
+        return f"{text}."
+    saved = max(deep, key=lambda row: row["accuracy"])
+    return f"{text}; the best of the others reaches {saved['accuracy']:.2f} there ({saved['kind']})."
+
+
+def _layers(hidden: int) -> str:
+    return f"{hidden} hidden layer{'' if hidden == 1 else 's'}"
+
+
+def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
+    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    depths = sorted({hidden for _, hidden in found})
+    if len(depths) < 2 or depths[-1] < 20 or ("sigmoid, centred init", depths[-1]) not in found:
+        return
+    lost = found["sigmoid", depths[0]] - found["sigmoid", depths[-1]]
+    kept = found["sigmoid, centred init", depths[-1]] - found["sigmoid", depths[-1]]
+    what = f"accuracy a plain sigmoid network loses from {_layers(depths[0])} to {depths[-1]}"
+    yield Check(what, "more than 0.5", round(lost, 3), lost > 0.5)
+    what = f"accuracy that centred initialisation gives back at {depths[-1]}"
+    yield Check(what, "more than 0.5", round(kept, 3), kept > 0.5)
+
+
+def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> Iterator[Drawing]:
+    depths = sorted({row["hidden"] for row in rows})
+    for hidden in dict.fromkeys([*depths[-1:], *depths[:1]]):
+        own = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
+        dots = [
+            {
+                "name": row["kind"],
+                "score": row["accuracy"],
+                "low": row["low"],
+                "high": row["high"],
+                "gain": None,
+                "baseline": row["kind"] == "sigmoid",
+            }
+            for row in own
+        ]
+        as_is = next((row["accuracy"] for row in own if row["kind"] == "sigmoid"), None)
+        yield Drawing.of(
+            "remedies",
+            f"What does a network with {_layers(hidden)} learn?",
+            f"Accuracy of {len(own)} networks with {_layers(hidden)}: a dot for the mean over {s.seeds} seeds, a line"
+            f" from the worst to the best, sorted; chance is {best_constant:.3g}.",
+            dots,
+            chance=best_constant,
+            as_is=as_is,
+        )
