@@ -80,3 +80,8 @@ def test_a_batch_that_cannot_be_cut_is_said() -> None:
     torch.manual_seed(0)
     report = diagnose(nn.Linear(3, 1), torch.randn(4, 3), torch.randn(4, 1), F.mse_loss, effort="full")
     assert any(what == "noise" and "cannot be cut" in why for what, why in report.undecided)
+
+
+def test_a_mean_that_cancels_to_less_than_zero_by_rounding_is_chance():
+    gram = torch.tensor([[1.0, -1.0 - 1e-12], [-1.0 - 1e-12, 1.0]], dtype=torch.float64)
+    assert by_chance(gram) == 1.0

@@ -52,9 +52,9 @@ def add(commands: Any, words: Sequence[str]) -> None:
         description="How signals and gradients of wide plain networks grow or shrink a layer, and how deep they reach.",
     )  # fmt: skip
     theory.add_argument("activation", metavar="ACTIVATION", help="such as sigmoid, tanh, relu or gelu")
-    theory.add_argument("--depth", metavar="N", help="layers (default: 20)")
-    theory.add_argument("--weight-variance", metavar="X", help="variance of a weight times the fan-in")
-    theory.add_argument("--bias-variance", metavar="X", help="variance of a bias")
+    theory.add_argument("--depth", type=int, metavar="N", help="layers (default: 20)")
+    theory.add_argument("--weight-variance", type=float, metavar="X", help="variance of a weight times the fan-in")
+    theory.add_argument("--bias-variance", type=float, metavar="X", help="variance of a bias")
     _add_output(theory)
     theory.set_defaults(run=_theory)
 
@@ -114,10 +114,11 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _theory(args: argparse.Namespace) -> int:
-    from unvanish.lab import run_text
+    from unvanish.lab.phase import theory_page
 
-    given = {name: getattr(args, name) for name in ("activation", "depth", "weight_variance", "bias_variance")}
-    return _answer(args, lambda progress: run_text("theory", given, progress))
+    named = ("depth", "weight_variance", "bias_variance")
+    given = {name: value for name in named if (value := getattr(args, name)) is not None}
+    return _answer(args, lambda progress: theory_page(args.activation, **given))
 
 
 def _answer(args: argparse.Namespace, work: Callable[[Callable[[float, str], None]], Outcome]) -> int:

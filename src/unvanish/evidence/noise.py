@@ -112,6 +112,8 @@ def by_chance(gram: Tensor) -> float | None:
 
 def _f_tail(value: float, above: float, below: float) -> float:
     """P(F > value) with these degrees of freedom, by the Wilson-Hilferty cube root."""
+    if value <= 0:  # a mean that cancels to rounding can come out below zero
+        return 1.0
     root, a, b = value ** (1.0 / 3.0), 2.0 / (9.0 * above), 2.0 / (9.0 * below)
     z = ((1.0 - b) * root - (1.0 - a)) / math.sqrt(b * root**2 + a)
     return 0.5 * math.erfc(z / math.sqrt(2.0))
