@@ -142,8 +142,9 @@ def open_race(
 def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     """Train the network as it is for T/16 steps: what was found before and after, and whether it is improving.
 
-    Improving: converged; or 3 % of L_ref has been won, and the loss is at most 10 % of L_ref above that of the best
-    constant answer. Findings of the start come first.
+    Improving: converged; or 3 % of L_ref has been won, and the loss is at least that far below the best constant
+    answer's. Where it is only near that answer, the training goes on to the last rung before it is judged: there a
+    network that learns has left the constant behind, and one that is stuck has not. Findings of the start come first.
     """
     stops = sorted({rung for rung in race.plan.rungs if rung < race.plan.probe} | {race.plan.probe})
     for stop in stops:
@@ -157,10 +158,16 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     )
     later = diagnose(trained, seed=race.seed).findings
     known = {finding.code for finding in first}
-    return (*first, *(f for f in later if f.code not in known)), _improving(race)
+    found = (*first, *(f for f in later if f.code not in known))
+    improving = _improving(race)
+    if improving is None and all(f.level != "error" for f in found):
+        race.reach(AS_IS, race.seed, race.plan.rungs[-1], "probe: as is")
+        improving = _improving(race)
+    return found, bool(improving)
 
 
-def _improving(race: Race) -> bool:
+def _improving(race: Race) -> bool | None:
+    """Whether the network as it is learns; None where its loss has come near that of the best constant answer."""
     loss, copy = race.report.loss, race.copy(AS_IS, race.seed)
     if loss is None or not copy.losses:
         return False
@@ -168,8 +175,8 @@ def _improving(race: Race) -> bool:
         return True
     first, last = copy.loss_before, copy.loss_now
     scale = loss.reference if loss.reference else abs(first)
-    if loss.best_constant is not None and last > loss.best_constant + WORSE * scale:
-        return False
+    if loss.best_constant is not None and last > loss.best_constant - IMPROVING * scale:
+        return None if last < loss.best_constant + WORSE * scale else False
     return first - last > IMPROVING * scale
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from unvanish.pipeline import diagnose
@@ -22,6 +22,11 @@ Key = tuple[Candidate, int, int]
 VETO = -2.5
 """log10 of the relative transmission below which a layer counts as cut off."""
 EXCUSED = ("gated", "saddle", "frozen", "unused")
+STAYING = ("UV701", "UV702", "UV706", "UV707")
+"""Findings about the outputs and inputs: an edit that leaves one of them is put last, as one that cuts a layer off is.
+
+Training does not remove them, and on a quarter of the steps their price does not show yet.
+"""
 BLIND = ("optimizer", "rate", "clip")
 """Kinds of edits that leave the flow of the gradient as it is."""
 FALL = 0.05
@@ -69,7 +74,7 @@ class Race:
 
     ``told`` hears of every measure; ``keep`` is called after each, to write it down; ``replay`` holds measures written
     down earlier: they are taken over as they are, and counted, without training again. Without ``veto`` no
-    candidate is put last for the layers it leaves cut off.
+    candidate is put last for the layers it leaves cut off, or the finding it leaves.
     """
 
     problem: Problem
@@ -213,7 +218,7 @@ class Race:
             self.reached.pop((candidate, seed), None)
 
     def admitted(self, stream: Iterator[Candidate], count: int) -> list[Candidate]:
-        """The next ``count`` candidates that apply and leave no layer cut off; cut-off ones only where others run out.
+        """The next ``count`` candidates that apply and leave no layer cut off; those that do only where others run out.
 
         At most three times as many are looked at: a look costs a pass through the network.
         """
@@ -244,7 +249,8 @@ class Race:
         if not self.veto:
             return "applies"
         if structure not in self.flows:
-            self.flows[structure] = transmission(self.problem, self.copy(candidate, self.seed))
+            staying = {f.code for f in self.findings if f.level == "error" and f.code in STAYING}
+            self.flows[structure] = transmission(self.problem, self.copy(candidate, self.seed), staying)
         cut_off = self.flows[structure] < VETO
         if cut_off or not self.roomy:
             del self.copies[candidate, self.seed]
@@ -260,11 +266,18 @@ class Race:
         return True
 
 
-def transmission(problem: Problem, each: Copy) -> float:
-    """The lowest log10 transmission of a layer of the edited, untrained copy; 0 where it could not be looked at."""
+def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) -> float:
+    """The lowest log10 transmission of a layer of the edited, untrained copy; 0 where it could not be looked at.
+
+    −inf where one of the findings ``staying`` is still there.
+    """
     try:
-        layers = diagnose(replace(each.draft.problem, autocast=problem.autocast), effort="quick").layers
+        effort = "auto" if staying else "quick"
+        report = diagnose(replace(each.draft.problem, autocast=problem.autocast), effort=effort)
     except UnvanishError:
         return 0.0
+    if any(finding.code in staying for finding in report.findings):
+        return -math.inf
+    layers = report.layers
     found = [a.log10_transmission for a in layers if a.verdict not in EXCUSED and a.log10_transmission is not None]
     return min(found, default=0.0)

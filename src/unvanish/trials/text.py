@@ -190,7 +190,7 @@ def _cost(fixes: Fixes, page: Page) -> None:
     if fixes.cut_off:
         number_of = len(fixes.cut_off)
         facts.append(
-            f"{number_of} {'change' if number_of == 1 else 'changes'} put last: a layer stays cut off with them"
+            f"{number_of} {'change' if number_of == 1 else 'changes'} put last: the trouble is still there with them"
         )
     page.facts("Spent:", facts)
     for remark in fixes.remarks:
