@@ -6,10 +6,11 @@ import importlib.util
 import math
 import re
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import unvanish
+from unvanish import zoo
 from unvanish.records import Finding, UnvanishError
 from unvanish.remedies import remedies
-from unvanish.trials import open_race
+from unvanish.trials import open_race, probe
 from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import PARTNERS, at_random, in_order, ordered
 from unvanish.trials.fixes import Fixes
@@ -366,3 +368,31 @@ def _race_of_program(folder: Path, source: str) -> tuple[Any, str]:
 def test_fixes_hold_what_the_contract_names() -> None:
     wanted = {"trials", "best", "model", "code", "before", "after"}
     assert wanted <= set(Fixes.__dataclass_fields__)
+
+
+def test_an_edit_that_leaves_a_wrong_output_layer_is_put_last() -> None:
+    """A softmax before a cross-entropy: no activation swap helps, and a quarter of the steps would not show it."""
+    problem = replace(zoo.get("double-softmax").build(0), steps=160)
+    race = open_race(problem, Plan(160, 480, 1), unvanish.diagnose(problem))
+    assert "UV706" in {found.code for found in race.findings}
+    stream = iter([("activation-tanh",), ("lr-10",), ("output-layer",)])
+    assert race.admitted(stream, 1) == [("output-layer",)]
+    assert race.vetoed == [("activation-tanh",), ("lr-10",)]
+
+
+def test_without_such_a_finding_the_same_edits_stay_in_order() -> None:
+    race = race_of(small())
+    assert race.admitted(iter([("activation-relu",), ("lr-10",)]), 2) == [("activation-relu",), ("lr-10",)]
+    assert race.vetoed == []
+
+
+@pytest.mark.parametrize(("rate", "learns"), [(0.0, False), (0.05, True)])
+def test_a_network_is_left_alone_only_where_it_beats_the_constant_answer(rate: float, learns: bool) -> None:
+    problem = small()
+    model = cast("nn.Sequential", problem.model)
+    with torch.no_grad():
+        cast("nn.Linear", model[2]).weight.mul_(1e-3)  # it starts where the best constant answer is
+    race = race_of(replace(problem, optimizer=torch.optim.SGD(model.parameters(), lr=rate)))
+    assert probe(race)[1] is learns
+    constant = race.report.loss.best_constant
+    assert (race.copy(AS_IS, 0).loss_now < 0.97 * constant) is learns
