@@ -307,7 +307,7 @@ def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Draw
 
     apart = -(-made.depth // DRAWN)
     few = np.unique(np.append(np.arange(0, made.depth, apart), made.depth - 1))
-    every = f", every {apart}th layer of it: the axis counts those" if apart > 1 else ""
+    every = f", one layer in {apart}: the axis counts those" if apart > 1 else ""
     names = [str(place + 1) for place in few.tolist()]
     stairs = Drawing.of(
         "staircase",

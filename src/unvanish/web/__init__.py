@@ -1,0 +1,70 @@
+"""The local server of the lab: one page for all experiments, on loopback and for whoever holds the token."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+
+from unvanish.records import UnvanishError
+
+HOST = "127.0.0.1"
+
+
+def serve(port: int = 0, *, browser: bool = True, say: Callable[[str], None] = print) -> int:
+    """Serve the lab until it is interrupted; the address, with its token, is said and opened in a browser.
+
+    ``port``: 0 takes any free one. Returns the exit status. Raises UnvanishError where the port cannot be had or the
+    packages of the extra "lab" are not installed.
+    """
+    try:
+        import uvicorn
+
+        from unvanish.web.app import application, warm
+    except ImportError as error:
+        raise UnvanishError(
+            f"the page of the lab needs the package {error.name}, which is not installed;"
+            " try: pip install 'unvanish[lab]'"
+        ) from None
+    if not 0 <= port <= 65535:
+        raise UnvanishError(f"serving the lab on port {port}: a port is a number from 0 to 65535")
+    token = secrets.token_urlsafe(24)
+    try:
+        listening = listen(port)
+    except OSError as error:
+        raise UnvanishError(
+            f"serving the lab on port {port}: {error.strerror or error}; choose another --port, or none"
+        ) from None
+    with listening:
+        port = listening.getsockname()[1]
+        warm()  # the address is said when the page is there at once
+        address = f"http://{HOST}:{port}/?token={token}"
+        say(f"unvanish lab: {address}  (Ctrl+C ends it)")
+        if browser:
+            threading.Timer(0.5, webbrowser.open, (address,)).start()
+        config = uvicorn.Config(
+            application(token, port), log_level="error", lifespan="on", timeout_graceful_shutdown=2,
+            server_header=False, limit_concurrency=64,
+        )  # fmt: skip
+        with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+            uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def listen(port: int = 0) -> socket.socket:
+    """A listening socket on loopback; OSError where the port cannot be had."""
+    # asyncio turns Nagle's algorithm off only where the protocol is named: with it, each answer waits 40 ms
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -1,0 +1,103 @@
+"""What the page is told: an experiment and its settings, an outcome, a compiled drawing; plain values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from unvanish.lab import Experiment, Outcome, get
+from unvanish.lab.outcome import Drawing
+from unvanish.records import to_builtins
+from unvanish.web.asked import FILES
+
+ROWS = 1000
+"""Rows a page is sent; a table of more cannot be read, and the file to save has them all."""
+CHECKED = 300
+"""Layers of a chain that the page offers to check: the tool itself takes some seconds for more."""
+LIVE = frozenset({"activations", "chain", "ravine", "unstable", "whatif"})
+"""Experiments that answer while a slider moves; any other is started as a job."""
+LONG = frozenset({"claims"})
+MARGINS = ("left", "right", "top", "bottom")
+
+
+def pace(experiment: Experiment) -> str:
+    """ "live": while a slider moves; "short": some seconds, started when its page opens; "long": on request."""
+    if experiment.name in LIVE:
+        return "live"
+    trains = any(knob.name == "quick" for knob in experiment.settings)  # such an experiment can be made quicker
+    return "long" if trains or experiment.name in LONG else "short"
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """An experiment and its settings."""
+    knobs = [
+        {
+            "name": knob.name, "default": _plain(knob.default), "help": knob.help, "low": knob.low, "high": knob.high,
+            "unit": knob.unit, "choices": list(knob.choices), "log": knob.log, "kind": knob.kind,
+            "allowed": knob.allowed, "slide": list(knob.slide or (knob.low, knob.high)),
+        }
+        for knob in experiment.settings
+        if knob.name not in FILES
+    ]  # fmt: skip
+    presets = [
+        {"title": each.title, "settings": {name: _plain(value) for name, value in each.settings.items()}}
+        for each in experiment.presets
+    ]
+    return {
+        "name": experiment.name, "title": experiment.title, "question": experiment.question,
+        "sources": list(experiment.sources), "pace": pace(experiment), "settings": knobs, "presets": presets,
+    }  # fmt: skip
+
+
+def spoken(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as the page shows it."""
+    step = -(-len(outcome.rows) // ROWS) or 1
+    changed = _changed(outcome)
+    arguments = "".join(f", {name}={value!r}" for name, value in changed.items())
+    # the pictures carry their own tables
+    answer: dict[str, Any] = to_builtins(outcome.replace(rows=outcome.rows[::step], pictures=()))
+    answer.update(
+        total=len(outcome.rows),
+        pictures=[_picture(drawing) for drawing in outcome.pictures],
+        code=f'import unvanish.lab\n\noutcome = unvanish.lab.run("{outcome.experiment}"{arguments})\nprint(outcome)',
+        check="",
+    )
+    if outcome.experiment == "chain" and outcome.settings["depth"] <= CHECKED and outcome.settings["width"] <= 64:
+        answer["check"] = f"/check/chain?{urlencode({name: _plain(value) for name, value in changed.items()})}"
+    return answer
+
+
+def _changed(outcome: Outcome) -> dict[str, Any]:
+    """The settings that are not at their defaults; a list of one number as that number."""
+    found: dict[str, Any] = {}
+    for knob in get(outcome.experiment).settings:
+        value = outcome.settings.get(knob.name, knob.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != knob.default:
+            found[knob.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return found
+
+
+def _picture(drawing: Drawing) -> dict[str, Any]:
+    """What changes when numbers change: the tables, the size, and the parameters of the drawing."""
+    tables = {name: rows for name, rows in drawing.tables.items() if name != "frame"}
+    return {
+        "name": drawing.name, "title": drawing.title, "description": drawing.description, "tables": tables,
+        "size": _size(drawing.tables.get("frame") or [{}]), "data": to_builtins(drawing.replace(tables={}))["data"],
+    }  # fmt: skip
+
+
+def _size(frame: list[dict[str, Any]]) -> dict[str, Any]:
+    """Width and height of the plot, the margins around it, and the parameters, as the drawing has them."""
+    row: Mapping[str, Any] = frame[0]
+    margins = {side: row[side] for side in MARGINS} if "left" in row else {}
+    width, height = row.get("width"), row.get("height")
+    if margins:
+        width, height = row["width"] - row["left"] - row["right"], row["height"] - row["top"] - row["bottom"]
+    parameters = {name: value for name, value in row.items() if name not in ("width", "height", *MARGINS)}
+    return {"width": width, "height": height, "padding": margins or None, "parameters": parameters}
+
+
+def _plain(value: Any) -> Any:
+    return ",".join(repr(each) for each in value) if isinstance(value, (tuple, list)) else value

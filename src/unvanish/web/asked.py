@@ -1,0 +1,56 @@
+"""What a request asks for: an experiment, its settings as texts, and how wide its pictures are to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from unvanish.lab import Experiment, get
+from unvanish.records import UnvanishError
+
+PIXELS = (300, 1000)
+FILES = ("folder", "report")
+"""Settings that name a place on this machine: a page must not choose what is read there."""
+MOST_NUMBERS = 500_000
+"""Layers times inputs of one chain on the page; more is for the command line, which has the machine to itself."""
+MOST_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An experiment with checked settings, and the width of its pictures in pixels."""
+
+    experiment: Experiment
+    settings: Mapping[str, str]
+    pixels: int
+
+
+def asked(request: Request) -> Asked:
+    """What the address asks for; UnvanishError where a setting is not allowed, or too much for a page."""
+    experiment = get(request.path_params["name"])
+    about = f"lab {experiment.name}"
+    given = request.query_params
+    if len(given.multi_items()) != len(given):
+        raise UnvanishError(f"{about}: a setting is given twice")
+    if wrong := [name for name in given if not name.isidentifier()]:
+        raise UnvanishError(f"{about}: there is no setting {wrong[0][:40]!r}")
+    settings = {name: value for name, value in given.items() if name != "px"}
+    settled = experiment.settle(**settings)
+    if any(settled.get(name) for name in FILES):
+        raise UnvanishError(
+            f"{about}: on the page no file or folder of this machine can be named; use the command line"
+        )
+    numbers = settled.get("depth", 1) * len(settled.get("input", ())) if experiment.name == "chain" else 0
+    if numbers > MOST_NUMBERS or settled.get("rows", 0) > MOST_ROWS:
+        raise UnvanishError(
+            f"{about}: the page takes at most {MOST_NUMBERS:,} layers times inputs and {MOST_ROWS:,} rows;"
+            " run more on the command line"
+        )
+    return Asked(experiment, settings, _pixels(given.get("px", "")))
+
+
+def _pixels(text: str) -> int:
+    low, high = PIXELS
+    return min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620

@@ -1,0 +1,116 @@
+// Pictures that are drawn once and then only get new numbers: the drawing comes compiled from the server.
+import {make, table} from '/static/parts.js';
+
+const OPTIONS = {mode: 'vega', renderer: 'svg', actions: false, ast: true, defaultStyle: false, tooltip: false, logLevel: 1};
+const PAUSE = 120; // ms after which a picture outside the window is drawn, unless another setting came first
+const compiled = new Map();
+
+const inView = element => {
+  const {top, bottom} = element.getBoundingClientRect();
+  return bottom >= 0 && top <= innerHeight;
+};
+
+const drawing = name => {
+  if (!compiled.has(name)) compiled.set(name, fetch(`/api/vega/${name}`).then(answer => answer.json()));
+  return compiled.get(name);
+};
+
+// vega.js is a module of its own and may come later than this one
+async function embed(...given) {
+  for (let waited = 0; !window.vegaEmbed; waited += 1) {
+    if (waited > 600) throw new Error('the drawing library did not load');
+    await new Promise(done => setTimeout(done, 20));
+  }
+  return window.vegaEmbed(...given);
+}
+
+export class Pictures {
+  constructor(home, named = true) {
+    this.home = home;
+    this.named = named; // whether each picture has a heading of its own
+    this.slots = [];
+    this.turn = 0;
+  }
+
+  /** How wide a picture can be here, in pixels. */
+  get width() {
+    return Math.floor(this.home.getBoundingClientRect().width) || Math.min(innerWidth - 40, 900);
+  }
+
+  clear() {
+    this.turn += 1;
+    for (const slot of this.slots) slot.view?.finalize();
+    this.slots = [];
+    this.home.replaceChildren();
+  }
+
+  /** Draw what is in view now, and the rest when the reader pauses; done when the first part is. */
+  async show(pictures) {
+    const turn = ++this.turn;
+    while (this.slots.length > pictures.length) {
+      const slot = this.slots.pop();
+      slot.view?.finalize();
+      slot.figure.remove();
+    }
+    for (const [index, picture] of pictures.entries()) {
+      const slot = this.slots[index] ?? this.add(index);
+      slot.title.textContent = picture.title;
+      slot.caption.textContent = picture.description;
+      slot.place.setAttribute('aria-label', picture.title);
+      slot.numbers.setAttribute('aria-label', `Numbers: ${picture.title}`);
+      slot.data = picture.data;
+      if (slot.table.open) this.fill(slot);
+    }
+    const seen = pictures.filter((_, index) => inView(this.slots[index].place));
+    for (const picture of seen) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    const later = pictures.filter(picture => !seen.includes(picture));
+    setTimeout(() => this.finish(turn, pictures, later), seen.length && later.length ? PAUSE : 0);
+  }
+
+  async finish(turn, pictures, later) {
+    for (const picture of later) if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    if (turn === this.turn) this.home.dataset.whole = turn;
+  }
+
+  add(index) {
+    const slot = {view: null, name: '', data: []};
+    slot.title = make('h2');
+    slot.caption = make('figcaption');
+    slot.place = make('div', {className: 'picture', tabIndex: 0, role: 'group'});
+    slot.numbers = make('div', {className: 'scroll', tabIndex: 0, role: 'region'});
+    slot.table = make('details', {ontoggle: () => { if (slot.table.open) this.fill(slot); }},
+      make('summary', {}, 'Numbers of this picture'), slot.numbers);
+    slot.figure = make('figure', {}, ...(this.named ? [slot.title] : []), slot.caption, slot.place, slot.table);
+    this.home.append(slot.figure);
+    return this.slots[index] = slot;
+  }
+
+  // a table that nobody reads would cost as much as the picture
+  fill(slot) {
+    const columns = Object.keys(slot.data[0] ?? {}).map(name => ({name, unit: '', help: ''}));
+    slot.numbers.replaceChildren(table('', columns, slot.data));
+  }
+
+  async draw(slot, picture) {
+    const known = await drawing(picture.name);
+    if (slot.name !== picture.name) {
+      slot.view?.finalize();
+      slot.place.replaceChildren();
+      slot.view = (await embed(slot.place, structuredClone(known), OPTIONS)).view;
+      slot.name = picture.name;
+      slot.signals = new Set(known.signals.map(each => each.name));
+    }
+    const {view} = slot;
+    const {width, height, padding, parameters} = picture.size;
+    if (width) view.width(width);
+    if (height) view.height(height);
+    if (padding) view.padding(padding);
+    for (const [name, value] of Object.entries(parameters)) if (slot.signals.has(name)) view.signal(name, value);
+    for (const [name, rows] of Object.entries(picture.tables)) view.data(name, rows);
+    await view.runAsync();
+    const svg = slot.place.querySelector('svg');
+    svg?.setAttribute('role', 'img');
+    svg?.setAttribute('aria-label', picture.description);
+    slot.place.dataset.drawn = Number(slot.place.dataset.drawn ?? 0) + 1;
+  }
+}
