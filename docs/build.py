@@ -1,7 +1,7 @@
-"""Writes the generated pages and the generated parts of README.md. Without --example no network is built or measured.
+"""Writes the generated pages and parts of pages. Without --example no network is built, measured or trained.
 
-python docs/build.py             # rules.md, glossary.md, zoo.md, and the table of costs in README.md
-python docs/build.py --example   # also runs the example of README.md and writes down what it prints
+python docs/build.py             # rules, remedies, glossary, zoo; the lists in lab and pictures; parts of README.md
+python docs/build.py --example   # also runs the check and the search of README.md, and writes down what they print
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import inspect
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unvanish import glossary, records, report, zoo
+from unvanish import charts, cli, glossary, lab, records, report, trials, zoo
+from unvanish.problem_file import loaded_problem
+from unvanish.remedies import Remedy, remedies
+from unvanish.report.formats import formats
 from unvanish.rules import Rule, rules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,14 +28,18 @@ COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
-    records.StepFacts, records.OutputFacts, records.InputFacts, records.ZeroFacts, records.Setting, records.Flow,
+    records.StepFacts, records.RateTrial, records.OutputFacts, records.InputFacts, records.ZeroFacts, records.Setting,
+    records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
+FIXED = "examples/deep_sigmoid.py"
+SHOWN_TRIALS = 5
+LEFT_OUT = "[more trials, what did not help, and what does not apply: left out here]"
 
 
 def rules_page() -> str:
     """Every rule in the order of the report, with its documentation."""
     rows = [
-        (f"[{rule.code}](#{_anchor(_heading(rule))})", rule.verdict, " or ".join(levels(rule)), rule.title)
+        (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(levels(rule)), rule.title)
         for rule in rules()
     ]
     verdicts = [(word, glossary.GLOSSARY[word]) for word in glossary.VERDICT_WORDS]
@@ -57,7 +65,7 @@ def glossary_page() -> str:
     parts: list[str] = []
     described: set[str] = set()
     for record in RECORDS:
-        fields = record.__struct_fields__
+        fields = field_names(record)
         entries = [(f"`{field}`", glossary.field_entry(record.__name__, field) or "") for field in fields]
         described |= {*fields, *(f"{record.__name__}.{field}" for field in fields)}
         parts += [f"## {record.__name__}", _prose(record.__doc__ or ""), _table(("field", "meaning"), entries)]
@@ -75,6 +83,102 @@ def glossary_page() -> str:
         _table(("term", "meaning"), sorted(terms, key=lambda row: row[0].lower())),
         *parts,
     )
+
+
+def field_names(record: Any) -> tuple[str, ...]:
+    """The fields of a record or a data class, in their order."""
+    return tuple(getattr(record, "__struct_fields__", ()) or record.__dataclass_fields__)
+
+
+def remedies_page() -> str:
+    """Every remedy by kind, with its documentation and the networks that prove it."""
+    rows = [
+        (f"[`{each.slug}`](#{anchor(each.slug)})", each.kind, each.title, ", ".join(each.answers))
+        for each in remedies()
+    ]
+    return _page(
+        "Remedies",
+        f"What [a search](fixing.md) can try: {len(rows)} changes, alone or in pairs. *Answers* are the findings that"
+        " bring a remedy to the front; the others are tried behind them. `unvanish explain NAME` shows the same text.",
+        "Under each remedy stand networks of [the zoo](zoo.md) on which a test holds it to its word: a short training"
+        " with the remedy is compared with one without. On those it *helps*, the score of the training batch is better"
+        " by 0.2 or more with every seed tried; on those it *leaves as they are*, by no more than 0.1.",
+        _table(("remedy", "kind", "what it does", "answers"), rows),
+        *(part for each in remedies() for part in (f"## {each.slug}", *_remedy(each))),
+    )
+
+
+def _remedy(each: Remedy) -> Iterable[str]:
+    head, *rest = inspect.cleandoc(each.doc).replace("``", "`").split("\n\n")
+    yield f"Kind `{each.kind}`: {each.title}."
+    yield " ".join(head.split())
+    labelled = re.split(r"\n(?=(?:What|Helps|Does not help|Source): )", "\n".join(rest))
+    yield "\n".join("- " + re.sub(r"^([A-Z][a-z ]+):", r"**\1:**", " ".join(part.split())) for part in labelled)
+    yield f"Tested: it helps {_names(each.cures_on)}; it leaves {_names(each.no_help_on)} as they are."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def experiments_part() -> str:
+    """The table of the experiments, then each with its settings."""
+    rows = [
+        (f"[`{each.name}`](#{each.name})", each.title, each.question, ", ".join(each.sources) or "–")
+        for each in lab.experiments()
+    ]
+    sections = [part for each in lab.experiments() for part in (f"## {each.name}", *_experiment(each))]
+    return "\n\n".join((_table(("experiment", "title", "question", "documents"), rows), *sections))
+
+
+def _experiment(each: lab.Experiment) -> Iterable[str]:
+    yield f"**{each.title}{'' if each.title.endswith('?') else '.'}** {each.question}"
+    yield _prose(each.doc)
+    if each.presets:
+        yield "Presets: " + "; ".join(f"`--preset {preset.name}` {preset.title}" for preset in each.presets) + "."
+    rows = [
+        (f"`--{knob.name.replace('_', '-')}`", knob.help, f"{knob.allowed}{f', in {knob.unit}' if knob.unit else ''}",
+         f"`{_default(knob)}`" if _default(knob) else "–")
+        for knob in each.settings
+    ]  # fmt: skip
+    yield _table(("setting", "meaning", "takes", "default"), rows)
+
+
+def _default(knob: lab.Knob) -> str:
+    if isinstance(knob.default, bool):
+        return str(knob.default).lower()
+    return ",".join(f"{each:g}" for each in knob.default) if isinstance(knob.default, tuple) else str(knob.default)
+
+
+def pictures_part() -> str:
+    """Every picture with its question, what it shows, and an example in the colours of the reader's page."""
+    return "\n\n".join(part for each in charts.pictures() for part in _drawn(each))
+
+
+def _drawn(each: charts.Picture) -> Iterable[str]:
+    about = " ".join((inspect.getdoc(inspect.getmodule(each.template)) or "").split("\n\n")[0].split())
+    yield f"### {each.name}"
+    # where the text begins with a question of its own, one is enough
+    told = re.sub(r"^(?:Which|How)[^:]*: (.)", lambda found: found[1].upper(), about)
+    yield f"**{each.question}** {told}"
+    yield picture_tag(f"pictures/{each.name}", about)
+
+
+def picture_tag(path: str, alt: str) -> str:
+    """A picture that follows the colours of the reader's page; ``path`` lacks the theme and the suffix."""
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}-dark.svg">'
+        f'<img alt="{alt}" src="{path}-light.svg"></picture>'
+    )
+
+
+def formats_part() -> str:
+    """The text formats of a report."""
+    rows = [
+        (f"`--format {each.name}`", f"`{each.suffix}`" if each.suffix else "–", _prose(each.doc).replace("\n\n", " "))
+        for each in formats()
+    ]
+    return _table(("format", "suffix", "what it is"), rows)
 
 
 def zoo_page() -> str:
@@ -99,6 +203,35 @@ def example_output(readme: str) -> str:
     with contextlib.redirect_stdout(printed):
         exec(compile(code[1], "README.md", "exec"), {"__name__": "example"})
     return f"```text\n{printed.getvalue().rstrip()}\n```"
+
+
+def search_output() -> str:
+    """What the search of README.md prints, shortened."""
+    with loaded_problem(ROOT / FIXED) as problem:
+        return shortened(str(trials.fix(problem)))
+
+
+def shortened(text: str) -> str:
+    """The text answer of a search without what did not help or does not apply, and with the first trials only."""
+    kept: list[str] = []
+    for part in text.split("\n\n"):
+        if part.startswith(("What did not help", "What does not apply")):
+            continue
+        lines = part.split("\n")
+        if lines[0].split() == ["score", "as", "is", "steps"]:
+            part = "\n".join([*lines[: 2 + SHOWN_TRIALS], LEFT_OUT])
+        kept.append(part)
+    return "```text\n" + "\n\n".join(kept).rstrip() + "\n```"
+
+
+def lab_output(readme: str) -> str:
+    """What the first command of README.md that names an experiment prints."""
+    command = next(line for line in re.findall(r"^unvanish (lab .*)$", readme, re.MULTILINE) if "--list" not in line)
+    words = shlex.split(command, comments=True)
+    given = vars(cli._parser(words).parse_args(cli.lab.joined(words)))
+    knobs = ((key.removeprefix("knob_"), value) for key, value in given.items() if key.startswith("knob_"))
+    outcome = lab.run(given["experiment"], **{name: value for name, value in knobs if value is not None})
+    return f"```text\n{str(outcome).rstrip()}\n```"
 
 
 def costs(path: Path = COSTS) -> str:
@@ -132,14 +265,25 @@ def filled(text: str, name: str, content: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Every generated file with what it should hold, the example's output left as it is."""
-    readme = ROOT / "README.md"
-    return {
-        ROOT / "docs" / "rules.md": rules_page(),
-        ROOT / "docs" / "glossary.md": glossary_page(),
-        ROOT / "docs" / "zoo.md": zoo_page(),
-        readme: filled(readme.read_text(encoding="utf-8"), "costs", costs()),
+    """Every generated file with what it should hold; what needs a training or a check is left as it is."""
+    docs = ROOT / "docs"
+    parts = {
+        ROOT / "README.md": {"costs": lambda _: costs(), "output:lab": lab_output},
+        docs / "lab.md": {"experiments": lambda _: experiments_part()},
+        docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
+    found = {
+        docs / "rules.md": rules_page(),
+        docs / "remedies.md": remedies_page(),
+        docs / "glossary.md": glossary_page(),
+        docs / "zoo.md": zoo_page(),
+    }
+    for path, written in parts.items():
+        text = path.read_text(encoding="utf-8")
+        for name, write in written.items():
+            text = filled(text, name, write(text))
+        found[path] = text
+    return found
 
 
 def _heading(rule: Rule) -> str:
@@ -170,7 +314,8 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _anchor(heading: str) -> str:
+def anchor(heading: str) -> str:
+    """The address of a heading within its page."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -180,11 +325,12 @@ def _page(title: str, *parts: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--example", action="store_true", help="run the example of README.md too")
+    parser.add_argument("--example", action="store_true", help="run the check and the search of README.md too")
     options: Any = parser.parse_args(argv)
     for path, text in pages().items():
         if options.example and path.name == "README.md":
             text = filled(text, "output:example", example_output(text))
+            text = filled(text, "output:fix", search_output())
         path.write_text(text, encoding="utf-8")
 
 

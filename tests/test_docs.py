@@ -12,11 +12,14 @@ from types import ModuleType
 
 import pytest
 
-from unvanish import cli, zoo
+import unvanish
+from unvanish import charts, cli, lab, zoo
 from unvanish.explain import explain
 from unvanish.glossary import VERDICT_WORDS, field_entry
-from unvanish.problem_file import split_target
+from unvanish.problem_file import loaded_problem, split_target
 from unvanish.records import UnvanishError
+from unvanish.remedies import remedies
+from unvanish.report.formats import formats
 from unvanish.rules import rules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,15 +27,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-def load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-build = load_build()
+build = load("docs_build", ROOT / "docs" / "build.py")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -46,9 +49,12 @@ def commands(page: Path) -> list[str]:
 COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
 
 
-@pytest.mark.parametrize("path", build.pages(), ids=lambda path: path.name)
+WRITTEN = build.pages()
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
 def test_generated_pages_are_fresh(path):
-    assert path.read_text(encoding="utf-8") == build.pages()[path], "run: python docs/build.py"
+    assert path.read_text(encoding="utf-8") == WRITTEN[path], "run: python docs/build.py"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
@@ -116,7 +122,7 @@ def test_two_outputs_are_compared_by_their_numbers(shown, fresh, same):
 def test_commands_exist(page, line):
     words = shlex.split(line, comments=True)
     if words[0] == "unvanish":
-        arguments = cli._parser().parse_args(words[1:])
+        arguments = cli._parser(words[1:]).parse_args(cli.lab.joined(words[1:]))
         for topic in [" ".join(arguments.topic)] if "topic" in arguments else []:
             assert explain(topic)
         if getattr(arguments, "name", None):
@@ -126,6 +132,8 @@ def test_commands_exist(page, line):
             assert re.search(rf"^(def {name}\(|{name} = )", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
         for code in (*getattr(arguments, "select", ()), *getattr(arguments, "ignore", ())):
             assert any(rule.code.startswith(code) for rule in rules())
+        if getattr(arguments, "experiment", None):
+            settled(arguments.experiment, vars(arguments))
     elif words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
@@ -133,6 +141,13 @@ def test_commands_exist(page, line):
         assert (ROOT / words[1]).is_file()
     else:
         assert words[0] in ("pip", "pytest"), f"{page} shows a command that nothing checks"
+
+
+def settled(experiment: str, arguments: dict[str, object]) -> lab.Settings:
+    """The settings of a command line, read and checked as when it runs."""
+    given = {key.removeprefix("knob_"): value for key, value in arguments.items() if key.startswith("knob_")}
+    preset = str(arguments.get("preset") or "")
+    return lab.get(experiment).settle(preset, **{key: value for key, value in given.items() if value is not None})
 
 
 def test_commands_that_name_nothing_are_noticed():
@@ -146,6 +161,14 @@ def test_commands_that_name_nothing_are_noticed():
         test_commands_exist("x.md", "unvanish check examples/no_such_file.py")
     with pytest.raises(AssertionError):
         test_commands_exist("x.md", "unvanish check examples/factory.py:no_such_name")
+    with pytest.raises(UnvanishError):
+        test_commands_exist("x.md", "unvanish lab no-such-experiment")
+    with pytest.raises(UnvanishError):
+        test_commands_exist("x.md", "unvanish lab chain --depth none")
+    with pytest.raises(UnvanishError):
+        test_commands_exist("x.md", "unvanish lab chain --preset none")
+    with pytest.raises(SystemExit):
+        test_commands_exist("x.md", "unvanish lab chain --no-such-setting 1")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -164,7 +187,8 @@ def test_codes_and_files_named_in_prose_exist(page):
 def test_every_field_is_in_the_glossary_page(record):
     page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     section = page.split(f"## {record.__name__}\n")[1].split("\n## ")[0]
-    for field in record.__struct_fields__:
+    assert build.field_names(record)
+    for field in build.field_names(record):
         entry = field_entry(record.__name__, field)
         assert entry, f"the glossary has no entry for {record.__name__}.{field}"
         assert f"| `{field}` |" in section
@@ -172,27 +196,148 @@ def test_every_field_is_in_the_glossary_page(record):
 
 def test_every_rule_and_verdict_is_on_its_page():
     page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
-    anchors = set(map(build._anchor, re.findall(r"^## (.*)$", page, re.MULTILINE)))
-    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
     for rule in rules():
         assert f"## {rule.code} {rule.title}\n" in page
     for word in VERDICT_WORDS:
         assert f"| {word} |" in page
 
 
-def test_every_option_is_on_the_page_of_the_command_line():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_a_page_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    anchors = set(map(build.anchor, re.findall(r"^#+ (.*)$", text, re.MULTILINE)))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_every_remedy_is_on_its_page():
+    page = (ROOT / "docs" / "remedies.md").read_text(encoding="utf-8")
+    for remedy in remedies():
+        section = page.split(f"## {remedy.slug}\n")[1].split("\n## ")[0]
+        assert remedy.title in section
+        for label in ("What:", "Helps:", "Does not help:", "Source:"):
+            assert section.count(f"\n- **{label}** ") == 1
+        assert all(f"`{name}`" in section for name in (*remedy.cures_on, *remedy.no_help_on))
+        assert set(remedy.answers) <= set(re.findall(r"UV\d{3}", page.split(f"[`{remedy.slug}`]")[1].split("\n")[0]))
+
+
+def test_every_experiment_is_on_its_page_with_its_settings_and_presets():
+    page = (ROOT / "docs" / "lab.md").read_text(encoding="utf-8")
+    for experiment in lab.experiments():
+        section = page.split(f"## {experiment.name}\n")[1].split("\n## ")[0]
+        assert experiment.question in section
+        for knob in experiment.settings:
+            line = next(
+                line for line in section.splitlines() if line.startswith(f"| `--{knob.name.replace('_', '-')}` ")
+            )
+            assert knob.help in line and knob.allowed in line
+        for preset in experiment.presets:
+            assert f"`--preset {preset.name}`" in section
+
+
+def test_every_picture_is_on_its_page_and_drawn_in_both_themes():
+    page = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    for picture in charts.pictures():
+        assert f"### {picture.name}\n\n**{picture.question}**" in page
+        for theme in ("light", "dark"):
+            drawn = ROOT / "docs" / "pictures" / f"{picture.name}-{theme}.svg"
+            assert f'"pictures/{drawn.name}"' in page
+            text = drawn.read_text(encoding="utf-8")
+            assert text.startswith("<svg") and "var(--" not in text, "a file has no page to take its colours from"
+
+
+def test_every_format_is_on_its_page_and_on_the_command_line():
+    shown = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    commands = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    for each in formats():
+        assert f"| `--format {each.name}` | {f'`{each.suffix}`' if each.suffix else '–'} |" in shown
+        assert f"`--format {each.name}`" in commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_that_a_page_shows_exist(page):
+    for path in re.findall(r'(?:src|srcset)="([^"]+)"', page.read_text(encoding="utf-8")):
+        assert (page.parent / path).is_file(), path
+
+
+def test_the_search_in_the_readme_is_one_of_its_own_example():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- output:fix -->\n(.*?)<!-- /output:fix -->", readme, re.DOTALL)
+    assert shown is not None
+    text = shown[1]
+    head = re.search(r"Repaired: accuracy ([\d.]+) as it is, ([\d.]+) with (\S+)\n", text)
+    assert head is not None, "run: python docs/build.py --example"
+    base, score, remedy = head.groups()
+    assert explain(remedy)
+    assert re.search(rf"^{re.escape(remedy)} +{score} +{base} +\d+ .*judged$", text, re.MULTILINE)
+    assert re.search(rf"^as is +{base} +", text, re.MULTILINE)
+    with loaded_problem(ROOT / build.FIXED) as problem:
+        spent, budget, steps = (
+            int(each.replace(",", "")) for each in re.findall(r"([\d,]+)(?= of|\)| opt)", text)[-3:]
+        )
+        assert (budget, steps) == (3 * problem.steps, problem.steps) and spent <= budget
+
+
+def test_an_answer_of_a_search_is_shortened_to_its_first_trials():
+    rows = [f"trial {k}  0.500  0.100  20" for k in range(12)]
+    text = "\n\n".join((
+        "Repaired: a sentence", "What was tried\na remark",
+        "\n".join(["     score    as is    steps", "as is  0.1  0.1  20", *rows, "and 5 more"]),
+        "What did not help\nthis, that", "What does not apply\nsomething  a reason", "Spent: 10 of 20",
+    ))  # fmt: skip
+    shown = build.shortened(text)
+    assert shown.count("trial ") == build.SHOWN_TRIALS and build.LEFT_OUT in shown and "\nas is  0.1" in shown
+    assert "this, that" not in shown and "a reason" not in shown and "and 5 more" not in shown
+    assert shown.startswith("```text\nRepaired: a sentence\n\nWhat") and shown.endswith("\n\nSpent: 10 of 20\n```")
+
+
+@pytest.mark.parametrize("command", ["check", "fix", "lab", "theory", "zoo", "explain"])
+def test_every_option_is_in_the_section_of_its_command(command):
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    for command in ("check", "zoo", "explain"):
-        assert f"## {command}\n" in page
-    for option in option_names():
-        assert option in page
+    section = page.split(f"## {command}\n")[1].split("\n## ")[0]
+    missing = [option for option in option_names()[command] if f"`{option}" not in section]
+    assert not missing
+
+
+def test_no_command_is_without_a_section():
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert [name for name in option_names() if f"## {name}\n" not in page] == []
 
 
 @functools.cache
-def option_names() -> tuple[str, ...]:
+def option_names() -> dict[str, tuple[str, ...]]:
+    """The long options of each command; their short forms stand beside them."""
     commands = next(action.choices for action in cli._parser()._actions if isinstance(action.choices, dict))
-    found = {text for parser in commands.values() for text in parser._option_string_actions}
-    return tuple(sorted(found - {"-h", "--help"}))
+    return {
+        name: tuple(each for each in parser._option_string_actions if each.startswith("--") and each != "--help")
+        for name, parser in commands.items()
+    }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_is_a_problem_and_says_how_to_run_it(path):
+    text = path.read_text(encoding="utf-8")
+    said = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)
+    assert said is not None
+    if path.name.startswith("huggingface"):
+        pytest.importorskip("transformers")
+    with loaded_problem(path, said[1] or "problem") as problem:
+        assert unvanish.diagnose(problem, effort="quick").layers
+
+
+def test_the_example_of_a_repair_is_repaired(capsys):
+    load("repair", ROOT / "examples" / "repair.py").main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("Repaired: accuracy ") and "optimizer = " in printed
+    fresh = re.search(r"on new points: ([\d.]+)% right", printed)
+    assert fresh is not None and float(fresh[1]) > 80.0
+
+
+def test_the_example_of_pictures_saves_them(tmp_path, capsys):
+    load("save_pictures", ROOT / "examples" / "save_pictures.py").main(tmp_path / "new")
+    drawn = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert capsys.readouterr().out.split() == drawn
+    assert {path.rpartition(".")[2] for path in drawn} == {"html", "png", "svg"} and len(drawn) == 6
+    assert (tmp_path / "new" / "plane-dark.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_costs_are_shown_only_where_they_were_measured(tmp_path):
@@ -210,6 +355,4 @@ def test_costs_are_shown_only_where_they_were_measured(tmp_path):
 
 
 def test_the_changelog_names_the_version():
-    import unvanish
-
     assert f"## [{unvanish.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Draws the pictures of this folder anew: ``python docs/pictures/render.py``. Needs the extra "pictures"; with
-playwright and a Chromium on the path also the pages.
+"""Draws the pictures of this folder anew: ``python docs/pictures/render.py``. Needs the extra "lab"; with playwright
+and a Chromium on the path also the pages.
 
-What they show is measured when they are drawn: networks of the zoo, seed 0, effort "full".
+What they show is measured when they are drawn: a network of the zoo with effort "full", and experiments of the lab.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 import unvanish
-from unvanish import zoo
+from unvanish import lab, zoo
+from unvanish.charts import Chart, draw, heat
 from unvanish.report import Report
 
 HERE = Path(__file__).resolve().parent
@@ -23,13 +24,38 @@ def main() -> None:
     """Draw everything; the pages are left as they are where there is no browser."""
     vanished = unvanish.diagnose(zoo.get("sigmoid-20").build(0), effort="full")
     for name in ("staircase", "plane", "factors"):
-        for theme in THEMES:
-            vanished.chart(name).save(HERE / f"{name}-{theme}.svg", theme=theme)
+        save(name, vanished.chart(name))
+    from_the_lab()
     chromium = shutil.which("chromium")
     if chromium is None:
         print("no chromium on the path: the pages are left as they are")
         return
     photograph(vanished, chromium)
+
+
+def from_the_lab() -> None:
+    """The pictures of experiments, two of them of one training."""
+    save("activations", lab.run("activations", names="sigmoid,tanh,relu").chart())
+    save("paths", lab.run("ravine").chart())
+    save("phase", lab.run("phase").chart())
+    save("remedies", lab.run("remedies", quick=True).chart())
+    trained = lab.run("speeds", hidden="6", quick=True)
+    save("speeds", trained.chart())
+    save("heat", changes(trained.pictures[0]))
+
+
+def changes(drawing: lab.Drawing) -> Chart:
+    """By what factor each layer's error signal has changed since the first step."""
+    names = [key for key in drawing.data[0] if key != "step"]
+    ratios = [[row[name] - drawing.data[0][name] for row in drawing.data] for name in names]
+    layers = [name.removeprefix("log10 ") for name in names]
+    tables = heat.tables([row["step"] for row in drawing.data], layers, ratios, quantity="error signal, step 0 = ×1")
+    return draw("heat", tables, title="What becomes of each layer's error signal?")
+
+
+def save(name: str, chart: Chart) -> None:
+    for theme in THEMES:
+        chart.save(HERE / f"{name}-{theme}.svg", theme=theme)
 
 
 def photograph(report: Report, chromium: str) -> None:

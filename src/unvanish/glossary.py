@@ -69,21 +69,19 @@ _VERDICTS = {
 }
 
 _REPORT = {
-    "schema": "The version of the report's format; programs that read reports check it first.",
+    "Report.schema": "The version of the report's format; programs that read reports check it first.",
     "Report.verdict": (
         "The report in one word: that of the first finding of level error, else of the first note, else healthy."
     ),
     "Report.healthy": "True if no finding has level error. Notes do not count.",
     "findings": "The statements about the network, most severe first.",
-    "Report.layers": "The layers with their numbers, input side first.",
-    "Flow.layers": "The layers with their numbers, input side first.",
+    "layers": "The layers with their numbers, input side first.",
     "Report.undecided": "What was not decided, each with the reason.",
     "Flow.undecided": "What was not decided, each with the reason.",
     "calls": "The differentiable calls of the forward pass, in the order in which they ran.",
-    "Report.loss": "What the loss alone says, the outputs taken as free variables; null if it was not looked at.",
-    "Flow.loss": "What the loss alone says, the outputs taken as free variables; null if it was not looked at.",
+    "loss": "What the loss alone says, the outputs taken as free variables; null if it was not looked at.",
     "setting": "What was checked, and how.",
-    "notes": "Remarks about the check itself, such as that the model was in eval mode.",
+    "Report.notes": "Remarks about the check itself, such as that the model was in eval mode.",
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "decrement": "The loss that all layers together could still gain here, as a share of all there was to gain.",
@@ -92,7 +90,7 @@ _REPORT = {
 }
 
 _FINDING = {
-    "code": "The number of the rule that speaks; `unvanish explain` and the code show its page.",
+    "Finding.code": "The number of the rule that speaks; `unvanish explain` and the code show its page.",
     "Finding.verdict": "The word for what was found.",
     "level": "error: training suffers from it; note: worth knowing, and never changes the exit status.",
     "Finding.layers": "The layers the finding holds for; empty if it is about the whole network.",
@@ -190,7 +188,7 @@ _LAYER = {
     ),
     "LayerFlow.frozen": "True if requires_grad is off for the layer's parameters.",
     "call": "The index of the layer's call; null if it is not in the graph.",
-    "before": "The layer before it on its dominant path: where one step back leads.",
+    "LayerFlow.before": "The layer before it on its dominant path: where one step back leads.",
     "gate": "A small trainable tensor on the way to the output that alone explains a weak signal.",
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
 }
@@ -214,10 +212,10 @@ _STEP = {
     "lr": "The learning rate.",
     "StepFacts.loss": "The loss before the step.",
     "ladder": "Multiples of the next step and the loss after each of them.",
-    "best": "The multiple of the next step with the lowest loss; null if none lowers it.",
+    "StepFacts.best": "The multiple of the next step with the lowest loss; null if none lowers it.",
     "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
     "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
-    "planned": "How many steps are planned; null if nobody said.",
+    "StepFacts.planned": "How many steps are planned; null if nobody said.",
     "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
     "walked_scaled": "The same with the learning rate times `scale`.",
     "scale": "What the learning rate was multiplied by for the second walk.",
@@ -252,8 +250,7 @@ _ENDS = {
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
     "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
-    "Report.inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
-    "Flow.inputs": "The first layer on the inputs as they are and on standardised ones; null if it was not looked at.",
+    "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
     "largest_deviation": "How far the most extreme input feature is from being standardised.",
     "InputFacts.saturated": "Share of the entries after the first layer that are saturated.",
@@ -278,12 +275,62 @@ _TRIAL = {
     "score_spread": "The lowest and the highest score among them.",
     "baseline": "The score of the network without the change, after as many steps.",
     "Trial.steps": "The length of each trial training, in optimizer steps.",
-    "seeds": "How many trainings were averaged.",
+    "Trial.seeds": "How many trainings were averaged.",
     "judged": "True if the scores are on data that played no part in choosing the remedy.",
     "Trial.needed": "How much better than the baseline a score must be to count.",
     "helped": "True if the gain was judged and is more than the spread of the trainings can explain.",
     "Trial.reason": "Why it is not the answer; empty if it is.",
     "Trial.code": "Python text that makes the change without this package.",
+}
+
+# Of a name that a record above has too, the bare entry stands here and that record has a dotted one.
+_SEARCH = {
+    "verdict": "Of a search: nothing to repair, repaired, or no remedy found.",
+    "trials": "Of a search: every change that was tried and measured, the judged one first, then the best.",
+    "best": "Of a search: the trial that was accepted; None where none was.",
+    "model": "Of a search: the copy with the accepted change, trained as in the trial with the first seed.",
+    "code": "Of a search: the Python text of the accepted change, which needs no unvanish.",
+    "before": "Of a search: the report on the network as it is, before any step.",
+    "after": "Of a search: the report on the changed network, before any step; None where nothing was accepted.",
+    "as_is": "Of a search: the network as it is, as a trial: what the others are compared with.",
+    "unseen": "Of a search: True if scores were taken on validation data; False if on the data of the training.",
+    "split": "Of a search: True if other data chose than judged.",
+    "planned": "Of a search: the optimizer steps of one full training.",
+    "budget": "Of a search: the optimizer steps that all of its trainings together may take.",
+    "spent": "Of a search: the optimizer steps that its trainings took.",
+    "seeds": "Of a search: how many trainings were to judge the choice, and as many the network as it is.",
+    "refused": "Of a search: the remedies that do not apply to this network, each with the reason.",
+    "cut_off": "Of a search: the changes that were put last, because a layer stays without signal after them.",
+    "remarks": "Of a search: what was not done, and what should be known when its answer is read.",
+    "interrupted": "Of a search: True if it was stopped before its end; the answer is then the best so far.",
+    "state": "Of a search: its measurements, from which a later search of the same problem goes on.",
+    "patch": "Of a search: the change as a diff of your file, where it is a literal swap in it; else empty.",
+    "patched": "Of a search: the text of your file after that diff.",
+    "patch_refused": "Of a search: why there is no diff.",
+}
+
+_LAB = {
+    "schema": "The version of the format; programs that read it check it first.",
+    "experiment": "The name of the experiment that ran.",
+    "settings": "The value of every setting of the run.",
+    "sentence": "What came out, in one sentence with its numbers.",
+    "columns": "The columns of the table, in their order.",
+    "rows": "The rows of the table; the keys are the names of the columns.",
+    "pictures": "The pictures, each with its finished tables.",
+    "checks": "What must hold for the outcome to be trusted, each with what was expected and what was found.",
+    "notes": "Remarks about the check or the run.",
+    "name": "What it is called, for programs: the key of a column in the rows, or which picture it is.",
+    "title": "What it is called, for people.",
+    "unit": "What the numbers are; log10 marks logarithms, which readers are shown as the numbers themselves.",
+    "help": "What the column holds, in words; may be empty.",
+    "sign": "The column with the sign of the number whose logarithm this one holds; empty where all are positive.",
+    "description": "What the picture shows, in words, for whoever does not see it.",
+    "tables": "The finished columns that the picture is drawn from.",
+    "data": "The numbers of the picture as plain rows, to be read as a table.",
+    "what": "What is claimed to hold.",
+    "expected": "The number or text that ought to come out.",
+    "found": "The number or text that came out.",
+    "ok": "True if it holds.",
 }
 
 _SETTING = {
@@ -310,6 +357,7 @@ _TERMS = {
     ),
     "cotangent": "The derivative of the loss with respect to a value inside the network. In prose: the error signal.",
     "dominant path": "From a layer to the output, always along the consumer that sends back most of the error signal.",
+    "edge of chaos": "Variances of weights and biases at which a wide random network keeps the size of its gradient.",
     "error signal": (
         "What the output's error leaves of itself deep in the network: the cotangent. Layers learn from it."
     ),
@@ -322,12 +370,12 @@ _TERMS = {
     "layer": "A module that owns parameters; called twice, it counts twice.",
     "learning rate": "The length of the optimizer's steps.",
     "log scale": "Every equal stretch is an equal factor: 10^-4 lies as far below 10^-2 as 10^-2 below 1.",
+    "mean-field theory": "What becomes of signals and gradients in random networks in the limit of wide layers.",
     "norm": "The length of a list of numbers: the root of the sum of their squares. As a role: a normaliser.",
-    "normaliser": (
-        "A call that brings its input to a standard size, such as batch or layer normalisation, or a softmax."
-    ),
+    "normaliser": "A call that brings its input to a standard size, such as batch or layer normalisation or softmax.",
     "pre_activation": "The value that goes into an activation.",
     "residual connection": "A path that adds a block's input to its output, so that the error signal can go around it.",
+    "rung": "A number of steps at which a search compares its candidates and lets the best quarter go on.",
     "slope": "The derivative σ′ of an activation at its input; on the way back the error signal is multiplied by it.",
     "smallest normal": (
         "The smallest number a type stores with all its digits: 10^-37.9 for float32 and bfloat16, 10^-4.2 for"
@@ -338,8 +386,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **_TRIAL, **_SETTING,
-    **_TERMS,
+    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **_TRIAL, **_SEARCH,
+    **_LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 
 VERDICT_WORDS: tuple[str, ...] = tuple(_VERDICTS)
