@@ -224,7 +224,7 @@ def test_weight_gradients_are_ticks_and_in_a_deep_network_a_pale_line_with_its_g
         {-5.0},
         {-6.0},
     ]
-    assert "weight gradient, for comparison" in texts(many)
+    assert "pale: weight gradient" in texts(many)
 
 
 def test_lines_to_compare_end_at_the_output() -> None:

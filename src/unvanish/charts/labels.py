@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from unvanish.charts.measure import text_width
@@ -45,13 +47,17 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class Label:
-    """A text, the places it may stand at, the best first, and how it looks. ``needed``: it is drawn in any case."""
+    """A text, the places it may stand at, the best first, and how it looks.
+
+    ``needed``: it is drawn in any case. ``clear``: it is drawn only where it covers no mark.
+    """
 
     text: str
     spots: tuple[Spot, ...]
     color: str = "fg"
     bold: bool = False
     needed: bool = False
+    clear: bool = False
 
 
 def box(text: str, spot: Spot, *, bold: bool = False) -> Box:
@@ -75,24 +81,31 @@ def place(
     for label in labels:
         best: tuple[float, Spot, Box] | None = None
         for wanted in label.spots:
-            spot = _slid(label, wanted, bounds)
+            spot = slid(label.text, wanted, bounds, bold=label.bold)
             room = box(label.text, spot, bold=label.bold)
             clash = sum(room.shared(each) for each in full) + (0.0 if room.inside(bounds) else room.right - room.left)
             if clash and not label.needed:
                 continue
-            cost = 1e3 * clash + sum(room.shared(each) for each in marks)
+            left, top, right, bottom = room
+            near = [m for m in marks if m[0] < right and m[2] > left and m[1] < bottom and m[3] > top]
+            cost = 1e3 * clash + sum(room.shared(each) for each in near)
+            if cost and label.clear:
+                continue
             if best is None or cost < best[0] - 1e-9:
                 best = (cost, spot, room)
+                if cost == 0:
+                    break
         if best is not None:
             full.append(best[2])
             rows.append(row(label.text, best[1], label.color, bold=label.bold))
     return rows
 
 
-def _slid(label: Label, spot: Spot, bounds: Box) -> Spot:
+def slid(text: str, spot: Spot, bounds: Box, *, bold: bool = False) -> Spot:
+    """The place of a centred text moved along its line as far as it takes to stay inside the bounds."""
     if spot.align != "center":
         return spot
-    half = text_width(label.text, SIZE, bold=label.bold) / 2 + GAP
+    half = text_width(text, SIZE, bold=bold) / 2 + GAP
     return spot._replace(x=max(bounds.left + half, min(spot.x, bounds.right - half)))
 
 
@@ -112,6 +125,19 @@ def around(x: float, y: float, reach: float = 9.0) -> tuple[Spot, ...]:
         Spot(x, y + reach + 5, "center"), Spot(x + slant, y - slant - 3), Spot(x + slant, y + slant + 3),
         Spot(x - slant, y - slant - 3, "right"), Spot(x - slant, y + slant + 3, "right"),
     )  # fmt: skip
+
+
+def between(corners: Iterable[tuple[float, float]], apart: float = 6) -> Iterator[tuple[float, float]]:
+    """The pixels of a line through these corners, at most so far apart in each direction."""
+    for (x, y), (x2, y2) in pairwise(corners):
+        count = max(1, math.ceil(max(abs(x2 - x), abs(y2 - y)) / apart))
+        for at in range(count + 1):
+            yield x + (x2 - x) * at / count, y + (y2 - y) * at / count
+
+
+def along(corners: Iterable[tuple[float, float]], pen: float = 3) -> list[Box]:
+    """Small boxes along a line through these pixels, which labels should keep off."""
+    return [Box(x - pen, y - pen, x + pen, y + pen) for x, y in between(corners)]
 
 
 def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:

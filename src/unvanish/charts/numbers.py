@@ -6,6 +6,13 @@ import math
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ABSENT = "not measured"
+SMALLEST_NORMAL = {
+    "float16": -14 * math.log10(2),
+    "float32": -126 * math.log10(2),
+    "bfloat16": -126 * math.log10(2),
+    "float64": -1022 * math.log10(2),
+}
+"""log10 of the smallest number that each type holds with all its digits."""
 PLAIN_FROM, PLAIN_TO = -2, 4
 """Numbers from 10^-2 up to 10^4 are written out; beyond, the zeros would have to be counted."""
 

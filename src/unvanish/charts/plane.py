@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.labels import Box, Label, Spot, around, place, row
+from unvanish.charts.labels import Box, Label, Spot, along, around, place, row, slid
 from unvanish.charts.layout import Frame, column, decades, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten_all, text_width
@@ -23,7 +23,7 @@ NAMED, LARGE = 24, 60
 """Up to so many layers, all names are tried; up to so many, the points are large."""
 LONGEST = 96
 DIAGONAL_ROOM = 78
-ACROSS = "curvature of the loss along the gradient (Gauss–Newton)"
+ACROSS, ACROSS_SHORT = "curvature of the loss along the gradient (Gauss–Newton)", "curvature along the gradient"
 OVER = "gradient ‖g‖ / ‖w‖; lines: distance to go"
 FAR, NEAR = "far: more than ‖w‖ to go", "near: less than ‖w‖ to go"
 
@@ -163,14 +163,13 @@ def _labels(
     ]
     short = shorten_all(names, LONGEST)
     inside = Box(0, 0, frame.plot_width + RIGHT, frame.plot_height)
+    whole = Box(-LEFT, -TOP, frame.plot_width + RIGHT, frame.plot_height + BOTTOM)
+    across = ACROSS if text_width(ACROSS) < frame.width - 8 else ACROSS_SHORT
     marks = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in ((frame.x(each.x), frame.y(each.y)) for each in points)]
     edge = _diagonal(frame, 0)
-    for share in range(41):
-        x, y = (
-            frame.x(_between(edge["x"], edge["x2"], share / 40)),
-            frame.y(_between(edge["y"], edge["y2"], share / 40)),
-        )
-        marks.append(Box(x - 3, y - 3, x + 3, y + 3))
+    marks += along([(frame.x(edge[x]), frame.y(edge[y])) for x, y in (("x", "y"), ("x2", "y2"))])
+    if len(points) <= LARGE:
+        marks += along([(frame.x(each.x), frame.y(each.y)) for each in points], pen=1)
     own = [
         *_missing(count - len(points), count, frame),
         *_words(points, verdicts, frame),
@@ -179,7 +178,7 @@ def _labels(
     ]
     return [
         row(OVER, Spot(-LEFT + 6, -TOP + 12), "mut"),
-        row(ACROSS, Spot(frame.plot_width / 2, frame.plot_height + BOTTOM - 10, "center"), "mut"),
+        row(across, slid(across, Spot(frame.plot_width / 2, frame.plot_height + BOTTOM - 10, "center"), whole), "mut"),
         *place(top, [], Box(-LEFT, -TOP, frame.plot_width + RIGHT, 0)),
         *place(own, marks, inside),
     ]
@@ -197,7 +196,8 @@ def _names(short: Sequence[str], points: Sequence[Point], frame: Frame) -> Itera
     telling = [points[0], points[-1], max(points, key=_distance), min(points, key=_distance)]
     others = points if len(points) <= NAMED else ()
     for each in dict.fromkeys([*telling, *others]):
-        yield Label(short[each.at], around(frame.x(each.x), frame.y(each.y)), bold=each in telling[:2])
+        spots = around(frame.x(each.x), frame.y(each.y))
+        yield Label(short[each.at], spots, bold=each in telling[:2], clear=each not in telling)
 
 
 def _distance(point: Point) -> float:
@@ -238,7 +238,3 @@ def _regions(frame: Frame) -> Iterator[Label]:
             yield Label("‖w‖", around(frame.x(edge["x2"]), frame.y(edge["y2"]), 12))
     yield Label(FAR, tuple(far), "mut")
     yield Label(NEAR, tuple(near), "mut")
-
-
-def _between(one: float, two: float, share: float) -> float:
-    return one + (two - one) * share

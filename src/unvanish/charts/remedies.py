@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.labels import Box, Label, Spot, place, row
+from unvanish.charts.labels import Box, Label, Spot, place, row, slid
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import ends, linear, plain
-from unvanish.charts.measure import shorten_all, text_width
+from unvanish.charts.measure import shorten_all, text_width, wrap
 from unvanish.charts.numbers import times
 from unvanish.charts.plates import layer, plates
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
 
-SLOT, TOP, BOTTOM, SCORE_ROOM = 22, 42, 42, 12
+SLOT, TOP, BOTTOM, LINE, SCORE_ROOM = 22, 42, 42, 15, 12
 LONGEST_NAME = 0.36
 """Share of the width that names may take."""
 GAINS = "signal at layer 1"
@@ -73,9 +73,11 @@ def tables(
     names = shorten_all([str(each["name"]) for each in order], width * LONGEST_NAME)
     told = ["" if each.get("gain") is None else times(each["gain"]) for each in order]
     right = SCORE_ROOM + (max(map(text_width, [gains, *told])) + 12 if any(told) else 8)
-    frame = _frame(order, [each for each in (chance, as_is) if each is not None], names, width, height, right)
-    found = [each for each in order if math.isfinite(each["score"])]
     base = as_is if as_is is not None else next((each["score"] for each in order if each.get("baseline")), None)
+    foot = _wrapped(unit, "" if base is None else FILLED, width - 12)
+    bottom = BOTTOM + LINE * (len(foot) - 1)
+    frame = _frame(order, [each for each in (chance, as_is) if each is not None], names, width, height, right, bottom)
+    found = [each for each in order if math.isfinite(each["score"])]
     looks = [_look(each, base) for each in order]
     ticks, tick_names = linear(frame.x_low, frame.x_high, frame.plot_width, 38)
     scores = _scores(order, [each for each in (chance, as_is) if each is not None], frame)
@@ -102,24 +104,20 @@ def tables(
             *_heads(frame, chance, as_is, gains if any(told) else ""),
             *_beside(order, names, told, frame),
             *scores,
-            row(
-                unit if base is None else f"{unit}; {FILLED}",
-                Spot(frame.plot_width / 2, frame.plot_height + 30, "center"),
-                "mut",
-            ),
+            *_foot(foot, frame),
         ],
     }
 
 
 def _frame(
     rows: Sequence[Mapping[str, Any]], rules: Sequence[float], names: Sequence[str], width: float,
-    height: float | None, right: float,
+    height: float | None, right: float, bottom: float,
 ) -> Frame:  # fmt: skip
     low, high = ends([*rules, *(each[key] for each in rows for key in ("score", "low", "high"))])
     low = 0.0 if 0 <= low < high / 3 else low
     left = 16 + max(text_width(name, bold=True) for name in names)
     return Frame(
-        width=width, height=height or TOP + BOTTOM + SLOT * len(rows), left=left, right=right, top=TOP, bottom=BOTTOM,
+        width=width, height=height or TOP + bottom + SLOT * len(rows), left=left, right=right, top=TOP, bottom=bottom,
         x_low=low, x_high=high, y_low=len(rows) + 0.5, y_high=0.5,
     )  # fmt: skip
 
@@ -139,6 +137,20 @@ def _beside(
         yield row(name, Spot(-10, y, "right"), "mut" if each.get("baseline") else "fg")
         if gain:
             yield row(gain, Spot(frame.plot_width + frame.right - 6, y, "right"), "fg")
+
+
+def _wrapped(unit: str, meaning: str, room: float) -> list[str]:
+    """Both in one line where there is room, else each in its own."""
+    both = f"{unit}; {meaning}" if meaning else unit
+    return [both] if text_width(both) <= room else [*wrap(unit, room), *wrap(meaning, room)]
+
+
+def _foot(lines: Sequence[str], frame: Frame) -> Iterator[Row]:
+    """What the axis shows, below the plot and within the picture."""
+    whole = Box(-frame.left, 0, frame.plot_width + frame.right, frame.height)
+    for at, text in enumerate(lines):
+        spot = Spot(frame.plot_width / 2, frame.plot_height + 30 + LINE * at, "center")
+        yield row(text, slid(text, spot, whole), "mut")
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], rules: Sequence[float], frame: Frame) -> list[Row]:

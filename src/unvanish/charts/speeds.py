@@ -53,13 +53,14 @@ def tables(
     log10_values: Sequence[Numbers],
     *,
     quantity: str = "",
+    across: str = "step",
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
     """The columns of the speeds: per layer its log10 values, one a step; None and nan are gaps, -inf is exactly zero.
 
     Of more than eight layers eight are drawn, evenly spaced, the first and the last among them, and the picture says
-    so. ``quantity``: what the numbers are, written above the axis.
+    so. ``quantity``: what the numbers are, written above the axis; ``across``: what ``steps`` counts, written below.
     """
     complete(steps, names, log10_values)
     chosen = _chosen(len(names))
@@ -80,7 +81,7 @@ def tables(
         "leaders": leaders,
         "labels": [
             *named,
-            row("step", Spot(frame.plot_width / 2, frame.plot_height + 30, "center"), "mut"),
+            row(across, Spot(frame.plot_width / 2, frame.plot_height + 30, "center"), "mut"),
             *([row(head, Spot(-LEFT + 6, -TOP + 12), "mut")] if head else []),
         ],
     }

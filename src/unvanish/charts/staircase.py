@@ -8,31 +8,25 @@ from itertools import pairwise
 from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.labels import Box, Label, Spot, box, place, row
+from unvanish.charts.labels import HALF, Box, Label, Spot, box, place, row
 from unvanish.charts.layer_axis import LayerAxis, layer_axis
 from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten
-from unvanish.charts.numbers import amount
+from unvanish.charts.numbers import SMALLEST_NORMAL, amount
 from unvanish.charts.theme import SERIES, token
 from unvanish.charts.verdicts import runs, strip, symbol
 from unvanish.records import UnvanishError
 
 Numbers = Sequence[float | None]
 
-SMALLEST_NORMAL = (
-    (("float16",), math.log10(2**-14)),
-    (("float32", "bfloat16"), math.log10(2**-126)),
-    (("float64",), -1022 * math.log10(2)),
-)
 LEFT, RIGHT, PLOT_HEIGHT = 56, 22, 210
 TOP_PLAIN, TOP_VERDICTS = 24, 40
 STEP_SLOT, SYMBOL_SLOT, TICK_SLOT = 2.5, 12.0, 5.0
 """Pixels a layer needs to be drawn as a step, with a symbol, and with a tick for its weight gradient."""
 FINEST = 0.5
 """Pixels: layers closer than that are thinned out, extremes kept."""
-SIGNAL, WEIGHTS, WEIGHTS_SHORT = "error signal per sample", "weight gradient, for comparison", "weight gradient"
-NARROW = 400
+SIGNAL, WEIGHTS = "error signal per sample", "pale: weight gradient"
 
 
 @picture(
@@ -96,26 +90,29 @@ def tables(
         look = _look(*SERIES[series % len(SERIES)], 1.8 if series else 2.25)
         lines += _line(values, scale, f"{series}", look, slot, count)
     bars, said = strip(verdicts, frame) if verdicts is not None else ([], [])
-    title = row(SIGNAL, Spot(-LEFT + 6, -frame.top + 12), "mut")
-    over = Box(-LEFT, -frame.top, frame.plot_width + RIGHT, 0)
-    heads = place(said, [], over, [box(SIGNAL, Spot(-LEFT + 6, -frame.top + 12))])
-    floors = _floors(frame, dtype)
+    ticks, tick_names = scale.ticks(frame.plot_height)
+    grid = [frame.y(tick) for tick in ticks]
+    floors = _floors(frame, dtype, grid)
     rules = [{"x": frame.x_low, "x2": frame.x_high, "y": each["y"]} for each, _ in floors]
     marks = _covered(lines, [*weights, *rules], frame)
     labels = [*_own(axis, log10_signal, scale, frame), *_of_others(compare, scale, frame, count)]
     labels += [label for _, label in floors]
-    labels += [*_gaps(log10_signal, frame), *_of_weights(weights, frame)]
+    labels += [*_gaps(log10_signal, frame), *_of_weights(weights, frame, grid)]
     # a floor whose name finds no room is not drawn either: a line that says nothing is a riddle
     found = place(labels, marks, Box(0, 0, frame.plot_width + RIGHT, frame.plot_height))
     texts = {each["text"] for each in found}
+    corner = Spot(-LEFT + 6, -frame.top + 12)
+    # where the weight gradients lie so near to the line that no place beside them is free, the corner names them
+    title = f"{SIGNAL}; {WEIGHTS}" if weights and WEIGHTS not in texts else SIGNAL
+    heads = place(said, [], Box(-LEFT, -frame.top, frame.plot_width + RIGHT, 0), [box(title, corner)])
     return {
-        "frame": [frame.row(*axis.ticks(frame.plot_width), *scale.ticks(frame.plot_height))],
+        "frame": [frame.row(*axis.ticks(frame.plot_width), ticks, tick_names)],
         "lines": lines,
         "symbols": _symbols(log10_signal, scale, verdicts) if slot >= SYMBOL_SLOT else [],
         "weight_ticks": weights if slot >= TICK_SLOT else [],
         "floors": [each for each, label in floors if label.text in texts],
         "verdicts": bars,
-        "labels": [title, *heads, *found, *axis.labels(frame)],
+        "labels": [row(title, corner, "mut"), *heads, *found, *axis.labels(frame)],
     }
 
 
@@ -149,6 +146,9 @@ def _line(values: Numbers, scale: Levels, name: str, look: Row, slot: float, cou
 
 def _thinned(values: Numbers, together: int) -> Iterator[tuple[int, float | None]]:
     """(place, value) in order; of so many neighbours, which share a spot of the pen, the gaps and the two extremes."""
+    if together == 1:
+        yield from enumerate(values)
+        return
     for start in range(0, len(values), together):
         group = range(start, min(start + together, len(values)))
         known = [at for at in group if (value := values[at]) is not None and not math.isnan(value)]
@@ -178,17 +178,16 @@ def _weights(values: Numbers, scale: Levels) -> list[Row]:
 
 def _covered(lines: Sequence[Row], level: Sequence[Row], frame: Frame) -> list[Box]:
     """What labels should keep off: every piece of a line and every level rule, with the width of the pen."""
-    found: list[Box] = []
-    for one, two in pairwise(lines):
-        if one["line"] == two["line"]:
-            found.append(_around(frame, one["x"], one["y"], two["x"], two["y"], 4))
-    return found + [_around(frame, each["x"], each["y"], each["x2"], each["y"], 2) for each in level]
-
-
-def _around(frame: Frame, x: float, y: float, x2: float, y2: float, pen: float) -> Box:
-    left, right = sorted((frame.x(x), frame.x(x2)))
-    top, bottom = sorted((frame.y(y), frame.y(y2)))
-    return Box(left - pen, top - pen, right + pen, bottom + pen)
+    corners = [(each["line"], frame.x(each["x"]), frame.y(each["y"])) for each in lines]
+    found = [
+        Box(min(x, x2) - 4, min(y, y2) - 4, max(x, x2) + 4, max(y, y2) + 4)
+        for (one, x, y), (two, x2, y2) in pairwise(corners)
+        if one == two
+    ]
+    for each in level:
+        y = frame.y(each["y"])
+        found.append(Box(frame.x(each["x"]) - 2, y - 2, frame.x(each["x2"]) + 2, y + 2))
+    return found
 
 
 def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame) -> Iterator[Label]:
@@ -236,10 +235,11 @@ def _of_others(compare: Sequence[tuple[str, Numbers]], scale: Levels, frame: Fra
         yield Label(shorten(name, frame.plot_width * 0.5, bold=True), tuple(spots), color, bold=True)
 
 
-def _floors(frame: Frame, dtype: str) -> list[tuple[Row, Label]]:
+def _floors(frame: Frame, dtype: str, grid: Sequence[float]) -> list[tuple[Row, Label]]:
     """The smallest normal number of each type, where it lies in the range shown."""
     found: list[tuple[Row, Label]] = []
-    for types, level in SMALLEST_NORMAL:
+    for level in sorted(set(SMALLEST_NORMAL.values()), reverse=True):
+        types = [name for name, smallest in SMALLEST_NORMAL.items() if smallest == level]
         if not frame.y_low < level < frame.y_high:
             continue
         own = dtype in types
@@ -251,8 +251,13 @@ def _floors(frame: Frame, dtype: str) -> list[tuple[Row, Label]]:
             for side in (8, -8)
             for x, align in ((right, "right"), (4, "left"), (right / 2, "center"))
         ]
-        found.append(({"y": level, "color": token(color)}, Label(text, tuple(spots), color)))
+        found.append(({"y": level, "color": token(color)}, Label(text, _off(grid, spots), color)))
     return found
+
+
+def _off(grid: Sequence[float], spots: Sequence[Spot]) -> tuple[Spot, ...]:
+    """The places which no line of the grid runs through, then the others."""
+    return tuple(sorted(spots, key=lambda spot: any(abs(spot.y - y) < HALF for y in grid)))
 
 
 def _gaps(values: Numbers, frame: Frame) -> Iterator[Label]:
@@ -267,10 +272,14 @@ def _gaps(values: Numbers, frame: Frame) -> Iterator[Label]:
             )
 
 
-def _of_weights(weights: Sequence[Row], frame: Frame) -> Iterator[Label]:
+def _of_weights(weights: Sequence[Row], frame: Frame, grid: Sequence[float]) -> Iterator[Label]:
+    """Beside one of them, on the side that the line leaves free: below and to the right of a rising one, say."""
     if weights:
         chosen = [weights[len(weights) * share // 8] for share in (4, 3, 5, 2, 6, 1, 7, 0)]
         spots = [
-            spot for each in chosen for spot in _beside(frame.x(each["x"] + 0.28), frame.y(each["y"]), "center", 20)
+            spot
+            for each in chosen
+            for x, align in (("x", "left"), ("x2", "right"))
+            for spot in _beside(frame.x(each[x]), frame.y(each["y"]), align, 20)
         ]
-        yield Label(WEIGHTS if frame.plot_width > NARROW else WEIGHTS_SHORT, tuple(spots), "mut")
+        yield Label(WEIGHTS, _off(grid, spots), "mut", clear=True)

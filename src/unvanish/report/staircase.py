@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from unvanish.charts.numbers import SMALLEST_NORMAL
 from unvanish.records import LayerFlow
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -14,13 +15,6 @@ LEAST_DECADES = 4
 """A bar chart of less than this many decades would blow harmless differences up."""
 UNFOLDED = 24
 ENDS = 3
-
-SMALLEST_NORMAL = (
-    ("float16", math.log10(2**-14)),
-    ("bfloat16", math.log10(2**-126)),
-    ("float32", math.log10(2**-126)),
-    ("float64", -1022 * math.log10(2)),
-)
 
 
 class Scale(NamedTuple):
@@ -116,7 +110,8 @@ def bar_scale(layers: Sequence[LayerFlow], types: tuple[str, ...] = ()) -> Scale
 
 def marks(scale: Scale) -> list[tuple[str, float]]:
     """The number types in use whose smallest normal lies inside the scale, with its log10."""
-    return [(name, place) for name, place in SMALLEST_NORMAL if name in scale.types and scale.low < place < scale.high]
+    known = [(name, place) for name, place in SMALLEST_NORMAL.items() if name in scale.types]
+    return [(name, place) for name, place in known if scale.low < place < scale.high]
 
 
 def bar(log10: float | None, scale: Scale, width: int) -> tuple[str, str]:
