@@ -49,6 +49,7 @@ def _fix(args: argparse.Namespace) -> int:
         if target is not None:
             look_ahead(Path(target))
             _spare(Path(target), path)
+    _refuse_early(args)
     progress = Progress()
     with quiet(), loaded_problem(path, name) as problem:
         from unvanish.trials import fix
@@ -60,12 +61,9 @@ def _fix(args: argparse.Namespace) -> int:
             )  # fmt: skip
         finally:
             progress.clear()
-    if args.write is not None and fixes.best is not None:
-        from unvanish.trials.patch import write_repaired
-
-        write_repaired(fixes, args.write, path)
-        write(sys.stderr, f"unvanish: the repaired program is in {args.write}")
     _deliver(args, fixes)
+    if args.write is not None:
+        _write_program(args, fixes, path)
     if fixes.interrupted:
         return INTERRUPTED
     return FOUND if fixes.verdict == "no remedy found" else HEALTHY
@@ -74,6 +72,31 @@ def _fix(args: argparse.Namespace) -> int:
 def _spare(target: Path, original: Path) -> None:
     if target.exists() and original.exists() and target.samefile(original):
         raise UnvanishError(f"{str(target)!r} is the file that is being repaired, and it is never written over")
+
+
+def _refuse_early(args: argparse.Namespace) -> None:
+    """What can be known before the search to go wrong after it."""
+    if args.write is None:
+        return
+    if Path(args.write).exists():
+        raise UnvanishError(f"{args.write!r} exists already, and fix never overwrites a file; name a new one")
+    if args.output is not None and Path(args.output).resolve() == Path(args.write).resolve():
+        raise UnvanishError(f"-o and --write both name {args.write!r}; the answer and the program need a file each")
+
+
+def _write_program(args: argparse.Namespace, fixes: Fixes, path: Path) -> None:
+    from unvanish.trials.patch import write_repaired
+
+    if fixes.best is None:
+        write(sys.stderr, f"unvanish: {args.write} was not written: {fixes.verdict}")
+        return
+    try:
+        write_repaired(fixes, args.write, path)
+    except UnvanishError:
+        if args.format == "text":
+            write(sys.stdout, f"\n{fixes.patched or fixes.code}")  # a long search must not end with nothing
+        raise
+    write(sys.stderr, f"unvanish: the repaired program is in {args.write}")
 
 
 def _told(standing: Standing) -> tuple[float, str]:
@@ -101,7 +124,11 @@ def _deliver(args: argparse.Namespace, fixes: Fixes) -> None:
             args.format
         ]()
     if args.output is not None:
-        write_text(Path(args.output), text)
+        try:
+            write_text(Path(args.output), text)
+        except UnvanishError:
+            write(sys.stdout, text)
+            raise
         write(sys.stderr, f"unvanish: {fixes.verdict}; the answer is in {args.output}")
     else:
         write(sys.stdout, text)

@@ -81,6 +81,10 @@ class Anatomy:
     @classmethod
     def of(cls, draft: Draft) -> Anatomy:
         """Run the draft's model once on its batch. Raises Refused where that fails."""
+        return draft.once("anatomy", lambda: cls._read(draft))
+
+    @classmethod
+    def _read(cls, draft: Draft) -> Anatomy:
         model = draft.model
         problem = Problem(model, draft.inputs, None, _sum)
         with untouched(model, 0):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class Draft:
     asked for: up to 4,096 samples, for statistics; the batch where there are none. ``restore_outputs``: what turns the
     model's outputs into what the user's metric was written for (a sigmoid, where the loss has been given the logits);
     None where nothing has to be done. ``steps``: planned length of the training. ``generator``: remedies that draw
-    numbers take a seed from it. ``pretrained``: the weights are worth keeping.
+    numbers take a seed from it. ``pretrained``: the weights are worth keeping. ``known``: what was read off the model.
     """
 
     model: nn.Module
@@ -82,6 +82,7 @@ class Draft:
     pretrained: bool = False
     restore_outputs: Callable[[Any], Any] | None = None
     steps: int | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -153,6 +154,21 @@ class Draft:
         """The training problem as the draft has it now, without an optimizer."""
         return Problem(self.model, self.inputs, self.targets, self.loss_fn)
 
+    def once(self, what: Any, read: Callable[[], Any]) -> Any:
+        """What ``read`` finds out about the model: asked for once, and once again when there is another model."""
+        if self.known.get("model") is not self.model:
+            self.known = {"model": self.model}
+        if what not in self.known:
+            self.known[what] = read()
+        return self.known[what]
+
+    def another(self) -> Draft:
+        """A draft to go on from here with: model and what is known of it are shared until a remedy changes it."""
+        self.once("model", lambda: self.model)
+        other = copy.copy(self)
+        other.generator = torch.Generator().set_state(self.generator.get_state())
+        return other
+
     def seed(self) -> int:
         """A number to seed a generator with, drawn from the draft's own."""
         return int(torch.randint(2**31 - 1, (), generator=self.generator))
@@ -179,7 +195,7 @@ class Draft:
             raise Refused(f"the changed model does not run on the batch: {type(error).__name__}: {error}") from error
         self.model, self.recipe = names["model"], recipe
         self.loss_fn, self.restore_outputs = names["loss_fn"], names["restore_outputs"]
-        definitions = tuple(inspect.getsource(part).rstrip() for part in parts)
+        definitions = tuple(map(_source, parts))
         return Change(sentence=sentence, definitions=definitions, code=tuple(code), edits=tuple(edits))
 
 
@@ -194,6 +210,11 @@ def script(changes: Sequence[Change], recipe: Recipe | None = None) -> str:
     if recipe is not None and recipe.module:
         imports.append(f"import {recipe.module}")
     return "\n\n\n".join(["\n".join(["from __future__ import annotations", "", *imports]), body]) + "\n"
+
+
+@cache
+def _source(part: Any) -> str:
+    return inspect.getsource(part).rstrip()
 
 
 def _with_what_they_call(parts: Iterable[Any]) -> tuple[Any, ...]:

@@ -47,6 +47,8 @@ def output_layer(draft: Draft) -> Change:
     outputs, targets = _outputs(draft), draft.targets
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         raise Refused("outputs or targets are not one tensor; " + BY_HAND)
+    if outputs.is_complex() or targets.is_complex():
+        raise Refused("outputs or targets are complex numbers, for which no usual loss is made")
     task = task_of(outputs, targets)
     kind = kind_of(draft.loss_fn, outputs, targets)
     if task == "real" and kind in ("logits", "probabilities"):

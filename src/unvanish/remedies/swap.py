@@ -71,7 +71,7 @@ def _owner(anatomy: Anatomy, index: int, inside_module: bool) -> str:
 
 def _nodes(draft: Draft, anatomy: Anatomy, path: str, wanted: list[int]) -> list[str]:
     """The names, in the traced forward of one module, of the activations behind these calls."""
-    graph = _traced(draft, path)
+    graph = draft.once(("graph", path), lambda: _traced(draft, path))
     owner = anatomy.modules[path]
     prefix = f"{path}." if path else ""
     sites = {site.path for site in anatomy.sites if site.module}

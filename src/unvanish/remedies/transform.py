@@ -91,7 +91,8 @@ def transform(draft: Draft, method: str) -> Change:
     make = f"lambda: Transformed({function}, a={a!r}, b={b!r}, c={c!r}, d={d!r})"
     model = draft.model
     label = kind.replace("_", " ")
-    sentence = f"{label} transformed by {method} for {depth} layers: {a:.4g} · (f({b:.4g} x + {c:.4g}) + {d:.4g})"
+    formula = f"{a:.4g} · (f({b:.4g} x {_signed(c)}) {_signed(d)})"
+    sentence = f"{label} transformed by {method} for {depth} layers: {formula}"
     swapped = swap(draft, anatomy, sites, make, sentence, (surgery.Transformed,))
     fill = "nn.init.orthogonal_(w, gain=max(1.0, math.sqrt(w.shape[0] / w[0].numel())), generator=g)"
     try:
@@ -149,6 +150,10 @@ def _numbers(method: str, name: str, depth: int) -> tuple[float, float, float, f
     if not all(math.isfinite(value) for value in (a, b, c)) or a == 0.0:
         raise Refused(f"dks gives no usable numbers for {name} and {depth} layers")
     return a, b, c, low / a, slope
+
+
+def _signed(term: float) -> str:
+    return f"{'−' if term < 0.0 else '+'} {abs(term):.4g}"
 
 
 def _listed(kinds: set[str]) -> str:

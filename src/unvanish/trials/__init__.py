@@ -21,7 +21,7 @@ from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import ordered
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
-from unvanish.trials.plan import Plan
+from unvanish.trials.plan import DEFAULT_LENGTHS, Plan
 from unvanish.trials.race import Race, Standing
 from unvanish.trials.score import Scale
 from unvanish.trials.search import search
@@ -30,7 +30,6 @@ from unvanish.trials.train import AS_IS, Candidate
 __all__ = ["Fixes", "Plan", "Race", "Standing", "fix", "open_race", "ordered", "probe", "search"]
 
 NOTHING = "nothing to repair"
-DEFAULT_LENGTHS = 3
 IMPROVING = 0.03
 """A network that wins this share of what there is to gain within the probe is improving …"""
 WORSE = 0.1
@@ -86,6 +85,11 @@ def fix(
 
 def planned(problem: Problem, budget: int | None, seeds: int, seed: int) -> Plan:
     """The plan of a search. Raises UnvanishError where the numbers make no sense or do not reach for one rung."""
+    if not isinstance(problem, Problem):
+        raise UnvanishError(
+            f"fix takes an unvanish.Problem, not a {type(problem).__name__}: Problem(model, inputs, targets, loss_fn,"
+            " optimizer, train_batches=…, validation=…, metric=…, steps=…)"
+        )
     for name, value, least in (("budget", budget, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise UnvanishError(f"fix({name}={value!r}) must be a whole number, {least} at least")
@@ -98,8 +102,8 @@ def planned(problem: Problem, budget: int | None, seeds: int, seed: int) -> Plan
     plan = Plan(length, budget or DEFAULT_LENGTHS * length, seeds)
     if plan.budget < plan.least:
         raise UnvanishError(
-            f"a budget of {plan.budget} steps is too small for one rung of trials: with {length} planned steps at least"
-            f" {plan.least} are needed, and {DEFAULT_LENGTHS * length} are usual"
+            f"a budget of {plan.budget} steps is too small for one rung of trials: for a training of {length} steps at"
+            f" least {plan.least} are needed, and {max(5 * plan.least, DEFAULT_LENGTHS * length)} are usual"
         )
     return plan
 

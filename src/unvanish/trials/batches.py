@@ -61,6 +61,8 @@ class Batches:
             found = [self._pair(each) for each in islice(iter(self.source), self.longest)]
         if not found:
             raise UnvanishError("Problem(train_batches=…) gave no batch; give at least one (inputs, targets)")
+        if empty := [place for place, each in enumerate(found) if any(t.shape[:1] == (0,) for t in tensors(each[0]))]:
+            raise UnvanishError(f"batch {empty[0]} of Problem(train_batches=…) holds no sample; leave it out")
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(draw)).tolist()
         batches = [found[place] for place in order]
         size = 0 if isinstance(self.source, Sequence) else sum(t.numel() * t.element_size() for t in tensors(found))

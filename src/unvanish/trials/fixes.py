@@ -28,7 +28,8 @@ class Fixes:
 
     ``unit``: what scores are. ``unseen``: they were taken on validation data; ``split``: other data chose than judged.
     ``planned``, ``budget``, ``spent``: optimizer steps of a full training, of the search, and taken in it. ``refused``:
-    (remedy, why it does not apply). ``cut_off``: edits put last, because a layer was cut off, or the finding still there, after them.
+    (remedy, why it does not apply). ``cut_off``: edits put last, because a layer was cut off, or the finding still
+    there, after them.
     ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a literal swap in it;
     else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be known. ``interrupted``:
     the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on from.

@@ -59,14 +59,22 @@ def write_repaired(fixes: Any, path: str | Path, original: str | Path | None = N
     Raises UnvanishError where the file exists already: nothing of the user's is ever overwritten.
     """
     target = Path(path)
-    if target.exists() or (original is not None and target.resolve() == Path(original).resolve()):
-        raise UnvanishError(f"{str(path)!r} exists already, and fix never overwrites a file; name a new one")
+    spare(target, original)
     if not fixes.code:
         raise UnvanishError(f"there is nothing to write to {str(path)!r}: {fixes.verdict}")
     try:
-        target.write_text(fixes.patched or fixes.code)
+        with target.open("x") as file:
+            file.write(fixes.patched or fixes.code)
+    except FileExistsError:
+        spare(target)
     except OSError as error:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
+def spare(target: Path, original: str | Path | None = None) -> None:
+    """Raise UnvanishError where the file exists already, or is the one under repair."""
+    if target.exists() or (original is not None and target.resolve() == Path(original).resolve()):
+        raise UnvanishError(f"{str(target)!r} exists already, and fix never overwrites a file; name a new one")
 
 
 def _file_of(problem: Problem) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+DEFAULT_LENGTHS = 3
+"""Full trainings that a search may spend where no budget is given."""
 QUARTER = 4
 FEWEST = 16
 """Candidates of a heat, unless the budget is too small even for short rungs."""
@@ -37,7 +39,7 @@ class Plan:
 
     @property
     def reserve(self) -> int:
-        """What is kept back for the steps after the race, at most 60 % of the budget."""
+        """What is kept back for the steps after the race, 60 % of the budget at most, or what two remedies leave."""
         return self._reserve(self.rungs)
 
     @property
@@ -53,7 +55,8 @@ class Plan:
         return tuple(sorted({max(10, self.steps // share) for share in (64, 16, last)}))
 
     def _reserve(self, rungs: tuple[int, ...]) -> int:
-        return min((2 * self.seeds + 2) * rungs[-1], 6 * self.budget // 10)
+        two = max(rungs[-1], self.probe) + rungs[-1] + rungs[0]  # the network as it is, and a race of two remedies
+        return min((2 * self.seeds + 2) * rungs[-1], 6 * self.budget // 10, max(0, self.budget - two))
 
     def _start(self, rungs: tuple[int, ...]) -> int:
         return _most(rungs, self.budget - self._reserve(rungs) - max(rungs[-1], self.probe))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 from unvanish.records import Finding, Record, UnvanishError
 from unvanish.remedies import Refused, get
@@ -15,13 +14,11 @@ from unvanish.report import Report
 from unvanish.trials.batches import KEPT_BYTES, Batches
 from unvanish.trials.plan import Plan
 from unvanish.trials.score import Scale
-from unvanish.trials.train import AS_IS, Candidate, Copy, prototype, start, title, train
+from unvanish.trials.train import AS_IS, Candidate, Copy, Made, prototype, start, title, train
+from unvanish.trials.veto import VETO, transmission
 
 Key = tuple[Candidate, int, int]
 """Candidate, seed, and the number of steps it has been trained for."""
-VETO = -2.5
-"""log10 of the relative transmission below which a layer counts as cut off."""
-EXCUSED = ("gated", "saddle", "frozen", "unused")
 STAYING = ("UV701", "UV702", "UV706", "UV707")
 """Findings about the outputs and inputs: an edit that leaves one of them is put last, as one that cuts a layer off is.
 
@@ -93,6 +90,7 @@ class Race:
     measures: dict[Key, Measure] = field(default_factory=dict)
     spent: int = 0
     originals: dict[int, Draft] = field(default_factory=dict)
+    made: dict[int, Made] = field(default_factory=dict)
     copies: dict[tuple[Candidate, int], Copy] = field(default_factory=dict)
     reached: dict[tuple[Candidate, int], int] = field(default_factory=dict)
     at_start: dict[tuple[Candidate, int], tuple[float, ...]] = field(default_factory=dict)
@@ -109,13 +107,15 @@ class Race:
         self.findings = findings
         for original in self.originals.values():
             original.findings = findings
+        self.made.clear()
 
     def fresh(self, candidate: Candidate, seed: int) -> Copy:
         """A new, untrained copy of that candidate and seed; raises Refused."""
         if seed not in self.originals:
             known = self.report.replace(findings=self.findings)
             self.originals[seed] = prototype(self.problem, seed, self.batches, known, self.pretrained)
-        return start(self.originals[seed], candidate, seed, self.batches)
+        made = self.made.setdefault(seed, {}) if self.roomy else {}
+        return start(self.originals[seed], candidate, seed, self.batches, made)
 
     def copy(self, candidate: Candidate, seed: int) -> Copy:
         """The copy of that candidate and seed, trained as far as has been counted; raises Refused."""
@@ -205,7 +205,8 @@ class Race:
     @property
     def roomy(self) -> bool:
         """Whether all copies of a heat may stay in memory."""
-        size = sum(p.numel() * p.element_size() for p in self.originals[self.seed].model.parameters())
+        original = next(iter(self.originals.values()))
+        size = sum(p.numel() * p.element_size() for p in original.model.parameters())
         return size * self.plan.start <= KEPT_BYTES
 
     def forget(self, wanted: Iterable[Candidate]) -> None:
@@ -264,20 +265,3 @@ class Race:
                 self.refused[candidate[0]] = str(refusal)
             return False
         return True
-
-
-def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) -> float:
-    """The lowest log10 transmission of a layer of the edited, untrained copy; 0 where it could not be looked at.
-
-    −inf where one of the findings ``staying`` is still there.
-    """
-    try:
-        effort = "auto" if staying else "quick"
-        report = diagnose(replace(each.draft.problem, autocast=problem.autocast), effort=effort)
-    except UnvanishError:
-        return 0.0
-    if any(finding.code in staying for finding in report.findings):
-        return -math.inf
-    layers = report.layers
-    found = [a.log10_transmission for a in layers if a.verdict not in EXCUSED and a.log10_transmission is not None]
-    return min(found, default=0.0)

@@ -15,7 +15,7 @@ from unvanish.records import UnvanishError
 from unvanish.remedies.draft import called
 from unvanish.structure import rebuild, tensors
 from unvanish.trials.batches import Batch, pair
-from unvanish.trials.train import Copy, loss_of
+from unvanish.trials.train import AS_IS, Copy, loss_of
 
 FEWEST_TO_SPLIT = 20
 GROUPS = 10
@@ -34,6 +34,8 @@ class Scale:
         self.reference = reference
         self.unseen = problem.validation is not None
         whole = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
+        if self.unseen and any(t.shape[:1] == (0,) for t in tensors(whole[0])):
+            raise UnvanishError("Problem(validation=…) holds no sample; give some, or leave it out")
         self.choosing, self.judging = _halves(whole) if self.unseen else (whole, whole)
         self.split = self.choosing is not self.judging
         self.start = 0.0
@@ -51,13 +53,16 @@ class Scale:
         """The score on the data that chooses; −inf where outputs or score are not finite."""
         if not copy.finite:
             return -math.inf
-        return self._score(copy, *self._outputs(copy, self.choosing))
+        outputs, targets = self._outputs(copy, self.choosing)
+        return self._score(copy, outputs, targets) if copy.finite else -math.inf
 
     def judged(self, copy: Copy) -> list[float]:
         """The score on the data that judges, then what it is without each tenth of them, where outputs can be cut."""
         if not copy.finite:
             return [-math.inf]
         outputs, targets = self._outputs(copy, self.judging)
+        if not copy.finite:
+            return [-math.inf]
         return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
 
     def _left_out(self, copy: Copy, outputs: Any, targets: Any) -> list[float]:
@@ -70,7 +75,9 @@ class Scale:
         return [self._score(copy, take(outputs, k, count), take(targets, k, count)) for k in keep]
 
     def _outputs(self, copy: Copy, data: Batch) -> Batch:
+        """Outputs and targets. A changed copy that cannot take the data says so in its ``failure``."""
         inputs, targets = data
+        outputs: Any = ()
         modes = [(module, module.training) for module in copy.model.modules()]
         copy.model.eval()
         try:
@@ -78,6 +85,13 @@ class Scale:
                 outputs = called(copy.model, inputs)
                 if copy.draft.restore_outputs is not None:
                     outputs = copy.draft.restore_outputs(outputs)
+        except UnvanishError:
+            raise
+        except Exception as error:
+            what = f"the {'validation data' if self.unseen else 'batch'} raised {type(error).__name__}: {error}"
+            if copy.candidate == AS_IS:
+                raise UnvanishError(f"running the network as it is on {what}") from error
+            copy.failure = f"running it on {what}"
         finally:
             for module, training in modes:
                 module.training = training
@@ -110,8 +124,17 @@ class Scale:
             ) from None
 
     def _loss(self, copy: Copy, outputs: Any, targets: Any) -> float:
-        with torch.no_grad():
-            return float(loss_of(self.problem.loss_fn, outputs, targets))
+        try:
+            with torch.no_grad():
+                return float(loss_of(self.problem.loss_fn, outputs, targets))
+        except UnvanishError:
+            raise
+        except Exception as error:
+            fault = f"gave no single loss ({type(error).__name__}: {error})"
+            hint = (
+                "" if self.problem.loss_fn is not None else "; there is no loss_fn, so the model must return its loss"
+            )
+            raise UnvanishError(f"the scoring data of the trial {copy.title!r} {fault}{hint}") from error
 
 
 def standard_error(differences: Sequence[Sequence[float]]) -> float:
@@ -161,5 +184,5 @@ def _halves(whole: Batch) -> tuple[Batch, Batch]:
 
 
 def _name(metric: Callable[..., Any]) -> str:
-    name = getattr(metric, "__name__", type(metric).__name__)
+    name = "".join(filter(str.isprintable, getattr(metric, "__name__", type(metric).__name__)))
     return "metric" if name == "<lambda>" else name.strip("_").replace("_", " ")

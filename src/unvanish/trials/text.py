@@ -6,15 +6,20 @@ What comes from the user's program passes through ``Page.clean``. rich is import
 from __future__ import annotations
 
 import io
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from unvanish.records import Trial
 from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
 from unvanish.trials.fixes import Fixes
+from unvanish.trials.plan import DEFAULT_LENGTHS
 from unvanish.trials.race import Standing
 
 MOST_ROWS = 12
 MOST_REASONS = 8
+MOST_NAMES = 24
+FAILED = "the loss was"
 DOTS = str.maketrans("●─┊", "o-|")
 Scale = tuple[float, float]
 
@@ -32,7 +37,7 @@ def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = T
         highlight=False, legacy_windows=False, _environ={},
     )  # fmt: skip
     page = Page(console, width, unicode)
-    for part in (_headline, _change, _tried, _not_tried, _cost):
+    for part in (_headline, _change, _tried, _not_tried, _advice, _cost):
         part(fixes, page)
     text = "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
     return text if unicode else text.translate(DOTS).translate(ASCII)
@@ -168,7 +173,8 @@ def _not_tried(fixes: Fixes, page: Page) -> None:
     no_use = [t.remedy for t in fixes.trials if _no_use(t)]
     if no_use:
         page.title("What did not help")
-        page.print((page.clean(", ".join(no_use)), ""))
+        more = f" and {len(no_use) - MOST_NAMES} more" if len(no_use) > MOST_NAMES else ""
+        page.print((page.clean(", ".join(no_use[:MOST_NAMES])) + more, ""))
     if fixes.refused:
         page.title("What does not apply")
         for slug, reason in fixes.refused[:MOST_REASONS]:
@@ -181,6 +187,59 @@ def _no_use(trial: Trial) -> bool:
     if trial.helped:
         return False
     return trial.score is None or (trial.baseline is not None and trial.score <= trial.baseline + 0.02)
+
+
+def advice(fixes: Fixes) -> Iterator[str]:
+    """What to do next, where nothing was repaired."""
+    if fixes.verdict == "nothing to repair":
+        yield "to search all the same: --anyway, or fix(problem, anyway=True)"
+    if fixes.verdict != "no remedy found":
+        return
+    if fixes.interrupted:
+        yield "to go on from here: fix(problem, resume=fixes), or the same command where it had --resume FILE"
+        return
+    if not fixes.trials:
+        yield f"give a larger budget: {max(DEFAULT_LENGTHS * fixes.planned, 2 * fixes.budget):,} steps, say"
+        return
+    yield from _lesson(fixes)
+    errors = [finding for finding in fixes.before.findings if finding.level == "error"]
+    if errors:
+        codes = ", ".join(dict.fromkeys(f"{finding.code} ({finding.verdict})" for finding in errors))
+        yield f"what the check found is still there: {codes}; unvanish check says where and why"
+
+
+def _lesson(fixes: Fixes) -> Iterator[str]:
+    """What follows from how the trials ended."""
+    trials, closest = fixes.trials, fixes.trials[0]
+    larger = f"a larger budget tries and trains more (--budget {2 * fixes.budget})"
+    if all(trial.score is None for trial in (fixes.as_is, *trials)):
+        failed = [trial.reason for trial in trials if FAILED in trial.reason or "raised" in trial.reason]
+        if len(failed) < len(trials) / 2:
+            yield f"{fixes.unit} was a finite number in no trial, though the losses were: look at what the metric does"
+        else:
+            often = Counter(failed).most_common(1)[0][0]
+            yield f"{len(failed)} of {len(trials)} changes ended like this: {often}"
+            yield "a fault that no change of the network moves lies in the loss or the data: look there first"
+    elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
+        yield f"{closest.remedy} may help, but its gain is not above what chance makes ({closest.needed:.3f})"
+        yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"
+    else:
+        yield (
+            "no change did better than the network as it is: see that the targets can be told from the inputs, and that"
+            " training and validation data are of one kind"
+        )
+        yield larger
+
+
+def _gain(trial: Trial) -> float:
+    return -math.inf if trial.score is None or trial.baseline is None else trial.score - trial.baseline
+
+
+def _advice(fixes: Fixes, page: Page) -> None:
+    if lines := list(advice(fixes)):
+        page.title("What to do next")
+        for line in lines:
+            page.print((page.clean(line), ""), label="- ")
 
 
 def _cost(fixes: Fixes, page: Page) -> None:

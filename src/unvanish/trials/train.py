@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,11 @@ def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pre
             "fix trains copies of the network, but Problem has no optimizer: pass the one you train with, such as"
             " optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
         )
+    if getattr(inspect.signature(optimizer.step).parameters.get("closure"), "default", None) is inspect.Parameter.empty:
+        raise UnvanishError(
+            f"{type(optimizer).__name__} asks for the loss several times a step (step(closure)), and a budget counts"
+            " single steps; give the Problem another optimizer, such as Adam"
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(p.requires_grad and id(p) in held for p in model.parameters()):
         raise UnvanishError(
@@ -108,23 +114,54 @@ def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pre
     return draft
 
 
-def start(original: Draft, candidate: Candidate, seed: int, batches: Batches) -> Copy:
+@dataclass
+class Edited:
+    """A draft after some edits, never trained, that further edits may go on from."""
+
+    draft: Draft
+    changes: tuple[Change, ...]
+    random_state: Tensor
+
+
+Made = dict[Candidate, Edited]
+
+
+def start(original: Draft, candidate: Candidate, seed: int, batches: Batches, made: Made) -> Copy:
     """A fresh copy with the edits made and an optimizer of its own; raises remedies.Refused where one does not apply.
 
-    Random numbers of the edits follow from ``seed``.
+    Random numbers of the edits follow from ``seed``. ``made`` keeps single edits of this seed for pairs to begin with.
     """
-    draft = copy.copy(original)
-    draft.model, draft.recipe = copy.deepcopy((original.model, original.recipe))
-    draft.generator = torch.Generator().manual_seed(seed)
-    if isinstance(draft.loss_fn, nn.Module):
-        draft.loss_fn = copy.deepcopy(draft.loss_fn)
+    if isinstance(original.loss_fn, nn.Module):
+        # an edit may wrap the loss, which has a state: each copy needs one of its own
+        original, made = replace(original, loss_fn=copy.deepcopy(original.loss_fn)), {}
     with seeded(seed):
-        changes = tuple(get(slug).apply(draft) for slug in candidate)
+        found = _edited(original, candidate, seed, made)
+        draft = found.draft.another()
+        if any(draft.model is kept.model for kept in (original, *(each.draft for each in made.values()))):
+            draft.model, draft.recipe = copy.deepcopy((draft.model, draft.recipe))
         optimizer = draft.recipe.build(draft.model.parameters())
     for group in optimizer.param_groups:
         if group.get("foreach", True) is None and not group.get("fused"):
             group["foreach"] = True  # the same numbers, a quarter quicker for many small tensors
-    return Copy(candidate, seed, draft, optimizer, changes, batches.walk(seed))
+    return Copy(candidate, seed, draft, optimizer, found.changes, batches.walk(seed))
+
+
+def _edited(original: Draft, candidate: Candidate, seed: int, made: Made) -> Edited:
+    """The draft with these edits made; one that a pair may begin with is kept in ``made``."""
+    if candidate in made:
+        return made[candidate]
+    if not candidate:
+        draft = original.another()
+        draft.generator = torch.Generator().manual_seed(seed)
+        return Edited(draft, (), torch.get_rng_state())
+    before = _edited(original, candidate[:-1], seed, made)
+    draft = before.draft.another()
+    torch.set_rng_state(before.random_state)
+    change = get(candidate[-1]).apply(draft)
+    found = Edited(draft, (*before.changes, change), torch.get_rng_state())
+    if len(candidate) == 1:
+        made[candidate] = found
+    return found
 
 
 def train(each: Copy, problem: Problem, to: int) -> None:
