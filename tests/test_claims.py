@@ -46,7 +46,7 @@ def test_every_document_is_there_and_every_verdict_is_a_word():
 
 @pytest.mark.parametrize("claim", table.claims(), ids=lambda claim: claim.name)
 def test_commands_name_experiments_and_settings_that_there_are(claim):
-    words = claim.command.split()[1:]
+    words = claim.command().split()[1:]
     arguments = cli._parser(words).parse_args(joined(words))
     given = {
         name.removeprefix("knob_"): value
@@ -63,7 +63,7 @@ def test_all_claims_are_borne_out(measured):
     assert len(measured.rows) >= 30
     assert all("{" not in row["truth"] and "nan" not in row["truth"] for row in measured.rows)
     left_out = len(table.claims()) - len(measured.rows)
-    assert left_out > 0 and measured.notes == (f"left out: {left_out} claims for which networks are trained",)
+    assert left_out > 0 and measured.notes == (f"Left out: {left_out} claims for which networks are trained.",)
 
 
 def test_the_numbers_are_the_golden_ones(golden, numbers):
@@ -137,7 +137,7 @@ def test_the_page_has_every_claim_and_is_fresh_but_for_numbers(measured):
     assert text.startswith("<!-- written by python -m unvanish.lab.claims_page docs/claims.md -->")
     for claim in table.claims():
         assert f"| {claim.says.replace('|', chr(92) + '|')} | {claim.verdict} |" in text
-        assert f"`{claim.command}`" in text
+        assert f"`{claim.command()}`" in text
     fresh = [line for line in page(measured).splitlines() if line.startswith("| ")]
     there = {NUMBER.sub("#", line) for line in text.splitlines()}
     assert not [line for line in fresh if NUMBER.sub("#", line) not in there]
@@ -158,4 +158,30 @@ def test_stopping_inside_an_experiment_keeps_the_claims_measured_before():
     outcome = lab.run("claims", progress=impatient, document="001", trained=False)
     assert outcome.ok and len(outcome.rows) == 10
     stopped = lab.run("claims", progress=impatient, document="000", trained=False)
-    assert stopped.rows == () and "stopped early: 0 of" in stopped.notes[-1]
+    assert stopped.rows == () and "Stopped early: 0 of" in stopped.notes[-1]
+
+
+def test_the_full_run_leaves_quick_out_and_says_so(monkeypatch):
+    asked: list[tuple[str, dict[str, Any]]] = []
+    shares: list[float] = []
+
+    def answer(name: str, progress: Any, **settings: Any) -> lab.Outcome:
+        asked.append((name, settings))
+        progress(0.5, "half")
+        rows = (
+            {"kind": "sigmoid", "hidden": 1, "accuracy": 0.9},
+            {"kind": "sigmoid", "hidden": 20, "accuracy": 0.1},
+            {"kind": "sigmoid, centred init", "hidden": 20, "accuracy": 0.8},
+        )
+        return lab.Outcome(sentence="made", rows=rows)
+
+    monkeypatch.setattr(table, "run_experiment", answer)
+    chosen = tuple(claim for claim in table.claims() if claim.experiment == "depth")
+    monkeypatch.setattr(table, "claims", lambda: chosen)
+    short = lab.run("claims", progress=lambda share, what: shares.append(share))
+    full = lab.run("claims", full=True)
+    assert [settings.pop("quick", False) for _, settings in asked] == [True, False]
+    assert short.rows[0]["command"] == "unvanish lab depth --hidden 1,20 --quick"
+    assert full.rows[0]["command"] == "unvanish lab depth --hidden 1,20"
+    assert "150 steps" in short.notes[0] and not full.notes
+    assert shares == [0.0, 0.5]

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from unvanish import lab
+from unvanish.lab import writing
 from unvanish.lab.knobs import settle
+from unvanish.lab.threads import one_thread
 from unvanish.lab.writing import decimal
 from unvanish.records import UnvanishError
 
@@ -224,3 +226,53 @@ def test_one_experiment_loads_neither_the_others_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_quick_limits_numbers_and_lists_and_the_outcome_names_what_was_run() -> None:
+    knobs = (
+        lab.Knob("steps", 300, "", 1, 10_000, quick=150),
+        lab.Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "", 1, 100, quick=3),
+        lab.Knob("seeds", 3, ""),
+        lab.Knob("quick", False, ""),
+    )
+
+    def plain(**given: object) -> dict[str, object]:
+        return settle(knobs, given, "lab toy", {}).plain()
+
+    assert plain() == {"steps": 300, "hidden": [1, 2, 3, 5, 10, 20], "seeds": 3, "quick": False}
+    assert plain(quick=True) == {"steps": 150, "hidden": [1, 3, 20], "seeds": 3, "quick": True}
+    assert plain(quick=True, steps=20, hidden=(1, 20)) == {"steps": 20, "hidden": [1, 20], "seeds": 3, "quick": True}
+    short = lab.run("speeds", quick=True, epochs=700, hidden=2, images=100)
+    assert (short.settings["epochs"], short.settings["seeds"]) == (110, 3)
+    assert short.pictures[0].data[-1]["step"] == 109
+    assert "epochs 110" in str(short) and "folder" not in str(short)
+
+
+def test_rows_of_sentences_stand_below_each_other_and_are_wrapped() -> None:
+    long = " ".join(["words"] * 30)
+    rows = tuple({"name": f"row {place}", "says": f"{long} {place}."} for place in range(30))
+    columns = (lab.Column("name"), lab.Column("says"))
+    checks = tuple(lab.Check(f"check {place}", None, "right", place != 7) for place in range(20))
+    outcome = lab.Outcome(sentence=f"{long}.", columns=columns, rows=rows, checks=checks, notes=(long,))
+    lines = writing.text(outcome, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line for line in lines if line.startswith("row")] == [f"row {place}" for place in range(30)]
+    assert sum(line.startswith("  says: words") for line in lines) == 30
+    # further lines stand below the first one's words
+    assert lines[lines.index("row 0") + 2].startswith("        words")
+    assert "Checks: 19 of 20 hold, these do not:" in lines and "  FAILED: check 7: right" in lines
+    assert not [line for line in lines if "check 8" in line]
+    assert f"  says: {long} 0." in writing.text(outcome).splitlines()
+
+
+def test_networks_of_an_experiment_take_one_thread_and_give_the_others_back() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

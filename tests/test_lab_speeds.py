@@ -77,7 +77,7 @@ def test_stopping_keeps_what_was_measured():
 
     outcome = lab.run("speeds", progress=impatient, seeds=1, epochs=30)
     assert {row["hidden"] for row in outcome.rows} == {2, 3}
-    assert any("stopped early" in note for note in outcome.notes)
+    assert any("Stopped early" in note for note in outcome.notes)
     assert any("3 hidden layers" in drawing.title for drawing in outcome.pictures)
 
 
@@ -88,7 +88,7 @@ def test_stopping_at_once_leaves_an_outcome_without_rows():
     outcome = lab.run("speeds", progress=never, seeds=1, epochs=9, hidden=2)
     assert outcome.rows  # 9 epochs pass before the first report
     longer = lab.run("speeds", progress=never, seeds=1, epochs=30, hidden=2)
-    assert {row["epoch"] for row in longer.rows} == {0, 1} and "stopped early" in longer.notes[0]
+    assert {row["epoch"] for row in longer.rows} == {0, 1} and "Stopped early" in longer.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def test_a_population_does_what_each_of_its_networks_does(design):
         loss.backward()
         assert float(losses[place]) == pytest.approx(float(loss.detach()), rel=1e-5)
         for name, parameter in network.named_parameters():
-            assert torch.allclose(gradients[name][place], parameter.grad, atol=1e-6, rtol=1e-4), name
+            # a bias before a batch norm has gradient 0 but for rounding
+            assert torch.allclose(gradients[name][place], parameter.grad, atol=4e-6, rtol=1e-4), name
         again = population.network(place)
         assert torch.equal(again(inputs), network(inputs))
 
@@ -210,7 +211,10 @@ def test_depth_loses_plain_sigmoids_and_keeps_centred_ones():
     assert outcome.checks and outcome.ok
     plain = {row["hidden"]: row["accuracy"] for row in outcome.rows if row["kind"] == "sigmoid"}
     assert plain[20] < 0.2 < 0.6 < plain[1]
-    assert len(outcome.pictures) == 2
+    assert [drawing.name for drawing in outcome.pictures] == ["speeds", "remedies", "remedies"]
+    lines = outcome.pictures[0].data
+    assert [row["hidden layers"] for row in lines] == [1, 20]
+    assert [row["log10 sigmoid"] for row in lines] == pytest.approx([math.log10(plain[n]) for n in (1, 20)])
 
 
 @pytest.mark.parametrize(("seed", "gradient"), [(0, 1e-6), (2, 1e-8), (6, 1e-3)])

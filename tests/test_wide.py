@@ -124,3 +124,16 @@ def test_rows_say_which_numbers_are_logarithms_and_long_ones_are_thinned():
     assert rows[1]["log10 other"] == 5
     many = readable("staircase", tables, ([str(n) for n in range(1000)], list(range(1000))), {})
     assert len(many) <= MOST and many[0]["layer"] == "0"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("activation", ["silu", "relu", "softplus", "elu"])
+def test_extreme_settings_warn_of_nothing(activation):
+    """Activations grow to 1e200, the square of which is beyond float64, and on until they leave it themselves."""
+    for residual in (False, True):
+        settings = {"width": 8, "weight": 1_000, "activation": activation, "residual": residual, "input": 1e6}
+        outcome = lab.run("chain", depth=200, **settings)
+        assert "nan" not in str(outcome) and outcome.ok
+    made = layers(draw_weights([1_000.0] * 70, 0.0, 8, 0), 0.0, 1.0, "softplus", True)
+    assert made.before.max() > 1e160 and np.isfinite(made.before).all()
+    assert made.before[0, 0] == pytest.approx(math.sqrt(8))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.records import UnvanishError
-from unvanish.terminal import HEALTHY, Progress, look_ahead, write, write_bytes
+from unvanish.terminal import HEALTHY, Progress, look_ahead, width, write, write_bytes
 
 if TYPE_CHECKING:
     from unvanish.lab import Experiment, Knob
@@ -134,6 +134,11 @@ def _answer(args: argparse.Namespace, work: Callable[[Callable[[float, str], Non
         outcome = work(progress)
     finally:
         progress.clear()
+    if chosen in (None, "text") and args.output is None and sys.stdout.isatty():
+        from unvanish.lab.writing import text
+
+        write(sys.stdout, text(outcome, width()))
+        return HEALTHY
     data = _written(outcome, chosen or "text")
     if args.output is not None:
         _save(Path(args.output), data)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state, vmap
 
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
@@ -48,7 +48,10 @@ class Block(nn.Module):
         self.after = after
 
     def forward(self, inputs: Tensor) -> Tensor:
-        normalised = self.norm(self.linear(inputs))
+        return self.join(inputs, self.norm(self.linear(inputs)))
+
+    def join(self, inputs: Tensor, normalised: Tensor) -> Tensor:
+        """What follows the norm: the activation and the connection around it."""
         if self.after:
             return self.activation(inputs + normalised)
         branch = self.activation(normalised)
@@ -154,9 +157,9 @@ INITS = {
 
 
 class Population:
-    """Networks of one architecture with stacked parameters; a step of all costs little more than its arithmetic.
+    """Networks of one ``Design`` with stacked parameters; a step of all costs little more than its arithmetic.
 
-    ``parameters``: name -> (count, …). Source of the technique: torch.func's model ensembling.
+    ``parameters``: name -> (count, …).
 
     >>> design = Design(hidden=2, width=3)
     >>> population = Population([design.build(4, 2, seed) for seed in range(5)])
@@ -164,16 +167,37 @@ class Population:
     torch.Size([5, 7, 2])
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Sequential]) -> None:
         self.count = len(networks)
         self.template = copy.deepcopy(networks[0]).to("meta")
-        stacked, _ = stack_module_state(list(networks))
+        stacked, _ = stack_module_state([*networks])
         self.parameters: dict[str, Tensor] = {name: p.detach().requires_grad_() for name, p in stacked.items()}
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """What every network answers: (count, batch, classes)."""
-        one = lambda parameters: functional_call(self.template, parameters, (inputs,))  # noqa: E731
-        return vmap(one, randomness="error")(self.parameters)
+        *blocks, _ = self.template
+        signal = inputs
+        for place, block in enumerate(blocks):
+            assert isinstance(block, Block)
+            linear = self._linear(f"{place}.linear", signal)
+            signal = block.join(signal, self._norm(f"{place}.norm", block.norm, linear))
+        return self._linear(str(len(blocks)), signal)
+
+    def _linear(self, name: str, inputs: Tensor) -> Tensor:
+        """W x + b of every network: (count, batch, fan out)."""
+        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"][:, None]
+        if inputs.ndim == 2:  # all networks see the same images: one product is faster than many
+            return (inputs @ weight.flatten(0, 1).T).unflatten(1, weight.shape[:2]).transpose(0, 1) + bias
+        return torch.baddbmm(bias, inputs, weight.mT)
+
+    def _norm(self, name: str, norm: nn.Module, linear: Tensor) -> Tensor:
+        if isinstance(norm, nn.Identity):
+            return linear
+        assert isinstance(norm, (nn.BatchNorm1d, nn.LayerNorm))
+        over = 1 if isinstance(norm, nn.BatchNorm1d) else 2
+        variance, mean = torch.var_mean(linear, over, correction=0, keepdim=True)
+        weight, bias = (self.parameters[f"{name}.{each}"][:, None] for each in ("weight", "bias"))
+        return (linear - mean) * torch.rsqrt(variance + norm.eps) * weight + bias
 
     def gradients(self, inputs: Tensor, targets: Tensor, loss_fn: Loss) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (count,) and each network's own gradient, by name, stacked like the parameters."""

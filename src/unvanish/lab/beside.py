@@ -12,7 +12,7 @@ from unvanish.theory import Chain
 from unvanish.theory.products import log10_rms
 from unvanish.theory.wide import Layers
 
-MOST = 100_000
+MOST = 10_000
 """Layers times inputs, or weights; with more, every run would take several times as long for the sake of a picture."""
 PLAIN: dict[str, Any] = {"weight": (1.0,), "bias": 0.0, "noise": 0.0, "residual": False}
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -14,6 +14,7 @@ from torch.func import functional_call, jacrev
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab.threads import one_thread
 from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 
@@ -143,11 +144,11 @@ def local_minimum(task: Task, seed: int, starts: int, progress: Progress) -> tup
         if lowest > 0 and float(task.first_gradient(model).norm()) < 1e-10:
             if loss > 1e-9:
                 return model, (
-                    f"descent {turn + 1} from random weights ended in a minimum above the best loss, all eigenvalues of"
-                    f" its Hessian positive, the smallest {lowest:.2g}; {best} before it ended at loss 0"
+                    f"Descent {turn + 1} from random weights ended in a minimum above the best loss, all eigenvalues of"
+                    f" its Hessian positive, the smallest {lowest:.2g}; {best} before it ended at loss 0."
                 )
             best += 1
-    return None, f"none of {starts} descents ended in a local minimum ({best} ended at loss 0); try more starts"
+    return None, f"None of {starts} descents ended in a local minimum ({best} ended at loss 0); try more starts."
 
 
 def plateau(task: Task, gradient: float, seed: int) -> nn.Sequential:
@@ -179,6 +180,7 @@ def vanished(task: Task, gradient: float, seed: int) -> nn.Sequential:
         Knob("seed", 0, "draws the points, the network to be learned and the starts", 0, 100_000),
     ),
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """A regression with a known best loss of 0, and networks whose first layer's gradient has the same tiny length.
 
@@ -206,9 +208,9 @@ def run(s: Settings, progress: Progress) -> Outcome:
         models["plateau"] = plateau(task, s.gradient, s.seed)
         models["saddle"] = level(small(s.seed), task, 0.0)
         models["vanished"] = vanished(task, s.gradient, s.seed)
-        notes.append(f"the vanished network has {len(models['vanished']) // 2} hidden layers")
+        notes.append(f"The vanished network has {len(models['vanished']) // 2} hidden layers.")
     except (Stopped, KeyboardInterrupt):
-        notes.append("stopped early: the places found by then are shown")
+        notes.append("Stopped early: the places found by then are shown.")
     rows = [_row(name, model, task, s.seed) for name, model in models.items()]
     return Outcome(
         sentence=_sentence(rows),
@@ -288,8 +290,8 @@ def _checks(rows: list[dict[str, Any]], gradient: float) -> Iterator[Check]:
         yield Check(f"{row['place']}: verdict", word, row["verdict"], row["verdict"] == word)
         if row["place"] not in ("start", "saddle"):
             length = 10 ** row["gradient"]
-            what = f"{row['place']}: first-layer gradient at most"
-            yield Check(what, gradient, length, length <= 1.001 * gradient)
+            what = f"{row['place']}: first-layer gradient"
+            yield Check(what, f"at most {gradient:g}", length, length <= 1.001 * gradient)
 
 
 def _drawing(rows: list[dict[str, Any]]) -> Drawing:

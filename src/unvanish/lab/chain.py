@@ -55,7 +55,7 @@ PRESETS = (
             "depth": 4,
             "weight": (1.541, -0.2934, -2.1788, 0.5684),
             "input": (-1.0845, -1.3986, 0.4033, 0.8380, -0.7193),
-            "target": (0.4529, 0.1768, 0.3553, 0.4901, 0.8964),
+            "target": (0.4529, 0.1768, 0.3553, 0.6219, 0.4818),
             "loss": "square",
             "written": "003-line-2",
         },
@@ -322,7 +322,7 @@ def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Draw
         return (stairs,)
     later = few[1:]
     with np.errstate(divide="ignore"):
-        weights, slopes = np.log10(np.abs(made.weights[later])), np.log10(np.abs(made.slope)).mean(axis=0)[later]
+        weights, slopes = np.log10(np.abs(made.weights[later])), np.log10(np.abs(made.slope[:, later])).mean(axis=0)
     return stairs, Drawing.of(
         "factors",
         f"What each layer multiplies by{every}",

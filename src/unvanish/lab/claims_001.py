@@ -146,8 +146,8 @@ def exponential_decrease(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "If terms exceed 1, the gradient explodes instead.",
     "true only if",
     "… the input keeps to a narrow window: |w·σ′(w·a + b)| ≥ 1 needs |w| ≥ 4, and holds at best, at |w| = 6.894, for"
-    " activations in an interval of {width:.4f}. With random inputs larger weights saturate: of 20-layer chains with"
-    " weights of size 64 {vanished:.0%} vanish.",
+    " activations in an interval of {width:.4f}. With random inputs larger weights saturate: {vanished:.0%} of 20-layer"
+    " chains with weights of size 64 vanish.",
     "unstable",
     part="window",
     weight=6.894,
@@ -184,7 +184,7 @@ def weights_grow(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "That the terms balance out is highly unlikely to happen by chance.",
     "true",
     "Of random 20-layer chains with weights N(0, 1) {plain:.1%} keep the gradient within a factor of 1,000;"
-    " with the best of nine sizes, 6, and biases that hold each sigmoid at its steepest, {best:.2f}.",
+    " with the best of nine sizes, 6, and biases that hold each sigmoid at its steepest, {best:.0%}.",
     "unstable",
 )
 def balance_by_chance(o: Outcome, run: Run) -> tuple[Numbers, bool]:

@@ -110,14 +110,15 @@ def only_the_value(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "002",
     "Early on the error is spread over many weights, so that one of them has little influence.",
     "true",
-    "From width 16 to 1,024 the gradient of one weight falls to {one:.2g} of what it was, that of its whole layer is"
-    " {layer:.2f} times what it was: a small entry of a wide layer has not vanished.",
+    "From width {narrow:,.0f} to {wide:,.0f} the gradient of one weight falls to {one:.2g} of what it was, that of its"
+    " whole layer is {layer:.2f} times what it was: a small entry of a wide layer has not vanished.",
     "width",
 )
 def spread_over_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     first, last = o.rows[0], o.rows[-1]
     one, layer = (10 ** (last[column] - first[column]) for column in ("log10_one_weight", "log10_layer"))
-    return {"one": one, "layer": layer}, one < 0.3 and 0.5 < layer < 2
+    found = {"one": one, "layer": layer, "narrow": first["width"], "wide": last["width"]}
+    return found, one < 0.3 and 0.5 < layer < 2
 
 
 @claim(

@@ -11,6 +11,7 @@ from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
 from unvanish.lab.batched import Design, Images, chance, images, tuned
+from unvanish.lab.threads import one_thread
 
 KINDS: dict[str, tuple[Design, str]] = {
     "sigmoid": (Design(1), "SGD"),
@@ -29,20 +30,21 @@ KINDS: dict[str, tuple[Design, str]] = {
     question="How does accuracy change with the number of hidden layers, as is and with a remedy?",
     sources=("001", "000"),
     settings=(
-        Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20),
+        Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20, quick=3),
         Knob("width", 30, "units of each hidden layer", 4, 256, log=True),
         Knob("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
         Knob(
             "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
         ),
         Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
-        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True),
+        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
         Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
-        Knob("rates", 7, "learning rates tried for each network, over three decades", 1, 31),
-        Knob("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set above"),
+        Knob("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
+        Knob("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
         Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """Fully connected networks of equal width on digits, with 1 to 20 hidden layers.
 
@@ -62,14 +64,14 @@ def run(s: Settings, progress: Progress) -> Outcome:
             tell = partial(_tell, progress, begin, size, f"{hidden} hidden layers, {kind}")
             rows.append(_row(kind, hidden, data, s, tell))
     except (Stopped, KeyboardInterrupt):
-        notes.append(f"stopped early: {len(rows)} of {len(jobs)} networks were trained to the end")
+        notes.append(f"Stopped early: {len(rows)} of {len(jobs)} networks were trained to the end.")
     return Outcome(
         sentence=_sentence(rows),
         columns=COLUMNS,
         rows=tuple(rows),
         pictures=tuple(_drawings(rows, chance(data), s)),
         checks=tuple(_checks(rows)) if s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"the best constant answer is right on {100 * chance(data):.1f} % of the images that judge"),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the images that judge."),
     )
 
 
@@ -85,10 +87,7 @@ COLUMNS = (
 
 def _jobs(s: Settings) -> list[tuple[str, int]]:
     """Kind and depth of each network, the shallow ones first."""
-    depths = sorted({int(each) for each in s.hidden})
-    if s.quick and len(depths) > 3:
-        depths = [depths[0], depths[len(depths) // 2], depths[-1]]
-    return [(kind, hidden) for hidden in depths for kind in KINDS]
+    return [(kind, hidden) for hidden in sorted({int(each) for each in s.hidden}) for kind in KINDS]
 
 
 def _tell(progress: Progress, begin: float, size: float, what: str, share: float) -> None:
@@ -97,9 +96,8 @@ def _tell(progress: Progress, begin: float, size: float, what: str, share: float
 
 def _row(kind: str, hidden: int, data: Images, s: Settings, tell: Callable[[float], None]) -> dict[str, Any]:
     design, optimizer = KINDS[kind]
-    steps, rates = (min(150, s.steps), min(4, s.rates)) if s.quick else (s.steps, s.rates)
     design = replace(design, hidden=hidden, width=s.width, skip=design.skip / math.sqrt(hidden))
-    result = tuned(design, data, optimizer, rates=rates, seeds=s.seeds, steps=steps, seed=s.seed, progress=tell)
+    result = tuned(design, data, optimizer, rates=s.rates, seeds=s.seeds, steps=s.steps, seed=s.seed, progress=tell)
     return {
         "kind": kind,
         "hidden": hidden,
@@ -145,6 +143,8 @@ def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
 
 def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> Iterator[Drawing]:
     depths = sorted({row["hidden"] for row in rows})
+    if len(depths) > 1:
+        yield _lines(rows, depths, best_constant, s)
     for hidden in dict.fromkeys([*depths[-1:], *depths[:1]]):
         own = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
         dots = [
@@ -168,3 +168,19 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
             chance=best_constant,
             as_is=as_is,
         )
+
+
+def _lines(rows: list[dict[str, Any]], depths: list[int], best_constant: float, s: Settings) -> Drawing:
+    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    scores = [[found.get((kind, hidden), 0.0) for hidden in depths] for kind in KINDS]
+    return Drawing.of(
+        "speeds",
+        "Does accuracy survive more layers?",
+        f"Accuracy over the number of hidden layers, on a logarithmic scale, a line for each of {len(KINDS)} ways to"
+        f" build and train a network; the mean over {s.seeds} seeds. The best constant answer has {best_constant:.3g}.",
+        depths,
+        list(KINDS),
+        [[math.log10(score) if score else None for score in own] for own in scores],
+        quantity="accuracy",
+        across="hidden layers",
+    )

@@ -21,7 +21,8 @@ class Knob:
 
     ``low`` and ``high`` are included in the range; of a tuple they bound each number, and ``most`` bounds how many
     there are. ``choices`` are the only values allowed. ``log``: a slider moves by factors. ``slide``: the part of
-    the range that a slider covers, where the whole would be too coarse.
+    the range that a slider covers, where the whole would be too coarse. ``quick``: with the setting of that name no
+    number is larger, and no list longer, than this.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Knob:
     log: bool = False
     most: int = 1_000
     slide: tuple[float, float] | None = None
+    quick: int | None = None
 
     @property
     def kind(self) -> str:
@@ -83,6 +85,16 @@ class Knob:
                 raise self._refusal(value)
             return int(number)
         return number
+
+    def quickly(self, value: Any) -> Value:
+        """The value that ``quick`` leaves of a checked one: a smaller number, or a list thinned out evenly."""
+        if self.quick is None:
+            return value
+        if not isinstance(value, tuple):
+            return min(value, self.quick)
+        numbers = cast("tuple[float, ...]", value)
+        apart = max(len(numbers) - 1, 1) / (self.quick - 1)
+        return tuple(numbers[round(turn * apart)] for turn in range(self.quick)) if len(numbers) > self.quick else value
 
     def _choice(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -151,7 +163,7 @@ class Settings(Mapping[str, Any]):
 
 
 def settle(knobs: Sequence[Knob], given: Mapping[str, Any], asked: str, preset: Mapping[str, Any]) -> Settings:
-    """Every setting's value: as given, else as in the preset, else its default; texts are parsed.
+    """Every setting's value: as given, else as in the preset, else its default; texts are parsed, and ``quick`` limits.
 
     ``asked`` begins the message of the UnvanishError that an unknown name or a value out of range raises.
     """
@@ -162,6 +174,8 @@ def settle(knobs: Sequence[Knob], given: Mapping[str, Any], asked: str, preset: 
         if knob is None:
             raise UnvanishError(f"{asked}: there is no setting {name!r}{nearest(name, tuple(by_name))}")
         values[name] = _within(asked, knob.parse if isinstance(value, str) else knob.check, value)
+    if values.get("quick"):
+        values = {name: by_name[name].quickly(value) for name, value in values.items()}
     return Settings(values, given)
 
 

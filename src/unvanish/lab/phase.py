@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab.threads import one_thread
 from unvanish.lab.writing import decimal
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
@@ -25,6 +26,8 @@ TRAINABLE = 6.0
 """Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""
 BATCH = 16
 CRITICAL_WITHIN = 0.01
+MOST_SAID = 600.0
+"""Layers; χ₁ within 1 % of 1 means at least so many depth scales times 6, and is not known better in a real network."""
 COLLAPSED_START, GROWING_START = 1e-4, 1.0
 GRID = (41, 31)
 LEAST_WIDTH_CHECKED = 100
@@ -68,6 +71,7 @@ COLUMNS = (
     settings=SETTINGS,
     presets=PRESETS,
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """χ₁ = σ_w² E φ′(√q u)² at the variance q where σ_w² E φ(√q u)² + σ_b² = q, and the line on which it is 1.
 
@@ -85,7 +89,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=(_diagram(phi, s),),
         checks=_checks(rows, s),
-        notes=_notes(phi),
+        notes=(*_notes(phi), *_reach(rows)),
     )
 
 
@@ -176,10 +180,25 @@ def _notes(phi: Activation) -> tuple[str, ...]:
     one = critical(phi, 1.0)
     if not one.feasible:
         return (f"There is no critical initialisation at variance 1: σ_b² would have to be {one.sigma_b2:.4g}.",)
-    stable = "stable" if one.q_slope < 1 else "not stable" if one.q_slope > 1 + 1e-9 else "neither stable nor unstable"
+    level = abs(one.q_slope - 1) < 1e-9
+    stable = "neither stable nor unstable" if level else "stable" if one.q_slope < 1 else "not stable"
     return (
-        f"Critical at variance 1: σ_w² = {one.sigma_w2:.6g}, σ_b² = {max(one.sigma_b2, 0.0):.6g};"
+        f"Critical at variance 1: σ_w² = {one.sigma_w2:.6g}, σ_b² = {round(max(one.sigma_b2, 0.0), 12):.6g};"
         f" the variance is {stable} there (slope {one.q_slope:.4g}).",
+    )
+
+
+def _reach(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """How deep a plain network could be trained with the best of the variances asked for, by a rule of thumb."""
+    alive = [row for row in rows if math.isfinite(row["q"]) and row["depth_scale"]]
+    if not alive:
+        return ()
+    best = max(alive, key=lambda row: row["trainable"])
+    most = MOST_SAID if best["phase"] == "critical" else best["trainable"]
+    depth = f"about {most:,.0f} layers" if most < MOST_SAID else f"more than {MOST_SAID:,.0f} layers"
+    return (
+        f"The deepest of these that could be trained is the network with σ_w² = {best['weight_variance']:g}, with"
+        f" {depth}: predicted by the rule of {TRAINABLE:g} depth scales (Schoenholz et al. 2017), not trained here.",
     )
 
 
@@ -189,7 +208,7 @@ def _checks(rows: list[dict[str, Any]], s: Settings) -> tuple[Check, ...]:
     # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10 % is three times that at width 100
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and math.isfinite(row["q"]))
     middle = off[len(off) // 2] if off else 0.0
-    return (Check("median difference between networks and prediction, in %, at most", 10.0, middle, middle <= 10.0),)
+    return (Check("median difference between networks and prediction, in %", "at most 10", middle, middle <= 10.0),)
 
 
 def _diagram(phi: Activation, s: Settings) -> Drawing:
@@ -242,6 +261,7 @@ PAGE_COLUMNS = (
 )
 
 
+@one_thread()
 def theory_page(
     name: str,
     depth: int = 20,

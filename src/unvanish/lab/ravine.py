@@ -15,8 +15,6 @@ OPTIMISERS = ("gd", "momentum", "adagrad", "rmsprop", "adam", "newton")
 REPORT_EVERY = 50_000
 NEAR = 0.005
 """Share of the way that is left where a path is drawn to its end."""
-DENSE, SPARSE = 80, 40
-"""Points of a path that are drawn: so many of its beginning, so many of the rest."""
 
 SETTINGS = (
     Knob("w1", 1.0, "where the flat direction starts", -1e6, 1e6),
@@ -83,6 +81,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         notes=(
             f"However small the gradient norm, the distance can be {1 / CURVATURE[0]:.0f} times as large: the smallest"
             f" second derivative is {CURVATURE[0]:g}.",
+            _farther(s.rate),
         ),
     )
 
@@ -200,15 +199,26 @@ def _sentence(paths: dict[str, Path], s: Settings) -> str:
     start = f"From ({s.w1:g}, {s.w2:g})"
 
     def took(path: Path) -> str:
-        return f"needs {path.steps:,} steps" if path.steps is not None else f"is not there after {s.steps:,} steps"
+        if path.steps is None:
+            return f"has not come there after {s.steps:,} steps"
+        return f"needs {path.steps:,} step{'' if path.steps == 1 else 's'}"
 
-    said = (
-        f"{start} gradient descent {took(plain)} to come within {s.epsilon:g} of the minimum, Adagrad {took(adagrad)}"
-    )
+    said = f"{start} to within {s.epsilon:g} of the minimum gradient descent {took(plain)}, Adagrad {took(adagrad)}"
     if plain.at_stop is None or plain.stop is None:
         return f"{said}."
     reason = f"stopping at a gradient norm below {s.stop:g} would end gradient descent at step {plain.stop:,}"
     return f"{said}; {reason}, {plain.at_stop:.3g} away."
+
+
+def _farther(rate: float) -> str:
+    """What a start ten times as far costs gradient descent, which shrinks each coordinate by |1 − rate · curvature|."""
+    slowest = max(abs(1 - rate * curvature) for curvature in CURVATURE)
+    if slowest >= 1:
+        return f"At rate {rate:g} gradient descent never settles: that needs a rate below {2 / CURVATURE[1]:g}."
+    more = math.log(0.1) / math.log(slowest)
+    return (
+        f"A start ten times as far costs gradient descent {more:,.1f} steps more: a step leaves {slowest:.10g} of it."
+    )
 
 
 def _checks(paths: dict[str, Path], s: Settings) -> tuple[Check, ...]:
@@ -222,26 +232,19 @@ def _checks(paths: dict[str, Path], s: Settings) -> tuple[Check, ...]:
     over = max((path.at_stop / s.stop for path in paths.values() if path.at_stop is not None), default=None)
     if over is not None:
         most = 1 / CURVATURE[0]
-        found.append(Check("distance at the stop over the bound, at most", most, over, over <= most))
+        found.append(Check("distance at the stop over the bound", f"at most {most:g}", over, over <= most))
     return tuple(found)
 
 
 def _picture(paths: dict[str, Path]) -> Drawing:
-    whole = {name: until_there(path.points) for name, path in paths.items()}
-    drawing = Drawing.of(
+    return Drawing.of(
         "paths",
         "Six ways down a ravine",
         "Lines of equal height are long ellipses; from the start each optimiser's path, for 1,000 steps at most.",
         ellipses(paths["gd"].points[0]),
-        [{"optimizer": name, "points": thinned(points)} for name, points in whole.items()],
+        [{"optimizer": name, "points": until_there(path.points)} for name, path in paths.items()],
         (0.0, 0.0),
     )
-    # the picture counts the points it is given; here they stand for more steps
-    counted = {f"{name} after {len(thinned(points)) - 1:,} steps": len(points) - 1 for name, points in whole.items()}
-    for row in drawing.tables["labels"]:
-        if row["text"] in counted:
-            row["text"] = f"{row['text'].split()[0]} after {counted[row['text']]:,} steps"
-    return drawing
 
 
 def until_there(points: list[Pair]) -> list[Pair]:
@@ -249,13 +252,6 @@ def until_there(points: list[Pair]) -> list[Pair]:
     near = NEAR * math.hypot(*points[0])
     there = next((place for place, point in enumerate(points) if math.hypot(*point) <= near), len(points))
     return points[: there + 1]
-
-
-def thinned(points: list[Pair]) -> list[Pair]:
-    """All points of a path's beginning, where it may swing, and a few of the rest."""
-    every = max(math.ceil((len(points) - DENSE) / SPARSE), 1)
-    rest = points[DENSE:]
-    return points[:DENSE] + rest[::every] + ([rest[-1]] if len(rest) % every != 1 and every > 1 and rest else [])
 
 
 def ellipses(start: Pair) -> list[list[Pair]]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
 from unvanish.lab.batched import Design, Images, Tuned, chance, images, tuned
 from unvanish.lab.knobs import nearest
+from unvanish.lab.threads import one_thread
 from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
@@ -85,14 +86,15 @@ HALF = (
             "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
         ),
         Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
-        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True),
+        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
         Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
-        Knob("rates", 7, "learning rates tried for each remedy, over three decades", 1, 31),
+        Knob("rates", 7, "learning rates tried for each remedy, over three decades", 1, 31, quick=4),
         Knob("quick", False, "150 steps and 4 rates at most, and half of the remedies"),
         Knob("only", "", "names of remedies with semicolons between; empty: all of them"),
         Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """The remedies of the documents and some others on one network: sigmoid layers of equal width on digits.
 
@@ -105,7 +107,6 @@ def run(s: Settings, progress: Progress) -> Outcome:
     Batch norm takes its statistics from the images it is judged on.
     """
     data = images(s.data, s.folder, s.images)
-    steps, count = (min(150, s.steps), min(4, s.rates)) if s.quick else (s.steps, s.rates)
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     jobs = (Remedy(SHALLOW, Design(hidden=1)), *chosen(s.only, s.quick))
@@ -115,12 +116,12 @@ def run(s: Settings, progress: Progress) -> Outcome:
             design = remedy.at(1 if not turn else s.hidden, s.width)
             tell = lambda share, turn=turn, name=remedy.name: progress((turn + share) / len(jobs), name)  # noqa: E731
             result = tuned(
-                design, data, remedy.optimizer, rates=count, seeds=s.seeds, steps=steps, seed=s.seed, progress=tell
+                design, data, remedy.optimizer, rates=s.rates, seeds=s.seeds, steps=s.steps, seed=s.seed, progress=tell
             )
             shallow = fmean(result.scores) if not turn else shallow
             rows.append(_row(remedy, design, result, data, s, shallow))
     except (Stopped, KeyboardInterrupt):
-        notes.append(f"stopped early: {len(rows)} of {len(jobs)} rows were trained to the end")
+        notes.append(f"Stopped early: {len(rows)} of {len(jobs)} rows were trained to the end.")
     rows.sort(key=lambda row: (-row["accuracy"], row["remedy"]))
     return Outcome(
         sentence=_sentence(rows, s),
@@ -128,7 +129,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=(_drawing(rows, chance(data), s),) if rows else (),
         checks=tuple(_checks(rows)) if s.hidden >= 20 and s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"the best constant answer is right on {100 * chance(data):.1f} % of the images that judge"),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the images that judge."),
     )
 
 
@@ -200,13 +201,19 @@ def _sentence(rows: list[dict[str, Any]], s: Settings) -> str:
     words = {row["remedy"]: row["rescued"] for row in rows if row["remedy"] != SHALLOW}
     if not words:
         return "Nothing was trained to the end before it was stopped."
-    saved = [name for name, word in words.items() if word == "yes"]
-    lost = [name for name, word in words.items() if word == "no"]
-    near = f": {', '.join(saved[:5])}{', …' if len(saved) > 5 else ''}" if saved else ""
-    return (
-        f"Of {len(words)} ways to train {s.hidden} hidden layers {len(saved)} come near a network with one{near}."
-        + (f" Not rescued: {', '.join(sorted(lost, key=_place))}." if lost else "")
-    )
+    by_word = {word: [name for name, said in words.items() if said == word] for word in ("yes", "partly", "no")}
+    saved, partly, lost = by_word["yes"], by_word["partly"], sorted(by_word["no"], key=_place)
+    ways = f"Of {len(words)} ways" if len(words) > 1 else "Of one way"
+    comes = f"{len(saved) or 'none'} come{'' if len(saved) > 1 else 's'}"
+    # names have commas of their own
+    parts = [f"{ways} to train {s.hidden} hidden layers {comes} near a network with one{_listed(saved, ': ')}"]
+    parts += [f"Part of the way{_listed(partly, ': ')}"] if partly else []
+    parts += [f"Not rescued{_listed(lost, ': ')}"] if lost else []
+    return f"{'. '.join(parts)}."
+
+
+def _listed(names: list[str], before: str) -> str:
+    return before + "; ".join(names) if names else ""
 
 
 def _place(name: str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
 from unvanish.lab.batched import Design
+from unvanish.lab.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 
@@ -122,16 +123,17 @@ def norms(
     sources=("001", "002"),
     settings=(
         Knob("hidden", (2.0, 3.0, 4.0), "numbers of hidden layers, one network each", 2, 8, most=7),
-        Knob("epochs", 500, "steps of gradient descent, each on all images", 1, 5_000, log=True),
+        Knob("epochs", 500, "steps of gradient descent, each on all images", 1, 5_000, log=True, quick=110),
         Knob("images", 1_000, "how many digits to train on; more than 1,000 need a folder", 10, 70_000, log=True),
-        Knob("seeds", 10, "networks trained of each depth, from different weights", 1, 100),
+        Knob("seeds", 10, "networks trained of each depth, from different weights", 1, 100, quick=3),
         Knob("rate", 0.1, "learning rate", 1e-6, 100.0, log=True),
         Knob("penalty", 5.0, "L2 penalty λ: rate · λ / images of each weight is taken away a step", 0.0, 1_000.0),
         Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
-        Knob("quick", False, "3 seeds and 110 epochs at most, whatever was set above"),
+        Knob("quick", False, "3 seeds and 110 epochs at most, whatever was set"),
         Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """Gradient descent on 1,000 digits with networks 784-30-…-30-10, all sigmoid, as in chapter 5 of Nielsen's book.
 
@@ -144,13 +146,12 @@ def run(s: Settings, progress: Progress) -> Outcome:
     Source: Nielsen 2015, Neural Networks and Deep Learning, chapter 5.
     """
     _possible(s)
-    epochs, seeds = (min(110, s.epochs), min(3, s.seeds)) if s.quick else (s.epochs, s.seeds)
     data = mnist.load(s.folder or None, s.images)
-    runs, stopped = _follow(s, range(s.seed, s.seed + seeds), data, epochs, progress)
+    runs, stopped = _follow(s, range(s.seed, s.seed + s.seeds), data, progress)
     rows = [row for hidden, run in runs.items() for row in _rows(hidden, run, data, s)]
-    notes = ["stopped early: what had been measured by then is shown"] if stopped else []
+    notes = ["Stopped early: what had been measured by then is shown."] if stopped else []
     if not _as_in_the_book(s):
-        notes.append("rate, penalty or number of images are not the book's, so that its numbers are left out")
+        notes.append("Rate, penalty or number of images are not the book's, so that its numbers are left out.")
     return Outcome(
         sentence=_sentence(runs),
         columns=COLUMNS,
@@ -187,7 +188,7 @@ def _as_in_the_book(s: Settings) -> bool:
 
 
 def _follow(
-    s: Settings, seeds: range, data: tuple[Tensor, Tensor], epochs: int, progress: Progress
+    s: Settings, seeds: range, data: tuple[Tensor, Tensor], progress: Progress
 ) -> tuple[dict[int, Tensor], bool]:
     """The norms (seeds, epochs, hidden) by number of hidden layers, and whether this was stopped before its end."""
     depths = sorted({int(each) for each in s.hidden})
@@ -195,10 +196,10 @@ def _follow(
     for turn, hidden in enumerate(depths):
         seen: list[Tensor] = []
         try:
-            for now in norms(hidden, seeds, data, epochs=epochs, rate=s.rate, penalty=s.penalty):
+            for now in norms(hidden, seeds, data, epochs=s.epochs, rate=s.rate, penalty=s.penalty):
                 seen.append(now)
                 if len(seen) % 10 == 0:
-                    progress((turn + len(seen) / epochs) / len(depths), f"{hidden} hidden layers, epoch {len(seen)}")
+                    progress((turn + len(seen) / s.epochs) / len(depths), f"{hidden} hidden layers, epoch {len(seen)}")
         except (Stopped, KeyboardInterrupt):
             return {**runs, hidden: torch.stack(seen, dim=1)} if seen else runs, True
         runs[hidden] = torch.stack(seen, dim=1)
@@ -248,8 +249,8 @@ def _order(hidden: int, run: Tensor) -> str:
     """How often each layer's norm lies above that of the layer before it."""
     kept = (run.diff(dim=2) > 0).all(dim=2)
     return (
-        f"{hidden} hidden layers: the order (later layers larger) holds in every epoch in {int(kept.all(1).sum())} of"
-        f" {len(run)} runs, and in {100 * float(kept.float().mean()):.1f} % of all epochs of all runs"
+        f"With {hidden} hidden layers the order (later layers larger) holds in every epoch in {int(kept.all(1).sum())}"
+        f" of {len(run)} runs, and in {100 * float(kept.float().mean()):.1f} % of all epochs of all runs."
     )
 
 

@@ -114,6 +114,7 @@ def _scale(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=(_three(rows, s),),
         checks=(_factor_bound(s, rows),) if s.activation == "sigmoid" else (),
+        notes=(_all_equal(rows, s),) if s.activation == "sigmoid" else (),
     )
 
 
@@ -135,12 +136,22 @@ def _factor_bound(s: Settings, rows: list[dict[str, Any]]) -> Check:
     """A factor of at least 1 needs |w| ≥ 4: its share cannot exceed the share of such weights."""
     worst = max(row["factors_above_1"] - math.erfc(LEAST_WEIGHT / row["scale"] / math.sqrt(2)) for row in rows)
     noise = 4 * 0.5 / math.sqrt(s.chains * (s.depth - 1))
-    return Check("factors of at least 1 beyond the share of weights |w| ≥ 4, at most", noise, worst, worst <= noise)
+    what = "share of factors of at least 1, beyond the share of weights |w| ≥ 4 which these need"
+    return Check(what, f"at most {noise:.2g}", worst, worst <= noise)
 
 
 def _equal(weight: float, s: Settings) -> Any:
     """log10 of the error signal per layer where all weights are equal and each sigmoid is at its steepest."""
     return chain([weight] * s.depth, -weight / 2, 0.5, s.activation).log10_signal
+
+
+def _all_equal(rows: list[dict[str, Any]], s: Settings) -> str:
+    largest = max(rows, key=lambda row: row["scale"])
+    return (
+        f"With equal weights w, and every sigmoid at its steepest, the error signal grows by w/4 a layer: it vanishes"
+        f" below 4, holds at 4 and explodes above. At {largest['scale']:g} the first layer's is"
+        f" {decimal(largest['log10_equal'])} times the last's."
+    )
 
 
 def _regimes(rows: list[dict[str, Any]], depth: int) -> str:
@@ -232,6 +243,7 @@ def _growth(s: Settings, progress: Progress) -> Outcome:
             f"Training takes the mean weight from {first['weight']:.3g} to {last['weight']:.3g} and the gain through"
             f" the chain from {decimal(first['log10_gain'])} to {decimal(last['log10_gain'])}: {turned}."
         ),
+        checks=_has_turned(first, last, s),
         columns=(
             Column("step"),
             Column("weight", help="mean |w|"),
@@ -252,6 +264,17 @@ def _growth(s: Settings, progress: Progress) -> Outcome:
     )
 
 
+def _has_turned(first: dict[str, Any], last: dict[str, Any], s: Settings) -> tuple[Check, ...]:
+    """Where a chain is known to learn in time: its gain ends above 1."""
+    if s.depth > 3 or not 1 <= s.weight[0] <= 2 or s.steps < 1_000:
+        return ()
+    small, large = 10 ** first["log10_gain"], 10 ** last["log10_gain"]
+    return (
+        Check("gain through the chain before training", "below 1", small, small < 1),
+        Check("gain through the chain after training", "above 1", large, large > 1),
+    )
+
+
 def _grown(step: int, weights: Any, biases: Any, made: Any) -> dict[str, Any]:
     import numpy as np
 
@@ -269,29 +292,29 @@ def _reversed(s: Settings, progress: Progress) -> Outcome:
     biases = -weights / 2
     first = chain(weights, biases, 0.5, loss="half", targets=1.0)
     top, unit = first.weight_gradient.largest, REVERSED_SHARE * s.weight[0]
+    brought, made = np.zeros(s.depth), first
     for step in range(s.steps):
         if step % 1_000 == 0:
             progress(step / s.steps, f"step {step:,}")
+        by_weight, by_bias = (g.over(top).value for g in (made.weight_gradient, made.bias_gradient))
+        weights, biases = weights - unit * by_weight, biases - unit * by_bias
+        brought += by_weight**2 + by_bias**2  # to first order a step lowers the loss by rate times gradient squared
         made = chain(weights, biases, 0.5, loss="half", targets=1.0)
-        weights = weights - unit * made.weight_gradient.over(top).value
-        biases = biases - unit * made.bias_gradient.over(top).value
     with np.errstate(divide="ignore"):
-        moved = np.log10(np.abs(weights / start - 1))
-    rows = tuple(
-        {"layer": layer + 1, "log10_delta": delta, "log10_change": change}
-        for layer, (delta, change) in enumerate(zip(first.log10_signal.tolist(), moved.tolist(), strict=True))
+        moved, share = np.log10(np.abs(weights / start - 1)), np.log10(brought / brought.sum())
+    columns = (first.log10_signal, moved, share)
+    rows: tuple[dict[str, Any], ...] = tuple(
+        dict(zip(("layer", "log10_delta", "log10_change", "log10_share"), (layer + 1, *values), strict=True))
+        for layer, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
     )
     ahead = float(first.log10_signal[0] - first.log10_signal[-1])
-    word = "faster" if ahead > 0 else "slower"
     return Outcome(
-        sentence=(
-            f"With weights of {s.weight[0]:g} the first of {s.depth:,} layers learns {decimal(abs(ahead))} times {word}"
-            f" than the last: {'the late layers are the stuck ones' if ahead > 0 else 'the early layers are stuck'}."
-        ),
+        sentence=f"{_ahead(ahead, s)} {_gained(rows, ahead, float(first.error[0]), float(made.error[0]))}",
         columns=(
             Column("layer"),
             Column("log10_delta", "log10", "∂C/∂z before training"),
             Column("log10_change", "log10", "how far training has moved the weight, as a share of it"),
+            Column("log10_share", "log10", "how much of what training gains the layer brings about"),
         ),
         rows=rows,
         pictures=(
@@ -312,6 +335,23 @@ def _reversed(s: Settings, progress: Progress) -> Outcome:
             ),
         ),
     )
+
+
+def _ahead(ahead: float, s: Settings) -> str:
+    start = f"With weights of {s.weight[0]:g} the first of {s.depth:,} layers learns"
+    if abs(ahead) < 1e-6:
+        return f"{start} as fast as the last: the product is balanced."
+    word, stuck = ("faster", "late") if ahead > 0 else ("slower", "early")
+    return f"{start} {decimal(abs(ahead))} times {word} than the last: the {stuck} layers are the stuck ones."
+
+
+def _gained(rows: tuple[dict[str, Any], ...], ahead: float, before: float, after: float) -> str:
+    """How much of the fall of the loss ½ error² the layer brings about that learns most."""
+    leading, place = ("first", 0) if ahead > 0 else ("last", -1)
+    share = f"the {leading} layer alone brings about {10 ** rows[place]['log10_share']:.0%} of that."
+    if after**2 > 0.99 * before**2:
+        return f"These few small steps lower the loss by less than 1 %; {share}"
+    return f"Training takes the loss from {before**2 / 2:.3g} to {after**2 / 2:.3g}; {share}"
 
 
 def _start(s: Settings, jitter: float = 0.1) -> Any:

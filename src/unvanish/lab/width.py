@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import activation
 from unvanish.theory.meanfield import critical
@@ -41,6 +42,7 @@ COLUMNS = (
     sources=("002",),
     settings=SETTINGS,
 )
+@one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:
     """The same task for networks of growing width, initialised so that the gradient holds at every width.
 
@@ -130,7 +132,7 @@ def _checks(rows: list[dict[str, Any]], one: float, layer: float, s: Settings) -
 
 def _picture(rows: list[dict[str, Any]]) -> Drawing:
     lines = {"whole layer": "log10_layer", "one weight": "log10_one_weight"}
-    drawing = Drawing.of(
+    return Drawing.of(
         "speeds",
         "The gradient of one weight and of its layer",
         "Two lines over the width: that of one weight falls, that of the whole layer does not.",
@@ -138,8 +140,5 @@ def _picture(rows: list[dict[str, Any]]) -> Drawing:
         list(lines),
         [[row[column] for row in rows] for column in lines.values()],
         quantity="size of the gradient",
+        across="units a layer",
     )
-    # the picture is made for training steps; here its axis is the width
-    for row in (row for table in drawing.tables.values() for row in table if row.get("text") == "step"):
-        row["text"] = "units a layer"
-    return drawing

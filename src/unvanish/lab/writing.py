@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -14,6 +16,10 @@ SHOWN = 24
 """Rows of a table in a terminal; the rows between the first and the last half are left out, and that is said."""
 LISTED = 12
 """The numbers of a setting that is a list, as far as a line of settings shows them."""
+SENTENCE = 60
+"""Characters from which a text is too long for a column: such rows are written one below the other."""
+MANY_CHECKS = 12
+"""Of more checks than these only those that fail are listed."""
 STYLE = """
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -25,18 +31,42 @@ th:first-child,td:first-child,td.text{text-align:left}
 """
 
 
-def text(outcome: Outcome) -> str:
-    """The sentence, the settings, the table (long ones folded), the checks and the notes as lines of plain text."""
-    parts = [outcome.sentence]
-    if outcome.settings:
-        parts.append("Settings: " + "  ".join(f"{name} {spell(value)}" for name, value in outcome.settings.items()))
+def text(outcome: Outcome, width: int | None = None) -> str:
+    """The sentence, the settings, the table (long ones folded), the checks and the notes as lines of plain text.
+
+    ``width``: the columns of the terminal, at which sentences are wrapped; None wraps nothing.
+    """
+    parts = [_wrapped(outcome.sentence, width)]
+    if said := _settings(outcome):
+        parts.append(_wrapped("Settings: " + "  ".join(said), width))
     if outcome.rows:
-        parts.append("\n".join(_table(outcome)))
+        tall = any(isinstance(value, str) and len(value) > SENTENCE for row in outcome.rows for value in row.values())
+        parts.append("\n".join(_records(outcome, width) if tall else _table(outcome)))
     if outcome.checks:
-        parts.append("\n".join(["Checks:", *(f"  {_check(check)}" for check in outcome.checks)]))
+        failed = [check for check in outcome.checks if not check.ok]
+        many = len(outcome.checks) > MANY_CHECKS
+        hold = len(outcome.checks) - len(failed)
+        counted = f"Checks: {hold} of {len(outcome.checks)} hold{'.' if not failed else ', these do not:'}"
+        listed = failed if many else outcome.checks
+        parts.append("\n".join([counted if many else "Checks:", *(_wrapped(_check(c), width, "  ") for c in listed)]))
     if outcome.notes:
-        parts.append("\n".join(["Notes:", *(f"  {note}" for note in outcome.notes)]))
+        parts.append("\n".join(["Notes:", *(_wrapped(note, width, "  ") for note in outcome.notes)]))
     return "\n\n".join(parts)
+
+
+def _wrapped(line: str, width: int | None, indent: str = "", more: str = "") -> str:
+    """``line`` behind ``indent``, its further lines behind that and ``more``."""
+    if width is None:
+        return indent + line
+    return textwrap.fill(
+        line, width, initial_indent=indent, subsequent_indent=indent + (more or "  " * bool(indent)),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _settings(outcome: Outcome) -> list[str]:
+    """Each setting with its value, but for those that are empty."""
+    return [f"{name} {spell(value)}" for name, value in outcome.settings.items() if value not in ("", None)]
 
 
 def spell(value: Any) -> str:
@@ -124,9 +154,8 @@ def html_fragment(outcome: Outcome) -> str:
         parts.append(
             f"<details{' open' if len(outcome.rows) <= SHOWN else ''}><summary>Table</summary>{table}</details>"
         )
-    if outcome.settings:
-        said = ", ".join(f"{name} {spell(value)}" for name, value in outcome.settings.items())
-        parts.append(f"<p>Settings: {escape(said)}</p>")
+    if said := _settings(outcome):
+        parts.append(f"<p>Settings: {escape(', '.join(said))}</p>")
     for name, lines in (("Checks", [_check(check) for check in outcome.checks]), ("Notes", list(outcome.notes))):
         if lines:
             parts.append(f"<h2>{name}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>")
@@ -167,6 +196,22 @@ def _table(outcome: Outcome) -> list[str]:
         cells = [said.ljust(width) if words else said.rjust(width) for said, width, words in placed]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def _records(outcome: Outcome, width: int | None) -> Iterator[str]:
+    """Rows that hold sentences: the short columns on one line, each sentence named and indented below it."""
+    columns = _shown(outcome)
+    long = [
+        column
+        for column in columns
+        if any(isinstance(v := row.get(column.name), str) and len(v) > SENTENCE for row in outcome.rows)
+    ]
+    name = max(len(header(column)) for column in long) + 1
+    for place, row in enumerate(outcome.rows):
+        yield "\n" * (place > 0) + "  ".join(cell(column, row) for column in columns if column not in long)
+        for column in long:
+            lead = f"{header(column)}:".ljust(name)
+            yield _wrapped(f"{lead} {cell(column, row)}", width, "  ", " " * (name + 1))
 
 
 def _check(check: Check) -> str:

@@ -88,10 +88,16 @@ def layers(
         passed = passed + here if residual else passed
         factor[at] = np.linalg.norm(passed)
         here = passed / factor[at] if factor[at] else passed
-    error = loss_slope(loss, np.atleast_1d(a[-1].sum() / np.sqrt(neurons)), np.atleast_1d(target))
+    with np.errstate(all="ignore"):  # what leaves float64 becomes inf or nan, and is told by its value
+        means, before = (z.mean(axis=1)[None], a[1:].mean(axis=1)[None]), _norms(a[:-1])[None]
+        error = loss_slope(loss, np.atleast_1d(a[-1].sum() / np.sqrt(neurons)), np.atleast_1d(target))
     after = np.concatenate([factor[1:], [1.0]])[None]
     delta = Scaled.of(np.abs(error))[:, None] * running_product_back(after) * Scaled.of(slope[None])
-    return Layers(
-        gains, np.linalg.norm(a[:-1], axis=1)[None], z.mean(axis=1)[None], a[1:].mean(axis=1)[None],
-        slope[None], factor[None], error, delta, delta[0] * Scaled.of(peak),
-    )  # fmt: skip
+    return Layers(gains, before, *means, slope[None], factor[None], error, delta, delta[0] * Scaled.of(peak))
+
+
+def _norms(rows: Array) -> Array:
+    """The norm of each row; divided by its largest entry first, the square of which may be beyond float64."""
+    largest = np.abs(rows).max(axis=1)
+    unit = np.where(largest > 0, largest, 1.0)
+    return unit * np.linalg.norm(rows / unit[:, None], axis=1)
