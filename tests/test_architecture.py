@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import subprocess
@@ -31,6 +32,11 @@ def nodes(path: Path, kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterat
     return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind))
 
 
+@functools.cache
+def own_classes() -> frozenset[str]:
+    return frozenset(n.name for file in FILES for n in nodes(file, ast.ClassDef) if isinstance(n, ast.ClassDef))
+
+
 def loaded_after(program: str) -> set[str]:
     """Which heavy packages are in sys.modules after a program ran in a fresh interpreter."""
     tail = f"\nimport sys; print(*set({HEAVY!r}) & set(sys.modules), file=sys.stderr)"
@@ -52,7 +58,7 @@ def test_ceilings(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_inheritance_among_our_own_classes_but_records(path: Path) -> None:
-    own = {node.name for file in FILES for node in nodes(file, ast.ClassDef) if isinstance(node, ast.ClassDef)}
+    own = own_classes()
     for node in nodes(path, ast.ClassDef):
         assert isinstance(node, ast.ClassDef)
         bases = {ast.unparse(base).rpartition(".")[2].partition("[")[0] for base in node.bases}

@@ -54,9 +54,9 @@ def diagnose(
     """Say per layer how much of the error signal arrives, which factor is to blame, and what that means.
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
-    output cotangents averaged instead of one, and the batch cut into eight chunks to tell gradients from noise). The
-    model, its gradients, buffers, mode and every random state are left as they were. The same problem and seed give the
-    same report. Raises UnvanishError where nothing can be checked.
+    output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
+    curvature of up to 64 layers, one by one). The model, its gradients, buffers, mode and every random state are left
+    as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can be checked.
     """
     if isinstance(problem, Problem):
         parts = {"inputs": inputs, "targets": targets, "loss_fn": loss_fn, "optimizer": optimizer}
