@@ -231,7 +231,7 @@ def rates_for(line: Line, depth: int, known: Iterable[Result]) -> tuple[float, .
     every = RATES[line.optimizer]
     if depth < VERY_DEEP or not at_100:
         return every
-    return tuple(rate for rate in every if rate <= at_100[0])[-2:]
+    return (next((rate for rate in reversed(every) if rate < at_100[0]), at_100[0] / 3.0), at_100[0])
 
 
 def run(results: list[Result], searches: list[Search], only: Sequence[str]) -> Iterator[str]:

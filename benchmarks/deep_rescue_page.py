@@ -117,7 +117,8 @@ are trained on, the other 597 are split in halves. On one the learning rate was 
 seed that is not scored: the two best after a third of the steps were trained to the end, and the smaller one was taken
 unless the larger was better by more than 0.02. On the other half the accuracies below were taken, one a seed, with the
 learning rate in brackets. At 500 and 1,000 layers there is one seed, and the rate is the better after a third of the
-steps of the one chosen at 100 layers and the next smaller. Chance is 0.10; an empty cell was not tried. Depth counts
+steps of the one chosen at 100 layers and the next smaller (a third of it, where it was the smallest). Chance is 0.10;
+an empty cell was not tried. Depth counts
 the sigmoids. Every edit is a remedy of the package but for one: `critical-init` refuses sigmoids, so the line of the
 critical weights starts from them.
 
@@ -161,7 +162,7 @@ def page(data: dict[str, Any], lines: Sequence[str]) -> str:
 
 def cell(result: Result) -> str:
     """The scores and, in brackets, the learning rate."""
-    return f"{_scores(result.scores)} ({result.rate:g})"
+    return f"{_scores(result.scores)} ({result.rate:.2g})"
 
 
 def _rescues(results: Sequence[Result], lines: Sequence[str]) -> str:
