@@ -246,6 +246,28 @@ def test_saved_activations_are_freed_as_the_walk_goes() -> None:
     assert [r for r in watched if r() is not None] == []
 
 
+def test_a_function_that_returns_one_entry_of_its_input_many_times_is_measured_anew() -> None:
+    """Its result begins where its input begins and is as long, and yet it has another norm."""
+
+    class FirstRow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            return g[:1].expand_as(g)
+
+    model = Forward(lambda m, x: FirstRow.apply(m.lin(x)), lin=nn.Linear(3, 2).double())
+    rows = torch.tensor([[1.0, 0.0], [0.0, 100.0], [0.0, 7.0]]).double()
+    given = Problem(model, torch.ones(3, 3).double(), rows, lambda out, target: (out * target).sum())
+    capture = record(given, model)
+    (linear,) = (call for call in capture.calls if call.name == "linear")
+    assert capture.loss_root is not None
+    (tape,) = walk(capture, [[(capture.loss_root, torch.ones((), dtype=torch.float64))]])
+    assert tape.signals[linear.index] == pytest.approx(0.5 * math.log10(3.0))
+
+
 PRIVATE = {
     "next_functions": "edges of a node, as (node, output number) pairs",
     "_input_metadata": "shape, dtype and device of what a node takes",
@@ -323,7 +345,7 @@ def test_this_torch_is_supported() -> None:
 def a_torch_without_input_metadata(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Every node the walk applies looks as if ``_input_metadata`` did not exist."""
 
-    def apply(node: Any, given: Any) -> Any:
+    def apply(node: Any, *_: Any) -> Any:
         raise AttributeError(f"'{type(node).__name__}' object has no attribute '_input_metadata'")
 
     monkeypatch.setattr(backward, "_apply", apply)

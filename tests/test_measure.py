@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from architectures import ALL, Forward, chain, problem, squares
 from torch import Tensor, nn
 
+from unvanish.evidence.updates import Updates
+from unvanish.observe import _below
 from unvanish.pipeline import look
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow
+from unvanish.scaled import Device, Host
 
 WITHOUT_A_STEP = (  # no layer stands behind another
     "sparse_embedding_used_twice",
@@ -265,6 +268,21 @@ def test_the_share_of_entries_below_float32s_smallest_normal(seed: int) -> None:
     assert shares[0] == 1.0 and shares[-1] == 0.0 and any(0.0 < share < 1.0 for share in shares)
 
 
+@pytest.mark.parametrize("math_", [Host, Device])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("exponent", "below", "live"),
+    [(0, 0, 4), (-126, 3, 4), (-2000, 4, 4), (2000, 0, 4)],
+)
+def test_entries_below_a_limit_of_any_size(
+    math_: Any, dtype: torch.dtype, exponent: int, below: int, live: int
+) -> None:
+    settled = math_.settle(torch.tensor([0.0, 0.0, 0.25, -0.5, 0.75, 1.5], dtype=dtype), exponent)
+    assert tuple(float(count) for count in _below(settled, torch.float32)) == (below, live)
+    without_zeros = math_.settle(torch.tensor([0.25, -0.5, 0.75, 1.5], dtype=dtype), exponent)
+    assert tuple(float(count) for count in _below(without_zeros, torch.float32)) == (below, live)
+
+
 def test_under_float16_autocast_the_limit_is_float16s() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*[part for _ in range(5) for part in (nn.Linear(32, 32), nn.Tanh())])
@@ -319,6 +337,54 @@ def test_the_next_update_against_a_step_really_made(name: str, earlier: int, sam
         moved = math.sqrt(sum(float((a - b).detach().norm()) ** 2 for a, b in zip(old, new, strict=True)))
         weights = math.sqrt(sum(float(a.detach().norm()) ** 2 for a in old))
         assert layer.update_to_weight_ratio == pytest.approx(moved / weights, rel=1e-6)
+
+
+ENTRIES: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    **OPTIMIZERS,
+    "Adam on what it was told to maximise": lambda p: torch.optim.Adam(p, lr=0.01, maximize=True, amsgrad=True),
+    "AdamW with its decay": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "RAdam": lambda p: torch.optim.RAdam(p, lr=0.01, weight_decay=0.01),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
+    "Adadelta": lambda p: torch.optim.Adadelta(p),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.01),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ENTRIES)
+def test_updates_of_many_tensors_at_once_are_those_of_each(name: str, dtype: torch.dtype) -> None:
+    """Tensors larger than a vector, some that share one, other strides, a number, and a late one with its own count."""
+    torch.manual_seed(5)
+    shapes = [(300, 400), (3, 5), (7,), (1,), (), (2, 3, 4, 5), (200, 500)]
+    parameters = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+    parameters[5].data = parameters[5].data.contiguous(memory_format=torch.channels_last)
+    optimizer = ENTRIES[name](parameters)
+    for turn in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        if turn == 0:
+            parameters[2].grad = None
+        optimizer.step()
+    gradients = [torch.randn(shape, dtype=dtype) * 10.0**-k for k, shape in enumerate(shapes)]
+    state = copy.deepcopy(optimizer.state_dict())
+    updates = Updates(optimizer, keep=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        updates.read(parameter, gradient.clone())
+    updates.flush()
+    assert not updates.refused and repr(optimizer.state_dict()) == repr(state)
+    before = [p.detach().clone() for p in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    for parameter, old in zip(parameters, before, strict=True):
+        moved = (parameter.detach() - old).double()
+        found = updates.changes[id(parameter)].double()
+        relative, absolute = (1e-4, 2e-6) if dtype is torch.float32 else (1e-9, 1e-13)
+        torch.testing.assert_close(found, moved, rtol=relative, atol=absolute)
+        size = float(found.norm())
+        assert updates.found[id(parameter)] == pytest.approx(size, rel=1e-5)
 
 
 def test_a_parameter_the_optimizer_does_not_hold_will_not_move() -> None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,16 @@ class Tape:
     broken: int | None = None
 
 
+class _Edge(NamedTuple):
+    """Where a node sends a gradient: the same for every channel, so read from the graph once."""
+
+    child: Node
+    nr: int
+    call: int  # the child's
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 class _Raw:
     """Squared contributions of one channel, as they come; read back once at the end."""
 
@@ -67,8 +77,10 @@ class _Raw:
 
 def norm_together(logs: Sequence[float]) -> float:
     """log10 of the norm of a vector whose parts have norms 10^x, x in ``logs``."""
+    if len(logs) == 1:
+        return logs[0]
     top = max(logs, default=ZERO)
-    if len(logs) == 1 or not math.isfinite(top):
+    if not math.isfinite(top):
         return top if not any(math.isnan(x) for x in logs) else math.nan
     return top + 0.5 * math.log10(sum(10.0 ** (2 * (x - top)) for x in logs))
 
@@ -126,15 +138,16 @@ class _Walk:
             node = heapq.heappop(ready)[2]
             del self.waiting[node]
             slots = self.buffers.pop(node, None)
-            leaf = leaf_of(node)
+            edges = node.next_functions
             if slots is not None:
+                leaf = leaf_of(node)
                 if leaf is not None:
                     self.finish_leaf(leaf, slots)
                 else:
-                    self.visit(node, slots)
+                    self.visit(node, edges, slots)
             owner.pop(node, None)
             self.capture.of_parameters.pop(node, None)
-            for child, _ in node.next_functions:
+            for child, _ in edges:
                 if child is not None:
                     left = self.waiting[child] = self.waiting[child] - 1
                     if left == 0:
@@ -155,11 +168,15 @@ class _Walk:
                     self.waiting[child] += 1
 
     def put(self, slot: tuple[Node, int], channel: int, value: Scaled, foreign: bool) -> None:
-        slots = self.buffers.setdefault(slot[0], [{} for _ in self.raw])[channel]
-        before = slots.get(slot[1])
+        node, nr = slot
+        slots = self.buffers.get(node)
+        if slots is None:
+            slots = self.buffers[node] = [{} for _ in self.raw]
+        held = slots[channel]
+        before = held.get(nr)
         if before is not None:
             value, foreign = self.math.add(before[0], value), foreign or before[1]
-        slots[slot[1]] = (value, foreign)
+        held[nr] = (value, foreign)
 
     def settled(self, value: Scaled) -> Scaled:
         return value if value.log2 is not None else self.math.settle(value.mantissa, value.exponent)
@@ -172,10 +189,12 @@ class _Walk:
                 if self.on_leaf is not None:
                     self.on_leaf(leaf, channel, gradient)  # type: ignore[arg-type]
 
-    def visit(self, node: Node, slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
-        me = self.capture.owner.get(node, PARAMETERS_ONLY)
+    def visit(self, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
+        owner = self.capture.owner
+        me = owner.get(node, PARAMETERS_ONLY)
         if self.on_node is not None and me != PARAMETERS_ONLY:
             self.on_node(me, node)
+        sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
         for channel, held in enumerate(slots):
             if not held:
                 continue
@@ -183,28 +202,40 @@ class _Walk:
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
                 raw.signals += [(me, parts[nr].log2) for nr, (_, foreign) in held.items() if foreign]
-            for (child, nr), result in self.sent(me, node, parts):
-                other = self.capture.owner.get(child, PARAMETERS_ONLY)
+            for edge, result in self.sent(me, node, sides, parts):
+                other = edge.call
                 foreign = other != me
-                if foreign and PARAMETERS_ONLY not in (me, other):
+                if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
                     raw.edges.append(((me, other), result.log2))
                 if raw.broken is None and isinstance(result.log2, float) and not result.log2 < math.inf:
                     raw.broken = me
-                self.put((child, nr), channel, result, foreign)
+                self.put((edge.child, edge.nr), channel, result, foreign)
 
-    def sent(self, me: int, node: Node, parts: dict[int, Scaled]) -> list[tuple[tuple[Node, int], Scaled]]:
+    def sent(
+        self, me: int, node: Node, sides: Sequence[_Edge | None], parts: dict[int, Scaled]
+    ) -> list[tuple[_Edge, Scaled]]:
         try:
-            return self.through(node, parts)
+            return self.through(node, sides, parts)
         except Exception as error:
             call = self.capture.calls[me] if me != PARAMETERS_ONLY else None
             where = f"{call.name} in {call.module or 'the model'} ({call.source})" if call else type(node).__name__
             raise UnvanishError(f"the backward pass of {where} raised {type(error).__name__}: {error}") from error
 
-    def through(self, node: Node, parts: dict[int, Scaled]) -> list[tuple[tuple[Node, int], Scaled]]:
+    def through(
+        self, node: Node, sides: Sequence[_Edge | None], parts: dict[int, Scaled]
+    ) -> list[tuple[_Edge, Scaled]]:
         """One node's vector-Jacobian product for each of its edges, computed again where the type ran out of range."""
-        mantissas, exponent = self.math.align(list(parts.values()))
-        given = dict(zip(parts, mantissas, strict=True))
-        results = [(edge, self.math.settle(g, exponent)) for edge, g in _apply(node, given)]
+        if len(parts) == 1:
+            ((nr, only),) = parts.items()
+            given, exponent = {nr: only.mantissa}, only.exponent
+            results = [
+                (edge, Scaled(g, exponent, only.log2) if _same(g, only, node) else self.math.settle(g, exponent))
+                for edge, g in _apply(node, sides, given)
+            ]
+        else:
+            mantissas, exponent = self.math.align(list(parts.values()))
+            given = dict(zip(parts, mantissas, strict=True))
+            results = [(edge, self.math.settle(g, exponent)) for edge, g in _apply(node, sides, given)]
         if self.math is not Host or all(p.log2 == ZERO for p in parts.values()):
             return results
         if any(not p.log2 < math.inf for p in parts.values()):
@@ -213,56 +244,74 @@ class _Walk:
             step = _retry(result, exponent)
             if step:
                 again = {nr: shift(m, step) for nr, m in given.items()}
-                found = _apply(node, again)[index][1]
+                found = _apply(node, sides, again)[index][1]
                 better = self.math.settle(found, exponent - step)
                 if better.log2 != ZERO and math.isfinite(better.log2):
                     results[index] = (edge, better)
         return results
 
 
+def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
+    metadata = child._input_metadata[nr]
+    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), torch.Size(metadata.shape), metadata.dtype)
+
+
 def _retry(result: Scaled, exponent: int) -> int:
     """By what power of two to scale a node's input before trying again; 0 where the first result is good."""
-    space = room(result.mantissa.dtype)
-    if result.log2 == ZERO:
+    log2, mantissa = result.log2, result.mantissa
+    if result.exponent == exponent and ZERO < log2 < math.inf and not mantissa.is_sparse:
+        return 0  # it was in the comfortable range as it came
+    space = room(mantissa.dtype)
+    if log2 == ZERO:
         return space
-    if not math.isfinite(result.log2):
+    if not math.isfinite(log2):
         return -space
-    size = result.log2 - exponent - 0.5 * math.log2(max(1, result.mantissa.numel()))
+    size = log2 - exponent - 0.5 * math.log2(max(1, mantissa.numel()))
     return space if size < -1.2 * space else 0
 
 
-def _apply(node: Node, given: dict[int, Tensor]) -> list[tuple[tuple[Node, int], Tensor]]:
+def _same(result: Tensor, given: Scaled, node: Node) -> bool:
+    """Whether a node passed its input on as it is, or under another shape: then its norm is known."""
+    mantissa = given.mantissa
+    if result is mantissa:
+        return True
+    if result.is_sparse or mantissa.is_sparse or result.numel() != mantissa.numel():
+        return False
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return False  # a user's function may return some entries of its input several times over
+    return result.dtype is mantissa.dtype and result.data_ptr() == mantissa.data_ptr() != 0
+
+
+def _apply(node: Node, sides: Sequence[_Edge | None], given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
     """What a node sends along each edge, reduced and cast as the engine would. ``given``: by output number."""
     metadata = node._input_metadata
-    edges = [edge for edge in node.next_functions if edge[0] is not None]
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         full = [given[i] if i in given else _zeros(m) for i, m in enumerate(metadata)]
         found = node.apply(*full)
         found = found if isinstance(found, tuple) else (found,)
         # One result per argument of forward; the edges are those of the arguments that need a gradient.
         found = [g for g, needed in zip(found, node.needs_input_grad, strict=False) if needed]
+        sides = [side for side in sides if side is not None]
     else:
-        found = node(*[given.get(i) for i in range(len(metadata))])
+        found = node(*map(given.get, range(len(metadata))))
         found = found if isinstance(found, tuple) else (found,)
-        found = [g for g, edge in zip(found, node.next_functions, strict=False) if edge[0] is not None]
-    results = []
-    for (child, nr), gradient in zip(edges, found, strict=False):
-        if gradient is not None:
-            results.append(((child, nr), _fit(gradient, child._input_metadata[nr])))
-    return results
+    return [
+        (side, _fit(gradient, side))
+        for side, gradient in zip(sides, found, strict=False)
+        if side is not None and gradient is not None
+    ]
 
 
 def _zeros(metadata: Any) -> Tensor:
     return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
 
 
-def _fit(gradient: Tensor, metadata: Any) -> Tensor:
+def _fit(gradient: Tensor, edge: _Edge) -> Tensor:
     if gradient.is_sparse:
         return gradient
-    shape = torch.Size(metadata.shape)
-    if gradient.shape != shape:
-        gradient = gradient.sum_to_size(shape)
-    return gradient.to(metadata.dtype) if gradient.dtype != metadata.dtype else gradient
+    if gradient.shape != edge.shape:
+        gradient = gradient.sum_to_size(edge.shape)
+    return gradient.to(edge.dtype) if gradient.dtype != edge.dtype else gradient
 
 
 def plain_walk(

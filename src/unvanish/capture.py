@@ -230,13 +230,13 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "call")
         if name == "register_hook":
             self.capture.hooked.add(place())
-        given = list(arguments((args, kwargs)))
+        given = arguments((args, kwargs))
         for tensor in given:
             if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
                 self._adopt_node(tensor)
         out = func(*args, **kwargs)
         if isinstance(out, (Tensor, tuple, list)):
-            made = list(arguments(out))
+            made = arguments(out)
             if self._weights_alone(given):
                 for tensor in made:
                     self.weights[id(tensor)] = weakref.ref(tensor)
@@ -247,9 +247,10 @@ class _Recorder(TorchFunctionMode):
 
     def adopt(self, tree: Any) -> None:
         """Give an owner to results the mode did not see being made."""
-        for tensor in () if _transformed() else tensors(tree):
-            if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
-                self._adopt_node(tensor)
+        with torch._C.DisableTorchFunction():  # reading grad_fn is a call too, which the mode would see
+            for tensor in () if _transformed() else tensors(tree):
+                if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
+                    self._adopt_node(tensor)
 
     def _weights_alone(self, given: list[Tensor]) -> bool:
         return bool(given) and all((known := self.weights.get(id(t))) is not None and known() is t for t in given)
@@ -306,8 +307,8 @@ class _Recorder(TorchFunctionMode):
             self._remember_loss(func, args, kwargs, index)
 
     def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
-        values = [t.detach() for t in made if t.is_floating_point()] or [made[0].detach()]
-        norm = math.hypot(*(norm_of(v) for v in values))
+        values = [t for t in made if t.is_floating_point()] or made[:1]
+        norm = math.hypot(*(norm_of(v.detach()) for v in values))
         call = Call(
             index=len(self.capture.calls),
             name=name,

@@ -7,7 +7,6 @@ import math
 from unvanish.capture import Call, Capture
 from unvanish.layers import Layer, natural_norm
 from unvanish.paths import NONE, Paths
-from unvanish.scaled import norm_of
 
 GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights
@@ -24,10 +23,11 @@ class Gates:
     signal on the trunk is lost, and each opens as the others grow. A long product of small weights is no gate.
     """
 
-    def __init__(self, capture: Capture, paths: Paths) -> None:
+    def __init__(self, capture: Capture, paths: Paths, norms: dict[int, float]) -> None:
+        """``norms``: of each parameter, by ``id``."""
         self.calls, self.paths = capture.calls, paths
         names = {id(p): n for n, p in capture.model.named_parameters() if p.requires_grad}
-        self.sizes = {call.index: _sizes(call, names) for call in capture.calls if call.parameters}
+        self.sizes = {call.index: _sizes(call, names, norms) for call in capture.calls if call.parameters}
         self.small = {i: [n for n, v in s.items() if v < GATE_SIZE] for i, s in self.sizes.items()}
         self.any_small = any(self.small.values())
 
@@ -86,7 +86,7 @@ class Gates:
         return name if sound and trunk[here] and weights <= BRANCH_WEIGHTS else ""
 
 
-def _sizes(call: Call, names: dict[int, str]) -> dict[str, float]:
+def _sizes(call: Call, names: dict[int, str], norms: dict[int, float]) -> dict[str, float]:
     """The norms of a call's trainable weights as shares of their natural norms (biases multiply nothing)."""
     own = {names[id(p)]: p for p in call.parameters if id(p) in names and not names[id(p)].endswith("bias")}
-    return {n: norm_of(p.detach()) / natural_norm(n, p) for n, p in own.items()}
+    return {n: norms[id(p)] / natural_norm(n, p) for n, p in own.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from unvanish.backward import norm_together
 from unvanish.capture import Call, Capture
@@ -27,7 +28,7 @@ def measure(
     sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
     transmission = _transmission(capture.calls, layers, seen, paths.consumers, sizes)
     at = {layer.call: layer.name for layer in layers if layer.call is not None}
-    gates = Gates(capture, paths)
+    gates = Gates(capture, paths, sizes)
     flows = tuple(
         _layer_flow(layer, capture, seen, paths, gates, at, batch_size, transmission.get(layer.name), loss, sizes)
         for layer in layers
@@ -74,16 +75,17 @@ def _layer_flow(
     loss: LossFacts | None,
     sizes: dict[int, float],
 ) -> LayerFlow:
+    live = layer.live
     flow = LayerFlow(
         name=layer.name,
         kind=layer.kind,
         source=capture.calls[layer.call].source if layer.call is not None else "",
         parameters=sum(p.numel() for p in layer.parameters.values()),
-        frozen=not layer.live,
+        frozen=not live,
         log10_weight_norm=norm_together([_log(sizes[id(p)]) for p in layer.parameters.values()]),
     )
-    reached = [seen.loss.leaves[id(p)] for p in layer.live if id(p) in seen.loss.leaves]
-    if layer.call is None or (layer.live and not reached):
+    reached = [seen.loss.leaves[id(p)] for p in live if id(p) in seen.loss.leaves]
+    if layer.call is None or (live and not reached):
         return flow
     call = capture.calls[layer.call]
     signal = seen.loss.signals.get(layer.call)
@@ -104,15 +106,15 @@ def _layer_flow(
             log10_norm_gain=factors["norm"],
             log10_join_gain=factors["join"],
         )
-    if not layer.live:
+    if not live:
         return flow
     flow = flow.replace(
         log10_grad_norm=norm_together(reached),
-        log10_jacobian_norm=norm_together([seen.probe("leaves", id(p)) for p in layer.live]),
+        log10_jacobian_norm=norm_together([seen.probe("leaves", id(p)) for p in live]),
         log10_transmission=transmission,
-        underflow_fraction=_share([seen.underflow.get(id(p)) for p in layer.live]),
-        update_to_weight_ratio=_update_ratio(layer, seen, sizes),
-        **_against_the_loss(layer, seen, loss),
+        underflow_fraction=_share([seen.underflow.get(id(p)) for p in live]),
+        update_to_weight_ratio=_update_ratio(live, seen, sizes),
+        **_against_the_loss(live, seen, loss),
     )
     return flow.replace(gate=gates.of(layer, transmission))
 
@@ -146,28 +148,28 @@ def _share(counts: Sequence[tuple[float, float] | None]) -> float | None:
     return (sum(below for below, _ in known) / total if total else 0.0) if known else None
 
 
-def _update_ratio(layer: Layer, seen: Observed, sizes: dict[int, float]) -> float | None:
-    known = [id(p) for p in layer.live if seen.updates is not None and id(p) in seen.updates]
+def _update_ratio(live: list[nn.Parameter], seen: Observed, sizes: dict[int, float]) -> float | None:
+    known = [id(p) for p in live if seen.updates is not None and id(p) in seen.updates]
     weights = math.hypot(*(sizes[key] for key in known))
     return math.hypot(*((seen.updates or {})[key] for key in known)) / weights if weights > 0.0 else None
 
 
-def _against_the_loss(layer: Layer, seen: Observed, loss: LossFacts | None) -> dict[str, float | None]:
+def _against_the_loss(live: list[nn.Parameter], seen: Observed, loss: LossFacts | None) -> dict[str, float | None]:
     """How well the layer's Jacobian meets what the loss asks, and how many steps of the optimizer it would take.
 
     Alignment: |Jᵀr| √(NC) / (|J|_F |r|), 1 for a random r. Steps: |r| / h / (|J|_F |Δw|), the outputs' way to go by the
     curvature h of the loss over what one update moves them, all linearised.
     """
-    jacobian = norm_together([seen.probe("leaves", id(p)) for p in layer.live]) + seen.log10_output_rms
+    jacobian = norm_together([seen.probe("leaves", id(p)) for p in live]) + seen.log10_output_rms
     if loss is None or not loss.residual_norm or not math.isfinite(jacobian):
         return {}
     residual = math.log10(loss.residual_norm)
-    gradient = norm_together([seen.loss.leaves.get(id(p), NONE) for p in layer.live])
+    gradient = norm_together([seen.loss.leaves.get(id(p), NONE) for p in live])
     found: dict[str, float | None] = {
         "log10_alignment": gradient - jacobian - residual + 0.5 * math.log10(max(1, seen.outputs))
     }
     if seen.updates is not None and loss.curvature is not None and loss.curvature > 0.0:
-        update = _log(math.hypot(*(seen.updates.get(id(p), 0.0) for p in layer.live)))
+        update = _log(math.hypot(*(seen.updates.get(id(p), 0.0) for p in live)))
         log = residual - math.log10(loss.curvature) - jacobian - update
         found["steps_to_learn"] = max(1.0, 10.0**log) if log < 300.0 else math.inf
     return found

@@ -72,8 +72,10 @@ def _dtypes(capture: Capture, layers: list[Layer]) -> dict[int, torch.dtype]:
     for layer in layers:
         for parameter in layer.live:
             kinds = [parameter.dtype, *(capture.calls[i].dtype for i in layer.calls)]
-            floats = [k for k in kinds if k.is_floating_point]
-            found[id(parameter)] = max(floats, key=lambda k: torch.finfo(k).smallest_normal, default=parameter.dtype)
+            floats = [k for k in dict.fromkeys(kinds) if k.is_floating_point]
+            if len(floats) > 1:
+                floats.sort(key=lambda k: -torch.finfo(k).smallest_normal)
+            found[id(parameter)] = floats[0] if floats else parameter.dtype
     return found
 
 
@@ -89,10 +91,24 @@ def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
         rows = values.numel() // _BLOCK
         chosen = torch.randint(rows, (_BLOCKS,), generator=torch.Generator().manual_seed(rows))
         values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK)[chosen.to(values.device)]
+    sizes = values.abs()
+    sizes = sizes.float() if sizes.element_size() < 4 else sizes
+    total = sizes.numel()
     limit = math.log2(torch.finfo(dtype).smallest_normal) - gradient.exponent
-    limit = torch.exp2(torch.as_tensor(limit, dtype=torch.float64, device=values.device))
-    live = values != 0
-    return ((values.abs() < limit) & live).sum(), live.sum()
+    if isinstance(limit, float):
+        limit = _power_of_two(limit)
+        if total and 0.0 < limit <= sizes.min().item():  # as a rule, and the cheapest to see
+            return 0.0, float(total)
+    else:
+        limit = torch.exp2(limit)
+    # Comparisons that write numbers are several times as quick as those that write truth values.
+    zeros = sizes.clone().le_(0.0).sum()
+    # A limit too small for the type counts as zero, below which nothing lies, not even a zero.
+    return (sizes.lt_(limit).sum() - zeros).clamp(min=0.0), total - zeros
+
+
+def _power_of_two(exponent: float) -> float:
+    return math.ldexp(1.0, int(exponent)) if exponent < 1024.0 else math.inf
 
 
 def _real(gradient: Scaled, parameter: nn.Parameter) -> Tensor:
@@ -103,7 +119,7 @@ def _real(gradient: Scaled, parameter: nn.Parameter) -> Tensor:
         half = torch.exp2(gradient.exponent / 2).to(gradient.mantissa.dtype)
         found = gradient.mantissa * half * half
     found = found.to_dense() if found.is_sparse else found
-    return found.to(parameter.dtype).reshape(parameter.shape)
+    return found if found.dtype is parameter.dtype else found.to(parameter.dtype)
 
 
 def _single_nodes(capture: Capture) -> dict[int, bool]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unvanish.problem import seeded
 
-_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+_CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from unvanish.capture import Call, Node
 
 SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
+EXACT = 2**24  # whole numbers up to here are exact in float32
 _RANDOM = ("dropout", "rrelu", "bernoulli", "rand", "gumbel", "noise")
 _known: dict[Any, Slope | None] = {}
 
@@ -43,13 +45,18 @@ class Slope:
 
 def slope_of(call: Call) -> Slope | None:
     """The slope range of a call that treats each element alone, else None."""
-    if call.probe is None or any(word in call.name for word in _RANDOM):
+    if call.probe is None or _is_random(call.name):
         return None
     func, args, kwargs = call.probe
     key = (func, repr(args), repr(kwargs))
     if key not in _known:
         _known[key] = _try(func, args, kwargs)
     return _known[key]
+
+
+@cache
+def _is_random(name: str) -> bool:
+    return any(word in name for word in _RANDOM)
 
 
 def _try(func: Any, args: Any, kwargs: Any) -> Slope | None:
@@ -93,13 +100,21 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     if slope is None or not slope.activation or not call.shape:
         return None
     metadata = node._input_metadata[0]
-    ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
-    found = node(ones)
+    one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
+    found = node(one.expand(tuple(metadata.shape)))
     found = found[0] if isinstance(found, tuple) else found
-    low = found.abs() < SATURATED * slope.largest
+    sizes, limit = found.abs(), SATURATED * slope.largest
+    if sizes.device.type == "cpu" and sizes.numel() and sizes.min().item() >= limit:
+        return 0.0, 0.0
+    low = sizes.lt_(limit)  # written as numbers: truth values take several times as long to make and to count
     axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
-    units = low.movedim(axis, 0).flatten(1).all(1) if low.ndim > 1 else low
-    return low.count_nonzero().double() / low.numel(), units.double().mean()
+    others = [k for k in range(low.ndim) if k != axis]
+    together = math.prod(low.shape[k] for k in others)
+    if low.element_size() < 4 or together > EXACT:
+        low = low.double()
+    counts = low.sum(others) if others else low
+    entries = counts.sum(dtype=torch.float64) / low.numel()
+    return entries, counts.ge_(together).mean(dtype=torch.float64)
 
 
 def constant_by_construction(call: Call) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -33,16 +33,21 @@ def tensors(tree: Any) -> Iterator[Tensor]:
             yield from tensors(getattr(tree, field.name))
 
 
-def arguments(tree: Any) -> Iterator[Tensor]:
+def arguments(tree: Any) -> list[Tensor]:
     """Every tensor among the arguments of a call; quick, because it runs for each call."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            if isinstance(value, (Tensor, tuple, list, dict)):
-                yield from arguments(value)
-    elif isinstance(tree, dict):
-        yield from arguments(tuple(tree.values()))
+    found: list[Tensor] = []
+    _gather((tree,), found)
+    return found
+
+
+def _gather(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            _gather(value, found)
+        elif isinstance(value, dict):
+            _gather(value.values(), found)
 
 
 def detached(tree: Any) -> Any:

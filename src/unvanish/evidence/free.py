@@ -17,6 +17,7 @@ from unvanish.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 ENOUGH = 1e-4  # of the first value: what is left below that makes no difference to any scale
+FINE = 1e-8  # of the first value: a step that wins less than that is the last one
 WIDE = 100_000  # output entries above which the search stays in their own dtype instead of float64
 
 
@@ -125,7 +126,9 @@ def _search(
     # The search flattens its variables and their gradients, which only contiguous tensors allow.
     move = [torch.zeros_like(t, requires_grad=True, memory_format=torch.contiguous_format) for t in origin]
     place, left = origin, False
-    search = torch.optim.LBFGS(move, lr=1.0, max_iter=20, max_eval=40, history_size=8, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS(
+        move, lr=1.0, max_iter=20, max_eval=40, tolerance_change=FINE, history_size=8, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         nonlocal best, place, left

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from unvanish.problem import Optimizer
 from unvanish.scaled import norm_of
 
-TOGETHER = 2**18  # entries that are stepped at once: small tensors share the cost of a step, large ones wait for none
+TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
+AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
+
+# What these do to an entry depends on nothing but that entry, so that it may stand in any tensor.
+ENTRY_BY_ENTRY = (
+    optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop, optim.Adagrad,
+    optim.Adadelta, optim.ASGD, optim.Rprop,
+)  # fmt: skip
 
 
 class Updates:
@@ -45,42 +54,160 @@ class Updates:
         waiting, self.waiting, self.entries = self.waiting, [], 0
         if not waiting or self.refused:
             return
+        any_tensor = type(self.optimizer) in ENTRY_BY_ENTRY
+        # The state of a parameter without dimensions looks like a number that all entries share.
+        whole = [(p, g) for p, g in waiting if not any_tensor or not p.ndim]
         try:
-            changes = self._step(waiting)
+            self._step_tensors(whole)
+            self._step_entries([(p, g) for p, g in waiting if any_tensor and p.ndim])
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
-            return
-        for (parameter, _), change in zip(waiting, changes, strict=True):
+
+    def _step_tensors(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        taken = []
+        for parameter, gradient in waiting:
+            group = self.groups[id(parameter)]
+            start = _wide(parameter.detach().as_subclass(Tensor)) if self._decays(group) else None
+            stand_in = nn.Parameter(torch.zeros_like(gradient) if start is None else start.clone())
+            state = self.optimizer.state.get(parameter, {})
+            state = {k: _copied(v, stand_in) for k, v in state.items()}
+            taken.append((parameter, start, (group, stand_in, gradient, state)))
+        if taken:
+            self._step([each for _, _, each in taken])
+        for parameter, start, (_, stand_in, _, _) in taken:
+            change = stand_in.detach() if start is None else stand_in.detach() - start
             if self.keep:
                 self.changes[id(parameter)] = change.to(parameter.dtype)
             self.found[id(parameter)] = norm_of(change)
 
-    def _step(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> list[Tensor]:
+    def _step_entries(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Entries of one group with the same counters are stepped as one vector, as many as stay in a cache."""
+        alike: dict[Any, list[_Vectors]] = {}
+        for parameter, gradient in waiting:
+            group = self.groups[id(parameter)]
+            vectors = _vectors(parameter, gradient, self.optimizer.state.get(parameter, {}), self._decays(group))
+            shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
+            key = (group, parameter.dtype, parameter.device, tuple(vectors.state), shared)
+            alike.setdefault(key, []).append(vectors)
+            if self.keep:
+                vectors.change = torch.empty_like(vectors.gradient)
+                self.changes[id(parameter)] = vectors.change.view(parameter.shape)
+        for (group, *_), several in alike.items():
+            for parts in _parts(several):
+                self._step_parts(group, parts)
+            self.found.update((v.key, math.hypot(*v.norms)) for v in several)
+
+    def _step_parts(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
+        gradient = _joined([v.gradient[cut] for v, cut in parts])
+        weights = [v.weights[cut] for v, cut in parts if v.weights is not None]
+        start = _wide(_joined(weights)) if weights else None
+        stand_in = nn.Parameter(torch.zeros_like(gradient) if start is None else start.clone())
+        first = parts[0][0]
+        state = {k: _copied(v, stand_in) for k, v in first.shared.items()}
+        for name in first.state:
+            state[name] = torch.cat([v.state[name][cut] for v, cut in parts]).to(stand_in.dtype)
+        self._step([(group, stand_in, gradient, state)], in_one_pass=True)
+        change = stand_in.detach() if start is None else stand_in.detach() - start
+        for (vectors, cut), moved in zip(parts, change.split([c.stop - c.start for _, c in parts]), strict=True):
+            vectors.norms.append(norm_of(moved))
+            if vectors.change is not None:
+                vectors.change[cut] = moved
+
+    def _decays(self, group: int) -> bool:
+        """Without decay a step does not depend on the weights: from zero, nothing of it is lost to rounding."""
+        options = self.optimizer.param_groups[group]
+        return bool(options.get("weight_decay") or options.get("lambd"))  # the latter is ASGD's decay
+
+    def _step(
+        self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]], in_one_pass: bool = False
+    ) -> None:
+        """One step of the optimizer's own code on (group, stand-in, gradient, state)."""
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
         alone.__dict__.update(self.optimizer.__dict__)
-        groups = {index: {**self.optimizer.param_groups[index]} for index in {self.groups[id(p)] for p, _ in waiting}}
-        for group in groups.values():
-            group["params"] = []
+        groups = {index: {**self.optimizer.param_groups[index], "params": []} for index, *_ in taken}
         alone.param_groups = list(groups.values())
         alone.state = type(self.optimizer.state)(self.optimizer.state.default_factory)  # type: ignore[attr-defined]
-        moved: list[tuple[nn.Parameter, Tensor | None]] = []
-        for parameter, gradient in waiting:
-            group = groups[self.groups[id(parameter)]]
-            # Without decay an update does not depend on the weights: from zero, nothing of it is lost to rounding.
-            plain = parameter.detach().as_subclass(Tensor)
-            start = plain.double() if group.get("weight_decay") else None
-            stand_in = nn.Parameter(torch.zeros_like(plain) if start is None else start.clone())
+        for index, stand_in, gradient, state in taken:
             stand_in.grad = gradient.to(stand_in.dtype)
-            group["params"].append(stand_in)
-            if parameter in self.optimizer.state:
-                state = self.optimizer.state[parameter]
-                alone.state[stand_in] = {k: _copied(v, stand_in.dtype) for k, v in state.items()}
-            moved.append((stand_in, start))
+            groups[index]["params"].append(stand_in)
+            if state:
+                alone.state[stand_in] = state
+            if in_one_pass and type(alone) in (optim.Adam, optim.AdamW) and _can_fuse(groups[index], stand_in, state):
+                groups[index]["fused"] = True
         for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
-        return [s.detach() if start is None else s.detach() - start for s, start in moved]
+
+
+@dataclass(slots=True)
+class _Vectors:
+    """A parameter (where it decays), its gradient and its state without their shapes; all entries share ``shared``."""
+
+    key: int
+    weights: Tensor | None
+    gradient: Tensor
+    state: dict[str, Tensor]
+    shared: dict[str, Any]
+    norms: list[float] = field(default_factory=list)
+    change: Tensor | None = None
+
+
+def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
+    weights = parameter.detach().as_subclass(Tensor).reshape(-1) if decays else None
+    found = _Vectors(id(parameter), weights, gradient.reshape(-1), {}, {})
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            found.state[name] = value.detach().reshape(-1)
+        else:
+            found.shared[name] = value
+    return found
+
+
+def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]]:
+    """All entries in order, AT_ONCE at a time."""
+    parts: list[tuple[_Vectors, slice]] = []
+    free = AT_ONCE
+    for vectors in several:
+        entries, done = vectors.gradient.numel(), 0
+        while done < entries:
+            size = min(free, entries - done)
+            parts.append((vectors, slice(done, done + size)))
+            done, free = done + size, free - size
+            if not free:
+                yield parts
+                parts, free = [], AT_ONCE
+    if parts:
+        yield parts
+
+
+def _can_fuse(group: dict[str, Any], vector: Tensor, state: dict[str, Any]) -> bool:
+    """Whether Adam's formula can run over the entries once, instead of once an operation: to the last bits the same."""
+    numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
+    unasked = all(
+        group.get(name, True) in (None, False) for name in ("fused", "foreach", "capturable", "differentiable")
+    )
+    counter = state.get("step", torch.zeros(()))
+    counted = isinstance(counter, Tensor) and counter.dtype is torch.float32
+    return (
+        numbers
+        and unasked
+        and counted
+        and vector.device.type == "cpu"
+        and vector.dtype in (torch.float32, torch.float64)
+    )
+
+
+def _joined(vectors: Sequence[Tensor]) -> Tensor:
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)  # type: ignore[arg-type]
+
+
+def _wide(weights: Tensor) -> Tensor:
+    return weights.to(torch.complex128 if weights.is_complex() else torch.float64)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else repr(value)
 
 
 def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:
@@ -89,8 +216,9 @@ def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:
     return partial(getattr(step, "__wrapped__", step), optimizer)
 
 
-def _copied(value: Any, dtype: torch.dtype) -> Any:
+def _copied(value: Any, stand_in: Tensor) -> Any:
     if isinstance(value, Tensor):
         value = value.detach().clone()
-        return value.to(dtype) if value.is_floating_point() and value.ndim else value
+        # A counter is a tensor without dimensions and keeps its type, unless the parameter has none either.
+        return value.to(stand_in.dtype) if value.is_floating_point() and (value.ndim or not stand_in.ndim) else value
     return copy.deepcopy(value)
