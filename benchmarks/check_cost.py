@@ -6,26 +6,28 @@ python benchmarks/check_cost.py --save benchmarks/results/check_cost.json
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import provenance
-from networks import NETWORKS
+from networks import AS_BUILT, NETWORKS
 
 import unvanish
 from unvanish.backward import walk
 from unvanish.capture import record
 
 EFFORTS = ("quick", "auto", "full")
+LONG = 60.0  # seconds: what takes longer is not repeated
 
 
 def step(problem: unvanish.Problem) -> None:
@@ -53,19 +55,27 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure_time(name: str, repeats: int) -> dict[str, float]:
-    """Medians over interleaved repeats; the first of each is thrown away."""
+    """Medians over interleaved repeats; the first of each is thrown away, unless it took longer than LONG.
+
+    What took longer is run once, and a network whose round takes longer than LONG has fewer repeats, two at least.
+    """
     torch.manual_seed(0)
     problem = NETWORKS[name]()
-    steps, checks, walks = [], {e: [] for e in EFFORTS}, []
-    for _ in range(repeats + 1):
-        steps.append(timed(lambda: step(problem)))
+    stepped = copy.deepcopy(problem) if name in AS_BUILT else problem
+    seconds: dict[str, list[float]] = {}
+    walks: list[float] = []
+    start = time.perf_counter()
+    while len(walks) < 3 or (len(walks) <= repeats and time.perf_counter() - start < LONG):
+        seconds.setdefault("step", []).append(timed(lambda: step(stepped)))
         for effort in EFFORTS:
-            checks[effort].append(timed(lambda e=effort: unvanish.diagnose(problem, effort=e)))
+            if seconds.get(effort, [0.0])[0] < LONG:
+                found = timed(lambda e=effort: unvanish.diagnose(problem, effort=e))
+                seconds.setdefault(effort, []).append(found)
         plain, walked = backward_and_walk(problem)
         walks.append(walked / plain)
-    base = statistics.median(steps[1:])
-    found = {f"{e}_in_steps": statistics.median(v[1:]) / base for e, v in checks.items()}
-    return {"step_ms": 1e3 * base, **found, "walk_in_backwards": statistics.median(walks[1:])}
+    middle = {what: statistics.median(each[1:] or each) for what, each in seconds.items()}
+    found = {f"{e}_in_steps": middle[e] / middle["step"] for e in EFFORTS}
+    return {"step_ms": 1e3 * middle["step"], **found, "walk_in_backwards": statistics.median(walks[1:])}
 
 
 def peak_of(name: str, what: str) -> float:
@@ -95,9 +105,9 @@ def walk_alone(problem: unvanish.Problem) -> None:
     walk(capture, [[(capture.loss_root, torch.ones(()))]])
 
 
-def measure_memory(name: str) -> dict[str, float]:
+def measure_memory(name: str, efforts: Sequence[str]) -> dict[str, float]:
     found = {}
-    for what in ("step", "backward", "walk", *EFFORTS):
+    for what in ("step", "backward", "walk", *efforts):
         command = [sys.executable, __file__, "--peak", name, what]
         # Every tensor of some size is mapped and unmapped by itself, so that what is freed leaves the resident set.
         quick = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -105,7 +115,7 @@ def measure_memory(name: str) -> dict[str, float]:
         found[what] = max(1.0, float(run.stdout))
     return {
         "step_mib": found["step"],
-        **{f"{e}_in_step_peaks": found[e] / found["step"] for e in EFFORTS},
+        **{f"{e}_in_step_peaks": found[e] / found["step"] for e in efforts},
         "walk_in_backward_peaks": found["walk"] / found["backward"],
     }
 
@@ -123,7 +133,9 @@ def main() -> None:
         return
     rows = {}
     for name in NETWORKS:
-        rows[name] = {**measure_time(name, args.repeats), **measure_memory(name)}
+        times = measure_time(name, args.repeats)
+        short = [e for e in EFFORTS if times[f"{e}_in_steps"] * times["step_ms"] < 1e3 * LONG]
+        rows[name] = {**times, **measure_memory(name, short)}
         print(name, {k: round(v, 2) for k, v in rows[name].items()}, flush=True)
     if args.save:
         data = {**provenance(args.threads), "networks": rows}

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from unvanish import Problem
+from unvanish import Problem, pipeline, zoo
 from unvanish.capture import record
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
 from unvanish.layers import natural_norm
 from unvanish.pipeline import diagnose, free_loss
 
 SEEDS = range(4)
-NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side
 NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
 
@@ -381,6 +380,73 @@ def test_no_false_stationary_point_for_random_quadratics(seed: int) -> None:
         above, below = found(problem, exact / (1.05 * STATIONARY)), found(problem, exact / (0.95 * STATIONARY))
         assert isinstance(above, str) or above >= STATIONARY
         assert isinstance(below, str) or below <= 0.95 * STATIONARY * (1 + 1e-6)
+
+
+class Branch(nn.Module):
+    """x + 0.001 · tanh(Wx + b): a layer of which little arrives at the output, and no parameter says why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1e-3 * torch.tanh(self.inner(x))
+
+
+def at_its_optimum() -> Problem:
+    """Least squares on what the branch leaves of the inputs: the head has nothing to gain."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Branch(), nn.Linear(3, 1))
+    inputs = draw(64, 3)
+    targets = inputs @ draw(3, 1, seed=4) + draw(64, 1, seed=5)
+    with torch.no_grad():
+        features: Any = model[0](inputs)
+        best = torch.linalg.lstsq(torch.cat([features, torch.ones(64, 1)], 1), targets).solution
+        head: Any = model[1]
+        head.weight.copy_(best[:3].T)
+        head.bias.copy_(best[3] + 1e-6)
+    return Problem(model, inputs, targets, F.mse_loss)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The names each decrement was taken of; () for all."""
+    calls: list[tuple[str, ...]] = []
+
+    def listening(*args: Any) -> float | str:
+        calls.append(tuple(args[5]) if len(args) > 5 else ())
+        return decrement(*args)
+
+    monkeypatch.setattr(pipeline, "decrement", listening)
+    return calls
+
+
+def test_those_that_transmit_are_asked_first_and_the_others_where_they_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = asked(monkeypatch)
+    """The head has nothing to gain, and what the branch could still gain must not be called an optimum."""
+    report = diagnose(at_its_optimum())
+    assert report.loss is not None and not report.loss.at_constant
+    assert calls == [("1.weight", "1.bias"), ()]
+    assert report.decrement is not None and report.decrement >= STATIONARY
+    assert [a.verdict for a in report.layers] == ["vanished", "healthy"]
+
+
+def test_a_deep_network_that_has_vanished_is_asked_only_where_it_transmits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float32)
+    calls = asked(monkeypatch)
+    report = diagnose(zoo.get("stuck-sigmoid-10").build(0))
+    weak = {a.name for a in report.layers if a.verdict == "vanished"}
+    assert weak and len(calls) == 1
+    assert {name.rpartition(".")[0] for name in calls[0]} == {a.name for a in report.layers} - weak
+    assert report.decrement is not None and report.decrement < STATIONARY
+
+
+def test_a_step_that_lowers_the_loss_spares_the_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = asked(monkeypatch)
+    report = diagnose(zoo.get("slow-quadratic").build(0))
+    assert calls == [] and report.decrement is None and report.verdict == "slow"
+    assert report.step is not None and report.step.lowered is not None and report.step.lowered >= STATIONARY
+    assert any("no stationary point" in note for note in report.notes)
+    assert "whether this is a stationary point" not in dict(report.undecided)
 
 
 def test_what_was_refused_is_an_open_question_of_the_report() -> None:

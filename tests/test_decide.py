@@ -246,6 +246,14 @@ def test_curvature_that_is_needed_and_missing_is_said() -> None:
     assert dict(refused.undecided)[question] == "the curvature cannot be had: no second derivative"
 
 
+@pytest.mark.parametrize(("lowered", "open_question"), [(0.001, False), (0.00099, True), (None, True)])
+def test_a_step_that_lowers_the_loss_answers_what_curvature_would(lowered: float | None, open_question: bool) -> None:
+    steps = StepFacts(optimizer="Adam", lr=1e-3, loss=1.0, ladder=((1.0, 0.9),), lowered=lowered)
+    decided = decide(flow(layer(log10_alignment=-0.76), step=steps))
+    assert ("whether this is a stationary point" in dict(decided.undecided)) == open_question
+    assert decided.layers[0].verdict == "healthy"
+
+
 @pytest.mark.parametrize(("lowest", "expected"), [(1.0, "no_signal"), (0.9999991, "no_signal"), (0.999, "healthy")])
 def test_a_loss_that_a_step_lowers_is_not_flat(lowest: float, expected: str) -> None:
     steps = StepFacts(optimizer="Adam", lr=1e-3, loss=1.0, ladder=((1.0, 1.0), (1000.0, lowest), (10_000.0, 7.0)))

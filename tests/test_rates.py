@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from unvanish import zoo
 from unvanish.backward import walk
 from unvanish.capture import record
 from unvanish.decide import VANISHED
-from unvanish.evidence.rates import MANY, STEPS, normalised_sums, rate_trials
+from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
+from unvanish.evidence.step import REAL_STEPS
 from unvanish.evidence.updates import TOGETHER, Updates
 from unvanish.pipeline import diagnose, look
 from unvanish.problem import Problem
 from unvanish.records import LossFacts, RateTrial
+from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.scaled import shift
 from unvanish.zoo.transformers import post_norm, pre_norm
@@ -53,32 +56,54 @@ def test_the_trials_are_what_training_does_and_leave_no_trace() -> None:
     flow = look(problem)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not problem.optimizer.state  # type: ignore[union-attr]
-    (trial,) = flow.rates
-    assert (trial.scale, trial.steps) == (3.0, STEPS)
-    assert trial.lr == pytest.approx(9e-3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=9e-3)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        problem.loss(problem.outputs(model)).backward()
-        optimizer.step()
-    assert trial.loss == pytest.approx(float(problem.loss(problem.outputs(model)).detach()), rel=1e-4)
-    after = [a.log10_transmission for a in look(problem, "quick").layers]
-    assert trial.log10_transmission == pytest.approx(min(t for t in after if t is not None), abs=0.01)
+    assert [trial.scale for trial in flow.rates] == [1.0, 3.0]
+    for trial in flow.rates:
+        model.load_state_dict(before)
+        assert (trial.steps, trial.lr) == (REAL_STEPS, pytest.approx(trial.scale * 3e-3))
+        optimizer = torch.optim.Adam(model.parameters(), lr=trial.lr)
+        for _ in range(REAL_STEPS):
+            optimizer.zero_grad()
+            problem.loss(problem.outputs(model)).backward()
+            optimizer.step()
+        assert trial.loss == pytest.approx(float(problem.loss(problem.outputs(model)).detach()), rel=1e-4)
+        after = [a.log10_transmission for a in look(problem, "quick").layers]
+        assert trial.log10_transmission == pytest.approx(min(t for t in after if t is not None), abs=0.01)
 
 
-def test_the_rates_are_tried_from_the_largest_until_the_signal_survives() -> None:
+@pytest.mark.parametrize(
+    ("left", "scales"),
+    [((-1.0, -9.0), (1.0, LARGER)), ((-9.0, -1.0), (1.0, SMALLER)), ((math.nan,), (1.0,)), ((-math.inf,), (1.0,))],
+)
+def test_a_larger_rate_is_tried_where_the_signal_survives_and_a_smaller_one_where_it_is_lost(
+    left: tuple[float, ...], scales: tuple[float, ...]
+) -> None:
     problem = built(post_norm, 5, 16, 1.0, 1e-2)
     model: Any = problem.model
     layers = diagnose(problem, effort="quick").layers
-    found = iter([-9.0, -4.0, -1.0])
+    found = iter(left)
 
     def fake() -> list[Any]:
-        left = next(found)
-        return [a.replace(log10_transmission=left) for a in layers]
+        now = next(found)
+        return [a.replace(log10_transmission=now) for a in layers]
 
-    trials = rate_trials(problem, model, problem.optimizer, layers, fake, 0)  # type: ignore[arg-type]
-    assert [t.scale for t in trials] == pytest.approx([3.0, 1.0, 1.0 / 3.0])
-    assert [t.log10_transmission for t in trials] == [-9.0, -4.0, -1.0]
+    tried = rate_trials(problem, model, problem.optimizer, layers, fake, 0)  # type: ignore[arg-type]
+    assert tuple(t.scale for t in tried) == scales
+    assert [t.log10_transmission for t in tried] == [x if math.isfinite(x) else None for x in left]
+
+
+def test_the_report_carries_the_trials() -> None:
+    report = diagnose(built(post_norm, 5, 16, 1.0, 1e-2))
+    assert len(report.rates) == 2
+    assert Report.from_json(report.to_json()).rates == report.rates
+    (finding,) = [f for f in report.findings if f.code == "UV704"]
+    assert [e.value for e in finding.evidence] == [t.log10_transmission for t in report.rates]
+
+
+def test_steps_taken_at_the_present_rate_are_not_taken_again() -> None:
+    """The first step of Adam at 1 raises the loss: the steps that this asks for are those of the first trial."""
+    flow = look(built(post_norm, 5, 16, 1.0, 1.0))
+    assert flow.step is not None and flow.step.walked is not None
+    assert flow.step.walked == flow.rates[0].loss
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -98,31 +123,39 @@ def test_an_error_is_a_network_that_does_not_train_at_its_rate(seed: int) -> Non
     assert min(left) < VANISHED
 
 
-def trials(*left: float | None) -> tuple[RateTrial, ...]:
-    scales = (3.0, 1.0, 1.0 / 3.0, 0.1)
-    return tuple(
-        RateTrial(scale=s, lr=1e-3 * s, steps=STEPS, loss=2.3, log10_transmission=t)
-        for s, t in zip(scales, left, strict=False)
-    )
+def test_where_no_rate_keeps_the_signal_it_is_said() -> None:
+    report = diagnose(built(post_norm, 5, 16, 1.0, 1.0))
+    assert all(t.log10_transmission is not None and t.log10_transmission < VANISHED for t in report.rates)
+    assert any("at every rate that was tried" in note for note in report.notes)
+    kept = diagnose(built(post_norm, 5, 16, 1.0, 1e-2))
+    assert not any("at every rate" in note for note in kept.notes)
+
+
+def trial(scale: float, left: float | None) -> RateTrial:
+    return RateTrial(scale=scale, lr=1e-3 * scale, steps=REAL_STEPS, loss=2.3, log10_transmission=left)
 
 
 @pytest.mark.parametrize(
     ("left", "constant", "expected"),
     [
-        ((-1.0,), 2.3, None),
-        ((-4.0, -1.0), 2.3, "note"),
-        ((-6.0, -4.0, -1.0), 2.3, "error"),
-        ((-6.0, -4.0, -1.0), 2.5, None),  # it is lost, and yet the loss has fallen below that of a constant
-        ((-9.0, -6.0, -4.0, -3.0), 2.3, None),  # no rate was found at which it survives
-        ((None, -1.0), 2.3, None),  # the largest rate gives no finite numbers: nothing is known about the signal there
+        ({1.0: -1.0, LARGER: -1.2}, 2.3, None),
+        ({1.0: -1.0, LARGER: -4.0}, 2.3, "note"),
+        ({1.0: -4.0, SMALLER: -1.0}, 2.3, "error"),
+        ({1.0: -4.0, SMALLER: -1.0}, 2.5, None),  # it is lost, and yet the loss has fallen below that of a constant
+        ({1.0: -6.0, SMALLER: -3.0}, 2.3, None),  # no rate was found at which it survives
+        ({1.0: -1.0, LARGER: None}, 2.3, None),  # three times the rate gives no finite numbers: nothing is known there
+        ({1.0: None}, 2.3, None),
+        ({}, 2.3, None),
     ],
 )
-def test_what_the_trials_mean(left: tuple[float | None, ...], constant: float, expected: str | None) -> None:
+def test_what_the_trials_mean(left: dict[float, float | None], constant: float, expected: str | None) -> None:
     flow = look(zoo.get("relu-he-20").build(0))
     loss = LossFacts(value=2.6, reference=2.6, relative_gap=1.0, best_constant=constant, best_free=0.0, reacts=True)
     step = flow.step
     assert step is not None
-    flow = flow.replace(loss=loss, step=step.replace(loss=2.6, ladder=((1.0, 2.5),)), rates=trials(*left))
+    flow = flow.replace(
+        loss=loss, step=step.replace(loss=2.6, ladder=((1.0, 2.5),)), rates=tuple(trial(*each) for each in left.items())
+    )
     levels = [f.level for f in judge(flow) if f.code == "UV704"]
     assert levels == ([] if expected is None else [expected])
 

@@ -66,7 +66,7 @@ def test_the_keys_stand_in_the_order_of_the_contract():
     keys = list(json.loads(MADE["dead"].to_json()))
     assert keys == [
         "schema", "verdict", "healthy", "findings", "layers", "undecided", "calls", "loss", "setting", "notes",
-        "zeros", "step", "output", "inputs", "decrement",
+        "zeros", "step", "output", "inputs", "decrement", "rates",
     ]  # fmt: skip
 
 

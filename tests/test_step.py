@@ -19,7 +19,7 @@ from unvanish.evidence.step import REAL_STEPS, RUNGS, real_steps
 from unvanish.pipeline import look
 from unvanish.preserve import untouched
 from unvanish.problem import seeded
-from unvanish.records import Flow, StepFacts
+from unvanish.records import Flow, LossFacts, StepFacts
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
 SEEDS = range(3)
@@ -209,6 +209,67 @@ def test_where_the_rungs_end(rate: float, multiples: list[float]) -> None:
     found = step_of(look(quadratic(rate)))
     assert [m for m, _ in found.ladder] == pytest.approx(multiples)
     assert (found.best is None) == (rate == 1e12)
+
+
+def loss_of(value: float, reference: float | None = 1.0) -> LossFacts:
+    return LossFacts(value=value, reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("rungs", "lowered"),
+    [
+        ({1.0: 0.99, 10.0: 0.91, 100.0: 0.7, 1000.0: 4.0}, 0.3),
+        ({1.0: 0.9, 10.0: 5.0}, 0.1),
+        ({1.0: 1.7, 0.1: 0.8}, 0.2),  # shorter than the step that is really made next
+        ({1.0: 1.1, 10.0: 0.2}, 0.0),  # it fell by chance: one step does not
+        ({1.0: 1.0 - 1e-5, 10.0: 0.2}, 1e-5),  # 80,000 times as much by a step ten times as long
+        ({1.0: 0.99, 10.0: 0.999, 100.0: 0.2}, 0.01),
+        ({1.0: 1.0 - 1e-9, 10.0: 0.999}, 0.0),  # one step is lost in rounding: ten prove nothing
+        ({1.0: 1.2}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_the_fall_that_counts_is_that_of_steps_which_still_win_in_proportion(
+    rungs: dict[float, float], lowered: float
+) -> None:
+    assert ladder._lowered(loss_of(1.0), 1.0, rungs, 1e-7) == pytest.approx(lowered, abs=2e-6)
+
+
+def test_rounding_and_a_network_that_does_not_repeat_itself_take_from_the_fall() -> None:
+    rungs = {1.0: 0.9}
+    assert ladder._lowered(loss_of(1.0), 1.0, rungs, 2**-7) == pytest.approx(0.1 - 8 * 2**-7)
+    assert ladder._lowered(loss_of(1.06), 1.0, rungs, 0.0) == pytest.approx(0.04)
+    assert ladder._lowered(loss_of(1.2), 1.0, rungs, 0.0) == 0.0
+    assert ladder._lowered(loss_of(1.0, 4.0), 1.0, rungs, 0.0) == pytest.approx(0.025)
+    assert ladder._lowered(loss_of(1.0, None), 1.0, rungs, 0.0) is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_same_dropout_masks_make_the_fall_comparable(seed: int) -> None:
+    model, optimizer = trained(seed, OPTIMIZERS["SGD"], 0.5)
+    flow = look(Problem(model, draw(10, 4, seed=seed), CLASSES, F.cross_entropy, optimizer), seed=seed)
+    found = step_of(flow)
+    assert flow.loss is not None and flow.loss.reference is not None
+    assert found.lowered == pytest.approx(
+        (found.loss - min(dict(found.ladder).values())) / flow.loss.reference, rel=1e-3
+    )
+
+
+def test_a_forward_pass_that_drifts_proves_nothing() -> None:
+    class Drifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.calls = nn.Parameter(torch.ones(1)), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.w * x / self.calls
+
+    model = Drifting()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    found = step_of(look(Problem(model, draw(10, 1), torch.zeros(10, 1), F.mse_loss, optimizer)))
+    assert min(dict(found.ladder).values()) < 0.9 * found.loss
+    assert found.lowered == 0.0
 
 
 @pytest.mark.parametrize("rate", [2.3, 3.0, 10.0])

@@ -113,6 +113,14 @@ def may_be_stationary(flow: Flow) -> bool:
     return bool(seen) and max(seen) < SUSPECT
 
 
+def falls(flow: Flow) -> bool:
+    """Whether a multiple of the optimizer's next step, really tried, lowers the loss by STATIONARY of L_ref or more.
+
+    Then the weights do not stand at a stationary point, whatever the curvature. No fall proves nothing.
+    """
+    return flow.step is not None and flow.step.lowered is not None and flow.step.lowered >= STATIONARY
+
+
 def is_flat(flow: Flow) -> bool:
     """Whether the loss does not react to the outputs, and no step that was tried on the weights lowers it.
 
@@ -241,7 +249,7 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
         questions.append(
             ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
         )
-    elif may_be_stationary(flow) and flow.decrement is None:
+    elif may_be_stationary(flow) and flow.decrement is None and not falls(flow):
         questions.append(("whether this is a stationary point", CURVATURE))
     return questions
 

@@ -84,7 +84,7 @@ _REPORT = {
     "Report.notes": "Remarks about the check itself, such as that the model was in eval mode.",
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
-    "decrement": "The loss that all layers together could still gain here, as a share of all there was to gain.",
+    "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
 }
@@ -156,9 +156,8 @@ _LAYER = {
     ),
     "newton_decrement": (
         "The loss that moving this layer alone would still win, as a share of all there was to gain. A lower bound by a"
-        " quadratic model, ½ gᵀG⁻¹g with the Gauss-Newton curvature G: along the layer's gradient only, or with effort"
-        " full by up to four steps of conjugate gradients; never more than relative_gap. Null where it was not needed"
-        " or not to be had."
+        " quadratic model: ½ gᵀG⁻¹g with the Gauss-Newton curvature G, along the layer's gradient only; never more than"
+        " relative_gap. Null where it was not needed or not to be had."
     ),
     "log10_curvature": (
         "Log10 of the Gauss-Newton curvature along the layer's gradient: how fast the loss bends when the layer's"
@@ -213,6 +212,7 @@ _STEP = {
     "StepFacts.loss": "The loss before the step.",
     "ladder": "Multiples of the next step and the loss after each of them.",
     "StepFacts.best": "The multiple of the next step with the lowest loss; null if none lowers it.",
+    "lowered": "The largest fall of the loss on it, less its uncertainty, as a share of all there was to gain.",
     "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
     "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
     "StepFacts.planned": "How many steps are planned; null if nobody said.",
@@ -220,8 +220,8 @@ _STEP = {
     "walked_scaled": "The same with the learning rate times `scale`.",
     "scale": "What the learning rate was multiplied by for the second walk.",
     "rates": (
-        "Where ten real steps at multiples of the learning rate took the network; tried only where many additions are"
-        " each followed by a normaliser."
+        "Where six real steps at the learning rate, and then at three times or a tenth of it, took the network; tried"
+        " only where many additions are each followed by a normaliser."
     ),
     "RateTrial.scale": "The multiple of the learning rate.",
     "RateTrial.lr": "The learning rate of the trial.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,17 +13,17 @@ from torch import nn
 
 from unvanish.backward import Tape, plain_walk, supported, walk
 from unvanish.capture import Call, Capture, record
-from unvanish.decide import decide, has_converged, is_stationary, may_be_stationary
+from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.layerwise import STEPS, Bend, bends, chosen
+from unvanish.evidence.layerwise import Bend, bends, chosen
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
-from unvanish.evidence.rates import may_lose_signal, rate_trials
-from unvanish.evidence.step import step_facts
+from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
+from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.updates import Updates
 from unvanish.evidence.zeros import zero_facts
 from unvanish.layers import Layer, layers_of
@@ -55,8 +55,9 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature of up to 64 layers, one by one). The model, its gradients, buffers, mode and every random state are left
-    as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can be checked.
+    curvature along the gradient of each of up to 64 layers). The model, its gradients, buffers, mode and every random
+    state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
+    be checked.
     """
     if isinstance(problem, Problem):
         parts = {"inputs": inputs, "targets": targets, "loss_fn": loss_fn, "optimizer": optimizer}
@@ -162,8 +163,8 @@ def _walked(
     model = capture.model
 
     def more(flow: Flow) -> Flow:
-        flow = _with_bends(problem, model, flow, free, layers, effort, seed)
-        return _more_evidence(problem, model, flow, free, (last, own), updates, seed)
+        flow = _more_evidence(problem, model, flow, free, (last, own), layers, updates, seed)
+        return _with_bends(problem, model, flow, free, layers, effort, seed)
 
     return flow, more
 
@@ -182,8 +183,7 @@ def _with_bends(
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    jacobians = {a.name: a.log10_jacobian_norm for a in flow.layers if a.log10_jacobian_norm is not None}
-    found = bends(problem, model, picked, jacobians, free, STEPS[effort], seed)
+    found = bends(problem, model, picked, {a.name: a for a in flow.layers}, free, seed)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
@@ -211,6 +211,7 @@ def _more_evidence(
     flow: Flow,
     free: FreeLoss,
     ends: tuple[Last | None, Last | None],
+    layers: Sequence[Layer],
     updates: Updates | None,
     seed: int,
 ) -> Flow:
@@ -225,18 +226,49 @@ def _more_evidence(
     flow = flow.replace(
         inputs=input_facts(problem, flow.layers, flow.calls, lambda other: _flow_only(other, model, seed))
     )
-    if may_be_stationary(flow) and loss.reference is not None:
-        found = decrement(problem, model, free, loss.reference, seed)
-        flow = flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
-    if updates is not None and not any(a.verdict == "nonfinite" for a in flow.layers):
+    if updates is not None:
         flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
-        if flow.step is not None and not is_stationary(flow) and may_lose_signal(flow.layers, flow.calls):
-            flow = flow.replace(
-                rates=rate_trials(
-                    problem, model, updates.optimizer, flow.layers, lambda: _flow_only(problem, model, seed)[0], seed
-                )
-            )
-    return flow
+    if may_be_stationary(flow) and loss.reference is not None:
+        flow = _with_decrement(problem, model, flow, free, layers, loss.reference, seed)
+    step = flow.step
+    if updates is None or step is None or is_stationary(flow):
+        return flow
+    if may_lose_signal(flow.layers, flow.calls):
+        rates = rate_trials(
+            problem, model, updates.optimizer, flow.layers, lambda: _flow_only(problem, model, seed)[0], seed
+        )
+        lost = lost_at_all(rates)
+        flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
+    walked = flow.rates[0].loss if flow.rates else None
+    return flow.replace(step=with_real_steps(problem, model, updates.optimizer, step, loss, seed, walked))
+
+
+def _with_decrement(
+    problem: Problem,
+    model: nn.Module,
+    flow: Flow,
+    free: FreeLoss,
+    layers: Sequence[Layer],
+    reference: float,
+    seed: int,
+) -> Flow:
+    """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
+
+    What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
+    are few. Only where that bound says nothing, and the verdict of some layer rests on the others, are they asked too.
+    """
+    if falls(flow):
+        assert flow.step is not None
+        note = _FALLS.format(flow.step.optimizer, flow.step.lowered)
+        return flow.replace(notes=(*flow.notes, note))
+    weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    live = {id(p) for a in layers if a.name not in weak for p in a.live}
+    only = [name for name, p in model.named_parameters() if id(p) in live]
+    found = decrement(problem, model, free, reference, seed, only)
+    gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
+    if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
+        found = decrement(problem, model, free, reference, seed)
+    return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 
 def _flow_only(problem: Problem, model: nn.Module, seed: int) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
@@ -253,6 +285,12 @@ def _flow_only(problem: Problem, model: nn.Module, seed: int) -> tuple[tuple[Lay
 _PLAIN = (
     "gradients were read off torch's own backward, which underflows with its dtype, because this torch lacks what the"
     " exact walk rests on ({})"
+)
+
+
+_FALLS = (
+    "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
+    " lower the loss of this batch by {:.2g} of what there is to gain; the curvature was not asked for"
 )
 
 

@@ -151,7 +151,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     """What the user's own optimizer would do next, tried on the batch and taken back.
 
     ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
-    lowers it. ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
+    lowers it. ``lowered``: its fall as a share of L_ref, less what the loss may be wrong by; None without that scale.
+    ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
     ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
     ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
     sharpest curvature allows plain gradient descent.
@@ -162,6 +163,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
     loss: float
     ladder: tuple[tuple[float, float], ...]
     best: float | None = None
+    lowered: float | None = None
     needed: float | None = None
     planned: int | None = None
     taken: int | None = None
@@ -284,8 +286,9 @@ class Setting(Record, frozen=True, kw_only=True):
 class Flow(Record, frozen=True, kw_only=True):
     """Everything measured in one look at a network; rules are pure functions of it.
 
-    ``decrement``: the Gauss-Newton decrement of all layers together, the loss still to gain here by a quadratic model,
-    as a share of L_ref; None where it was not needed or, with the reason in ``decrement_refused``, not to be had.
+    ``decrement``: the Gauss-Newton decrement of the layers that transmit, together: the loss they could still gain here
+    by a quadratic model, as a share of L_ref; None where it was not needed (because the gradients do not cancel, or a
+    step that was tried lowers the loss) or, with the reason in ``decrement_refused``, not to be had.
     """
 
     setting: Setting

@@ -27,7 +27,7 @@ from unvanish.problem import Problem
 from unvanish.scaled import norm_of
 
 DAMPING = 1e-6  # of the curvature along the gradient
-CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold
+CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold, however far apart
 MOST_CG_STEPS = 40  # where they do not
 CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
 LANCZOS_STEPS = 40
@@ -105,7 +105,7 @@ def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str
         missing = unit * longest * rest
         if found >= STATIONARY or missing <= CLOSE * found:
             return found
-        if turn + 1 >= CG_STEPS and found + missing < STATIONARY:
+        if (turn + 1 >= CG_STEPS or missing <= found) and found + missing < STATIONARY:
             return found
         d, rr = [a + rest / rr * b for a, b in zip(r, d, strict=True)], rest
     return (

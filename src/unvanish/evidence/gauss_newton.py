@@ -21,6 +21,7 @@ from unvanish.capture import LOSS_CALLS
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.problem import Problem
+from unvanish.scaled import norm_of, shift
 from unvanish.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
@@ -66,9 +67,16 @@ class GaussNewton:
         found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
         return _filled([None if t is None else t.detach() for t in found], chosen)
 
-    def gradient(self) -> list[Tensor]:
-        """Jᵀr, r what the loss asks of the outputs."""
-        return self.pull(_filled([None if r is None else r.detach() for r in self.residual], self.outputs))
+    def gradient(self, power: int = 0) -> list[Tensor]:
+        """2^power Jᵀr, r what the loss asks of the outputs."""
+        asked = [None if r is None else shift(r.detach(), power) for r in self.residual]
+        return self.pull(_filled(asked, self.outputs))
+
+    def log10_residual(self) -> float:
+        """log10 of the rms of r; -inf where the loss asks for nothing."""
+        known = [r.detach() for r in self.residual if r is not None]
+        rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
+        return math.log10(rms) if rms > 0.0 else -math.inf
 
     def is_whole(self, v: Sequence[Tensor]) -> bool:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
@@ -79,7 +87,12 @@ class GaussNewton:
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
+    pairs = list(zip(a, b, strict=True))
+    if all(t.dtype in (torch.float32, torch.float64) for pair in pairs for t in pair):
+        found = float(sum((x * y).sum(dtype=torch.float64) for x, y in pairs))
+        if 1e-20 < abs(found) < math.inf:  # products that left the range of float32 are far below this sum
+            return found
+    return float(sum((x.double() * y.double()).sum() for x, y in pairs))
 
 
 def double_differentiable() -> Any:

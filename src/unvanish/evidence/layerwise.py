@@ -2,8 +2,9 @@
 
 Along the unit gradient ĝ of a layer the Gauss-Newton curvature is h = ĝᵀ Jᵀ H J ĝ. A quadratic model of the loss then
 promises ½ ‖g‖² / h for moving this layer alone and along ĝ only: a lower bound of the layer's own decrement
-½ gᵀ G⁻¹ g, which further steps of conjugate gradients only raise. The exact gradient is walked once more with its
-powers of two, and each direction is pushed forward at a scale at which it neither underflows nor overflows.
+½ gᵀ G⁻¹ g. Where no one scale keeps all gradients inside the range of their type, they are walked once more with their
+powers of two; each direction is pushed forward at a scale at which it neither underflows nor overflows. A push passes
+only through what lies behind its layer.
 
 Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002, Fast curvature
 matrix-vector products for second-order gradient descent.
@@ -20,17 +21,16 @@ from torch import Tensor, nn
 
 from unvanish.backward import LOG10_2, plain_walk, supported, walk
 from unvanish.capture import record
-from unvanish.decide import VANISHED, has_converged, may_be_stationary
+from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.gauss_newton import GaussNewton, dot
 from unvanish.layers import Layer
 from unvanish.problem import Problem
-from unvanish.records import Flow
-from unvanish.scaled import ZERO, Scaled, room, shift
+from unvanish.records import Flow, LayerFlow
+from unvanish.scaled import ZERO, Scaled, norm_of, room, shift
 
 MOST = {"auto": 8, "full": 64}  # layers that are looked at; of more, so many evenly spaced ones
-STEPS = {"auto": 1, "full": 4}  # of conjugate gradients; one is along the gradient alone
-DONE = 1e-20  # of |g|²: of a residue below this, rounding is all that is left
+MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
 
@@ -41,7 +41,8 @@ def chosen(flow: Flow, layers: Sequence[Layer], effort: str) -> list[Layer]:
         for a in flow.layers
         if a.log10_transmission is not None and math.isfinite(a.log10_transmission)
     }
-    every = effort == "full" or has_converged(flow.loss) or may_be_stationary(flow)
+    small = has_converged(flow.loss) or (may_be_stationary(flow) and not falls(flow))
+    every = effort == "full" or small
     asked = [a for a in layers if a.name in moving and (every or moving[a.name] < VANISHED)]
     own = list({frozenset(id(p) for p in a.live): a for a in reversed(asked)}.values())[::-1]  # a shared one once
     most = MOST.get(effort, 0)
@@ -61,26 +62,26 @@ def bends(
     problem: Problem,
     model: nn.Module,
     layers: Sequence[Layer],
-    jacobians: Mapping[str, float],
+    flows: Mapping[str, LayerFlow],
     free: FreeLoss,
-    steps: int,
     seed: int,
 ) -> dict[str, Bend] | str:
-    """By layer, with ``steps`` steps of conjugate gradients at most; or why curvature cannot be had.
+    """By layer; or why curvature cannot be had.
 
-    ``jacobians``: log10 of |∂output/∂w| by layer, which sets the scale of its direction. A layer whose gradient is zero
-    or leaves the range of its type, or along which the loss does not bend upwards, is left out.
+    ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. A layer whose
+    gradient is zero or not finite, or along which the loss does not bend upwards, is left out.
     """
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
-    gradients = _gradients(problem, model, parameters)
     found: dict[str, Bend] = {}
     try:
         product = GaussNewton(problem, model, free, parameters, seed)
-        sides = [s for a in layers if (s := _side(a, gradients, jacobians.get(a.name), product)) is not None]
+        power = _power([flows[layer.name] for layer in layers], product)
+        gradients = _walked(problem, model, parameters) if power is None else _pulled(product, power)
+        sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
         if sides and not product.is_whole(_together(product, sides)):
             return "an operation of the model has no second derivative"
         for side in sides:
-            bend = _bend(product, side, steps)
+            bend = _bend(product, side)
             if bend is not None:
                 found[side.name] = bend
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
@@ -98,7 +99,25 @@ class _Side(NamedTuple):
     power: int
 
 
-def _gradients(problem: Problem, model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
+def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
+    """The power of two at which torch's own backward gives all digits of all these gradients; None where none does."""
+    kinds = {getattr(torch, flow.dtype or "float16") for flow in flows}
+    ends = [(math.log10(torch.finfo(t).tiny), math.log10(torch.finfo(t).max)) for t in kinds]
+    low, high = max(a for a, _ in ends) + MARGIN, min(b for _, b in ends) - MARGIN
+    norms = [a.log10_grad_norm - 0.5 * math.log10(max(1, a.parameters)) for a in flows if a.log10_grad_norm is not None]
+    rms = [value for value in norms if value > -math.inf]
+    if not rms or max(rms) - min(rms) > high - low or not product.log10_residual() > low:
+        return None
+    return round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2)
+
+
+def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:
+    """The gradients as Jᵀr, pulled back at 2^power of their size."""
+    found = {id(p): g for p, g in zip(product.parameters, product.gradient(power), strict=True)}
+    return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else ZERO) for key, g in found.items()}
+
+
+def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
     """The exact gradient of each of the parameters, by id, with its power of two."""
     wanted, kept = {id(p) for p in parameters}, dict[int, Scaled]()
 
@@ -114,7 +133,8 @@ def _gradients(problem: Problem, model: nn.Module, parameters: Sequence[nn.Param
     return kept
 
 
-def _side(layer: Layer, gradients: Mapping[int, Scaled], jacobian: float | None, product: GaussNewton) -> _Side | None:
+def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, product: GaussNewton) -> _Side | None:
+    jacobian = flow.log10_jacobian_norm
     pairs = [(p, gradients[id(p)]) for p in layer.live if id(p) in gradients]
     live = [float(g.exponent) for _, g in pairs if float(g.log2) > ZERO]
     if not live or jacobian is None or not math.isfinite(jacobian):
@@ -137,50 +157,26 @@ def _dense(gradient: Scaled, parameter: nn.Parameter, top: float) -> Tensor:
     return shift(values.double(), round(float(gradient.exponent) - top)).reshape(parameter.shape)
 
 
-def _spread(product: GaussNewton, side: _Side, v: Sequence[Tensor]) -> list[Tensor | None]:
-    """A direction of one layer, times its power of two, among all parameters of the product."""
-    own = {id(p): shift(t, side.power).to(p.dtype) for p, t in zip(side.parameters, v, strict=True)}
+def _spread(product: GaussNewton, side: _Side) -> list[Tensor | None]:
+    """The unit gradient of one layer, times its power of two, among all parameters of the product."""
+    own = {id(p): shift(t, side.power).to(p.dtype) for p, t in zip(side.parameters, side.unit, strict=True)}
     return [own.get(id(p)) for p in product.parameters]
 
 
 def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
     total = [torch.zeros_like(p) for p in product.parameters]
     for side in sides:
-        total = [a if b is None else a + b for a, b in zip(total, _spread(product, side, side.unit), strict=True)]
+        total = [a if b is None else a + b for a, b in zip(total, _spread(product, side), strict=True)]
     return total
 
 
-def _bend(product: GaussNewton, side: _Side, steps: int) -> Bend | None:
-    """Conjugate gradients in the layer's own block, from zero; all in units of 2^power and of ‖g‖."""
-    residue, direction, left, gained, curvature = list(side.unit), list(side.unit), 1.0, 0.0, None
-    for turn in range(steps):
-        moved = product.push(_spread(product, side, direction))
-        if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
-            break
-        bent = product.bend(moved)
-        along = dot(moved, bent)
-        if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
-            break
-        curvature = along if curvature is None else curvature
-        step = left / along
-        gained += 0.5 * step * left
-        if turn + 1 == steps:
-            break
-        back = _pulled(product, side, bent)
-        residue = [a - step * b for a, b in zip(residue, back, strict=True)]
-        rest = dot(residue, residue)
-        if not DONE < rest < math.inf:
-            break
-        direction = [a + rest / left * b for a, b in zip(residue, direction, strict=True)]
-        left = rest
-    if curvature is None:
+def _bend(product: GaussNewton, side: _Side) -> Bend | None:
+    """Along the unit gradient, pushed forward at 2^power of its length."""
+    moved = product.push(_spread(product, side))
+    if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
-    scale = 2.0 * side.power * LOG10_2
-    return Bend(math.log10(curvature) - scale, math.log10(gained) + 2.0 * side.log2_norm * LOG10_2 + scale)
-
-
-def _pulled(product: GaussNewton, side: _Side, bent: Sequence[Tensor]) -> list[Tensor]:
-    """2^power Jᵀ(Hy) in float64; H y travels back at the norm that suits the layer's Jacobian."""
-    drift = side.power - math.frexp(math.sqrt(dot(bent, bent)))[1]
-    found = product.pull([shift(t, drift) for t in bent], side.parameters)
-    return [shift(t.double(), side.power - drift) for t in found]
+    along = dot(moved, product.bend(moved))
+    if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
+        return None
+    curvature = math.log10(along) - 2.0 * side.power * LOG10_2
+    return Bend(curvature, 2.0 * side.log2_norm * LOG10_2 - math.log10(2.0) - curvature)

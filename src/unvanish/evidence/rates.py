@@ -1,10 +1,11 @@
 """Does the signal survive the first steps, at this learning rate and at three times it?
 
 A network that normalises its stream after every addition passes the error signal on as long as its branches stay
-small beside the stream. Steps that are large relative to the weights end that within ten of them, and the signal is
+small beside the stream. Steps that are large relative to the weights end that within a few of them, and the signal is
 gone before anything is learned: at one rate it trains, at three times the rate it does not. Nothing measured before
-the first step tells the two apart, so the steps are really taken, and taken back. Networks without that structure are
-not tried.
+the first step tells the two apart, so the steps are really taken, and taken back. Two rates are tried at most: the
+present one; then three times it, or, where the signal is lost, a tenth of it. Networks without that structure are not
+tried.
 
 Source: Xiong et al. 2020, On layer normalization in the transformer architecture; Liu, Liu, Gao, Chen & Han 2020,
 Understanding the difficulty of training transformers.
@@ -19,14 +20,13 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from unvanish.decide import VANISHED
-from unvanish.evidence.step import stepped
+from unvanish.evidence.step import REAL_STEPS, stepped
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import CallFlow, LayerFlow, RateTrial
 
 MANY = 8  # normalised additions on the stream: fewer have not been seen to fail
-STEPS = 10
-MOVED = 0.1  # of its size, over all steps at the largest rate: a network that moves less keeps its signal
-SCALES = (3.0, 1.0, 1.0 / 3.0, 0.1)  # tried from the largest, up to the first at which the signal survives
+MOVED = 1.0 / 300.0  # of its size, by one step: a network that moves less keeps its signal at three times the rate
+LARGER, SMALLER = 3.0, 0.1  # of the rate: what is tried where the signal survives, and where it is lost
 SUMS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 Look = Callable[[], Sequence[LayerFlow]]
 
@@ -51,27 +51,42 @@ def normalised_sums(calls: Sequence[CallFlow]) -> int:
 def may_lose_signal(layers: Sequence[LayerFlow], calls: Sequence[CallFlow]) -> bool:
     """Whether the structure is one that can lose its signal, and the steps are large enough beside the weights."""
     sizes = [a.update_to_weight_ratio for a in layers if a.update_to_weight_ratio is not None]
-    moved = STEPS * SCALES[0] * statistics.median(sizes) if sizes else 0.0
-    return moved > MOVED and normalised_sums(calls) >= MANY
+    return bool(sizes) and statistics.median(sizes) > MOVED and normalised_sums(calls) >= MANY
 
 
 def rate_trials(
     problem: Problem, model: nn.Module, optimizer: Optimizer, layers: Sequence[LayerFlow], look: Look, seed: int
 ) -> tuple[RateTrial, ...]:
-    """Real steps at each of SCALES times the learning rate until the signal survives; () without a learning rate.
+    """Real steps at the learning rate, and at a larger or a smaller one; () without a learning rate.
 
     ``look`` measures the layers of the model as it stands.
     """
     alive = {a.name for a in layers if a.log10_transmission is not None and a.log10_transmission > VANISHED}
     lr = float(optimizer.param_groups[0].get("lr", math.nan))
-    trials: list[RateTrial] = []
-    for scale in SCALES if alive and math.isfinite(lr) else ():
-        with stepped(problem, model, optimizer, scale, STEPS, seed) as loss:
+    if not alive or not math.isfinite(lr):
+        return ()
+
+    def tried(scale: float) -> RateTrial:
+        with stepped(problem, model, optimizer, scale, REAL_STEPS, seed) as loss:
             left = None
             if math.isfinite(loss):
                 found = [a.log10_transmission for a in look() if a.name in alive and a.log10_transmission is not None]
                 left = min(found) if found and all(math.isfinite(t) for t in found) else None
-        trials.append(RateTrial(scale=scale, lr=scale * lr, steps=STEPS, loss=loss, log10_transmission=left))
-        if left is not None and left > VANISHED:
-            break
-    return tuple(trials)
+        return RateTrial(scale=scale, lr=scale * lr, steps=REAL_STEPS, loss=loss, log10_transmission=left)
+
+    first = tried(1.0)
+    if first.log10_transmission is None:  # it diverges: nothing is known about the signal
+        return (first,)
+    return first, tried(LARGER if first.log10_transmission > VANISHED else SMALLER)
+
+
+def lost_at_all(trials: Sequence[RateTrial]) -> str:
+    """What to say where each rate that was tried loses the signal, so that none can be named that keeps it; or ""."""
+    left = [(t.lr, t.log10_transmission) for t in trials if t.log10_transmission is not None]
+    if len(left) < 2 or any(value > VANISHED for _, value in left):
+        return ""
+    each = " and ".join(f"10^{value:.1f} at a learning rate of {lr:.2g}" for lr, value in left)
+    return (
+        f"{trials[0].steps} steps really taken lose the signal at every rate that was tried (smallest transmission of a"
+        f" layer: {each}): whether a smaller one would keep it was not tried"
+    )

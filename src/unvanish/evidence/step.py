@@ -1,7 +1,8 @@
 """The optimizer's own next step, tried on a ladder of sizes; and, on suspicion, a few real steps. All taken back.
 
-One look at a learning rate is right within a factor of about three: a ladder alone is no verdict. Where it raises a
-suspicion, the steps are really taken, and only what they do to the loss is evidence.
+One look at a learning rate is right within a factor of about three: a ladder alone is no verdict on it. Where it raises
+a suspicion, the steps are really taken, and only what they do to the loss is evidence. A fall of the loss on the ladder
+does prove something else: that the weights do not stand at a stationary point.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ REAL_STEPS = 6
 RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
 SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
 WON = 0.9  # share of the gap still left: below, the training so far has a pace of its own to judge by
+BENT = 2.0  # times its share by which a longer step may win more: rounding of the shorter one's
+ULPS = 8.0  # spacings of the narrowest type at the loss: two losses that differ by less may be the same one
 
 
 def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossFacts, seed: int) -> StepFacts | None:
-    """What the next steps of the optimizer do to the loss of this batch. None where they cannot be had."""
+    """What multiples of the optimizer's next step do to the loss of this batch. None where they cannot be had."""
     optimizer = updates.optimizer
     moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
     if updates.refused or not moves:
@@ -44,7 +47,7 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
     best = min(finite, key=lambda m: finite[m], default=None)
     gap = _gap(loss, now)
-    facts = StepFacts(
+    return StepFacts(
         optimizer=type(optimizer).__name__,
         lr=float(optimizer.param_groups[0].get("lr", math.nan)),
         loss=now,
@@ -53,12 +56,30 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
         needed=min(_needed(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
         planned=problem.steps,
         taken=taken,
+        lowered=_lowered(loss, now, finite, _spacing(problem, model)),
     )
+
+
+def with_real_steps(
+    problem: Problem,
+    model: nn.Module,
+    optimizer: Optimizer,
+    facts: StepFacts,
+    loss: LossFacts,
+    seed: int,
+    walked: float | None = None,
+) -> StepFacts:
+    """The facts with real steps wherever the ladder makes the learning rate look too large or too small.
+
+    ``walked``: the loss after REAL_STEPS steps at the present rate, where it is known already.
+    """
     planned = problem.steps or HORIZON
-    raised = not ladder[1.0] - now <= RISE * gap
+    raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * _gap(loss, facts.loss)
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > planned
+    if (raised or slow) and walked is None:
+        walked = real_steps(problem, model, optimizer, 1.0, seed)
     if raised:
-        facts = facts.replace(walked=real_steps(problem, model, optimizer, 1.0, seed))
+        facts = facts.replace(walked=walked)
     elif slow:
         lr_limit = _limit(problem, model, optimizer, seed)
         scale = 100.0
@@ -67,10 +88,37 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
         facts = facts.replace(
             lr_limit=lr_limit,
             scale=scale,
-            walked=real_steps(problem, model, optimizer, 1.0, seed),
+            walked=walked,
             walked_scaled=real_steps(problem, model, optimizer, scale, seed),
         )
     return facts
+
+
+def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
+    """The largest fall on the ladder as a share of L_ref, less what rounding or other random numbers may have done.
+
+    ``now`` is the loss of a second forward pass at the same weights: where it differs from the first, the network does
+    not repeat itself, and a fall no larger than that is none. Where the loss bends upwards a longer step wins at most
+    in proportion to its length: one that wins far more has left the place it began at and says nothing about it.
+    """
+    if not loss.reference:
+        return None
+    unsure = abs(now - loss.value) + ULPS * spacing * max(abs(now), abs(loss.value))
+    falls = {m: now - value - unsure for m, value in sorted(finite.items())}
+    most = max([0.0, *(fall for m, fall in falls.items() if m <= 1.0)])
+    before, length = falls.get(1.0, 0.0), 1.0
+    for multiple, fall in falls.items():
+        if multiple > 1.0:
+            if not before < fall <= BENT * multiple / length * before:
+                break
+            most, before, length = max(most, fall), fall, multiple
+    return most / loss.reference
+
+
+def _spacing(problem: Problem, model: nn.Module) -> float:
+    """The relative spacing of numbers of the narrowest type the loss may have passed through."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()} | {problem.autocast or torch.float32}
+    return max(torch.finfo(t).eps for t in types)
 
 
 def _gap(loss: LossFacts, now: float) -> float:

@@ -16,6 +16,7 @@ from unvanish.records import (
     LayerFlow,
     LossFacts,
     OutputFacts,
+    RateTrial,
     Record,
     Setting,
     StepFacts,
@@ -53,6 +54,7 @@ class Report(Record, frozen=True, kw_only=True):
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
     decrement: float | None = None
+    rates: tuple[RateTrial, ...] = ()
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
@@ -73,6 +75,7 @@ class Report(Record, frozen=True, kw_only=True):
             output=flow.output,
             inputs=flow.inputs,
             decrement=flow.decrement,
+            rates=flow.rates,
         )
 
     @classmethod

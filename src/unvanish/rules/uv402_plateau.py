@@ -28,8 +28,9 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Finding]:
     Why: a gradient is zero at every stationary point, the worst as well as the best. What tells them apart is the loss:
     here it is no lower than that of a constant output, which needs no inputs at all.
 
-    Evidence: the Gauss-Newton decrement, what a quadratic model of the loss still promises, as a share of the loss
-    there was to gain, below ``threshold``; and the loss at 98 % or more of that of the best constant output.
+    Evidence: the Gauss-Newton decrement, what a quadratic model of the loss in the parameters that receive a signal
+    still promises, as a share of the loss there was to gain, below ``threshold``; and the loss at 98 % or more of that
+    of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau.
 
     What helps: see whether the inputs carry the targets at all (shuffled rows, a wrong join); a different start; a
     network that can express the dependence.
@@ -45,9 +46,10 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Finding]:
         "" if least is None else f" It is not vanished: the signal arrives (transmission at least {factor(least)})."
     )
     message = (
-        f"{subject(flow, layers, 'stands', 'stand')} still: a quadratic model promises only {flow.decrement:.1g} of the"
-        " loss there is to gain, and the loss is no better than that of a constant output, because at these weights the"
-        f" samples' wishes cancel.{not_converged(flow)}{reaches}{sources(layers)}"
+        f"{subject(flow, layers, 'stands', 'stand')} still: in the parameters that receive a signal a quadratic model"
+        f" promises only {flow.decrement:.1g} of the loss there is to gain, and the loss is no better than that of a"
+        " constant output, because at these weights the samples' wishes cancel."
+        f"{not_converged(flow)}{reaches}{sources(layers)}"
     )
     return [
         Finding(

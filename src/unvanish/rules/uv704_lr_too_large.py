@@ -39,10 +39,11 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[F
     a smaller multiple of the same step lowers it, and after several steps really taken (and taken back) the loss is
     still that much above the start, or not finite. A first step that later ones make good is no fault. Near the end,
     where a rise is less than ``least`` of what there was to gain, a rate that hops about is no fault either.
-    Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: ten
-    real steps at 3, 1, 1/3 and 1/10 times the rate, taken back each time. It is an error where the signal vanishes at
-    the rate itself, the loss is left at that of the best constant output, and a smaller rate keeps the signal; a note
-    where it vanishes at three times the rate only.
+    Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: six
+    real steps at the rate, then as many at three times the rate where the signal survives, at a tenth where it does
+    not, taken back each time. It is an error where the signal vanishes at the rate itself, the loss is left at that of
+    the best constant output, and a tenth of the rate keeps the signal; a note where it vanishes at three times the rate
+    only.
 
     What helps: a learning rate 3 to 10 times smaller, a warm-up, clipping the gradient.
 
