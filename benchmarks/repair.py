@@ -31,7 +31,7 @@ from repair_cases import cases
 
 import unvanish
 from unvanish.remedies import Refused, remedies
-from unvanish.trials import open_race, ordered, probe, search
+from unvanish.trials import in_doubt, open_race, ordered, probe, search
 from unvanish.trials import race as race_module
 from unvanish.trials.candidates import at_random
 from unvanish.trials.plan import Plan
@@ -39,6 +39,7 @@ from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, Copy
 
 NEAR = 0.05
+STRATEGIES = ("diagnosis", "random raced", "random full", "fixed order")
 FIXED_ORDER = (
     "activation-selu", "batchnorm", "residual", "clip-gradients", "he-init", "lr-0.1", "optimizer-adam", "lr-10",
 )  # fmt: skip
@@ -72,7 +73,7 @@ class Row:
 def diagnosed(race: Race) -> Candidate | None:
     """The package's own search: probe, candidates by the findings, racing."""
     findings, improving = probe(race)
-    if improving and all(f.level != "error" for f in findings):
+    if improving and all(f.level != "error" for f in findings) and not in_doubt(findings):
         return AS_IS
     race.inform(findings)
     return search(race, ordered(remedies(), findings, race.seed), lambda _: None)
@@ -85,34 +86,20 @@ def raced_at_random(race: Race) -> Candidate | None:
     return search(race, at_random(remedies(), race.seed), lambda _: None)
 
 
-def full_at_random(race: Race) -> Candidate | None:
-    """Random candidates, each trained in full; the best on the data that chooses."""
-    return _full(race, at_random(remedies(), race.seed))
+def full_at_random(race: Race) -> Iterator[Candidate]:
+    """Random candidates."""
+    return at_random(remedies(), race.seed)
 
 
-def fixed_order(race: Race) -> Candidate | None:
-    """AutoTrainer's remedies one after the other, each trained in full; the best on the data that chooses."""
+def fixed_order(race: Race) -> Iterator[Candidate]:
+    """AutoTrainer's remedies one after the other."""
     known = {each.slug for each in remedies()}
-    return _full(race, iter([(slug,) for slug in FIXED_ORDER if slug in known]))
+    return iter([(slug,) for slug in FIXED_ORDER if slug in known])
 
 
-def _full(race: Race, stream: Iterator[Candidate]) -> Candidate | None:
-    tried: list[Candidate] = []
-    while race.left >= race.plan.steps and (candidate := next(stream, None)) is not None:
-        try:
-            race.reach(candidate, race.seed, race.plan.steps, "full training")
-        except Refused:
-            continue
-        tried.append(candidate)
-    return max(tried, key=race.key, default=None)
-
-
-STRATEGIES: dict[str, Callable[[Race], Candidate | None]] = {
-    "diagnosis": diagnosed,
-    "random raced": raced_at_random,
-    "random full": full_at_random,
-    "fixed order": fixed_order,
-}
+RACED: dict[str, Callable[[Race], Candidate | None]] = {"diagnosis": diagnosed, "random raced": raced_at_random}
+IN_FULL: dict[str, Callable[[Race], Iterator[Candidate]]] = {"random full": full_at_random, "fixed order": fixed_order}
+"""What is trained for T steps each; the best on the data that chooses is taken."""
 
 
 def trained(problem: unvanish.Problem, candidate: Candidate, seed: int) -> float:
@@ -140,6 +127,59 @@ def training_time() -> Iterator[list[float]]:
         race_module.train = kept
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a strategy chose with a budget, and what that took."""
+
+    strategy: str
+    budget: float
+    chosen: Candidate
+    spent: int
+    seconds: float
+    plain_seconds: float
+
+
+def raced(problem: unvanish.Problem, strategy: str, budget: float, seed: int) -> Search:
+    """One search of its own."""
+    steps = problem.steps or 1
+    started = time.perf_counter()
+    race = open_race(problem, Plan(steps, round(budget * steps), 1), unvanish.diagnose(problem, seed=seed), seed)
+    with training_time() as plain:
+        chosen = RACED[strategy](race) if race.plan.budget >= race.plan.least else None
+    return Search(strategy, budget, chosen or AS_IS, race.spent, time.perf_counter() - started, sum(plain))
+
+
+def in_full(problem: unvanish.Problem, strategy: str, budgets: Sequence[float], seed: int) -> list[Search]:
+    """One row of full trainings, read off at every budget: a smaller one is where a larger one begins."""
+    steps = problem.steps or 1
+    started = time.perf_counter()
+    race = open_race(problem, Plan(steps, round(max(budgets) * steps), 1), unvanish.diagnose(problem, seed=seed), seed)
+    done: list[Search] = []
+    best, key = AS_IS, -math.inf
+    with training_time() as plain:
+        for candidate in IN_FULL[strategy](race):
+            before, spent = race.left, race.spent
+            if before < steps:
+                break
+            try:
+                race.reach(candidate, race.seed, steps, "full training")
+            except Refused:
+                continue
+            finished = [b for b in budgets if spent + steps > round(b * steps)]
+            done += [_at(strategy, b, best, spent, started, plain) for b in finished if b not in _budgets(done)]
+            if race.key(candidate) > key:
+                best, key = candidate, race.key(candidate)
+    return done + [_at(strategy, b, best, race.spent, started, plain) for b in budgets if b not in _budgets(done)]
+
+
+def _budgets(found: Sequence[Search]) -> set[float]:
+    return {each.budget for each in found}
+
+
+def _at(strategy: str, budget: float, best: Candidate, spent: int, started: float, plain: Sequence[float]) -> Search:
+    return Search(strategy, budget, best, spent, time.perf_counter() - started, sum(plain))
+
+
 def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     """Every strategy with every budget on one program."""
     torch.set_num_threads(1)
@@ -147,32 +187,22 @@ def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[floa
     problem = case.build("fault", seed)
     reference = trained(case.build("fix", seed), AS_IS, seed)
     as_is = trained(problem, AS_IS, seed)
-    steps = problem.steps or 1
-    finals: dict[Candidate, float] = {AS_IS: as_is}
-    found: list[Row] = []
-    for strategy in strategies:
-        for budget in budgets:
-            total = round(budget * steps)
-            started = time.perf_counter()
-            before = unvanish.diagnose(problem, seed=seed)
-            race = open_race(problem, Plan(steps, total, 1), before, seed)
-            enough = total >= (race.plan.least if "raced" in strategy or strategy == "diagnosis" else steps)
-            with training_time() as plain:
-                chosen = STRATEGIES[strategy](race) if enough else None
-            seconds = time.perf_counter() - started
-            candidate = AS_IS if chosen is None else chosen
-            if candidate not in finals:
-                finals[candidate] = trained(problem, candidate, seed)
-            final = finals[candidate]
-            broken = not case.control and as_is < reference - NEAR
-            row = Row(
-                case=name, seed=seed, strategy=strategy, budget=budget, broken=broken, control=case.control,
-                repaired=broken and final >= reference - NEAR, as_is=as_is, reference=reference, final=final,
-                chosen=candidate, spent=race.spent, steps=steps, seconds=seconds,
-                plain_seconds=sum(plain),
-            )  # fmt: skip
-            found.append(row)
-    return found
+    broken = not case.control and as_is < reference - NEAR
+    searches = [raced(problem, s, b, seed) for s in strategies if s in RACED for b in budgets]
+    for strategy in (s for s in strategies if s in IN_FULL and not case.control):  # it never leaves a network alone
+        searches += in_full(problem, strategy, budgets, seed)
+    finals = {AS_IS: as_is}
+    for candidate in {each.chosen for each in searches} - {AS_IS}:
+        finals[candidate] = trained(problem, candidate, seed)
+    return [
+        Row(
+            case=name, seed=seed, strategy=each.strategy, budget=each.budget, broken=broken, control=case.control,
+            repaired=broken and finals[each.chosen] >= reference - NEAR, as_is=as_is, reference=reference,
+            final=finals[each.chosen], chosen=each.chosen, spent=each.spent, steps=problem.steps or 1,
+            seconds=each.seconds, plain_seconds=each.plain_seconds,
+        )
+        for each in searches
+    ]  # fmt: skip
 
 
 def table(found: Sequence[Row]) -> list[str]:
@@ -187,14 +217,13 @@ def table(found: Sequence[Row]) -> list[str]:
             broken = [row for row in mine if row.broken]
             repaired = [row for row in broken if row.repaired]
             controls = [row for row in mine if row.control]
-            harmed = sum(row.final < row.as_is - NEAR for row in controls)
+            harmed = f"{sum(row.final < row.as_is - NEAR for row in controls)} of {len(controls)}" if controls else "–"
             edits = statistics.mean(len(row.chosen) for row in repaired) if repaired else math.nan
             plain = sum(row.plain_seconds for row in mine)
             ratio = sum(row.seconds for row in mine) / plain if plain else math.nan
             rate = len(repaired) / len(broken) if broken else math.nan
             lines.append(
-                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {edits:.2f} | {harmed} of {len(controls)} |"
-                f" {ratio:.2f} |"
+                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {edits:.2f} | {harmed} | {ratio:.2f} |"
             )
     return lines
 
@@ -258,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How often a search repairs a faulty program within its budget.")
     parser.add_argument("--cases", nargs="+", default=list(known), choices=list(known), metavar="CASE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[20, 21, 22])
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--budgets", nargs="+", type=float, default=[1.0, 2.0, 3.0], help="in full trainings")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--save", type=Path, help="write every row and the table as JSON")

@@ -118,6 +118,7 @@ def test_edits_made_on_what_an_earlier_one_left_are_those_made_from_scratch() ->
         ({"validation": (torch.zeros(50, 7), torch.zeros(50))}, "as it is on the validation data raised .*25x7"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS asks for the loss several times a step"),
         ({"metric": lambda outputs, targets: None}, "returned a NoneType"),
+        ({"metric": lambda outputs, targets: "0.9"}, "returned a str"),
         ({"steps": 1}, "for a training of 1 steps at least 30 are needed"),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_code_alone_makes_the_same_model(network: str, slug: str) -> None:
         assert str(refused)
         assert all(torch.equal(a, b) for a, b in zip(state(draft.model).values(), state(before).values(), strict=True))
         return
-    text = script([change], draft.recipe)
+    text = script([change], draft.recipe, draft.model)
     assert "unvanish" not in text
     names: dict[str, Any] = {"model": copy.deepcopy(before), "loss_fn": F.cross_entropy, "restore_outputs": None}
     names |= {"inputs": inputs, "targets": draft.targets, "sample_inputs": inputs, "sample_targets": draft.targets}
@@ -293,6 +293,29 @@ def test_groups_of_parameters_keep_their_settings_through_a_change() -> None:
     assert found == [(pytest.approx(1.0), 8), (pytest.approx(0.1), 2)]
 
 
+@pytest.mark.parametrize("slugs", [("layernorm", "lr-10"), ("residual", "warmup"), ("lr-0.1",)])
+def test_the_code_alone_makes_the_same_groups_of_parameters(slugs: tuple[str, ...]) -> None:
+    """By name, in a model whose modules stand elsewhere after the change."""
+    model = nn.Sequential(*deep(2), nn.Linear(8, 3))
+    parts = [model[:2].parameters(), model[2:4].parameters(), model[4].parameters()]
+    rates = ({"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.5}, {"lr": 0.02, "momentum": 0.9})
+    groups = [{"params": part, **own} for part, own in zip(parts, rates, strict=True)]
+    problem = Problem(model, ROWS, torch.zeros(16, dtype=torch.long), F.cross_entropy, torch.optim.SGD(groups))
+    draft = Draft.of(problem, *problem.build())
+    changes = [get(slug).apply(draft) for slug in slugs]
+    names: dict[str, Any] = {"model": copy.deepcopy(model), "loss_fn": F.cross_entropy, "inputs": ROWS}
+    exec(script(changes, draft.recipe, draft.model), names)
+    handed, built = names["optimizer"], draft.recipe.build(draft.model.parameters())
+    warm = draft.recipe.rate(0)  # the scheduler of the handed optimizer stands before its first step
+    for mine, theirs in zip(handed.param_groups, built.param_groups, strict=True):
+        assert mine["lr"] == pytest.approx(theirs["lr"] * warm)
+        assert (mine["weight_decay"], mine["momentum"]) == (theirs["weight_decay"], theirs["momentum"])
+        assert [p.shape for p in mine["params"]] == [p.shape for p in theirs["params"]]
+    paths = [{id(p): path for path, p in each.named_parameters()} for each in (names["model"], draft.model)]
+    for mine, theirs in zip(handed.param_groups, built.param_groups, strict=True):
+        assert [paths[0][id(p)] for p in mine["params"]] == [paths[1][id(p)] for p in theirs["params"]]
+
+
 def test_a_model_that_cannot_be_copied_says_what_to_pass() -> None:
     layer = nn.Linear(8, 3)
     model = nn.Sequential(layer)
@@ -306,7 +329,7 @@ def test_two_changes_in_a_row_make_one_script() -> None:
     draft = draft_of(model, ROWS, seed=1)
     changes = [get("residual").apply(draft), get("orthogonal-init").apply(draft)]
     names: dict[str, Any] = {"model": copy.deepcopy(model), "loss_fn": F.cross_entropy}
-    exec(script(changes, draft.recipe), names)
+    exec(script(changes, draft.recipe, draft.model), names)
     assert torch.equal(names["model"](ROWS), draft.model(ROWS))
 
 

@@ -15,13 +15,15 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import unvanish
 from unvanish import zoo
 from unvanish.records import Finding, UnvanishError
-from unvanish.remedies import remedies
-from unvanish.trials import open_race, probe
+from unvanish.remedies import remedies, transform
+from unvanish.remedies.draft import copied
+from unvanish.remedies.recipe import Recipe
+from unvanish.trials import open_race, probe, veto
 from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import PARTNERS, at_random, in_order, ordered
 from unvanish.trials.fixes import Fixes
@@ -396,3 +398,81 @@ def test_a_network_is_left_alone_only_where_it_beats_the_constant_answer(rate: f
     assert probe(race)[1] is learns
     constant = race.report.loss.best_constant
     assert (race.copy(AS_IS, 0).loss_now < 0.97 * constant) is learns
+
+
+FLOWS = ["relu-he-20", "small-cnn", "preln-transformer-6", "batchnorm-relu-20", "two-branch", "lstm", "sigmoid-20",
+         "layerscale-1e-5", "postnorm-small-gain-60"]  # fmt: skip
+
+
+def edited(name: str, seed: int) -> unvanish.Problem:
+    """A network of the zoo as a look at an edited copy sees it: without an optimizer."""
+    found = zoo.get(name).build(seed)
+    return unvanish.Problem(found.build(seed)[0], found.inputs, found.targets, found.loss_fn)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", FLOWS)
+def test_one_backward_pass_bounds_what_the_walk_finds(name: str, seed: int) -> None:
+    """No layer of the exact walk transmits less, and where none is cut off a healthy network is told by the bound."""
+    problem = edited(name, seed)
+    lowest = min(a.log10_transmission for a in veto._walked(problem) if a.log10_transmission is not None)
+    bound = veto._bound(problem)
+    assert bound is not None and bound <= lowest + 1e-4
+    assert (bound > veto.CLEAR) == (lowest > veto.VETO) == (FLOWS.index(name) < 6)
+
+
+@pytest.mark.parametrize("name", ["dead-relu", "chain-200", "zero-head", "unused-layer", "detached"])
+def test_where_a_gradient_is_zero_or_lost_one_backward_pass_says_nothing(name: str) -> None:
+    assert veto._bound(edited(name, 0)) is None
+
+
+@pytest.mark.parametrize("name", ["output-range", "output-range-relu", "double-softmax", "double-sigmoid",
+                                  "softmax-one-unit", "relu-renormalised", "relu-he-20", "sigmoid-output",
+                                  "softplus-renormalised", "output-scale", "small-gpt"])  # fmt: skip
+def test_a_finding_that_stands_is_never_ruled_out_by_the_last_calls_alone(name: str) -> None:
+    problem = edited(name, 0)
+    found = {finding.code for finding in unvanish.diagnose(problem).findings}
+    ruled_out = {code for code in veto.OF_THE_LAST_CALLS if veto._are_gone(problem, {code})}
+    assert not ruled_out & found
+    assert not veto._are_gone(problem, {"UV701", "UV707"}), "the inputs cannot be judged by the last calls"
+    if name in ("relu-he-20", "output-scale", "small-gpt"):
+        assert ruled_out == veto.OF_THE_LAST_CALLS, "a linear last layer limits nothing"
+
+
+@pytest.mark.parametrize("depth", [2, 13, 20])
+def test_tat_numbers_are_those_of_a_search_from_every_start(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dks")
+    from scipy import optimize
+
+    quick = transform._numbers.__wrapped__("TAT", "sigmoid", depth)
+    monkeypatch.setattr(transform, "_root", lambda depth: optimize.root)
+    assert quick == transform._numbers.__wrapped__("TAT", "sigmoid", depth)
+
+
+def test_copies_of_a_traced_network_share_its_code_and_nothing_else() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    model = fx.GraphModule(module, fx.symbolic_trace(module).graph)
+    recipe = Recipe(torch.optim.SGD, {"lr": 0.1}, groups=(({"lr": 0.1}, tuple(model.parameters())),))
+    twin, settings = copied(model, recipe)
+    assert type(twin) is type(model) and twin.graph is model.graph
+    assert {*map(id, twin.parameters())} == {*map(id, settings.groups[0][1])}
+    assert not {*map(id, twin.parameters())} & {*map(id, model.parameters())}
+    x = torch.randn(5, 3)
+    before = model(x)
+    assert torch.equal(twin(x), before)
+    with torch.no_grad():
+        next(twin.parameters()).add_(1.0)
+    assert torch.equal(model(x), before) and not torch.equal(twin(x), before)
+
+
+@pytest.mark.parametrize("staying", [(), ("UV706",)])
+def test_a_look_at_a_copy_leaves_no_trace_in_it(staying: tuple[str, ...]) -> None:
+    model = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 1))
+    race = race_of(replace(small(), model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05)))
+    each = race.copy(AS_IS, 0)
+    before = {name: value.clone() for name, value in each.model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert veto.VETO < veto.transmission(race.problem, each, staying) <= 0.0
+    assert torch.equal(torch.get_rng_state(), random) and each.model.training
+    assert all(parameter.grad is None for parameter in each.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in each.model.state_dict().items())

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizer, Problem
@@ -179,7 +179,7 @@ class Draft:
         ``parts``: functions and classes the lines call. Raises Refused, with the draft as it was, where they fail.
         """
         parts = _with_what_they_call(parts)
-        model, recipe = copy.deepcopy((self.model, self.recipe))
+        model, recipe = copied(self.model, self.recipe)
         names: dict[str, Any] = {part.__name__: part for part in parts}
         names |= {"math": math, "torch": torch, "nn": nn, "F": F}
         names |= {"model": model, "loss_fn": self.loss_fn, "restore_outputs": self.restore_outputs}
@@ -199,17 +199,34 @@ class Draft:
         return Change(sentence=sentence, definitions=definitions, code=tuple(code), edits=tuple(edits))
 
 
-def script(changes: Sequence[Change], recipe: Recipe | None = None) -> str:
-    """The Python text of changes made in this order: imports, each definition once, the lines, the optimizer."""
+def script(changes: Sequence[Change], recipe: Recipe | None = None, model: nn.Module | None = None) -> str:
+    """The Python text of changes made in this order: imports, each definition once, the lines, the optimizer.
+
+    ``recipe`` and ``model``: how the changed model is trained; without them the text ends with the changes.
+    """
     definitions = list(dict.fromkeys(text for change in changes for text in change.definitions))
     lines = [line for change in changes for line in change.code]
-    if recipe is not None:
-        lines += recipe.code
+    if recipe is not None and model is not None:
+        lines += recipe.code(model)
     body = "\n\n\n".join([*definitions, "\n".join(lines)])
     imports = [line for name, line in IMPORTS.items() if re.search(rf"\b{name}\b", body)]
     if recipe is not None and recipe.module:
         imports.append(f"import {recipe.module}")
     return "\n\n\n".join(["\n".join(["from __future__ import annotations", "", *imports]), body]) + "\n"
+
+
+def copied(model: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
+    """What copy.deepcopy makes of a draft's model and recipe, but that traced modules share their graph and its code.
+
+    Nothing changes a graph in place, and to copy one and compile it again takes longer than all the rest.
+    """
+    memo: dict[int, Any] = {}
+    for module in reversed(list(model.modules())):  # the inner ones first
+        if isinstance(module, fx.GraphModule) and id(module) not in memo:
+            memo[id(module._graph)] = module._graph
+            twin = memo[id(module)] = object.__new__(type(module))
+            vars(twin).update(copy.deepcopy(vars(module), memo))
+    return copy.deepcopy((model, recipe), memo)
 
 
 @cache

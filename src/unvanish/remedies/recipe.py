@@ -81,15 +81,14 @@ class Recipe:
         scaled = tuple(({**options, "lr": float(options["lr"]) * factor}, part) for options, part in self.groups)
         return replace(self, options={**self.options, "lr": self.lr * factor}, groups=scaled)
 
-    @property
-    def code(self) -> list[str]:
-        """The lines that make the optimizer of ``model``."""
+    def code(self, model: nn.Module) -> list[str]:
+        """The lines that make the optimizer of ``model``, each group of parameters by the names it has there."""
         name = f"torch.optim.{self.optimizer.__name__}" if self._inside_torch else self._full_name
-        lines = []
         if self.groups:
-            lines.append("# every group of parameters keeps its own settings; those of the first are written here")
-        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items() if self._is_set(key, value))
-        lines.append(f"optimizer = {name}([p for p in model.parameters() if p.requires_grad], {options})")
+            lines = self._in_groups(name, model)
+        else:
+            options = ", ".join(f"{key}={value!r}" for key, value in self._set(self.options).items())
+            lines = [f"optimizer = {name}([p for p in model.parameters() if p.requires_grad], {options})"]
         if self.warmup:
             lines += [
                 "# call warmup.step() after every optimizer.step()",
@@ -111,9 +110,28 @@ class Recipe:
     def _full_name(self) -> str:
         return f"{self.optimizer.__module__}.{self.optimizer.__qualname__}"
 
-    def _is_set(self, key: str, value: Any) -> bool:
-        known = inspect.signature(self.optimizer.__init__).parameters.get(key)
-        return key == "lr" or known is None or known.default != value
+    def _in_groups(self, name: str, model: nn.Module) -> list[str]:
+        groups: list[tuple[list[str], dict[str, Any]]] = []
+        for options, members in self.groups[1:]:
+            held = {id(p) for p in members}
+            names = [path for path, p in model.named_parameters() if p.requires_grad and id(p) in held]
+            groups += [(names, self._set(options))] if names else []
+        return [
+            "named = {name: p for name, p in model.named_parameters() if p.requires_grad}",
+            "groups = [  # parameters with settings of their own; all others are trained with those of the first group",
+            *(f"    ({names!r}, {options!r})," for names, options in groups),
+            "]",
+            "apart = {name for names, _ in groups for name in names}",
+            f"optimizer = {name}([",
+            f'    {{"params": [p for name, p in named.items() if name not in apart], **{self._set(self.options)!r}}},',
+            '    *({"params": [named[name] for name in names], **options} for names, options in groups),',
+            "])",
+        ]
+
+    def _set(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The settings that are not what the class has anyway; the learning rate always."""
+        known = inspect.signature(self.optimizer.__init__).parameters
+        return {k: v for k, v in options.items() if k == "lr" or k not in known or known[k].default != v}
 
 
 def _options(kind: type[Optimizer], group: dict[str, Any]) -> dict[str, Any]:

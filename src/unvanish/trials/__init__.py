@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +27,15 @@ from unvanish.trials.score import Scale
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate
 
-__all__ = ["Fixes", "Plan", "Race", "Standing", "fix", "open_race", "ordered", "probe", "search"]
+__all__ = ["Fixes", "Plan", "Race", "Standing", "fix", "in_doubt", "open_race", "ordered", "probe", "search"]
 
 NOTHING = "nothing to repair"
 IMPROVING = 0.03
 """A network that wins this share of what there is to gain within the probe is improving …"""
 WORSE = 0.1
 """… unless it is still worse than the best constant answer by more than this share."""
+CONDITIONAL = ("UV704",)
+"""Findings that are trouble waiting for a condition, a larger learning rate: only training tells whether it comes."""
 
 
 def fix(
@@ -69,10 +71,11 @@ def fix(
         remarks = list(_remarks(problem, race))
         chosen: Candidate | None = None
         judgement: Judgement | None = None
-        interrupted = False
+        interrupted, healthy = False, False
         try:
             findings, improving = probe(race)
-            if improving and not anyway and all(f.level != "error" for f in findings):
+            healthy = improving and all(f.level != "error" for f in findings)
+            if healthy and not anyway and not in_doubt(findings):
                 return answer(race, NOTHING, None, None, remarks)
             race.inform(findings)
             chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
@@ -80,7 +83,12 @@ def fix(
         except KeyboardInterrupt:
             interrupted = True
             chosen, judgement = _so_far(race, chosen)
-        return answer(race, "", chosen, judgement, remarks, interrupted=interrupted)
+        return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def in_doubt(findings: Sequence[Finding]) -> bool:
+    """Whether a network without a fault is raced all the same: the probe is too short to see what was found coming."""
+    return any(finding.code in CONDITIONAL for finding in findings)
 
 
 def planned(problem: Problem, budget: int | None, seeds: int, seed: int) -> Plan:

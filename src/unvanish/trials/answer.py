@@ -40,7 +40,7 @@ def answer(
     *,
     interrupted: bool = False,
 ) -> Fixes:
-    """The Fixes of this race. ``verdict``: given where no search took place."""
+    """The Fixes of this race. ``verdict``: what to say where nothing was accepted, unless it is "no remedy found"."""
     trials = _trials(race, chosen, judgement)
     copy = None
     if chosen is not None and judgement is not None and judgement.accepted:
@@ -53,7 +53,7 @@ def answer(
     if copy is not None and after is not None:
         patch, patched, why = patch_of(race.problem, copy, race.report, after)
     return Fixes(
-        verdict=verdict or ("no remedy found" if copy is None else "repaired"),
+        verdict="repaired" if copy is not None else verdict or "no remedy found",
         trials=trials,
         best=None if copy is None else trials[0],
         model=None if copy is None else copy.model,
@@ -91,7 +91,7 @@ def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:
 def code_of(copy: Copy) -> str:
     """The Python text that makes the change of this copy without unvanish."""
     what = " ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
-    return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe)
+    return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe, copy.draft.model)
 
 
 def _trials(race: Race, chosen: Candidate | None, judgement: Judgement | None) -> tuple[Trial, ...]:

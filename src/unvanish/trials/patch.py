@@ -105,7 +105,7 @@ def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Repo
         else:
             raise NotLiteralError(f"{slug} is more than a literal swap")
     if any(get(slug).kind in ("rate", "optimizer") for slug in copy.candidate):
-        edits += _optimizer(tree, at, old, Recipe.of(problem.build()[1]), copy.draft.recipe)
+        edits += _optimizer(tree, at, old, Recipe.of(problem.build()[1]), copy)
     for start, stop, text in sorted(edits, reverse=True):
         old = old[:start] + text + old[stop:]
     ast.parse(old)
@@ -150,10 +150,10 @@ def _gone(before: Iterable[CallFlow], after: Iterable[CallFlow]) -> list[CallFlo
     return gone
 
 
-def _optimizer(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, was: Recipe, now: Recipe
+def _optimizer(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, was: Recipe, copy: Copy
 ) -> list[Edit]:  # fmt: skip
     """Swap the one call that makes the optimizer, or only the learning rate in it."""
-    name = was.optimizer.__name__
+    name, now = was.optimizer.__name__, copy.draft.recipe
     found = [c for c in _calls(tree) if (ast.get_source_segment(old, c.func) or "").rpartition(".")[2] == name]
     if len(found) != 1 or not found[0].args:
         raise NotLiteralError(f"{name}(…) is not made in exactly one place of the file")
@@ -163,7 +163,9 @@ def _optimizer(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: 
         raise NotLiteralError(f"the learning rate {was.lr:g} is not written as a number in {name}(…)")
     if now.optimizer is was.optimizer:
         return [(*at(rates[0]), f"{now.lr:g}")]
-    made = next(line for line in now.code if line.startswith("optimizer = "))
+    if now.groups:
+        raise NotLiteralError("groups of parameters have settings of their own")
+    made = next(line for line in now.code(copy.model) if line.startswith("optimizer = "))
     options = made.rpartition("], ")[2]
     func, first = ast.get_source_segment(old, call.func) or name, ast.get_source_segment(old, call.args[0])
     return [(*at(call), f"{func[: len(func) - len(name)]}{now.optimizer.__name__}({first}, {options}")]

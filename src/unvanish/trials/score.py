@@ -116,6 +116,8 @@ class Scale:
                 f" {copy.steps} steps: {error}"
             ) from error
         try:
+            if isinstance(found, str):  # float() would read "0.9"
+                raise TypeError
             return float(found)
         except (TypeError, ValueError, RuntimeError):
             raise UnvanishError(

@@ -70,10 +70,12 @@ def headline(fixes: Fixes) -> tuple[str, str]:
             f"{fixes.unit} {base} as it is, {number(fixes.best.score)} with {fixes.best.remedy}",
         )
     if fixes.verdict == "nothing to repair":
-        after = f"after {_steps(fixes.as_is.steps)}"
+        after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}"
+        tried = len(fixes.trials)
+        none = f"; {tried} changes were raced, and none is better" if tried else ""
         return (
-            "Nothing to repair",
-            f"no fault was found and the loss falls ({fixes.unit} {number(fixes.as_is.score)} {after})",
+            "Nothing to repair (interrupted)" if fixes.interrupted else "Nothing to repair",
+            f"no fault was found and the loss falls ({fixes.unit} {number(fixes.as_is.score)} {after}){none}",
         )
     where = "before it was interrupted" if fixes.interrupted else "within the budget"
     closest = fixes.trials[0] if fixes.trials else None
@@ -191,7 +193,7 @@ def _no_use(trial: Trial) -> bool:
 
 def advice(fixes: Fixes) -> Iterator[str]:
     """What to do next, where nothing was repaired."""
-    if fixes.verdict == "nothing to repair":
+    if fixes.verdict == "nothing to repair" and not fixes.trials:
         yield "to search all the same: --anyway, or fix(problem, anyway=True)"
     if fixes.verdict != "no remedy found":
         return

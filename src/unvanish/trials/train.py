@@ -16,7 +16,7 @@ from unvanish.capture import autocast
 from unvanish.problem import Optimizer, Problem, seeded
 from unvanish.records import UnvanishError
 from unvanish.remedies import get
-from unvanish.remedies.draft import Change, Draft, called
+from unvanish.remedies.draft import Change, Draft, called, copied
 from unvanish.report import Report
 from unvanish.structure import inner_loss
 from unvanish.trials.batches import Batch, Batches
@@ -138,7 +138,7 @@ def start(original: Draft, candidate: Candidate, seed: int, batches: Batches, ma
         found = _edited(original, candidate, seed, made)
         draft = found.draft.another()
         if any(draft.model is kept.model for kept in (original, *(each.draft for each in made.values()))):
-            draft.model, draft.recipe = copy.deepcopy((draft.model, draft.recipe))
+            draft.model, draft.recipe = copied(draft.model, draft.recipe)
         optimizer = draft.recipe.build(draft.model.parameters())
     for group in optimizer.param_groups:
         if group.get("foreach", True) is None and not group.get("fused"):

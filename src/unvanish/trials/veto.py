@@ -3,44 +3,146 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from unvanish.backward import supported
-from unvanish.capture import record
-from unvanish.layers import layers_of
+from unvanish.backward import norm_together, supported
+from unvanish.capture import Capture, record, root_of
+from unvanish.evidence.free import FreeLoss, free_loss
+from unvanish.evidence.last import last_call, output_call
+from unvanish.evidence.transmission import output_cotangents
+from unvanish.layers import layers_of, natural_norm
 from unvanish.measure import measure
 from unvanish.observe import observe
 from unvanish.pipeline import diagnose
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow, UnvanishError
+from unvanish.rules.conditions import TAKES_LOGITS
 from unvanish.structure import tensors
 from unvanish.trials.train import Copy
 
 VETO = -2.5
 """log10 of the relative transmission below which a layer counts as cut off."""
 EXCUSED = ("gated", "saddle", "frozen", "unused")
+OF_THE_LAST_CALLS = {"UV701", "UV706"}
+"""Findings that need a last call of a certain kind: one that limits the outputs."""
+CLEAR = VETO + 0.3
+"""A bound from here on is believed; below it a full walk decides."""
+FAINT = -15.0
+"""log10 of the largest T below which float32 may have lost part of it: no bound then."""
 
 
 def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) -> float:
     """The lowest log10 transmission of a layer of the edited, untrained copy; 0 where it could not be looked at.
 
     −inf where one of the findings ``staying`` is still there. Layers that are closed on purpose do not count: a full
-    report tells them, and is asked for only where nothing else decides.
+    report tells them, and is asked for only where nothing else decides. Where one plain backward pass shows that no
+    layer can be cut off, what it shows is enough.
     """
     edited = replace(each.draft.problem, autocast=problem.autocast)
     try:
-        if not staying and (found := _decided(_walked(edited))) is not None:
-            return found
+        if not staying or _are_gone(edited, staying):
+            if (bound := _bound(edited)) is not None and bound > CLEAR:
+                return bound
+            if (found := _decided(_walked(edited))) is not None:
+                return found
         report = diagnose(edited, effort="auto" if staying else "quick")
     except UnvanishError:
         return 0.0
     if any(finding.code in staying for finding in report.findings):
         return -math.inf
     return _lowest([layer for layer in report.layers if layer.verdict not in EXCUSED])
+
+
+def _are_gone(problem: Problem, staying: Collection[str]) -> bool:
+    """Whether the last calls alone rule all of these findings out, whatever the loss makes of them."""
+    if not OF_THE_LAST_CALLS.issuperset(staying):
+        return False
+    model, _ = problem.build()
+    with untouched(model, 0, problem.loss_fn):
+        capture = record(problem, model)
+        try:
+            free = free_loss(problem, capture)
+            return isinstance(free, str) or not any(code in staying for code in _possible(capture, free))
+        finally:
+            capture.release()
+
+
+def _possible(capture: Capture, free: FreeLoss) -> Iterator[str]:
+    """The findings about the last calls that their kinds and what they give now allow."""
+    last, own = last_call(capture, free), output_call(capture, free)
+    kind = "" if last is None else last.kind
+    ahead = () if last is None else capture.calls[last.call.index + 1 :]
+    logits = any(call.name in TAKES_LOGITS for call in ahead)
+    if kind in ("bounded", "clipped") and not logits:
+        yield "UV701"
+    held = False
+    if own is not None and own.kind == "clipped":
+        held = bool((own.free.now[0] == (own.high if own.low is None else own.low)).any())
+    if kind == "normalised" or (kind and logits) or held:
+        yield "UV706"
+
+
+def _bound(problem: Problem) -> float | None:
+    """What no layer's transmission lies below, up to what rounding and shared modules make; None where unknown.
+
+    The same random output cotangents as in a walk, sent back by torch itself: T = ‖∂f/∂w‖ ‖w‖ of each layer against the
+    largest of all layers, which is at least the largest behind it. A gradient out of its type's range only lowers it.
+    """
+    model, _ = problem.build()
+    live = [p for p in model.parameters() if p.requires_grad]
+    narrow = problem.autocast is not None or any(p.dtype not in (torch.float32, torch.float64) for p in live)
+    if problem.loss_fn is None or narrow or any(map(is_parametrized, model.modules())):
+        return None
+    capture = Capture(model)
+    try:
+        with untouched(model, 0, problem.loss_fn), torch.enable_grad():
+            outputs = [t for t in tensors(problem.outputs(model)) if t.is_floating_point() and t.requires_grad]
+            capture.outputs = [root_of(t) for t in outputs]
+            sent = [cotangent for _, cotangent in output_cotangents(capture, 0)]
+            slopes = _log10_norms(live, torch.autograd.grad(outputs, live, sent))
+        return _lowest_of(_groups(model), slopes, _log10_norms(live, live))
+    except Exception:  # what fails here is told by the walk
+        return None
+    finally:
+        capture.release()
+
+
+def _log10_norms(parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) -> dict[int, float]:
+    norms = torch.stack([torch.linalg.vector_norm(t.detach()) for t in found]).tolist()
+    logs = (math.log10(norm) if norm > 0.0 else -math.inf for norm in norms)
+    return dict(zip(map(id, parameters), logs, strict=True))
+
+
+def _groups(model: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
+    """The trainable tensors of each module; those of the root and of parameter lists stand for themselves."""
+    found: list[list[tuple[str, nn.Parameter]]] = []
+    for module in model.modules():
+        own = [(n, p) for n, p in module._parameters.items() if p is not None and p.requires_grad]
+        alone = module is model or isinstance(module, (nn.ParameterList, nn.ParameterDict))
+        found += [[each] for each in own] if alone else [own] if own else []
+    return found
+
+
+def _lowest_of(
+    groups: Sequence[list[tuple[str, nn.Parameter]]], slopes: dict[int, float], sizes: dict[int, float]
+) -> float | None:
+    """The lowest of max(T − largest T, the same per entry) over the groups; None where a number is not finite."""
+    rows: list[tuple[float, float, float]] = []
+    for group in groups:
+        natural = [max(sizes[id(p)], math.log10(natural_norm(n, p))) for n, p in group]
+        own = norm_together([slopes[id(p)] + sizes[id(p)] for _, p in group])
+        full = norm_together([slopes[id(p)] + size for (_, p), size in zip(group, natural, strict=True)])
+        rows.append((own, full, 0.5 * math.log10(sum(p.numel() for _, p in group))))
+    largest, densest = max(own for own, _, _ in rows), max(own - size for own, _, size in rows)
+    if not largest > FAINT or not all(math.isfinite(full) for _, full, _ in rows):
+        return None
+    return min(max(min(0.0, full - largest), min(0.0, full - size - densest)) for _, full, size in rows)
 
 
 def _walked(problem: Problem) -> tuple[LayerFlow, ...]:

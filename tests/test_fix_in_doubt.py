@@ -1,0 +1,62 @@
+"""A network without a fault that is raced all the same, because trouble was found to wait for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import unvanish.trials as trials
+from unvanish import Problem
+from unvanish.records import Finding
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float((outputs.argmax(1) == targets).float().mean())
+
+
+def learnable(seed: int) -> Problem:
+    """Four well separated clouds and a shallow network: every optimizer gets them all right."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (320,), generator=generator)
+    middles = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
+    points = middles[labels] + 0.2 * torch.randn(320, 2, generator=generator)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 4))
+    return Problem(
+        model,
+        points[:64],
+        labels[:64],
+        loss_fn=F.cross_entropy,
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        train_batches=list(zip(points[:160].split(32), labels[:160].split(32), strict=True)),
+        validation=(points[160:], labels[160:]),
+        metric=accuracy,
+        steps=160,
+    )
+
+
+def found(code: str) -> Finding:
+    return Finding(code=code, verdict="lr_too_large", level="note", layers=(), cause="", message="", evidence=())
+
+
+def test_only_a_signal_that_a_larger_rate_would_lose_puts_a_healthy_network_in_doubt() -> None:
+    assert trials.in_doubt([found("UV705"), found("UV704")])
+    assert not trials.in_doubt([found("UV705"), found("UV603")])
+    assert not trials.in_doubt([])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_healthy_network_in_doubt_is_raced_and_left_alone_where_nothing_is_better(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = trials.fix(learnable(seed), seed=seed)
+    assert quick.verdict == "nothing to repair" and quick.trials == ()
+    assert "--anyway" in str(quick)
+    monkeypatch.setattr(trials, "in_doubt", lambda findings: True)
+    fixes = trials.fix(learnable(seed), seed=seed)
+    assert fixes.verdict == "nothing to repair" and fixes.best is None and fixes.model is None
+    assert fixes.trials and fixes.spent > quick.spent
+    assert "changes were raced, and none is better" in " ".join(str(fixes).split())
+    assert "--anyway" not in str(fixes)
