@@ -124,6 +124,24 @@ def test_vanishing_folds_the_layers_and_names_the_worst() -> None:
     assert finding.message.startswith("fc0 … fc5 (6 layers) hardly learn: the outputs depend on fc0 only 10^-8.0")
 
 
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("tanh", "tanh", "sigmoid"), {"activation-tanh"}),
+        (("relu_", "relu"), {"activation-relu"}),
+        (("tanh", "relu"), set[str]()),  # neither is most of the network
+        (("gelu",), set[str]()),
+    ],
+)
+def test_an_activation_that_is_there_already_is_not_worth_trying(names: tuple[str, ...], missing: set[str]) -> None:
+    lost = layer("0", log10_transmission=-9.0)
+    calls = tuple(call(k, name, "slopes", -1.0, None) for k, name in enumerate(names))
+    flow = decide(Flow(setting=SETTING, layers=(lost, layer("2")), calls=calls, loss=UNLEARNED))
+    (finding,) = (f for f in rules.judge(flow) if f.code == "UV101")
+    usual = {"activation-tanh", "activation-selu", "activation-relu"}
+    assert usual - set(finding.remedies) == missing
+
+
 def test_a_vanished_gradient_that_also_underflows_is_one_finding() -> None:
     (finding,) = found(flow(layer("fc1", log10_transmission=-42.0, underflow_fraction=0.9)))
     assert [(each.name, each.value) for each in finding.evidence][-1] == ("underflow_fraction", 0.9)

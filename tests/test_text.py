@@ -302,3 +302,17 @@ def test_printing_a_report_shows_it():
 if __name__ == "__main__":
     for page, cells in PAGES:
         golden(page, cells).write_text(render(MADE[page], cells) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("lr_too_large", "learning rate too large"), ("lr_too_small", "learning rate too small"), ("slow", "slow"),
+     ("dead_units", "dead units"), ("no_signal", "no signal")],
+)  # fmt: skip
+def test_a_verdict_is_said_in_words(verdict: str, words: str) -> None:
+    finding = Finding(
+        code="UV704", verdict=verdict, level="error", layers=(), cause="", message="It is so.", evidence=()
+    )
+    report = Report.from_flow(made_reports.flow(made_reports.layer("0", 0.0)), [finding])
+    assert render(report).startswith(f"{words.capitalize()}: It is so.")
+    assert report.verdict == verdict

@@ -19,7 +19,7 @@ from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article, prose
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question
-from unvanish.report.sentences import checked, headline, tally
+from unvanish.report.sentences import checked, headline, tally, words
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -62,7 +62,7 @@ def write(report: Report) -> str:
 
 def banner(report: Report) -> Html:
     """The verdict and the sentence it rests on."""
-    word = report.verdict.replace("_", " ").capitalize()
+    word = words(report.verdict).capitalize()
     levels = [finding.level for finding in report.findings]
     counts = [(levels.count(level), level) for level in ("error", "note") if level in levels]
     found = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
@@ -86,7 +86,7 @@ def _head(report: Report) -> Html:
     sheet = _page_style()
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    word = report.verdict.replace("_", " ").capitalize()
+    word = words(report.verdict).capitalize()
     return h(
         "head",
         h("meta", charset="utf-8"),
@@ -111,8 +111,8 @@ def _sections(report: Report) -> Iterator[Section]:
         yield Section("undecided", "What was not decided", h("dl", entries, class_="terms"))
     if report.notes:
         yield Section("notes", "Notes", h("ul", [h("li", prose(note)) for note in report.notes]))
-    words = dict.fromkeys([report.verdict, *(f.verdict for f in report.findings), *(e.verdict for e in report.layers)])
-    meant = [[h("dt", word.replace("_", " ")), h("dd", GLOSSARY[word])] for word in words if word in GLOSSARY]
+    used = dict.fromkeys([report.verdict, *(f.verdict for f in report.findings), *(e.verdict for e in report.layers)])
+    meant = [[h("dt", words(word)), h("dd", GLOSSARY[word])] for word in used if word in GLOSSARY]
     yield Section("words", "What the words mean", h("dl", meant, class_="terms"))
     yield Section("origin", "Where this comes from", _origin(report))
 

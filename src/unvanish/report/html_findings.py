@@ -11,7 +11,7 @@ from unvanish.decide import span
 from unvanish.markup import Html, h, join
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
-from unvanish.report.sentences import beyond_headline, message, places, said
+from unvanish.report.sentences import beyond_headline, message, places, said, words
 from unvanish.rules import Rule, rules
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _power(exponent: str) -> Html:
 
 def finding_article(report: Report, finding: Finding, *, brief: bool = False) -> Html:
     """One finding; a brief one stands close to the headline, does not repeat it, and leaves the rule's own page out."""
-    word = finding.verdict.replace("_", " ")
+    word = words(finding.verdict)
     level = h("span", finding.level, class_="level")
     head = h(
         "h4" if brief else "h3",
@@ -44,7 +44,7 @@ def finding_article(report: Report, finding: Finding, *, brief: bool = False) ->
         " ",
         level,
     )
-    words = (beyond_headline if brief else message)(report, finding)
+    text = (beyond_headline if brief else message)(report, finding)
     facts = (
         ("layers", span(finding.layers, [layer.name for layer in report.layers])),
         ("cause", finding.cause),
@@ -57,7 +57,7 @@ def finding_article(report: Report, finding: Finding, *, brief: bool = False) ->
     return h(
         "article",
         head,
-        h("p", prose(words)) if words else None,
+        h("p", prose(text)) if text else None,
         h("dl", listed, class_="facts") if listed else None,
         _evidence(finding),
         None if brief else _documentation(finding.code),

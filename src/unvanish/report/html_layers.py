@@ -11,6 +11,7 @@ from unvanish.glossary import field_entry
 from unvanish.markup import Html, h
 from unvanish.records import LayerFlow
 from unvanish.report.page import FAULT, FINE, style_of
+from unvanish.report.sentences import words
 from unvanish.report.staircase import Fold, fold, number, percent
 
 ABSENT = "–"
@@ -40,10 +41,6 @@ class Column(NamedTuple):
         return field_entry("LayerFlow", self.field) or ""
 
 
-def _words(value: str) -> str:
-    return value.replace("_", " ")
-
-
 def _flag(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -69,7 +66,7 @@ GAINS = (
 )
 CURVATURE = Column("curvature", "log10_curvature", amount)
 WEIGHTS = Column("weights", "log10_weight_norm", amount)
-VERDICT = Column("verdict", "verdict", _words, numeric=False)
+VERDICT = Column("verdict", "verdict", words, numeric=False)
 COLUMNS = (
     NAME, VERDICT, SIGNAL, GRADIENT, STEP_BACK, *GAINS,
     Column("transmission", "log10_transmission", times),
@@ -169,6 +166,6 @@ def _run(run: Fold, columns: Sequence[Column]) -> Html:
     known = [each.log10_signal for each in run.layers if each.log10_signal is not None]
     signals = [signal for signal in known if not math.isnan(signal)]
     span = f"{amount(min(signals))} … {amount(max(signals))}" if signals else ""
-    said = {NAME: f"⋮ {len(run.layers):,} layers", VERDICT: run.verdict.replace("_", " "), SIGNAL: span}
+    said = {NAME: f"⋮ {len(run.layers):,} layers", VERDICT: words(run.verdict), SIGNAL: span}
     cells = [h("td", said.get(column, ""), class_=column.numeric and "n") for column in columns]
     return h("tr", cells, class_="fold")

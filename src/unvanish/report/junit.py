@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from unvanish.records import Finding, LayerFlow
 from unvanish.report.formats import writer
 from unvanish.report.places import place, title, visible
-from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences
+from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences, words
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -67,7 +67,7 @@ def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence
     elif layer.verdict == "undecided":
         ET.SubElement(case, "skipped", message="what was measured does not settle whether this layer is healthy")
     if layer.verdict not in ("healthy", "undecided"):
-        _output(case, [f"verdict: {layer.verdict.replace('_', ' ')}"])
+        _output(case, [f"verdict: {words(layer.verdict)}"])
 
 
 def _first_case(report: Report, finding: Finding) -> str:

@@ -10,7 +10,7 @@ from unvanish.decide import span
 from unvanish.records import Finding
 from unvanish.report.formats import writer
 from unvanish.report.places import title, visible
-from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places
+from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
 from unvanish.report.text import STAIRCASE, backward_staircase
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def write(report: Report) -> str:
 
 
 def _blocks(report: Report) -> Iterator[str]:
-    word = report.verdict.replace("_", " ").capitalize()
+    word = words(report.verdict).capitalize()
     yield f"## {_plain(word)}: {_plain(headline(report))}"
     yield "\n".join(f"- {_plain(fact)}" for fact in checked(report))
     drawn = backward_staircase(report, WIDTH)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import Finding
+from unvanish.report.sentences import words
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -50,7 +51,7 @@ def title(finding: Finding) -> str:
     from unvanish.rules import rules
 
     titles = {rule.code: rule.title for rule in rules()}
-    return titles.get(finding.code, finding.verdict.replace("_", " "))
+    return titles.get(finding.code, words(finding.verdict))
 
 
 def visible(text: str) -> str:

@@ -82,9 +82,14 @@ def loss_fact(report: Report) -> str:
     return f"loss {number(report.loss.value)}{left}"
 
 
+def words(verdict: str) -> str:
+    """A verdict as people say it: "learning rate too large" for "lr_too_large"."""
+    return verdict.replace("lr_", "learning_rate_").replace("_", " ")
+
+
 def tally(layers: Sequence[LayerFlow]) -> str:
     """How many layers there are, and how many of each verdict: "20 Linear layers: 16 vanished, 4 healthy"."""
-    counts = Counter(layer.verdict.replace("_", " ") for layer in layers).most_common()
+    counts = Counter(words(layer.verdict) for layer in layers).most_common()
     verdicts = counts[0][0] if len(counts) == 1 else ", ".join(f"{count:,} {word}" for word, count in counts)
     kinds = {layer.kind for layer in layers}
     kind = f"{kinds.pop()} " if len(kinds) == 1 else ""

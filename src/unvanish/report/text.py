@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from unvanish.decide import span
 from unvanish.records import LayerFlow
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
-from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally
+from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
 from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks, power
 from unvanish.report.table import FACTORS, Column, draw, layout
 
@@ -60,7 +60,7 @@ def _set(
 
 
 def _headline(report: Report, page: Page) -> None:
-    word = report.verdict.replace("_", " ").capitalize()
+    word = words(report.verdict).capitalize()
     page.print((f"{word}: ", f"{STRONG} {style_of(report.verdict)}"), (page.clean(headline(report)), STRONG))
     page.line()
     page.facts("Checked:", map(page.clean, checked(report)))
@@ -140,7 +140,7 @@ def _findings(report: Report, page: Page) -> None:
     order = [layer.name for layer in report.layers]
     for finding in report.findings:
         page.line()
-        word = finding.verdict.replace("_", " ")
+        word = words(finding.verdict)
         level = "" if finding.level == "error" else f" ({finding.level})"
         page.line((f"{finding.code}  ", STRONG), (page.clean(word + level), f"{STRONG} {style_of(finding.verdict)}"))
         message = beyond_headline(report, finding)

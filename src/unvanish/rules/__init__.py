@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from unvanish.records import Finding, Flow
+from unvanish.records import CallFlow, Finding, Flow
 
 Judge = Callable[[Flow], "list[Finding]"]
 _registry: dict[str, Rule] = {}
@@ -63,5 +64,17 @@ def rules() -> tuple[Rule, ...]:
 
 def judge(flow: Flow) -> tuple[Finding, ...]:
     """All findings about a flow whose layers have been decided, most severe first."""
-    found = [finding for each in rules() for finding in each.judge(flow)]
+    there = _activation(flow.calls)
+    found = [_without(there, finding) for each in rules() for finding in each.judge(flow)]
     return tuple(sorted(found, key=lambda f: f.level != "error"))
+
+
+def _activation(calls: Sequence[CallFlow]) -> str:
+    """The remedy that would put in the activation most of the network has already; "" where there is none."""
+    names = [call.name.strip("_").replace("_", "-") for call in calls if call.role == "slopes" and call.part == "model"]
+    often = Counter(names).most_common(1)
+    return f"activation-{often[0][0]}" if often and 2 * often[0][1] > len(names) else ""
+
+
+def _without(remedy: str, finding: Finding) -> Finding:
+    return finding.replace(remedies=tuple(slug for slug in finding.remedies if slug != remedy))
