@@ -34,6 +34,7 @@ from unvanish.remedies import Refused, remedies
 from unvanish.trials import in_doubt, open_race, ordered, probe, search
 from unvanish.trials import race as race_module
 from unvanish.trials.candidates import at_random
+from unvanish.trials.judge import confirm
 from unvanish.trials.plan import Plan
 from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, Copy
@@ -48,7 +49,7 @@ FIXED_ORDER = (
 
 @dataclass(frozen=True)
 class Row:
-    """One search on one program. ``final``: the chosen change after T steps.
+    """One search on one program. ``final``: the chosen change after T steps. ``accepted``: by the rule of fix.
 
     ``seconds``: of the search, checks and scoring included; ``plain_seconds``: of the training steps in it.
     """
@@ -68,6 +69,7 @@ class Row:
     steps: int
     seconds: float
     plain_seconds: float
+    accepted: bool = True
 
 
 def diagnosed(race: Race) -> Candidate | None:
@@ -137,16 +139,19 @@ class Search:
     spent: int
     seconds: float
     plain_seconds: float
+    accepted: bool = True
 
 
 def raced(problem: unvanish.Problem, strategy: str, budget: float, seed: int) -> Search:
-    """One search of its own."""
+    """One search of its own, its choice judged with what is left of the budget."""
     steps = problem.steps or 1
     started = time.perf_counter()
     race = open_race(problem, Plan(steps, round(budget * steps), 1), unvanish.diagnose(problem, seed=seed), seed)
     with training_time() as plain:
-        chosen = RACED[strategy](race) if race.plan.budget >= race.plan.least else None
-    return Search(strategy, budget, chosen or AS_IS, race.spent, time.perf_counter() - started, sum(plain))
+        chosen = (RACED[strategy](race) if race.plan.budget >= race.plan.least else None) or AS_IS
+        judgement = confirm(race, chosen) if chosen else None
+    seconds, accepted = time.perf_counter() - started, judgement is not None and judgement.accepted
+    return Search(strategy, budget, chosen, race.spent, seconds, sum(plain), accepted)
 
 
 def in_full(problem: unvanish.Problem, strategy: str, budgets: Sequence[float], seed: int) -> list[Search]:
@@ -199,7 +204,7 @@ def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[floa
             case=name, seed=seed, strategy=each.strategy, budget=each.budget, broken=broken, control=case.control,
             repaired=broken and finals[each.chosen] >= reference - NEAR, as_is=as_is, reference=reference,
             final=finals[each.chosen], chosen=each.chosen, spent=each.spent, steps=problem.steps or 1,
-            seconds=each.seconds, plain_seconds=each.plain_seconds,
+            seconds=each.seconds, plain_seconds=each.plain_seconds, accepted=each.accepted,
         )
         for each in searches
     ]  # fmt: skip
@@ -208,8 +213,8 @@ def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[floa
 def table(found: Sequence[Row]) -> list[str]:
     """Repair rates by strategy and budget, edits, harm to controls, and wall time over plain training."""
     lines = [
-        "| strategy | budget | broken | repaired | edits | controls harmed | wall / plain |",
-        "|---|---|---|---|---|---|---|",
+        "| strategy | budget | broken | repaired | and accepted | edits | controls harmed | wall / plain |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for strategy in dict.fromkeys(row.strategy for row in found):
         for budget in dict.fromkeys(row.budget for row in found):
@@ -217,13 +222,15 @@ def table(found: Sequence[Row]) -> list[str]:
             broken = [row for row in mine if row.broken]
             repaired = [row for row in broken if row.repaired]
             controls = [row for row in mine if row.control]
-            harmed = f"{sum(row.final < row.as_is - NEAR for row in controls)} of {len(controls)}" if controls else "–"
+            harm = sum(row.accepted and row.final < row.as_is - NEAR for row in controls)
+            harmed = f"{harm} of {len(controls)}" if controls else "–"
             edits = statistics.mean(len(row.chosen) for row in repaired) if repaired else math.nan
             plain = sum(row.plain_seconds for row in mine)
             ratio = sum(row.seconds for row in mine) / plain if plain else math.nan
-            rate = len(repaired) / len(broken) if broken else math.nan
+            rate, kept = (len(each) / max(1, len(broken)) for each in (repaired, [r for r in repaired if r.accepted]))
             lines.append(
-                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {edits:.2f} | {harmed} | {ratio:.2f} |"
+                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {kept:.2f} | {edits:.2f} | {harmed} |"
+                f" {ratio:.2f} |"
             )
     return lines
 
@@ -267,8 +274,11 @@ def page(found: Sequence[Row], lines: Sequence[str]) -> str:
             f"Written by `benchmarks/repair.py`: {len({r.case for r in found})} programs, seeds {seeds}.",
             "Repaired: the chosen change, trained for the planned T steps, comes within 0.05 of the known fix",
             "on data that chose nothing. The winner's own training is not counted; counted, a search of 1T",
-            "costs 2T. Broken: the program as it is ends more than 0.05 below the known fix with that seed. The",
-            "last column is the time of the whole searches over that of the training steps in them.",
+            "costs 2T. Broken: the program as it is ends more than 0.05 below the known fix with that seed.",
+            "And accepted: with what was left of the budget the change was judged on those data, with one seed,",
+            "and would have been handed over. Controls are programs without a fault; harmed: an accepted change",
+            "ends more than 0.05 below the program as it is. The last column is the time of the whole searches",
+            "over that of the training steps in them.",
             "",
             *lines,
             "",
