@@ -213,12 +213,14 @@ def rows(name: str, seed: int, strategies: Sequence[str], budgets: Sequence[floa
 def table(found: Sequence[Row]) -> list[str]:
     """Repair rates by strategy and budget, edits, harm to controls, and wall time over plain training."""
     lines = [
-        "| strategy | budget | broken | repaired | and accepted | edits | controls harmed | wall / plain |",
-        "|---|---|---|---|---|---|---|---|",
+        "| strategy | budget | seeds | broken | repaired | and accepted | edits | controls harmed | wall / plain |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for strategy in dict.fromkeys(row.strategy for row in found):
         for budget in dict.fromkeys(row.budget for row in found):
             mine = [row for row in found if (row.strategy, row.budget) == (strategy, budget)]
+            if not mine:
+                continue
             broken = [row for row in mine if row.broken]
             repaired = [row for row in broken if row.repaired]
             controls = [row for row in mine if row.control]
@@ -227,9 +229,11 @@ def table(found: Sequence[Row]) -> list[str]:
             edits = statistics.mean(len(row.chosen) for row in repaired) if repaired else math.nan
             plain = sum(row.plain_seconds for row in mine)
             ratio = sum(row.seconds for row in mine) / plain if plain else math.nan
-            rate, kept = (len(each) / max(1, len(broken)) for each in (repaired, [r for r in repaired if r.accepted]))
+            rate = len(repaired) / max(1, len(broken))
+            kept = f"{sum(r.accepted for r in repaired) / max(1, len(broken)):.2f}" if strategy in RACED else "–"
+            seeds = len({row.seed for row in mine})
             lines.append(
-                f"| {strategy} | {budget:g}T | {len(broken)} | {rate:.2f} | {kept:.2f} | {edits:.2f} | {harmed} |"
+                f"| {strategy} | {budget:g}T | {seeds} | {len(broken)} | {rate:.2f} | {kept} | {edits:.2f} | {harmed} |"
                 f" {ratio:.2f} |"
             )
     return lines
@@ -240,7 +244,7 @@ def paired(found: Sequence[Row], budget: float, other: str = "random raced") -> 
     index = {(r.case, r.seed, r.strategy): r.repaired for r in found if r.broken and r.budget == budget}
     keys = [(c, s) for c, s, strategy in index if strategy == "diagnosis" and (c, s, other) in index]
     if len(keys) < 2:
-        return f"{budget:g}T: too few pairs"
+        return f"{budget:g}T: {other} was not run on the same programs"
     gains = [int(index[c, s, "diagnosis"]) - int(index[c, s, other]) for c, s in keys]
     half = 1.96 * statistics.stdev(gains) / math.sqrt(len(gains))
     mean = statistics.mean(gains)
