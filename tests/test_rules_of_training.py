@@ -224,6 +224,28 @@ def test_a_learning_rate_too_small_is_shown_by_several_steps(change: dict[str, A
     assert codes(net().replace(step=SLOW.replace(**change))) == ([("UV705", level)] if level else [])
 
 
+@pytest.mark.parametrize(
+    ("change", "left", "level"),
+    [
+        ({"taken": 1000}, 1.0, "error"),  # 1,001 steps needed are no more than 10 times 1,000, but those are over
+        ({"taken": 999}, 1.0, "note"),
+        ({"taken": None}, 1.0, "note"),
+        ({"taken": 1000}, 0.9, "note"),  # a tenth was won
+        ({"taken": 1000, "needed": 1000.0}, 1.0, ""),
+        ({"taken": 1000, "walked_scaled": 1.91}, 1.0, "note"),  # gains 0.09, not 10 times 0.01
+        ({"taken": 10_000, "planned": None}, 1.0, ""),  # 10,000 are assumed, which is no plan
+    ],
+)
+def test_planned_steps_that_are_over_and_have_won_nothing(change: dict[str, Any], left: float, level: str) -> None:
+    step, loss = SLOW.replace(needed=1001.0).replace(**change), START.replace(relative_gap=left)
+    of = net().replace(step=step, loss=loss)
+    assert codes(of) == ([("UV705", level)] if level else [])
+    if level == "error":
+        (finding,) = found(of)
+        assert finding.message.startswith("The 1,000 steps that were planned have been taken. At this pace")
+        assert [(e.value, e.threshold) for e in finding.evidence[1:3]] == [(1001.0, 1000.0), (1.0, 0.9)]
+
+
 # λ_max = 2/0.2 = 10: lr · λ_max = 1, and the best step is 101 of these
 STIFF = STEP.replace(best=101.0, ladder=((1.0, 1.9999), (101.0, 1.99)), needed=1001.0, lr_limit=0.2, walked=1.999)
 

@@ -26,7 +26,9 @@ OTHERWISE = ("exploding", "underflow", "gated")
         "converged-digits",
     ),
 )  # fmt: skip
-def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0) -> list[Finding]:
+def lr_too_small(
+    flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0, left: float = 0.9
+) -> list[Finding]:
     """The optimizer moves so little a step that the training will be over before anything is learned.
 
     Example: SGD with a learning rate of a millionth on a small classifier, 500 steps planned: two million are needed.
@@ -38,8 +40,10 @@ def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, ga
     gap takes more than ``times`` the planned steps (10,000 where nobody said); and the same number of steps, really
     taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
-    the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note. Where layers are
-    vanished, dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong.
+    the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the
+    optimizer has counted all of the planned steps, and more than ``left`` of the loss is still to gain, more than the
+    planned steps are proof enough. Where layers are vanished, dead, gated, exploding or below eps, or the rate is near
+    its limit, the rate is not what is wrong.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -54,8 +58,10 @@ def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, ga
         return []
     if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
         return []
-    proven = _proven(step, gain) and _curable(step) and step.needed > times * planned(step)
-    message = (
+    over = _is_over(flow, step, left)
+    proven = _proven(step, gain) and _curable(step) and (over or step.needed > times * planned(step))
+    message = "" if not (proven and over) else f"The {planned(step):,} steps that were planned have been taken. "
+    message += (
         f"At this pace 90% of what is to gain takes about {about(step.needed)} steps, and {planned(step):,} are"
         f" {'planned' if step.planned is not None else 'assumed'}."
     )
@@ -69,6 +75,9 @@ def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, ga
     else:
         message += " That the learning rate is at fault was not shown: the pace may change by itself."
     share = Evidence(name="steps needed", value=step.needed, relation=">", threshold=times * planned(step))
+    rest = Evidence(
+        name="share of the loss left after the planned steps", value=_left(flow), relation=">", threshold=left
+    )
     return [
         Finding(
             code="UV705",
@@ -78,12 +87,22 @@ def lr_too_small(flow: Flow, *, multiple: float = 100.0, times: float = 10.0, ga
             message=message + " On this batch.",
             evidence=(
                 Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-                share if proven else share.replace(threshold=float(planned(step))),
+                share if proven and not over else share.replace(threshold=float(planned(step))),
+                *((rest,) if proven and over else ()),
                 *_gains(step),
             ),
             remedies=("lr-10", "lr-100"),
         )
     ]
+
+
+def _left(flow: Flow) -> float:
+    return 0.0 if flow.loss is None or flow.loss.relative_gap is None else flow.loss.relative_gap
+
+
+def _is_over(flow: Flow, step: StepFacts, left: float) -> bool:
+    """Whether all planned steps have been taken, by the optimizer's own count, and have won next to nothing."""
+    return step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
 
 
 def _proven(step: StepFacts, gain: float) -> bool:
