@@ -34,8 +34,8 @@ from unvanish import zoo
 from unvanish.records import to_builtins
 
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-TUNING_SEEDS = (*range(8), 10, 11, 12, *range(20, 29))
-EVALUATION_SEEDS = (29, 30, 31)
+TUNING_SEEDS = (*range(8), 10, 11, 12, *range(20, 32))
+EVALUATION_SEEDS = (32, 33, 34)
 LOOKS = ("step 0", "10 %", "end")
 SAMPLES = 512  # a look sees up to so many training samples
 HARM = 0.05  # a run is harmed if it ends this far below the repaired program's mean score, or is not finite

@@ -64,7 +64,9 @@ def test_forward_growth_names_the_layers_and_the_factor() -> None:
         ("relu", {"dead_fraction": 0.9}, []),
         ("tanh", {"dead_fraction": 0.91, "bounded": True}, []),
         ("hardtanh", {"dead_fraction": 0.91, "bounded": True}, [("UV303", "error")]),  # ReLU6
-        ("tanh", {"saturated_fraction": 0.51, "bounded": True}, [("UV304", "error")]),
+        ("tanh", {"saturated_fraction": 0.89, "bounded": True}, [("UV304", "error")]),  # √0.11 = 0.332 < 1/3
+        ("tanh", {"saturated_fraction": 0.88, "bounded": True}, [("UV304", "note")]),  # √0.12 = 0.346
+        ("tanh", {"saturated_fraction": 0.51, "bounded": True}, [("UV304", "note")]),
         ("tanh", {"saturated_fraction": 0.5, "bounded": True}, []),
         ("relu", {"saturated_fraction": 0.9}, []),
         ("hardtanh", {"saturated_fraction": 0.6, "bounded": True}, []),  # ReLU6 is flat for half of its inputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.records import Evidence, Finding, Flow
 from unvanish.rules import rule
 from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
@@ -19,7 +21,7 @@ from unvanish.rules.wording import names, place
         "small-cnn", "lstm", "small-gpt", "preln-transformer-6", "generator-frozen-discriminator", "unscaled-inputs",
     ),
 )  # fmt: skip
-def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
+def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> list[Finding]:
     """Most entries of a bounded activation lie on its flat ends, where nothing gets through.
 
     Example: a tanh network whose weights are thirty times too large. Nearly every unit is at -1 or 1, and moving its
@@ -33,6 +35,8 @@ def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
     outputs themselves do not count: one that is sure and wrong is flat as well, and the loss turns it round. Where
     standardised inputs undo it UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
     pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
+    The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
+    more, it is a note: networks with two thirds of their first units flat went on to learn.
 
     What helps: smaller weights, standardised inputs, a normalisation before the activation.
 
@@ -53,6 +57,8 @@ def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
         return []
     worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
     share = worst.saturated_fraction or 0.0
+    left = math.sqrt(max(0.0, 1.0 - share))
+    grave = left < passed
     behind = {layer.name for call in calls for layer in feeding(flow, call)}
     layers = [layer for layer in flow.layers if layer.name in behind]
     others = f", and {len(calls) - 1} more activations are like it" if len(calls) > 1 else ""
@@ -61,15 +67,23 @@ def saturated(flow: Flow, *, threshold: float = 0.5) -> list[Finding]:
         " the layers before it are told almost nothing. They are not flat because the network is sure and right: its"
         f" loss, {flow.loss.value:.3g}, is no better than that of a constant output."
     )
+    if not grave:
+        message += f" The other entries still pass {left:.0%} of the signal on, so the network may well learn."
     return [
         Finding(
             code="UV304",
             verdict="saturated",
-            level="error",
+            level="error" if grave else "note",
             layers=names(layers),
             cause=worst.name,
             message=message,
-            evidence=(Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),),
+            evidence=(
+                Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),
+                *(
+                    (Evidence(name="share of the signal passed on", value=left, relation="<", threshold=passed),)
+                    * grave
+                ),
+            ),
             remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
         )
     ]
