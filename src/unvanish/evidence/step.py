@@ -139,14 +139,15 @@ def _ladder(
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)
+        same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
         multiple, value = 1.0, at(1.0)
         ladder[1.0] = value
-        down = not value <= now
+        down = not value <= now + same
         for _ in range(RUNGS):  # down until the loss falls, or up until it rises
             multiple = multiple / 10.0 if down else multiple * 10.0
             before_value, value = value, at(multiple)
             ladder[multiple] = value
-            if (down and value < now) or (not down and not value <= before_value):
+            if (down and value < now) or (not down and not value <= before_value + same):
                 break
     return now, ladder
 
