@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unvanish import zoo
+from unvanish import diagnose, zoo
 from unvanish.problem import Problem, tensors
 from unvanish.records import VERDICTS, UnvanishError
 from unvanish.zoo.digits import train
@@ -172,3 +172,14 @@ def test_names_and_descriptions_do_not_import_torch() -> None:
         "import sys; from unvanish import zoo; print(zoo.describe(zoo.names()[0])); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("seed", [33, 34, 35])
+def test_a_rise_of_rounding_alone_does_not_turn_the_ladder_round(seed: int) -> None:
+    """With seed 34 a step of 10⁻⁸ raises the loss of 2.3 by one spacing of float32: larger ones are tried."""
+    report = diagnose(zoo.get("lr-too-small-adam").build(seed))
+    assert report.step is not None and report.step.best is not None
+    rungs = dict(report.step.ladder)
+    assert abs(rungs[1.0] - report.step.loss) <= 4 * 2.0**-22
+    assert report.step.best >= 1e4 and rungs[report.step.best] < report.step.loss - 0.01
+    assert report.verdict == "lr_too_small"
