@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
+from unvanish.records import CallFlow, Evidence, Finding, Flow
 from unvanish.rules import rule
 from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
@@ -58,32 +58,31 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
     share = worst.saturated_fraction or 0.0
     left = math.sqrt(max(0.0, 1.0 - share))
-    grave = left < passed
     behind = {layer.name for call in calls for layer in feeding(flow, call)}
-    layers = [layer for layer in flow.layers if layer.name in behind]
-    others = f", and {len(calls) - 1} more activations are like it" if len(calls) > 1 else ""
-    message = (
-        f"{share:.0%} of what leaves {place(worst)} lies on its flat ends{others}: there the slope is nearly zero, so"
-        " the layers before it are told almost nothing. They are not flat because the network is sure and right: its"
-        f" loss, {flow.loss.value:.3g}, is no better than that of a constant output."
-    )
-    if not grave:
-        message += f" The other entries still pass {left:.0%} of the signal on, so the network may well learn."
+    evidence = [Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold)]
+    if left < passed:
+        evidence.append(Evidence(name="share of the signal passed on", value=left, relation="<", threshold=passed))
     return [
         Finding(
             code="UV304",
             verdict="saturated",
-            level="error" if grave else "note",
-            layers=names(layers),
+            level="error" if left < passed else "note",
+            layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=worst.name,
-            message=message,
-            evidence=(
-                Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),
-                *(
-                    (Evidence(name="share of the signal passed on", value=left, relation="<", threshold=passed),)
-                    * grave
-                ),
-            ),
+            message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _REST.format(left)),
+            evidence=tuple(evidence),
             remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
         )
     ]
+
+
+_REST = " The other entries still pass {:.0%} of the signal on, so the network may well learn."
+
+
+def _message(worst: CallFlow, count: int, loss: float) -> str:
+    others = f", and {count - 1} more activations are like it" if count > 1 else ""
+    return (
+        f"{worst.saturated_fraction or 0.0:.0%} of what leaves {place(worst)} lies on its flat ends{others}: there the"
+        " slope is nearly zero, so the layers before it are told almost nothing. They are not flat because the network"
+        f" is sure and right: its loss, {loss:.3g}, is no better than that of a constant output."
+    )

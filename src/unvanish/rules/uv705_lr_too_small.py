@@ -60,21 +60,9 @@ def lr_too_small(
         return []
     over = _is_over(flow, step, left)
     proven = _proven(step, gain) and _curable(step) and (over or step.needed > times * planned(step))
-    message = "" if not (proven and over) else f"The {planned(step):,} steps that were planned have been taken. "
-    message += (
-        f"At this pace 90% of what is to gain takes about {about(step.needed)} steps, and {planned(step):,} are"
-        f" {'planned' if step.planned is not None else 'assumed'}."
-    )
-    if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
-        message += (
-            f" {step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
-            f" {step.scale:.3g} times the rate lower the loss by {step.loss - step.walked_scaled:.2g}, as many at the"
-            f" present one by {step.loss - step.walked:.2g}. The gradient is not vanished: the signal reaches the"
-            " layers, the steps waste it."
-        )
-    else:
-        message += " That the learning rate is at fault was not shown: the pace may change by itself."
     share = Evidence(name="steps needed", value=step.needed, relation=">", threshold=times * planned(step))
+    if over or not proven:
+        share = share.replace(threshold=float(planned(step)))
     rest = Evidence(
         name="share of the loss left after the planned steps", value=_left(flow), relation=">", threshold=left
     )
@@ -84,16 +72,34 @@ def lr_too_small(
             verdict="lr_too_small",
             level="error" if proven else "note",
             cause="learning rate",
-            message=message + " On this batch.",
+            message=_message(step, step.needed, proven, over),
             evidence=(
                 Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-                share if proven and not over else share.replace(threshold=float(planned(step))),
+                share,
                 *((rest,) if proven and over else ()),
                 *_gains(step),
             ),
             remedies=("lr-10", "lr-100"),
         )
     ]
+
+
+def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
+    said = [f"The {planned(step):,} steps that were planned have been taken."] if proven and over else []
+    said.append(
+        f"At this pace 90% of what is to gain takes about {about(needed)} steps, and {planned(step):,} are"
+        f" {'planned' if step.planned is not None else 'assumed'}."
+    )
+    if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
+        said.append(
+            f"{step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
+            f" {step.scale:.3g} times the rate lower the loss by {step.loss - step.walked_scaled:.2g}, as many at the"
+            f" present one by {step.loss - step.walked:.2g}. The gradient is not vanished: the signal reaches the"
+            " layers, the steps waste it."
+        )
+    else:
+        said.append("That the learning rate is at fault was not shown: the pace may change by itself.")
+    return " ".join([*said, "On this batch."])
 
 
 def _left(flow: Flow) -> float:
