@@ -332,7 +332,9 @@ def main() -> None:
             {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()}
             for r in found
         ]
-        args.save.write_text(json.dumps({**provenance(1), "rows": plain, "table": lines}, indent=1) + "\n")
+        parts = [json.loads(path.read_text())["command"] for path in args.read]
+        data = {**provenance(1), **({"parts": parts} if parts else {}), "rows": plain, "table": lines}
+        args.save.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     standardised inputs undo it UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
     pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
     The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
-    more, it is a note: networks with two thirds of their first units flat went on to learn.
+    more, it is a note: a third is left where nine entries in ten are flat, the limit that UV303 has for dead units.
 
     What helps: smaller weights, standardised inputs, a normalisation before the activation.
 
