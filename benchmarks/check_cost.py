@@ -23,8 +23,8 @@ from machine import provenance
 from networks import AS_BUILT, NETWORKS
 
 import unvanish
-from unvanish.backward import walk
-from unvanish.capture import record
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
 
 EFFORTS = ("quick", "auto", "full")
 LONG = 60.0  # seconds: what takes longer is not repeated

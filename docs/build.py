@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unvanish import charts, cli, glossary, lab, records, report, trials, zoo
-from unvanish.problem_file import loaded_problem
+from unvanish.cli.problem_file import loaded_problem
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import formats
 from unvanish.rules import Rule, rules

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 from torch.utils.checkpoint import checkpoint
 
-from unvanish import backward
-from unvanish import capture as capturing
-from unvanish.backward import Tape, plain_walk, supported, walk
-from unvanish.capture import Capture, record
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
-from unvanish.scaled import Scaled, shift
+from unvanish.trace import exact, recorder
+from unvanish.trace.backward import walk, why_inexact
+from unvanish.trace.calls import Capture
+from unvanish.trace.capture import record
+from unvanish.trace.plain import plain_walk
+from unvanish.trace.scaled import Scaled, shift
+from unvanish.trace.tape import Tape
 
 Gradients = dict[str, Tensor]
 
@@ -323,12 +325,12 @@ def test_torch_tells_when_a_function_transform_is_running() -> None:
     inside: list[bool] = []
 
     def look(row: Tensor) -> Tensor:
-        inside.append(capturing._transformed())
+        inside.append(recorder._transformed())
         return row
 
     torch.vmap(look)(torch.ones(2, 2))
     told = "torch._C._functorch.peek_interpreter_stack no longer tells: _transformed must follow"
-    assert inside == [True] and not capturing._transformed(), told
+    assert inside == [True] and not recorder._transformed(), told
 
 
 @pytest.mark.parametrize("name", ["CheckpointFunction", "_checkpoint_hook", "GraphExecGroup"])
@@ -337,8 +339,8 @@ def test_torch_has_the_private_sides_of_checkpointing(name: str) -> None:
 
 
 def test_this_torch_is_supported() -> None:
-    supported.cache_clear()
-    assert supported() == ""
+    why_inexact.cache_clear()
+    assert why_inexact() == ""
 
 
 @pytest.fixture
@@ -348,16 +350,16 @@ def a_torch_without_input_metadata(monkeypatch: pytest.MonkeyPatch) -> Any:
     def apply(node: Any, *_: Any) -> Any:
         raise AttributeError(f"'{type(node).__name__}' object has no attribute '_input_metadata'")
 
-    monkeypatch.setattr(backward, "_apply", apply)
-    supported.cache_clear()
+    monkeypatch.setattr(exact, "_apply", apply)
+    why_inexact.cache_clear()
     yield
     monkeypatch.undo()
-    supported.cache_clear()
+    why_inexact.cache_clear()
 
 
 @pytest.mark.usefixtures("a_torch_without_input_metadata")
 def test_supported_names_what_is_missing_and_a_check_falls_back_to_torchs_own_backward() -> None:
-    reason = supported()
+    reason = why_inexact()
     assert "AttributeError" in reason and "_input_metadata" in reason
     look = pytest.importorskip("unvanish.pipeline").look
     torch.manual_seed(0)
@@ -371,13 +373,13 @@ def test_supported_names_what_is_missing_and_a_check_falls_back_to_torchs_own_ba
 
 
 def test_supported_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = backward._fit
-    monkeypatch.setattr(backward, "_fit", lambda gradient, metadata: 1.001 * right(gradient, metadata))
-    supported.cache_clear()
+    right = exact._fit
+    monkeypatch.setattr(exact, "_fit", lambda gradient, metadata: 1.001 * right(gradient, metadata))
+    why_inexact.cache_clear()
     try:
-        assert "differs from autograd" in supported()
+        assert "differs from autograd" in why_inexact()
     finally:
-        supported.cache_clear()
+        why_inexact.cache_clear()
 
 
 def test_the_first_call_that_sends_something_non_finite_back_is_named() -> None:

@@ -14,13 +14,14 @@ from architectures import ALL, Forward, autocast_mlp, problem, squares
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from unvanish.backward import walk
-from unvanish.capture import Call, Capture, record
-from unvanish.layers import layers_of
-from unvanish.measure import measure
-from unvanish.paths import Observed
+from unvanish.flow.layers import layers_of
+from unvanish.flow.measure import measure
+from unvanish.flow.paths import Observed
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, LayerFlow, UnvanishError
+from unvanish.trace.backward import walk
+from unvanish.trace.calls import Call, Capture
+from unvanish.trace.capture import record
 
 
 def captured(given: Problem) -> Capture:
@@ -52,7 +53,7 @@ def line_of(function: Any, text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def in_the_checkout(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    from unvanish import places
+    from unvanish.trace import places
 
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setattr(places, "_short", {})

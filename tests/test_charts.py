@@ -24,9 +24,9 @@ from unvanish.charts.layer_axis import layer_axis
 from unvanish.charts.layout import decades, whole
 from unvanish.charts.levels import levels
 from unvanish.charts.measure import shorten, shorten_all, text_width, wrap
-from unvanish.charts.numbers import amount, decade, times
 from unvanish.charts.verdicts import LOOKS, runs
 from unvanish.records import VERDICTS
+from unvanish.words.numbers import amount, decade, times
 
 INF = math.inf
 SMALL = staircase.tables(["in", "out"], [-3.0, -1.0])

@@ -19,7 +19,7 @@ from made_reports import MADE, vanishing
 
 from unvanish import UnvanishError, charts
 from unvanish.charts import staircase, theme
-from unvanish.charts.of_report import relative_gradient
+from unvanish.report.pictures import relative_gradient
 
 INF = math.inf
 SMALL = staircase.tables(["in", "out"], [-3.0, -1.0])

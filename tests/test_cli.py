@@ -15,10 +15,10 @@ import pytest
 import unvanish
 from unvanish import zoo
 from unvanish.cli import main
-from unvanish.explain import explain
-from unvanish.problem_file import split_target
+from unvanish.cli.problem_file import split_target
 from unvanish.records import UnvanishError
 from unvanish.report import Report
+from unvanish.report.explain import explain
 from unvanish.report.text import render
 from unvanish.rules import rules
 

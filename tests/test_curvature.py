@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from unvanish import Problem, pipeline, zoo
-from unvanish.capture import record
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
-from unvanish.layers import natural_norm
+from unvanish.flow.layers import natural_norm
 from unvanish.pipeline import diagnose, free_loss
+from unvanish.trace.capture import record
 
 SEEDS = range(4)
 NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from unvanish.decide import decide, span
+from unvanish.decide import decide
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Setting, StepFacts, ZeroFacts
+from unvanish.words.spans import span
 
 SETTING = Setting(
     model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0

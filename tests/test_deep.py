@@ -17,10 +17,10 @@ import torch
 from architectures import Forward, chain, squares
 from torch import Tensor, nn
 
-from unvanish.backward import walk
-from unvanish.capture import record
 from unvanish.problem import Problem
-from unvanish.scaled import Scaled
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
+from unvanish.trace.scaled import Scaled
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPTHS = (4, 20, 50, 100, 200)
@@ -101,8 +101,8 @@ import json, resource, sys
 import torch
 sys.path.insert(0, {tests!r})
 from architectures import chain
-from unvanish.backward import walk
-from unvanish.capture import record
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 

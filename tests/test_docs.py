@@ -14,13 +14,13 @@ import pytest
 
 import unvanish
 from unvanish import charts, cli, lab, zoo
-from unvanish.explain import explain
-from unvanish.glossary import VERDICT_WORDS, field_entry
-from unvanish.problem_file import loaded_problem, split_target
+from unvanish.cli.problem_file import loaded_problem, split_target
 from unvanish.records import UnvanishError
 from unvanish.remedies import remedies
+from unvanish.report.explain import explain
 from unvanish.report.formats import formats
 from unvanish.rules import rules
+from unvanish.words.glossary import VERDICT_WORDS, field_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -20,7 +20,6 @@ from made_reports import MADE
 
 from unvanish import charts
 from unvanish.charts import theme
-from unvanish.markup import VOID, Html, h, join, visible
 from unvanish.records import Evidence, Finding
 from unvanish.report import Report
 from unvanish.report.formats import formats
@@ -28,6 +27,7 @@ from unvanish.report.html import style, write
 from unvanish.report.html_layers import COLUMNS, NAME, PRINTED, SIGNAL, VERDICT, layer_tables, table, told
 from unvanish.report.sentences import evidence_fact, said
 from unvanish.report.staircase import Fold
+from unvanish.words.markup import VOID, Html, h, join, visible
 
 NAMES = (
     "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "'onmouseover='alert(3)", "&lt;b&gt;&#60;",

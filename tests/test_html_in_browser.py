@@ -15,7 +15,7 @@ from made_reports import MADE
 from test_html import NAMES, PAGES, contrast, written
 
 from unvanish.charts import theme
-from unvanish.markup import visible
+from unvanish.words.markup import visible
 
 TOLD = "vanishing-20"
 Show = Callable[..., AbstractContextManager[Any]]

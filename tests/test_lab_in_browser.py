@@ -18,8 +18,8 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed: there is nothin
 import uvicorn
 
 from unvanish import lab
-from unvanish.web import listen
-from unvanish.web.app import application, warm
+from unvanish.server import listen
+from unvanish.server.app import application, warm
 
 TOKEN = "the-token"
 Visit = Callable[..., AbstractContextManager[Any]]

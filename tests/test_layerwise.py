@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from unvanish import Problem, zoo
-from unvanish.capture import record
 from unvanish.evidence import layerwise
 from unvanish.evidence.free import free_loss
 from unvanish.evidence.gauss_newton import dot
 from unvanish.evidence.layerwise import MOST, Bend, bends
-from unvanish.layers import layers_of
+from unvanish.flow.layers import layers_of
 from unvanish.pipeline import diagnose
+from unvanish.trace.capture import record
 
 SEEDS = range(3)
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])

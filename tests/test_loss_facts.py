@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Problem
-from unvanish.capture import record
 from unvanish.decide import decide
 from unvanish.evidence.free import free_loss
 from unvanish.evidence.last import last_call
 from unvanish.evidence.loss import loss_facts
 from unvanish.pipeline import look
 from unvanish.records import LossFacts
+from unvanish.trace.capture import record
 
 
 class Given(nn.Module):

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from architectures import ALL, Forward, chain, problem, squares
 from torch import Tensor, nn
 
-from unvanish.evidence.updates import Updates
-from unvanish.observe import _below
+from unvanish.flow.observe import _below
+from unvanish.flow.updates import Updates
 from unvanish.pipeline import look
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow
-from unvanish.scaled import Device, Host
+from unvanish.trace.scaled import Device, Host
 
 WITHOUT_A_STEP = (  # no layer stands behind another
     "sparse_embedding_used_twice",

@@ -9,9 +9,9 @@ import pytest
 from made_reports import MADE, layer
 from test_html import NAMES, Tree, hostile
 
-from unvanish.markup import visible
 from unvanish.records import Evidence, Record
 from unvanish.report import Report
+from unvanish.words.markup import visible
 
 REPORTS = {**MADE, "hostile names": hostile()}
 

@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 from unvanish import zoo
-from unvanish.backward import walk
-from unvanish.capture import record
 from unvanish.decide import VANISHED
 from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
 from unvanish.evidence.step import REAL_STEPS
-from unvanish.evidence.updates import TOGETHER, Updates
+from unvanish.flow.updates import TOGETHER, Updates
 from unvanish.pipeline import diagnose, look
 from unvanish.problem import Problem
 from unvanish.records import LossFacts, RateTrial
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.scaled import shift
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
+from unvanish.trace.scaled import shift
 from unvanish.zoo.transformers import post_norm, pre_norm
 
 

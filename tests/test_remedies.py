@@ -14,11 +14,12 @@ import torch
 
 import unvanish.rules
 from unvanish import zoo
-from unvanish.advice import advice
-from unvanish.explain import explain
-from unvanish.problem import Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies import Change, Draft, Refused, get, remedies, remedy
+from unvanish.report.advice import advice
+from unvanish.report.explain import explain
 from unvanish.rules import rules
 
 STEPS = 80

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import zoo
-from unvanish.problem import Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies import Draft, Refused, get, remedies, script
 

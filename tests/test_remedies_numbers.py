@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unvanish.problem import Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
 from unvanish.remedies import Draft, Recipe, Refused, get
 from unvanish.remedies.initialisation import CRITICAL
 from unvanish.remedies.output import kind_of, task_of

@@ -12,10 +12,10 @@ import made_reports
 import pytest
 
 from unvanish import records
-from unvanish.glossary import GLOSSARY, VERDICT_WORDS, field_entry
 from unvanish.records import SCHEMA, VERDICTS, Finding, Record, UnvanishError
 from unvanish.report import Report, filter_findings
 from unvanish.report.schema import report_schema, shipped_schema, to_text
+from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS, field_entry
 
 MADE = made_reports.MADE
 ERROR = Finding(code="UV301", verdict="dead", level="error")

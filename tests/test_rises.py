@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Problem
-from unvanish.backward import Tape
-from unvanish.capture import Call
 from unvanish.decide import EXPLODING, decide
-from unvanish.paths import Observed, Paths
+from unvanish.flow.paths import Observed, Paths
 from unvanish.pipeline import look
+from unvanish.trace.calls import Call
+from unvanish.trace.tape import Tape
 
 SEEDS = range(3)
 WIDTH = 64

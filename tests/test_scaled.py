@@ -10,11 +10,12 @@ import torch
 from architectures import chain, problem
 from torch import Tensor
 
-from unvanish import backward
-from unvanish.backward import Tape, norm_together, walk
-from unvanish.capture import record
 from unvanish.problem import Problem
-from unvanish.scaled import ZERO, Device, Host, Scaled, norm_of, shift
+from unvanish.trace import backward
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
+from unvanish.trace.scaled import ZERO, Device, Host, Scaled, norm_of, shift
+from unvanish.trace.tape import Tape, norm_together
 
 BOTH = [Host, Device]
 

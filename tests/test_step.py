@@ -17,8 +17,7 @@ from unvanish import Problem
 from unvanish.evidence import step as ladder
 from unvanish.evidence.step import REAL_STEPS, RUNGS, real_steps
 from unvanish.pipeline import look
-from unvanish.preserve import untouched
-from unvanish.problem import seeded
+from unvanish.preserve import seeded, untouched
 from unvanish.records import Flow, LossFacts, StepFacts
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])

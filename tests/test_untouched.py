@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils import checkpoint
 
-from unvanish import Problem, UnvanishError, observe, pipeline
+from unvanish import Problem, UnvanishError, pipeline
 from unvanish.evidence import step, zeros
+from unvanish.flow import observe
 from unvanish.pipeline import look
 from unvanish.preserve import untouched as keep
+from unvanish.trace import backward
 
 X = torch.linspace(-1.0, 1.0, 32).reshape(8, 4)
 Y = torch.arange(8) % 3
@@ -142,10 +144,12 @@ def test_a_finished_check_under_autocast(untouched: Same) -> None:
 
 
 def test_a_finished_check_with_the_plain_walk(untouched: Same, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "supported", lambda: "it is tried here")
-    model, optimizer = busy()
-    with untouched(model, optimizer):
-        assert not look(Problem(model, X, Y, F.cross_entropy, optimizer)).setting.exact
+    for home in (pipeline, backward):
+        monkeypatch.setattr(home, "why_inexact", lambda: "it is tried here")
+    for effort in ("quick", "auto", "full"):
+        model, optimizer = busy()
+        with untouched(model, optimizer):
+            assert not look(Problem(model, X, Y, F.cross_entropy, optimizer), effort).setting.exact
 
 
 def test_no_step_hook_and_no_scheduler_counts_the_update_that_is_tried(untouched: Same) -> None:

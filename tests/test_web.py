@@ -16,10 +16,10 @@ from starlette.testclient import TestClient
 
 from unvanish import lab
 from unvanish.records import UnvanishError
-from unvanish.web import serve
-from unvanish.web.app import application
-from unvanish.web.guard import LARGEST
-from unvanish.web.jobs import Jobs
+from unvanish.server import serve
+from unvanish.server.app import application
+from unvanish.server.guard import LARGEST
+from unvanish.server.jobs import Jobs
 
 PORT = 8123
 BASE = f"http://127.0.0.1:{PORT}"
@@ -221,7 +221,7 @@ def test_a_job_nobody_waits_for_ends_and_a_stopped_one_gives_what_it_has(client)
 
 def test_a_visitor_who_leaves_ends_what_only_that_one_waited_for(monkeypatch):
     """With nobody following, an experiment is told to stop at its next sign of progress; with a follower it goes on."""
-    monkeypatch.setattr("unvanish.web.jobs.ALONE", 0.2)
+    monkeypatch.setattr("unvanish.server.jobs.ALONE", 0.2)
     jobs = Jobs()
 
     def endless(progress: Any) -> str:
@@ -247,7 +247,7 @@ def test_a_visitor_who_leaves_ends_what_only_that_one_waited_for(monkeypatch):
 def test_a_follower_who_goes_is_counted_out():
     import asyncio
 
-    from unvanish.web.app import _events
+    from unvanish.server.app import _events
 
     jobs = Jobs()
 

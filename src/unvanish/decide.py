@@ -8,9 +8,10 @@ number, never counts as healthy: the layer is "undecided" and the reason is kept
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
+from unvanish.words.spans import span
 
 VANISHED = -2.5
 """Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
@@ -40,6 +41,9 @@ gradient does not cancel and a decrement need not be computed."""
 
 DEAD_UNITS = 0.9
 """Share of a layer's units that are flat for every sample; half-dead ReLU layers are healthy."""
+
+HORIZON = 10_000
+"""Steps of a training whose length nobody has named."""
 
 UNJUDGED = ("frozen", "unused", "undecided")
 """Verdicts that say nothing about how a layer learns."""
@@ -77,22 +81,6 @@ def decide(flow: Flow) -> Flow:
 def gap_is_known(loss: LossFacts | None) -> bool:
     """Whether it was measured how much loss is left to gain."""
     return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
-
-
-def span(names: Iterable[str], order: Sequence[str]) -> str:
-    """The named layers in network order with neighbours folded, such as "fc1 … fc14 (14 layers), head"."""
-    wanted = set(names)
-    runs: list[list[str]] = [[]]
-    for name in order:
-        if name in wanted:
-            runs[-1].append(name)
-        elif runs[-1]:
-            runs.append([])
-    runs = [run for run in runs if run]
-    shown = runs if len(runs) <= 4 else runs[:3]
-    text = ", ".join(f"{run[0]} … {run[-1]} ({len(run)} layers)" if len(run) > 2 else ", ".join(run) for run in shown)
-    hidden = sum(len(run) for run in runs[len(shown) :])
-    return f"{text} and {hidden} more layers" if hidden else text
 
 
 def has_converged(loss: LossFacts | None) -> bool:

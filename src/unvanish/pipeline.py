@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.backward import Tape, plain_walk, supported, walk
-from unvanish.capture import Call, Capture, record
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
@@ -24,18 +22,22 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
-from unvanish.evidence.updates import Updates
 from unvanish.evidence.zeros import zero_facts
-from unvanish.layers import Layer, layers_of
-from unvanish.measure import measure
-from unvanish.observe import observe
-from unvanish.paths import Observed
+from unvanish.flow.layers import Layer, layers_of
+from unvanish.flow.measure import measure
+from unvanish.flow.observe import observe
+from unvanish.flow.paths import Observed
+from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.structure import tensors
+from unvanish.trace.backward import why_inexact
+from unvanish.trace.calls import Call, Capture
+from unvanish.trace.capture import record
+from unvanish.trace.structure import tensors
+from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
 
@@ -140,11 +142,11 @@ def _walked(
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, capture, layers), nothing
-    reason = supported()
+    reason = why_inexact()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
-    seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, exact=not reason, updates=updates)
+    seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, updates=updates)
     measured, calls = measure(capture, layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
     if seen.loss.broken is not None:
@@ -155,7 +157,7 @@ def _walked(
             f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
-    flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed, plain_walk if reason else walk))
+    flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
     if effort == "quick" or isinstance(free, str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from unvanish.problem import seeded
 
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
 
@@ -52,3 +52,23 @@ def untouched(model: nn.Module, seed: int, *also: Any) -> Iterator[None]:
             for tensor, before in tensors:
                 if not torch.equal(tensor, before) or tensor.isnan().any():
                     tensor.copy_(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, random numbers of torch, numpy and Python follow from ``seed``; afterwards each goes on as before."""
+    numpy: Any = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    # A CUDA that nobody has started keeps no state yet, and torch.manual_seed would leave it a seed to start from.
+    cuda = torch.cuda.is_initialized()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
+            (torch.manual_seed if cuda else torch.default_generator.manual_seed)(seed)
+            random.seed(seed)
+            if numpy:
+                numpy.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from unvanish.preserve import seeded
 from unvanish.records import UnvanishError
-from unvanish.structure import inner_loss, tensors
+from unvanish.trace.structure import inner_loss, tensors
 
 Optimizer = torch.optim.Optimizer
 
@@ -170,26 +168,6 @@ class Problem:
                 f"{source} {_kind(loss)}, which has no gradient; return the tensor itself, without .item() or float()"
             )
         return loss
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, random numbers of torch, numpy and Python follow from ``seed``; afterwards each goes on as before."""
-    numpy: Any = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy else None
-    # A CUDA that nobody has started keeps no state yet, and torch.manual_seed would leave it a seed to start from.
-    cuda = torch.cuda.is_initialized()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
-            (torch.manual_seed if cuda else torch.default_generator.manual_seed)(seed)
-            random.seed(seed)
-            if numpy:
-                numpy.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(states[0])
-        if numpy:
-            numpy.random.set_state(states[1])
 
 
 def _misfit(loss_fn: Callable[..., Any]) -> str:

@@ -33,7 +33,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
     def _repr_html_(self) -> str:
-        from unvanish.show import record_html
+        from unvanish.words.show import record_html
 
         return record_html(type(self).__name__, msgspec.structs.asdict(self).items())
 

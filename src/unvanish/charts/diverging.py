@@ -12,9 +12,9 @@ from unvanish.charts import Row
 from unvanish.charts.labels import Spot, row
 from unvanish.charts.layout import Frame
 from unvanish.charts.measure import text_width
-from unvanish.charts.numbers import times
 from unvanish.charts.plates import back
 from unvanish.charts.theme import DIVERGING, token
+from unvanish.words.numbers import times
 
 SIDE = len(DIVERGING) // 2
 """Colours on either side of the middle one."""

@@ -13,9 +13,9 @@ from unvanish.charts.layer_axis import LayerAxis, layer_axis
 from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten, text_width
-from unvanish.charts.numbers import decade, times
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
+from unvanish.words.numbers import decade, times
 
 Numbers = Sequence[float | None]
 

@@ -13,8 +13,8 @@ from unvanish.charts.labels import Spot, row
 from unvanish.charts.layout import Frame, parameters, whole, words, x_axis, y_axis
 from unvanish.charts.linear import linear
 from unvanish.charts.measure import shorten_all, text_width, wrap
-from unvanish.charts.numbers import ABSENT
 from unvanish.charts.speeds import complete
+from unvanish.words.numbers import ABSENT
 
 Numbers = Sequence[float | None]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unvanish.charts.numbers import decade
+from unvanish.words.numbers import decade
 
 AXIS = ("low", "high", "ticks", "names")
 

@@ -11,10 +11,10 @@ from unvanish.charts.labels import Box, Label, Spot, along, around, place, row, 
 from unvanish.charts.layout import Frame, column, decades, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten_all, text_width
-from unvanish.charts.numbers import decade
 from unvanish.charts.theme import token
 from unvanish.charts.verdicts import look, symbol
 from unvanish.records import UnvanishError
+from unvanish.words.numbers import decade
 
 Numbers = Sequence[float | None]
 

@@ -11,10 +11,10 @@ from unvanish.charts.labels import Box, Label, Spot, place, row, slid
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import ends, linear, plain
 from unvanish.charts.measure import shorten_all, text_width, wrap
-from unvanish.charts.numbers import times
 from unvanish.charts.plates import layer, plates
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
+from unvanish.words.numbers import times
 
 SLOT, TOP, BOTTOM, LINE, SCORE_ROOM = 22, 42, 42, 15, 12
 LONGEST_NAME = 0.36

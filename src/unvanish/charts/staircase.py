@@ -13,10 +13,10 @@ from unvanish.charts.layer_axis import LayerAxis, layer_axis
 from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten
-from unvanish.charts.numbers import SMALLEST_NORMAL, amount
 from unvanish.charts.theme import SERIES, token
 from unvanish.charts.verdicts import runs, strip, symbol
 from unvanish.records import UnvanishError
+from unvanish.words.numbers import SMALLEST_NORMAL, amount
 
 Numbers = Sequence[float | None]
 

@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Sequence
 
 from unvanish.cli import check, explain, fix, lab
+from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
 from unvanish.records import UnvanishError
-from unvanish.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:

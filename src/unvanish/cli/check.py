@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unvanish.terminal import (
+from unvanish.cli.terminal import (
     FOUND,
     HEALTHY,
     STATUS,
@@ -88,7 +88,7 @@ def _codes(text: str) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from unvanish.problem_file import loaded_problem, split_target
+    from unvanish.cli.problem_file import loaded_problem, split_target
 
     path, name = split_target(args.target)
     return _judge(args, lambda: loaded_problem(path, name))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from unvanish.terminal import HEALTHY, write
+from unvanish.cli.terminal import HEALTHY, write
 
 
 def add(commands: Any) -> None:
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from unvanish.explain import explain
+    from unvanish.report.explain import explain
 
     write(sys.stdout, explain(" ".join(args.topic)))
     return HEALTHY

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import add_target, quiet
+from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
 from unvanish.records import UnvanishError
-from unvanish.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def _fix(args: argparse.Namespace) -> int:
-    from unvanish.problem_file import loaded_problem, split_target
+    from unvanish.cli.problem_file import loaded_problem, split_target
 
     path, name = split_target(args.target)
     for target in (args.output, args.write):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, width, write, write_bytes
 from unvanish.records import UnvanishError
-from unvanish.terminal import HEALTHY, Progress, look_ahead, width, write, write_bytes
 
 if TYPE_CHECKING:
     from unvanish.lab import Experiment, Knob
@@ -99,7 +99,7 @@ def _lab(args: argparse.Namespace) -> int:
         write(sys.stdout, "\n".join(f"{each.name:<{widest}}  {each.title}" for each in experiments()))
         return HEALTHY
     if args.experiment is None:
-        from unvanish.web import serve
+        from unvanish.server import serve
 
         return serve(args.port, browser=not args.no_browser, say=lambda line: write(sys.stderr, line))
     from unvanish.lab import run

@@ -22,9 +22,9 @@ from unvanish.decide import STATIONARY
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
 from unvanish.evidence.moving import loss_again
-from unvanish.layers import natural_norm
+from unvanish.flow.layers import natural_norm
 from unvanish.problem import Problem
-from unvanish.scaled import norm_of
+from unvanish.trace.scaled import norm_of
 
 DAMPING = 1e-6  # of the curvature along the gradient
 CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold, however far apart

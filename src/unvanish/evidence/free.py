@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.capture import Capture
 from unvanish.problem import Problem
-from unvanish.structure import inner_loss, rebuild, tensors
+from unvanish.trace.calls import Capture
+from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 ENOUGH = 1e-4  # of the first value: what is left below that makes no difference to any scale

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.capture import LOSS_CALLS
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.problem import Problem
-from unvanish.scaled import norm_of, shift
-from unvanish.structure import inner_loss, tensors
+from unvanish.trace.calls import LOSS_CALLS
+from unvanish.trace.scaled import norm_of, shift
+from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
 

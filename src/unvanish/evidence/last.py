@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.capture import Call, Capture
 from unvanish.evidence.free import FreeLoss, lowest
+from unvanish.trace.calls import Call, Capture
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
 MOST = 6  # calls without weights that are followed back

@@ -19,15 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.backward import LOG10_2, plain_walk, supported, walk
-from unvanish.capture import record
 from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
 from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.gauss_newton import GaussNewton, dot
-from unvanish.layers import Layer
+from unvanish.flow.layers import Layer
 from unvanish.problem import Problem
 from unvanish.records import Flow, LayerFlow
-from unvanish.scaled import ZERO, Scaled, norm_of, room, shift
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
+from unvanish.trace.scaled import ZERO, Scaled, norm_of, room, shift
+from unvanish.trace.tape import LOG10_2
 
 MOST = {"auto": 8, "full": 64}  # layers that are looked at; of more, so many evenly spaced ones
 MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
@@ -129,7 +130,7 @@ def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Paramete
     root = capture.loss_root
     if root is not None:
         start = torch.ones(root.shape, dtype=root.dtype, device=root.device)
-        (plain_walk if supported() else walk)(capture, [[(root, start)]], keep)
+        walk(capture, [[(root, start)]], keep)
     return kept
 
 

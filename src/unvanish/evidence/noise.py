@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.backward import walk
-from unvanish.capture import record
-from unvanish.layers import Layer
+from unvanish.flow.layers import Layer
 from unvanish.problem import Problem
-from unvanish.scaled import Scaled, shift
+from unvanish.trace.backward import walk
+from unvanish.trace.capture import record
+from unvanish.trace.scaled import Scaled, shift
 
 CHUNKS = 8
 LEVEL = 0.01  # above this probability of a mean as large by chance, the gradient is called noise

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unvanish.decide import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
-from unvanish.evidence.updates import Updates, undecorated_step
+from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import LossFacts, StepFacts
-from unvanish.rules.conditions import HORIZON
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
 REAL_STEPS = 6

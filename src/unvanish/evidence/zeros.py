@@ -9,28 +9,28 @@ shuts nothing, and moving it would open a layer that only sees the zeros of a de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from unvanish.backward import Start, Tape
-from unvanish.capture import Call, Capture, record
-from unvanish.evidence.transmission import output_cotangents
-from unvanish.layers import Layer
-from unvanish.paths import Observed
+from unvanish.flow.layers import Layer
+from unvanish.flow.paths import Observed
+from unvanish.flow.slopes import constant_by_construction
+from unvanish.flow.transmission import output_cotangents
 from unvanish.problem import Problem
 from unvanish.records import ZeroFacts
-from unvanish.slopes import constant_by_construction
+from unvanish.trace.backward import walk
+from unvanish.trace.calls import Call, Capture
+from unvanish.trace.capture import record
 
 NUDGE = 1e-2
 NONE = -math.inf
-Walker = Callable[[Capture, Sequence[Start]], list[Tape]]
 
 
 def zero_facts(
-    problem: Problem, capture: Capture, layers: Sequence[Layer], seen: Observed, seed: int, walk: Walker
+    problem: Problem, capture: Capture, layers: Sequence[Layer], seen: Observed, seed: int
 ) -> tuple[ZeroFacts, ...]:
     """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
     shut = [a for a in layers if a.live and a.call is not None and _reach(seen, a) == NONE]

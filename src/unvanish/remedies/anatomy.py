@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unvanish.capture import Call, record
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import Draft, Refused
-from unvanish.structure import tensors
+from unvanish.trace.calls import Call
+from unvanish.trace.capture import record
+from unvanish.trace.structure import tensors
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ACTIVATIONS = {

@@ -24,7 +24,7 @@ from unvanish.preserve import untouched
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import Finding, LayerFlow, Record, UnvanishError
 from unvanish.remedies.recipe import Recipe
-from unvanish.structure import rebuild, tensors
+from unvanish.trace.structure import rebuild, tensors
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 ROWS = 4096  # samples that statistics of inputs and targets rest on, at most

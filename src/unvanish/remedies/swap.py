@@ -13,7 +13,7 @@ from unvanish.preserve import untouched
 from unvanish.remedies import surgery
 from unvanish.remedies.anatomy import ACTIVATIONS, SQUASHES, Anatomy, Site, plain
 from unvanish.remedies.draft import Change, Draft, Refused, called
-from unvanish.structure import tensors
+from unvanish.trace.structure import tensors
 
 
 def swap(draft: Draft, anatomy: Anatomy, sites: Sequence[Site], make: str, sentence: str, parts: Any = ()) -> Change:

@@ -105,7 +105,7 @@ class Report(Record, frozen=True, kw_only=True):
         ``title``: None for the question it answers, "" for none; ``width`` in pixels. UnvanishError where its numbers
         were not measured or the packages that draw are missing.
         """
-        from unvanish.charts.of_report import chart
+        from unvanish.report.pictures import chart
 
         return chart(self, name, title=title, width=width)
 

@@ -13,13 +13,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.charts import theme
-from unvanish.glossary import GLOSSARY
-from unvanish.markup import Child, Html, h
 from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article, prose
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question
 from unvanish.report.sentences import checked, headline, tally, words
+from unvanish.words.glossary import GLOSSARY
+from unvanish.words.markup import Child, Html, h
 
 if TYPE_CHECKING:
     from unvanish.report import Report

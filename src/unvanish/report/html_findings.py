@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from unvanish.decide import span
-from unvanish.markup import Html, h, join
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.sentences import beyond_headline, message, places, said, words
 from unvanish.rules import Rule, rules
+from unvanish.words.markup import Html, h, join
+from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from unvanish.charts.numbers import amount, times
-from unvanish.glossary import field_entry
-from unvanish.markup import Html, h
 from unvanish.records import LayerFlow
 from unvanish.report.page import FAULT, FINE, style_of
 from unvanish.report.sentences import words
 from unvanish.report.staircase import Fold, fold, number, percent
+from unvanish.words.glossary import field_entry
+from unvanish.words.markup import Html, h
+from unvanish.words.numbers import amount, times
 
 ABSENT = "–"
 UNFOLDED = 60

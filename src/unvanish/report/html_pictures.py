@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.charts import find
-from unvanish.charts.numbers import amount
-from unvanish.markup import Child, Html, h, visible
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report.html_layers import PICTURES, disclosed, folded, listing, table, told
 from unvanish.report.staircase import Fold, bar, bar_scale, fold
+from unvanish.words.markup import Child, Html, h, visible
+from unvanish.words.numbers import amount
 
 if TYPE_CHECKING:
     from unvanish.report import Report

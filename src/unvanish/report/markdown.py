@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unvanish.decide import span
 from unvanish.records import Finding
 from unvanish.report.formats import writer
 from unvanish.report.places import title, visible
 from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
 from unvanish.report.text import STAIRCASE, backward_staircase
+from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report

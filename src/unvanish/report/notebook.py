@@ -7,11 +7,11 @@ import secrets
 from typing import TYPE_CHECKING
 
 from unvanish.charts import theme
-from unvanish.markup import Html, h
 from unvanish.report.html import banner, style
 from unvanish.report.html_findings import finding_article, prose
 from unvanish.report.html_pictures import drawing
 from unvanish.report.sentences import checked
+from unvanish.words.markup import Html, h
 
 if TYPE_CHECKING:
     from unvanish.report import Report

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import msgspec
 
-from unvanish.glossary import field_entry
 from unvanish.records import SCHEMA, VERDICTS
 from unvanish.report import Report
+from unvanish.words.glossary import field_entry
 
 NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["-inf", "inf", "nan"]}]}
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from unvanish.decide import span
 from unvanish.records import Evidence, Finding, LayerFlow
 from unvanish.report.staircase import number, percent, size
+from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report

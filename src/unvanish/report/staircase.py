@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from unvanish.charts.numbers import SMALLEST_NORMAL
 from unvanish.records import LayerFlow
+from unvanish.words.numbers import SMALLEST_NORMAL
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 LEAST_DECADES = 4

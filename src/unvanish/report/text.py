@@ -10,12 +10,12 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from unvanish.decide import span
 from unvanish.records import LayerFlow
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
 from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
 from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks, power
 from unvanish.report.table import FACTORS, Column, draw, layout
+from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report

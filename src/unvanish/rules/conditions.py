@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import gap_is_known, has_converged, is_flat, is_stationary
+from unvanish.decide import HORIZON, gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
-
-HORIZON = 10_000
-"""Steps of a training whose length nobody has named."""
 
 UNREACHABLE = 0.2
 """Share of the loss there is to gain that the last call may put out of reach."""

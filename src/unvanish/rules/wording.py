@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from unvanish.decide import span
 from unvanish.records import CallFlow, Flow, LayerFlow
+from unvanish.words.spans import span
 
 
 def judged(flow: Flow, verdict: str) -> tuple[LayerFlow, ...]:

@@ -11,7 +11,8 @@ from torch import nn
 
 from unvanish.decide import has_converged
 from unvanish.pipeline import diagnose
-from unvanish.problem import Optimizer, Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Optimizer, Problem
 from unvanish.records import Finding, UnvanishError
 from unvanish.remedies import remedies
 from unvanish.report import Report

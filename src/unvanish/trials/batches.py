@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from unvanish.problem import Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
 from unvanish.records import UnvanishError
-from unvanish.structure import tensors
+from unvanish.trace.structure import tensors
 
 Batch = tuple[Any, Any]
 KEPT_BYTES = 256 * 2**20

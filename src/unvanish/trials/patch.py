@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.places import shorten
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, UnvanishError
 from unvanish.remedies import get
 from unvanish.remedies.recipe import Recipe
 from unvanish.report import Report
+from unvanish.trace.places import shorten
 from unvanish.trials.train import Copy
 
 ACTIVATIONS = {

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.capture import autocast
-from unvanish.problem import Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import called
-from unvanish.structure import rebuild, tensors
+from unvanish.trace.capture import autocast
+from unvanish.trace.structure import rebuild, tensors
 from unvanish.trials.batches import Batch, pair
 from unvanish.trials.train import AS_IS, Copy, loss_of
 

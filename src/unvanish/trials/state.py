@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError, from_builtins, to_builtins
-from unvanish.structure import tensors
+from unvanish.trace.structure import tensors
 from unvanish.trials.race import Key, Measure
 
 SCHEMA = "unvanish.fix/1"

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.capture import autocast
-from unvanish.problem import Optimizer, Problem, seeded
+from unvanish.preserve import seeded
+from unvanish.problem import Optimizer, Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies import get
 from unvanish.remedies.draft import Change, Draft, called, copied
 from unvanish.report import Report
-from unvanish.structure import inner_loss
+from unvanish.trace.capture import autocast
+from unvanish.trace.structure import inner_loss
 from unvanish.trials.batches import Batch, Batches
 
 Candidate = tuple[str, ...]

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from unvanish.backward import norm_together, supported
-from unvanish.capture import Capture, record, root_of
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.last import last_call, output_call
-from unvanish.evidence.transmission import output_cotangents
-from unvanish.layers import layers_of, natural_norm
-from unvanish.measure import measure
-from unvanish.observe import observe
+from unvanish.flow.layers import layers_of, natural_norm
+from unvanish.flow.measure import measure
+from unvanish.flow.observe import observe
+from unvanish.flow.transmission import output_cotangents
 from unvanish.pipeline import diagnose
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.rules.conditions import TAKES_LOGITS
-from unvanish.structure import tensors
+from unvanish.trace.calls import Capture, root_of
+from unvanish.trace.capture import record
+from unvanish.trace.structure import tensors
+from unvanish.trace.tape import norm_together
 from unvanish.trials.train import Copy
 
 VETO = -2.5
@@ -156,7 +157,7 @@ def _walked(problem: Problem) -> tuple[LayerFlow, ...]:
             if capture.loss_root is None or not finite:
                 return ()
             layers = layers_of(capture)
-            seen = observe(capture, layers, exact=not supported())
+            seen = observe(capture, layers)
             return measure(capture, layers, seen, problem.batch_size)[0]
         finally:
             capture.release()

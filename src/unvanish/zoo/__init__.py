@@ -5,6 +5,7 @@ Listing and describing them does not import torch; building one does.
 
 from __future__ import annotations
 
-from unvanish.zoo.catalogue import Network, describe, get, names
+from unvanish.zoo.catalogue import describe, get, names
+from unvanish.zoo.network import Network
 
 __all__ = ["Network", "describe", "get", "names"]

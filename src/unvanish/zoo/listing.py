@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.zoo.catalogue import Network
+from unvanish.zoo.network import Network
 
 CHAINS = (
     Network(

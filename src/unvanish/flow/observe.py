@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish import slopes
-from unvanish.backward import plain_walk, walk
-from unvanish.capture import Capture, Node
-from unvanish.evidence.transmission import output_cotangents, output_entries
-from unvanish.evidence.updates import Updates
-from unvanish.layers import Layer
-from unvanish.paths import Observed
-from unvanish.scaled import Scaled, shift
+from unvanish.flow import slopes
+from unvanish.flow.layers import Layer
+from unvanish.flow.paths import Observed
+from unvanish.flow.transmission import output_cotangents, output_entries
+from unvanish.flow.updates import Updates
+from unvanish.trace.backward import walk
+from unvanish.trace.calls import Capture, Node
+from unvanish.trace.scaled import Scaled, shift
 
 _BLOCKS, _BLOCK = 512, 64
 
@@ -26,7 +26,6 @@ def observe(
     *,
     probes: int = 1,
     seed: int = 0,
-    exact: bool = True,
     updates: Updates | None = None,
 ) -> Observed:
     """Walk once for the loss and ``probes`` random output cotangents; the graph is consumed.
@@ -56,7 +55,7 @@ def observe(
     outputs = output_entries(capture)
     channels = [[(capture.loss_root, start)], *(output_cotangents(capture, seed + k) for k in range(probes))]
     sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
-    tapes = (walk if exact else plain_walk)(capture, channels, on_leaf, on_node)
+    tapes = walk(capture, channels, on_leaf, on_node)
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
     seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}

@@ -24,7 +24,7 @@ def serve(port: int = 0, *, browser: bool = True, say: Callable[[str], None] = p
     try:
         import uvicorn
 
-        from unvanish.web.app import application, warm
+        from unvanish.server.app import application, warm
     except ImportError as error:
         raise UnvanishError(
             f"the page of the lab needs the package {error.name}, which is not installed;"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unvanish.capture import Capture, Root
+from unvanish.trace.calls import Capture, Root
 
 
 def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from unvanish.problem import Optimizer
-from unvanish.scaled import norm_of
+from unvanish.trace.scaled import norm_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from unvanish.backward import norm_together
-from unvanish.capture import Call, Capture
-from unvanish.gates import Gates
-from unvanish.layers import Layer, natural_norm
-from unvanish.paths import NONE, Observed, Paths
+from unvanish.flow.gates import Gates
+from unvanish.flow.layers import Layer, natural_norm
+from unvanish.flow.paths import NONE, Observed, Paths
+from unvanish.flow.slopes import role, slope_of
 from unvanish.records import CallFlow, LayerFlow, LossFacts
-from unvanish.scaled import norm_of
-from unvanish.slopes import role, slope_of
+from unvanish.trace.calls import Call, Capture
+from unvanish.trace.scaled import norm_of
+from unvanish.trace.tape import norm_together
 
 
 def measure(

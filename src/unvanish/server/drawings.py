@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from unvanish.records import UnvanishError
-from unvanish.web.bundle import PACKAGE, cache_folder, keep
+from unvanish.server.bundle import PACKAGE, cache_folder, keep
 
 _lock = threading.Lock()
 _known: dict[str, dict[str, Any]] = {}
@@ -51,7 +51,7 @@ def _hush(part: dict[str, Any]) -> None:
 def _fingerprint() -> str:
     """Of the versions of what compiles, of this file and of every one of the charts: yesterday's drawing is none."""
     found = hashlib.sha256(f"{version(PACKAGE)} {version('altair')}".encode())
-    found.update(files("unvanish.web").joinpath("drawings.py").read_bytes())
+    found.update(files("unvanish.server").joinpath("drawings.py").read_bytes())
     for file in sorted(files("unvanish.charts").iterdir(), key=lambda each: each.name):
         if file.name.endswith(".py"):
             found.update(file.read_bytes())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from unvanish.capture import Call, Capture
-from unvanish.layers import Layer, natural_norm
-from unvanish.paths import NONE, Paths
+from unvanish.flow.layers import Layer, natural_norm
+from unvanish.flow.paths import NONE, Paths
+from unvanish.trace.calls import Call, Capture
 
 GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 _TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent)
-_ZOO = str(Path(__file__).parent / "zoo")
+_OURS = str(Path(__file__).parents[1])
+_ZOO = str(Path(_OURS) / "zoo")
 
 
 def place() -> str:

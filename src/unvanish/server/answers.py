@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from unvanish.lab import Experiment, Outcome, get
 from unvanish.lab.outcome import Drawing
 from unvanish.records import to_builtins
-from unvanish.web.asked import FILES
+from unvanish.server.asked import FILES
 
 ROWS = 1000
 """Rows a page is sent; a table of more cannot be read, and the file to save has them all."""

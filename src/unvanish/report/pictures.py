@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from unvanish.charts import WIDTH, Chart, Tables, draw, factors, find, plane, staircase
 from unvanish.charts.measure import shorten
-from unvanish.charts.numbers import amount, times
 from unvanish.records import LayerFlow, UnvanishError
+from unvanish.words.numbers import amount, times
 
 if TYPE_CHECKING:
     from unvanish.report import Report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from unvanish.glossary import field_entry
-from unvanish.markup import Child, Html, h
+from unvanish.words.glossary import field_entry
+from unvanish.words.markup import Child, Html, h
 
 MOST = 20
 """Entries of a field that are listed; the calls of a deep network would fill the notebook."""

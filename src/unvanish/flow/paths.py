@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from unvanish.backward import Tape, norm_together
-from unvanish.capture import Call
+from unvanish.trace.calls import Call
+from unvanish.trace.tape import Tape, norm_together
 
 NONE = -math.inf
 ROLES = ("weights", "slopes", "norm", "join")

@@ -8,10 +8,10 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-from unvanish.advice import Advice, advice
-from unvanish.glossary import GLOSSARY, VERDICT_WORDS
 from unvanish.records import UnvanishError
+from unvanish.report.advice import Advice, advice
 from unvanish.rules import Rule, rules
+from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS
 
 WIDTH = 80
 

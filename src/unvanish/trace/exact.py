@@ -1,46 +1,26 @@
 """Exact backward: a walk over the autograd graph that carries every cotangent as (tensor, power of two).
 
 Several cotangents (channels) travel together, so that the graph is visited once, each activation checkpoint is replayed
-once, and whatever is consumed is freed at once. Only norms are kept. The walk rests on four private details of autograd
-(calling a node, ``_input_metadata``, ``next_functions``, ``_sequence_nr``); ``supported`` tries them on a small graph,
-and where one has changed, ``plain_walk`` lets autograd itself run and reads the same norms through node hooks.
+once, and whatever is consumed is freed at once. Only norms are kept. The walk rests on four private details of
+autograd: calling a node, ``_input_metadata``, ``next_functions`` and ``_sequence_nr``.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unvanish.capture import PARAMETERS_ONLY, Capture, Node, Root, drop_locals, leaf_of
-from unvanish.checkpoints import one_backward
 from unvanish.records import UnvanishError
-from unvanish.scaled import ZERO, Device, Host, Scaled, norm_of, room, shift
-
-Start = Sequence[tuple[Root, Tensor]]
-OnLeaf = Callable[[nn.Parameter, int, Scaled], None]
-OnNode = Callable[[int, Node], None]
-LOG10_2 = math.log10(2.0)
-
-
-@dataclass(slots=True)
-class Tape:
-    """What one channel of a walk saw; all values are log10 of a Euclidean norm, -inf for an exact zero.
-
-    ``signals``: of the cotangent at a call's outputs. ``edges``: of what a call sent back to a producer. ``leaves``: of
-    the gradient of a parameter, by ``id``. ``broken``: the first call that sent something non-finite back.
-    """
-
-    signals: dict[int, float] = field(default_factory=dict)
-    edges: dict[tuple[int, int], float] = field(default_factory=dict)
-    leaves: dict[int, float] = field(default_factory=dict)
-    broken: int | None = None
+from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
+from unvanish.trace.capture import drop_locals
+from unvanish.trace.checkpoints import one_backward
+from unvanish.trace.scaled import ZERO, Device, Host, Scaled, room, shift
+from unvanish.trace.tape import OnLeaf, OnNode, Raw, Start, Tape
 
 
 class _Edge(NamedTuple):
@@ -53,39 +33,7 @@ class _Edge(NamedTuple):
     dtype: torch.dtype
 
 
-class _Raw:
-    """Squared contributions of one channel, as they come; read back once at the end."""
-
-    def __init__(self) -> None:
-        self.signals: list[tuple[int, Any]] = []
-        self.edges: list[tuple[tuple[int, int], Any]] = []
-        self.leaves: list[tuple[int, Any]] = []
-        self.broken: int | None = None
-
-    def tape(self, read: Callable[[Sequence[Any]], list[float]]) -> Tape:
-        tape = Tape(broken=self.broken)
-        for kept, into in ((self.signals, tape.signals), (self.edges, tape.edges), (self.leaves, tape.leaves)):
-            groups: dict[Any, list[float]] = {}
-            for (key, _), value in zip(kept, read([v for _, v in kept]), strict=True):
-                groups.setdefault(key, []).append(value * LOG10_2)
-            into.update((key, norm_together(values)) for key, values in groups.items())
-        if tape.broken is None:
-            bad = [pair[0] for pair, v in tape.edges.items() if not v < math.inf]
-            tape.broken = max(bad, default=None)
-        return tape
-
-
-def norm_together(logs: Sequence[float]) -> float:
-    """log10 of the norm of a vector whose parts have norms 10^x, x in ``logs``."""
-    if len(logs) == 1:
-        return logs[0]
-    top = max(logs, default=ZERO)
-    if not math.isfinite(top):
-        return top if not any(math.isnan(x) for x in logs) else math.nan
-    return top + 0.5 * math.log10(sum(10.0 ** (2 * (x - top)) for x in logs))
-
-
-def walk(
+def exact_walk(
     capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None, on_node: OnNode | None = None
 ) -> list[Tape]:
     """Send each channel's cotangents back through the captured graph, which is consumed.
@@ -116,7 +64,7 @@ class _Walk:
         self, capture: Capture, count: int, math_: Any, on_leaf: OnLeaf | None, on_node: OnNode | None
     ) -> None:
         self.capture, self.math, self.on_leaf, self.on_node = capture, math_, on_leaf, on_node
-        self.raw = [_Raw() for _ in range(count)]
+        self.raw = [Raw() for _ in range(count)]
         # node -> channel -> output number -> [cotangent, whether some of it came from another call]
         self.buffers: dict[Node, list[dict[int, tuple[Scaled, bool]]]] = {}
         self.waiting: dict[Node, int] = {}
@@ -312,85 +260,3 @@ def _fit(gradient: Tensor, edge: _Edge) -> Tensor:
     if gradient.shape != edge.shape:
         gradient = gradient.sum_to_size(edge.shape)
     return gradient.to(edge.dtype) if gradient.dtype != edge.dtype else gradient
-
-
-def plain_walk(
-    capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None, on_node: OnNode | None = None
-) -> list[Tape]:
-    """The same tapes read off torch's own backward through node hooks: limited by the range of the dtype."""
-    tapes = []
-    try:
-        for index, channel in enumerate(channels):
-            tapes.append(_plain_channel(capture, index, channel, on_leaf))
-    finally:
-        capture.release()
-    return tapes
-
-
-def _plain_channel(capture: Capture, index: int, channel: Start, on_leaf: OnLeaf | None) -> Tape:
-    owner, raw, handles = capture.owner, _Raw(), []
-    incoming: dict[Node, set[int]] = {}
-    parameters = [p for p in capture.model.parameters() if p.requires_grad]
-
-    def read(node: Node, me: int) -> Callable[..., None]:
-        def hook(sent: Any, got: Any) -> None:
-            outside = incoming.get(node, set())
-            raw.signals.extend((me, _log2(g)) for nr, g in enumerate(got) if g is not None and nr in outside)
-            for (child, _), gradient in zip(node.next_functions, sent, strict=False):
-                other = owner.get(child, PARAMETERS_ONLY)
-                if gradient is not None and other not in (me, PARAMETERS_ONLY):
-                    raw.edges.append(((me, other), _log2(gradient)))
-
-        return hook
-
-    for node, me in owner.items():
-        for child, nr in node.next_functions:
-            if child is not None and owner.get(child, me) != me:
-                incoming.setdefault(child, set()).add(nr)
-    for root, _ in channel:
-        incoming.setdefault(root.slot[0], set()).add(root.slot[1])
-    try:
-        handles = [n.register_hook(read(n, me)) for n, me in owner.items() if me != PARAMETERS_ONLY]
-        anchors = [_anchor(root) for root, _ in channel]
-        gradients = torch.autograd.grad(
-            anchors, parameters, [c for _, c in channel], retain_graph=True, allow_unused=True
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            raw.leaves.append((id(parameter), _log2(gradient)))
-            if on_leaf is not None:
-                on_leaf(parameter, index, Scaled(gradient, 0, _log2(gradient)))
-    return raw.tape(Host.read)
-
-
-def _anchor(root: Root) -> Any:
-    return torch.autograd.graph.GradientEdge(*root.slot)
-
-
-def _log2(tensor: Tensor) -> float:
-    norm = norm_of(tensor)
-    return math.log2(norm) if 0.0 < norm < math.inf else ZERO if norm == 0.0 else norm
-
-
-@cache
-def supported() -> str:
-    """ "" where this torch has the private details the walk rests on, else what went wrong on a small graph."""
-    try:
-        w = torch.full((2, 2), 0.5, dtype=torch.float64, requires_grad=True)
-        b = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        out = torch.sigmoid(torch.ones(3, 2, dtype=torch.float64) @ w + b).sum()
-        expected = torch.autograd.grad(out, [w, b], retain_graph=True)
-        capture = Capture(nn.Module())
-        found: dict[int, Scaled] = {}
-        root = Root((out.grad_fn, out.output_nr), (), out.dtype, out.device, 1.0)
-        walk(capture, [[(root, torch.ones_like(out) * 2.0**-900)]], lambda p, _, g: found.update({id(p): g}))
-        for leaf, right in zip((w, b), expected, strict=True):
-            got = shift(found[id(leaf)].mantissa, found[id(leaf)].exponent + 900)
-            if not torch.allclose(got, right, rtol=1e-12, atol=0.0):
-                return "a hand-walked gradient differs from autograd's"
-    except Exception as error:  # whatever a future torch raises here, the answer is the same
-        return f"{type(error).__name__}: {error}"
-    return ""

@@ -24,12 +24,12 @@ from starlette.routing import Route
 from unvanish.lab import Outcome, Progress, Stopped, experiments, get
 from unvanish.lab.outcome import drawn_at
 from unvanish.records import UnvanishError
-from unvanish.web.answers import described, pace, spoken
-from unvanish.web.asked import Asked, asked
-from unvanish.web.drawings import drawn
-from unvanish.web.guard import Guard
-from unvanish.web.jobs import Job, Jobs
-from unvanish.web.memory import Memory
+from unvanish.server.answers import described, pace, spoken
+from unvanish.server.asked import Asked, asked
+from unvanish.server.drawings import drawn
+from unvanish.server.guard import Guard
+from unvanish.server.jobs import Job, Jobs
+from unvanish.server.memory import Memory
 
 STATIC = {
     "lab.css": "text/css", "lab.js": "text/javascript", "parts.js": "text/javascript", "pictures.js": "text/javascript",
@@ -133,7 +133,7 @@ class Lab:
 
 def warm() -> None:
     """Do now what the first visitor would wait for: import the experiments, read or compile the drawings, draw once."""
-    from unvanish.web.bundle import bundle
+    from unvanish.server.bundle import bundle
 
     bundle()
     for each in experiments():
@@ -245,7 +245,7 @@ async def _theme(request: Request) -> Response:
 
 
 async def _vega(request: Request) -> Response:
-    from unvanish.web.bundle import bundle
+    from unvanish.server.bundle import bundle
 
     # a day: its content changes only with the installed package, and a new server has a new port
     headers = {"cache-control": "private, max-age=86400"}
@@ -264,7 +264,7 @@ async def _drawing(request: Request) -> Response:
 
 @cache
 def _file(name: str) -> bytes:
-    return files("unvanish.web").joinpath("static", name).read_bytes()
+    return files("unvanish.server").joinpath("static", name).read_bytes()
 
 
 def _what_if(text: str, what: Asked, progress: Progress) -> Outcome:
@@ -281,7 +281,7 @@ def _checked(what: Asked, progress: Progress) -> str:
     from unvanish.lab.network import network
     from unvanish.pipeline import diagnose
     from unvanish.report.html import write
-    from unvanish.web.answers import CHECKED
+    from unvanish.server.answers import CHECKED
 
     if what.experiment.name != "chain":
         raise UnvanishError(f"lab {what.experiment.name}: only the network of a chain can be opened in check")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from unvanish.capture import Call, Capture
-from unvanish.places import module_path
+from unvanish.trace.calls import Call, Capture
+from unvanish.trace.places import module_path
 
 
 @dataclass(slots=True)

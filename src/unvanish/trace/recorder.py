@@ -1,4 +1,4 @@
-"""One forward pass, seen call by call.
+"""The function mode of one capture: which call made which node of the graph.
 
 A ``TorchFunctionMode`` sees every differentiable torch call, functional ones and in-place ones too; global module hooks
 (nothing is written into the user's modules) tell which module is running. Each new autograd node belongs to the call
@@ -9,13 +9,9 @@ mode cannot see (custom autograd.Functions, extensions) is adopted as calls of i
 from __future__ import annotations
 
 import math
-import sys
-import traceback
-import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,167 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from unvanish.checkpoints import recompute_once
-from unvanish.places import blame, module_path, place
-from unvanish.problem import Problem
-from unvanish.records import UnvanishError
-from unvanish.scaled import norm_of
-from unvanish.structure import arguments, detached, inner_loss, rebuild, tensors
-
-Node = Any  # torch.autograd.graph.Node; its private sides are used in backward.py alone
-Slot = tuple[Node, int]
-PARAMETERS_ONLY = -1
-
-LOSS_CALLS = {
-    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
-    "multi_margin_loss",
-}  # fmt: skip
+from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.places import module_path, place
+from unvanish.trace.scaled import norm_of
+from unvanish.trace.structure import arguments, detached, tensors
 
 
-@dataclass(slots=True)
-class Call:
-    """One differentiable call: what ran, where it stands, and what it consumed."""
-
-    index: int
-    name: str
-    module: str
-    source: str
-    part: str
-    frames: tuple[tuple[str, int], ...]  # the modules running, outermost first: (path, how often it had been called)
-    inputs: list[int]
-    parameters: list[nn.Parameter]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    norm: float
-    numel: int
-    finite: bool
-    probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
-
-    @property
-    def rms(self) -> float:
-        return self.norm / math.sqrt(max(1, self.numel))
-
-
-@dataclass(slots=True)
-class Root:
-    """Where a walk starts: one output of a node, and what is needed to make a cotangent for it."""
-
-    slot: Slot
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    rms: float
-
-
-@dataclass(slots=True)
-class Capture:
-    """The calls of one forward pass and the graph that ties them. Short-lived; a walk consumes the graph."""
-
-    model: nn.Module
-    calls: list[Call] = field(default_factory=list)
-    owner: dict[Node, int] = field(default_factory=dict)
-    of_parameters: dict[Node, list[nn.Parameter]] = field(default_factory=dict)
-    loss: float = math.nan
-    loss_root: Root | None = None
-    loss_index: int | None = None
-    outputs: list[Root] = field(default_factory=list)
-    values: Any = None  # the outputs without their graph, in the user's structure
-    loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
-    loss_input: Root | None = None
-    hooked: set[str] = field(default_factory=set)
-    module_calls: dict[str, int] = field(default_factory=dict)
-
-    def release(self) -> None:
-        """Take the graph apart from its end, so that no chain of destructors runs deep."""
-        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
-        self.outputs.clear()
-        self.of_parameters.clear()
-        nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
-        self.owner.clear()
-        while nodes:
-            nodes.pop()
-
-
-def record(problem: Problem, model: nn.Module) -> Capture:
-    """Run the forward pass and the loss once and record every differentiable call. Raises UnvanishError."""
-    capture = Capture(model)
-    recorder = _Recorder(capture)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(_eager())
-            stack.enter_context(recompute_once())
-            stack.enter_context(autocast(problem, model))
-            stack.enter_context(recorder.watching_modules())
-            stack.enter_context(recorder)
-            outputs = _guarded("the model", lambda: problem.outputs(model))
-            recorder.adopt(outputs)
-            recorder.part = "loss"
-            _read_outputs(capture, problem, outputs)
-            loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
-            recorder.adopt(loss)
-            _read_loss(capture, problem, loss)
-    except BaseException as error:
-        outputs = loss = None
-        drop_locals(error)
-        capture.release()
-        raise
-    return capture
-
-
-def drop_locals(error: BaseException | None) -> None:
-    """Free the tensors that the frames of an error hold, while the graph's nodes are still held one by one."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def _guarded(what: str, run: Any) -> Any:
-    try:
-        return run()
-    except UnvanishError:
-        raise
-    except (Exception, StopIteration) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
-
-
-def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
-    loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
-    found = [t for t in tensors(outputs) if t is not loss and t.is_floating_point()]
-    capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
-    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
-
-
-def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
-    source = "loss_fn returned" if problem.loss_fn is not None else "the model gave, as its loss,"
-    if loss is None:
-        raise UnvanishError("no loss_fn was given and the model's output has no .loss; pass loss_fn(outputs, targets)")
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise UnvanishError(f"{source} {found}; the loss must be one number (take its mean or sum)")
-    if not loss.is_floating_point():
-        raise UnvanishError(
-            f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
-        )
-    capture.loss = float(loss.detach())
-    if loss.grad_fn is not None:
-        capture.loss_root = root_of(loss)
-        capture.loss_index = capture.owner.get(loss.grad_fn)
-    elif any(p.requires_grad for p in capture.model.parameters()):
-        raise UnvanishError(
-            "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
-            " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
-        )
-
-
-def root_of(tensor: Tensor) -> Root:
-    """The graph slot of a tensor, without keeping the tensor."""
-    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
-    return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
-
-
-class _Recorder(TorchFunctionMode):
+class Recorder(TorchFunctionMode):
     """The function mode of one capture."""
 
     def __init__(self, capture: Capture) -> None:
@@ -374,27 +216,3 @@ def _one_to_one(args: Any, made: list[Tensor]) -> bool:
 def _transformed() -> bool:
     # Inside torch.func tensors are wrapped and cannot be read; what comes out is adopted afterwards.
     return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
-
-
-def leaf_of(node: Node) -> Any:
-    """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
-    leaf = getattr(node, "variable", None)
-    return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """What was compiled runs as its eager original, without dynamo's warning that our hooks see its wrapper."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
-        yield
-
-
-def autocast(problem: Problem, model: nn.Module) -> Any:
-    if problem.autocast is None:
-        return ExitStack()
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=problem.autocast)

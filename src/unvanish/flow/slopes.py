@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.capture import Call, Node
+from unvanish.trace.calls import Call, Node
 
 SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
 EXACT = 2**24  # whole numbers up to here are exact in float32

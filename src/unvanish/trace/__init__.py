@@ -1,0 +1,1 @@
+"""One forward pass seen call by call, and one exact walk back over its graph."""

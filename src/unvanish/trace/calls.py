@@ -1,0 +1,98 @@
+"""What a capture holds: the calls of one forward pass, and the roots a walk starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.trace.scaled import norm_of
+
+Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
+Slot = tuple[Node, int]
+PARAMETERS_ONLY = -1
+
+LOSS_CALLS = {
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
+    "multi_margin_loss",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Call:
+    """One differentiable call: what ran, where it stands, and what it consumed."""
+
+    index: int
+    name: str
+    module: str
+    source: str
+    part: str
+    frames: tuple[tuple[str, int], ...]  # the modules running, outermost first: (path, how often it had been called)
+    inputs: list[int]
+    parameters: list[nn.Parameter]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    norm: float
+    numel: int
+    finite: bool
+    probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+
+    @property
+    def rms(self) -> float:
+        return self.norm / math.sqrt(max(1, self.numel))
+
+
+@dataclass(slots=True)
+class Root:
+    """Where a walk starts: one output of a node, and what is needed to make a cotangent for it."""
+
+    slot: Slot
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    rms: float
+
+
+@dataclass(slots=True)
+class Capture:
+    """The calls of one forward pass and the graph that ties them. Short-lived; a walk consumes the graph."""
+
+    model: nn.Module
+    calls: list[Call] = field(default_factory=list)
+    owner: dict[Node, int] = field(default_factory=dict)
+    of_parameters: dict[Node, list[nn.Parameter]] = field(default_factory=dict)
+    loss: float = math.nan
+    loss_root: Root | None = None
+    loss_index: int | None = None
+    outputs: list[Root] = field(default_factory=list)
+    values: Any = None  # the outputs without their graph, in the user's structure
+    loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
+    loss_input: Root | None = None
+    hooked: set[str] = field(default_factory=set)
+    module_calls: dict[str, int] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Take the graph apart from its end, so that no chain of destructors runs deep."""
+        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
+        self.outputs.clear()
+        self.of_parameters.clear()
+        nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
+        self.owner.clear()
+        while nodes:
+            nodes.pop()
+
+
+def root_of(tensor: Tensor) -> Root:
+    """The graph slot of a tensor, without keeping the tensor."""
+    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
+    return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
+
+
+def leaf_of(node: Node) -> Any:
+    """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
+    leaf = getattr(node, "variable", None)
+    return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf

@@ -1,0 +1,113 @@
+"""One forward pass and its loss, seen call by call."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.records import UnvanishError
+from unvanish.trace.calls import Capture, root_of
+from unvanish.trace.checkpoints import recompute_once
+from unvanish.trace.places import blame
+from unvanish.trace.recorder import Recorder
+from unvanish.trace.structure import inner_loss, rebuild, tensors
+
+if TYPE_CHECKING:
+    from unvanish.problem import Problem
+
+
+def record(problem: Problem, model: nn.Module) -> Capture:
+    """Run the forward pass and the loss once and record every differentiable call. Raises UnvanishError."""
+    capture = Capture(model)
+    recorder = Recorder(capture)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_eager())
+            stack.enter_context(recompute_once())
+            stack.enter_context(autocast(problem, model))
+            stack.enter_context(recorder.watching_modules())
+            stack.enter_context(recorder)
+            outputs = _guarded("the model", lambda: problem.outputs(model))
+            recorder.adopt(outputs)
+            recorder.part = "loss"
+            _read_outputs(capture, problem, outputs)
+            loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
+            recorder.adopt(loss)
+            _read_loss(capture, problem, loss)
+    except BaseException as error:
+        outputs = loss = None
+        drop_locals(error)
+        capture.release()
+        raise
+    return capture
+
+
+def drop_locals(error: BaseException | None) -> None:
+    """Free the tensors that the frames of an error hold, while the graph's nodes are still held one by one."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _guarded(what: str, run: Any) -> Any:
+    try:
+        return run()
+    except UnvanishError:
+        raise
+    except (Exception, StopIteration) as error:
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+
+
+def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
+    loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
+    found = [t for t in tensors(outputs) if t is not loss and t.is_floating_point()]
+    capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
+    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+
+
+def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
+    source = "loss_fn returned" if problem.loss_fn is not None else "the model gave, as its loss,"
+    if loss is None:
+        raise UnvanishError("no loss_fn was given and the model's output has no .loss; pass loss_fn(outputs, targets)")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UnvanishError(f"{source} {found}; the loss must be one number (take its mean or sum)")
+    if not loss.is_floating_point():
+        raise UnvanishError(
+            f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
+        )
+    capture.loss = float(loss.detach())
+    if loss.grad_fn is not None:
+        capture.loss_root = root_of(loss)
+        capture.loss_index = capture.owner.get(loss.grad_fn)
+    elif any(p.requires_grad for p in capture.model.parameters()):
+        raise UnvanishError(
+            "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
+            " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
+        )
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """What was compiled runs as its eager original, without dynamo's warning that our hooks see its wrapper."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
+        yield
+
+
+def autocast(problem: Problem, model: nn.Module) -> Any:
+    if problem.autocast is None:
+        return ExitStack()
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=problem.autocast)
