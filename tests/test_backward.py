@@ -282,7 +282,7 @@ PRIVATE = {
 def test_torch_has_the_private_detail(name: str) -> None:
     x = torch.ones(2, 3, requires_grad=True)
     node: Any = (x * 2.0).sum(1).grad_fn
-    changed = f"this torch ({torch.__version__}) has changed Node.{name} ({PRIVATE[name]}): backward.py must follow"
+    changed = f"this torch ({torch.__version__}) has changed Node.{name} ({PRIVATE[name]}): exact.py must follow"
     assert hasattr(node, name), changed
     if name == "next_functions":
         ((child, number),) = node.next_functions
