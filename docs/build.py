@@ -40,7 +40,7 @@ LEFT_OUT = "[more trials, what did not help, and what does not apply: left out h
 def rules_page() -> str:
     """Every rule in the order of the report, with its documentation."""
     rows = [
-        (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(levels(rule)), rule.title)
+        (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(rule.levels), rule.title)
         for rule in rules()
     ]
     verdicts = [(word, glossary.GLOSSARY[word]) for word in glossary.VERDICT_WORDS]
@@ -53,12 +53,6 @@ def rules_page() -> str:
         _table(("verdict", "meaning"), verdicts),
         *(part for rule in rules() for part in (f"## {_heading(rule)}", *_rule(rule))),
     )
-
-
-def levels(rule: Rule) -> list[str]:
-    """The levels that a rule's file names."""
-    text = inspect.getsource(inspect.getmodule(rule.judge) or rule.judge)
-    return [level for level in ("error", "note") if f'"{level}"' in text] or ["note"]
 
 
 def glossary_page() -> str:
@@ -292,7 +286,7 @@ def _heading(rule: Rule) -> str:
 
 
 def _rule(rule: Rule) -> Iterable[str]:
-    yield f"Verdict `{rule.verdict}`, level {' or '.join(levels(rule))}."
+    yield f"Verdict `{rule.verdict}`, level {' or '.join(rule.levels)}."
     yield _prose(rule.doc)
     yield "Shown on: " + ", ".join(f"`{name}`" for name in rule.fires_on) + "."
 

@@ -29,6 +29,9 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call")
+"""Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
+
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -36,7 +39,8 @@ class Report(Record, frozen=True, kw_only=True):
     """One check of one network. ``print(report)`` shows it; ``report.save("x.json")`` keeps it.
 
     ``verdict`` is the word of the first finding of level "error", else of the first note, else "healthy"; ``healthy``
-    says that no finding has level "error"; ``undecided`` holds pairs (what, why).
+    says that no finding has level "error"; ``undecided`` holds pairs (what, why). It has every field of the Flow it is
+    about, so that it can be judged again from its file.
     """
 
     schema: str = SCHEMA
@@ -55,28 +59,21 @@ class Report(Record, frozen=True, kw_only=True):
     inputs: InputFacts | None = None
     decrement: float | None = None
     rates: tuple[RateTrial, ...] = ()
+    decrement_refused: str = ""
+    nonfinite: str = ""
+    nonfinite_call: int | None = None
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
         """The report on a flow whose layers have been decided and on which the rules have spoken."""
         found = tuple(findings)
-        return cls(
-            verdict=_verdict(found),
-            healthy=_healthy(found),
-            findings=found,
-            layers=flow.layers,
-            undecided=flow.undecided,
-            calls=flow.calls,
-            loss=flow.loss,
-            setting=flow.setting,
-            notes=flow.notes,
-            zeros=flow.zeros,
-            step=flow.step,
-            output=flow.output,
-            inputs=flow.inputs,
-            decrement=flow.decrement,
-            rates=flow.rates,
-        )
+        measured = {name: getattr(flow, name) for name in Flow.__struct_fields__}
+        return cls(verdict=_verdict(found), healthy=_healthy(found), findings=found, **measured)
+
+    @property
+    def flow(self) -> Flow:
+        """All that was measured and decided: ``judge(report.flow)`` gives the findings again, of a saved report too."""
+        return Flow(**{name: getattr(self, name) for name in Flow.__struct_fields__})
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -97,7 +94,12 @@ class Report(Record, frozen=True, kw_only=True):
         Numbers that are not finite are the strings "-inf", "inf" and "nan"; null means not measured.
         """
         separators = (",", ":") if indent is None else None
-        return json.dumps(to_builtins(self), indent=indent, separators=separators, allow_nan=False)
+        data = {
+            key: value
+            for key, value in to_builtins(self).items()
+            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None)
+        }
+        return json.dumps(data, indent=indent, separators=separators, allow_nan=False)
 
     def chart(self, name: str = "staircase", *, title: str | None = None, width: int = 620) -> Chart:
         """The picture "staircase", "plane" or "factors" of this report; a notebook shows it, ``save`` keeps it.
