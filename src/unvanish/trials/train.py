@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import UnvanishError
+from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.remedies import get
 from unvanish.remedies.draft import Change, Draft, called, copied
-from unvanish.report import Report
 from unvanish.trace.capture import autocast
 from unvanish.trace.structure import inner_loss
 from unvanish.trials.batches import Batch, Batches
@@ -83,7 +82,15 @@ def title(candidate: Candidate) -> str:
     return " + ".join(candidate) or "as is"
 
 
-def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pretrained: bool) -> Draft:
+def prototype(
+    problem: Problem,
+    seed: int,
+    batches: Batches,
+    *,
+    findings: Sequence[Finding],
+    layers: Sequence[LayerFlow],
+    pretrained: bool,
+) -> Draft:
     """What every trial of a seed starts from: a copy of the network before any edit. The user's own is only read.
 
     Parameters that the user's optimizer does not hold are frozen in it, since every trial has an optimizer of its own.
@@ -106,9 +113,7 @@ def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pre
             " unfreeze what is meant to learn"
         )
     shared = replace(problem, train_batches=None if batches.only_the_batch else batches.epoch(seed, 0))
-    draft = Draft.of(
-        shared, model, optimizer, findings=report.findings, layers=report.layers, seed=seed, pretrained=pretrained
-    )
+    draft = Draft.of(shared, model, optimizer, findings=findings, layers=layers, seed=seed, pretrained=pretrained)
     for mine, theirs in zip(draft.model.parameters(), model.parameters(), strict=True):
         if id(theirs) not in held:
             mine.requires_grad_(False)

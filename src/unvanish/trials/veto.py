@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from unvanish.decide import VANISHED
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.last import last_call, output_call
 from unvanish.flow.layers import layers_of, natural_norm
@@ -27,12 +28,10 @@ from unvanish.trace.structure import tensors
 from unvanish.trace.tape import norm_together
 from unvanish.trials.train import Copy
 
-VETO = -2.5
-"""log10 of the relative transmission below which a layer counts as cut off."""
 EXCUSED = ("gated", "saddle", "frozen", "unused")
 OF_THE_LAST_CALLS = {"UV701", "UV706"}
 """Findings that need a last call of a certain kind: one that limits the outputs."""
-CLEAR = VETO + 0.3
+CLEAR = VANISHED + 0.3
 """A bound from here on is believed; below it a full walk decides."""
 FAINT = -15.0
 """log10 of the largest T below which float32 may have lost part of it: no bound then."""
@@ -165,7 +164,7 @@ def _walked(problem: Problem) -> tuple[LayerFlow, ...]:
 
 def _decided(layers: Sequence[LayerFlow]) -> float | None:
     """The lowest transmission, where no verdict can change on which side of the veto it lies; else None."""
-    low = [a for a in layers if a.log10_transmission is not None and a.log10_transmission < VETO]
+    low = [a for a in layers if a.log10_transmission is not None and a.log10_transmission < VANISHED]
     if not low:
         return _lowest(layers)
     # a layer is excused only for a gate, or for outputs that do not depend on it at all
