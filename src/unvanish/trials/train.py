@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.preserve import seeded
+from unvanish.preserve import random_states, seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.remedies import get
@@ -39,7 +39,7 @@ class Copy:
     walk: Iterator[Batch]
     steps: int = 0
     losses: list[float] = field(default_factory=list)
-    random_state: Tensor | None = None
+    resume_random: Callable[[], None] | None = None
     failure: str = ""
 
     @property
@@ -181,8 +181,8 @@ def train(each: Copy, problem: Problem, to: int) -> None:
     if not each.model.training:
         each.model.train()
     with seeded(each.seed + 7919 * each.steps):
-        if each.random_state is not None:
-            torch.set_rng_state(each.random_state)
+        if each.resume_random is not None:
+            each.resume_random()
         try:
             while each.steps < to and each.finite:
                 if each.steps <= recipe.warmup:
@@ -190,7 +190,7 @@ def train(each: Copy, problem: Problem, to: int) -> None:
                         group["lr"] = rate * recipe.rate(each.steps)
                 _step(each, problem, parameters, recipe.clip)
         finally:
-            each.random_state = torch.get_rng_state()
+            each.resume_random = random_states()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 

@@ -49,7 +49,7 @@ def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) ->
         if not staying or _are_gone(edited, staying):
             if (bound := _bound(edited)) is not None and bound > CLEAR:
                 return bound
-            if (found := _decided(_walked(edited))) is not None:
+            if (found := _decided(quick_layers(edited))) is not None:
                 return found
         report = diagnose(edited, effort="auto" if staying else "quick")
     except UnvanishError:
@@ -145,7 +145,7 @@ def _lowest_of(
     return min(max(min(0.0, full - largest), min(0.0, full - size - densest)) for _, full, size in rows)
 
 
-def _walked(problem: Problem) -> tuple[LayerFlow, ...]:
+def quick_layers(problem: Problem) -> tuple[LayerFlow, ...]:
     """The layers after one walk, without verdicts; none where loss or outputs are not finite or have no gradient."""
     model, _ = problem.build()
     with untouched(model, 0, problem.loss_fn):
