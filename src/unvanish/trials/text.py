@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from unvanish.records import Trial
 from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
 from unvanish.trials.fixes import Fixes
+from unvanish.trials.ledger import Standing
 from unvanish.trials.plan import DEFAULT_LENGTHS
-from unvanish.trials.race import Standing
 
 MOST_ROWS = 12
 MOST_REASONS = 8
