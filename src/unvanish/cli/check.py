@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
         description="Check a training problem: how much of the error signal arrives at each layer, and why.",
     )  # fmt: skip
     add_target(check)
+    check.add_argument("--init", action="store_true", help="write a Problem to fill in beside a training script")
     check.add_argument("--select", metavar="CODES", type=_codes, default=(), help="only these, such as UV1,UV302")
     check.add_argument("--ignore", metavar="CODES", type=_codes, default=(), help="all findings but these")
     check.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever is found")
@@ -65,8 +66,9 @@ def add(commands: Any) -> None:
 def add_target(command: argparse.ArgumentParser) -> None:
     """The argument that names a problem in a file."""
     command.add_argument(
-        "target", metavar="FILE.py[:NAME]",
-        help="NAME is a Problem or a function without arguments that returns one (default: problem)",
+        "target", metavar="TARGET",
+        help="FILE.py[:NAME] or package.module[:NAME]; NAME is a Problem or a function without arguments that returns"
+        " one (default: problem); what stands behind -- goes to the file as its sys.argv",
     )  # fmt: skip
 
 
@@ -88,10 +90,16 @@ def _codes(text: str) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.init:
+        from unvanish.cli.skeleton import write_skeleton
+
+        made = write_skeleton(Path(args.target))
+        write(sys.stdout, f"{made} is to be filled in where it says FILL IN; then: unvanish check {made}")
+        return HEALTHY
     from unvanish.cli.problem_file import loaded_problem, split_target
 
     path, name = split_target(args.target)
-    return _judge(args, lambda: loaded_problem(path, name))
+    return _judge(args, lambda: loaded_problem(path, name, args.program))
 
 
 def _zoo(args: argparse.Namespace) -> int:

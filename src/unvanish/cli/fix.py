@@ -51,7 +51,7 @@ def _fix(args: argparse.Namespace) -> int:
             _spare(Path(target), path)
     _refuse_early(args)
     progress = Progress()
-    with quiet(), loaded_problem(path, name) as problem:
+    with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
 
         try:
