@@ -291,6 +291,9 @@ def test_explain_shows_the_page_of_every_code():
         ("Error-Signal", ["the cotangent"]),
         ("log10_signal", ["(N", "batch size"]),
         ("LayerFlow.frozen", ["frozen  (LayerFlow)", "requires_grad is off"]),
+        ("101", ["UV101  vanishing gradient"]),
+        ("vanishing gradient", ["UV101  vanishing gradient (verdict: vanished)"]),
+        ("relu", ["'relu' stands in:", "UV301", "activation-relu"]),
         ("", ["Codes", "UV101", "Verdicts", "Terms and fields", "trunk"]),
     ],
 )
