@@ -116,6 +116,17 @@ def test_a_skeleton_is_written_without_running_the_script(files, capsys):
     assert Path("train_problem.py").read_text() == "mine"
 
 
+def test_a_report_is_written_in_the_format_of_its_suffix(files, capsys):
+    for suffix, start in (("json", "{"), ("html", "<!"), ("txt", "Healthy"), ("sarif", "{")):
+        assert main(["zoo", "relu-he-20", "--effort", "quick", "-o", f"x.{suffix}"]) == 0, capsys.readouterr().err
+        assert Path(f"x.{suffix}").read_text().lower().startswith(start.lower())
+    assert main(["zoo", "relu-he-20", "-o", "x.docx"]) == 2
+    assert "the suffix '.docx' names no known format; use one of .html, .json" in capsys.readouterr().err
+    files({"net.py": ""})
+    assert main(["fix", "net.py", "-o", "x.docx"]) == 2
+    assert "use one of .diff, .html, .json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "hint"),
     [

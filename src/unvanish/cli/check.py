@@ -17,6 +17,7 @@ from unvanish.cli.terminal import (
     HEALTHY,
     STATUS,
     colorful,
+    format_of,
     look_ahead,
     speaks_unicode,
     stdout_to_stderr,
@@ -56,7 +57,9 @@ def add(commands: Any) -> None:
         command.add_argument(
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
         )
-        command.add_argument("--format", choices=FORMATS, default="text", help="of the report (default: %(default)s)")
+        command.add_argument(
+            "--format", choices=FORMATS, help="of the report (default: by the suffix of -o, else text)"
+        )
         command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
         command.add_argument(
             "--seed", type=int, default=0, metavar="N", help="seed of the check (default: %(default)s)"
@@ -117,9 +120,11 @@ def _zoo(args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManager[Any]]) -> int:
     """Check the problem, write the report, and say by the exit status how it went."""
     from unvanish.report import filter_findings
+    from unvanish.report.formats import formats
 
     if args.output is not None:
         look_ahead(Path(args.output))
+    args.format = format_of(args.format, args.output, {each.suffix: each.name for each in formats() if each.suffix})
     with quiet(), problem() as given:
         from unvanish.pipeline import diagnose
 
