@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import add_target, quiet
-from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
+from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, format_of, look_ahead, width, write
 from unvanish.records import UnvanishError
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
 
 FORMATS = ("text", "json", "html", "md", "code", "diff")
+SUFFIXES = {
+    ".txt": "text",
+    ".json": "json",
+    ".html": "html",
+    ".md": "md",
+    ".py": "code",
+    ".patch": "diff",
+    ".diff": "diff",
+}
 STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
 
 
@@ -32,9 +41,13 @@ def add(commands: Any) -> None:
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
     command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
-    command.add_argument("--format", choices=FORMATS, default="text", help="of the answer (default: %(default)s)")
+    command.add_argument("--format", choices=FORMATS, help="of the answer (default: by the suffix of -o, else text)")
     command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
-    command.add_argument("--write", metavar="FILE", help="write the repaired program to a new FILE")
+    command.add_argument(
+        "--write",
+        metavar="FILE",
+        help="write the repaired program, or a snippet where it cannot be made, to a new FILE",
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)")
     command.add_argument("--resume", metavar="FILE", help="keep the state of the search in FILE, and go on from it")
     command.add_argument("--anyway", action="store_true", help="search even where nothing is wrong")
@@ -49,9 +62,10 @@ def _fix(args: argparse.Namespace) -> int:
         if target is not None:
             look_ahead(Path(target))
             _spare(Path(target), path)
+    args.format = format_of(args.format, args.output, SUFFIXES)
     _refuse_early(args)
     progress = Progress()
-    with quiet(), loaded_problem(path, name) as problem:
+    with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
 
         try:
@@ -96,7 +110,8 @@ def _write_program(args: argparse.Namespace, fixes: Fixes, path: Path) -> None:
         if args.format == "text":
             write(sys.stdout, f"\n{fixes.patched or fixes.code}")  # a long search must not end with nothing
         raise
-    write(sys.stderr, f"unvanish: the repaired program is in {args.write}")
+    what = "repaired program" if fixes.patched else "snippet to put into your program"
+    write(sys.stderr, f"unvanish: the {what} is in {args.write}")
 
 
 def _told(standing: Standing) -> tuple[float, str]:

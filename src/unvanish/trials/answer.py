@@ -18,7 +18,7 @@ from unvanish.trials.state import written
 from unvanish.trials.train import AS_IS, Candidate, Copy, title
 
 PREAMBLE = '''\
-"""{what}
+"""A snippet, no whole program: {what}
 
 Run this where these names stand for your own objects:
   model, loss_fn      the untrained network and its loss; both are changed
