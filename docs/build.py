@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unvanish import charts, cli, glossary, lab, records, report, trials, zoo
+from unvanish import charts, cli, lab, records, report, trials, zoo
 from unvanish.cli.problem_file import loaded_problem
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import formats
 from unvanish.rules import Rule, rules
+from unvanish.words import glossary
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"

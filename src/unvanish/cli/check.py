@@ -23,12 +23,12 @@ from unvanish.cli.terminal import (
     width,
     write,
 )
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.report import Report
 
 EFFORTS = ("quick", "auto", "full")
-FORMATS = ("text", "json", "html", "sarif", "junit", "github", "md")
 
 
 def add(commands: Any) -> None:
@@ -51,11 +51,12 @@ def add(commands: Any) -> None:
     which.add_argument("name", metavar="NAME", nargs="?", help="the network to check")
     which.add_argument("--list", action="store_true", help="list the networks (also without NAME)")
     zoo.set_defaults(run=_zoo, select=(), ignore=(), exit_zero=False)
+    formats = names("check")
     for command in (check, zoo):
         command.add_argument(
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
         )
-        command.add_argument("--format", choices=FORMATS, default="text", help="of the report (default: %(default)s)")
+        command.add_argument("--format", choices=formats, default="text", help="of the report (default: %(default)s)")
         command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
         command.add_argument(
             "--seed", type=int, default=0, metavar="N", help="seed of the check (default: %(default)s)"
@@ -123,10 +124,10 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
 def _deliver(args: argparse.Namespace, report: Report) -> None:
     from unvanish.report import write_text
-    from unvanish.report.formats import formats
+    from unvanish.report.formats import find
     from unvanish.report.text import render
 
-    written = {each.name: each.write for each in formats()}[args.format]
+    written = find(args.format).write
     if args.output is not None:
         write_text(Path(args.output), written(report))
         write(sys.stderr, f"unvanish: {report.verdict}; the report is in {args.output}")

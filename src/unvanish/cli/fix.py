@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import add_target, quiet
-from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
+from unvanish.cli.terminal import (
+    FOUND,
+    HEALTHY,
+    INTERRUPTED,
+    Progress,
+    colorful,
+    look_ahead,
+    speaks_unicode,
+    width,
+    write,
+)
 from unvanish.records import UnvanishError
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
 
-FORMATS = ("text", "json", "html", "md", "code", "diff")
 STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
 
 
@@ -32,7 +42,7 @@ def add(commands: Any) -> None:
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
     command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
-    command.add_argument("--format", choices=FORMATS, default="text", help="of the answer (default: %(default)s)")
+    command.add_argument("--format", choices=names("fix"), default="text", help="of the answer (default: %(default)s)")
     command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
     command.add_argument("--write", metavar="FILE", help="write the repaired program to a new FILE")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)")
@@ -111,18 +121,14 @@ def _told(standing: Standing) -> tuple[float, str]:
 
 def _deliver(args: argparse.Namespace, fixes: Fixes) -> None:
     from unvanish.report import write_text
-    from unvanish.trials.text import render
+    from unvanish.report.fix_text import render
+    from unvanish.report.formats import find
 
-    if args.format == "text":
-        text = render(fixes) if args.output else render(fixes, width(), colorful())
-    elif args.format == "code":
-        text = fixes.code
-    elif args.format == "diff":
-        text = fixes.patch or f"# no diff: {fixes.patch_refused or fixes.verdict}"
+    if args.format == "text" and args.output is None:
+        text = render(fixes, width(), colorful(), speaks_unicode(sys.stdout))
     else:
-        text = {"json": fixes.to_json, "html": fixes.to_html, "md": lambda: f"```text\n{render(fixes)}\n```"}[
-            args.format
-        ]()
+        text = find(args.format, "fix").write(fixes)
+    text = text or f"# no {args.format}: {fixes.patch_refused or fixes.verdict}"
     if args.output is not None:
         try:
             write_text(Path(args.output), text)
