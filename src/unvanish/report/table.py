@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 GAP = 2
 TINY_BAR, SHORT_BAR, LONG_BAR = 6, 18, 40
 """Cells: less than a tiny bar shows nothing; a short one gives way to no other column; a longer one tells no more."""
+NARROW = 24
+"""Cells that a signal and the longest verdict take beside the name, with the gaps between them."""
 FACTORS = {
     "weights": "log10_weight_gain",
     "slopes": "log10_slope_gain",
@@ -81,7 +83,12 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
         return [Column(header, page.widest(map(say, layers), len(header), 9), True, say)]
 
     columns = [
-        text("layer", "name", 28 if roomy else 20, lambda fold: f"⋮ {len(fold.layers):,} layers"),
+        text(
+            "layer",
+            "name",
+            28 if roomy else min(20, page.width - NARROW),
+            lambda fold: f"⋮ {len(fold.layers):,} layers",
+        ),
         *([text("kind", "kind", 18 if roomy else 12)] if len(kinds) > 1 else []),
         Column("signal", 9, True, _signal),
         *factor("step back", _step, "log10_gain"),

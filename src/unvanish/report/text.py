@@ -60,7 +60,7 @@ def _set(
 
 
 def _headline(report: Report, page: Page) -> None:
-    word = words(report.verdict).capitalize()
+    word = page.clean(words(report.verdict).capitalize())
     page.print((f"{word}: ", f"{STRONG} {style_of(report.verdict)}"), (page.clean(headline(report)), STRONG))
     page.line()
     page.facts("Checked:", map(page.clean, checked(report)))
@@ -142,7 +142,10 @@ def _findings(report: Report, page: Page) -> None:
         page.line()
         word = words(finding.verdict)
         level = "" if finding.level == "error" else f" ({finding.level})"
-        page.line((f"{finding.code}  ", STRONG), (page.clean(word + level), f"{STRONG} {style_of(finding.verdict)}"))
+        page.print(
+            (f"{page.clean(finding.code)}  ", STRONG),
+            (page.clean(word + level), f"{STRONG} {style_of(finding.verdict)}"),
+        )
         message = beyond_headline(report, finding)
         if message:
             page.print((page.clean(message), ""), label="  ")
