@@ -136,6 +136,8 @@ def test_registration_refuses_what_cannot_be_right() -> None:
     lab.get("chain")
     with pytest.raises(ValueError, match="chain is registered twice"):
         lab.experiment("chain", title="", question="")(spoken)
+    with pytest.raises(ValueError, match="toy has the pace 'fast'; it is one of live, short, long"):
+        lab.experiment("toy", title="", question="", pace="fast")(spoken)
     wrong = lab.Knob("depth", 0, "layers", 1, 5)
     with pytest.raises(UnvanishError, match="depth is 0"):
         lab.experiment("toy", title="", question="", settings=(wrong,))(spoken)

@@ -19,7 +19,8 @@ import uvicorn
 
 from unvanish import lab
 from unvanish.server import listen
-from unvanish.server.app import application, warm
+from unvanish.server.app import application
+from unvanish.server.lab import site as lab_site
 
 TOKEN = "the-token"
 Visit = Callable[..., AbstractContextManager[Any]]
@@ -29,11 +30,12 @@ LATER = 20_000
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server in a thread; jobs end with it."""
-    warm()
+    site = lab_site()
+    site.warm()
     with listen() as listening:
         port = listening.getsockname()[1]
         server = uvicorn.Server(
-            uvicorn.Config(application(TOKEN, port), log_level="error", timeout_graceful_shutdown=1)
+            uvicorn.Config(application(site, TOKEN, port), log_level="error", timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
         thread.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
@@ -12,6 +12,9 @@ from unvanish.theory import Chain, Scaled, activations, chain, running_product
 from unvanish.theory.chain import LOSSES, SMALLEST, overflow_from, zero_from
 from unvanish.theory.wide import Layers, draw_weights, layers
 from unvanish.words.numbers import decimal
+
+if TYPE_CHECKING:
+    from unvanish.problem import Problem
 
 MOST_NUMBERS = 20_000_000
 """Layers times inputs: what is kept for a run stays below a few gigabytes."""
@@ -63,6 +66,10 @@ PRESETS = (
     Preset("004", "Document 004: 20 layers, every weight 0.17, input 1", {"depth": 20, "weight": 0.17}),
     Preset("004-50", "Document 004: the same with 50 layers", {"depth": 50, "weight": 0.17}),
 )
+ROW = 36
+"""What a row of the table weighs beside one number of an array: a dozen numbers, each of them an object."""
+CHECKED, CHECKED_WIDTH = 300, 64
+"""Layers and neurons of a chain that check opens from a page: it takes some seconds for more."""
 COLUMNS = (
     Column("layer", help="1 is next to the input"),
     Column("weight"),
@@ -84,6 +91,9 @@ COLUMNS = (
     sources=("000", "001", "003", "004"),
     settings=SETTINGS,
     presets=PRESETS,
+    pace="live",
+    cost=lambda s: s.depth * len(s.input) + ROW * min(s.rows, s.depth),
+    network=lambda s: _network(s),
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """A chain a_l = φ(w_l·a_{l−1} + b). The gradient of weight l is δ_l·a_{l−1}; δ_l is a product over later layers.
@@ -331,3 +341,15 @@ def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Draw
         {"weights": weights.tolist(), "slopes": slopes.tolist()},
         (weights + slopes).tolist(),
     )
+
+
+def _network(s: Settings) -> Callable[[], Problem]:
+    """What builds the network of these settings; UnvanishError where a check of it would take long."""
+    from unvanish.lab.network import network
+
+    if s.depth > CHECKED or s.width > CHECKED_WIDTH:
+        raise UnvanishError(
+            f"lab chain: from here check opens up to {CHECKED} layers of {CHECKED_WIDTH} neurons, not {s.depth:,} of"
+            f" {s.width}; use unvanish check"
+        )
+    return lambda: network(s, weights_of(s), targets_of(s))

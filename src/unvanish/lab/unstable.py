@@ -50,6 +50,7 @@ PRESETS = (
     sources=("001",),
     settings=SETTINGS,
     presets=PRESETS,
+    pace="live",
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """Four looks at the product of factors w·φ′(z) of a chain.

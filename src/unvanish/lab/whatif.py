@@ -25,7 +25,9 @@ EXAMPLE = "sigmoid-20"
 TORCH_NAMES = {"leaky_relu": "leaky_relu_0.01", "prelu": "leaky_relu_0.2", "hardtanh": "hardtanh", "swish": "silu"}
 
 SETTINGS = (
-    Knob("report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here"),
+    Knob(
+        "report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here", local=True
+    ),
     Knob("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
     Knob(
         "initialisation",
@@ -62,6 +64,8 @@ class Ideal(NamedTuple):
     title="What if these layers were others?",
     question="What would another activation, initialisation or residual connection do to a reported network?",
     settings=SETTINGS,
+    pace="live",
+    on_report=lambda report, s, progress: what_if(report, s, progress),
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """A saved report's error signal beside that of a wide random network of as many layers.
