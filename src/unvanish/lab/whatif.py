@@ -14,7 +14,7 @@ from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
 from unvanish.theory.meanfield import critical, critical_with_bias, moments
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
 
 AS_REPORTED, CENTRED = "as reported", "centred sigmoid"
 INITIALISATIONS = ("torch default", "lecun", "xavier", "he", "orthogonal", "critical")
@@ -210,7 +210,7 @@ def _label(phi: Activation, s: Settings) -> str:
 
 def _sentence(reported: Sequence[float | None], signals: Sequence[float], label: str) -> str:
     def share(values: Sequence[float | None]) -> str:
-        return decimal((values[0] if values[0] is not None else math.nan) - (values[-1] or 0.0))
+        return exactly((values[0] if values[0] is not None else math.nan) - (values[-1] or 0.0))
 
     return (
         f"From the last of {len(signals):,} layers to the first the reported error signal is multiplied by"
