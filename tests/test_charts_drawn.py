@@ -130,7 +130,7 @@ def test_every_report_has_a_staircase(name: str) -> None:
 def test_a_report_says_its_pictures_in_words_too() -> None:
     report = vanishing(20)
     assert report.chart("staircase").description == (
-        "The error signal per sample is 1.0 at fc20, the layer next to the output, and 6.1·10⁻¹⁹ at fc1, next to the "
+        "The error signal per sample is 1.0 at fc20, the layer next to the output, and 10^-18.2 at fc1, next to the "
         "input. Layers from the input: 17 vanished, 3 healthy."
     )
     assert report.chart("factors").description == (

@@ -151,7 +151,7 @@ def test_estimated_widths_are_not_below_real_ones() -> None:
     from unvanish.charts.measure import text_width
 
     samples = [
-        "error at the output 6.8·10⁻¹⁹",
+        "error at the output 10⁻¹⁸·²",
         "features.3.weight_Norm",
         "‖w‖ × ∞ … → ←",
         "MWmw@%#",

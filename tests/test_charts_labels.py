@@ -75,7 +75,7 @@ def test_the_weight_gradients_are_named_and_no_line_runs_through_the_name(width,
 
     corners = [pixel(row) for row in tables["lines"]]
     assert not any(name.shared(each) for each in along(corners, pen=2))
-    assert not any(name.shared(room_of(tables, each)) for each in texts(tables) if "·10" in each)
+    assert not any(name.shared(room_of(tables, each)) for each in texts(tables) if "10⁻" in each)
 
 
 def test_weight_gradients_without_free_room_beside_them_are_named_in_the_corner():

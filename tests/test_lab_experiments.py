@@ -18,7 +18,7 @@ from unvanish.lab.phase import predicted_gain, theory_page
 from unvanish.lab.ravine import OPTIMISERS, stepper, walk
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations, chain
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
 
 Golden = Callable[[str], Any]
 
@@ -32,8 +32,8 @@ def by(outcome: lab.Outcome, column: str) -> list[Any]:
 
 def test_document_004_and_the_value_it_leaves_out() -> None:
     twenty, fifty = lab.run("chain", preset="004"), lab.run("chain", preset="004-50")
-    assert "∂out/∂w₁ is 2.079e-27" in twenty.sentence and "0 in float16, not in bfloat16" in twenty.sentence
-    assert "∂out/∂w₁ is 1.393e-68" in fifty.sentence
+    assert "∂out/∂w₁ is 10^-26.682" in twenty.sentence and "0 in float16, not in bfloat16" in twenty.sentence
+    assert "∂out/∂w₁ is 10^-67.856" in fifty.sentence
     assert "it is 0 in float16, bfloat16 and float32, not in float64" in fifty.sentence
     assert [check.ok for check in twenty.checks + fifty.checks] == [True] * 4
     assert by(twenty, "log10_gradient")[0] == pytest.approx(-26.6821253948, abs=1e-10)
@@ -62,7 +62,7 @@ def test_document_000_multiplies_the_wrong_thing(golden: Golden) -> None:
     ratio = as_written(made, "000").value / made.weight_gradient.value[0]
     assert ratio == pytest.approx(float(expected["ratio"]), rel=1e-12)
     (note,) = [note for note in lab.run("chain", preset="000").notes if "As document" in note]
-    assert "5.651e-21: 2.718e+06 times the true one" in note
+    assert "10^-20.248: 10^6.434 times the true one" in note
 
 
 def test_document_003_has_the_wrong_sign(golden: Golden) -> None:
@@ -72,7 +72,7 @@ def test_document_003_has_the_wrong_sign(golden: Golden) -> None:
     assert as_written(made, "003-line-3").value == pytest.approx(expected["line3"], rel=1e-12)
     assert as_written(made, "003-line-2").value == pytest.approx(-expected["autograd"], rel=1e-12)
     outcome = lab.run("chain", preset="003")
-    assert "minus 1 times the true one" in outcome.notes[-1]
+    assert "minus 1.000 times the true one" in outcome.notes[-1]
     # the preset's numbers are the golden ones, rounded to four decimals
     shown = by(outcome, "sign")[0] * 10 ** by(outcome, "log10_gradient")[0]
     assert shown == pytest.approx(expected["autograd"], rel=1e-3)
@@ -101,7 +101,7 @@ def test_deep_chains_keep_the_ends_of_the_table() -> None:
     deep = lab.run("chain", depth=100_000, rows=50)
     assert by(deep, "layer")[0] == 1 and by(deep, "layer")[-1] == 100_000 and len(deep.rows) == 50
     assert "The table shows 50 of 100,000 layers." in deep.notes
-    assert "1.351e-137246" in deep.sentence
+    assert "10^-137245.869" in deep.sentence
     one = lab.run("chain", depth=1)
     assert one.rows[0]["log10_gradient"] == pytest.approx(math.log10(0.248202414618095), abs=1e-12)
 
@@ -258,7 +258,7 @@ def test_late_layers_can_be_the_stuck_ones() -> None:
     # from layer to layer the error signal halves, and what a layer gains goes with its square: 3/4, 3/16, …
     assert share[:3] == pytest.approx([0.75, 0.1875, 0.046875], rel=1e-3) and sum(share) == pytest.approx(1)
     assert "the loss from 0.125 to 0.00124; the first layer alone brings about 75% of that" in outcome.sentence
-    assert "5.243e+05 times faster" in outcome.sentence and "late layers are the stuck ones" in outcome.sentence
+    assert "10^5.720 times faster" in outcome.sentence and "late layers are the stuck ones" in outcome.sentence
     vanishing = lab.run("unstable", part="reversed", weight=1)
     assert "early layers are the stuck ones" in vanishing.sentence and vanishing.ok
     assert "by less than 1 %; the last layer alone" in vanishing.sentence
@@ -353,7 +353,7 @@ def test_the_gain_is_predicted_layer_by_layer(name: str) -> None:
         assert row["log10_measured"] == pytest.approx(row["log10_gain"], abs=0.15), row["initialisation"]
     asked = page.rows[-1]
     assert (asked["weight_variance"], asked["bias_variance"]) == (1.3, 0.2)
-    assert "the variances asked for" in page.sentence and decimal(asked["log10_gain"]) in page.sentence
+    assert "the variances asked for" in page.sentence and exactly(asked["log10_gain"]) in page.sentence
 
 
 def test_the_predicted_gain_of_a_relu_by_hand() -> None:

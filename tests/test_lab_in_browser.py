@@ -19,7 +19,8 @@ import uvicorn
 
 from unvanish import lab
 from unvanish.server import listen
-from unvanish.server.app import application, warm
+from unvanish.server.app import application
+from unvanish.server.lab import site as lab_site
 
 TOKEN = "the-token"
 Visit = Callable[..., AbstractContextManager[Any]]
@@ -29,11 +30,12 @@ LATER = 20_000
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server in a thread; jobs end with it."""
-    warm()
+    site = lab_site()
+    site.warm()
     with listen() as listening:
         port = listening.getsockname()[1]
         server = uvicorn.Server(
-            uvicorn.Config(application(TOKEN, port), log_level="error", timeout_graceful_shutdown=1)
+            uvicorn.Config(application(site, TOKEN, port), log_level="error", timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
         thread.start()
@@ -231,7 +233,7 @@ def test_predict_first_with_the_keyboard_alone(visit):
         page.wait_for_selector("#guess", state="hidden")
         page.wait_for_timeout(200)
         assert verdict(page).startswith(
-            "You guessed 10^-7; it is 2.079e-27, 20 powers of ten smaller. Through 20 layers"
+            "You guessed 10^-7; it is 10^-26.682, 20 powers of ten smaller. Through 20 layers"
         )
         assert page.evaluate("document.activeElement.id") == "verdict"
         assert page.locator("#figures").is_visible()
@@ -257,7 +259,7 @@ def test_what_is_copied_runs_and_gives_the_same(visit):
 def test_presets_start_from_a_documents_example(visit):
     with visit() as page:
         until_shown(page, lambda: page.get_by_role("button", name="Document 004: the same with 50 layers").click())
-        assert "Through 50 layers" in verdict(page) and "1.393e-68" in verdict(page)
+        assert "Through 50 layers" in verdict(page) and "10^-67.856" in verdict(page)
 
 
 def test_the_theme_can_be_switched_and_is_kept(visit):

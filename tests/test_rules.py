@@ -80,7 +80,7 @@ def test_vanishing_says_how_much_is_lost_and_to_what() -> None:
     assert finding.cause == "slopes"
     assert finding.message == (
         "fc1 hardly learns: of the error signal that reaches fc3 only 10^-4.0 arrives at fc1, because each of the 2"
-        " steps back multiplies it by about 10^-2.0 (slopes 0.032, weights 0.32). It is not converged: 100% of the loss"
+        " steps back multiplies it by about 0.010 (slopes 0.032, weights 0.32). It is not converged: 100% of the loss"
         " is still to gain. Called at net.py:7."
     )
     numbers = {evidence.name: evidence.value for evidence in finding.evidence}
@@ -161,7 +161,7 @@ def test_exploding_says_how_much_it_grows() -> None:
     assert (finding.code, finding.level, finding.cause) == ("UV201", "error", "weights")
     assert finding.message == (
         "fc1 upsets the whole network: the error signal grows 10^4.0 times from fc3 back to fc1; each of the 2 steps"
-        " back multiplies it by about 100 (weights 316, slopes 0.32). Called at net.py:7."
+        " back multiplies it by about 100 (weights 320, slopes 0.32). Called at net.py:7."
     )
 
 
@@ -334,7 +334,7 @@ def test_converged_is_a_note_that_mentions_weak_layers() -> None:
     learned = UNLEARNED.replace(relative_gap=2e-4)
     (finding,) = found(flow(layer("fc1", log10_transmission=-9.0), layer("fc2"), loss=learned))
     assert (finding.code, finding.level, finding.layers) == ("UV401", "note", ("fc1", "fc2"))
-    assert finding.message.startswith("fc1, fc2 have learned the task: 0.0002 of the loss is left to gain.")
+    assert finding.message.startswith("fc1, fc2 have learned the task: 0.02% of the loss is left to gain.")
     assert "On a new task fc1 would hardly learn" in finding.message
 
 
@@ -391,7 +391,7 @@ def test_each_code_of_the_first_rules_is_registered() -> None:
 @pytest.mark.parametrize(
     ("log10", "text"),
     [
-        (-1.0, "0.1"),
+        (-1.0, "0.10"),
         (1.5, "32"),
         (math.log10(0.22), "0.22"),
         (-13.2, "10^-13.2"),

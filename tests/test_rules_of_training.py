@@ -312,7 +312,7 @@ def test_a_gradient_below_eps_is_not_one_lost_to_its_type() -> None:
     small = flow(layer("fc1", log10_grad_norm=-9.0)).replace(setting=SETTING.replace(eps=1e-8))
     (finding,) = found(small)
     assert (finding.code, finding.verdict, finding.level) == ("UV504", "underflow", "error")
-    assert "about 0.01 of what the learning rate says" in finding.message or "10^-2.0" in finding.message
+    assert "about 0.010 of what the learning rate says" in finding.message or "10^-2.0" in finding.message
     lost = small.replace(layers=(layer("fc1", log10_grad_norm=-9.0, underflow_fraction=0.9),))
     assert codes(lost) == [("UV503", "error")]
 

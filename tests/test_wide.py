@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from unvanish import diagnose, lab
-from unvanish.lab.network import network
 from unvanish.lab.readable import MOST, readable
 from unvanish.records import UnvanishError
 from unvanish.theory import chain
@@ -29,7 +28,9 @@ SETTINGS = [
 def test_gradients_and_error_signals_are_those_of_autograd_and_of_the_check(settings, seed):
     settings = {**settings, "seed": seed}
     rows = lab.run("chain", **settings).rows
-    problem = network(lab.get("chain").settle(**settings))
+    chosen = lab.get("chain")
+    assert chosen.network is not None
+    problem = chosen.network(chosen.settle(**settings))()
     model: Any = problem.model
     assert problem.loss_fn is not None
     problem.loss_fn(model(problem.inputs), problem.targets).backward()

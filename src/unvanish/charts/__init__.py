@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unvanish.charts import render, theme
 from unvanish.charts.measure import wrap
 from unvanish.records import UnvanishError
+from unvanish.words.markup import visible
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -121,9 +122,10 @@ class Chart:
         spec = copy.deepcopy(_template(self.name))
         frame = dict((self.tables.get("frame") or [{}])[0])
         frame.update({key: value for key, value in (("width", self.width), ("height", self.height)) if value})
-        lines = wrap(self.title, frame.get("width", WIDTH) - 8, TITLE_SIZE, bold=True) if self.title else []
-        spec["description"] = self.description
-        spec["datasets"] = {key: rows for key, rows in self.tables.items() if key != "frame"}
+        title = visible(self.title)
+        lines = wrap(title, frame.get("width", WIDTH) - 8, TITLE_SIZE, bold=True) if title else []
+        spec["description"] = visible(self.description)
+        spec["datasets"] = {key: shown(rows) for key, rows in self.tables.items() if key != "frame"}
         if "left" in frame:
             spec["autosize"] = "none"
             _lay_out(spec, frame, lines)
@@ -138,7 +140,7 @@ class Chart:
 
     def svg(self, prefix: str = "uv", theme: str | None = None) -> str:
         """SVG text; ids begin with ``prefix``, colours stay CSS variables unless a theme is named."""
-        return render.svg(self.spec, prefix, theme, self.description)
+        return render.svg(self.spec, prefix, theme, visible(self.description))
 
     def png(self, theme: str = "light", scale: float = 2.0) -> bytes:
         """A PNG image in one of the themes, ``scale`` times the size in pixels."""
@@ -204,6 +206,15 @@ def _lay_out(spec: dict[str, Any], frame: Mapping[str, Any], title: Sequence[str
         place = {"x": 6 - margins["left"], "y": TITLE_LINE * (line + 0.75) - room - margins["top"]}
         mark = {"type": "text", "text": text, "baseline": "middle", **look, **place}
         spec["layer"].append({"data": {"values": [{}]}, "mark": mark})
+
+
+def shown(value: Any) -> Any:
+    """The value with every text in it as a picture may show it: without control and invisible characters."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {key: shown(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    return [shown(each) for each in cast("Sequence[Any]", value)] if isinstance(value, (list, tuple)) else value
 
 
 def _json(spec: dict[str, Any], name: str) -> str:

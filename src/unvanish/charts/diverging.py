@@ -14,7 +14,7 @@ from unvanish.charts.layout import Frame
 from unvanish.charts.measure import text_width
 from unvanish.charts.plates import back
 from unvanish.charts.theme import DIVERGING, token
-from unvanish.words.numbers import times
+from unvanish.words.numbers import raise_powers, times
 
 SIDE = len(DIVERGING) // 2
 """Colours on either side of the middle one."""
@@ -40,7 +40,7 @@ class Shades:
     def ends(self) -> tuple[str, str]:
         """What the outermost colours stand for."""
         edge = self.unit * (SIDE - 0.5)
-        return f"≤ {times(-edge)}", f"≥ {times(edge)}"
+        return f"≤ {raise_powers(times(-edge))}", f"≥ {raise_powers(times(edge))}"
 
 
 def shades(values: Iterable[float | None], shown: float = 1.0) -> Shades:

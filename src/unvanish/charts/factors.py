@@ -15,7 +15,7 @@ from unvanish.charts.levels import Levels, levels
 from unvanish.charts.measure import shorten, text_width
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
-from unvanish.words.numbers import decade, times
+from unvanish.words.numbers import decade, raise_powers, times
 
 Numbers = Sequence[float | None]
 
@@ -139,7 +139,7 @@ def _ticks(scale: Levels, frame: Frame) -> tuple[list[float], list[str]]:
 def _tick(place: float, scale: Levels) -> str:
     if place in (scale.zero, scale.infinite):
         return "×0" if place == scale.zero else "×∞"
-    return times(place) if abs(place) <= 2 else f"×{decade(round(place))}"
+    return raise_powers(times(place)) if abs(place) <= 2 else f"×{decade(round(place))}"
 
 
 def _bars(parts: Mapping[str, Numbers], scale: Levels) -> Iterator[Row]:
@@ -201,7 +201,7 @@ def _said(
     for at in places:
         name = shorten(names[at], frame.plot_width * 0.4, bold=True)
         spots = around(frame.x(at + 1), frame.y(scale.at(gains[at]) or 0.0))
-        yield Label(f"{name} {times(gains[at])}", spots, bold=True)
+        yield Label(f"{name} {raise_powers(times(gains[at]))}", spots, bold=True)
     if together > 1:
         text = f"lines: medians of {together} neighbours"
         spots = tuple(Spot(4, frame.plot_height * share / 10) for share in (9, 1, 8, 2, 7, 3, 6, 4, 5))
@@ -215,7 +215,7 @@ def _ends(parts: Mapping[str, Numbers], width: float) -> list[tuple[str, str, fl
         known = [each for each in values if each is not None and not math.isnan(each)]
         if known:
             middle = median(known)
-            found.append((name, f"{shorten(name, width * 0.2, bold=True)} {times(middle)}", middle))
+            found.append((name, f"{shorten(name, width * 0.2, bold=True)} {raise_powers(times(middle))}", middle))
     return found or [(PRODUCT, "not measured", 0.0)]
 
 

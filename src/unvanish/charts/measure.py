@@ -7,7 +7,10 @@ fits elsewhere.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
+
+from unvanish.words.markup import visible
 
 _HUNDREDTHS = {
     25: "′",
@@ -41,17 +44,19 @@ def text_width(text: str, size: float = 11, *, bold: bool = False) -> float:
 def shorten(text: str, room: float, size: float = 11, *, bold: bool = False, head: float = 0.4) -> str:
     """The text in at most ``room`` pixels: the middle gives way; ``head`` is the share of the rest that stays in front.
 
-    Characters that would not show, or would turn the line around, become "·".
+    Characters that would not show, or would turn the line around, are written as escapes.
     """
     text = visible(text)
     if text_width(text, size, bold=bold) <= room:
         return text
-    for kept in range(len(text) - 1, 0, -1):
+
+    def cut(kept: int) -> str:
         front = int(kept * head)
-        short = text[:front] + ELLIPSIS + text[len(text) - (kept - front) :]
-        if text_width(short, size, bold=bold) <= room:
-            return short
-    return ELLIPSIS
+        return text[:front] + ELLIPSIS + text[len(text) - (kept - front) :]
+
+    # what is kept of a longer cut holds what is kept of a shorter one, so that the widths rise
+    fitting = bisect_right(range(1, len(text)), room, key=lambda kept: text_width(cut(kept), size, bold=bold))
+    return cut(fitting)
 
 
 def shorten_all(names: Sequence[str], room: float) -> tuple[str, ...]:
@@ -63,10 +68,6 @@ def shorten_all(names: Sequence[str], room: float) -> tuple[str, ...]:
     bare = [ELLIPSIS + name[len(common) :] if common else name for name in names]
     tried = [tuple(shorten(name, room, head=head) for name in bare) for head in (0.4, 0.7, 0.2, 1.0, 0.0)]
     return max(tried, key=lambda short: len(set(short)))
-
-
-def visible(text: str) -> str:
-    return "".join("·" if unicodedata.category(each)[0] == "C" else each for each in text)
 
 
 def common_start(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from unvanish.charts.measure import shorten_all, text_width, wrap
 from unvanish.charts.plates import layer, plates
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
-from unvanish.words.numbers import times
+from unvanish.words.numbers import raise_powers, times
 
 SLOT, TOP, BOTTOM, LINE, SCORE_ROOM = 22, 42, 42, 15, 12
 LONGEST_NAME = 0.36
@@ -71,7 +71,7 @@ def tables(
         raise UnvanishError("drawing remedies: found no rows; give one for each remedy that was tried")
     order = sorted(rows, key=lambda each: -each["score"] if math.isfinite(each["score"]) else math.inf)
     names = shorten_all([str(each["name"]) for each in order], width * LONGEST_NAME)
-    told = ["" if each.get("gain") is None else times(each["gain"]) for each in order]
+    told = ["" if each.get("gain") is None else raise_powers(times(each["gain"])) for each in order]
     right = SCORE_ROOM + (max(map(text_width, [gains, *told])) + 12 if any(told) else 8)
     base = as_is if as_is is not None else next((each["score"] for each in order if each.get("baseline")), None)
     foot = _wrapped(unit, "" if base is None else FILLED, width - 12)

@@ -16,7 +16,7 @@ from unvanish.charts.measure import shorten
 from unvanish.charts.theme import SERIES, token
 from unvanish.charts.verdicts import runs, strip, symbol
 from unvanish.records import UnvanishError
-from unvanish.words.numbers import SMALLEST_NORMAL, amount
+from unvanish.words.numbers import SMALLEST_NORMAL, amount, raise_powers
 
 Numbers = Sequence[float | None]
 
@@ -199,7 +199,7 @@ def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame) -> Itera
     def label(at: int, align: str, prefix: str = "", needed: bool = False) -> Label:
         name = "" if axis.named else f"{shorten(axis.names[at], frame.plot_width * 0.3, bold=True)}: "
         x = {"left": frame.x(at + 0.5) + 2, "right": frame.x(at + 1.5) - 2, "center": frame.x(at + 1)}[align]
-        text = f"{prefix or name}{amount(values[at])}"
+        text = f"{prefix or name}{raise_powers(amount(values[at]))}"
         return Label(text, _beside(x, frame.y(scale.at(values[at]) or 0.0), align), bold=not prefix, needed=needed)
 
     first, last = known[0], known[-1]

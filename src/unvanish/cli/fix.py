@@ -22,6 +22,7 @@ from unvanish.cli.terminal import (
 )
 from unvanish.records import UnvanishError
 from unvanish.report.formats import names
+from unvanish.words.numbers import score
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
@@ -123,8 +124,8 @@ def _told(standing: Standing) -> tuple[float, str]:
     """The share of the budget that is spent, and who leads."""
     leader = ""
     if standing.ranking:
-        title, score, _ = standing.ranking[0]
-        leader = f" · best so far {title}, {score:.3f} {standing.unit}"
+        title, best, _ = standing.ranking[0]
+        leader = f" · best so far {title}, {score(best)} {standing.unit}"
     share = standing.spent / max(1, standing.budget)
     return share, f"{standing.spent:,} of {standing.budget:,} steps · {standing.doing}{leader}"
 

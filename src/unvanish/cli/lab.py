@@ -100,7 +100,7 @@ def _lab(args: argparse.Namespace) -> int:
     if args.experiment is None:
         from unvanish.server import serve
 
-        return serve(args.port, browser=not args.no_browser, say=lambda line: write(sys.stderr, line))
+        return serve("lab", args.port, browser=not args.no_browser, say=lambda line: write(sys.stderr, line))
     from unvanish.lab import run
 
     given = {

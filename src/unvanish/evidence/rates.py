@@ -23,6 +23,7 @@ from unvanish.decide import VANISHED
 from unvanish.evidence.step import REAL_STEPS, stepped
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import CallFlow, LayerFlow, RateTrial
+from unvanish.words.numbers import amount
 
 MANY = 8  # normalised additions on the stream: fewer have not been seen to fail
 MOVED = 1.0 / 300.0  # of its size, by one step: a network that moves less keeps its signal at three times the rate
@@ -85,7 +86,7 @@ def lost_at_all(trials: Sequence[RateTrial]) -> str:
     left = [(t.lr, t.log10_transmission) for t in trials if t.log10_transmission is not None]
     if len(left) < 2 or any(value > VANISHED for _, value in left):
         return ""
-    each = " and ".join(f"10^{value:.1f} at a learning rate of {lr:.2g}" for lr, value in left)
+    each = " and ".join(f"{amount(value)} at a learning rate of {lr:.2g}" for lr, value in left)
     return (
         f"{trials[0].steps} steps really taken lose the signal at every rate that was tried (smallest transmission of a"
         f" layer: {each}): whether a smaller one would keep it was not tried"

@@ -13,11 +13,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unvanish.lab.knobs import Knob, Settings, nearest, settle
 from unvanish.lab.outcome import Check, Column, Drawing, Outcome
 from unvanish.records import UnvanishError
+
+if TYPE_CHECKING:
+    from unvanish.problem import Problem
+    from unvanish.report import Report
 
 __all__ = [
     "Check", "Column", "Drawing", "Experiment", "Knob", "Outcome", "Preset", "Progress", "Settings", "Stopped",
@@ -27,6 +31,8 @@ __all__ = [
 Progress = Callable[[float, str], None]
 """Called with the share that is done, from 0 to 1, and what is going on. It may raise Stopped."""
 Run = Callable[[Settings, Progress], Outcome]
+OnReport = Callable[["Report", Settings, Progress], Outcome]
+PACES = ("live", "short", "long")
 
 PARTS = ("knobs", "outcome", "readable", "network", "beside", "batched", "threads")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
@@ -50,7 +56,10 @@ class Preset:
 class Experiment:
     """A registered experiment: what it asks, what can be set, and the function that runs it.
 
-    ``sources``: the numbers of the source documents it stands for. ``presets``: settings with a name.
+    ``sources``: the numbers of the source documents it stands for. ``presets``: settings with a name. ``pace``: how a
+    page runs it, "live" while a slider moves, "short" when it is opened, "long" on request. ``cost``: about how many
+    numbers a run keeps at once. ``network``: what builds the network of some settings for ``check``; it raises
+    UnvanishError where that is too large. ``on_report``: runs it on a report instead of its own example.
     """
 
     name: str
@@ -60,6 +69,10 @@ class Experiment:
     settings: tuple[Knob, ...]
     presets: tuple[Preset, ...]
     function: Run
+    pace: str = "short"
+    cost: Callable[[Settings], int] | None = None
+    network: Callable[[Settings], Callable[[], Problem]] | None = None
+    on_report: OnReport | None = None
 
     @property
     def doc(self) -> str:
@@ -76,7 +89,16 @@ class Experiment:
     def run(self, progress: Progress | None = None, preset: str = "", **given: Any) -> Outcome:
         """Run it; the same settings give the same outcome."""
         settings = self.settle(preset, **given)
-        outcome = self.function(settings, progress or _silent)
+        return self._named(self.function(settings, progress or _silent), settings)
+
+    def run_on(self, report: Report, progress: Progress | None = None, **given: Any) -> Outcome:
+        """Run it on a report; UnvanishError where it takes none."""
+        if self.on_report is None:
+            raise UnvanishError(f"lab {self.name}: it takes no report")
+        settings = self.settle(**given)
+        return self._named(self.on_report(report, settings, progress or _silent), settings)
+
+    def _named(self, outcome: Outcome, settings: Settings) -> Outcome:
         return outcome.replace(experiment=self.name, title=self.title, settings=settings.plain())
 
 
@@ -88,15 +110,26 @@ def experiment(
     sources: tuple[str, ...] = (),
     settings: tuple[Knob, ...] = (),
     presets: tuple[Preset, ...] = (),
+    pace: str = "short",
+    cost: Callable[[Settings], int] | None = None,
+    network: Callable[[Settings], Callable[[], Problem]] | None = None,
+    on_report: OnReport | None = None,
 ) -> Callable[[Run], Run]:
-    """Register an experiment. Refuses a second of the same name, a missing docstring, and a wrong default or preset."""
+    """Register an experiment; the arguments are the fields of Experiment.
+
+    Refuses a second of the same name, a missing docstring, an unknown pace, and a wrong default or preset.
+    """
 
     def register(function: Run) -> Run:
         if name in _registry:
             raise ValueError(f"{name} is registered twice")
         if not function.__doc__:
             raise ValueError(f"{name} needs a docstring: it is its documentation")
-        made = Experiment(name, title, question, sources, settings, presets, function)
+        if pace not in PACES:
+            raise ValueError(f"{name} has the pace {pace!r}; it is one of {', '.join(PACES)}")
+        made = Experiment(
+            name, title, question, sources, settings, presets, function, pace, cost, network, on_report
+        )  # fmt: skip
         for knob in settings:
             knob.check(knob.default)
         for preset in presets:

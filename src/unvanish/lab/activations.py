@@ -44,6 +44,7 @@ COLUMNS = (
     question="How much of the gradient can one activation pass on?",
     sources=("001", "003", "004"),
     settings=SETTINGS,
+    pace="live",
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """φ and φ′ side by side for every element-wise activation of torch, with normal pre-activations under the slope.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
@@ -11,7 +11,10 @@ from unvanish.records import UnvanishError
 from unvanish.theory import Chain, Scaled, activations, chain, running_product
 from unvanish.theory.chain import LOSSES, SMALLEST, overflow_from, zero_from
 from unvanish.theory.wide import Layers, draw_weights, layers
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
+
+if TYPE_CHECKING:
+    from unvanish.problem import Problem
 
 MOST_NUMBERS = 20_000_000
 """Layers times inputs: what is kept for a run stays below a few gigabytes."""
@@ -63,6 +66,10 @@ PRESETS = (
     Preset("004", "Document 004: 20 layers, every weight 0.17, input 1", {"depth": 20, "weight": 0.17}),
     Preset("004-50", "Document 004: the same with 50 layers", {"depth": 50, "weight": 0.17}),
 )
+ROW = 36
+"""What a row of the table weighs beside one number of an array: a dozen numbers, each of them an object."""
+CHECKED, CHECKED_WIDTH = 300, 64
+"""Layers and neurons of a chain that check opens from a page: it takes some seconds for more."""
 COLUMNS = (
     Column("layer", help="1 is next to the input"),
     Column("weight"),
@@ -84,6 +91,9 @@ COLUMNS = (
     sources=("000", "001", "003", "004"),
     settings=SETTINGS,
     presets=PRESETS,
+    pace="live",
+    cost=lambda s: s.depth * len(s.input) + ROW * min(s.rows, s.depth),
+    network=lambda s: _network(s),
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """A chain a_l = φ(w_l·a_{l−1} + b). The gradient of weight l is δ_l·a_{l−1}; δ_l is a product over later layers.
@@ -219,7 +229,7 @@ def _rows(
 def _sentence(made: Chain | Layers, gradient: Scaled, s: Settings, zeros: dict[str, int | None]) -> str:
     what = f"∂{'out' if s.loss == 'output' else 'C'}/∂w₁"
     what = f"the norm of {what.replace('w', 'W')}" if s.width > 1 else what
-    first = decimal(float(gradient.log10[0]))
+    first = exactly(float(gradient.log10[0]))
     value = f"-{first}" if gradient.sign[0] < 0 else first
     count = f"{made.depth:,} layers" if made.depth > 1 else "1 layer"
     count += f" of {s.width} neurons" if s.width > 1 else ""
@@ -238,12 +248,12 @@ def _blame(made: Chain | Layers, s: Settings) -> str:
         return ""
     if s.residual:
         gain = float(running_product(made.factor[:, 1:])[:, -1].log10.mean())
-        return f": with the connection around each layer the factors multiply to {decimal(gain)}"
+        return f": with the connection around each layer the factors multiply to {exactly(gain)}"
     verbs = ["shrink" if part < -1e-12 else "raise" if part > 1e-12 else "leave" for part in (weights, slopes)]
     both = f"both {verbs[0]} it" if verbs[0] == verbs[1] else f"the weights {verbs[0]} it, the slopes {verbs[1]} it"
     return (
-        f": {made.depth - 1:,} {'weights' if s.width == 1 else 'weight matrices'} multiply to {decimal(weights)},"
-        f" {made.depth:,} slopes to {decimal(slopes)}"
+        f": {made.depth - 1:,} {'weights' if s.width == 1 else 'weight matrices'} multiply to {exactly(weights)},"
+        f" {made.depth:,} slopes to {exactly(slopes)}"
         f" ({both.replace('leave it', 'leave it as it is')})"
     )
 
@@ -275,12 +285,12 @@ def _comparison(made: Chain, written: str) -> str:
     theirs, true = as_written(made, written), made.weight_gradient[0]
     number, _, line = written.partition("-line-")
     source = f"line {line} of document {number}" if line else f"document {number}"
-    value = f"{'-' if theirs.sign < 0 else ''}{decimal(float(theirs.log10))}"
+    value = f"{'-' if theirs.sign < 0 else ''}{exactly(float(theirs.log10))}"
     if true.sign == 0 or theirs.sign == 0:
         return f"As {source} writes it, the gradient of w₁ is {value}."
     ratio = float(theirs.log10 - true.log10)
     sign = "minus " if theirs.sign != true.sign else ""
-    return f"As {source} writes it, the gradient of w₁ is {value}: {sign}{decimal(ratio)} times the true one."
+    return f"As {source} writes it, the gradient of w₁ is {value}: {sign}{exactly(ratio)} times the true one."
 
 
 def _checks(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Check, ...]:
@@ -331,3 +341,15 @@ def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Draw
         {"weights": weights.tolist(), "slopes": slopes.tolist()},
         (weights + slopes).tolist(),
     )
+
+
+def _network(s: Settings) -> Callable[[], Problem]:
+    """What builds the network of these settings; UnvanishError where a check of it would take long."""
+    from unvanish.lab.network import network
+
+    if s.depth > CHECKED or s.width > CHECKED_WIDTH:
+        raise UnvanishError(
+            f"lab chain: from here check opens up to {CHECKED} layers of {CHECKED_WIDTH} neurons, not {s.depth:,} of"
+            f" {s.width}; use unvanish check"
+        )
+    return lambda: network(s, weights_of(s), targets_of(s))

@@ -88,6 +88,7 @@ def claims() -> tuple[Claim, ...]:
         Knob("document", "all", "one document, or all", choices=("all", "000", "001", "002", "003", "004")),
         Knob("verdict", "all", "one verdict, or all", choices=("all", *VERDICTS)),
     ),
+    pace="long",
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """One row for each claim: what it says in our words, the verdict, the measured number, and how to see it.

@@ -36,13 +36,14 @@ KINDS: dict[str, tuple[Design, str]] = {
         Knob(
             "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
         ),
-        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
+        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
         Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
         Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
         Knob("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
         Knob("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
         Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
+    pace="long",
 )
 @one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:

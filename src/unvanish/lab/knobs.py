@@ -22,7 +22,8 @@ class Knob:
     ``low`` and ``high`` are included in the range; of a tuple they bound each number, and ``most`` bounds how many
     there are. ``choices`` are the only values allowed. ``log``: a slider moves by factors. ``slide``: the part of
     the range that a slider covers, where the whole would be too coarse. ``quick``: with the setting of that name no
-    number is larger, and no list longer, than this.
+    number is larger, and no list longer, than this. ``local``: it names a file or folder of this machine, which a page
+    must not choose.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Knob:
     most: int = 1_000
     slide: tuple[float, float] | None = None
     quick: int | None = None
+    local: bool = False
 
     @property
     def kind(self) -> str:

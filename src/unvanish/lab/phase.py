@@ -20,7 +20,7 @@ from unvanish.theory.meanfield import (
     moments,
     saturation,
 )
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
 
 TRAINABLE = 6.0
 """Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""
@@ -307,7 +307,7 @@ def _page_sentence(phi: Activation, depth: int, row: dict[str, Any]) -> str:
     """One initialisation in words, and the nearest thing to a cure: a variance that holds the gradient."""
     said = (
         f"Through {depth:,} layers of {phi.name} with {row['initialisation']} the gradient's norm is multiplied by"
-        f" {decimal(row['log10_gain'])} (χ₁ = {row['chi1']:.6g}, {row['phase']})"
+        f" {exactly(row['log10_gain'])} (χ₁ = {row['chi1']:.6g}, {row['phase']})"
     )
     if critical_everywhere(phi):
         return f"{said}; σ_w² = {critical(phi, 1.0).sigma_w2:.6g} without biases holds it."

@@ -60,6 +60,7 @@ class Path(NamedTuple):
     sources=("000", "002"),
     settings=SETTINGS,
     presets=PRESETS,
+    pace="live",
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """f = 0.001 w₁² + w₂², whose gradient in w₁ is a thousandth of that in w₂ at the same distance.

@@ -128,10 +128,11 @@ def norms(
         Knob("seeds", 10, "networks trained of each depth, from different weights", 1, 100, quick=3),
         Knob("rate", 0.1, "learning rate", 1e-6, 100.0, log=True),
         Knob("penalty", 5.0, "L2 penalty λ: rate · λ / images of each weight is taken away a step", 0.0, 1_000.0),
-        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package"),
+        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
         Knob("quick", False, "3 seeds and 110 epochs at most, whatever was set"),
         Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
+    pace="long",
 )
 @one_thread()
 def run(s: Settings, progress: Progress) -> Outcome:

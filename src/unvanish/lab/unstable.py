@@ -9,7 +9,7 @@ from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress
 from unvanish.records import UnvanishError
 from unvanish.theory import activations, chain
 from unvanish.theory.window import LEAST_WEIGHT, widest_window, window_width
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
 
 PARTS = ("scale", "window", "growth", "reversed")
 FAR = 3.0
@@ -50,6 +50,7 @@ PRESETS = (
     sources=("001",),
     settings=SETTINGS,
     presets=PRESETS,
+    pace="live",
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """Four looks at the product of factors w·φ′(z) of a chain.
@@ -150,7 +151,7 @@ def _all_equal(rows: list[dict[str, Any]], s: Settings) -> str:
     return (
         f"With equal weights w, and every sigmoid at its steepest, the error signal grows by w/4 a layer: it vanishes"
         f" below 4, holds at 4 and explodes above. At {largest['scale']:g} the first layer's is"
-        f" {decimal(largest['log10_equal'])} times the last's."
+        f" {exactly(largest['log10_equal'])} times the last's."
     )
 
 
@@ -241,7 +242,7 @@ def _growth(s: Settings, progress: Progress) -> Outcome:
     return Outcome(
         sentence=(
             f"Training takes the mean weight from {first['weight']:.3g} to {last['weight']:.3g} and the gain through"
-            f" the chain from {decimal(first['log10_gain'])} to {decimal(last['log10_gain'])}: {turned}."
+            f" the chain from {exactly(first['log10_gain'])} to {exactly(last['log10_gain'])}: {turned}."
         ),
         checks=_has_turned(first, last, s),
         columns=(
@@ -342,7 +343,7 @@ def _ahead(ahead: float, s: Settings) -> str:
     if abs(ahead) < 1e-6:
         return f"{start} as fast as the last: the product is balanced."
     word, stuck = ("faster", "late") if ahead > 0 else ("slower", "early")
-    return f"{start} {decimal(abs(ahead))} times {word} than the last: the {stuck} layers are the stuck ones."
+    return f"{start} {exactly(abs(ahead))} times {word} than the last: the {stuck} layers are the stuck ones."
 
 
 def _gained(rows: tuple[dict[str, Any], ...], ahead: float, before: float, after: float) -> str:

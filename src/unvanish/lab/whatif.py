@@ -14,7 +14,7 @@ from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
 from unvanish.theory.meanfield import critical, critical_with_bias, moments
-from unvanish.words.numbers import decimal
+from unvanish.words.numbers import exactly
 
 AS_REPORTED, CENTRED = "as reported", "centred sigmoid"
 INITIALISATIONS = ("torch default", "lecun", "xavier", "he", "orthogonal", "critical")
@@ -25,7 +25,9 @@ EXAMPLE = "sigmoid-20"
 TORCH_NAMES = {"leaky_relu": "leaky_relu_0.01", "prelu": "leaky_relu_0.2", "hardtanh": "hardtanh", "swish": "silu"}
 
 SETTINGS = (
-    Knob("report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here"),
+    Knob(
+        "report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here", local=True
+    ),
     Knob("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
     Knob(
         "initialisation",
@@ -62,6 +64,8 @@ class Ideal(NamedTuple):
     title="What if these layers were others?",
     question="What would another activation, initialisation or residual connection do to a reported network?",
     settings=SETTINGS,
+    pace="live",
+    on_report=lambda report, s, progress: what_if(report, s, progress),
 )
 def run(s: Settings, progress: Progress) -> Outcome:
     """A saved report's error signal beside that of a wide random network of as many layers.
@@ -206,7 +210,7 @@ def _label(phi: Activation, s: Settings) -> str:
 
 def _sentence(reported: Sequence[float | None], signals: Sequence[float], label: str) -> str:
     def share(values: Sequence[float | None]) -> str:
-        return decimal((values[0] if values[0] is not None else math.nan) - (values[-1] or 0.0))
+        return exactly((values[0] if values[0] is not None else math.nan) - (values[-1] or 0.0))
 
     return (
         f"From the last of {len(signals):,} layers to the first the reported error signal is multiplied by"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Trial
 from unvanish.report import frame
-from unvanish.report.fix_text import advice, evidence, headline, number, scale_of
+from unvanish.report.fix_text import advice, evidence, headline, scale_of
 from unvanish.report.formats import writer
 from unvanish.report.html_layers import disclosed, listing, scrolling
-from unvanish.words.markup import Child, Html, h
+from unvanish.words.markup import Child, Html, h, prose
+from unvanish.words.numbers import score
 
 if TYPE_CHECKING:
     from unvanish.trials.fixes import Fixes
@@ -43,7 +44,7 @@ def _parts(fixes: Fixes) -> list[Child]:
     return [
         h(
             "div",
-            h("p", h("strong", f"{word}:"), " ", sentence, role="status"),
+            h("p", h("strong", f"{word}:"), " ", prose(sentence), role="status"),
             class_=f"verdict {TONES.get(fixes.verdict, 'quiet')}",
         ),
         h("ul", [h("li", fact) for fact in evidence(fixes)], class_="checked"),
@@ -81,8 +82,8 @@ def _table(fixes: Fixes) -> Html | None:
         h(
             "tr",
             h("th", trial.remedy, scope="row"),
-            h("td", number(trial.score), class_="n"),
-            h("td", "–" if trial.baseline is None else number(trial.baseline), class_="n"),
+            h("td", score(trial.score), class_="n"),
+            h("td", "–" if trial.baseline is None else score(trial.baseline), class_="n"),
             h("td", f"{trial.steps:,}", class_="n"),
             h("td", _dots(trial, scale)),
             h("td", "judged" if trial.judged and trial is not fixes.as_is else trial.reason),
@@ -103,9 +104,9 @@ def _dots(trial: Trial, scale: tuple[float, float]) -> Html | None:
     if trial.score is None:
         return None
 
-    def place(score: float) -> str:
+    def place(at: float) -> str:
         low, high = scale
-        return f"{DOT + (WIDE - 2 * DOT) * min(max((score - low) / (high - low), 0.0), 1.0):.1f}"
+        return f"{DOT + (WIDE - 2 * DOT) * min(max((at - low) / (high - low), 0.0), 1.0):.1f}"
 
     middle = HIGH // 2
     left, right = trial.score_spread or (trial.score, trial.score)

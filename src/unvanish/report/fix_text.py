@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import DEFAULT_LENGTHS, Trial
 from unvanish.report.formats import writer
 from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
+from unvanish.words.numbers import score
 
 if TYPE_CHECKING:
     from unvanish.trials.fixes import Fixes
@@ -51,22 +52,14 @@ def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = T
     return text if unicode else text.translate(DOTS).translate(ASCII)
 
 
-def number(score: float | None) -> str:
-    """A score with three decimals; fewer for large ones."""
-    if score is None:
-        return "not finite"
-    text = f"{score:.3f}" if abs(score) < 100 else f"{score:.0f}"
-    return text.replace("inf", "not finite").replace("-not", "not")
-
-
 def headline(fixes: Fixes) -> tuple[str, str]:
     """The verdict in a word or two, and the sentence that goes with it."""
     stopped = " (interrupted: the best so far)" if fixes.interrupted else ""
     if fixes.best is not None:
-        base = number(fixes.best.baseline)
+        base = score(fixes.best.baseline)
         return (
             f"Repaired{stopped}",
-            f"{fixes.unit} {base} as it is, {number(fixes.best.score)} with {fixes.best.remedy}",
+            f"{fixes.unit} {base} as it is, {score(fixes.best.score)} with {fixes.best.remedy}",
         )
     if fixes.verdict == "nothing to repair":
         after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}"
@@ -74,16 +67,14 @@ def headline(fixes: Fixes) -> tuple[str, str]:
         none = f"; {tried} changes were raced, and none is better" if tried else ""
         return (
             "Nothing to repair (interrupted)" if fixes.interrupted else "Nothing to repair",
-            f"no fault was found and the loss falls ({fixes.unit} {number(fixes.as_is.score)} {after}){none}",
+            f"no fault was found and the loss falls ({fixes.unit} {score(fixes.as_is.score)} {after}){none}",
         )
     where = "before it was interrupted" if fixes.interrupted else "within the budget"
     closest = fixes.trials[0] if fixes.trials else None
     count = len(fixes.trials)
     told = "nothing was tried" if closest is None else f"{count} {'change was' if count == 1 else 'changes were'} tried"
     if closest is not None and closest.judged:
-        told += (
-            f"; the closest, {closest.remedy}, brought {number(closest.score)} instead of {number(closest.baseline)}"
-        )
+        told += f"; the closest, {closest.remedy}, brought {score(closest.score)} instead of {score(closest.baseline)}"
     return f"No remedy found {where}", told
 
 
@@ -93,10 +84,10 @@ def evidence(fixes: Fixes) -> Iterator[str]:
     if trial is None:
         return
     base = fixes.as_is.score_spread
-    yield f"as it is {number(trial.baseline)}{_range(base, trial.seeds)}"
-    yield f"changed {number(trial.score)}{_range(trial.score_spread, trial.seeds)}"
+    yield f"as it is {score(trial.baseline)}{_range(base, trial.seeds)}"
+    yield f"changed {score(trial.score)}{_range(trial.score_spread, trial.seeds)}"
     if trial.score is not None and trial.baseline is not None and trial.needed is not None:
-        yield f"gain {trial.score - trial.baseline:.3f}, asked for: more than {trial.needed:.3f}"
+        yield f"gain {score(trial.score - trial.baseline)}, asked for: more than {score(trial.needed)}"
     yield f"after {_steps(trial.steps)} each, {trial.seeds} {'seed' if trial.seeds == 1 else 'seeds'}"
     if not fixes.unseen:
         yield "training scores: nothing is claimed about unseen data"
@@ -157,9 +148,9 @@ def dots(trial: Trial, scale: Scale, room: int) -> str:
         return ""
     cells = [" "] * room
 
-    def place(score: float) -> int:
+    def place(at: float) -> int:
         low, high = scale
-        return round((room - 1) * min(max((score - low) / (high - low), 0.0), 1.0))
+        return round((room - 1) * min(max((at - low) / (high - low), 0.0), 1.0))
 
     if trial.baseline is not None:
         cells[place(trial.baseline)] = "┊"
@@ -223,7 +214,7 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
             yield f"{len(failed)} of {len(trials)} changes ended like this: {often}"
             yield "a fault that no change of the network moves lies in the loss or the data: look there first"
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
-        yield f"{closest.remedy} may help, but its gain is not above what chance makes ({closest.needed:.3f})"
+        yield f"{closest.remedy} may help, but its gain is not above what chance makes ({score(closest.needed)})"
         yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"
     else:
         yield (
@@ -266,12 +257,12 @@ def scale_of(trials: Sequence[Trial]) -> Scale:
     return low, high if high > low else low + 1.0
 
 
-def _cell(score: float | None) -> str:
-    return f"{number(score) if score is not None else '–':>7}"
+def _cell(value: float | None) -> str:
+    return f"{score(value) if value is not None else '–':>7}"
 
 
 def _range(spread: tuple[float, float] | None, seeds: int) -> str:
-    return f" ({number(spread[0])} … {number(spread[1])})" if spread is not None and seeds > 1 else ""
+    return f" ({score(spread[0])} … {score(spread[1])})" if spread is not None and seeds > 1 else ""
 
 
 def _steps(count: int) -> str:

@@ -48,19 +48,22 @@ def _page_style() -> str:
     return theme.css() + style("parts.css", "page.css")
 
 
+def policy() -> str:
+    """The content security policy of a page: it lets it load nothing and run no script."""
+    digest = base64.b64encode(hashlib.sha256(_page_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
 def _head(title: str) -> Html:
-    sheet = _page_style()
-    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return h(
         "head",
         h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", http_equiv="Content-Security-Policy", content=policy()),
         h("meta", name="viewport", content="width=device-width, initial-scale=1"),
         h("meta", name="color-scheme", content="light dark"),
         h("meta", name="referrer", content="no-referrer"),
         h("title", title),
-        h("style", Html(sheet)),
+        h("style", Html(_page_style())),
     )
 
 

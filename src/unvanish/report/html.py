@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.report import frame
 from unvanish.report.formats import writer
-from unvanish.report.html_findings import finding_article, prose
+from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question
 from unvanish.report.sentences import checked, headline, tally, words
 from unvanish.words.glossary import GLOSSARY
-from unvanish.words.markup import Child, Html, h
+from unvanish.words.markup import Child, Html, h, prose
 
 if TYPE_CHECKING:
     from unvanish.report import Report

@@ -11,25 +11,14 @@ from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.sentences import beyond_headline, message, places, said, words
 from unvanish.rules import Rule, rules
-from unvanish.words.markup import Html, h, join
+from unvanish.words.markup import Html, h, prose
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report
 
-POWER = re.compile(r"10\^(-?\d+(?:\.\d+)?)")
 LITERAL = re.compile(r"``(.+?)``", re.DOTALL)
 LEAD = re.compile(r"(Example|Why|Evidence|What helps|Source)(?=:)")
-
-
-def prose(text: str) -> Html:
-    """Text with its powers of ten raised."""
-    parts = POWER.split(text)
-    return join(_power(part) if place % 2 else part for place, part in enumerate(parts))
-
-
-def _power(exponent: str) -> Html:
-    return h("span", "10", h("sup", exponent.replace("-", "−")), class_="power")
 
 
 def finding_article(report: Report, finding: Finding, *, brief: bool = False) -> Html:

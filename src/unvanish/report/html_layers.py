@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from unvanish.records import LayerFlow
 from unvanish.report.page import FAULT, FINE, style_of
 from unvanish.report.sentences import words
-from unvanish.report.staircase import Fold, fold, number, percent
+from unvanish.report.staircase import Fold, fold
 from unvanish.words.glossary import field_entry
-from unvanish.words.markup import Html, h
-from unvanish.words.numbers import amount, times
+from unvanish.words.markup import Html, h, prose
+from unvanish.words.numbers import amount, number, percent, times
 
 ABSENT = "–"
 UNFOLDED = 60
@@ -49,11 +49,6 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
-def _number(value: float) -> str:
-    """A positive number as the pictures write it."""
-    return amount(math.log10(value)) if value > 0 else number(value)
-
-
 NAME = Column("layer", "name", str, numeric=False)
 SIGNAL = Column("error signal", "log10_signal", amount)
 GRADIENT = Column("weight gradient", "log10_grad_norm", amount)
@@ -72,11 +67,11 @@ COLUMNS = (
     Column("transmission", "log10_transmission", times),
     CURVATURE,
     Column("still to gain", "newton_decrement", percent),
-    Column("steps to learn", "steps_to_learn", _number),
+    Column("steps to learn", "steps_to_learn", number),
     Column("saturated", "saturated_fraction", percent),
     Column("dead", "dead_fraction", percent),
     Column("underflow", "underflow_fraction", percent),
-    Column("update / weights", "update_to_weight_ratio", _number),
+    Column("update / weights", "update_to_weight_ratio", number),
     Column("noise", "noise", _flag, numeric=False),
     Column("parameters", "parameters", _count),
     Column("class", "kind", str, numeric=False),
@@ -112,8 +107,8 @@ def folded(layers: Sequence[LayerFlow]) -> Sequence[LayerFlow | Fold]:
 
 
 def told(layers: Sequence[LayerFlow], columns: Iterable[Column]) -> list[Column]:
-    """The columns with something to say: a field that no layer has, or that is ×1 or 0 % for all, is left out."""
-    silent = {ABSENT, "", "×1", "0%", "no"}
+    """The columns with something to say: a field that no layer has, or that is ×1.0 or 0 % for all, is left out."""
+    silent = {ABSENT, "", "×1.0", "0%", "no"}
     return [column for column in columns if not silent.issuperset(column.cell(layer) for layer in layers)]
 
 
@@ -158,7 +153,7 @@ def _cell(layer: LayerFlow, column: Column) -> Html:
         return h("th", h("bdi", said), scope="row")
     if column is VERDICT:
         return h("td", h("span", said, class_=f"word {tone(layer.verdict)}"))
-    return h("td", said, class_=column.numeric and "n")
+    return h("td", prose(said) if column.numeric else said, class_=column.numeric and "n")
 
 
 def _run(run: Fold, columns: Sequence[Column]) -> Html:
@@ -167,5 +162,5 @@ def _run(run: Fold, columns: Sequence[Column]) -> Html:
     signals = [signal for signal in known if not math.isnan(signal)]
     span = f"{amount(min(signals))} … {amount(max(signals))}" if signals else ""
     said = {NAME: f"⋮ {len(run.layers):,} layers", VERDICT: words(run.verdict), SIGNAL: span}
-    cells = [h("td", said.get(column, ""), class_=column.numeric and "n") for column in columns]
+    cells = [h("td", prose(said.get(column, "")), class_=column.numeric and "n") for column in columns]
     return h("tr", cells, class_="fold")

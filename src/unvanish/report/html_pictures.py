@@ -10,7 +10,7 @@ from unvanish.charts import find
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report.html_layers import PICTURES, disclosed, folded, listing, table, told
 from unvanish.report.staircase import Fold, bar, bar_scale, fold
-from unvanish.words.markup import Child, Html, h, visible
+from unvanish.words.markup import Child, Html, h, prose, visible
 from unvanish.words.numbers import amount
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def drawing(report: Report, name: str, prefix: str) -> Drawing:
         reason = re.sub(r"^drawing [^:;]*: ", "", str(refused))
         instead = text_staircase(report.layers) if name == "staircase" else None
         return Drawing([h("p", f"Not drawn: {reason}"), instead], reason)
-    caption = h("figcaption", charts["wide"].description)
+    caption = h("figcaption", prose(charts["wide"].description))
     rows = folded(report.layers)
     numbers = table(rows, told(report.layers, PICTURES[name]), f"The numbers of the picture: {question(name)}")
     summary = "The numbers of this picture" + (", folded" if len(rows) < len(report.layers) else "")

@@ -9,7 +9,7 @@ from unvanish.report import frame
 from unvanish.report.formats import writer
 from unvanish.report.html_layers import disclosed, scrolling
 from unvanish.report.lab_text import SHOWN, cell, check_line, header, settings, shown
-from unvanish.words.markup import Child, Html, h
+from unvanish.words.markup import Child, Html, h, prose
 
 if TYPE_CHECKING:
     from unvanish.lab.outcome import Column, Outcome
@@ -29,7 +29,7 @@ def notebook_html(outcome: Outcome) -> str:
 
 
 def _parts(outcome: Outcome, prefix: str) -> list[Child]:
-    said = h("div", h("p", outcome.sentence), class_="verdict")
+    said = h("div", h("p", prose(outcome.sentence)), class_="verdict")
     parts: list[Child] = [said, [_figure(outcome, place, f"{prefix}{place}") for place in range(len(outcome.pictures))]]
     if outcome.rows:
         table = _table(outcome)
@@ -45,7 +45,7 @@ def _parts(outcome: Outcome, prefix: str) -> list[Child]:
 def _figure(outcome: Outcome, place: int, prefix: str) -> Html:
     drawing = outcome.pictures[place]
     # the chart escapes what it shows by itself
-    return h("figure", Html(outcome.chart(place).svg(prefix=prefix)), h("figcaption", drawing.description))
+    return h("figure", Html(outcome.chart(place).svg(prefix=prefix)), h("figcaption", prose(drawing.description)))
 
 
 def _table(outcome: Outcome) -> Html:
@@ -60,8 +60,8 @@ def _table(outcome: Outcome) -> Html:
 
 
 def _td(column: Column, row: dict[str, Any], text: bool) -> Html:
-    return h("td", cell(column, row), class_=None if text else "n")
+    return h("td", cell(column, row) if text else prose(cell(column, row)), class_=None if text else "n")
 
 
 def _listed(title: str, lines: Sequence[str]) -> Html | None:
-    return h("section", h("h2", title), h("ul", [h("li", line) for line in lines])) if lines else None
+    return h("section", h("h2", title), h("ul", [h("li", prose(line)) for line in lines])) if lines else None

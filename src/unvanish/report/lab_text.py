@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unvanish.report.formats import writer
 from unvanish.words.markup import visible
-from unvanish.words.numbers import decimal, number, spell
+from unvanish.words.numbers import exact, exactly, spell
 
 if TYPE_CHECKING:
     from unvanish.lab.outcome import Check, Column, Outcome
@@ -77,8 +77,8 @@ def cell(column: Column, row: dict[str, Any]) -> str:
     if isinstance(value, (int, float)):
         if column.unit == "log10":
             negative = column.sign and (row.get(column.sign) or 0) < 0
-            return ("-" if negative else "") + decimal(float(value))
-        return number(value)
+            return ("-" if negative else "") + exactly(float(value))
+        return exact(value)
     return visible(spell(value))
 
 
@@ -131,6 +131,6 @@ def _records(outcome: Outcome, width: int | None) -> Iterator[str]:
 
 def check_line(check: Check) -> str:
     """A check in one line: whether it holds, what was claimed, what was found, and what was expected."""
-    expected, found = (number(v) if isinstance(v, (int, float)) else v for v in (check.expected, check.found))
+    expected, found = (exact(v) if isinstance(v, (int, float)) else v for v in (check.expected, check.found))
     wanted = "" if expected is None else f", expected {expected}"
     return visible(f"{'ok' if check.ok else 'FAILED'}: {check.what}: {found}{wanted}")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from unvanish.report.frame import cell, fresh_name
 from unvanish.report.html import banner
-from unvanish.report.html_findings import finding_article, prose
+from unvanish.report.html_findings import finding_article
 from unvanish.report.html_pictures import drawing
 from unvanish.report.sentences import checked
-from unvanish.words.markup import h
+from unvanish.words.markup import h, prose
 
 if TYPE_CHECKING:
     from unvanish.report import Report

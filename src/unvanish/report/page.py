@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,10 +45,9 @@ class Page(NamedTuple):
         if cell_len(text) <= width:
             return text
         head = 0 if keep_end else (width - 1) // 2
-        tail = text
-        while cell_len(tail) > width - head - 1:
-            tail = tail[1:]
-        return f"{set_cell_size(text, head)}…{tail}"
+        room = width - head - 1
+        start = bisect_left(range(len(text)), -room, key=lambda place: -cell_len(text[place:]))
+        return f"{set_cell_size(text, head)}…{text[start:]}"
 
     def path(self, name: str, width: int) -> str:
         """The clean module path in at most ``width`` cells: whole parts give way, numbers and the last one last."""

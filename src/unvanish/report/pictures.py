@@ -113,7 +113,7 @@ def _say_factors(layers: Sequence[LayerFlow]) -> str:
     gain, layer = min(known, key=lambda each: each[0])
     parts = [(value, part) for part, field in PARTS.items() if (value := getattr(layer, field)) not in (None, 0.0)]
     said = f"The step back that shrinks the signal most starts at {_name(layer)}: {times(gain)}"
-    made = ", ".join(f"{part} {times(value)}" for value, part in parts if times(value) != "×1")
+    made = ", ".join(f"{part} {times(value)}" for value, part in parts if times(value) != "×1.0")
     return f"{said}, made of {made}." if made else f"{said}."
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import Evidence, Finding, LayerFlow
-from unvanish.report.staircase import number, percent, size
+from unvanish.words.numbers import amount, number, percent
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def said(evidence: Evidence) -> Said:
     words = WORDS.get(name, re.sub(r"^log10 (of )?", "", name))
     if evidence.relation == "of":
         return Said(words, "", f"{number(evidence.value)} of {number(limit)}", "", "")
-    say = size if "log10" in name else percent if name in SHARES else number
-    error = "" if evidence.error is None else f"± {number(evidence.error, 2)}{' decades' if say is size else ''}"
+    say = amount if "log10" in name else percent if name in SHARES else number
+    error = "" if evidence.error is None else f"± {number(evidence.error, 2)}{' decades' if say is amount else ''}"
     field = name if words != name and name.isidentifier() else ""
     told = "" if limit is None or limit == evidence.value else f"{evidence.relation} {say(limit)}".strip()
     return Said(words, field, say(evidence.value), error, told)

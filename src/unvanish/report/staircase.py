@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from unvanish.records import LayerFlow
-from unvanish.words.numbers import SMALLEST_NORMAL
+from unvanish.words.numbers import SMALLEST_NORMAL, amount
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 LEAST_DECADES = 4
@@ -42,61 +42,12 @@ class Fold(NamedTuple):
 
     @property
     def span(self) -> str:
-        """The range of their signals, such as "10^-9.3 … 10^-2.1"; zeros and unmeasured signals lie outside it."""
+        """The range of their signals, such as "10^-9.3 … 0.13"; zeros and unmeasured signals lie outside it."""
         found = _finite(self.layers)
         if not found:
             return ""
-        low, high = power(min(found)), power(max(found))
+        low, high = amount(min(found)), amount(max(found))
         return low if low == high else f"{low} … {high}"
-
-
-def power(log10: float | None) -> str:
-    """A power of ten from its logarithm: "10^-27.3", "10^-600", "0 exactly"; "–" where it was not measured."""
-    if log10 is None:
-        return "–"
-    if not math.isfinite(log10):
-        return "0 exactly" if log10 == -math.inf else str(log10)
-    # adding zero turns -0.0 into 0.0
-    return f"10^{round(log10) + 0.0:.0f}" if abs(log10) >= 99.95 else f"10^{round(log10, 1) + 0.0:.1f}"
-
-
-def times(log10: float | None) -> str:
-    """A factor from its logarithm: "×0.25", "×12", far from one "×10^-6.2"; "–" where it was not measured."""
-    if log10 is None:
-        return "–"
-    if not math.isfinite(log10):
-        return "×0" if log10 == -math.inf else f"×{log10}"
-    if not -2 <= log10 < 3:
-        return f"×{power(log10)}"
-    factor = 10**log10
-    digits = 3 if factor < 0.0995 else 2 if factor < 9.995 else 1 if factor < 99.95 else 0
-    return f"×{factor:.{digits}f}"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A plain number with a few digits, without exponent below 10^9; whole numbers in full."""
-    if value is None:
-        return "not measured"
-    if not 1 <= abs(value) < 1e9:
-        return f"{value:.{digits}g}"
-    if value == round(value, 0):
-        return f"{value:,.0f}"
-    short = float(f"{value:.{digits}g}")
-    return f"{short:,.0f}" if short == round(short, 0) else f"{short:,.{digits}g}"
-
-
-def size(log10: float | None) -> str:
-    """A number from its logarithm: "0.57", "21", far from one "10^-11.6"; "0 exactly" for a true zero."""
-    if log10 is None:
-        return "not measured"
-    return number(10**log10, 2) if -2 <= log10 < 3 else power(log10)
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage, "23%"; as a power of ten where that would take too many zeros."""
-    if share is None:
-        return "not measured"
-    return power(math.log10(share)) if 0 < share < 1e-5 else f"{number(100 * share, 3)}%"
 
 
 def bar_scale(layers: Sequence[LayerFlow], types: tuple[str, ...] = ()) -> Scale | None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import LayerFlow
 from unvanish.report.page import QUIET, Page, style_of
-from unvanish.report.staircase import Fold, Scale, bar, power, times
+from unvanish.report.staircase import Fold, Scale, bar
+from unvanish.words.numbers import amount, times
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 GAP = 2
 TINY_BAR, SHORT_BAR, LONG_BAR = 6, 18, 40
 """Cells: less than a tiny bar shows nothing; a short one gives way to no other column; a longer one tells no more."""
+NARROW = 24
+"""Cells that a signal and the longest verdict take beside the name, with the gaps between them."""
+NOTHING = 0.002
+"""Decades: a factor of less than half a percent does nothing."""
 FACTORS = {
     "weights": "log10_weight_gain",
     "slopes": "log10_slope_gain",
@@ -81,7 +86,12 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
         return [Column(header, page.widest(map(say, layers), len(header), 9), True, say)]
 
     columns = [
-        text("layer", "name", 28 if roomy else 20, lambda fold: f"⋮ {len(fold.layers):,} layers"),
+        text(
+            "layer",
+            "name",
+            28 if roomy else min(20, page.width - NARROW),
+            lambda fold: f"⋮ {len(fold.layers):,} layers",
+        ),
         *([text("kind", "kind", 18 if roomy else 12)] if len(kinds) > 1 else []),
         Column("signal", 9, True, _signal),
         *factor("step back", _step, "log10_gain"),
@@ -94,17 +104,26 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
 
 
 def _signal(layer: LayerFlow) -> str:
-    return power(layer.log10_signal)
+    return _said(amount, layer.log10_signal)
 
 
 def _step(layer: LayerFlow) -> str:
     """Nothing lies before the first layer, so that nothing is missing there."""
-    return times(layer.log10_gain) if layer.before or layer.log10_gain is not None else ""
+    return _said(times, layer.log10_gain) if layer.before or layer.log10_gain is not None else ""
 
 
 def _factor(field: str) -> Callable[[LayerFlow], str]:
     """A factor of one is left out: most layers have only one or two factors that do anything."""
-    return lambda layer: times(getattr(layer, field)).replace("×1.00", "") if _step(layer) else ""
+
+    def cell(layer: LayerFlow) -> str:
+        gain: float | None = getattr(layer, field)
+        return "" if not _step(layer) or (gain is not None and abs(gain) < NOTHING) else _said(times, gain)
+
+    return cell
+
+
+def _said(say: Callable[[float], str], value: float | None) -> str:
+    return "–" if value is None else say(value)
 
 
 def draw(

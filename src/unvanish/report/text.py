@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from unvanish.records import LayerFlow
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
 from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
-from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks, power
+from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks
 from unvanish.report.table import FACTORS, Column, draw, layout
+from unvanish.words.numbers import amount
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _set(
 
 
 def _headline(report: Report, page: Page) -> None:
-    word = words(report.verdict).capitalize()
+    word = page.clean(words(report.verdict).capitalize())
     page.print((f"{word}: ", f"{STRONG} {style_of(report.verdict)}"), (page.clean(headline(report)), STRONG))
     page.line()
     page.facts("Checked:", map(page.clean, checked(report)))
@@ -102,7 +103,7 @@ def _steps(report: Report, page: Page) -> None:
 def _legend(page: Page, scale: Scale | None, columns: Sequence[Column], rows: Sequence[LayerFlow | Fold]) -> None:
     """What the bars and the factors mean."""
     if scale is not None:
-        inside = ", ".join(f"{power(place)} {name}" for name, place in marks(scale))
+        inside = ", ".join(f"{amount(place)} {name}" for name, place in marks(scale))
         bars = f"log scale, empty at 10^{scale.low:.0f}, full at 10^{scale.high:.0f}"
         page.print((bars + (f"; ┊ smallest normal number: {inside}" if inside else ""), QUIET), label="bars: ")
     if "step back" in [column.header for column in columns]:
@@ -142,7 +143,10 @@ def _findings(report: Report, page: Page) -> None:
         page.line()
         word = words(finding.verdict)
         level = "" if finding.level == "error" else f" ({finding.level})"
-        page.line((f"{finding.code}  ", STRONG), (page.clean(word + level), f"{STRONG} {style_of(finding.verdict)}"))
+        page.print(
+            (f"{page.clean(finding.code)}  ", STRONG),
+            (page.clean(word + level), f"{STRONG} {style_of(finding.verdict)}"),
+        )
         message = beyond_headline(report, finding)
         if message:
             page.print((page.clean(message), ""), label="  ")

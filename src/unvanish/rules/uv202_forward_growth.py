@@ -8,6 +8,7 @@ from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import settled
 from unvanish.rules.wording import factor, names, sources, subject
+from unvanish.words.numbers import number
 
 
 @rule(
@@ -56,8 +57,10 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
     layers = [layer for layer in flow.layers if layer.call in big]
     steps = max(1, [call.index for call, _ in sizes].index(largest[0].index))
     message = (
-        f"The signal grows 10^{grown:.1f} times on its way forward, and the loss is {loss.value:.3g} where the best"
-        f" constant output has {loss.best_constant:.3g}: each of the {steps} steps from layer to layer multiplies it by"
+        f"The signal grows {factor(grown)} times on its way forward, and the loss is {number(loss.value)} where the"
+        " best"
+        f" constant output has {number(loss.best_constant)}: each of the {steps} steps from layer to layer multiplies"
+        " it by"
         f" about {factor(grown / steps)}. {subject(flow, layers, 'is', 'are')} far too large at the present weights:"
         f" a smaller learning rate leaves them so.{sources(layers[:1])}"
     )

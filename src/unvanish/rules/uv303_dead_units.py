@@ -7,6 +7,7 @@ from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
+from unvanish.words.numbers import percent
 
 
 @rule(
@@ -59,8 +60,10 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     layers = [layer for layer in flow.layers if layer.name in behind]
     others = f"; {len(calls)} activations are so" if len(calls) > 1 else ""
     message = (
-        f"{share:.0%} of the units of {place(worst)} are off for every sample of this batch{others}: their slope is"
-        f" zero, so they learn nothing and say nothing. It is not dead: the other {1 - share:.0%} still let a gradient"
+        f"{percent(share)} of the units of {place(worst)} are off for every sample of this batch{others}: their slope"
+        " is"
+        f" zero, so they learn nothing and say nothing. It is not dead: the other {percent(1 - share)} still let a"
+        " gradient"
         " through."
     )
     return [

@@ -8,6 +8,7 @@ from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
+from unvanish.words.numbers import number, percent
 
 
 @rule(
@@ -69,19 +70,21 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
             level="error" if left < passed else "note",
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=worst.name,
-            message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _REST.format(left)),
+            message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _rest(left)),
             evidence=tuple(evidence),
         )
     ]
 
 
-_REST = " The other entries still pass {:.0%} of the signal on, so the network may well learn."
+def _rest(left: float) -> str:
+    return f" The other entries still pass {percent(left)} of the signal on, so the network may well learn."
 
 
 def _message(worst: CallFlow, count: int, loss: float) -> str:
     others = f", and {count - 1} more activations are like it" if count > 1 else ""
     return (
-        f"{worst.saturated_fraction or 0.0:.0%} of what leaves {place(worst)} lies on its flat ends{others}: there the"
+        f"{percent(worst.saturated_fraction or 0.0)} of what leaves {place(worst)} lies on its flat ends{others}:"
+        " there the"
         " slope is nearly zero, so the layers before it are told almost nothing. They are not flat because the network"
-        f" is sure and right: its loss, {loss:.3g}, is no better than that of a constant output."
+        f" is sure and right: its loss, {number(loss)}, is no better than that of a constant output."
     )

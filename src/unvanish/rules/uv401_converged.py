@@ -8,6 +8,7 @@ from unvanish.decide import CONVERGED, STATIONARY, VANISHED, is_stationary
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, subject, weakest
+from unvanish.words.numbers import percent
 
 
 @rule(
@@ -46,14 +47,13 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
     if not layers or (gap is None and not is_stationary(flow)):
         return []
     if gap is not None and gap < threshold:
-        message = (
-            f"{subject(flow, layers, 'has', 'have')} learned the task: {max(gap, 0.0):.2g} of the loss is left to gain."
-        )
+        left = percent(max(gap, 0.0))
+        message = f"{subject(flow, layers, 'has', 'have')} learned the task: {left} of the loss is left to gain."
         evidence = Evidence(name="relative_gap", value=gap, relation="<", threshold=threshold)
     elif is_stationary(flow):
         message = (
             f"{subject(flow, layers, 'has', 'have')} reached an optimum better than any constant output: a quadratic"
-            f" model promises only {flow.decrement:.1g} of the loss there was to gain."
+            f" model promises only {percent(flow.decrement)} of the loss there was to gain."
         )
         evidence = Evidence(name="decrement", value=flow.decrement, relation="<", threshold=STATIONARY)
     else:

@@ -6,6 +6,7 @@ from unvanish.decide import STATIONARY
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject, weakest
+from unvanish.words.numbers import percent
 
 
 @rule(
@@ -48,7 +49,8 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     )
     message = (
         f"{subject(flow, layers, 'stands', 'stand')} still: in the parameters that receive a signal a quadratic model"
-        f" promises only {flow.decrement:.1g} of the loss there is to gain, and the loss is no better than that of a"
+        f" promises only {percent(flow.decrement)} of the loss there is to gain, and the loss is no better than that"
+        " of a"
         " constant output, because at these weights the samples' wishes cancel."
         f"{not_converged(flow)}{reaches}{sources(layers)}"
     )

@@ -6,6 +6,7 @@ from unvanish.decide import UNDERFLOW
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
+from unvanish.words.numbers import percent
 
 
 @rule(
@@ -52,7 +53,8 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     worst = max(layers, key=_lost)
     kind = worst.dtype.removeprefix("torch.") or "its number type"
     message = (
-        f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {_lost(worst):.0%} of the non-zero"
+        f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {percent(_lost(worst))} of the"
+        " non-zero"
         f" entries of {worst.name} are below the smallest normal number of {kind}.{sources(layers)}"
     )
     return [

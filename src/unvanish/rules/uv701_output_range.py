@@ -6,6 +6,7 @@ from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
+from unvanish.words.numbers import number, percent
 
 
 @rule(
@@ -43,10 +44,11 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statemen
     if lost is None or not lost > threshold:
         return []
     call = next((each for each in flow.calls if each.index == output.call), None)
-    low = "-∞" if output.low is None else f"{output.low:.3g}"
-    high = "∞" if output.high is None else f"{output.high:.3g}"
+    low = "-∞" if output.low is None else number(output.low)
+    high = "∞" if output.high is None else number(output.high)
     message = (
-        f"{lost:.0%} of the loss there is to gain is out of reach: the targets lie outside {low} … {high}, the range of"
+        f"{percent(lost)} of the loss there is to gain is out of reach: the targets lie outside {low} … {high}, the"
+        " range of"
         f" {place(call)}. The layers may be sound: what stops them is the last activation."
     )
     return [

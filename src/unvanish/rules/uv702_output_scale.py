@@ -6,6 +6,7 @@ from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import FAR, far_outputs, planned
 from unvanish.rules.wording import about
+from unvanish.words.numbers import number
 
 
 @rule(
@@ -44,8 +45,8 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
         return []
     times = output.wanted / max(output.rms, 0.1)
     message = (
-        f"The loss asks the outputs to move by {output.wanted:.3g} (rms), {about(times)} times their own size"
-        f" ({output.rms:.2g})."
+        f"The loss asks the outputs to move by {number(output.wanted)} (rms), {about(times)} times their own size"
+        f" ({number(output.rms)})."
     )
     evidence = [Evidence(name="wanted move over the size of the outputs", value=times, relation=">", threshold=far)]
     if too_slow and step is not None and step.needed is not None:

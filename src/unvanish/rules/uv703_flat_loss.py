@@ -8,6 +8,7 @@ from unvanish.decide import FLAT, is_flat
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, subject
+from unvanish.words.numbers import number
 
 
 @rule(
@@ -44,7 +45,8 @@ def flat_loss(flow: Flow) -> list[Statement]:
     if loss is None or not is_flat(flow) or not live:
         return []
     message = (
-        f"The loss, {loss.value:.3g}, changes by less than a millionth of itself when the outputs are halved, enlarged"
+        f"The loss, {number(loss.value)}, changes by less than a millionth of itself when the outputs are halved,"
+        " enlarged"
         f" or disturbed, so it cannot show whether anything is learned: its larger part does not depend on them."
         f" {subject(flow, live, 'does', 'do')} have a gradient: it is not that the loss is cut off from the outputs."
     )

@@ -8,7 +8,8 @@ from unvanish.decide import VANISHED
 from unvanish.records import Evidence, Flow, RateTrial, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import steps_to_judge
-from unvanish.rules.wording import weakest
+from unvanish.rules.wording import factor, weakest
+from unvanish.words.numbers import number
 
 STUCK = 0.95
 """Share of the loss of the best constant output: what has not fallen below has learned nothing of the inputs."""
@@ -66,11 +67,12 @@ def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, leas
         return []
     if first - step.loss <= allowed or step.walked - step.loss <= allowed:
         return []
-    end = f"{step.walked:.3g}" if math.isfinite(step.walked) else "no longer finite"
+    end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
     message = (
-        f"The next step raises the loss from {step.loss:.3g} to {first:.3g}, and after several such steps it is {end}:"
+        f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
+        f" is {end}:"
         f" {step.optimizer} with a learning rate of {step.lr:.3g} steps too far. {step.best:g} of the same step lowers"
-        f" the loss to {dict(step.ladder)[step.best]:.3g}, so the direction is right: it is not a wrong gradient."
+        f" the loss to {number(dict(step.ladder)[step.best])}, so the direction is right: it is not a wrong gradient."
         " On this batch."
     )
     return [
@@ -104,11 +106,11 @@ def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Statement
     if here and not now.loss - floor >= STUCK * (constant - floor):
         return []
     start = weakest(a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission > VANISHED)
-    before = "" if start is None else f" from 10^{start:.1f}"
+    before = "" if start is None else f" from {factor(start)}"
     message = (
         f"{first.steps} steps of {step.optimizer} at a learning rate of {first.lr:.2g} lose the signal: the smallest"
-        f" transmission of a layer falls{before} to 10^{first.log10_transmission:.1f}; below 10^{VANISHED:.1f} it has"
-        f" vanished. As many at {kept.lr:.2g} leave it at 10^{kept.log10_transmission:.1f}. "
+        f" transmission of a layer falls{before} to {factor(first.log10_transmission)}; below {factor(VANISHED)} it has"
+        f" vanished. As many at {kept.lr:.2g} leave it at {factor(kept.log10_transmission)}. "
         + (
             "The present rate is too large for this network, whose layers are normalised after every addition; before"
             " the first step nothing has vanished."

@@ -8,6 +8,7 @@ from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
 from unvanish.rules.wording import about
+from unvanish.words.numbers import number
 
 OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
@@ -92,8 +93,9 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
     if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
         said.append(
             f"{step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
-            f" {step.scale:.3g} times the rate lower the loss by {step.loss - step.walked_scaled:.2g}, as many at the"
-            f" present one by {step.loss - step.walked:.2g}. The gradient is not vanished: the signal reaches the"
+            f" {step.scale:.3g} times the rate lower the loss by {number(step.loss - step.walked_scaled)}, as many at"
+            " the"
+            f" present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches the"
             " layers, the steps waste it."
         )
     else:

@@ -7,6 +7,7 @@ from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
+from unvanish.words.numbers import number, percent
 
 
 @rule(
@@ -57,7 +58,8 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
         return []
     call = next((each for each in flow.calls if each.index == output.call), None)
     message = (
-        f"{lost:.0%} of the loss there is to gain is out of reach: {place(call)} {_why(flow, call)}. The layers before"
+        f"{percent(lost)} of the loss there is to gain is out of reach: {place(call)} {_why(flow, call)}. The layers"
+        " before"
         " may be sound: no training of them gets past it."
     )
     return [
@@ -81,10 +83,11 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
         return []
     call = next((each for each in flow.calls if each.index == output.end), None)
     message = (
-        f"{place(call)} and a loss that divides the outputs by their sum do not fit: {output.at_end:.0%} of the outputs"
+        f"{place(call)} and a loss that divides the outputs by their sum do not fit: {percent(output.at_end)} of the"
+        " outputs"
         f" lie exactly on the end of its range, where it has no slope that would bring them back. While they stay, the"
-        f" loss cannot fall below {output.held:.3g}; one constant output for all samples has"
-        f" {output.constant:.3g}. A softmax has no such end. On this batch."
+        f" loss cannot fall below {number(output.held)}; one constant output for all samples has"
+        f" {number(output.constant)}. A softmax has no such end. On this batch."
     )
     return [
         Statement(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from unvanish.records import Evidence, Flow, InputFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import inputs_saturate, settled
+from unvanish.rules.wording import factor
+from unvanish.words.numbers import number, percent
 
 
 @rule(
@@ -44,14 +46,14 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
     flat, steep = inputs_saturate(flow, saturated, gone), _steep(inputs, step_limit)
     if not flat and not steep:
         return []
-    message = (
-        f"The inputs are too large for {inputs.layer}: a feature has an rms of {inputs.largest_deviation:.3g}, not 1."
-    )
+    largest = number(inputs.largest_deviation)
+    message = f"The inputs are too large for {inputs.layer}: a feature has an rms of {largest}, not 1."
     evidence: list[Evidence] = []
     if flat and inputs.saturated is not None:
         message += (
-            f" {inputs.saturated:.0%} of what leaves the first bounded activation lies on its flat ends; standardised,"
-            f" {inputs.saturated_standardised:.0%}. It is not the weights: the same ones are fine then."
+            f" {percent(inputs.saturated)} of what leaves the first bounded activation lies on its flat ends;"
+            " standardised,"
+            f" {percent(inputs.saturated_standardised)}. It is not the weights: the same ones are fine then."
         )
         evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
         evidence.append(
@@ -60,8 +62,8 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
         )  # fmt: skip
     if steep and inputs.step_limit is not None:
         message += (
-            f" It can stand only 10^{inputs.step_limit:.1f} of the step the other layers can; standardised,"
-            f" 10^{inputs.step_limit_standardised:.1f}."
+            f" It can stand only {factor(inputs.step_limit)} of the step the other layers can; standardised,"
+            f" {factor(inputs.step_limit_standardised)}."
         )
         evidence.append(Evidence(name="log10 step limit", value=inputs.step_limit, relation="<", threshold=step_limit))
         evidence.append(

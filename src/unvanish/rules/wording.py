@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from unvanish.records import CallFlow, Flow, LayerFlow
+from unvanish.words.numbers import number, percent, times
 from unvanish.words.spans import span
 
 
@@ -43,13 +44,9 @@ def call_place(call: CallFlow | None) -> str:
     return call.name + (f" in {call.module}" if call.module else "") + (f" at {call.source}" if call.source else "")
 
 
-def factor(log10: float) -> str:
-    """A factor from its logarithm: "0.11" near one, "10^-13.2" far from it."""
-    if not math.isfinite(log10):
-        return "0" if log10 < 0 else "inf"
-    if not -2 < log10 < 3:
-        return f"10^{log10:.1f}"
-    return f"{10**log10:.2g}" if log10 < 2 else f"{10**log10:.0f}"
+def factor(log10: float | None) -> str:
+    """A factor from its logarithm: "0.11" near one, "10^-13.2" far from it, "0" for a true zero."""
+    return times(log10).removeprefix("×")
 
 
 def listing(items: Iterable[str], most: int = 3) -> str:
@@ -64,11 +61,9 @@ def place(call: CallFlow | None) -> str:
     return call_place(call) if call is None or call.module else call_place(call.replace(module="the model"))
 
 
-def about(number: float) -> str:
+def about(count: float) -> str:
     """A count to two digits: "2,000,000"; "more than can be counted" for an infinite one."""
-    if not math.isfinite(number):
-        return "more than can be counted"
-    return f"{float(f'{number:.2g}'):,.0f}"
+    return number(float(f"{count:.2g}")) if math.isfinite(count) else "more than can be counted"
 
 
 def not_converged(flow: Flow, pronoun: str = "It is") -> str:
@@ -76,7 +71,7 @@ def not_converged(flow: Flow, pronoun: str = "It is") -> str:
     gap = None if flow.loss is None else flow.loss.relative_gap
     if gap is None or not math.isfinite(gap):
         return ""
-    return f" {pronoun} not converged: {gap:.0%} of the loss is still to gain."
+    return f" {pronoun} not converged: {percent(gap)} of the loss is still to gain."
 
 
 def weakest(layers: Iterable[LayerFlow]) -> float | None:

@@ -1,8 +1,9 @@
-"""The local server of the lab: one page for all experiments, on loopback and for whoever holds the token."""
+"""The local server of a site, such as the lab: on loopback and for whoever holds the token."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import secrets
 import socket
 import sys
@@ -15,39 +16,41 @@ from unvanish.records import UnvanishError
 HOST = "127.0.0.1"
 
 
-def serve(port: int = 0, *, browser: bool = True, say: Callable[[str], None] = print) -> int:
-    """Serve the lab until it is interrupted; the address, with its token, is said and opened in a browser.
+def serve(name: str, port: int = 0, *, browser: bool = True, say: Callable[[str], None] = print) -> int:
+    """Serve the site of that name, such as "lab", until it is interrupted; its address is opened in a browser.
 
-    ``port``: 0 takes any free one. Returns the exit status. Raises UnvanishError where the port cannot be had or the
-    packages of the extra "lab" are not installed.
+    ``port``: 0 takes any free one. ``say`` is told the address, with its token. Returns the exit status. Raises
+    UnvanishError where the port cannot be had or the packages of the extra "lab" are not installed.
     """
     try:
         import uvicorn
 
-        from unvanish.server.app import application, warm
+        from unvanish.server.app import application
+
+        site = importlib.import_module(f"unvanish.server.{name}").site()
     except ImportError as error:
         raise UnvanishError(
-            f"the page of the lab needs the package {error.name}, which is not installed;"
+            f"the page of {name} needs the package {error.name}, which is not installed;"
             " try: pip install 'unvanish[lab]'"
         ) from None
     if not 0 <= port <= 65535:
-        raise UnvanishError(f"serving the lab on port {port}: a port is a number from 0 to 65535")
+        raise UnvanishError(f"serving {name} on port {port}: a port is a number from 0 to 65535")
     token = secrets.token_urlsafe(24)
     try:
         listening = listen(port)
     except OSError as error:
         raise UnvanishError(
-            f"serving the lab on port {port}: {error.strerror or error}; choose another --port, or none"
+            f"serving {name} on port {port}: {error.strerror or error}; choose another --port, or none"
         ) from None
     with listening:
         port = listening.getsockname()[1]
-        warm()  # the address is said when the page is there at once
+        site.warm()  # the address is said when the page is there at once
         address = f"http://{HOST}:{port}/?token={token}"
-        say(f"unvanish lab: {address}  (Ctrl+C ends it)")
+        say(f"unvanish {name}: {address}  (Ctrl+C ends it)")
         if browser:
             threading.Timer(0.5, webbrowser.open, (address,)).start()
         config = uvicorn.Config(
-            application(token, port), log_level="error", lifespan="on", timeout_graceful_shutdown=2,
+            application(site, token, port), log_level="error", lifespan="on", timeout_graceful_shutdown=2,
             server_header=False, limit_concurrency=64,
         )  # fmt: skip
         with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end

@@ -1,15 +1,19 @@
-"""Experiments that take a while: run in threads, followed from a page, stopped when nobody waits for them."""
+"""What takes a while: run in threads, followed from a page, stopped when nobody waits for them."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from unvanish.lab import Stopped
 from unvanish.records import UnvanishError
@@ -21,6 +25,9 @@ LONGEST = 600.0
 """Seconds an experiment may take; what is done by then is its result."""
 ALONE = 10.0
 """Seconds without anybody following after which an experiment is stopped."""
+
+TICK = 0.15
+"""Seconds between two looks at how far a job is."""
 
 Work = Callable[[Callable[[float, str], None]], Any]
 
@@ -82,3 +89,36 @@ class Jobs:
         for job in self._jobs.values():
             job.stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def events(job: Job, encode: Callable[[Any], bytes]) -> AsyncGenerator[str, None]:
+    """Server-sent events: progress, then one of result or problem. Ends when the visitor leaves."""
+    job.followers += 1
+    said: tuple[float, str] | None = None
+    try:
+        while not job.finished:
+            if (job.share, job.what) != said:
+                said = (job.share, job.what)
+                yield _event("progress", {"share": job.share, "what": job.what})
+            await asyncio.sleep(TICK)
+        assert job.future is not None
+        if job.future.cancelled():
+            yield _event("problem", {"error": "stopped before anything was done"})
+        elif (error := job.future.exception()) is None:
+            yield _event("result", await run_in_threadpool(encode, job.future.result()))
+        else:
+            yield _event("problem", {"error": _reason(error)})
+    finally:
+        job.followers -= 1
+        job.left_at = time.monotonic()
+
+
+def _event(name: str, data: Any) -> str:
+    text = data.decode() if isinstance(data, bytes) else json.dumps(data)
+    return f"event: {name}\ndata: {text}\n\n"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Stopped):
+        return "stopped before anything was done"
+    return str(error) if isinstance(error, UnvanishError) else f"{type(error).__name__}: {error}"

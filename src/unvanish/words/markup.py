@@ -1,5 +1,4 @@
-"""HTML by construction: an element is a call of ``h``, and every text in it is escaped. Nothing is imported from here.
-
+"""HTML by construction: an element is a call of ``h``, and every text in it is escaped.
 Names come from other people's programs. ``Html`` marks what is markup already; any other string is shown as it is
 spelled, with control and invisible characters (among them those that turn the direction of writing) as escapes.
 """
@@ -8,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+
+from unvanish.words.numbers import POWER
 
 VOID = {"br", "col", "hr", "meta"}
 
@@ -36,6 +37,16 @@ def h(tag: str, *children: Child, **attributes: str | int | bool | None) -> Html
 def join(*children: Child) -> Html:
     """The children one after the other, escaped where they are not markup yet."""
     return Html("".join(_parts(children)))
+
+
+def prose(text: str) -> Html:
+    """Text with its powers of ten raised."""
+    parts = POWER.split(text)
+    return join(_power(part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def _power(exponent: str) -> Html:
+    return h("span", "10", h("sup", exponent.replace("-", "−")), class_="power")
 
 
 def visible(text: str) -> str:

@@ -1,11 +1,19 @@
-"""How every text, page and picture writes a number of any size, most of them given by their base-10 logarithm."""
+"""How every text, page and picture writes a number: one spelling, whoever writes it.
+
+Between 10^-2 and 10^3 a number is written out; beyond, it is a power of ten, "10^-27.3", because what is read off it is
+how many decades away it lies, and depth leads to powers that no type of number holds. Text is plain, so that terminals,
+JSON and comma-separated values take it; pages and pictures raise the exponent of the same power (``raise_powers``).
+Reports give two digits, which is as much as one batch says; the lab, which computes exactly, gives four.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_RAISED = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
+POWER = re.compile(r"10\^(-?\d+(?:\.\d+)?)")
 ABSENT = "not measured"
 SMALLEST_NORMAL = {
     "float16": -14 * math.log10(2),
@@ -14,69 +22,92 @@ SMALLEST_NORMAL = {
     "float64": -1022 * math.log10(2),
 }
 """log10 of the smallest number that each type holds with all its digits."""
-PLAIN_FROM, PLAIN_TO = -2, 4
-"""Numbers from 10^-2 up to 10^4 are written out; beyond, the zeros would have to be counted."""
+PLAIN_FROM, PLAIN_TO = -2, 3
+"""Numbers from 10^-2 up to 10^3 are written out; beyond, the zeros would have to be counted."""
+MANY_DECADES = 99.95
+"""So many decades away, a tenth of one tells a reader of two digits nothing."""
+EXACT = 4
+"""Significant digits of the lab."""
 LISTED = 12
 """The numbers of a setting that is a list, as far as a line of settings shows them."""
 
 
-def raised(exponent: int) -> str:
-    """An exponent in superscript: ``raised(-27)`` is "⁻²⁷"."""
-    return str(exponent).translate(_RAISED)
+def raise_powers(text: str) -> str:
+    """The text with its powers of ten as pictures set them: "10⁻²⁷·³" for "10^-27.3"."""
+    return POWER.sub(lambda found: f"10{found[1].translate(_RAISED)}", text)
 
 
 def decade(exponent: int) -> str:
     """A whole power of ten, as on an axis: "10⁻²⁷", "1" for 10⁰, "10" for 10¹."""
-    return {0: "1", 1: "10"}.get(exponent, f"10{raised(exponent)}")
+    return {0: "1", 1: "10"}.get(exponent, raise_powers(f"10^{exponent}"))
 
 
 def amount(log10: float | None, digits: int = 2) -> str:
-    """A number with ``digits`` significant digits: "2.1·10⁻²⁷", "0.031", "120"; "exactly 0" for a true zero."""
+    """A number from its logarithm, with ``digits`` significant digits: "10^-27.3", "0.031", "120".
+
+    "exactly 0" is a true zero, and "not measured" stands for None.
+    """
     if log10 is None:
         return ABSENT
     if not math.isfinite(log10):
-        return "not a number" if math.isnan(log10) else "exactly 0" if log10 < 0 else "infinite"
+        return "exactly 0" if log10 == -math.inf else str(log10)
     exponent = math.floor(log10)
     leading = round(10 ** (log10 - exponent), digits - 1)
     if leading >= 10:
         leading, exponent = 1.0, exponent + 1
     if PLAIN_FROM <= exponent < PLAIN_TO:
         return f"{leading * 10.0**exponent:.{max(digits - 1 - exponent, 0)}f}"
-    return f"{leading:.{digits - 1}f}·{decade(exponent)}"
+    decimals = 0 if digits == 2 and abs(log10) >= MANY_DECADES else digits - 1
+    # adding zero turns -0.0 into 0.0
+    return f"10^{round(log10, decimals) + 0.0:.{decimals}f}"
 
 
 def times(log10: float | None, digits: int = 2) -> str:
-    """A factor: "×0.04", "×12", "×2.1·10⁻²⁷"; "×0" for a true zero, "×1" for a factor of one."""
+    """A factor from its logarithm: "×0.25", "×12", "×10^-27.3"; "×0" for a true zero."""
     if log10 is None:
         return ABSENT
-    if log10 == -math.inf:
-        return "×0"
-    if math.isnan(log10):
-        return amount(log10)
-    if log10 == math.inf:
-        return "×∞"
-    said = amount(log10, digits)
-    return f"×{said.rstrip('0').rstrip('.')}" if "." in said and "·" not in said else f"×{said}"
+    return "×0" if log10 == -math.inf else f"×{amount(log10, digits)}"
 
 
-def number(value: float) -> str:
-    """A number with six digits; a whole one in full as far as it is short."""
-    if isinstance(value, int) or (math.isfinite(value) and value.is_integer() and abs(value) < 1e9):
+def number(value: float | None, digits: int = 4, power_digits: int = 2) -> str:
+    """A plain number with a few digits; whole ones in full up to 10^9, the very small and the very large as powers.
+
+    ``power_digits``: the significant digits of those that are written as powers of ten.
+    """
+    if value is None:
+        return ABSENT
+    if math.isfinite(value) and value and not 1e-4 <= abs(value) < 1e9:
+        return ("-" if value < 0 else "") + amount(math.log10(abs(value)), power_digits)
+    if not 1 <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    if value == round(value, 0):
         return f"{value:,.0f}"
-    return f"{value:.6g}"
+    short = float(f"{value:.{digits}g}")
+    return f"{short:,.0f}" if short == round(short, 0) else f"{short:,.{digits}g}"
 
 
-def decimal(log10: float) -> str:
-    """The number a logarithm stands for, with four digits, whatever its size: "2.079e-27", "3.316e-1371"."""
-    if not math.isfinite(log10):
-        return {-math.inf: "0", math.inf: "inf"}.get(log10, "nan")
-    if -3 <= log10 < 4:
-        return f"{10**log10:.4g}"
-    exponent = math.floor(log10)
-    mantissa = f"{10 ** (log10 - exponent):.3f}"
-    if mantissa == "10.000":
-        mantissa, exponent = "1.000", exponent + 1
-    return f"{mantissa}e{exponent:+03d}"
+def exact(value: float) -> str:
+    """A plain number of the lab: six digits, and four of those that are written as powers of ten."""
+    return number(value, 6, EXACT)
+
+
+def exactly(log10: float) -> str:
+    """A number of the lab from its logarithm, with four digits: "0.04219", "10^-26.682"; "0" for a true zero."""
+    return "0" if log10 == -math.inf else amount(log10, EXACT)
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, "23%"; as a power of ten where that would take too many zeros."""
+    if share is None:
+        return ABSENT
+    return amount(math.log10(share)) if 0 < share < 1e-5 else f"{number(100 * share, 3)}%"
+
+
+def score(value: float | None) -> str:
+    """The score of a network on data, with three decimals; fewer for large ones."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def spell(value: Any) -> str:

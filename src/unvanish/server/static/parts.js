@@ -15,13 +15,12 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** The number a logarithm stands for, whatever its size: 0.0423, 2.079e-27. */
+/** The number a logarithm stands for, whatever its size, as the package writes it: 0.04219, 10^-26.682. */
 export function decimal(log) {
-  if (typeof log !== 'number') return {'-inf': '0', inf: 'infinite', nan: 'not a number'}[log] ?? '–';
-  if (log >= -3 && log < 4) return shown(Number((10 ** log).toPrecision(4)));
-  const exponent = Math.floor(log);
-  const mantissa = (10 ** (log - exponent)).toFixed(3);
-  return mantissa === '10.000' ? `1.000e${exponent + 1}` : `${mantissa}e${exponent}`;
+  if (typeof log !== 'number') return {'-inf': '0', inf: 'inf', nan: 'nan'}[log] ?? '–';
+  const plain = Number((10 ** log).toPrecision(4));
+  if (plain >= 0.01 && plain < 1000) return plain.toPrecision(4);
+  return `10^${log.toFixed(3).replace(/^-0\.000$/, '0.000')}`;
 }
 
 /** One setting: a slider and a field for a number, a list for choices, a box for a truth value, a line for the rest. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import random
 import re
@@ -9,17 +10,22 @@ import string
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+import unvanish.server
 from unvanish import lab
 from unvanish.records import UnvanishError
 from unvanish.server import serve
 from unvanish.server.app import application
 from unvanish.server.guard import LARGEST
-from unvanish.server.jobs import Jobs
+from unvanish.server.jobs import Jobs, events
+from unvanish.server.lab import FIRST
+from unvanish.server.lab import site as lab_site
+from unvanish.server.lab.answers import described
 
 PORT = 8123
 BASE = f"http://127.0.0.1:{PORT}"
@@ -28,14 +34,14 @@ TOKEN = "the-token"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(application(TOKEN, PORT), base_url=BASE, raise_server_exceptions=False) as found:
+    with TestClient(application(lab_site(), TOKEN, PORT), base_url=BASE, raise_server_exceptions=False) as found:
         assert found.get(f"/?token={TOKEN}", follow_redirects=True).status_code == 200
         yield found
 
 
 @pytest.fixture
 def stranger() -> TestClient:
-    return TestClient(application(TOKEN, PORT), base_url=BASE, raise_server_exceptions=False)
+    return TestClient(application(lab_site(), TOKEN, PORT), base_url=BASE, raise_server_exceptions=False)
 
 
 def followed(text: str) -> list[tuple[str, Any]]:
@@ -85,6 +91,16 @@ def test_the_page_has_no_inline_script_and_no_foreign_address(client):
 def test_a_file_outside_the_list_is_not_served(client):
     for name in ("page.html", "..%2fapp.py", "%2e%2e%2fapp.py", "nothing.js"):
         assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_the_server_knows_no_experiment_but_the_one_it_opens_with():
+    """What an experiment costs, how fast it is and what it opens or reads are arguments of ``@experiment``."""
+    names = {each.name for each in lab.experiments()} - {"width", "bottom"}  # properties of pictures
+    for file in Path(unvanish.server.__file__).parent.rglob("*.py"):
+        texts = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        assert {node.value for node in texts if isinstance(node.value, str)} & names <= {FIRST}
+    paces = {each["name"]: each["pace"] for each in map(described, lab.experiments())}
+    assert (paces["ravine"], paces["width"], paces["speeds"]) == ("live", "short", "long")
 
 
 def test_an_experiment_answers_as_in_python(client):
@@ -167,7 +183,7 @@ def test_a_hundred_thousand_layers_are_answered(client):
 def test_a_deep_network_is_not_checked_on_the_page(client):
     assert "300 layers" in client.get("/check/chain?depth=301").json()["error"]
     assert client.get("/api/run/chain?depth=301").json()["check"] == ""
-    assert "only the network of a chain" in client.get("/check/ravine").json()["error"]
+    assert "it has no network that check could open" in client.get("/check/ravine").json()["error"]
 
 
 def test_a_report_that_is_sent_is_idealised_and_not_kept(client):
@@ -189,6 +205,10 @@ def test_the_network_of_a_chain_is_checked_by_the_tool(client):
 
 def test_a_body_too_large_is_refused(client):
     assert client.post("/api/run/whatif", content=b"x" * (LARGEST + 1)).status_code == 413
+
+
+def test_an_experiment_that_takes_no_report_says_so(client):
+    assert "it takes no report" in client.post("/api/run/chain", content=b"{}").json()["error"]
 
 
 def test_a_report_that_is_none_is_refused(client):
@@ -247,15 +267,13 @@ def test_a_visitor_who_leaves_ends_what_only_that_one_waited_for(monkeypatch):
 def test_a_follower_who_goes_is_counted_out():
     import asyncio
 
-    from unvanish.server.app import _events
-
     jobs = Jobs()
 
     async def look_and_go(job: Any) -> tuple[int, int]:
-        events = _events(job)
-        await anext(events)
+        told = events(job, str.encode)
+        await anext(told)
         during = job.followers
-        await events.aclose()
+        await told.aclose()
         return during, job.followers
 
     try:
@@ -280,7 +298,7 @@ def test_the_queue_is_bounded():
 
 def test_a_port_that_cannot_be_had_is_one_clear_error():
     with pytest.raises(UnvanishError, match="from 0 to 65535"):
-        serve(70_000, browser=False)
+        serve("lab", 70_000, browser=False)
 
 
 PIECES = [

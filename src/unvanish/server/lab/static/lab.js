@@ -121,7 +121,7 @@ function extras() {
     const box = make('input', {type: 'checkbox', id: 'predict', checked: !$('guess').hidden, onchange: () => predict(box.checked)});
     return [make('div', {className: 'knob'}, make('div', {className: 'head'}, make('label', {htmlFor: 'predict'}, 'predict first'), box))];
   }
-  if (page.experiment.name !== 'whatif') return [];
+  if (!page.experiment.report) return [];
   const file = make('input', {type: 'file', id: 'report', accept: '.json,application/json', className: 'line', onchange: async () => {
     page.report = file.files.length ? await file.files[0].text() : null;
     update();
@@ -139,7 +139,7 @@ async function update() {
     page.again = false;
     const asked = page.experiment;
     if (!live()) break;
-    const options = asked.name === 'whatif' && page.report ? {method: 'POST', body: page.report} : {};
+    const options = asked.report && page.report ? {method: 'POST', body: page.report} : {};
     const found = await answer(`/api/run/${asked.name}?${sized()}`, options);
     if (asked !== page.experiment) { page.again = true; continue; }
     if (found.error) problem(found.error); else await show(found);
@@ -282,7 +282,7 @@ function actions(found) {
     setTimeout(() => { event.target.textContent = label; }, 1200);
   }}, label);
   const parts = [copy('Copy as Python', () => found.code), copy('Copy the link', () => location.href)];
-  if (!(page.experiment.name === 'whatif' && page.report))
+  if (!(page.experiment.report && page.report))
     for (const format of page.experiment.formats)
       parts.push(make('a', {href: `/api/export/${page.experiment.name}.${format}?${sized()}`, className: 'button',
         download: `${page.experiment.name}.${format}`}, `Download ${format.toUpperCase()}`));

@@ -11,11 +11,8 @@ from unvanish.lab import Experiment, get
 from unvanish.records import UnvanishError
 
 PIXELS = (300, 1000)
-FILES = ("folder", "report")
-"""Settings that name a place on this machine: a page must not choose what is read there."""
 MOST_NUMBERS = 500_000
-"""Layers times inputs of one chain on the page; more is for the command line, which has the machine to itself."""
-MOST_ROWS = 10_000
+"""What an experiment may keep on the page; more is for the command line, which has the machine to itself."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +35,14 @@ def asked(request: Request) -> Asked:
         raise UnvanishError(f"{about}: there is no setting {wrong[0][:40]!r}")
     settings = {name: value for name, value in given.items() if name != "px"}
     settled = experiment.settle(**settings)
-    if any(settled.get(name) for name in FILES):
+    if any(settled[knob.name] for knob in experiment.settings if knob.local):
         raise UnvanishError(
             f"{about}: on the page no file or folder of this machine can be named; use the command line"
         )
-    numbers = settled.get("depth", 1) * len(settled.get("input", ())) if experiment.name == "chain" else 0
-    if numbers > MOST_NUMBERS or settled.get("rows", 0) > MOST_ROWS:
+    if experiment.cost is not None and (numbers := experiment.cost(settled)) > MOST_NUMBERS:
         raise UnvanishError(
-            f"{about}: the page takes at most {MOST_NUMBERS:,} layers times inputs and {MOST_ROWS:,} rows;"
-            " run more on the command line"
+            f"{about}: these settings keep some {numbers:,} numbers, and the page takes at most {MOST_NUMBERS:,};"
+            " run them on the command line"
         )
     return Asked(experiment, settings, _pixels(given.get("px", "")))
 

@@ -8,26 +8,12 @@ from urllib.parse import urlencode
 
 from unvanish.lab import Experiment, Outcome, get
 from unvanish.lab.outcome import Drawing
-from unvanish.records import to_builtins
+from unvanish.records import UnvanishError, to_builtins
 from unvanish.report.formats import names
-from unvanish.server.asked import FILES
 
 ROWS = 1000
 """Rows a page is sent; a table of more cannot be read, and the file to save has them all."""
-CHECKED = 300
-"""Layers of a chain that the page offers to check: the tool itself takes some seconds for more."""
-LIVE = frozenset({"activations", "chain", "ravine", "unstable", "whatif"})
-"""Experiments that answer while a slider moves; any other is started as a job."""
-LONG = frozenset({"claims"})
 MARGINS = ("left", "right", "top", "bottom")
-
-
-def pace(experiment: Experiment) -> str:
-    """ "live": while a slider moves; "short": some seconds, started when its page opens; "long": on request."""
-    if experiment.name in LIVE:
-        return "live"
-    trains = any(knob.name == "quick" for knob in experiment.settings)  # such an experiment can be made quicker
-    return "long" if trains or experiment.name in LONG else "short"
 
 
 def described(experiment: Experiment) -> dict[str, Any]:
@@ -39,7 +25,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
             "allowed": knob.allowed, "slide": list(knob.slide or (knob.low, knob.high)),
         }
         for knob in experiment.settings
-        if knob.name not in FILES
+        if not knob.local
     ]  # fmt: skip
     presets = [
         {"title": each.title, "settings": {name: _plain(value) for name, value in each.settings.items()}}
@@ -47,8 +33,8 @@ def described(experiment: Experiment) -> dict[str, Any]:
     ]
     return {
         "name": experiment.name, "title": experiment.title, "question": experiment.question,
-        "sources": list(experiment.sources), "pace": pace(experiment), "settings": knobs, "presets": presets,
-        "formats": [each for each in names("lab") if each != "text"],
+        "sources": list(experiment.sources), "pace": experiment.pace, "settings": knobs, "presets": presets,
+        "report": experiment.on_report is not None, "formats": [each for each in names("lab") if each != "text"],
     }  # fmt: skip
 
 
@@ -65,9 +51,21 @@ def spoken(outcome: Outcome) -> dict[str, Any]:
         code=f'import unvanish.lab\n\noutcome = unvanish.lab.run("{outcome.experiment}"{arguments})\nprint(outcome)',
         check="",
     )
-    if outcome.experiment == "chain" and outcome.settings["depth"] <= CHECKED and outcome.settings["width"] <= 64:
-        answer["check"] = f"/check/chain?{urlencode({name: _plain(value) for name, value in changed.items()})}"
+    if _can_be_checked(outcome):
+        asked = urlencode({name: _plain(value) for name, value in changed.items()})
+        answer["check"] = f"/check/{outcome.experiment}?{asked}"
     return answer
+
+
+def _can_be_checked(outcome: Outcome) -> bool:
+    experiment = get(outcome.experiment)
+    if experiment.network is None:
+        return False
+    try:
+        experiment.network(experiment.settle(**outcome.settings))
+    except UnvanishError:
+        return False
+    return True
 
 
 def _changed(outcome: Outcome) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from unvanish.lab import Outcome, Stopped
 from unvanish.lab.outcome import drawn_at
-from unvanish.server.asked import Asked
+from unvanish.server.lab.asked import Asked
 
 REMEMBERED = 64
 LONGEST = 2_000
