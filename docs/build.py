@@ -263,7 +263,7 @@ def pages() -> dict[Path, str]:
     """Every generated file with what it should hold; what needs a training or a check is left as it is."""
     docs = ROOT / "docs"
     parts = {
-        ROOT / "README.md": {"costs": lambda _: costs(), "output:lab": lab_output},
+        ROOT / "README.md": {**({"costs": lambda _: costs()} if COSTS.is_file() else {}), "output:lab": lab_output},
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }

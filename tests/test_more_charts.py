@@ -125,6 +125,7 @@ def test_no_two_labels_touch_and_none_leaves_the_picture(kind, width):
     assert not clashes
 
 
+@pytest.mark.slow
 @EACH
 def test_every_theme_draws_ink_in_its_own_colours_only(kind):
     chart = made(kind)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from unvanish.records import Trial
 from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
 from unvanish.trials.fixes import Fixes
-from unvanish.trials.ledger import Standing
 from unvanish.trials.plan import DEFAULT_LENGTHS
 
 MOST_ROWS = 12
@@ -41,15 +40,6 @@ def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = T
         part(fixes, page)
     text = "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
     return text if unicode else text.translate(DOTS).translate(ASCII)
-
-
-def progress_line(standing: Standing, width: int = 80) -> str:
-    """One line for a terminal: how much is spent, what was done last, and who leads."""
-    share = f"{100 * standing.spent / standing.budget:3.0f} %"
-    rivals = [row for row in standing.ranking if row[0] != "as is"]
-    leader = f" · ahead: {rivals[0][0]} {number(rivals[0][1])}" if rivals else ""
-    line = f"{share} · {standing.doing}{leader}"
-    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def number(score: float | None) -> str:
