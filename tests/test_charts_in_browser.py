@@ -16,8 +16,6 @@ from browser import open_page
 
 from unvanish.charts import Chart, draw, factors, plane, staircase, theme
 
-pytestmark = pytest.mark.slow
-
 DEPTHS = (1, 5, 20, 50, 200, 1000)
 WIDTHS = (360, 620, 1000)
 LONG = "encoder.transformer_blocks.{}.feed_forward.intermediate_projection_with_a_long_name"

@@ -58,7 +58,6 @@ def test_commands_name_experiments_and_settings_that_there_are(claim):
     assert dict(experiment.settle(**given)) == dict(experiment.settle(**claim.settings))
 
 
-@pytest.mark.slow
 def test_all_claims_are_borne_out(measured):
     assert measured.ok, [check for check in measured.checks if not check.ok]
     assert len(measured.rows) >= 30

@@ -22,8 +22,6 @@ from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import Scaled
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[1]
 DEPTHS = (4, 20, 50, 100, 200)
 WIDTHS = [(torch.float32, 1e-5), (torch.float64, 1e-9)]

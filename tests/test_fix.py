@@ -22,8 +22,6 @@ from unvanish.trials import Fixes, Standing, fix
 from unvanish.trials.patch import write_repaired
 from unvanish.trials.text import render
 
-pytestmark = pytest.mark.slow
-
 STEPS = 120
 
 

@@ -17,8 +17,6 @@ from test_html import NAMES, PAGES, contrast, written
 from unvanish.charts import theme
 from unvanish.words.markup import visible
 
-pytestmark = pytest.mark.slow
-
 TOLD = "vanishing-20"
 Show = Callable[..., AbstractContextManager[Any]]
 

@@ -23,8 +23,6 @@ from unvanish.records import LayerFlow
 from unvanish.zoo.digits import adam, digits, train
 from unvanish.zoo.mlps import stack
 
-pytestmark = pytest.mark.slow
-
 SEEDS = (0, 1, 2)
 ZOO = (
     "relu-he-20", "small-cnn", "sigmoid-20", "exploding-linear-30", "chaotic-tanh-50", "dead-relu", "rezero",

@@ -21,8 +21,6 @@ from unvanish import lab
 from unvanish.server import listen
 from unvanish.server.app import application, warm
 
-pytestmark = pytest.mark.slow
-
 TOKEN = "the-token"
 Visit = Callable[..., AbstractContextManager[Any]]
 LATER = 20_000

@@ -16,8 +16,6 @@ from unvanish.lab.batched import Design
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("hidden", [2, 3, 4])
 def test_the_published_figures_are_those_of_the_book(golden, hidden):

@@ -16,8 +16,6 @@ from unvanish.lab import batched, bottom, remedies
 from unvanish.lab.batched import Design, Population, Tuned
 from unvanish.records import UnvanishError
 
-pytestmark = pytest.mark.slow
-
 DESIGNS = (
     Design(3, 5),
     Design(4, 6, "Tanh", "critical"),

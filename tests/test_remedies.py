@@ -95,7 +95,6 @@ def as_is() -> dict[tuple[str, int], float]:
     return {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("slug", "name", "cures"), CASES)
 def test_remedy(slug: str, name: str, cures: bool, as_is: dict[tuple[str, int], float]) -> None:
     if slug in NEEDS_DKS and not HAS_DKS:

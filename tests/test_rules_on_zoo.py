@@ -33,7 +33,6 @@ def report_on(name: str, seed: int, reports: dict[tuple[str, int, str], Any], ef
     return reports[name, seed, effort]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("code", "name", "fires"), CASES)
 def test_rule(code: str, name: str, fires: bool, seed: int, reports: dict[tuple[str, int, str], Any]) -> None:
@@ -41,7 +40,6 @@ def test_rule(code: str, name: str, fires: bool, seed: int, reports: dict[tuple[
     assert (code in {finding.code for finding in report.findings}) is fires
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", zoo.names())
 def test_a_network_gets_the_verdict_of_its_row(name: str, seed: int, reports: dict[tuple[str, int, str], Any]) -> None:

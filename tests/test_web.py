@@ -290,7 +290,6 @@ PIECES = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_nothing_a_visitor_sends_brings_it_down(client):
     """10,000 requests put together at random: every one is answered, none with a fault of the server."""
     chance = random.Random(0)

@@ -72,7 +72,6 @@ def _numbers(problem: Problem) -> list[torch.Tensor]:
     return [*model.state_dict().values(), *tensors([problem.inputs, problem.targets])]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
 def test_training_does_what_the_row_says(name: str) -> None:
     network = zoo.get(name)
