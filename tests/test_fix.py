@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import unvanish
 from unvanish.records import UnvanishError
+from unvanish.report.fix_text import render
 from unvanish.trials import Fixes, Standing, fix
 from unvanish.trials.patch import write_repaired
-from unvanish.trials.text import render
 
 STEPS = 120
 
