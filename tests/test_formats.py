@@ -103,6 +103,8 @@ def test_a_new_file_with_a_writer_is_a_new_format(tmp_path):
         ("sarif", ".new", "Text.", "'sarif' is registered twice"),
         ("new", ".md", "Text.", "'.md' already means another"),
         ("new", ".new", None, "'new' needs a docstring"),
+        ("New words", ".new", "Text.", "cannot be typed behind --format: use small letters"),
+        ("new", "new", "Text.", r"the suffix 'new' of the format 'new' needs a dot in front: '\.new'"),
     ],
 )
 def test_a_wrong_registration_is_refused(name, suffix, doc, message):
@@ -132,7 +134,7 @@ def test_save_names_every_suffix_it_knows(tmp_path):
 
 
 @ALL
-@pytest.mark.parametrize("name", ["sarif", "junit", "github", "md"])
+@pytest.mark.parametrize("name", WRITE)
 def test_the_same_report_gives_the_same_text_without_control_characters(made, name):
     text = WRITE[name](made)
     assert text == WRITE[name](Report.from_json(made.to_json()))

@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 
-from unvanish.charts import Chart, Tables, activations, diverging, draw, find, heat, paths, phase, remedies, speeds
+from unvanish.charts import (
+    Chart,
+    Tables,
+    activations,
+    diverging,
+    draw,
+    find,
+    heat,
+    paths,
+    phase,
+    pictures,
+    remedies,
+    speeds,
+)
 from unvanish.charts.labels import Box, Spot, box
 from unvanish.charts.linear import ends, linear
 from unvanish.charts.theme import DIVERGING, token
@@ -91,6 +104,7 @@ PICTURES: dict[str, tuple[str, Callable[[float], Tables]]] = {
     "paths": ("paths", path_tables),
     "phase": ("phase", phase_tables),
 }
+PICTURES |= {each.name: (each.name, each.example) for each in pictures() if each.example}
 EACH = pytest.mark.parametrize("kind", PICTURES)
 
 
