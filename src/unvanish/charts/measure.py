@@ -29,6 +29,7 @@ _HUNDREDTHS = {
 }
 _WIDTH = {character: width / 100 for width, characters in _HUNDREDTHS.items() for character in characters}
 _OTHER, _BOLD = 0.8, 1.13
+_NARROWEST = min(_WIDTH.values())
 ELLIPSIS = "…"
 
 
@@ -46,7 +47,8 @@ def shorten(text: str, room: float, size: float = 11, *, bold: bool = False, hea
     text = visible(text)
     if text_width(text, size, bold=bold) <= room:
         return text
-    for kept in range(len(text) - 1, 0, -1):
+    most = int(room / (_NARROWEST * size))  # more characters than that never fit: a name may have thousands
+    for kept in range(min(len(text) - 1, most), 0, -1):
         front = int(kept * head)
         short = text[:front] + ELLIPSIS + text[len(text) - (kept - front) :]
         if text_width(short, size, bold=bold) <= room:

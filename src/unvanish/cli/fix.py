@@ -67,8 +67,8 @@ def _fix(args: argparse.Namespace) -> int:
         if target is not None:
             look_ahead(Path(target))
             _spare(Path(target), path)
-    args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     _refuse_early(args)
+    args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
     with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
