@@ -20,7 +20,7 @@ from typing import Any
 from unvanish import charts, cli, lab, records, report, trials, zoo
 from unvanish.cli.problem_file import loaded_problem
 from unvanish.remedies import Remedy, remedies
-from unvanish.report.formats import formats
+from unvanish.report.formats import COMMANDS, find, formats, names
 from unvanish.rules import Rule, rules
 from unvanish.words import glossary
 
@@ -176,6 +176,12 @@ def formats_part() -> str:
     return _table(("format", "suffix", "what it is"), rows)
 
 
+def formats_of(command: str) -> str:
+    """The formats of one command's answer as a list, text first."""
+    lines = [f"- `--format {name}`: {_prose(find(name, command).doc).partition(chr(10))[0]}" for name in names(command)]
+    return "\n".join(("Formats:", "", *lines))
+
+
 def zoo_page() -> str:
     """Every network of the zoo with the verdicts that are right for it."""
     networks = [zoo.get(name) for name in zoo.names()]
@@ -263,8 +269,9 @@ def pages() -> dict[Path, str]:
     """Every generated file with what it should hold; what needs a training or a check is left as it is."""
     docs = ROOT / "docs"
     parts = {
-        ROOT / "README.md": {"costs": lambda _: costs(), "output:lab": lab_output},
+        ROOT / "README.md": {**({"costs": lambda _: costs()} if COSTS.is_file() else {}), "output:lab": lab_output},
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
+        docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
     found = {

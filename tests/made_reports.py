@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.resources import files
 
 from unvanish.records import CallFlow, Evidence, Finding, Flow, LayerFlow, LossFacts, Setting
 from unvanish.report import Report
@@ -25,6 +26,11 @@ def layer(name: str, signal: float | None, **more: object) -> LayerFlow:
         name=name, kind="Linear", source="net.py:12", parameters=4160, log10_signal=signal, verdict="healthy"
     )
     return made.replace(**more)
+
+
+def shipped_schema() -> str:
+    """The text of the schema file that comes with the package."""
+    return files("unvanish.report").joinpath("report.schema.json").read_text(encoding="utf-8")
 
 
 def vanishing(depth: int) -> Report:

@@ -109,6 +109,7 @@ def test_ignore_takes_codes(ignore: Any, message: str) -> None:
         unvanish.assert_healthy(zoo.get("chain-20").build(), ignore)
 
 
+@pytest.mark.slow
 def test_it_fails_under_optimised_python_too() -> None:
     done = python(
         "-O", "-c", "import unvanish; from unvanish import zoo; unvanish.assert_healthy(zoo.get('chain-4').build())"

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,19 +26,33 @@ INF = math.inf
 SMALL = staircase.tables(["in", "out"], [-3.0, -1.0])
 
 
-def test_every_picture_answers_a_question_and_carries_no_rows() -> None:
-    found = {each.name: each for each in charts.pictures()}
-    assert {"staircase", "plane", "factors"} <= set(found)
-    for each in found.values():
-        assert each.question.endswith("?")
-        spec = json.dumps(each.template().to_dict())
-        assert '"values": [{' not in spec
-        assert set(re.findall(r'"data": \{"name": "(\w+)"\}', spec)) == set(each.tables) - {"frame"}
+@pytest.mark.parametrize("each", charts.pictures(), ids=lambda each: each.name)
+def test_every_picture_answers_a_question_and_carries_no_rows(each: charts.Picture) -> None:
+    assert each.question.endswith("?")
+    spec = json.dumps(each.template().to_dict())
+    assert '"values": [{' not in spec
+    assert set(re.findall(r'"data": \{"name": "(\w+)"\}', spec)) == set(each.tables) - {"frame"}
 
 
-def test_registration_and_names_are_checked() -> None:
-    with pytest.raises(ValueError, match="registered twice"):
-        charts.picture("staircase", "Again?", tables=())(lambda: None)
+@pytest.mark.parametrize(
+    ("name", "question", "tables", "sentence"),
+    [
+        ("staircase", "Again?", ("lines",), "registered twice: give one of the two another name"),
+        ("pie", "A pie", ("slices",), "asks 'A pie': write the question that it answers"),
+        ("pie", "A pie?", (), r"tables=\(\) must be a tuple"),
+        ("pie", "A pie?", "slices", "tables='slices' must be a tuple"),
+        ("pie", "A pie?", ("slices",), "belongs into a file of its name: pie.py of unvanish/charts"),
+    ],
+)
+def test_a_wrong_registration_is_refused(name: str, question: str, tables: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        charts.picture(name, question, tables=tables)(lambda: None)
+    assert {"staircase", "plane", "factors"} <= {each.name for each in charts.pictures()} and "pie" not in str(
+        charts.pictures()
+    )
+
+
+def test_names_and_tables_are_checked() -> None:
     with pytest.raises(UnvanishError, match=r"'pie'.*staircase"):
         charts.draw("pie", {})
     with pytest.raises(UnvanishError, match="needs the tables lines, symbols"):

@@ -18,7 +18,7 @@ from unvanish.cli.problem_file import loaded_problem, split_target
 from unvanish.records import UnvanishError
 from unvanish.remedies import remedies
 from unvanish.report.explain import explain
-from unvanish.report.formats import formats
+from unvanish.report.formats import formats, names
 from unvanish.rules import rules
 from unvanish.words.glossary import VERDICT_WORDS, field_entry
 
@@ -252,9 +252,11 @@ def test_every_picture_is_on_its_page_and_drawn_in_both_themes():
 def test_every_format_is_on_its_page_and_on_the_command_line():
     shown = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
     commands = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    for command in ("check", "fix", "lab"):
+        section = commands.split(f"## {command}\n")[1].split("\n## ")[0]
+        assert re.findall(r"^- `--format (\S+)`: .+", section, re.MULTILINE) == list(names(command))
     for each in formats():
         assert f"| `--format {each.name}` | {f'`{each.suffix}`' if each.suffix else '–'} |" in shown
-        assert f"`--format {each.name}`" in commands
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -310,9 +310,6 @@ def test_the_answer_as_text_json_html_and_picture_rows(tmp_path: Path) -> None:
     assert unvanish.Report.from_json(json.dumps(data["before"])) == fixes.before
     page = fixes.to_html()
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
-    rows = fixes.rows_for_picture()
-    assert [row["baseline"] for row in rows].count(True) == 1
-    assert all(row["low"] <= row["score"] <= row["high"] for row in rows)
     for suffix in (".json", ".txt", ".html", ".py"):
         fixes.save(tmp_path / f"x{suffix}")
         assert (tmp_path / f"x{suffix}").stat().st_size > 500

@@ -6,13 +6,13 @@ import json
 
 import jsonschema
 import pytest
+from made_reports import shipped_schema
 
 from unvanish import zoo
 from unvanish.decide import decide
 from unvanish.pipeline import diagnose
 from unvanish.records import Flow
 from unvanish.report import Report
-from unvanish.report.schema import shipped_schema
 from unvanish.rules import judge
 
 NETWORKS = (

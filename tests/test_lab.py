@@ -140,6 +140,13 @@ def test_registration_refuses_what_cannot_be_right() -> None:
     wrong = lab.Knob("depth", 0, "layers", 1, 5)
     with pytest.raises(UnvanishError, match="depth is 0"):
         lab.experiment("toy", title="", question="", settings=(wrong,))(spoken)
+    with pytest.raises(ValueError, match=r"toy belongs into the file toy\.py of unvanish/lab"):
+        lab.experiment("toy", title="A toy", question="Does it?")(spoken)
+    spoken.__module__ = "unvanish.lab.toy"
+    with pytest.raises(ValueError, match="toy needs a title and a question with its question mark"):
+        lab.experiment("toy", title="A toy", question="It does")(spoken)
+    with pytest.raises(ValueError, match="toy: the settings depth need a help text"):
+        lab.experiment("toy", title="A toy", question="Does it?", settings=(lab.Knob("depth", 3, ""),))(spoken)
     assert "toy" not in [each.name for each in lab.experiments()]
 
 

@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 
-from unvanish.charts import Chart, Tables, activations, diverging, draw, find, heat, paths, phase, remedies, speeds
+from unvanish.charts import (
+    Chart,
+    Tables,
+    activations,
+    diverging,
+    draw,
+    find,
+    heat,
+    paths,
+    phase,
+    pictures,
+    remedies,
+    speeds,
+)
 from unvanish.charts.labels import Box, Spot, box
 from unvanish.charts.linear import ends, linear
 from unvanish.charts.theme import DIVERGING, token
@@ -91,6 +104,7 @@ PICTURES: dict[str, tuple[str, Callable[[float], Tables]]] = {
     "paths": ("paths", path_tables),
     "phase": ("phase", phase_tables),
 }
+PICTURES |= {each.name: (each.name, each.example) for each in pictures() if each.example}
 EACH = pytest.mark.parametrize("kind", PICTURES)
 
 
@@ -125,6 +139,7 @@ def test_no_two_labels_touch_and_none_leaves_the_picture(kind, width):
     assert not clashes
 
 
+@pytest.mark.slow
 @EACH
 def test_every_theme_draws_ink_in_its_own_colours_only(kind):
     chart = made(kind)

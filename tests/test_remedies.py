@@ -151,13 +151,21 @@ def test_an_unknown_slug_is_answered_with_the_nearest() -> None:
     [
         ({"slug": "batchnorm"}, "twice"),
         ({"kind": "magic"}, "no known kind"),
-        ({"cures_on": ()}, "networks it cures"),
+        ({"cures_on": ()}, "networks it cures and networks it does not help: name some of `unvanish zoo --list`"),
+        ({"cures_on": "chain-4"}, "cures_on='chain-4' is a text; write a tuple"),
+        ({"cures_on": ("chain-44",)}, "the zoo has no network 'chain-44'; did you mean chain-4"),
+        ({"no_help_on": ("lsmt with SGD 0.1",)}, "the zoo has no network 'lsmt'; did you mean lstm"),
+        ({"no_help_on": ("lstm with 0.1",)}, "must be a network with an optimizer and its rate"),
+        ({"answers": ("UV110",)}, "answers 'UV110', but no rule has that code; did you mean UV101"),
+        ({"answers": ()}, "answers nothing: name in answers the codes"),
         ({"doc": "What: nothing."}, "lacks Helps:"),
     ],
 )
 def test_a_wrong_registration_is_refused(changes: dict[str, Any], words: str) -> None:
     remedies()
-    given: dict[str, Any] = {"slug": "new", "kind": "init", "cures_on": ("chain-4",), "no_help_on": ("lstm",)} | changes
+    given: dict[str, Any] = {
+        "slug": "new", "kind": "init", "answers": ("UV101",), "cures_on": ("chain-4",), "no_help_on": ("lstm",)
+    } | changes  # fmt: skip
     doc = given.pop("doc", "What: a. Helps: b. Does not help: c. Source: d.")
 
     def apply(draft: Draft) -> Change:
@@ -165,4 +173,4 @@ def test_a_wrong_registration_is_refused(changes: dict[str, Any], words: str) ->
 
     apply.__doc__ = doc
     with pytest.raises(ValueError, match=words):
-        remedy(given.pop("slug"), "title", answers=("UV101",), **given)(apply)
+        remedy(given.pop("slug"), "title", **given)(apply)

@@ -10,11 +10,12 @@ from pathlib import Path
 import jsonschema
 import made_reports
 import pytest
+from made_reports import shipped_schema
 
 from unvanish import records
 from unvanish.records import SCHEMA, VERDICTS, Finding, Record, UnvanishError
 from unvanish.report import Report, filter_findings
-from unvanish.report.schema import report_schema, shipped_schema, to_text
+from unvanish.report.schema import report_schema, to_text
 from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS, field_entry
 
 MADE = made_reports.MADE

@@ -11,14 +11,13 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from made_reports import MADE
+from made_reports import MADE, shipped_schema
 from sarif_schema import SARIF
 
 from unvanish import records
 from unvanish.records import SCHEMA, VERDICTS, Flow, Record, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.report.formats import formats
-from unvanish.report.schema import shipped_schema
 
 KINDS = [
     kind
@@ -88,6 +87,7 @@ def test_every_record_survives_plain_data(kind, data):
     assert same(from_builtins(json.loads(json.dumps(plain, allow_nan=False)), kind), record)
 
 
+@pytest.mark.slow
 @SLOW
 @given(report=REPORTS)
 def test_any_report_comes_back_from_its_json(report):
@@ -96,6 +96,7 @@ def test_any_report_comes_back_from_its_json(report):
         assert same(Report.from_json(text), report)
 
 
+@pytest.mark.slow
 @settings(parent=SLOW, max_examples=8)
 @given(report=REPORTS)
 def test_any_report_follows_the_shipped_schema(report):
@@ -128,6 +129,7 @@ def test_a_field_without_a_value_gets_its_default_and_a_field_from_later_is_pass
     assert Report.from_json(json.dumps({**data, "weather": "fair"})).to_json() == MADE["dead"].to_json()
 
 
+@pytest.mark.slow
 @SLOW
 @given(flow=st.from_type(Flow), findings=st.lists(st.from_type(records.Finding), max_size=3))
 def test_every_machine_format_can_hold_any_report(flow, findings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,25 @@ def test_lora_with_a_zero_b_is_a_gate() -> None:
     flow = check(LoRA())
     assert verdicts(flow) == {"base": "frozen", "a": "gated", "b": "healthy"}
     assert facts(flow)["a"].gates == ("b.weight",)
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.02, "gated"), (0.029, "gated"), (0.031, "vanished"), (0.04, "vanished")]
+)
+def test_a_small_weight_is_a_gate_only_below_three_hundredths_of_its_ordinary_norm(share: float, verdict: str) -> None:
+    """A weight that was made tiny is there to be opened by training; one that is merely too small is a fault.
+
+    c·I of size n has the norm c·√n, and U(±1/√n) weights have √(n/3): c = share/√3 is that share of the ordinary norm.
+    The layer behind it, 0.02·I, has 0.035 of it and is no gate. Together they take the first layers below 10^-2.5 of
+    the last one in all four cases; without c, none of them is there.
+    """
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(4)), nn.Linear(4, 3))
+    with torch.no_grad():
+        for layer, scale in zip(list(model)[:4], (1.0, 1.0, share / math.sqrt(3), 0.02), strict=True):
+            layer.weight.copy_(scale * torch.eye(4))  # pyright: ignore
+    flow = check(model)
+    assert [layer.verdict for layer in flow.layers] == [verdict, verdict, "healthy", "healthy", "healthy"]
+    assert {layer.gate for layer in flow.layers[:2]} == {"2.weight" if verdict == "gated" else ""}
 
 
 def dead_in_the_middle(bias: bool = True, zero_biases: bool = False, after: Any = nn.ReLU) -> nn.Sequential:

@@ -1,27 +1,33 @@
 """Draws the pictures of this folder anew: ``python docs/pictures/render.py``. Needs the extra "lab"; with playwright
-and a Chromium on the path also the pages.
+and a Chromium on the path also the pages. ``python docs/pictures/render.py NAME`` draws only that picture's example.
 
 What they show is measured when they are drawn: a network of the zoo with effort "full", and experiments of the lab.
+A picture whose file has a function ``example(width)`` shows what that returns.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import unvanish
 from unvanish import lab, zoo
-from unvanish.charts import Chart, draw, heat
+from unvanish.charts import WIDTH, Chart, draw, find, heat, pictures
 from unvanish.report import Report
 
 HERE = Path(__file__).resolve().parent
 THEMES = ("light", "dark")
-WIDTH, HEIGHT = 1200, 900
+PAGE_WIDTH, PAGE_HEIGHT = 1200, 900
 
 
-def main() -> None:
-    """Draw everything; the pages are left as they are where there is no browser."""
+def main(names: list[str]) -> None:
+    """Draw what is named, or everything; the pages are left as they are where there is no browser."""
+    for name in names or [each.name for each in pictures() if each.example]:
+        by_example(name)
+    if names:
+        return
     vanished = unvanish.diagnose(zoo.get("sigmoid-20").build(0), effort="full")
     for name in ("staircase", "plane", "factors"):
         save(name, vanished.chart(name))
@@ -31,6 +37,14 @@ def main() -> None:
         print("no chromium on the path: the pages are left as they are")
         return
     photograph(vanished, chromium)
+
+
+def by_example(name: str) -> None:
+    """Draw the example in a picture's own file."""
+    made = find(name)
+    if made.example is None:
+        raise SystemExit(f"the picture {name!r} has no example to draw: give its file a function example(width)")
+    save(name, draw(name, made.example(WIDTH), title=made.question))
 
 
 def from_the_lab() -> None:
@@ -69,12 +83,12 @@ def photograph(report: Report, chromium: str) -> None:
         cell_file.write_text(cell, encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for theme in THEMES:
-            for file, name, height in ((page_file, "report", HEIGHT), (cell_file, "notebook", 720)):
-                page = browser.new_page(color_scheme=theme, viewport={"width": WIDTH, "height": height})
+            for file, name, height in ((page_file, "report", PAGE_HEIGHT), (cell_file, "notebook", 720)):
+                page = browser.new_page(color_scheme=theme, viewport={"width": PAGE_WIDTH, "height": height})
                 page.goto(file.as_uri())
                 page.screenshot(path=HERE / f"{name}-{theme}.png")
         browser.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -35,7 +35,8 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_inexact
 from unvanish.trace.calls import Call, Capture
-from unvanish.trace.capture import record
+from unvanish.trace.capture import one_clear_error, record
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import tensors
 from unvanish.trace.tape import Tape
 
@@ -87,7 +88,7 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build(seed)
-    with _collector_waiting() as go_on, untouched(model, seed, problem.loss_fn):
+    with one_clear_error(), _collector_waiting() as go_on, untouched(model, seed, problem.loss_fn):
         capture = record(problem, model)
         try:
             flow, more = _walked(problem, capture, optimizer, effort, seed)
@@ -303,11 +304,11 @@ _FALLS = (
 
 def _born(problem: Problem, capture: Capture) -> tuple[int | None, tuple[str, ...]] | None:
     """Where the first non-finite number of the forward pass came from; None where loss and outputs are finite."""
-    bad_outputs = any(not bool(torch.isfinite(t).all()) for t in tensors(capture.values) if t.is_floating_point())
+    bad_outputs = not all(is_finite(t) for t in tensors(capture.values) if t.is_floating_point())
     if math.isfinite(capture.loss) and not bad_outputs:
         return None
     notes: list[str] = []
-    if any(not bool(torch.isfinite(t).all()) for t in tensors(problem.inputs) if t.is_floating_point()):
+    if not all(is_finite(t) for t in tensors(problem.inputs) if t.is_floating_point()):
         notes.append("the inputs already hold numbers that are not finite")
     bad = [n for n, p in capture.model.named_parameters() if not bool(torch.isfinite(p.detach()).all())]
     if bad:

@@ -84,7 +84,7 @@ class Problem:
         """The first dimension of the first input tensor that has one; 1 where there is none."""
         for tensor in tensors(self.inputs):
             if tensor.ndim:
-                return tensor.shape[0]
+                return tensor.size(0)
         return 1
 
     def build(self, seed: int = 0) -> tuple[nn.Module, Optimizer | None]:
@@ -142,16 +142,22 @@ class Problem:
     def outputs(self, model: nn.Module) -> Any:
         """One forward pass of the batch, in the mode the model is in."""
         inputs = self.inputs
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        if isinstance(inputs, (tuple, list)):
-            return model(*inputs)
-        return model(inputs)
+        try:
+            if isinstance(inputs, Mapping):
+                return model(**inputs)
+            if isinstance(inputs, (tuple, list)):
+                return model(*inputs)
+            return model(inputs)
+        except SystemExit as error:
+            raise UnvanishError(f"the model ended the program: sys.exit({error.code!r})") from error
 
     def loss(self, outputs: Any) -> Any:
         """The loss of these outputs: ``loss_fn(outputs, targets)``, or the output's ``.loss``, or the output itself."""
         if self.loss_fn is not None:
-            loss, source = self.loss_fn(outputs, self.targets), "loss_fn returned"
+            try:
+                loss, source = self.loss_fn(outputs, self.targets), "loss_fn returned"
+            except SystemExit as error:
+                raise UnvanishError(f"loss_fn ended the program: sys.exit({error.code!r})") from error
         elif isinstance(outputs, Tensor):
             return outputs
         else:
@@ -188,7 +194,7 @@ def _run(what: str, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except UnvanishError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnvanishError(f"{what} raised {type(error).__name__}: {error}") from error
 
 

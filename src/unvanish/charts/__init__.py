@@ -16,6 +16,7 @@ import importlib
 import json
 import pkgutil
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,17 +45,38 @@ class Picture:
     tables: tuple[str, ...]
     template: Callable[[], Any]
 
+    @property
+    def example(self) -> Callable[[float], Tables] | None:
+        """The function ``example(width)`` of its file, with which the documentation draws it and tests look at it."""
+        return getattr(sys.modules[self.template.__module__], "example", None)
+
 
 def picture(name: str, question: str, *, tables: tuple[str, ...]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register a picture. Refuses a second picture of the same name."""
+    """Register a picture. What does not fit is refused when its file is imported, with what to write instead."""
 
     def register(template: Callable[[], Any]) -> Callable[[], Any]:
-        if name in _registry:
-            raise ValueError(f"the picture {name!r} is registered twice")
-        _registry[name] = Picture(name, question, tables, template)
+        made = Picture(name, question, tables, template)
+        if fault := _fault(made):
+            raise ValueError(fault)
+        _registry[name] = made
         return template
 
     return register
+
+
+def _fault(made: Picture) -> str:
+    """What is wrong with a registration and what to write instead; "" where nothing is."""
+    if made.name in _registry:
+        return f"the picture {made.name!r} is registered twice: give one of the two another name"
+    if not made.question.endswith("?"):
+        return f"the picture {made.name!r} asks {made.question!r}: write the question that it answers"
+    if isinstance(made.tables, str) or not made.tables:  # pyright: ignore[reportUnnecessaryIsInstance]
+        return f"the picture {made.name!r}: tables={made.tables!r} must be a tuple with the names of its tables"
+    if made.template.__module__ != f"{__name__}.{made.name}":
+        return f"the picture {made.name!r} belongs into a file of its name: {made.name}.py of unvanish/charts"
+    if not sys.modules[made.template.__module__].__doc__:
+        return f"the picture {made.name!r} needs a docstring at the top of its file: it says what is to be seen"
+    return ""
 
 
 @cache
@@ -62,6 +84,9 @@ def pictures() -> tuple[Picture, ...]:
     """Every picture, by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    for name in _registry:
+        if not callable(getattr(sys.modules[f"{__name__}.{name}"], "tables", None)):
+            raise ValueError(f"the picture {name!r} needs a function tables(…): it turns numbers into finished columns")
     return tuple(_registry[name] for name in sorted(_registry))
 
 

@@ -32,26 +32,43 @@ class FreeLoss:
 def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
     if problem.loss_fn is not None:
-        return _of_outputs(capture.values, lambda outputs: problem.loss(outputs))
+        return _of_outputs(capture, problem.loss)
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
     func, args, kwargs, _ = capture.loss_call
-    again = float(func(*args, **kwargs))
+    with capture.replay():
+        again = float(func(*args, **kwargs))
     if not math.isclose(again, capture.loss, rel_tol=1e-5):
         return "the loss inside the model is more than its recognised loss call"
-    return FreeLoss(lambda z: func(z[0], *args[1:], **kwargs), [args[0]])
+    return FreeLoss(loss_call(capture), [args[0]])
 
 
-def _of_outputs(values: Any, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+def loss_call(capture: Capture) -> Loss:
+    """The recognised loss call as a function of its first argument, in the precision it ran in."""
+    assert capture.loss_call is not None
+    func, args, kwargs, _ = capture.loss_call
+    replay = capture.replay
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        with replay():
+            return func(z[0], *args[1:], **kwargs)
+
+    return at
+
+
+def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+    values, replay = capture.values, capture.replay
     own = inner_loss(values) if not isinstance(values, Tensor) else None
     now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
     if not now:
         return "the outputs hold no floating-point tensor"
-    free = {id(t) for t in now}
+    if any(t.is_nested for t in now):
+        return "an output is a nested tensor, whose parts have sizes of their own"
 
     def at(z: Sequence[Tensor]) -> Tensor:
-        left = iter(z)
-        return loss(rebuild(values, lambda t: next(left) if id(t) in free else t))
+        instead = {id(t): new for t, new in zip(now, z, strict=True)}
+        with replay():
+            return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 
     return FreeLoss(at, now)
 

@@ -27,7 +27,7 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: Look) -> I
     None where the inputs are of ordinary size or no one tensor.
     """
     x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
+    if not isinstance(x, Tensor) or x.is_nested or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
         return None
     axes = [d for d in range(x.ndim) if d != 1]
     size = float(x.double().pow(2).mean(axes).sqrt().max())

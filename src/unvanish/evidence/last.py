@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, lowest
+from unvanish.evidence.free import FreeLoss, loss_call, lowest
 from unvanish.trace.calls import Call, Capture
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
@@ -58,10 +58,12 @@ def last_call(capture: Capture, free: FreeLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
     if capture.loss_call is not None and capture.loss_input is not None:
         func, args, kwargs, _ = capture.loss_call
-        if math.isclose(float(func(*args, **kwargs)), capture.loss, rel_tol=1e-5):
+        with capture.replay():
+            again = float(func(*args, **kwargs))
+        if math.isclose(again, capture.loss, rel_tol=1e-5):
             index = capture.owner.get(capture.loss_input.slot[0])
             if index is not None and index >= 0:
-                return _limited(capture, index, FreeLoss(lambda z: func(z[0], *args[1:], **kwargs), [args[0]]))
+                return _limited(capture, index, FreeLoss(loss_call(capture), [args[0]]))
     return output_call(capture, free)
 
 

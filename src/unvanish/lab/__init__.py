@@ -122,7 +122,7 @@ def experiment(
 
     def register(function: Run) -> Run:
         if name in _registry:
-            raise ValueError(f"{name} is registered twice")
+            raise ValueError(f"{name} is registered twice: give one of the two another name")
         if not function.__doc__:
             raise ValueError(f"{name} needs a docstring: it is its documentation")
         if pace not in PACES:
@@ -134,10 +134,25 @@ def experiment(
             knob.check(knob.default)
         for preset in presets:
             made.settle(preset.name)
+        if fault := _fault(made):
+            raise ValueError(fault)
         _registry[name] = made
         return function
 
     return register
+
+
+def _fault(made: Experiment) -> str:
+    """What is wrong with a registration and what to write instead; "" where nothing is."""
+    name = made.name
+    if made.function.__module__ != f"{__name__}.{name}":
+        return f"{name} belongs into the file {name}.py of unvanish/lab: an experiment is found by the name of its file"
+    if not made.title or not made.question.endswith("?"):
+        return f"{name} needs a title and a question with its question mark: the list of experiments shows both"
+    unexplained = [knob.name for knob in made.settings if not knob.help]
+    if unexplained:
+        return f"{name}: the settings {', '.join(unexplained)} need a help text, which the page and --help show"
+    return ""
 
 
 @cache

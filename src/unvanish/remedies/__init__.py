@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from functools import cache
 from unvanish import zoo
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import Change, Draft, Recipe, Refused, script
-from unvanish.rules import refuse_unknown
+from unvanish.rules import refuse_unknown, rules
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
@@ -54,24 +55,58 @@ def remedy(
     cures_on: Iterable[str],
     no_help_on: Iterable[str],
 ) -> Callable[[Apply], Apply]:
-    """Register a remedy. Refuses a second one of the same slug, an unknown kind, no documentation, and no proof."""
+    """Register a remedy. What does not fit is refused when its file is imported, with what to write instead."""
 
     def register(apply: Apply) -> Apply:
-        text = apply.__doc__ or ""
-        if slug in _registry:
-            raise ValueError(f"{slug} is registered twice")
-        if kind not in KINDS:
-            raise ValueError(f"{slug} is of no known kind: {kind!r}")
-        missing = [word for word in ("What:", "Helps:", "Does not help:", "Source:") if word not in text]
-        if missing:
-            raise ValueError(f"the documentation of {slug} lacks {', '.join(missing)}")
-        proof = tuple(cures_on), tuple(no_help_on)
-        if not all(proof):
-            raise ValueError(f"{slug} needs networks it cures and networks it does not help")
-        _registry[slug] = Remedy(slug, title, kind, apply, tuple(answers), *proof, text)
+        for name, given in (("answers", answers), ("cures_on", cures_on), ("no_help_on", no_help_on)):
+            if isinstance(given, str):
+                raise ValueError(f"{slug}: {name}={given!r} is a text; write a tuple, with a comma for a single name")
+        made = Remedy(slug, title, kind, apply, tuple(answers), tuple(cures_on), tuple(no_help_on), apply.__doc__ or "")
+        if fault := _fault(made) or _unknown(made):
+            raise ValueError(fault)
+        _registry[slug] = made
         return apply
 
     return register
+
+
+def _fault(made: Remedy) -> str:
+    """What is missing in a registration and what to write; "" where nothing is."""
+    if made.slug in _registry:
+        return f"{made.slug} is registered twice: give one of the two remedies another name"
+    if made.kind not in KINDS:
+        return f"{made.slug} is of no known kind: {made.kind!r}; choose one of {', '.join(KINDS)}"
+    missing = [word for word in ("What:", "Helps:", "Does not help:", "Source:") if word not in made.doc]
+    if missing:
+        return f"the documentation of {made.slug} lacks {', '.join(missing)}: its docstring needs a line for each"
+    if not made.cures_on or not made.no_help_on:
+        return f"{made.slug} needs networks it cures and networks it does not help: name some of `unvanish zoo --list`"
+    if not made.answers:
+        return f"{made.slug} answers nothing: name in answers the codes of the findings that it is worth trying for"
+    return ""
+
+
+def _unknown(made: Remedy) -> str:
+    """The first code, network or optimizer that a registration names and that there is not, with the nearest."""
+    codes = [each.code for each in rules()]
+    for code in made.answers:
+        if code not in codes:
+            return f"{made.slug} answers {code!r}, but no rule has that code;{_near(code, codes)} see docs/rules.md"
+    for name in (*made.cures_on, *made.no_help_on):
+        network, _, how = name.partition(" with ")
+        if network not in zoo.names():
+            near = _near(network, zoo.names())
+            return f"{made.slug}: the zoo has no network {network!r};{near} `unvanish zoo --list` shows them all"
+        if how and not re.fullmatch(r"[A-Z]\w+ [\d.e-]+", how):
+            return (
+                f"{made.slug}: {name!r} must be a network with an optimizer and its rate, such as 'lstm with SGD 0.1'"
+            )
+    return ""
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" did you mean {', '.join(near)}?" if near else ""
 
 
 @cache

@@ -47,13 +47,17 @@ class Format:
 def writer(
     name: str, suffix: str = "", of: str = "check", media: str = "text/plain; charset=utf-8"
 ) -> Callable[[Write], Write]:
-    """Register a format. Refuses a second one of the same name or suffix, and a missing docstring."""
+    """Register a format. What does not fit is refused when its file is imported, with what to write instead."""
 
     def register(write: Write) -> Write:
         if of not in COMMANDS:
             raise ValueError(f"the format {name!r} is of {of!r}; formats are of one of {', '.join(COMMANDS)}")
         if (of, name) in _registry:
-            raise ValueError(f"the format {name!r} is registered twice")
+            raise ValueError(f"the format {name!r} is registered twice: give one of the two another name")
+        if not re.fullmatch("[a-z][a-z0-9-]*", name):
+            raise ValueError(f"the format {name!r} cannot be typed behind --format: use small letters, digits and -")
+        if suffix and not suffix.startswith("."):
+            raise ValueError(f"the suffix {suffix!r} of the format {name!r} needs a dot in front: {'.' + suffix!r}")
         if suffix and suffix in {each.suffix for each in _registry.values() if each.of == of}:
             raise ValueError(f"the suffix {suffix!r} already means another format than {name!r}")
         if not write.__doc__:

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterable
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -50,42 +49,25 @@ def write(report: Report) -> str:
 def _driver(known: Iterable[Rule]) -> Json:
     from unvanish import __version__
 
-    site = _documentation()
-    about = {"informationUri": site} if site else {}
-    listed = [_rule(rule, site) for rule in known]
-    return {"name": "unvanish", "semanticVersion": __version__, **about, "rules": listed}
+    return {"name": "unvanish", "semanticVersion": __version__, "rules": [_rule(rule) for rule in known]}
 
 
-def _rule(rule: Rule, site: str) -> Json:
-    """What a rule says of itself: the first line of its documentation in short, all of it as help."""
+def _rule(rule: Rule) -> Json:
+    """What a rule says of itself: the first line of its documentation in short, all of it as help.
+
+    There is no helpUri: the package has no site whose addresses would hold, and the help stands here in full.
+    """
     # a paragraph with indented lines is a formula and stays as it is
     parts = [part if "\n " in part else part.replace("\n", " ") for part in inspect.cleandoc(rule.doc).split("\n\n")]
     text = "\n\n".join(parts)
-    heading = f"{rule.code} {rule.title}"
-    where = {"helpUri": f"{site.rstrip('/')}/rules#{_anchor(heading)}"} if site else {}
     return {
         "id": rule.code,
         "name": "".join(re.findall(r"[A-Za-z0-9]+", rule.title.title().replace("'S", "s"))),
         "shortDescription": {"text": f"{rule.title[:1].upper()}{rule.title[1:]}."},
         "fullDescription": {"text": parts[0]},
         "help": {"text": text, "markdown": re.sub(r"(?m)^([A-Z][a-z]+(?: [a-z]+)?):", r"**\1:**", text)},
-        **where,
         "properties": {"tags": ["gradient", rule.verdict]},
     }
-
-
-def _documentation() -> str:
-    """The address of the documentation that the installed package names, "" where it names none."""
-    try:
-        named = metadata.metadata("unvanish").get_all("Project-URL") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    addresses = dict(entry.split(", ", 1) for entry in named)
-    return addresses.get("Documentation", "")
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _result(report: Report, finding: Finding, codes: list[str]) -> Json:

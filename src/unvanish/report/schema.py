@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from importlib.resources import files
 from typing import Any, cast
 
 import msgspec
@@ -29,11 +28,6 @@ def report_schema() -> dict[str, Any]:
     made["$defs"]["Finding"]["properties"]["level"]["enum"] = ["error", "note"]
     made["$defs"]["LayerFlow"]["properties"]["verdict"]["enum"] = list(VERDICTS)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{SCHEMA.replace('/', ':')}", **made}
-
-
-def shipped_schema() -> str:
-    """The text of the schema file that comes with the package."""
-    return files("unvanish.report").joinpath("report.schema.json").read_text(encoding="utf-8")
 
 
 def to_text(schema: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ FEW = 8
 """As many chains as this run faster one number at a time than layer by layer in arrays."""
 
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}
-NORMAL = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 LARGEST_LOG2 = {"float16": 16, "bfloat16": 128, "float32": 128, "float64": 1024}
 
 
@@ -190,12 +189,6 @@ def zero_from(numbers: Scaled, dtype: str) -> int | None:
     smallest = int(math.log2(SMALLEST[dtype]))
     size = np.abs(numbers.mantissa)
     return _first((size == 0) | (numbers.exponent < smallest) | ((numbers.exponent == smallest) & (size <= 0.5)))
-
-
-def subnormal_from(numbers: Scaled, dtype: str) -> int | None:
-    """The first place (from 1) whose number lies below the smallest normal of a dtype; None if there is none."""
-    below = (numbers.mantissa == 0) | (numbers.exponent <= int(math.log2(NORMAL[dtype])))
-    return _first(below)
 
 
 def overflow_from(numbers: Scaled, dtype: str) -> int | None:

@@ -157,16 +157,6 @@ def critical_everywhere(phi: Activation) -> bool:
     return all(abs(critical(phi, q).sigma_b2) < 1e-9 * q for q in (1e-6, 1e-2, 1.0, 1e2, 1e4))
 
 
-def after_layers(phi: Activation, sigma_w2: float, sigma_b2: float, layers: int, q: float = 1.0) -> float:
-    """The variance after so many layers; stops where it has settled, died out (1e-12) or diverged (1e12)."""
-    for _ in range(layers):
-        following = sigma_w2 * moments(phi, q).square + sigma_b2
-        if not COLLAPSED < following < DIVERGED or abs(following - q) < 1e-14 * max(1.0, q):
-            return following
-        q = following
-    return q
-
-
 def fixed_point(phi: Activation, sigma_w2: float, sigma_b2: float, start: float = 1.0) -> FixedPoint:
     """Where the variance goes from ``start``, and χ₁ there.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +74,7 @@ class Capture:
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
+    replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def record(problem: Problem, model: nn.Module) -> Capture:
     """Run the forward pass and the loss once and record every differentiable call. Raises UnvanishError."""
-    capture = Capture(model)
+    capture = Capture(model, replay=partial(autocast, problem, model))
     recorder = Recorder(capture)
     try:
         with ExitStack() as stack:
@@ -36,12 +37,18 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
             outputs = _guarded("the model", lambda: problem.outputs(model))
-            recorder.adopt(outputs)
+            outputs = _with_nodes(outputs)
+            recorder.adopt_end(outputs)
             recorder.part = "loss"
             _read_outputs(capture, problem, outputs)
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
-            recorder.adopt(loss)
+            recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
+        if recorder.disturbed:
+            raise UnvanishError(
+                "another thread ran the model while it was checked; check it where its training stands still, or check"
+                " a copy of it"
+            )
     except BaseException as error:
         outputs = loss = None
         drop_locals(error)
@@ -62,15 +69,41 @@ def _guarded(what: str, run: Any) -> Any:
         return run()
     except UnvanishError:
         raise
-    except (Exception, StopIteration) as error:
+    except (Exception, SystemExit) as error:
         raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+
+
+@contextmanager
+def one_clear_error() -> Iterator[None]:
+    """Whatever else goes wrong inside leaves as an UnvanishError that says so."""
+    try:
+        yield
+    except UnvanishError:
+        raise
+    except Exception as error:
+        raise UnvanishError(
+            f"the check could not be finished: {type(error).__name__}: {error}{blame(error)}; effort='quick' asks less"
+            " of the model"
+        ) from error
 
 
 def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
     loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
-    found = [t for t in tensors(outputs) if t is not loss and t.is_floating_point()]
+    found = [_flat(t) for t in tensors(outputs) if t is not loss and t.is_floating_point()]
     capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
     capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+
+
+def _with_nodes(outputs: Any) -> Any:
+    """The outputs, with a view of each that is a parameter itself: a leaf has no node that a walk could begin at."""
+    if any(t.requires_grad and t.is_leaf for t in tensors(outputs)):
+        return rebuild(outputs, lambda t: t.view_as(t) if t.requires_grad and t.is_leaf else t)
+    return outputs
+
+
+def _flat(output: Tensor) -> Tensor:
+    """A nested output as one vector: a probe needs a shape."""
+    return torch.cat([part.reshape(-1) for part in output.unbind()]) if output.is_nested else output
 
 
 def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
@@ -106,8 +139,12 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def autocast(problem: Problem, model: nn.Module) -> Any:
-    if problem.autocast is None:
-        return ExitStack()
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=problem.autocast)
+@contextmanager
+def autocast(problem: Problem, model: nn.Module) -> Iterator[None]:
+    """The precision the problem is trained in. A gradient mode that the user's code sets inside ends with it."""
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        if problem.autocast is None:
+            yield
+            return
+        with torch.autocast(next(model.parameters()).device.type, dtype=problem.autocast):
+            yield

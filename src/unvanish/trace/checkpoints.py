@@ -7,6 +7,7 @@ refuses to hand one out twice; here a tensor is kept from its first use until it
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +21,11 @@ def recompute_once() -> Iterator[None]:
     """Checkpoints made inside are replayed at most once each; a no-op where torch has changed these details."""
     names = ("CheckpointFunction", "_checkpoint_hook")
     kept = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
+    mine = threading.get_ident()  # what other threads train meanwhile stays as it is
     try:
         if len(kept) == len(names):
-            checkpoint.CheckpointFunction = _as_non_reentrant(kept["CheckpointFunction"])  # type: ignore[misc]
-            checkpoint._checkpoint_hook = _unpacking_once(kept["_checkpoint_hook"])  # type: ignore[misc]
+            checkpoint.CheckpointFunction = _as_non_reentrant(kept["CheckpointFunction"], mine)  # type: ignore[misc]
+            checkpoint._checkpoint_hook = _unpacking_once(kept["_checkpoint_hook"], mine)  # type: ignore[misc]
         yield
     finally:
         for name, original in kept.items():
@@ -41,22 +43,24 @@ def one_backward() -> Iterator[None]:
         yield
 
 
-def _as_non_reentrant(original: Any) -> Any:
+def _as_non_reentrant(original: Any, mine: int) -> Any:
     class Replacement:
         @staticmethod
         def apply(function: Any, preserve: bool, *args: Any) -> Any:
             # Without a differentiable input the reentrant kind cuts the graph: its parameters get no gradient.
-            if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+            if threading.get_ident() != mine or not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
                 return original.apply(function, preserve, *args)
             return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
 
     return Replacement
 
 
-def _unpacking_once(original: Any) -> Any:
+def _unpacking_once(original: Any, mine: int) -> Any:
     class Once(original):
         def __init__(self, frame: Any) -> None:
             super().__init__(frame)
+            if threading.get_ident() != mine:
+                return
             unpack = self.unpack_hook
 
             def once(holder: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ class _Edge(NamedTuple):
     child: Node
     nr: int
     call: int  # the child's
-    shape: torch.Size
+    shape: torch.Size | None
     dtype: torch.dtype
 
 
@@ -141,7 +141,7 @@ class _Walk:
         owner = self.capture.owner
         me = owner.get(node, PARAMETERS_ONLY)
         if self.on_node is not None and me != PARAMETERS_ONLY:
-            self.on_node(me, node)
+            self.guarded(me, node, self.on_node, me, node)
         sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
         for channel, held in enumerate(slots):
             if not held:
@@ -150,7 +150,7 @@ class _Walk:
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
                 raw.signals += [(me, parts[nr].log2) for nr, (_, foreign) in held.items() if foreign]
-            for edge, result in self.sent(me, node, sides, parts):
+            for edge, result in self.guarded(me, node, self.through, node, sides, parts):
                 other = edge.call
                 foreign = other != me
                 if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
@@ -159,11 +159,10 @@ class _Walk:
                     raw.broken = me
                 self.put((edge.child, edge.nr), channel, result, foreign)
 
-    def sent(
-        self, me: int, node: Node, sides: Sequence[_Edge | None], parts: dict[int, Scaled]
-    ) -> list[tuple[_Edge, Scaled]]:
+    def guarded(self, me: int, node: Node, run: Callable[..., Any], *args: Any) -> Any:
+        """``run(*args)``, with the call named where torch refuses: what it saved was changed, or has been freed."""
         try:
-            return self.through(node, sides, parts)
+            return run(*args)
         except Exception as error:
             call = self.capture.calls[me] if me != PARAMETERS_ONLY else None
             where = f"{call.name} in {call.module or 'the model'} ({call.source})" if call else type(node).__name__
@@ -201,7 +200,9 @@ class _Walk:
 
 def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
     metadata = child._input_metadata[nr]
-    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), torch.Size(metadata.shape), metadata.dtype)
+    nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
+    shape = None if nested else torch.Size(metadata.shape)
+    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype)
 
 
 def _retry(result: Scaled, exponent: int) -> int:
@@ -257,6 +258,6 @@ def _zeros(metadata: Any) -> Tensor:
 def _fit(gradient: Tensor, edge: _Edge) -> Tensor:
     if gradient.is_sparse:
         return gradient
-    if gradient.shape != edge.shape:
+    if edge.shape is not None and gradient.shape != edge.shape:
         gradient = gradient.sum_to_size(edge.shape)
     return gradient.to(edge.dtype) if gradient.dtype != edge.dtype else gradient

@@ -9,6 +9,7 @@ mode cannot see (custom autograd.Functions, extensions) is adopted as calls of i
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, tensors
 
+EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
+
 
 class Recorder(TorchFunctionMode):
     """The function mode of one capture."""
@@ -35,6 +38,9 @@ class Recorder(TorchFunctionMode):
         self.names = {id(m): module_path(n) for n, m in capture.model.named_modules()}
         self.parameters = {id(p) for p in capture.model.parameters()}
         self.frames: tuple[tuple[str, int], ...] = ()
+        self.thread = threading.get_ident()
+        self.others = {t.ident for t in threading.enumerate()} - {self.thread}
+        self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
         self.weights: dict[int, Any] = {
             id(t): weakref.ref(t)
@@ -45,6 +51,9 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
         def enter(module: nn.Module, args: Any) -> None:
+            if (running := threading.get_ident()) != self.thread:  # hooks are everybody's, a capture is not
+                self.disturbed |= running in self.others and id(module) in self.names
+                return
             if type(module).__name__ == "OptimizedModule":  # torch.compile's wrapper: its inside is called next
                 return
             name = self.names.get(id(module), self.frames[-1][0] if self.frames else "")
@@ -53,6 +62,8 @@ class Recorder(TorchFunctionMode):
             self.frames = (*self.frames, (name, counts[name]))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() != self.thread:
+                return
             self.adopt(output)
             if type(module).__name__ != "OptimizedModule":
                 self.frames = self.frames[:-1]
@@ -77,6 +88,9 @@ class Recorder(TorchFunctionMode):
             if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
                 self._adopt_node(tensor)
         out = func(*args, **kwargs)
+        if name in EMPTY and isinstance(out, Tensor):
+            with torch.no_grad():
+                out.zero_()  # what the memory held before is no measurement
         if isinstance(out, (Tensor, tuple, list)):
             made = arguments(out)
             if self._weights_alone(given):
@@ -93,6 +107,17 @@ class Recorder(TorchFunctionMode):
             for tensor in () if _transformed() else tensors(tree):
                 if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
                     self._adopt_node(tensor)
+
+    def adopt_end(self, tree: Any) -> None:
+        """Adopt what the model or the loss gives; what is made of parameters alone becomes a call there."""
+        self.adopt(tree)
+        with torch._C.DisableTorchFunction():
+            for tensor in () if _transformed() else tensors(tree):
+                node = tensor.grad_fn
+                if node is not None and self.capture.owner[node] == PARAMETERS_ONLY:
+                    self.weights.pop(id(tensor), None)  # what the loss makes of it is a call
+                    self.capture.owner[node] = len(self.capture.calls)
+                    self._call(_name_of(node), set(), self.capture.of_parameters.pop(node), [tensor])
 
     def _weights_alone(self, given: list[Tensor]) -> bool:
         return bool(given) and all((known := self.weights.get(id(t))) is not None and known() is t for t in given)
@@ -160,7 +185,7 @@ class Recorder(TorchFunctionMode):
             frames=self.frames,
             inputs=sorted(inputs),
             parameters=[p for p in leaves if id(p) in self.parameters],
-            shape=tuple(made[0].shape),
+            shape=_shape_of(made[0]),
             dtype=made[0].dtype,
             norm=norm,
             numel=sum(v.numel() for v in values),
@@ -200,13 +225,21 @@ class Recorder(TorchFunctionMode):
         for node in sorted(new, key=lambda n: n._sequence_nr()):
             _, inputs, leaves = self._reach([node])
             self.capture.owner[node] = len(self.capture.calls)
-            name = type(node).__name__.removesuffix("Backward").removesuffix("Backward0")
-            self._call(name, inputs, leaves, [tensor])
+            self._call(_name_of(node), inputs, leaves, [tensor])
 
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
         self.capture.loss_call = (func, *cut, index)
         self.capture.loss_input = root_of(args[0])
+
+
+def _shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape; that of all entries together where the parts of a nested tensor have shapes of their own."""
+    return (sum(part.numel() for part in tensor.unbind()),) if tensor.is_nested else tuple(tensor.shape)
+
+
+def _name_of(node: Node) -> str:
+    return type(node).__name__.removesuffix("Backward").removesuffix("Backward0")
 
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:

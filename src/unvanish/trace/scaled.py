@@ -35,9 +35,13 @@ def room(dtype: torch.dtype) -> int:
     return _ROOM.get(dtype, 60)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    return math.isfinite(norm_of(tensor)) if tensor.is_nested else bool(torch.isfinite(tensor).all())
+
+
 def norm_of(tensor: Tensor) -> float:
     """Euclidean norm; entries so small or large that their squares leave the type are summed in float64."""
-    if tensor.dtype is torch.float32 and not tensor.is_sparse:  # by far the most common, and asked for at every edge
+    if tensor.dtype is torch.float32 and not tensor.is_sparse and not tensor.is_nested:  # as a rule, at every edge
         norm = torch.linalg.vector_norm(tensor).item()
         if 1e-15 < norm < 1e15:
             return norm
@@ -47,6 +51,8 @@ def norm_of(tensor: Tensor) -> float:
 def _careful_norm(tensor: Tensor) -> float:
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
+    if tensor.is_nested:
+        tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()])
     if not tensor.numel():
         return 0.0
     if not (tensor.is_floating_point() or tensor.is_complex()):

@@ -1,36 +1,78 @@
-"""What goes into a model and comes out of it: tensors in nested tuples, lists, mappings and dataclasses."""
+"""What goes into a model and comes out of it: tensors in nested containers and records of every kind libraries use."""
 
 from __future__ import annotations
 
-import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor
+from torch.distributions import Distribution
+
+from unvanish.records import UnvanishError
 
 
 def inner_loss(outputs: Any) -> Any:
     """``outputs.loss`` or ``outputs["loss"]``, or None."""
-    found = getattr(outputs, "loss", None)
+    try:
+        found = getattr(outputs, "loss", None)
+    except Exception:  # a __getattr__ that looks into the mapping may raise a KeyError
+        found = None
     if found is None and isinstance(outputs, Mapping):
         found = outputs.get("loss")
     return found
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclasses, in order."""
-    if isinstance(tree, Tensor):
+    """Each tensor in nested tuples, lists, mappings, dataclasses and namespaces once, in order, however deep."""
+    if isinstance(tree, Tensor):  # as a rule
         yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from tensors(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from tensors(value)
-    elif hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
-        for field in fields(tree):
-            yield from tensors(getattr(tree, field.name))
+        return
+    seen: set[int] = set()
+    kept: list[Any] = []  # what is only made on the way must outlive its id
+    waiting: list[Any] = [tree]
+    while waiting:
+        value = waiting.pop()
+        plain = isinstance(value, Tensor)
+        if (not plain and _is_atom(value)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        kept.append(value)
+        if plain:
+            yield value
+        else:
+            waiting.extend(reversed(_parts(value)))
+
+
+def _is_atom(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, int, float, complex, type))
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a container or a record holds; nothing for anything else."""
+    if isinstance(value, Mapping):
+        return [value[key] for key in value]
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    return [own for name in _fields(value) if (own := _attribute(value, name)) is not None]
+
+
+def _fields(value: Any) -> list[str]:
+    """The names of what a dataclass, an attrs class, a namespace or a distribution holds."""
+    if isinstance(value, (SimpleNamespace, Distribution)):
+        return list(vars(value))
+    kind = type(value)
+    if (own := getattr(kind, "__dataclass_fields__", None)) is not None:
+        return list(own)
+    return [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+
+
+def _attribute(value: Any, name: str) -> Any:
+    try:
+        return object.__getattribute__(value, name)
+    except AttributeError:  # a field that was never set
+        return None
 
 
 def arguments(tree: Any) -> list[Tensor]:
@@ -56,20 +98,78 @@ def detached(tree: Any) -> Any:
 
 
 def rebuild(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same structure with ``change(tensor)`` in place of every tensor."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, tuple):
-        parts = [rebuild(value, change) for value in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if isinstance(tree, list):
-        return [rebuild(value, change) for value in tree]
-    if isinstance(tree, dict):
-        parts = {key: rebuild(value, change) for key, value in tree.items()}
-        return parts if type(tree) is dict else type(tree)(**parts)
-    if hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
-        new = copy.copy(tree)
-        for name in tree.__dataclass_fields__:
-            object.__setattr__(new, name, rebuild(getattr(tree, name), change))
+    """The same structure, of the same types, with ``change(tensor)`` in place of every tensor.
+
+    What holds no tensor stays the same object. A tensor that stands in several places is changed once. Constructors are
+    not run: they may take other arguments than what they hold.
+    """
+    return _Rebuilt(change).of(tree)
+
+
+DEEPEST = 200  # containers in containers
+
+
+class _Rebuilt:
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        self.change = change
+        self.done: dict[int, tuple[Any, Any]] = {}  # by id: the original, kept alive, and what stands for it
+        self.depth = 0
+
+    def of(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) and _is_atom(value):
+            return value
+        if id(value) in self.done:
+            return self.done[id(value)][1]
+        if isinstance(value, Tensor):
+            self.done[id(value)] = value, self.change(value)
+            return self.done[id(value)][1]
+        if next(tensors(value), None) is None:
+            return value
+        if self.depth >= DEEPEST:
+            raise UnvanishError(f"tensors lie more than {DEEPEST} containers deep; return them in a flatter structure")
+        self.depth += 1
+        self.done[id(value)] = value, self.container(value)
+        self.depth -= 1
+        return self.done[id(value)][1]
+
+    def container(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return self.tuple(value)
+        if isinstance(value, MappingProxyType):
+            return MappingProxyType({key: self.of(value[key]) for key in value})
+        # An empty object of the same type is entered before its parts: one of them may lead back to it.
+        new: Any = type(value).__new__(type(value))  # pyright: ignore[reportCallIssue]
+        self.done[id(value)] = value, new
+        if isinstance(value, defaultdict):
+            new.default_factory = value.default_factory
+        for name, own in _own(value).items():  # before the items: setting an item may need them
+            object.__setattr__(new, name, self.of(own))
+        if isinstance(value, list):
+            list.extend(new, (self.of(item) for item in value))
+        elif isinstance(value, OrderedDict):
+            for key in value:
+                OrderedDict.__setitem__(new, key, self.of(dict.__getitem__(value, key)))
+        elif isinstance(value, dict):
+            dict.update(new, {key: self.of(item) for key, item in dict.items(value)})
         return new
-    return tree
+
+    def tuple(self, value: Any) -> Any:
+        parts = [self.of(item) for item in value]
+        if hasattr(type(value), "n_sequence_fields"):  # torch.return_types: only their own constructor makes one
+            return type(value)(parts)
+        new = tuple.__new__(type(value), parts)
+        for name, own in _own(value).items() if type(value) is not tuple else ():
+            object.__setattr__(new, name, self.of(own))
+        return new
+
+
+def _own(value: Any) -> dict[str, Any]:
+    """What stands in the object's ``__dict__`` and slots, beside its items."""
+    found: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and (own := _attribute(value, name)) is not None:
+                found[name] = own
+    own = _attribute(value, "__dict__")
+    return {**found, **own} if isinstance(own, dict) else found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -84,17 +83,6 @@ class Fixes:
         if not text:
             raise UnvanishError(f"saving to {str(path)!r}: {self.patch_refused or 'nothing was found to write there'}")
         write_text(target, text)
-
-    def rows_for_picture(self) -> list[dict[str, Any]]:
-        """The rows of the picture "remedies": the network as it is, then the trials; those not finite are left out."""
-        rows = []
-        for trial in (self.as_is, *self.trials):
-            if trial.score is None:
-                continue
-            low, high = trial.score_spread or (trial.score, trial.score)
-            row = {"name": trial.remedy, "score": trial.score, "low": low, "high": high, "gain": None}
-            rows.append({**row, "baseline": trial is self.as_is})
-        return rows
 
     def __str__(self) -> str:
         from unvanish.report.fix_text import render
