@@ -88,14 +88,16 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build(seed)
-    with one_clear_error(), _collector_waiting() as go_on, untouched(model, seed, problem.loss_fn):
+    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
+    with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
         capture = record(problem, model)
         try:
             flow, more = _walked(problem, capture, optimizer, effort, seed)
         finally:
             capture.release()
         go_on()
-        return more(flow)
+        flow = more(flow)
+    return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
 @contextmanager

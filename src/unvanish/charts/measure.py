@@ -32,7 +32,6 @@ _HUNDREDTHS = {
 }
 _WIDTH = {character: width / 100 for width, characters in _HUNDREDTHS.items() for character in characters}
 _OTHER, _BOLD = 0.8, 1.13
-_NARROWEST = min(_WIDTH.values())
 ELLIPSIS = "…"
 
 

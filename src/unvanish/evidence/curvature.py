@@ -24,7 +24,7 @@ from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_diffe
 from unvanish.evidence.moving import loss_again
 from unvanish.flow.layers import natural_norm
 from unvanish.problem import Problem
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import norm_of, normal_like
 
 DAMPING = 1e-6  # of the curvature along the gradient
 CG_STEPS = 10  # enough where the bounds already lie on one side of the threshold, however far apart
@@ -136,7 +136,10 @@ def sharpest(problem: Problem, model: nn.Module, seed: int) -> float | None:
                 h = torch.autograd.grad(live, parameters, asked, retain_graph=True, allow_unused=True)
                 return [torch.zeros_like(b) if a is None else a.detach() for a, b in zip(h, parameters, strict=True)]
 
-            top = _lanczos(product, [torch.randn(t.shape, generator=generator).to(t) for t in parameters])
+            top = _lanczos(
+                product,
+                [normal_like(t, generator) for t in parameters],
+            )
     except Exception:  # an operation without second derivatives
         return None
     return top if 0.0 < top < math.inf else None
@@ -157,10 +160,9 @@ def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Te
         back = beside[-1] if beside else 0.0
         w = [a - diagonal[-1] * b - back * c for a, b, c in zip(w, v, before, strict=True)]
         beside.append(math.sqrt(dot(w, w)))
-        off = torch.tensor(beside[:-1], dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(
-            torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-        )
+        off = torch.tensor(beside[:-1], dtype=torch.float64, device="cpu")
+        on = torch.tensor(diagonal, dtype=torch.float64, device="cpu")
+        values, vectors = torch.linalg.eigh(torch.diag(on) + torch.diag(off, 1) + torch.diag(off, -1))
         top = float(values[-1])
         if beside[-1] * abs(float(vectors[-1, -1])) <= 1e-3 * top or beside[-1] <= 1e-12 * float(values.abs().max()):
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,7 +33,7 @@ class FreeLoss:
 def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
     if problem.loss_fn is not None:
-        return _of_outputs(capture, problem.loss)
+        return _of_outputs(capture, _loss_of(problem, capture))
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
     func, args, kwargs, _ = capture.loss_call
@@ -41,6 +42,19 @@ def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
     if not math.isclose(again, capture.loss, rel_tol=1e-5):
         return "the loss inside the model is more than its recognised loss call"
     return FreeLoss(loss_call(capture), [args[0]])
+
+
+def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
+    """The problem's loss; one that changes its targets in place is handed a copy of them each time."""
+    kept = capture.batch
+    if not any(kept[id(t)].changed for t in tensors(problem.targets) if id(t) in kept):
+        return problem.loss
+
+    def loss(outputs: Any) -> Tensor:
+        targets = rebuild(problem.targets, lambda t: kept[id(t)].copy.clone() if id(t) in kept else t)
+        return dataclasses.replace(problem, targets=targets).loss(outputs)
+
+    return loss
 
 
 def loss_call(capture: Capture) -> Loss:

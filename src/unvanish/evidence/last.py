@@ -113,8 +113,8 @@ def _range(calls: tuple[Call, ...]) -> tuple[float | None, float | None]:
     """The ends of an element-wise function; None on a side without one."""
     if not calls:
         return None, None
-    far = torch.logspace(0, 30, 31, dtype=torch.float64)
-    grid = torch.cat([-far, torch.linspace(-50, 50, 201, dtype=torch.float64), far])
+    far = torch.logspace(0, 30, 31, dtype=torch.float64, device="cpu")
+    grid = torch.cat([-far, torch.linspace(-50, 50, 201, dtype=torch.float64, device="cpu"), far])
     try:
         with torch.no_grad():
             found = _apply(calls, grid)

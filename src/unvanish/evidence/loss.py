@@ -15,6 +15,7 @@ from torch import Tensor
 from unvanish.evidence.free import FreeLoss, Loss, lowest, minimise, searchable
 from unvanish.evidence.last import Last
 from unvanish.records import LossFacts
+from unvanish.trace.scaled import normal_like
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 PLATEAU = 0.98
@@ -114,7 +115,7 @@ def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
             return 0.0, None
         first = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
         norm = math.hypot(*(float(g.detach().double().norm()) for g in first if g is not None))
-        draw = [torch.randn(t.shape, generator=generator).to(t) for t in z]
+        draw = [normal_like(t, generator) for t in z]
         along = sum((g * v).sum() for g, v in zip(first, draw, strict=True) if g is not None)
         try:
             second = torch.autograd.grad(along, z, allow_unused=True)  # type: ignore[arg-type]
@@ -130,7 +131,7 @@ def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:
 
     def noisy(t: Tensor) -> Tensor:
         size = t.pow(2).mean().sqrt() if bool(t.any()) else torch.ones((), dtype=t.dtype, device=t.device)
-        return t + torch.randn(t.shape, generator=generator).to(t) * size
+        return t + normal_like(t, generator) * size
 
     with torch.no_grad():
         tried = ([t * 0.5 for t in free.now], [t * 1.5 for t in free.now], [noisy(t) for t in free.now])

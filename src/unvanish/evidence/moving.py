@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.trace.capture import autocast
+from unvanish.trace.structure import rebuild
 
 
 @contextmanager
@@ -23,22 +25,30 @@ def put_back(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
     try:
         yield kept
     finally:
-        with torch.no_grad():
-            for parameter, before, gradient in zip(parameters, kept, gradients, strict=True):
-                parameter.copy_(before)
-                parameter.grad = gradient
+        for parameter, before, gradient in zip(parameters, kept, gradients, strict=True):
+            parameter.data.copy_(before)  # a graph that the user holds does not see what goes through .data
+            parameter.grad = gradient
 
 
 def outputs_again(problem: Problem, model: nn.Module, seed: int) -> Any:
     """One more forward pass with the same random numbers (the same dropout masks); their generators stay put."""
     with seeded(seed), autocast(problem, model):
-        return problem.outputs(model)
+        return _fresh(problem).outputs(model)
 
 
 def loss_again(problem: Problem, model: nn.Module, seed: int) -> Tensor:
     """The loss of one more forward pass with the same random numbers."""
     with seeded(seed), autocast(problem, model):
-        return problem.loss(problem.outputs(model))
+        again = _fresh(problem)
+        return again.loss(again.outputs(model))
+
+
+def _fresh(problem: Problem) -> Problem:
+    """The problem on a copy of its batch: a forward pass that changes its inputs in place changes nothing after it."""
+    again = copy.copy(problem)
+    for name in ("inputs", "targets"):
+        object.__setattr__(again, name, rebuild(getattr(problem, name), lambda t: t if t.requires_grad else t.clone()))
+    return again
 
 
 def or_nan(run: Callable[[], Tensor | float]) -> float:

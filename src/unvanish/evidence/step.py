@@ -135,7 +135,7 @@ def _ladder(
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
-                parameter.copy_(before + multiple * change.to(before.dtype))
+                parameter.data.copy_(before + multiple * change.to(before.dtype))
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)

@@ -24,6 +24,7 @@ from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.capture import record
+from unvanish.trace.scaled import normal_like
 
 NUDGE = 1e-2
 NONE = -math.inf
@@ -80,14 +81,12 @@ def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     generator = torch.Generator().manual_seed(seed)
     kept = [p.detach().clone() for p in parameters]
     try:
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * NUDGE)
+        for parameter in parameters:
+            parameter.data.add_(normal_like(parameter.data, generator) * NUDGE)
         yield
     finally:
-        with torch.no_grad():
-            for parameter, before in zip(parameters, kept, strict=True):
-                parameter.copy_(before)
+        for parameter, before in zip(parameters, kept, strict=True):
+            parameter.data.copy_(before)
 
 
 def _reach(seen: Observed, layer: Layer) -> float:

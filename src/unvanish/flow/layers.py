@@ -45,10 +45,10 @@ def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)
-        own = {k: p for k, p in module._parameters.items() if p is not None}
+        own = {id(p): (k, p) for k, p in reversed(module._parameters.items()) if p is not None}  # under one name
         # Parameters of the root, of a ParameterList or of a ParameterDict stand for themselves.
         alone = not name or isinstance(module, (nn.ParameterList, nn.ParameterDict))
-        for key, parameter in own.items():
+        for key, parameter in reversed(own.values()):
             full = f"{path}.{key}" if path else key
             if alone:
                 owners[full] = ("Parameter", {full: parameter})

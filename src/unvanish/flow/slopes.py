@@ -16,6 +16,7 @@ from unvanish.trace.calls import Call, Node
 SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
 EXACT = 2**24  # whole numbers up to here are exact in float32
 _RANDOM = ("dropout", "rrelu", "bernoulli", "rand", "gumbel", "noise")
+_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults of this process are
 _known: dict[Any, Slope | None] = {}
 
 
@@ -60,7 +61,7 @@ def _is_random(name: str) -> bool:
 
 
 def _try(func: Any, args: Any, kwargs: Any) -> Slope | None:
-    grid = torch.cat([torch.linspace(-50, 50, 101), torch.linspace(-3, 3, 61)]).double()
+    grid = torch.cat([torch.linspace(-50, 50, 101, **_PLAIN), torch.linspace(-3, 3, 61, **_PLAIN)]).double()
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a function tried on one vector may have something to say about it
@@ -69,7 +70,9 @@ def _try(func: Any, args: Any, kwargs: Any) -> Slope | None:
             alone = [float(func(grid[i : i + 1] * 1.0, *args, **kwargs)[0]) for i in (7, 60, 131)]
             if not isinstance(y, Tensor) or y.shape != z.shape:
                 return None
-            if not torch.allclose(torch.tensor(alone).double(), y.detach()[[7, 60, 131]].double(), equal_nan=True):
+            if not torch.allclose(
+                torch.tensor(alone, **_PLAIN).double(), y.detach()[[7, 60, 131]].double(), equal_nan=True
+            ):
                 return None
             (slope,) = torch.autograd.grad(y.sum(), z)
     except Exception:  # a call that does not take one vector is not element-wise: nothing more to learn
@@ -126,9 +129,9 @@ def constant_by_construction(call: Call) -> bool:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            z = torch.randn(call.shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+            z = torch.randn(call.shape, generator=generator, dtype=torch.float64, device="cpu").requires_grad_(True)
             y = func(z * 1.0, *args, **kwargs)
-            weights = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+            weights = torch.randn(y.shape, generator=generator, dtype=torch.float64, device="cpu")
             (gradient,) = torch.autograd.grad((y * weights).sum(), z)
     except Exception:  # it cannot be tried alone: nothing is claimed
         return False

@@ -26,7 +26,7 @@ def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     started = []
     for root in roots:
-        noise = torch.randn(root.shape, generator=generator, dtype=torch.float32)
+        noise = torch.randn(root.shape, generator=generator, dtype=torch.float32, device="cpu")
         if noise.numel() <= 8:
             noise = torch.where(noise < 0, -1.0, 1.0)
         scale = root.rms if 0.0 < root.rms < float("inf") else 1.0

@@ -187,8 +187,8 @@ def _can_fuse(group: dict[str, Any], vector: Tensor, state: dict[str, Any]) -> b
     unasked = all(
         group.get(name, True) in (None, False) for name in ("fused", "foreach", "capturable", "differentiable")
     )
-    counter = state.get("step", torch.zeros(()))
-    counted = isinstance(counter, Tensor) and counter.dtype is torch.float32
+    counter = state.get("step")
+    counted = counter is None or (isinstance(counter, Tensor) and counter.dtype is torch.float32)
     return (
         numbers
         and unasked

@@ -15,6 +15,7 @@ from unvanish.remedies import Change, Draft, Refused, remedy
 from unvanish.remedies.anatomy import Anatomy, Site
 from unvanish.remedies.draft import called
 from unvanish.remedies.swap import swap
+from unvanish.trace.scaled import normal_like
 
 Loss = Callable[..., Any]
 CLIPPING = {"sigmoid", "softmax", "log_softmax", "relu", "tanh", "hardsigmoid", "relu6", "hardtanh", "softplus"}
@@ -91,7 +92,7 @@ def kind_of(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> str:
         if isinstance(loss_fn, known):
             return kind
     generator = torch.Generator().manual_seed(0)
-    draws = [torch.randn(outputs.shape, generator=generator).to(outputs) for _ in range(3)]
+    draws = [normal_like(outputs, generator) for _ in range(3)]
     for kind, forms in FORMS.items():
         for transform, reference in forms:
             found = [(_value(loss_fn, transform(z), targets), _value(reference, z, targets)) for z in draws]

@@ -32,9 +32,9 @@ def walk(
 def why_inexact() -> str:
     """ "" where this torch has the private details the walk rests on, else what went wrong on a small graph."""
     try:
-        w = torch.full((2, 2), 0.5, dtype=torch.float64, requires_grad=True)
-        b = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        out = torch.sigmoid(torch.ones(3, 2, dtype=torch.float64) @ w + b).sum()
+        w = torch.full((2, 2), 0.5, dtype=torch.float64, device="cpu", requires_grad=True)
+        b = torch.zeros(2, dtype=torch.float64, device="cpu", requires_grad=True)
+        out = torch.sigmoid(torch.ones(3, 2, dtype=torch.float64, device="cpu") @ w + b).sum()
         expected = torch.autograd.grad(out, [w, b], retain_graph=True)
         capture = Capture(nn.Module())
         found: dict[int, Scaled] = {}

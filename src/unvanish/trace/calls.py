@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -75,6 +76,7 @@ class Capture:
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
+    batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
 
@@ -87,6 +89,9 @@ class Capture:
         self.owner.clear()
         while nodes:
             nodes.pop()
+        for kept in self.batch.values():  # not before: a node may have kept what the pass made of it
+            kept.put_back()
+        self.batch.clear()
 
 
 def root_of(tensor: Tensor) -> Root:

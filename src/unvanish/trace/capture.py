@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unvanish.preserve.tensors import kept_tensors
 from unvanish.records import UnvanishError
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
@@ -28,6 +29,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
     """Run the forward pass and the loss once and record every differentiable call. Raises UnvanishError."""
     capture = Capture(model, replay=partial(autocast, problem, model))
     recorder = Recorder(capture)
+    capture.batch = kept_tensors(tensors((problem.inputs, problem.targets)))
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -78,13 +80,22 @@ def one_clear_error() -> Iterator[None]:
     """Whatever else goes wrong inside leaves as an UnvanishError that says so."""
     try:
         yield
-    except UnvanishError:
-        raise
     except Exception as error:
+        if (stop := _interrupt_behind(error)) is not None:
+            raise stop from None  # it cut something short, which then failed in turn
+        if isinstance(error, UnvanishError):
+            raise
         raise UnvanishError(
             f"the check could not be finished: {type(error).__name__}: {error}{blame(error)}; effort='quick' asks less"
             " of the model"
         ) from error
+
+
+def _interrupt_behind(error: BaseException) -> BaseException | None:
+    here: BaseException | None = error
+    while here is not None and (isinstance(here, (Exception, SystemExit, GeneratorExit))):
+        here = here.__context__
+    return here
 
 
 def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:

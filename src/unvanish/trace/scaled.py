@@ -35,6 +35,11 @@ def room(dtype: torch.dtype) -> int:
     return _ROOM.get(dtype, 60)
 
 
+def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 1), drawn in float32 on the CPU whatever the defaults of the process are, in the tensor's shape and type."""
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu").to(tensor)
+
+
 def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(norm_of(tensor)) if tensor.is_nested else bool(torch.isfinite(tensor).all())
 

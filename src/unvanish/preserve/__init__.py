@@ -1,0 +1,187 @@
+"""A check leaves no trace: whatever a forward pass moves is put back, also when it fails or is interrupted."""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from unvanish.preserve.objects import Belongings
+from unvanish.preserve.settings import Settings
+from unvanish.preserve.signals import finish
+from unvanish.preserve.threads import at_work_elsewhere
+from unvanish.records import UnvanishError
+
+# Random states, hooks on every module and patched functions are the process's: one check at a time may move them.
+_ONE_AT_A_TIME = threading.RLock()
+
+_BESIDE = (
+    "another thread is at work on the model while it is checked; check it where its training stands still, or check a"
+    " copy of it"
+)
+
+
+class untouched:  # noqa: N801
+    """Inside, random numbers follow from ``seed`` and gradients are None; afterwards everything is as before.
+
+    Parameters, buffers and gradients, what modules set on themselves and what is nested in it, random states, and the
+    modes of torch. ``also``: further roots (a loss with weights, the batch). A second thread waits until the first is
+    through. Raises UnvanishError where another thread has stepped the model meanwhile. A class, and no generator: what
+    a generator still has to put back would be put back whenever its traceback is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, seed: int, *also: Any) -> None:
+        self.model, self.seed, self.also = model, seed, also
+        self.done = False
+        self.disturbed = False
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What could not be put back; known afterwards."""
+        return tuple(self.belongings.lost)
+
+    @property
+    def second_door(self) -> _Door:
+        """To be entered right behind: an interrupt may come just as one door is opened, before it does a thing."""
+        return _Door(self)
+
+    def __enter__(self) -> untouched:
+        _ONE_AT_A_TIME.acquire()
+        running = gc.isenabled()
+        try:
+            own = {id(m) for m in self.model.modules()} | {id(p) for p in self.model.parameters()}
+            if at_work_elsewhere(own):
+                raise UnvanishError(_BESIDE)
+            self.settings = Settings()
+            gc.disable()  # thousands of objects are made, none of them in cycles
+            self.belongings = Belongings((self.model, *self.also))
+        except BaseException:
+            _ONE_AT_A_TIME.release()
+            raise
+        finally:
+            if running:
+                gc.enable()
+        try:
+            self.begin()
+        except BaseException:
+            self.put_back()
+            raise
+        return self
+
+    def begin(self) -> None:
+        self.normal = torch.inference_mode(False)
+        self.normal.__enter__()
+        self.settings.plain(next((p.device for p in self.model.parameters()), torch.device("cpu")))
+        _seed(self.seed)
+        for kept in self.belongings.tensors.values():
+            if kept.gradient is not None:
+                kept.tensor.grad = None
+        self.watching = register_optimizer_step_post_hook(self.stepped)
+        self.thread = threading.get_ident()
+
+    def stepped(self, optimizer: Optimizer, *_: Any) -> None:
+        if threading.get_ident() != self.thread:
+            own = self.belongings.tensors
+            self.disturbed |= any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.put_back(error)
+        if self.disturbed and (error is None or isinstance(error, Exception)):
+            raise UnvanishError(_BESIDE) from error
+
+    def put_back(self, error: BaseException | None = None) -> None:
+        if self.done:
+            return
+
+        def work() -> None:
+            if error is not None and not isinstance(error, Exception):
+                # Generators that were cut short end now, and not whenever somebody forgets the error.
+                _end_generators(error)
+            if hasattr(self, "watching"):
+                self.watching.remove()
+            if self.disturbed:  # the other thread's steps stay
+                self.belongings.put_objects_back()
+            else:
+                self.belongings.put_back()
+            if hasattr(self, "normal"):
+                self.normal.__exit__(None, None, None)
+                del self.normal
+            self.settings.put_back()
+            if not self.done:
+                self.done = True
+                _ONE_AT_A_TIME.release()
+
+        finish(work)
+
+
+class _Door:
+    def __init__(self, kept: untouched) -> None:
+        self.kept = kept
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.kept.put_back(error)
+
+
+def _end_generators(error: BaseException) -> None:
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
+
+
+def _seed(seed: int) -> None:
+    numpy: Any = sys.modules.get("numpy")
+    # A CUDA that nobody has started keeps no state yet, and torch.manual_seed would leave it a seed to start from.
+    (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(seed)
+    random.seed(seed)
+    if numpy:
+        numpy.random.seed(seed % 2**32)
+
+
+def random_states() -> Callable[[], None]:
+    """What puts the random numbers of torch (on every device), numpy and Python back to where they are now."""
+    numpy: Any = sys.modules.get("numpy")
+    cpu, python = torch.get_rng_state(), random.getstate()
+    of_numpy = numpy.random.get_state() if numpy else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def put_back() -> None:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        if of_numpy is not None:
+            numpy.random.set_state(of_numpy)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return put_back
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, random numbers of torch, numpy and Python follow from ``seed``; afterwards each goes on as before."""
+    numpy: Any = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    cuda = torch.cuda.is_initialized()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
+            _seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])

@@ -1,0 +1,101 @@
+"""One tensor as it was: its values bit for bit, its place in memory, its shape, its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class KeptTensor:
+    """A copy of a tensor, and what is needed to make the tensor itself that again."""
+
+    __slots__ = ("alias", "copy", "gradient", "leaf", "room", "tensor", "trainable")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.leaf, self.trainable = tensor.is_leaf, tensor.requires_grad
+        self.gradient = tensor.grad if self.leaf else None
+        # The same memory under a name of its own: it keeps its shape when the tensor is resized, and what is written
+        # through it leaves the tensor's version as it was, so that a graph the user holds stays valid.
+        self.alias = tensor.data
+        self.copy = self.alias.clone()
+        self.room = _room(tensor)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the tensor holds other values now, or lies elsewhere."""
+        return not (self.in_place and self.room == _room(self.tensor) and _same_bits(self.alias, self.copy))
+
+    @property
+    def in_place(self) -> bool:
+        now, before = self.tensor, self.alias
+        if now.layout is not before.layout or now.dtype is not before.dtype:
+            return False
+        if now.layout is not torch.strided or now.is_nested:
+            return True
+        same = now.shape == before.shape and now.stride() == before.stride()
+        return same and now.data_ptr() == before.data_ptr()
+
+    def put_back(self) -> None:
+        """Write only what has changed. May be run again after it was cut short."""
+        tensor = self.tensor
+        with torch.no_grad():
+            if self.leaf and not tensor.is_leaf:  # changed in place by something with a gradient
+                tensor.detach_()
+            if self.leaf and tensor.requires_grad != self.trainable:
+                tensor.requires_grad_(self.trainable)
+            if self.room is not None and _room(self.alias) != self.room:
+                self.alias.untyped_storage().resize_(self.room)
+            if not self.in_place:
+                tensor.data = self.alias
+            if not _same_bits(self.alias, self.copy):
+                with torch.inference_mode(self.alias.is_inference()):
+                    self.alias.copy_(self.copy)
+            if self.leaf and tensor.grad is not self.gradient:
+                tensor.grad = self.gradient
+
+
+def kept_tensors(tensors: Iterable[Tensor]) -> dict[int, KeptTensor]:
+    """By id; without those that cannot be copied."""
+    found: dict[int, KeptTensor] = {}
+    for tensor in tensors:
+        with suppress(NotImplementedError, RuntimeError, TypeError):
+            found[id(tensor)] = KeptTensor(tensor)
+    return found
+
+
+def _room(tensor: Tensor) -> int | None:
+    """The bytes of its memory; None where it has none of its own."""
+    try:
+        return tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):  # sparse and nested tensors
+        return None
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """NaN equals itself and -0.0 is not 0.0 here."""
+    if one.layout is not torch.strided or one.is_nested or one.is_quantized or one.is_meta:
+        return _same_values(one, other)
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    kind: Any = _WHOLE_NUMBERS.get(one.element_size())
+    try:
+        return torch.equal(one.view(kind), other.view(kind))
+    except (NotImplementedError, RuntimeError, TypeError):  # a subclass with a memory of its own kind
+        return _same_values(one, other)
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    if one.is_meta:
+        return True
+    if one.is_nested:
+        return all(map(_same_bits, one.unbind(), other.unbind()))
+    if one.is_sparse:
+        return one._nnz() == other._nnz() and torch.equal(one.to_dense(), other.to_dense())
+    return torch.equal(one, other)
