@@ -15,8 +15,8 @@ import pytest
 from unvanish import lab
 from unvanish.lab import writing
 from unvanish.lab.knobs import settle
-from unvanish.lab.threads import one_thread
 from unvanish.lab.writing import decimal
+from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 
 KNOBS = (
