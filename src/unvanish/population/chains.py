@@ -6,6 +6,7 @@ Numbers of any size: products are kept as a mantissa and a power of two and brou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def is_chain(shape: Shape, own_data: bool) -> bool:
 def flows(shape: Shape, variances: Array, seeds: Sequence[int]) -> Flows:
     """The flow of the chains of every point and seed, as ``stacked.flows`` has it; ``variances``: (2, P)."""
     points, number = variances.shape[1], len(seeds)
-    result = [np.empty((points, number)) for _ in range(4)] + [np.empty((points, number), bool)]
+    result: list[Any] = [np.empty((points, number), bool if at == 4 else float) for at in range(5)]
     together = max(1, min(TOGETHER, STORED // (shape.depth + 1)))
     some = max(1, min(number, together))
     for start in range(0, number, some):
@@ -61,7 +62,7 @@ def _draws(shape: Shape, seeds: Sequence[int]) -> tuple[Array, Array]:
     return found[1:], found[0, 0]
 
 
-def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tuple[Array, ...]:
+def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tuple[Any, ...]:
     """ratio, transmission, lowest, rise and finite of one chunk, (points, seeds)."""
     with np.errstate(all="ignore"):
         layers = _forward(shape, variances, unit, inputs)
@@ -78,10 +79,7 @@ def _forward(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tupl
     for place in range(shape.depth + 1):
         by_weight, by_bias = shape.scales(place, variances)
         w = np.multiply.outer(by_weight, unit[place, 0])
-        if shape.centred and place:
-            b = -w / 2
-        else:
-            b = np.multiply.outer(by_bias, unit[place, 1])
+        b = -w / 2 if shape.centred and place else np.multiply.outer(by_bias, unit[place, 1])
         value = w * here + b
         np.abs(w, out=weights[place])
         np.abs(value, out=z[place])
@@ -108,7 +106,7 @@ def _activated(phi: Activation, z: Array) -> tuple[Array, Array]:
     return phi.phi(z), np.abs(phi.slope(z))
 
 
-def _back(weights: Array, slopes: Array, z: Array, moved: Array) -> tuple[Array, ...]:
+def _back(weights: Array, slopes: Array, z: Array, moved: Array) -> tuple[Any, ...]:
     """The walk back from the last layer, with δ = 1 there.
 
     ``best``: the most that a layer from here on transmits, over |δ| here; it grows where the signal falls.

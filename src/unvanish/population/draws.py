@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]
+"""Arrays of float32; numpy's own types lose that in every mean and every product with a number."""
 KEPT = 256 * 2**20
 """Bytes of weights that are kept; what is beyond is drawn again when it is needed."""
 BLOCK = 256

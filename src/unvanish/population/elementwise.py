@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from unvanish.population.draws import Floats
 from unvanish.population.names import ACTIVATIONS
 
-Floats = NDArray[np.float32]
 Back = Callable[[Floats], Floats]
 EPS = 1e-5
 """What torch's normalisers add to a variance."""

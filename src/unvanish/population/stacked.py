@@ -52,7 +52,7 @@ def flows(shape: Shape, variances: Array, skip: Array, seeds: Sequence[int], dat
     (batch, inputs) that all networks see; None: standard normal ones, other ones for each seed.
     """
     points, number = variances.shape[1], len(seeds)
-    result = [np.empty((points, number)) for _ in range(4)] + [np.empty((points, number), bool)]
+    result: list[Any] = [np.empty((points, number), bool if at == 4 else float) for at in range(5)]
     for own in _pieces(number, _seeds_at_once(shape)):
         chosen = [seeds[at] for at in range(own.start, own.stop)]
         chunk = _Chunk(shape, chosen, data)
@@ -122,7 +122,7 @@ class _Chunk:
         """ratio, transmission, lowest, rise and finite of one chunk of points, (seeds, points)."""
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
             layers, outputs = self._forward(variances, skip)
-            walk = _Walk(self, variances.shape[1], _norm(outputs))
+            walk = _Walk(self, variances.shape[1])
             walk.back(layers, skip)
         finite = np.isfinite(walk.ratio()) | (walk.ratio() == -np.inf)
         for layer in layers:
@@ -168,16 +168,14 @@ class _Chunk:
 class _Walk:
     """One walk back: cotangents at norm one, their sizes and what the layers transmit as logarithms."""
 
-    def __init__(self, chunk: _Chunk, points: int, outputs: Array) -> None:
+    def __init__(self, chunk: _Chunk, points: int) -> None:
         self.chunk, self.shape = chunk, chunk.shape
         table = (len(chunk.seeds), points)
         self.size = np.zeros(table)
         self.signals: list[Array] = []
         self.best = np.full((2, *table), -np.inf)
         self.seen: list[Array] = []
-        self.ahead = self.state = None
-        self.rise, self.highest = np.zeros(table), np.zeros(table)
-        self.outputs = outputs
+        self.highest = np.zeros(table)
 
     def ratio(self) -> Array:
         return self.signals[-1] - self.signals[0]
@@ -192,7 +190,8 @@ class _Walk:
         norm = _norm(aim)
         g: Floats = np.broadcast_to((aim / norm[:, None, None].astype(np.float32))[:, None], (*table, *aim.shape[1:]))
         self.size = self.size + _log10(norm)[:, None]
-        ahead = rise = None
+        ahead: Any = None
+        rise: Any = None
         around: Floats | None = None
         for place in range(shape.depth, -1, -1):
             layer = layers[place]

@@ -50,8 +50,7 @@ class Recipe:
 
 @one_thread()
 def train(
-    shape: Shape, variances: Array, skip: Array, seeds: Sequence[int], data: Images, recipe: Recipe,
-    progress: Callable[[float], None] = lambda share: None,
+    shape: Shape, variances: Array, skip: Array, seeds: Sequence[int], data: Images, recipe: Recipe
 ) -> Trained:  # fmt: skip
     """Train the networks of every point and seed with cross-entropy on the same batches."""
     pairs = [(point, at) for point in range(variances.shape[1]) for at in range(len(seeds))]
@@ -62,9 +61,7 @@ def train(
         some = pairs[start : start + together]
         chosen = np.array([point for point, _ in some])
         stack = _Stack(shape, variances[:, chosen], skip[chosen], [seeds[at] for _, at in some])
-        seen = stack.train(
-            data, recipe, recipe.rates[chosen], lambda share, at=start: progress((at + share) / len(pairs))
-        )
+        seen = stack.train(data, recipe, recipe.rates[chosen])
         places = tuple(np.array(some).T)
         accuracy[places], loss[places] = stack.accuracy(*data.judge), seen[0]
         speeds[(slice(None), *places)] = seen[1]
@@ -97,22 +94,18 @@ class _Stack:
         self.skip = skip.astype(np.float32)[:, None, None]
         self.by_layer = 4 if shape.norm else 2
 
-    def train(
-        self, data: Images, recipe: Recipe, rates: Array, progress: Callable[[float], None]
-    ) -> tuple[Array, Array]:
+    def train(self, data: Images, recipe: Recipe, rates: Array) -> tuple[Array, Array]:
         """The last training losses (N,) and the speeds (layers, N)."""
         step = _stepper(self, recipe.optimizer, torch.from_numpy(rates).float())
         weights = self.gradients[:: self.by_layer]
         squares = torch.zeros(len(weights), self.count, dtype=torch.float64)
         losses = torch.full((self.count,), math.nan)
         with np.errstate(all="ignore"):
-            for done, (inputs, labels) in enumerate(data.batches(self.shape.batch, recipe.steps, 0)):
+            for inputs, labels in data.batches(self.shape.batch, recipe.steps, 0):
                 losses = self.differentiate(inputs, labels)
                 for place, gradient in enumerate(weights):
                     squares[place] += torch.linalg.vector_norm(gradient, dim=(1, 2)).double() ** 2
                 step()
-                if done % 20 == 0:
-                    progress(self.count * done / recipe.steps)
             speeds = 0.5 * np.log10(squares.numpy() / recipe.steps)
         return losses.double().numpy(), speeds
 

@@ -1,6 +1,6 @@
 """What mean-field theory predicts of a deep random network: how much of the error signal comes back to the first layer.
 
-Many networks at once; the Gaussian averages are read off a table, which is right to a few parts in 10⁵.
+Many networks at once; the Gaussian averages are read off a table, which is right to a few parts in 10⁴.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def log10_signal_ratio(
     """log10 of the root mean square error signal at the first layer's output over that at the last layer's, (P,).
 
     ``depth`` hidden layers z = W h + b, h = φ(norm(z)) and a linear layer. ``first``, ``inside``: σ_w² and σ_b² of the
-    first layer and of the others; ``last``: σ_w² of the linear one. ``inputs``: their mean square. ``norm``: "", "batch"
-    or "layer"; ``skip``: the factor of the branches h + skip · φ(norm(z)) after the first layer, None for none.
+    first layer and of the others; ``last``: σ_w² of the linear one. ``inputs``: their mean square. ``norm``: "",
+    "batch" or "layer"; ``skip``: the factor of the branches h + skip · φ(norm(z)) after the first layer, None for none.
 
     Without norm and skip the squared signal changes by χ₁ = σ_w² E φ′² a layer (Schoenholz et al. 2017); a residual
     branch adds skip² χ₁ to 1 (Yang & Schoenholz 2017); batch normalisation divides χ₁ by σ_w² Var φ (Yang et al. 2019),
