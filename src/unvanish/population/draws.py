@@ -21,6 +21,8 @@ KEPT = 256 * 2**20
 """Bytes of weights that are kept; what is beyond is drawn again when it is needed."""
 BLOCK = 256
 """Chains are drawn so many seeds at a time: a generator for each would cost more than the chain."""
+LAYERS = 64
+"""Layers of chains that are drawn together; of two depths the shallower has the first layers of the deeper."""
 INPUTS = 2**20
 """The place of the inputs' numbers among those of the layers."""
 _bytes = [0]
@@ -64,15 +66,17 @@ def layer(kind: str, seed: int, place: int, fan_out: int, fan_in: int) -> tuple[
     return found
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def chains(kind: str, block: int, layers: int) -> Floats:
-    """Unit weights and biases of chains, (layers + 1, 2, BLOCK): column s belongs to the seed BLOCK · block + s.
+    """Unit weights and biases of chains, (1 + layers or more, 2, BLOCK): column s is of the seed BLOCK · block + s.
 
     Before the layers stands a row of standard normal numbers, the first of which are the chains' inputs.
     """
     generator = _generator(block, INPUTS + 1)
-    rows = [torch.randn((2, BLOCK), generator=generator), *(_unit(kind, (2, BLOCK), generator) for _ in range(layers))]
-    numbers = torch.stack(rows)
+    rows = [torch.randn((1, 2, BLOCK), generator=generator)]
+    unit = "uniform" if kind == "uniform" else "normal"
+    rows += [_unit(unit, (LAYERS, 2, BLOCK), generator) for _ in range(0, layers, LAYERS)]
+    numbers = torch.cat(rows)
     if kind == "orthogonal":
         numbers[1:, 0].sign_()
     return numbers.numpy()

@@ -82,7 +82,7 @@ def _share(value: float | None) -> str:
 
 
 def plane(grid: Grid) -> tuple[Axis, Axis] | None:
-    """The two settings of a map, across and up: numbers that vary over lists; depth goes up, the longest list across."""
+    """The two settings of a map, across and up: numbers that vary over lists; depth is up, the longest across."""
     usable = [a for a in grid.axes if len(a.values) > 1 and all(_is_number(value) for value in a.values)]
     if len(usable) < 2:
         return None
