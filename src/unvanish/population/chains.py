@@ -100,7 +100,8 @@ def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tupl
     walk = _Walk((variances.shape[1], len(inputs)))
     phi = activation(ACTIVATIONS[shape.activation][1])
     here: Array = np.broadcast_to(inputs, walk.size)
-    slope = before = None
+    slope: Any = None
+    before: Any = None
     with np.errstate(all="ignore"):
         for place in range(shape.depth + 1):
             by_weight, by_bias = shape.scales(place, variances)
@@ -136,7 +137,8 @@ class _Walk:
     def __init__(self, size: tuple[int, int]) -> None:
         self.size, self.often = size, OFTEN
         self.total = np.zeros(size)
-        self.first: Array | None = None
+        self.first: Array = np.ones(size)
+        self.begun = False
         self.product, self.least, self.most, self.rise = (_Sized.ones(size) for _ in range(4))
         self.low, self.high = np.full(size, np.inf), np.ones(size)
         self.lowest, self.highest = np.zeros(size), np.zeros(size)
@@ -160,8 +162,8 @@ class _Walk:
         full = np.maximum(weight, NATURAL_WEIGHT, out=weight)
         full *= entering
         full += np.maximum(bias, NATURAL_BIAS, out=bias)
-        if self.first is None:
-            self.first = full
+        if not self.begun:
+            self.begun, self.first = True, full
             self.least.number, self.most.number = full.copy(), own.copy()
         else:
             np.minimum(self.least.number, full * self.least.one, out=self.least.number)

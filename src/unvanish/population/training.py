@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def _together(shape: Shape) -> int:
 class _Layer:
     """What one layer keeps on the way forward: what entered it, and the ways back through its activation and norm."""
 
-    entering: Tensor
+    entering: Floats
     activated: Back | None = None
     normalised: Back | None = None
     unit: Floats | None = None
@@ -111,63 +112,63 @@ class _Stack:
 
     def differentiate(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Fill ``gradients``; the losses of all networks (N,)."""
-        outputs, layers = self.forward(inputs)
-        logs = torch.log_softmax(outputs, -1)
-        picked = labels.expand(self.count, -1)[..., None]
-        losses = -logs.gather(-1, picked)[..., 0].mean(-1)
-        g = logs.exp()
-        g.scatter_add_(-1, picked, torch.full_like(g[..., :1], -1.0).expand(picked.shape))
-        self._back(g.div_(len(labels)), layers)
-        return losses
+        logits, layers = self.forward(inputs)  # numpy's exponential is several times as fast as torch's
+        shifted = logits - logits.max(-1, keepdims=True)
+        shares = np.exp(shifted)
+        total = shares.sum(-1, keepdims=True)
+        shares /= total
+        rows, picked = np.arange(len(labels)), labels.numpy()
+        losses = (np.log(total[..., 0]) - shifted[:, rows, picked]).mean(-1)
+        shares[:, rows, picked] -= 1
+        shares /= len(labels)
+        self._back(shares, layers)
+        return torch.from_numpy(losses)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, list[_Layer]]:
+    def forward(self, inputs: Tensor) -> tuple[Floats, list[_Layer]]:
         """What every network answers, (N, samples, outputs), and what the way back needs."""
-        here = inputs.expand(self.count, *inputs.shape)
+        here: Floats = np.broadcast_to(inputs.numpy(), (self.count, *inputs.shape))
         layers: list[_Layer] = []
         for place in range(self.shape.depth + 1):
             weights, biases, *affine = self._of_layer(self.parameters, place)
             layer = _Layer(here)
             layers.append(layer)
-            z = self._linear(here, inputs, weights, biases, place)
+            z = self._linear(here, weights, biases)
             if place == self.shape.depth:
                 return z, layers
-            values = z.numpy()
             if affine:
-                layer.unit, layer.normalised = normalise(self.shape.norm, values)
-                values = layer.unit * affine[0].numpy()[:, None] + affine[1].numpy()[:, None]
-            value, layer.activated = activate(self.shape.activation, values)
-            if self.shape.skip and place:
-                value = here.numpy() + self.skip * value
-            here = torch.from_numpy(value)
+                layer.unit, layer.normalised = normalise(self.shape.norm, z)
+                z = layer.unit * affine[0].numpy()[:, None] + affine[1].numpy()[:, None]
+            value, layer.activated = activate(self.shape.activation, z)
+            here = here + self.skip * value if self.shape.skip and place else value
         raise AssertionError("the last layer returns")
 
-    def _linear(self, here: Tensor, inputs: Tensor, weights: Tensor, biases: Tensor, place: int) -> Tensor:
-        if place:
-            return torch.baddbmm(biases[:, None], here, weights.mT)
-        # all networks see the same samples: one product is faster than many
-        return (inputs @ weights.flatten(0, 1).T).unflatten(1, weights.shape[:2]).transpose(0, 1) + biases[:, None]
+    def _linear(self, here: Floats, weights: Tensor, biases: Tensor) -> Floats:
+        """W x + b; numpy's batched product is faster than torch's for matrices as small as these."""
+        z = np.matmul(here, weights.numpy().swapaxes(1, 2))
+        z += biases.numpy()[:, None]
+        return z
 
     def _of_layer(self, tensors: list[Tensor], place: int) -> list[Tensor]:
         return tensors[place * self.by_layer : (place + 1) * self.by_layer]
 
-    def _back(self, g: Tensor, layers: list[_Layer]) -> None:
-        around: Floats | None = None
+    def _back(self, g: Floats, layers: list[_Layer]) -> None:
+        around: Any = None
         for place in range(self.shape.depth, -1, -1):
             weights, *_ = self._of_layer(self.parameters, place)
             of_weights, of_biases, *_ = self._of_layer(self.gradients, place)
-            torch.bmm(g.mT, layers[place].entering, out=of_weights)
-            torch.sum(g, 1, out=of_biases)
+            here = torch.from_numpy(g)
+            torch.bmm(here.mT, _tensor(layers[place].entering), out=of_weights)
+            torch.sum(here, 1, out=of_biases)
             if place == 0:
                 return
-            came = torch.bmm(g, weights).numpy()
+            came = np.matmul(g, weights.numpy())
             around = came if around is None else around + came
             before = layers[place - 1]
             assert before.activated is not None
             joined = self.shape.skip and place > 1
-            back = before.activated(self.skip * around if joined else around)
+            g = before.activated(self.skip * around if joined else around)
             if before.normalised is not None and before.unit is not None:
-                back = self._normalised(before.unit, before.normalised, back, place - 1)
-            g = torch.from_numpy(back)
+                g = self._normalised(before.unit, before.normalised, g, place - 1)
             around = around if joined else None
 
     def _normalised(self, unit: Floats, normalised: Back, g: Floats, place: int) -> Floats:
@@ -185,9 +186,16 @@ class _Stack:
         with np.errstate(all="ignore"):
             for some, own in zip(inputs.split(size), labels.split(size), strict=True):
                 outputs, _ = self.forward(some)
-                right += (outputs.argmax(-1) == own).double().sum(-1)
-                finite &= outputs.isfinite().all(-1).all(-1)
+                right += torch.from_numpy((outputs.argmax(-1) == own.numpy()).sum(-1))
+                finite &= torch.from_numpy(np.isfinite(outputs).all(axis=(-2, -1)))
         return torch.where(finite, right / len(labels), 0.0).numpy()
+
+
+def _tensor(array: Floats) -> Tensor:
+    """The array as a tensor; inputs that all networks share are read-only and stay one copy."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array[0].copy()).expand(array.shape)
 
 
 def _stepper(stack: _Stack, optimizer: str, rates: Tensor) -> Callable[[], None]:
