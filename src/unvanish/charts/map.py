@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.diverging import cells, edges, key, layers, shades
+from unvanish.charts.diverging import cells, edges, key, key_width, layers, shades
 from unvanish.charts.labels import Box, Label, Spot, around, place, row
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import linear
@@ -15,7 +15,7 @@ from unvanish.charts.plates import layer, plates
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
 
-TOP, BOTTOM, RIGHT, PLOT_HEIGHT = 46, 44, 16, 260
+TOP, BOTTOM, RIGHT, PLOT_HEIGHT, LINE = 46, 44, 16, 260, 16
 SHOWN = 0.75
 """Share of the plane that is not at the end of the scale: beyond the border a factor falls without end."""
 
@@ -60,7 +60,9 @@ def tables(
             f"{sorted({len(each) for each in log10})} values; give at least 2 × 2, a row for each place up"
         )
     scale = shades([value for each in log10 for value in each], SHOWN)
-    frame = _frame(x, y, width, height)
+    beside = text_width(quantity) + key_width(scale) + 30 <= width
+    top = TOP if beside else TOP + LINE
+    frame = _frame(x, y, width, height, top)
     drawn, hatching = cells([[scale.of(value) for value in each] for each in log10], edges(x), edges(y))
     free = "blank: no value" if any(value is None for each in log10 for value in each) else ""
     boxes, lines, said = key(scale, frame, -TOP + 4, free)
@@ -83,19 +85,19 @@ def tables(
         "labels": [
             *said,
             *inside,
-            row(quantity, Spot(-frame.left + 6, -TOP + 9), "mut"),
+            row(quantity, Spot(-frame.left + 6, -top + 9), "mut"),
             row(up, Spot(-frame.left + 12, frame.plot_height / 2, "center"), "mut", angle=-90),
             row(across, Spot(frame.plot_width / 2, frame.plot_height + 31, "center"), "mut"),
         ],
     }  # fmt: skip
 
 
-def _frame(x: Sequence[float], y: Sequence[float], width: float, height: float | None) -> Frame:
+def _frame(x: Sequence[float], y: Sequence[float], width: float, height: float | None, top: float) -> Frame:
     across, up = edges(x), edges(y)
     _, names = linear(up[0], up[-1], PLOT_HEIGHT, 36)
     return Frame(
-        width=width, height=height or TOP + PLOT_HEIGHT + BOTTOM, left=34 + max(map(text_width, names), default=0),
-        right=RIGHT, top=TOP, bottom=BOTTOM, x_low=across[0], x_high=across[-1], y_low=up[0], y_high=up[-1],
+        width=width, height=height or top + PLOT_HEIGHT + BOTTOM, left=34 + max(map(text_width, names), default=0),
+        right=RIGHT, top=top, bottom=BOTTOM, x_low=across[0], x_high=across[-1], y_low=up[0], y_high=up[-1],
     )  # fmt: skip
 
 
@@ -106,9 +108,10 @@ def _inside(frame: Frame, line: Sequence[tuple[float, float]]) -> list[list[tupl
         if frame.x_low <= x <= frame.x_high and frame.y_low <= y <= frame.y_high:
             parts[-1].append((x, y))
             continue
-        if y > frame.y_high and parts[-1]:
+        above = y > frame.y_high
+        if above and parts[-1] and parts[-1][-1][1] < frame.y_high:
             parts[-1].append((x, frame.y_high))
-        parts.append([(x, frame.y_high)] if y > frame.y_high else [])
+        parts.append([(x, frame.y_high)] if above else [])
     return [part for part in parts if len(part) > 1]
 
 

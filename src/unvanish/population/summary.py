@@ -156,7 +156,7 @@ def chart(file: Path, grid: Grid) -> Any:
     title = f"{', '.join(_kind(grid)) or 'networks'}: {what}"
     return draw(
         "map",
-        tables(xs, ys, values, across=across.name, up=up.name, quantity=quantity, line=line,
+        tables(xs, ys, values, across=across.name.replace("_", " "), up=up.name.replace("_", " "), quantity=quantity, line=line,
                line_name=f"{TRAINABLE:g} depth scales (predicted)"),
         title=title,
     )  # fmt: skip
