@@ -69,8 +69,10 @@ def map_tables(width: float = 620) -> Tables:
     across, up = [0.25 * at for at in range(2, 17)], [5.0, 10.0, 20.0, 50.0]
     factors = [[depth * (x - 2.0) / 20 for x in across] for depth in up]
     curve = [(0.5 + 0.02 * at, 2 / abs(0.5 + 0.02 * at - 2.001)) for at in range(176)]
-    named = {"across": "weight variance", "up": "depth", "quantity": "error signal, first layer over last"}
-    return map.tables(across, up, factors, **named, line=curve, line_name="6 depth scales (predicted)", width=width)
+    return map.tables(
+        across, up, factors, across="weight variance", up="depth", quantity="error signal, first layer over last",
+        line=curve, line_name="6 depth scales (predicted)", width=width,
+    )  # fmt: skip
 
 
 def path_tables(width: float) -> Tables:

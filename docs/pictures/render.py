@@ -26,7 +26,7 @@ def main() -> None:
     for name in ("staircase", "plane", "factors"):
         save(name, vanished.chart(name))
     from_the_lab()
-    save("map", unvanish.sweep(HERE.parents[1] / "examples" / "phase_tanh.toml").chart())
+    save("map", unvanish.sweep(HERE.parents[1] / "examples" / "phase_tanh_signal.toml").chart())
     chromium = shutil.which("chromium")
     if chromium is None:
         print("no chromium on the path: the pages are left as they are")

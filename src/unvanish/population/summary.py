@@ -44,29 +44,33 @@ def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
 
 
 def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
+    """A line a point: means over the seeds whose signal is not exactly zero, and their spread in decades."""
     names = [f'"{name}"' for name in grid.names]
     means = ("log10_signal_ratio", "predicted_log10_signal_ratio", "log10_transmission", "accuracy")
-    chosen = ", ".join([*names, *(f"AVG({each})" for each in means), "GROUP_CONCAT(DISTINCT verdict)"])
+    ratio = _finite(means[0])
+    spread = f"AVG({ratio} * {ratio}) - AVG({ratio}) * AVG({ratio})"
+    columns = [f"COALESCE(AVG({_finite(each)}), MIN({each}))" for each in means]
+    chosen = ", ".join([*names, *columns, spread, "GROUP_CONCAT(DISTINCT verdict)"])
     half = SHOWN // 2
     where = f"WHERE point < {half} OR point >= {grid.points - half}" if grid.points > SHOWN else ""
-    heads = [*grid.names, "signal ratio", "predicted", "transmission", "accuracy", "verdict"]
-    lines = [
-        [*(_short(value) for value in row[: len(names)]), *map(_factor, row[len(names) : -2]), _share(row[-2]), row[-1]]
-        for row in _with_accuracy_apart(base.execute(f"SELECT {chosen} FROM results {where} GROUP BY point"))
-    ]
+    heads = [*grid.names, "signal ratio", "predicted", "transmission", "accuracy", "spread", "verdict"]
+    lines: list[list[str]] = []
+    for row in base.execute(f"SELECT {chosen} FROM results {where} GROUP BY point"):
+        settings, (*factors, accuracy, square, verdicts) = row[: len(names)], row[len(names) :]
+        wide = None if grid.seeds < 2 or square is None else math.sqrt(max(square, 0.0))
+        said = verdicts or "failed"
+        lines.append([*map(_short, settings), *map(_factor, factors), _share(accuracy), _share(wide), said])
     if grid.points > SHOWN:
         lines.insert(half, [f"⋮ {grid.points - SHOWN:,} more", *[""] * (len(heads) - 1)])
     kept = [at for at in range(len(heads)) if at < len(names) or any(line[at] not in ("–", "") for line in lines)]
-    lines = [[line[at] or "" for at in kept] for line in [heads, *lines]]
+    lines = [[line[at] for at in kept] for line in [heads, *lines]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def _with_accuracy_apart(rows: Any) -> Iterator[Sequence[Any]]:
-    """Each row as a list; where a point failed for every seed it has no verdict."""
-    for row in rows:
-        yield [*row[:-1], row[-1] or "failed"]
+def _finite(name: str) -> str:
+    return f"(CASE WHEN ABS({name}) < 1e308 THEN {name} END)"
 
 
 def _short(value: Any) -> str:
@@ -151,15 +155,14 @@ def chart(file: Path, grid: Grid) -> Any:
         base.close()
     values = [[_drawn(found.get((x, y)), grid.train) for x in xs] for y in ys]
     quantity = "accuracy, as a multiple of 0.5" if grid.train else "error signal, first layer over last"
-    line = limit(grid, across, up)
     what = "what they learn" if grid.train else "how much of the signal arrives"
     title = f"{', '.join(_kind(grid)) or 'networks'}: {what}"
-    return draw(
-        "map",
-        tables(xs, ys, values, across=across.name.replace("_", " "), up=up.name.replace("_", " "), quantity=quantity, line=line,
-               line_name=f"{TRAINABLE:g} depth scales (predicted)"),
-        title=title,
+    names = (axis.name.replace("_", " ") for axis in axes)
+    drawn = tables(
+        xs, ys, values, across=next(names), up=next(names), quantity=quantity, line=limit(grid, across, up),
+        line_name=f"{TRAINABLE:g} depth scales (predicted)",
     )  # fmt: skip
+    return draw("map", drawn, title=title)
 
 
 def _drawn(value: float | None, share: bool) -> float | None:
