@@ -296,7 +296,7 @@ def test_an_answer_of_a_search_is_shortened_to_its_first_trials():
     assert shown.startswith("```text\nRepaired: a sentence\n\nWhat") and shown.endswith("\n\nSpent: 10 of 20\n```")
 
 
-@pytest.mark.parametrize("command", ["check", "fix", "lab", "theory", "zoo", "explain"])
+@pytest.mark.parametrize("command", ["check", "fix", "lab", "sweep", "theory", "zoo", "explain"])
 def test_every_option_is_in_the_section_of_its_command(command):
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     section = page.split(f"## {command}\n")[1].split("\n## ")[0]

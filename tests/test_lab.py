@@ -14,7 +14,7 @@ import pytest
 
 from unvanish import lab
 from unvanish.lab.knobs import settle
-from unvanish.lab.threads import one_thread
+from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.report import lab_text
 

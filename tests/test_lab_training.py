@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from unvanish import lab
-from unvanish.lab import batched, bottom, remedies
-from unvanish.lab.batched import Design, Population, Tuned
+from unvanish.lab import bottom, remedies
+from unvanish.population import batched
+from unvanish.population.batched import Design, Population, Tuned
 from unvanish.records import UnvanishError
 
 DESIGNS = (

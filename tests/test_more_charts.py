@@ -20,6 +20,7 @@ from unvanish.charts import (
     draw,
     find,
     heat,
+    map,
     paths,
     phase,
     pictures,
@@ -77,6 +78,17 @@ def phase_tables(width: float = 620) -> Tables:
     return phase.tables(weights, biases, chi, [(1.5 + 3 * b, b) for b in biases], networks, width=width)
 
 
+def map_tables(width: float = 620) -> Tables:
+    """A signal that falls off on both sides of 2, with a curve that leaves through the top."""
+    across, up = [0.25 * at for at in range(2, 17)], [5.0, 10.0, 20.0, 50.0]
+    factors = [[depth * (x - 2.0) / 20 for x in across] for depth in up]
+    curve = [(0.5 + 0.02 * at, 2 / abs(0.5 + 0.02 * at - 2.001)) for at in range(176)]
+    return map.tables(
+        across, up, factors, across="weight variance", up="depth", quantity="error signal, first layer over last",
+        line=curve, line_name="6 depth scales (predicted)", width=width,
+    )  # fmt: skip
+
+
 def path_tables(width: float) -> Tables:
     tried = [("gradient descent", 0.9), ("a slow one", 0.1), ("one that diverges", 1.2)]
     return paths.tables(ELLIPSES, [{"optimizer": n, "points": descent(rate)} for n, rate in tried], (0, 0), width=width)
@@ -103,6 +115,7 @@ PICTURES: dict[str, tuple[str, Callable[[float], Tables]]] = {
     "activations": ("activations", activation_tables),
     "paths": ("paths", path_tables),
     "phase": ("phase", phase_tables),
+    "map": ("map", map_tables),
 }
 PICTURES |= {each.name: (each.name, each.example) for each in pictures() if each.example}
 EACH = pytest.mark.parametrize("kind", PICTURES)
@@ -426,3 +439,22 @@ def test_a_phase_diagram_leaves_blank_what_has_no_value():
     assert colors == [token("cold4"), token("even"), token("warm4")]
     with pytest.raises(UnvanishError, match="a row for each bias variance"):
         phase.tables([1.0, 2.0], [0.0], [[1.0, 1.0]])
+
+
+def test_the_curve_of_a_map_ends_at_its_upper_edge_and_goes_on_behind_it():
+    tables = map_tables()
+    frame = tables["frame"][0]
+    parts = {row["part"] for row in tables["line"]}
+    assert len(parts) == 2
+    for part in parts:
+        heights = [row["y"] for row in tables["line"] if row["part"] == part]
+        assert max(heights) == pytest.approx(frame["y_high"]) and min(heights) >= frame["y_low"]
+    assert "6 depth scales (predicted)" in texts(tables)
+
+
+def test_a_map_needs_a_row_for_each_place_up_and_leaves_blank_what_is_missing():
+    with pytest.raises(UnvanishError, match="at least 2 × 2"):
+        map.tables([1.0, 2.0], [0.0], [[1.0, 1.0]], across="a", up="b")
+    tables = map.tables([1.0, 2.0], [0.0, 1.0], [[None, 1.0], [1.0, 1.0]], across="a", up="b")
+    assert "blank: no value" in texts(tables)
+    assert map.tables([1.0, 2.0], [0.0, 1.0], [[1.0, 1.0]] * 2, across="a", up="b")["line"] == []

@@ -32,6 +32,7 @@ def main(names: list[str]) -> None:
     for name in ("staircase", "plane", "factors"):
         save(name, vanished.chart(name))
     from_the_lab()
+    save("map", unvanish.sweep(HERE.parents[1] / "examples" / "phase_tanh_signal.toml").chart())
     chromium = shutil.which("chromium")
     if chromium is None:
         print("no chromium on the path: the pages are left as they are")

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from unvanish import zoo as zoo
     from unvanish.health import assert_healthy
     from unvanish.pipeline import diagnose
+    from unvanish.population.sweeping import sweep
     from unvanish.problem import Problem
     from unvanish.records import UnvanishError
     from unvanish.report import Report
     from unvanish.trials import fix
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix"]
+__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix", "sweep"]
 
 # Loaded on first use: importing the package must not cost an import of torch.
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "assert_healthy": "health",
     "diagnose": "pipeline",
     "fix": "trials",
+    "sweep": "population.sweeping",
 }
 _ROOMS = ("lab", "zoo")  # modules to be used by their own names, such as unvanish.lab.run
 

@@ -34,7 +34,7 @@ Run = Callable[[Settings, Progress], Outcome]
 OnReport = Callable[["Report", Settings, Progress], Outcome]
 PACES = ("live", "short", "long")
 
-PARTS = ("knobs", "outcome", "readable", "network", "beside", "batched", "threads")
+PARTS = ("knobs", "outcome", "readable", "network", "beside")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
 _registry: dict[str, Experiment] = {}
 

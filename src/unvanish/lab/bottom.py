@@ -14,8 +14,8 @@ from torch.func import functional_call, jacrev
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
-from unvanish.lab.threads import one_thread
 from unvanish.pipeline import diagnose
+from unvanish.population.threads import one_thread
 from unvanish.problem import Problem
 
 SAMPLES, INPUTS, UNITS, DEEP_UNITS = 64, 2, 3, 8

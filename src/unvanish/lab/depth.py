@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
-from unvanish.lab.batched import Design, Images, chance, images, tuned
-from unvanish.lab.threads import one_thread
+from unvanish.population.batched import Design, Images, chance, images, tuned
+from unvanish.population.threads import one_thread
 
 KINDS: dict[str, tuple[Design, str]] = {
     "sigmoid": (Design(1), "SGD"),

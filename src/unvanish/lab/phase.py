@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
-from unvanish.lab.threads import one_thread
+from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
 from unvanish.theory.meanfield import (

@@ -13,10 +13,10 @@ from typing import Any
 import torch.nn.functional as F
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
-from unvanish.lab.batched import Design, Images, Tuned, chance, images, tuned
 from unvanish.lab.knobs import nearest
-from unvanish.lab.threads import one_thread
 from unvanish.pipeline import diagnose
+from unvanish.population.batched import Design, Images, Tuned, chance, images, tuned
+from unvanish.population.threads import one_thread
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 

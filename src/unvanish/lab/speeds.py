@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
-from unvanish.lab.batched import Design
-from unvanish.lab.threads import one_thread
+from unvanish.population.batched import Design
+from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 

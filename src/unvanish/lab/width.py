@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
-from unvanish.lab.threads import one_thread
+from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import activation
 from unvanish.theory.meanfield import critical

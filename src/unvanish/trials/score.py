@@ -78,7 +78,7 @@ class Scale:
         except CannotScoreError:
             return [-math.inf]
 
-    def _as_it_was(self, copy: Copy) -> AbstractContextManager[None]:
+    def _as_it_was(self, copy: Copy) -> AbstractContextManager[object]:
         """Random numbers follow from the copy's seed; model, loss and metric are afterwards as they were."""
         return untouched(copy.model, copy.seed, self.problem.loss_fn, self.problem.metric)
 

@@ -1,0 +1,53 @@
+"""``unvanish sweep GRID.toml``: thousands of networks over a grid of settings, measured and, where asked, trained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, stdout_to_stderr, write
+from unvanish.records import UnvanishError
+
+PICTURES = (".svg", ".png", ".pdf")
+DATA = (".sqlite", ".db", ".csv", ".parquet")
+EPILOG = "exit status: 0 done, 2 wrong usage or an error; an interrupted sweep goes on when it is called again"
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    command = commands.add_parser(
+        "sweep", help="measure or train many networks over a grid of settings", epilog=EPILOG,
+        description="Where does a network train? The flow at initialisation, and accuracy where asked, of every point.",
+    )  # fmt: skip
+    command.add_argument("grid", metavar="GRID.toml", help="what varies, what is fixed, and how it is run")
+    command.add_argument("--on", default="local", metavar="WHERE", help="where it runs: local, this machine")
+    command.add_argument(
+        "-o", "--output", metavar="FILE",
+        help="the results, .sqlite, .csv or .parquet, or the map, .svg, .png or .pdf (default: GRID.sqlite here)",
+    )  # fmt: skip
+    command.set_defaults(run=_sweep)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from unvanish.population.sweeping import sweep
+
+    output = Path(args.output or f"{Path(args.grid).stem}.sqlite")
+    look_ahead(output)
+    suffix = output.suffix.lower()
+    if suffix not in (*DATA, *PICTURES):
+        found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
+        raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
+    picture = suffix in PICTURES
+    progress = Progress()
+    try:
+        with stdout_to_stderr():
+            found = sweep(args.grid, on=args.on, to=f"{output}.sqlite" if picture else output, progress=progress)
+    finally:
+        progress.clear()
+    if picture:
+        found.save(output)
+    write(sys.stdout, str(found))
+    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}")
+    return HEALTHY

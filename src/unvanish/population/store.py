@@ -1,0 +1,185 @@
+"""The file of a sweep: SQLite while it runs, one transaction a stretch of points, so that a kill loses no more."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unvanish.population.grid import Grid
+from unvanish.population.row import RESULTS, Row
+from unvanish.records import UnvanishError
+
+SCHEMA = "unvanish.sweep/1"
+SUFFIXES = (".sqlite", ".db")
+EXPORTS = (".csv", ".parquet")
+FETCHED = 4_096
+
+
+class Store:
+    """One open file: the rows that are there, and those that come."""
+
+    def __init__(self, path: Path, grid: Grid, size: int) -> None:
+        """Open or make the file of a grid; UnvanishError where it holds another sweep or is no such file."""
+        self.path, self.grid = path, grid
+        self.columns = ("point", "seed", *grid.names, *RESULTS)
+        try:
+            self.base = sqlite3.connect(path, timeout=30)
+            self.base.execute("PRAGMA journal_mode=WAL")
+            self.base.execute("PRAGMA synchronous=NORMAL")
+            self._prepare(size)
+        except sqlite3.DatabaseError as error:
+            raise UnvanishError(f"cannot use {str(path)!r} as the file of a sweep: {error}") from None
+
+    def _prepare(self, size: int) -> None:
+        tables = {name for (name,) in self.base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "sweep" not in tables:
+            raise UnvanishError(f"{str(self.path)!r} is a database of another kind; name a new file")
+        identity = json.dumps(self.grid.identity(), sort_keys=True)
+        if not tables:
+            named = ", ".join(_quoted(name) for name in self.columns)
+            with self.base:
+                self.base.execute("CREATE TABLE sweep (key TEXT PRIMARY KEY, value TEXT)")
+                self.base.execute(f"CREATE TABLE results ({named}, PRIMARY KEY (point, seed)) WITHOUT ROWID")
+                self.base.execute("CREATE TABLE stretches (start INTEGER PRIMARY KEY)")
+                pairs = [("schema", SCHEMA), ("grid", identity), ("stretch", str(size))]
+                self.base.executemany("INSERT INTO sweep VALUES (?, ?)", pairs)
+        known = dict(self.base.execute("SELECT key, value FROM sweep"))
+        if known.get("schema") != SCHEMA:
+            raise UnvanishError(f"{str(self.path)!r} is of schema {known.get('schema')!r}, not {SCHEMA!r}")
+        if known["grid"] != identity:
+            raise UnvanishError(
+                f"{str(self.path)!r} holds another sweep ({_difference(json.loads(known['grid']), self.grid)}); name"
+                " another file, or delete this one"
+            )
+        self.size = int(known["stretch"])
+
+    def missing(self) -> Iterator[tuple[int, int]]:
+        """The stretches that are not there yet, as first point and the one behind the last."""
+        done = {start for (start,) in self.base.execute("SELECT start FROM stretches")}
+        stretches = ((at, min(at + self.size, self.grid.points)) for at in range(0, self.grid.points, self.size))
+        return (each for each in stretches if each[0] not in done)
+
+    def done(self) -> int:
+        """How many points are there."""
+        (stretches,) = self.base.execute("SELECT COUNT(*) FROM stretches").fetchone()
+        last = (self.grid.points - 1) // self.size * self.size
+        (has_last,) = self.base.execute("SELECT COUNT(*) FROM stretches WHERE start = ?", (last,)).fetchone()
+        return stretches * self.size - has_last * (last + self.size - self.grid.points)
+
+    def add(self, start: int, rows: Sequence[Row]) -> None:
+        """Write the rows of a stretch, all or none; what another run of the same sweep has written stays."""
+        marks = ", ".join("?" * len(self.columns))
+        with self.base:
+            self.base.executemany(f"INSERT OR IGNORE INTO results VALUES ({marks})", rows)
+            self.base.execute("INSERT OR IGNORE INTO stretches VALUES (?)", (start,))
+
+    def close(self) -> None:
+        """Fold what was written into the one file."""
+        self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.base.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _difference(there: Mapping[str, Any], grid: Grid) -> str:
+    """The first thing in which the sweep of a file differs from this one, in words."""
+    here = json.loads(json.dumps(grid.identity()))
+    name = next((key for key in here if there.get(key) != here[key]), "")
+    if name == "axes":
+        names = [axis[0] for axis in there["axes"]], [axis[0] for axis in here["axes"]]
+        if names[0] == names[1]:
+            one = next(i for i, (a, b) in enumerate(zip(there["axes"], here["axes"], strict=True)) if a != b)
+            return f"other values of {names[0][one]}"
+        return f"it varies {', '.join(names[0]) or 'nothing'}"
+    return f"{name} is {there.get(name)!r} there and {here[name]!r} here"
+
+
+def read(path: Path, grid: Grid, query: str = "", values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a file in order, with what is fixed beside what varies; ``query``: a WHERE clause."""
+    columns = ("point", "seed", *grid.names, *RESULTS)
+    base = sqlite3.connect(f"file:{path.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
+    try:
+        named = ", ".join(_quoted(name) for name in columns)
+        cursor = base.execute(f"SELECT {named} FROM results {query} ORDER BY point, seed", values)
+        while some := cursor.fetchmany(FETCHED):
+            for row in some:
+                found = dict(zip(columns, row, strict=True))
+                head = {"point": found.pop("point"), "seed": found.pop("seed")}
+                yield {**head, **grid.fixed, **found}
+    finally:
+        base.close()
+
+
+def export(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write all rows to a .csv or .parquet file; it appears when it is whole."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        (_csv if path.suffix.lower() == ".csv" else _parquet)(beside, rows)
+        os.replace(beside, path)
+    except OSError as error:
+        raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as sheet:
+        writer = csv.writer(sheet, lineterminator="\n")
+        for place, row in enumerate(rows):
+            if not place:
+                writer.writerow(row)
+            writer.writerow("" if value is None else value for value in row.values())
+
+
+def need_pyarrow() -> Any:
+    """pyarrow with its Parquet part; UnvanishError where it is not installed."""
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UnvanishError(
+            "a .parquet file needs pyarrow, which is not installed: pip install pyarrow, or name a .csv or .sqlite file"
+        ) from None
+    return pyarrow
+
+
+def _parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    arrow = need_pyarrow()
+    writer = schema = None
+    batch: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        nonlocal writer, schema
+        if schema is None:
+            schema = arrow.schema([(name, _kind(arrow, name, value)) for name, value in batch[0].items()])
+            writer = arrow.parquet.ParquetWriter(str(path), schema)
+        assert writer is not None
+        writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+        batch.clear()
+
+    for row in rows:
+        batch.append(row)
+        if len(batch) == FETCHED:
+            flush()
+    if batch:
+        flush()
+    if writer is not None:
+        writer.close()
+
+
+def _kind(arrow: Any, name: str, value: Any) -> Any:
+    """The type of a column: known for the results, by its first value for a setting."""
+    if name in ("verdict", "log10_speeds", "error"):
+        return arrow.string()
+    if name in RESULTS:
+        return arrow.float64()
+    if isinstance(value, str):
+        return arrow.string()
+    return arrow.int64() if isinstance(value, int) else arrow.float64()
