@@ -32,7 +32,7 @@ from repair_cases import cases
 import unvanish
 from unvanish.remedies import Refused, remedies
 from unvanish.trials import in_doubt, open_race, ordered, probe, search
-from unvanish.trials import race as race_module
+from unvanish.trials import trial as trial_module
 from unvanish.trials.candidates import at_random
 from unvanish.trials.judge import confirm
 from unvanish.trials.plan import Plan
@@ -77,7 +77,7 @@ def diagnosed(race: Race) -> Candidate | None:
     findings, improving = probe(race)
     if improving and all(f.level != "error" for f in findings) and not in_doubt(findings):
         return AS_IS
-    race.inform(findings)
+    race.set_findings(findings)
     return search(race, ordered(remedies(), findings, race.seed), lambda _: None)
 
 
@@ -115,18 +115,18 @@ def trained(problem: unvanish.Problem, candidate: Candidate, seed: int) -> float
 @contextmanager
 def training_time() -> Iterator[list[float]]:
     """Yields a list that gets the seconds of every stretch of plain training inside: forward, backward, step."""
-    kept, found = race_module.train, []
+    kept, found = trial_module.train, []
 
     def timed(each: Copy, problem: unvanish.Problem, to: int) -> None:
         started = time.perf_counter()
         kept(each, problem, to)
         found.append(time.perf_counter() - started)
 
-    race_module.train = timed
+    trial_module.train = timed
     try:
         yield found
     finally:
-        race_module.train = kept
+        trial_module.train = kept
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def raced(problem: unvanish.Problem, strategy: str, budget: float, seed: int) ->
         chosen = (RACED[strategy](race) if race.plan.budget >= race.plan.least else None) or AS_IS
         judgement = confirm(race, chosen) if chosen else None
     seconds, accepted = time.perf_counter() - started, judgement is not None and judgement.accepted
-    return Search(strategy, budget, chosen, race.spent, seconds, sum(plain), accepted)
+    return Search(strategy, budget, chosen, race.ledger.spent, seconds, sum(plain), accepted)
 
 
 def in_full(problem: unvanish.Problem, strategy: str, budgets: Sequence[float], seed: int) -> list[Search]:
@@ -163,7 +163,7 @@ def in_full(problem: unvanish.Problem, strategy: str, budgets: Sequence[float], 
     best, key = AS_IS, -math.inf
     with training_time() as plain:
         for candidate in IN_FULL[strategy](race):
-            before, spent = race.left, race.spent
+            before, spent = race.ledger.left, race.ledger.spent
             if before < steps:
                 break
             try:
@@ -172,9 +172,11 @@ def in_full(problem: unvanish.Problem, strategy: str, budgets: Sequence[float], 
                 continue
             finished = [b for b in budgets if spent + steps > round(b * steps)]
             done += [_at(strategy, b, best, spent, started, plain) for b in finished if b not in _budgets(done)]
-            if race.key(candidate) > key:
-                best, key = candidate, race.key(candidate)
-    return done + [_at(strategy, b, best, race.spent, started, plain) for b in budgets if b not in _budgets(done)]
+            if race.ledger.key(candidate) > key:
+                best, key = candidate, race.ledger.key(candidate)
+    return done + [
+        _at(strategy, b, best, race.ledger.spent, started, plain) for b in budgets if b not in _budgets(done)
+    ]
 
 
 def _budgets(found: Sequence[Search]) -> set[float]:

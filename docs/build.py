@@ -17,19 +17,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unvanish import charts, cli, glossary, lab, records, report, trials, zoo
+from unvanish import charts, cli, lab, records, report, trials, zoo
 from unvanish.cli.problem_file import loaded_problem
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import formats
 from unvanish.rules import Rule, rules
+from unvanish.words import glossary
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
-    records.StepFacts, records.RateTrial, records.OutputFacts, records.InputFacts, records.ZeroFacts, records.Setting,
-    records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
+    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts,
+    records.ZeroFacts, records.Setting, records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check,
+    lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5
@@ -39,7 +41,7 @@ LEFT_OUT = "[more trials, what did not help, and what does not apply: left out h
 def rules_page() -> str:
     """Every rule in the order of the report, with its documentation."""
     rows = [
-        (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(levels(rule)), rule.title)
+        (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(rule.levels), rule.title)
         for rule in rules()
     ]
     verdicts = [(word, glossary.GLOSSARY[word]) for word in glossary.VERDICT_WORDS]
@@ -52,12 +54,6 @@ def rules_page() -> str:
         _table(("verdict", "meaning"), verdicts),
         *(part for rule in rules() for part in (f"## {_heading(rule)}", *_rule(rule))),
     )
-
-
-def levels(rule: Rule) -> list[str]:
-    """The levels that a rule's file names."""
-    text = inspect.getsource(inspect.getmodule(rule.judge) or rule.judge)
-    return [level for level in ("error", "note") if f'"{level}"' in text] or ["note"]
 
 
 def glossary_page() -> str:
@@ -291,7 +287,7 @@ def _heading(rule: Rule) -> str:
 
 
 def _rule(rule: Rule) -> Iterable[str]:
-    yield f"Verdict `{rule.verdict}`, level {' or '.join(levels(rule))}."
+    yield f"Verdict `{rule.verdict}`, level {' or '.join(rule.levels)}."
     yield _prose(rule.doc)
     yield "Shown on: " + ", ".join(f"`{name}`" for name in rule.fires_on) + "."
 

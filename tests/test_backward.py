@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 from torch.utils.checkpoint import checkpoint
 
+from unvanish import zoo
+from unvanish.decide import decide
+from unvanish.pipeline import look
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.trace import exact, recorder
@@ -282,7 +285,7 @@ PRIVATE = {
 def test_torch_has_the_private_detail(name: str) -> None:
     x = torch.ones(2, 3, requires_grad=True)
     node: Any = (x * 2.0).sum(1).grad_fn
-    changed = f"this torch ({torch.__version__}) has changed Node.{name} ({PRIVATE[name]}): backward.py must follow"
+    changed = f"this torch ({torch.__version__}) has changed Node.{name} ({PRIVATE[name]}): exact.py must follow"
     assert hasattr(node, name), changed
     if name == "next_functions":
         ((child, number),) = node.next_functions
@@ -370,6 +373,17 @@ def test_supported_names_what_is_missing_and_a_check_falls_back_to_torchs_own_ba
     assert [layer.name for layer in flow.layers] == ["0", "2"]
     assert all(layer.log10_grad_norm is not None and layer.log10_grad_norm > -5 for layer in flow.layers)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.usefixtures("a_torch_without_input_metadata")
+@pytest.mark.parametrize("effort", ["quick", "auto", "full"])
+@pytest.mark.parametrize("name", ["relu-he-20", "sigmoid-20", "zero-head", "dead-relu"])
+def test_every_effort_falls_back_with_all_of_its_evidence(name: str, effort: str) -> None:
+    flow = decide(look(zoo.get(name).build(0), effort))
+    assert not flow.setting.exact
+    right = dict(zoo.get(name).layers)
+    assert {each.name: each.verdict for each in flow.layers if each.name in right} == right
+    assert any(each.noise is not None for each in flow.layers) == (effort == "full")
 
 
 def test_supported_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import unvanish
 from unvanish import cli, trials
 from unvanish.records import UnvanishError
+from unvanish.report.fix_text import advice
 from unvanish.trials import Fixes, Standing, fix
-from unvanish.trials.text import advice
 
 SHORT = 40
 
@@ -103,9 +103,9 @@ def test_edits_made_on_what_an_earlier_one_left_are_those_made_from_scratch() ->
     alone = trials.open_race(given, Plan(SHORT, 120, 1), unvanish.diagnose(given))
     weights = [[p.clone() for p in race.copy(pair, 0).model.parameters()] for race in (shared, alone)]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    again = shared.fresh(pair[:1], 0)
+    again = shared.copies.fresh(pair[:1], 0)
     assert again.model is not first.model
-    theirs = alone.fresh(pair[:1], 0).model.parameters()
+    theirs = alone.copies.fresh(pair[:1], 0).model.parameters()
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), theirs, strict=True))
 
 

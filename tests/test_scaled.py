@@ -11,7 +11,7 @@ from architectures import chain, problem
 from torch import Tensor
 
 from unvanish.problem import Problem
-from unvanish.trace import backward
+from unvanish.trace import exact
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import ZERO, Device, Host, Scaled, norm_of, shift
@@ -125,7 +125,7 @@ def test_norms_put_together() -> None:
 def tapes(given: Problem, math_: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Tape, dict[int, Scaled]]:
     """A walk on CPU tensors with the backend of choice in place of the host's."""
     with monkeypatch.context() as patch:
-        patch.setattr(backward, "Host", math_)
+        patch.setattr(exact, "Host", math_)
         torch.manual_seed(9)
         capture = record(given, given.model)  # type: ignore[arg-type]
         root = capture.loss_root

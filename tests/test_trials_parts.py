@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 import unvanish
 from unvanish import zoo
+from unvanish.decide import VANISHED
 from unvanish.records import Finding, UnvanishError
 from unvanish.remedies import remedies, transform
 from unvanish.remedies.draft import copied
@@ -28,11 +29,12 @@ from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import PARTNERS, at_random, in_order, ordered
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement
+from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.plan import Plan
-from unvanish.trials.race import BudgetSpentError, Measure
 from unvanish.trials.score import Scale, standard_error, take
 from unvanish.trials.search import LOWER_RATE, heat, minimised, smallest_of_the_best
 from unvanish.trials.train import AS_IS
+from unvanish.trials.trial import Measure
 
 
 def finding(code: str, level: str, *slugs: str) -> Finding:
@@ -168,10 +170,10 @@ def test_rows_are_taken_from_tensors_lists_and_structures() -> None:
 
 def test_the_halves_of_the_validation_data_share_no_sample() -> None:
     inputs = torch.arange(60.0).reshape(30, 2)
-    scale = Scale(small(validation=(inputs, torch.zeros(30, 1))), None)
+    scale = Scale(small(validation=(inputs, torch.zeros(30, 1))))
     choosing, judging = ({tuple(row) for row in part[0].tolist()} for part in (scale.choosing, scale.judging))
     assert scale.split and len(choosing) == len(judging) == 15 and not choosing & judging
-    few = Scale(small(validation=(inputs[:19], torch.zeros(19, 1))), None)
+    few = Scale(small(validation=(inputs[:19], torch.zeros(19, 1))))
     assert not few.split and few.choosing is few.judging
 
 
@@ -179,7 +181,7 @@ def test_without_a_metric_the_score_is_the_share_of_the_loss_won() -> None:
     """L_ref given as 2 and a loss that falls from L₀ to L: score (L₀ − L) / 2, on the problem's own loss."""
     problem = small()
     race = race_of(problem)
-    race.scale.reference = 2.0
+    race.copies.scale.reference = 2.0
     measure = race.reach(AS_IS, 0, 10, "")
     model, loss = race.copy(AS_IS, 0).model, nn.MSELoss()
     with torch.no_grad():
@@ -230,20 +232,20 @@ def test_a_batch_that_is_no_pair_is_refused_and_one_without_loss_fn_is_inputs_al
 def test_no_step_beyond_the_budget() -> None:
     race = race_of(small(), 60)
     race.reach(AS_IS, 0, 40, "")
-    assert (race.spent, race.left) == (40, 20)
+    assert (race.ledger.spent, race.ledger.left) == (40, 20)
     with pytest.raises(BudgetSpentError):
         race.reach(("lr-10",), 0, 21, "")
-    assert race.spent == 40
+    assert race.ledger.spent == 40
     race.reach(("lr-10",), 0, 20, "")
-    assert race.left == 0
+    assert race.ledger.left == 0
 
 
 def made_up(race: Any, scores: dict[tuple[str, ...], float]) -> None:
     """A race in which the candidates reach the scores given here, without training."""
 
     def reach(candidate: tuple[str, ...], seed: int, steps: int, doing: str) -> Measure:
-        found = Measure(score=scores[candidate], fall=0.0, spent=0)
-        race.measures[candidate, seed, steps] = found
+        found = Measure(score=scores[candidate], fall=0.0)
+        race.ledger.measures[candidate, seed, steps] = found
         return found
 
     race.reach = reach
@@ -254,7 +256,7 @@ def test_a_heat_keeps_the_best_quarter_of_each_rung() -> None:
     field = [(f"r{i}",) for i in range(16)]
     made_up(race, {AS_IS: 0.0, **{c: i / 16 for i, c in enumerate(field)}})
     assert heat(race, field) == [("r15",)]
-    reached = {rung: sum(1 for c, _, s in race.measures if s == rung and c != AS_IS) for rung in race.plan.rungs}
+    reached = {rung: sum(1 for c, _, s in race.ledger.measures if s == rung and c != AS_IS) for rung in race.plan.rungs}
     assert list(reached.values()) == [16, 4, 1]
 
 
@@ -264,7 +266,7 @@ def test_the_fewest_edits_within_two_hundredths_of_the_best() -> None:
     made_up(race, scores)
     for candidate in scores:
         race.reach(candidate, 0, 40, "")
-    ranked = sorted(scores, key=race.key, reverse=True)
+    ranked = sorted(scores, key=race.ledger.key, reverse=True)
     assert smallest_of_the_best(race, ranked) == ("c",)
 
 
@@ -274,7 +276,7 @@ def test_edits_that_bring_nothing_are_left_out() -> None:
     race.reach(("a", "b"), 0, 40, "")
     assert minimised(race, ("a", "b")) == ("b",)
     made_up(race, {("a", "b"): 0.90, ("a",): 0.70, ("b",): 0.87})
-    race.measures.clear()
+    race.ledger.measures.clear()
     race.reach(("a", "b"), 0, 40, "")
     assert minimised(race, ("a", "b")) == ("a", "b")
 
@@ -415,10 +417,10 @@ def edited(name: str, seed: int) -> unvanish.Problem:
 def test_one_backward_pass_bounds_what_the_walk_finds(name: str, seed: int) -> None:
     """No layer of the exact walk transmits less, and where none is cut off a healthy network is told by the bound."""
     problem = edited(name, seed)
-    lowest = min(a.log10_transmission for a in veto._walked(problem) if a.log10_transmission is not None)
+    lowest = min(a.log10_transmission for a in veto.quick_layers(problem) if a.log10_transmission is not None)
     bound = veto._bound(problem)
     assert bound is not None and bound <= lowest + 1e-4
-    assert (bound > veto.CLEAR) == (lowest > veto.VETO) == (FLOWS.index(name) < 6)
+    assert (bound > veto.CLEAR) == (lowest > VANISHED) == (FLOWS.index(name) < 6)
 
 
 @pytest.mark.parametrize("name", ["dead-relu", "chain-200", "zero-head", "unused-layer", "detached"])
@@ -472,7 +474,7 @@ def test_a_look_at_a_copy_leaves_no_trace_in_it(staying: tuple[str, ...]) -> Non
     each = race.copy(AS_IS, 0)
     before = {name: value.clone() for name, value in each.model.state_dict().items()}
     random = torch.get_rng_state()
-    assert veto.VETO < veto.transmission(race.problem, each, staying) <= 0.0
+    assert VANISHED < veto.transmission(race.problem, each, staying) <= 0.0
     assert torch.equal(torch.get_rng_state(), random) and each.model.training
     assert all(parameter.grad is None for parameter in each.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in each.model.state_dict().items())

@@ -229,7 +229,7 @@ def _more_evidence(
     if last is not None:
         flow = flow.replace(output=output_facts(last, own, loss))
     flow = flow.replace(
-        inputs=input_facts(problem, flow.layers, flow.calls, lambda other: _flow_only(other, model, seed))
+        inputs=input_facts(problem, flow.layers, flow.calls, lambda other: quick_look(other, model, seed))
     )
     if updates is not None:
         flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
@@ -240,7 +240,7 @@ def _more_evidence(
         return flow
     if may_lose_signal(flow.layers, flow.calls):
         rates = rate_trials(
-            problem, model, updates.optimizer, flow.layers, lambda: _flow_only(problem, model, seed)[0], seed
+            problem, model, updates.optimizer, flow.layers, lambda: quick_look(problem, model, seed)[0], seed
         )
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
@@ -276,7 +276,12 @@ def _with_decrement(
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 
-def _flow_only(problem: Problem, model: nn.Module, seed: int) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
+def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
+    """The layers and calls of this model by one forward pass and one walk, without evidence and without verdicts.
+
+    ``model`` is looked at instead of the problem's own; both empty where its loss has no graph. The caller sees to it
+    that the model's state is kept (see ``preserve.untouched``).
+    """
     capture = record(problem, model)
     try:
         layers = layers_of(capture)

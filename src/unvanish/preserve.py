@@ -6,7 +6,7 @@ import copy
 import random
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,24 @@ def untouched(model: nn.Module, seed: int, *also: Any) -> Iterator[None]:
             for tensor, before in tensors:
                 if not torch.equal(tensor, before) or tensor.isnan().any():
                     tensor.copy_(before)
+
+
+def random_states() -> Callable[[], None]:
+    """What puts the random numbers of torch (on every device), numpy and Python back to where they are now."""
+    numpy: Any = sys.modules.get("numpy")
+    cpu, python = torch.get_rng_state(), random.getstate()
+    of_numpy = numpy.random.get_state() if numpy else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def put_back() -> None:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        if of_numpy is not None:
+            numpy.random.set_state(of_numpy)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return put_back
 
 
 @contextmanager

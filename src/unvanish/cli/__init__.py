@@ -7,10 +7,11 @@ is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from unvanish.cli import check, explain, fix, lab
 from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; every error is one message on standard error."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser(words).parse_args(lab.joined(words))
+        args = _parsed(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
     except UnvanishError as error:
@@ -37,6 +38,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the checked program called sys.exit({stop.code!r}), so there is no report")
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error} (UNVANISH_TRACEBACK=1 shows where)")
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; misspelt names are answered with the nearest one and the usage of their command."""
+    program: Sequence[str] = ()
+    if words[:1] in (["check"], ["fix"]) and "--" in words:
+        at = list(words).index("--")
+        words, program = words[:at], words[at + 1 :]
+    parser = _parser(words)
+    commands = _commands(parser)
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        parser.error(f"there is no command {words[0]!r}; {_nearest(words[0], commands)}")
+    args, unknown = parser.parse_known_args(lab.joined(words))
+    if unknown:
+        command = commands.get(words[0], parser)
+        options = [option for action in command._actions for option in action.option_strings]  # pyright: ignore[reportPrivateUsage]
+        wrong = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        command.error(
+            f"it does not take {wrong}; {_nearest(wrong, options)}" if wrong else f"too many arguments: {unknown}"
+        )
+    args.program = program
+    return args
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
+        if isinstance(action.choices, dict):
+            found.update(action.choices)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return found
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)}"
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:

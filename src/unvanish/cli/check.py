@@ -17,18 +17,19 @@ from unvanish.cli.terminal import (
     HEALTHY,
     STATUS,
     colorful,
+    format_of,
     look_ahead,
     speaks_unicode,
     stdout_to_stderr,
     width,
     write,
 )
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.report import Report
 
 EFFORTS = ("quick", "auto", "full")
-FORMATS = ("text", "json", "html", "sarif", "junit", "github", "md")
 
 
 def add(commands: Any) -> None:
@@ -38,6 +39,7 @@ def add(commands: Any) -> None:
         description="Check a training problem: how much of the error signal arrives at each layer, and why.",
     )  # fmt: skip
     add_target(check)
+    check.add_argument("--init", action="store_true", help="write a Problem to fill in beside a training script")
     check.add_argument("--select", metavar="CODES", type=_codes, default=(), help="only these, such as UV1,UV302")
     check.add_argument("--ignore", metavar="CODES", type=_codes, default=(), help="all findings but these")
     check.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever is found")
@@ -51,11 +53,14 @@ def add(commands: Any) -> None:
     which.add_argument("name", metavar="NAME", nargs="?", help="the network to check")
     which.add_argument("--list", action="store_true", help="list the networks (also without NAME)")
     zoo.set_defaults(run=_zoo, select=(), ignore=(), exit_zero=False)
+    formats = names("check")
     for command in (check, zoo):
         command.add_argument(
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
         )
-        command.add_argument("--format", choices=FORMATS, default="text", help="of the report (default: %(default)s)")
+        command.add_argument(
+            "--format", choices=formats, help="of the report (default: by the suffix of -o, else text)"
+        )
         command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
         command.add_argument(
             "--seed", type=int, default=0, metavar="N", help="seed of the check (default: %(default)s)"
@@ -65,8 +70,9 @@ def add(commands: Any) -> None:
 def add_target(command: argparse.ArgumentParser) -> None:
     """The argument that names a problem in a file."""
     command.add_argument(
-        "target", metavar="FILE.py[:NAME]",
-        help="NAME is a Problem or a function without arguments that returns one (default: problem)",
+        "target", metavar="TARGET",
+        help="FILE.py[:NAME] or package.module[:NAME]; NAME is a Problem or a function without arguments that returns"
+        " one (default: problem); what stands behind -- goes to the file as its sys.argv",
     )  # fmt: skip
 
 
@@ -88,10 +94,16 @@ def _codes(text: str) -> tuple[str, ...]:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.init:
+        from unvanish.cli.skeleton import write_skeleton
+
+        made = write_skeleton(Path(args.target))
+        write(sys.stdout, f"{made} is to be filled in where it says FILL IN; then: unvanish check {made}")
+        return HEALTHY
     from unvanish.cli.problem_file import loaded_problem, split_target
 
     path, name = split_target(args.target)
-    return _judge(args, lambda: loaded_problem(path, name))
+    return _judge(args, lambda: loaded_problem(path, name, args.program))
 
 
 def _zoo(args: argparse.Namespace) -> int:
@@ -109,9 +121,11 @@ def _zoo(args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManager[Any]]) -> int:
     """Check the problem, write the report, and say by the exit status how it went."""
     from unvanish.report import filter_findings
+    from unvanish.report.formats import suffixes
 
     if args.output is not None:
         look_ahead(Path(args.output))
+    args.format = format_of(args.format, args.output, suffixes())
     with quiet(), problem() as given:
         from unvanish.pipeline import diagnose
 
@@ -123,10 +137,10 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
 def _deliver(args: argparse.Namespace, report: Report) -> None:
     from unvanish.report import write_text
-    from unvanish.report.formats import formats
+    from unvanish.report.formats import find
     from unvanish.report.text import render
 
-    written = {each.name: each.write for each in formats()}[args.format]
+    written = find(args.format).write
     if args.output is not None:
         write_text(Path(args.output), written(report))
         write(sys.stderr, f"unvanish: {report.verdict}; the report is in {args.output}")

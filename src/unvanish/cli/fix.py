@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import add_target, quiet
-from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, look_ahead, width, write
+from unvanish.cli.terminal import (
+    FOUND,
+    HEALTHY,
+    INTERRUPTED,
+    Progress,
+    colorful,
+    format_of,
+    look_ahead,
+    speaks_unicode,
+    width,
+    write,
+)
 from unvanish.records import UnvanishError
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
 
-FORMATS = ("text", "json", "html", "md", "code", "diff")
 STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
 
 
@@ -32,9 +43,15 @@ def add(commands: Any) -> None:
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
     command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
-    command.add_argument("--format", choices=FORMATS, default="text", help="of the answer (default: %(default)s)")
+    command.add_argument(
+        "--format", choices=names("fix"), help="of the answer (default: by the suffix of -o, else text)"
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
-    command.add_argument("--write", metavar="FILE", help="write the repaired program to a new FILE")
+    command.add_argument(
+        "--write",
+        metavar="FILE",
+        help="write the repaired program, or a snippet where it cannot be made, to a new FILE",
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)")
     command.add_argument("--resume", metavar="FILE", help="keep the state of the search in FILE, and go on from it")
     command.add_argument("--anyway", action="store_true", help="search even where nothing is wrong")
@@ -43,6 +60,7 @@ def add(commands: Any) -> None:
 
 def _fix(args: argparse.Namespace) -> int:
     from unvanish.cli.problem_file import loaded_problem, split_target
+    from unvanish.report.formats import suffixes
 
     path, name = split_target(args.target)
     for target in (args.output, args.write):
@@ -50,8 +68,9 @@ def _fix(args: argparse.Namespace) -> int:
             look_ahead(Path(target))
             _spare(Path(target), path)
     _refuse_early(args)
+    args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
-    with quiet(), loaded_problem(path, name) as problem:
+    with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
 
         try:
@@ -96,7 +115,8 @@ def _write_program(args: argparse.Namespace, fixes: Fixes, path: Path) -> None:
         if args.format == "text":
             write(sys.stdout, f"\n{fixes.patched or fixes.code}")  # a long search must not end with nothing
         raise
-    write(sys.stderr, f"unvanish: the repaired program is in {args.write}")
+    what = "repaired program" if fixes.patched else "snippet to put into your program"
+    write(sys.stderr, f"unvanish: the {what} is in {args.write}")
 
 
 def _told(standing: Standing) -> tuple[float, str]:
@@ -111,18 +131,14 @@ def _told(standing: Standing) -> tuple[float, str]:
 
 def _deliver(args: argparse.Namespace, fixes: Fixes) -> None:
     from unvanish.report import write_text
-    from unvanish.trials.text import render
+    from unvanish.report.fix_text import render
+    from unvanish.report.formats import find
 
-    if args.format == "text":
-        text = render(fixes) if args.output else render(fixes, width(), colorful())
-    elif args.format == "code":
-        text = fixes.code
-    elif args.format == "diff":
-        text = fixes.patch or f"# no diff: {fixes.patch_refused or fixes.verdict}"
+    if args.format == "text" and args.output is None:
+        text = render(fixes, width(), colorful(), speaks_unicode(sys.stdout))
     else:
-        text = {"json": fixes.to_json, "html": fixes.to_html, "md": lambda: f"```text\n{render(fixes)}\n```"}[
-            args.format
-        ]()
+        text = find(args.format, "fix").write(fixes)
+    text = text or f"# no {args.format}: {fixes.patch_refused or fixes.verdict}"
     if args.output is not None:
         try:
             write_text(Path(args.output), text)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -46,6 +46,22 @@ def look_ahead(path: Path) -> None:
         raise UnvanishError(f"cannot write {str(path)!r}: there is no directory {str(path.parent)!r}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UnvanishError(f"cannot write {str(path)!r}: permission denied")
+
+
+def format_of(given: str | None, output: str | None, suffixes: Mapping[str, str]) -> str:
+    """The format asked for, else the one that the suffix of the output file means, else text.
+
+    ``suffixes``: what each suffix means. UnvanishError for an unknown one, before anything is computed.
+    """
+    if given is not None or output is None:
+        return given or "text"
+    suffix = Path(output).suffix.lower()
+    if suffix not in suffixes:
+        found = f"the suffix {suffix!r}" if suffix else "no suffix"
+        raise UnvanishError(
+            f"{output!r}: {found} names no known format; use one of {', '.join(sorted(suffixes))}, or add --format"
+        )
+    return suffixes[suffix]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from unvanish.records import NextStep
 
 
 def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
-    """The next step as it arrives; None where the optimizer cannot be stepped or the updates were not kept."""
+    """The next step as it arrives; None where it cannot be looked at, and where there is nothing to say about it."""
     if updates.refused or not updates.keep:
         return None
     called = [layer for layer in layers if layer.call is not None and layer.live]
@@ -24,7 +24,7 @@ def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
     arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
     asked = sum(each.asked for each in arrived)
     without, whole = (math.hypot(*(pair[k] for pair in updates.pull)) for k in (0, 1))
-    return NextStep(
+    found = NextStep(
         nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
         nonfinite_share=sum(bad.values()) / max(1, entries),
         reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
@@ -33,6 +33,7 @@ def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
         left_out=tuple(a.name for a in called if a.first and not any(id(p) in updates.groups for p in a.live)),
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
     )
+    return None if found == NextStep() else found
 
 
 def _not_finite(updates: Updates, key: int, parameter: torch.nn.Parameter) -> int:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from unvanish import zoo
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import Change, Draft, Recipe, Refused, script
+from unvanish.rules import refuse_unknown
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
@@ -74,9 +76,10 @@ def remedy(
 
 @cache
 def remedies() -> tuple[Remedy, ...]:
-    """Every remedy, by kind and slug."""
+    """Every remedy, by kind and slug. Here it is known too what the rules may name: a misspelt name is refused."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    refuse_unknown(remedies=_registry, networks=zoo.names())
     return tuple(sorted(_registry.values(), key=lambda r: (KINDS.index(r.kind), r.slug)))
 
 

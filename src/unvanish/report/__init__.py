@@ -15,6 +15,7 @@ from unvanish.records import (
     InputFacts,
     LayerFlow,
     LossFacts,
+    NextStep,
     OutputFacts,
     RateTrial,
     Record,
@@ -29,6 +30,9 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step")
+"""Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
+
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -36,7 +40,8 @@ class Report(Record, frozen=True, kw_only=True):
     """One check of one network. ``print(report)`` shows it; ``report.save("x.json")`` keeps it.
 
     ``verdict`` is the word of the first finding of level "error", else of the first note, else "healthy"; ``healthy``
-    says that no finding has level "error"; ``undecided`` holds pairs (what, why).
+    says that no finding has level "error"; ``undecided`` holds pairs (what, why). It has every field of the Flow it is
+    about, so that it can be judged again from its file.
     """
 
     schema: str = SCHEMA
@@ -55,28 +60,22 @@ class Report(Record, frozen=True, kw_only=True):
     inputs: InputFacts | None = None
     decrement: float | None = None
     rates: tuple[RateTrial, ...] = ()
+    decrement_refused: str = ""
+    nonfinite: str = ""
+    nonfinite_call: int | None = None
+    next_step: NextStep | None = None
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
         """The report on a flow whose layers have been decided and on which the rules have spoken."""
         found = tuple(findings)
-        return cls(
-            verdict=_verdict(found),
-            healthy=_healthy(found),
-            findings=found,
-            layers=flow.layers,
-            undecided=flow.undecided,
-            calls=flow.calls,
-            loss=flow.loss,
-            setting=flow.setting,
-            notes=flow.notes,
-            zeros=flow.zeros,
-            step=flow.step,
-            output=flow.output,
-            inputs=flow.inputs,
-            decrement=flow.decrement,
-            rates=flow.rates,
-        )
+        measured = {name: getattr(flow, name) for name in Flow.__struct_fields__}
+        return cls(verdict=_verdict(found), healthy=_healthy(found), findings=found, **measured)
+
+    @property
+    def flow(self) -> Flow:
+        """All that was measured and decided: ``judge(report.flow)`` gives the findings again, of a saved report too."""
+        return Flow(**{name: getattr(self, name) for name in Flow.__struct_fields__})
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -97,7 +96,12 @@ class Report(Record, frozen=True, kw_only=True):
         Numbers that are not finite are the strings "-inf", "inf" and "nan"; null means not measured.
         """
         separators = (",", ":") if indent is None else None
-        return json.dumps(to_builtins(self), indent=indent, separators=separators, allow_nan=False)
+        data = {
+            key: value
+            for key, value in to_builtins(self).items()
+            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None)
+        }
+        return json.dumps(data, indent=indent, separators=separators, allow_nan=False)
 
     def chart(self, name: str = "staircase", *, title: str | None = None, width: int = 620) -> Chart:
         """The picture "staircase", "plane" or "factors" of this report; a notebook shows it, ``save`` keeps it.
@@ -114,19 +118,13 @@ class Report(Record, frozen=True, kw_only=True):
 
         With .png, .svg or .pdf it is the staircase, in the theme "light", "dark" or "print".
         """
-        from unvanish.report.formats import formats
+        from unvanish.report.formats import named_by
 
         target = Path(path)
-        suffix = target.suffix.lower()
-        writes = {each.suffix: each.write for each in formats() if each.suffix}
-        if suffix in PICTURE_SUFFIXES:
+        if target.suffix.lower() in PICTURE_SUFFIXES:
             self.chart("staircase").save(target, theme)
-        elif suffix in writes:
-            write_text(target, writes[suffix](self))
         else:
-            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            known = ", ".join(sorted({*writes, *PICTURE_SUFFIXES}))
-            raise UnvanishError(f"saving a report to {str(path)!r}: {found} names no known format; use one of {known}")
+            write_text(target, named_by(target, "check", "a report", *PICTURE_SUFFIXES).write(self))
 
     def __str__(self) -> str:
         from unvanish.report.text import render
@@ -152,10 +150,11 @@ def filter_findings(report: Report, select: Sequence[str] = (), ignore: Sequence
     return report.replace(findings=found, verdict=_verdict(found), healthy=_healthy(found))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text and a closing newline in UTF-8; UnvanishError where the path cannot be written."""
+def write_text(path: Path, content: str | bytes) -> None:
+    """Write text and a closing newline in UTF-8, or the bytes of a picture; UnvanishError where it cannot be done."""
+    data = f"{content}\n".encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+        path.write_bytes(data)
     except OSError as error:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 

@@ -19,22 +19,43 @@ WIDTH = 80
 def explain(topic: str = "") -> str:
     """The page of a rule's code, a remedy, a verdict, or a term or record field; without a topic, what there is.
 
-    Capitals do not matter, and blanks and hyphens count as underscores. Raises UnvanishError with the nearest topics
+    Capitals do not matter, and blanks and hyphens count as underscores; "101" is UV101. What is no name is looked for
+    in the titles, and then in the words of every entry. Raises UnvanishError with the nearest topics
     where there is none of that name.
     """
     if not topic.strip():
         return _contents()
     wanted = _plain(topic)
     for rule in rules():
-        if _plain(rule.code) == wanted:
+        if wanted in (_plain(rule.code), rule.code[2:]):
             return _rule_page(rule)
     for remedy in advice().values():
         if _plain(remedy.slug) == wanted:
             return _remedy_page(remedy)
     pages = [*_verdict_page(wanted), *_entries(wanted)]
+    pages = pages or _by_words(wanted)
     if pages:
         return "\n\n".join(pages)
     raise UnvanishError(f"there is nothing to explain under {topic!r}; {_nearest(wanted)}")
+
+
+def _by_words(wanted: str) -> list[str]:
+    """The page of the one title that holds these words, else the titles that do, else the entries that do."""
+    words = r"[\W_]+".join(map(re.escape, wanted.split("_")))
+    pattern = re.compile(rf"(?<![a-z0-9]){words}(?:s|es)?(?![a-z0-9])", re.IGNORECASE)
+    in_rules = [rule for rule in rules() if pattern.search(rule.title)]
+    in_remedies = [remedy for remedy in advice().values() if pattern.search(f"{remedy.slug} {remedy.title}")]
+    if len(in_rules) == 1:
+        return [_rule_page(in_rules[0])]
+    if len(in_rules) + len(in_remedies) == 1:
+        return [_remedy_page(in_remedies[0])]
+    said = [f"{rule.code}  {rule.title}" for rule in in_rules]
+    said += [f"{remedy.slug}  {remedy.title}" for remedy in in_remedies]
+    said += [f"{rule.code}  {rule.title}" for rule in rules() if pattern.search(rule.doc)]
+    if not said:
+        said = [f"{key.rpartition('.')[2]}  (term)" for key, entry in GLOSSARY.items() if pattern.search(entry)]
+    said = list(dict.fromkeys(said))
+    return ["\n".join([f"{wanted.replace('_', ' ')!r} stands in:", *(f"  {line}" for line in said)])] if said else []
 
 
 def _rule_page(rule: Rule) -> str:

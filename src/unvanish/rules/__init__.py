@@ -1,21 +1,51 @@
 """One file a rule. A rule is a pure function of a Flow; its docstring is its documentation.
 
-A rule's file holds one function decorated with ``@rule(code, title, fires_on=…, silent_on=…)``. ``fires_on`` and
-``silent_on`` name networks of the zoo; one generic test proves every rule in both directions on them.
+A rule's file holds one function decorated with ``@rule(code, verdict, title, tier=…, levels=…, …)``. It returns what it
+has to say as Statements; their code, verdict and, where the rule has only one, their level come from the registration.
+``fires_on`` and ``silent_on`` name networks of the zoo; one generic test proves every rule in both directions on them.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from unvanish.records import CallFlow, Finding, Flow
+from unvanish.records import CallFlow, Evidence, Finding, Flow, Record
+from unvanish.words.glossary import FLAGS, VERDICT_WORDS
 
-Judge = Callable[[Flow], "list[Finding]"]
+LEVELS = ("error", "note")
+
+TIERS = (
+    "nonfinite", "dead_by_construction", "dead", "no_signal", "vanishing", "saddle", "exploding", "pairing", "inputs",
+    "activations", "outputs", "flat_loss", "learning_rate", "slow", "rounding", "plateau", "unused", "remarks",
+    "undecided",
+)  # fmt: skip
+"""The order in which findings are reported: what an earlier tier says explains what a later one sees. Within a tier the
+codes decide."""
+
+
+class Statement(Record, frozen=True, kw_only=True):
+    """What a rule has to say about a flow: a Finding but for what its registration adds.
+
+    ``level`` only where the rule is registered with more than one. ``remedies``: None for all that the rule is
+    registered with, in that order; else some of them, in an order of its own.
+    """
+
+    level: str = ""
+    layers: tuple[str, ...] = ()
+    cause: str = ""
+    message: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    remedies: tuple[str, ...] | None = None
+
+
+Judge = Callable[[Flow], "list[Statement]"]
 _registry: dict[str, Rule] = {}
 
 
@@ -26,10 +56,12 @@ class Rule:
     code: str
     verdict: str
     title: str
-    order: int
+    tier: str
+    levels: tuple[str, ...]
     judge: Judge
     fires_on: tuple[str, ...]
     silent_on: tuple[str, ...]
+    remedies: tuple[str, ...] = ()
 
     @property
     def doc(self) -> str:
@@ -37,21 +69,83 @@ class Rule:
 
 
 def rule(
-    code: str, verdict: str, title: str, *, order: int, fires_on: tuple[str, ...], silent_on: tuple[str, ...]
+    code: str,
+    verdict: str,
+    title: str,
+    *,
+    tier: str,
+    levels: tuple[str, ...],
+    fires_on: tuple[str, ...],
+    silent_on: tuple[str, ...],
+    remedies: tuple[str, ...] = (),
 ) -> Callable[[Judge], Judge]:
-    """Register a rule. Refuses a second rule of the same code, a missing docstring, and a rule nothing proves."""
+    """Register a rule. What does not fit is refused when its file is imported, with what to write instead.
+
+    ``tier``: its place in the order, one of TIERS. ``levels``: the levels its statements may have. ``remedies``: the
+    remedies it may name. The networks and remedies themselves are unknown here; see ``refuse_unknown``.
+    """
 
     def register(judge: Judge) -> Judge:
-        if code in _registry:
-            raise ValueError(f"{code} is registered twice")
-        if not judge.__doc__:
-            raise ValueError(f"{code} needs a docstring: it is its documentation")
-        if not fires_on or not silent_on:
-            raise ValueError(f"{code} needs networks it fires on and networks it is silent on")
-        _registry[code] = Rule(code, verdict, title, order, judge, fires_on, silent_on)
+        made = Rule(code, verdict, title, tier, levels, judge, fires_on, silent_on, remedies)
+        if fault := _fault(made):
+            raise ValueError(fault)
+        _registry[code] = made
         return judge
 
     return register
+
+
+def _fault(made: Rule) -> str:
+    """What is wrong with a registration and what to write instead; "" where nothing is."""
+    code = made.code
+    if not re.fullmatch(r"UV\d{3}", code):
+        return f"{code!r} is no code of a rule: write UV and three digits, such as UV101"
+    if code in _registry:
+        return f"{code} is registered twice: give one of the two rules a code of its own"
+    if not made.judge.__doc__:
+        return f"{code} needs a docstring: it is its documentation"
+    if made.verdict not in (*VERDICT_WORDS, *FLAGS):
+        return (
+            f"{code}: the glossary has no verdict {made.verdict!r};{_near(made.verdict, VERDICT_WORDS)} a new one needs"
+            " a row in VERDICTS of unvanish/words/glossary.py"
+        )
+    if made.tier not in TIERS:
+        return f"{code}: there is no tier {made.tier!r}; choose one of {', '.join(TIERS)}"
+    if not made.levels or not set(made.levels) <= set(LEVELS):
+        return f"{code}: levels={made.levels!r} must be a tuple of one or both of {LEVELS}"
+    if not made.fires_on or not made.silent_on:
+        return f"{code} needs networks it fires on and networks it is silent on: name some of `unvanish zoo --list`"
+    for name in ("levels", "fires_on", "silent_on", "remedies"):
+        if isinstance(getattr(made, name), str):
+            return f"{code}: {name}={getattr(made, name)!r} is a text; write a tuple, with a comma for a single name"
+    if both := set(made.fires_on) & set(made.silent_on):
+        return f"{code}: {', '.join(sorted(both))} cannot stand in fires_on and in silent_on"
+    return ""
+
+
+def refuse_unknown(*, remedies: Collection[str] = (), networks: Collection[str] = ()) -> None:
+    """Raise ValueError where a rule names a remedy or a network that is not among these; an empty one is not checked.
+
+    Apart from the registration, because neither belongs to the rules: looking at the remedies needs torch.
+    """
+    for each in rules():
+        for slug in each.remedies if remedies else ():
+            if slug not in remedies:
+                raise ValueError(
+                    f"{each.code}: there is no remedy {slug!r};{_near(slug, remedies)}"
+                    " unvanish.remedies.remedies() lists them all"
+                )
+        for name in (*each.fires_on, *each.silent_on) if networks else ():
+            if name not in networks:
+                raise ValueError(
+                    f"{each.code}: the zoo has no network {name!r};{_near(name, networks)}"
+                    " `unvanish zoo --list` shows them all"
+                )
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" did you mean {', '.join(near)}?" if near else ""
 
 
 @cache
@@ -59,14 +153,42 @@ def rules() -> tuple[Rule, ...]:
     """Every rule, in the order in which findings are reported."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return tuple(sorted(_registry.values(), key=lambda r: (r.order, r.code)))
+    return tuple(sorted(_registry.values(), key=lambda r: (TIERS.index(r.tier), r.code)))
 
 
 def judge(flow: Flow) -> tuple[Finding, ...]:
     """All findings about a flow whose layers have been decided, most severe first."""
     there = _activation(flow.calls)
-    found = [_without(there, finding) for each in rules() for finding in each.judge(flow)]
+    found = [_without(there, stamped(each, statement)) for each in rules() for statement in each.judge(flow)]
     return tuple(sorted(found, key=lambda f: f.level != "error"))
+
+
+def stamped(by: Rule, statement: Statement) -> Finding:
+    """The finding that a statement of this rule is: with its code, its verdict, and a level it is registered with.
+
+    Raises TypeError or ValueError, with what to write instead, where the statement goes beyond the registration.
+    """
+    if not isinstance(statement, Statement):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"{by.code} returned a {type(statement).__name__}: return a list of Statement(…); its code, verdict and"
+            " level are those of @rule(…)"
+        )
+    level = statement.level or (by.levels[0] if len(by.levels) == 1 else "")
+    if level not in by.levels:
+        known = " or ".join(f"level={each!r}" for each in by.levels)
+        raise ValueError(
+            f"{by.code} made a statement of level {level!r}, but is registered with levels={by.levels!r}: write {known}"
+            " in the Statement, or change the registration"
+        )
+    remedies = by.remedies if statement.remedies is None else statement.remedies
+    if strange := sorted(set(remedies) - set(by.remedies)):
+        raise ValueError(
+            f"{by.code} names {', '.join(strange)}, but is registered without: add it to the remedies of @rule(…)"
+        )
+    return Finding(
+        code=by.code, verdict=by.verdict, level=level, layers=statement.layers, cause=statement.cause,
+        message=statement.message, evidence=statement.evidence, remedies=remedies,
+    )  # fmt: skip
 
 
 def _activation(calls: Sequence[CallFlow]) -> str:

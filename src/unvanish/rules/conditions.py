@@ -29,7 +29,8 @@ def settled(flow: Flow) -> bool:
 
 
 def hindered(flow: Flow) -> bool:
-    return bool(flow.nonfinite) or any(layer.verdict in HINDERED for layer in flow.layers)
+    broken = flow.next_step is not None and bool(flow.next_step.nonfinite)
+    return bool(flow.nonfinite) or broken or any(layer.verdict in HINDERED for layer in flow.layers)
 
 
 def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:

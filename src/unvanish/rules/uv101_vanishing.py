@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import UNDERFLOW, VANISHED
-from unvanish.records import CallFlow, Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
 from unvanish.rules.wording import called, factor, judged, names, not_converged, sources, subject
 
@@ -13,7 +13,12 @@ from unvanish.rules.wording import called, factor, judged, names, not_converged,
     "UV101",
     "vanished",
     "vanishing gradient",
-    order=5,
+    tier="vanishing",
+    levels=("error",),
+    remedies=(
+        "centred-init", "centred-sigmoid", "batchnorm", "residual", "activation-tanh", "activation-selu",
+        "activation-relu", "layernorm", "rezero", "orthogonal-init", "lsuv-init", "he-init", "critical-init",
+    ),
     fires_on=(
         "chain-20", "chain-50", "chain-200", "sigmoid-20", "sigmoid-50", "stuck-sigmoid-10", "xavier-sigmoid-20",
         "postnorm-small-gain-60",
@@ -23,7 +28,7 @@ from unvanish.rules.wording import called, factor, judged, names, not_converged,
         "converged-digits", "layerscale-1e-5", "loss-scaled-1e-6", "underflow-loss-1e-42", "chaotic-tanh-50",
     ),
 )  # fmt: skip
-def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Finding]:
+def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     """The first layers hardly learn: the error signal shrinks at every step back towards the input.
 
     Example: twenty layers of ``Linear`` and ``Sigmoid`` with the default initialisation. A sigmoid's slope is at most
@@ -63,10 +68,7 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Finding]:
     message += not_converged(flow) + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
-        Finding(
-            code="UV101",
-            verdict="vanished",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=blamed,
             message=message,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import EXPLODING
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
 from unvanish.rules.wording import called, factor, judged, names, sources, subject
 
@@ -13,11 +13,13 @@ from unvanish.rules.wording import called, factor, judged, names, sources, subje
     "UV201",
     "exploding",
     "exploding gradient",
-    order=7,
+    tier="exploding",
+    levels=("error",),
+    remedies=("activation-tanh", "activation-selu", "centred-sigmoid", "clip-gradients"),
     fires_on=("chaotic-tanh-50",),
     silent_on=("relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "sigmoid-20"),
 )
-def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Finding]:
+def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     """The error signal grows on its way back: a small change of an early layer upsets the whole output.
 
     Example: fifty layers of ``Linear`` and ``Tanh`` with weights well above the size that keeps signals steady. Two
@@ -49,15 +51,11 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Finding]:
     rise = Evidence(name="log10_sensitivity_rise", value=_rise(worst), relation=">", threshold=threshold)
     message = f"{subject(flow, layers, 'upsets', 'upset')} the whole network: {_reason(worst, path)}.{sources(layers)}"
     return [
-        Finding(
-            code="UV201",
-            verdict="exploding",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=cause(path, shrinking=False),
             message=message,
             evidence=(rise, *gain_evidence(path)),
-            remedies=("activation-tanh", "activation-selu", "centred-sigmoid", "clip-gradients"),
         )
     ]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import CallFlow, Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import settled
 from unvanish.rules.wording import factor, names, sources, subject
 
@@ -14,14 +14,16 @@ from unvanish.rules.wording import factor, names, sources, subject
     "UV202",
     "exploding",
     "forward growth",
-    order=7,
+    tier="exploding",
+    levels=("error",),
+    remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm"),
     fires_on=("exploding-linear-30", "exploding-relu-12"),
     silent_on=(
         "relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "preln-transformer-6",
         "small-cnn", "small-gpt", "lstm", "chaotic-tanh-50", "dead-relu", "output-scale",
     ),
 )  # fmt: skip
-def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> list[Finding]:
+def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> list[Statement]:
     """The signal grows from layer to layer until the outputs, and with them the loss, are out of all proportion.
 
     Example: thirty linear layers of width 64 with N(0, 1) weights. Each multiplies the size of its input by the root
@@ -60,10 +62,7 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
         f" a smaller learning rate leaves them so.{sources(layers[:1])}"
     )
     return [
-        Finding(
-            code="UV202",
-            verdict="exploding",
-            level="error",
+        Statement(
             layers=names(layers),
             cause="weights",
             message=message,
@@ -74,7 +73,6 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
                     value=loss.value / loss.best_constant, relation=">", threshold=worse,
                 ),
             ),
-            remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm"),
         )
     ]  # fmt: skip
 

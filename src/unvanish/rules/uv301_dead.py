@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
 
 
@@ -13,7 +13,9 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     "UV301",
     "dead",
     "dead layer",
-    order=3,
+    tier="dead",
+    levels=("error",),
+    remedies=("rezero", "batchnorm", "he-init", "orthogonal-init", "lsuv-init"),
     fires_on=("dead-relu", "relu-on-logits"),
     silent_on=(
         "relu-he-20",
@@ -27,7 +29,7 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
         "dead-channels",
     ),
 )
-def dead_layer(flow: Flow) -> list[Finding]:
+def dead_layer(flow: Flow) -> list[Statement]:
     """No gradient reaches the layer: something after it is off on the whole batch.
 
     Example: a ``ReLU`` whose inputs are negative for every sample, after one step that was too large or with a very
@@ -55,14 +57,10 @@ def dead_layer(flow: Flow) -> list[Finding]:
         " vanished: the zero is exact, however the numbers are scaled."
     )
     return [
-        Finding(
-            code="UV301",
-            verdict="dead",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=blocks,
             message=message + sources(layers),
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
-            remedies=("rezero", "batchnorm", "he-init", "orthogonal-init", "lsuv-init"),
         )
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
 
 
@@ -13,11 +13,13 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     "UV302",
     "dead",
     "dead by construction",
-    order=2,
+    tier="dead_by_construction",
+    levels=("error",),
+    remedies=("output-layer",),
     fires_on=("softmax-one-unit",),
     silent_on=("dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),
 )
-def dead_by_construction(flow: Flow) -> list[Finding]:
+def dead_by_construction(flow: Flow) -> list[Statement]:
     """No gradient can ever reach the layer: an operation after it is constant, whatever goes in.
 
     Example: a classifier for two classes with one output unit and a ``Softmax``. Over one unit the softmax is always
@@ -46,14 +48,10 @@ def dead_by_construction(flow: Flow) -> list[Finding]:
         f" gradient, on random input as little as on this batch.{sources(layers)}"
     )
     return [
-        Finding(
-            code="UV302",
-            verdict="dead",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=blocks,
             message=message,
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
-            remedies=("output-layer",),
         )
     ]

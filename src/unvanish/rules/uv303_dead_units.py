@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import DEAD_UNITS
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
 
@@ -13,14 +13,16 @@ from unvanish.rules.wording import names, place
     "UV303",
     "dead_units",
     "dead units",
-    order=10,
+    tier="activations",
+    levels=("error",),
+    remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
     fires_on=("dead-units", "dead-channels"),
     silent_on=(
         "relu-he-20", "batchnorm-relu-20", "residual-50", "small-cnn", "relu6-cnn", "unet-small", "two-branch",
         "densenet-small", "preln-transformer-6", "small-gpt", "dead-relu", "saturated-tanh", "converged-digits",
     ),
 )  # fmt: skip
-def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -> list[Finding]:
+def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -> list[Statement]:
     """Nearly all units of a layer are off on every sample, and the few that are left must do all the work.
 
     Example: a ReLU layer after one step that was too large. 95 of its 100 units have negative inputs for every image;
@@ -62,14 +64,10 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         " through."
     )
     return [
-        Finding(
-            code="UV303",
-            verdict="dead_units",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=worst.name,
             message=message,
             evidence=(Evidence(name="dead_fraction", value=share, relation=">", threshold=threshold),),
-            remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
         )
     ]

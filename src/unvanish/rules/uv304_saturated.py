@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import CallFlow, Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
 
@@ -14,14 +14,16 @@ from unvanish.rules.wording import names, place
     "UV304",
     "saturated",
     "saturated activations",
-    order=10,
+    tier="activations",
+    levels=("error", "note"),
+    remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
     fires_on=("saturated-tanh", "saturated-sigmoid"),
     silent_on=(
         "sigmoid-20", "tanh-orthogonal-50", "chaotic-tanh-50", "converged-digits", "relu-he-20", "relu6-cnn",
         "small-cnn", "lstm", "small-gpt", "preln-transformer-6", "generator-frozen-discriminator", "unscaled-inputs",
     ),
 )  # fmt: skip
-def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> list[Finding]:
+def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> list[Statement]:
     """Most entries of a bounded activation lie on its flat ends, where nothing gets through.
 
     Example: a tanh network whose weights are thirty times too large. Nearly every unit is at -1 or 1, and moving its
@@ -63,15 +65,12 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     if left < passed:
         evidence.append(Evidence(name="share of the signal passed on", value=left, relation="<", threshold=passed))
     return [
-        Finding(
-            code="UV304",
-            verdict="saturated",
+        Statement(
             level="error" if left < passed else "note",
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=worst.name,
             message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _REST.format(left)),
             evidence=tuple(evidence),
-            remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
         )
     ]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unvanish.decide import CONVERGED, STATIONARY, VANISHED, is_stationary
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, subject, weakest
 
 
@@ -14,14 +14,15 @@ from unvanish.rules.wording import factor, judged, names, subject, weakest
     "UV401",
     "converged",
     "converged",
-    order=18,
+    tier="remarks",
+    levels=("note",),
     fires_on=("converged-digits", "least-squares-optimum"),
     silent_on=(
         "stuck-sigmoid-10", "sigmoid-20", "relu-he-20", "loss-scaled-1e-6", "underflow-loss-1e-42", "plateau",
         "small-cnn", "slow-quadratic",
     ),
 )  # fmt: skip
-def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
+def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
     """There is nothing left to gain: the gradient is small because the outputs are already right.
 
     Example: a network trained on the digits until its loss is a ten-thousandth of what it was. All its gradients are
@@ -58,10 +59,7 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Finding]:
     else:
         return []
     return [
-        Finding(
-            code="UV401",
-            verdict="converged",
-            level="note",
+        Statement(
             layers=names(layers),
             cause="nothing left to gain",
             message=message + _signal(flow, layers),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import STATIONARY
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject, weakest
 
 
@@ -12,14 +12,15 @@ from unvanish.rules.wording import factor, judged, names, not_converged, sources
     "UV402",
     "plateau",
     "plateau",
-    order=16,
+    tier="plateau",
+    levels=("error",),
     fires_on=("plateau", "plateau-noise-labels"),
     silent_on=(
         "converged-digits", "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50",
         "slow-quadratic", "sigmoid-20", "zero-head", "lr-too-small",
     ),
 )  # fmt: skip
-def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Finding]:
+def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     """There is nothing to gain where the weights stand, although nothing has been learned.
 
     Example: targets that have nothing to do with the inputs. Least squares then settles on the mean of the targets;
@@ -52,10 +53,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Finding]:
         f"{not_converged(flow)}{reaches}{sources(layers)}"
     )
     return [
-        Finding(
-            code="UV402",
-            verdict="plateau",
-            level="error",
+        Statement(
             layers=names(layers),
             cause="stationary point",
             message=message,

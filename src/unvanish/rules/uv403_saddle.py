@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 
 
@@ -13,11 +13,13 @@ from unvanish.rules.wording import judged, names, sources, subject
     "UV403",
     "saddle",
     "saddle of zero weights",
-    order=6,
+    tier="saddle",
+    levels=("error",),
+    remedies=("he-init", "orthogonal-init", "lsuv-init"),
     fires_on=("all-zero-weights",),
     silent_on=("zero-head", "rezero", "lora-zero-b", "dead-relu", "relu-he-20", "lstm", "dead-units"),
 )
-def saddle(flow: Flow) -> list[Finding]:
+def saddle(flow: Flow) -> list[Statement]:
     """The gradient is exactly zero only because the weights are: no tensor gets the first push.
 
     Example: all weight matrices set to zero. The gradient of each is a product that contains another one, so every
@@ -43,14 +45,10 @@ def saddle(flow: Flow) -> list[Finding]:
         f" that block the way has a gradient of its own; moved a little, they let the signal through.{sources(layers)}"
     )
     return [
-        Finding(
-            code="UV403",
-            verdict="saddle",
-            level="error",
+        Statement(
             layers=names(layers),
             cause="zero weights",
             message=message,
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
-            remedies=("he-init", "orthogonal-init", "lsuv-init"),
         )
     ]

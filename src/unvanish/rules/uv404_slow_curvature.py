@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import little_gained, steps_to_judge
 from unvanish.rules.wording import about
 
@@ -12,14 +12,16 @@ from unvanish.rules.wording import about
     "UV404",
     "slow",
     "slow curvature",
-    order=14,
+    tier="slow",
+    levels=("error",),
+    remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
     fires_on=("slow-quadratic", "slow-linear-10"),
     silent_on=(
         "lr-too-small", "lr-too-large", "least-squares-optimum", "relu-he-20", "small-cnn", "residual-50", "plateau",
         "output-scale", "stuck-sigmoid-10",
     ),
 )  # fmt: skip
-def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = 1000.0) -> list[Finding]:
+def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = 1000.0) -> list[Statement]:
     """Plain gradient descent crawls: its learning rate is near its limit, and the way to go needs a far larger one.
 
     Example: two features of which one is 300 times larger than the other. The steep direction allows a rate of 1; the
@@ -53,10 +55,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
         " diverges. The curvatures are too far apart."
     )
     return [
-        Finding(
-            code="UV404",
-            verdict="slow",
-            level="error",
+        Statement(
             cause="curvatures far apart",
             message=message,
             evidence=(
@@ -66,6 +65,5 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
                 Evidence(name="learning rate in units of 1/λ_max", value=rate, relation=">", threshold=near),
                 Evidence(name="steps needed", value=step.needed, relation=">", threshold=steps),
             ),
-            remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
         )
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import names, subject
 
 
@@ -11,14 +11,15 @@ from unvanish.rules.wording import names, subject
     "UV405",
     "noise",
     "noise",
-    order=18,
+    tier="remarks",
+    levels=("note",),
     fires_on=("plateau", "plateau-noise-labels", "least-squares-optimum"),
     silent_on=(
         "relu-he-20", "tanh-orthogonal-50", "residual-50", "unet-small", "shared-module-twice", "sigmoid-50",
         "chain-20", "exploding-linear-30", "chaotic-tanh-50", "nonfinite-log", "clamped-loss",
     ),
 )  # fmt: skip
-def noise(flow: Flow) -> list[Finding]:
+def noise(flow: Flow) -> list[Statement]:
     """No layer's gradient can be told from zero by this batch: the samples disagree.
 
     Example: eight digits and a large network. Each sample pulls in its own direction, and the mean of eight such pulls
@@ -46,10 +47,7 @@ def noise(flow: Flow) -> list[Finding]:
         " this batch: the samples disagree. It is no verdict: healthy layers on a small batch often look so."
     )
     return [
-        Finding(
-            code="UV405",
-            verdict="noise",
-            level="note",
+        Statement(
             layers=names(layers),
             cause="scatter between samples",
             message=message,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from unvanish.decide import BALANCED, decay_balances, has_converged
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 
 
 @rule(
     "UV406",
     "decay",
     "weight decay cancels the gradient",
-    order=14,
+    tier="slow",
+    levels=("error", "note"),
     fires_on=("decay-coupled", "decay-decoupled"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
         "lr-too-small", "bfloat16-adamw",
     ),
 )  # fmt: skip
-def decay(flow: Flow, *, threshold: float = BALANCED) -> list[Finding]:
+def decay(flow: Flow, *, threshold: float = BALANCED) -> list[Statement]:
     """The pull of the weight decay and the gradient are equal and opposite: training stands still between them.
 
     Example: SGD with a weight decay of 0.3 on a small classifier. After 1,000 steps the gradient is far from zero and
@@ -44,9 +45,7 @@ def decay(flow: Flow, *, threshold: float = BALANCED) -> list[Finding]:
         " and the gradient has not vanished."
     )
     return [
-        Finding(
-            code="UV406",
-            verdict="decay",
+        Statement(
             level="error" if flow.loss.at_constant else "note",
             cause="weight decay",
             message=message,

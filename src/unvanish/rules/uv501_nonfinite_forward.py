@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import CallFlow, Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import call_place, factor, names
 
 OUTGROWING = 4.0
@@ -14,7 +14,9 @@ OUTGROWING = 4.0
     "UV501",
     "nonfinite",
     "non-finite forward pass",
-    order=1,
+    tier="nonfinite",
+    levels=("error",),
+    remedies=("centred-sigmoid", "activation-tanh", "standardise-inputs"),
     fires_on=("nonfinite-log", "overflow-exp"),
     silent_on=(
         "nonfinite-sqrt0",
@@ -26,7 +28,7 @@ OUTGROWING = 4.0
         "exploding-linear-30",
     ),
 )
-def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> list[Finding]:
+def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> list[Statement]:
     """The forward pass produces a number that is not finite, so every gradient after it is meaningless.
 
     Example: the logarithm of a negative number is nan; ``exp(100)`` is inf in float32.
@@ -59,15 +61,12 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
     if before is not None:
         evidence.append(Evidence(name="largest log10_rms before it", value=before, threshold=large_log10_rms))
     return [
-        Finding(
-            code="UV501",
-            verdict="nonfinite",
-            level="error",
+        Statement(
             layers=names(flow.layers),
             cause="overflow" if overflow else birth.name if birth is not None else "",
             message=message,
             evidence=tuple(evidence),
-            remedies=("centred-sigmoid", "activation-tanh", "standardise-inputs") if overflow else (),
+            remedies=None if overflow else (),
         )
     ]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import call_place, factor, judged, names, sources, subject
 
 LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308.25}
@@ -16,7 +16,9 @@ LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308
     "UV502",
     "nonfinite",
     "non-finite backward pass",
-    order=1,
+    tier="nonfinite",
+    levels=("error",),
+    remedies=("centred-sigmoid", "activation-tanh"),
     fires_on=("nonfinite-sqrt0",),
     silent_on=(
         "nonfinite-log",
@@ -28,7 +30,7 @@ LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308
         "small-gpt",
     ),
 )
-def nonfinite_backward(flow: Flow) -> list[Finding]:
+def nonfinite_backward(flow: Flow) -> list[Statement]:
     """The loss is finite, but the gradient is inf or nan.
 
     Example: the square root at exactly 0 is 0 with infinite slope, and a norm of a zero vector contains it. Times a
@@ -54,36 +56,30 @@ def nonfinite_backward(flow: Flow) -> list[Finding]:
     return [_from_size(flow, layers)] if layers and not flow.nonfinite else []
 
 
-def _from_call(flow: Flow) -> Finding:
+def _from_call(flow: Flow) -> Statement:
     birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
     index = None if flow.nonfinite_call is None else float(flow.nonfinite_call)
-    return Finding(
-        code="UV502",
-        verdict="nonfinite",
-        level="error",
+    return Statement(
         layers=names(judged(flow, "nonfinite")),
         cause=birth.name if birth is not None else "",
         message=f"The forward pass is finite, but the gradient is inf or nan from {call_place(birth)} on back.",
         evidence=(Evidence(name="index of the first call with a non-finite gradient", value=index),),
+        remedies=(),
     )
 
 
-def _from_size(flow: Flow, layers: list[LayerFlow]) -> Finding:
+def _from_size(flow: Flow, layers: list[LayerFlow]) -> Statement:
     worst = max(layers, key=lambda layer: _entry_rms(layer) - _largest(layer))
     limit = _largest(worst)
     message = (
         f"{subject(flow, layers, 'gets', 'get')} an infinite gradient in training: the exact entries of {worst.name}"
         f" have an rms of {factor(_entry_rms(worst))}, and {_type(worst)} ends at {factor(limit)}.{sources(layers)}"
     )
-    return Finding(
-        code="UV502",
-        verdict="nonfinite",
-        level="error",
+    return Statement(
         layers=names(layers),
         cause="overflow",
         message=message,
         evidence=(Evidence(name="log10 rms of the gradient", value=_entry_rms(worst), relation=">", threshold=limit),),
-        remedies=("centred-sigmoid", "activation-tanh"),
     )
 
 

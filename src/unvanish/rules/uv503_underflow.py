@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import UNDERFLOW
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 
 
@@ -12,7 +12,8 @@ from unvanish.rules.wording import judged, names, sources, subject
     "UV503",
     "underflow",
     "underflow of the number type",
-    order=15,
+    tier="rounding",
+    levels=("error",),
     fires_on=("underflow-loss-1e-42", "half-precision-underflow"),
     silent_on=(
         "loss-scaled-1e-6",
@@ -25,7 +26,7 @@ from unvanish.rules.wording import judged, names, sources, subject
         "sigmoid-50",
     ),
 )
-def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Finding]:
+def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     """The gradient is there, but most of its entries are too small for their number type and are lost.
 
     Example: a loss multiplied by 1e-42 in float32, or the tiny gradients of a network in float16, whose smallest
@@ -55,10 +56,7 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Finding]:
         f" entries of {worst.name} are below the smallest normal number of {kind}.{sources(layers)}"
     )
     return [
-        Finding(
-            code="UV503",
-            verdict="underflow",
-            level="error",
+        Statement(
             layers=names(layers),
             cause=worst.dtype.removeprefix("torch."),
             message=message,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from unvanish.decide import UNDERFLOW, below_eps
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, sources, subject
 
 
@@ -14,14 +14,15 @@ from unvanish.rules.wording import factor, judged, names, sources, subject
     "UV504",
     "underflow",
     "gradient below the optimizer's eps",
-    order=15,
+    tier="rounding",
+    levels=("error",),
     fires_on=("below-eps-adam", "below-eps-rmsprop"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6", "underflow-loss-1e-42",
         "loss-scaled-1e-6", "sigmoid-50",
     ),
 )  # fmt: skip
-def gradient_below_eps(flow: Flow) -> list[Finding]:
+def gradient_below_eps(flow: Flow) -> list[Statement]:
     """The gradient is there, but it is smaller than the optimizer's eps, and the steps shrink with it.
 
     Example: a loss multiplied by 10^-12 under Adam, whose eps is 10^-8. Adam is meant to take steps of the size of the
@@ -55,10 +56,7 @@ def gradient_below_eps(flow: Flow) -> list[Finding]:
         f"{sources(layers)}"
     )
     return [
-        Finding(
-            code="UV504",
-            verdict="underflow",
-            level="error",
+        Statement(
             layers=names(layers),
             cause="eps",
             message=message,

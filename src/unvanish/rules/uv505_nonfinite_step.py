@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow, NextStep
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, NextStep
+from unvanish.rules import Statement, rule
 from unvanish.words.spans import span
 
 
@@ -11,14 +11,16 @@ from unvanish.words.spans import span
     "UV505",
     "nonfinite",
     "the next step is not finite",
-    order=1,
+    tier="nonfinite",
+    levels=("error",),
+    remedies=("lr-0.1", "lr-0.01"),
     fires_on=("half-precision-eps", "half-precision-rate", "half-precision-moment"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
         "lr-too-small", "bfloat16-adamw",
     ),
 )  # fmt: skip
-def nonfinite_step(flow: Flow) -> list[Finding]:
+def nonfinite_step(flow: Flow) -> list[Statement]:
     """Loss and gradient are finite, but the next step of the optimizer is not: it ruins the network.
 
     Example: Adam with its usual eps of 1e-8 on float16 weights. The smallest number of float16 is 6e-8, so eps is 0,
@@ -45,10 +47,7 @@ def nonfinite_step(flow: Flow) -> list[Finding]:
         f" {_why(flow, step)} Loss and gradient are still finite."
     )
     return [
-        Finding(
-            code="UV505",
-            verdict="nonfinite",
-            level="error",
+        Statement(
             layers=step.nonfinite,
             cause=step.reason,
             message=message,
@@ -58,7 +57,7 @@ def nonfinite_step(flow: Flow) -> list[Finding]:
                     value=step.nonfinite_share, relation=">", threshold=0.0,
                 ),
             ),
-            remedies=("lr-0.1", "lr-0.01") if step.reason == "rate" else (),
+            remedies=None if step.reason == "rate" else (),
         )
     ]  # fmt: skip
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from unvanish.decide import has_converged
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 
 
 @rule(
     "UV506",
     "underflow",
     "update lost to rounding",
-    order=15,
+    tier="rounding",
+    levels=("error", "note"),
     fires_on=("bfloat16-adamw", "bfloat16-small-rate"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
         "lr-too-small", "half-precision-eps",
     ),
 )  # fmt: skip
-def lost_update(flow: Flow, *, threshold: float = 0.5, some: float = 0.9) -> list[Finding]:
+def lost_update(flow: Flow, *, threshold: float = 0.5, some: float = 0.9) -> list[Statement]:
     """The optimizer asks the weights to move, and rounding leaves most of them where they are.
 
     Example: AdamW with a learning rate of 1e-5 on weights held in bfloat16. Weights of 0.1 are spaced 0.0005 apart: a
@@ -48,9 +49,7 @@ def lost_update(flow: Flow, *, threshold: float = 0.5, some: float = 0.9) -> lis
         " does not."
     )
     return [
-        Finding(
-            code="UV506",
-            verdict="underflow",
+        Statement(
             level="error" if step.moved < threshold else "note",
             cause="rounding",
             message=message,

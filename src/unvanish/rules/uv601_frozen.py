@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, subject
 
 
@@ -11,11 +11,12 @@ from unvanish.rules.wording import judged, names, subject
     "UV601",
     "frozen",
     "frozen layers",
-    order=18,
+    tier="remarks",
+    levels=("note",),
     fires_on=("frozen-backbone", "generator-frozen-discriminator"),
     silent_on=("relu-he-20", "unused-layer", "sigmoid-20", "small-cnn", "small-gpt", "zero-head"),
 )
-def frozen(flow: Flow) -> list[Finding]:
+def frozen(flow: Flow) -> list[Statement]:
     """The layer does not learn because it was told not to: none of its parameters asks for a gradient.
 
     Example: ``backbone.requires_grad_(False)`` before a new head is trained on old features.
@@ -34,10 +35,7 @@ def frozen(flow: Flow) -> list[Finding]:
     who = subject(flow, layers, "is", "are")
     still, every = sum(layer.parameters for layer in layers), sum(layer.parameters for layer in flow.layers)
     return [
-        Finding(
-            code="UV601",
-            verdict="frozen",
-            level="note",
+        Statement(
             layers=names(layers),
             cause="requires_grad is off",
             message=f"{who} frozen: requires_grad is off for {still:,} of {every:,} parameters.",

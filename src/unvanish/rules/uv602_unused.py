@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 
 
@@ -13,7 +13,8 @@ from unvanish.rules.wording import judged, names, sources, subject
     "UV602",
     "unused",
     "unused layers",
-    order=17,
+    tier="unused",
+    levels=("error", "note"),
     fires_on=("unused-layer", "unused-expert"),
     silent_on=(
         "relu-he-20",
@@ -25,7 +26,7 @@ from unvanish.rules.wording import judged, names, sources, subject
         "small-gpt",
     ),
 )
-def unused(flow: Flow) -> list[Finding]:
+def unused(flow: Flow) -> list[Statement]:
     """The layer takes no part in computing the loss, so it has no gradient at all.
 
     Example: a ``Linear`` made in ``__init__`` and forgotten in ``forward``. A mixture of experts that sent no sample
@@ -49,7 +50,7 @@ def unused(flow: Flow) -> list[Finding]:
     called = {call.module for call in flow.calls}
     cut = [layer for layer in layers if layer not in excused and _path(layer) in called]
     never = [layer for layer in layers if layer not in excused and layer not in cut]
-    findings: list[Finding] = []
+    findings: list[Statement] = []
     if never:
         findings.append(_finding(flow, never, "error", "never called", "never called in the forward pass"))
     if cut:
@@ -61,11 +62,9 @@ def unused(flow: Flow) -> list[Finding]:
     return findings
 
 
-def _finding(flow: Flow, layers: list[LayerFlow], level: str, cause: str, why: str) -> Finding:
+def _finding(flow: Flow, layers: list[LayerFlow], level: str, cause: str, why: str) -> Statement:
     parameters = sum(layer.parameters for layer in layers)
-    return Finding(
-        code="UV602",
-        verdict="unused",
+    return Statement(
         level=level,
         layers=names(layers),
         cause=cause,

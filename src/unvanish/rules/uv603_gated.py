@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow, LayerFlow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, subject
 
 
@@ -11,11 +11,12 @@ from unvanish.rules.wording import judged, listing, names, subject
     "UV603",
     "gated",
     "gated layers",
-    order=18,
+    tier="remarks",
+    levels=("note",),
     fires_on=("zero-head", "rezero", "lora-zero-b", "layerscale-1e-5"),
     silent_on=("all-zero-weights", "dead-relu", "sigmoid-20", "relu-he-20", "small-cnn", "dead-units"),
 )
-def gated(flow: Flow) -> list[Finding]:
+def gated(flow: Flow) -> list[Statement]:
     """The layer gets little or no gradient yet, because a trainable tensor after it starts at zero or nearly so.
 
     Example: a last layer that starts at zero, LoRA's B, the gates of ReZero, LayerScale with 1e-5. All are meant so.
@@ -44,10 +45,7 @@ def gated(flow: Flow) -> list[Finding]:
     )
     weakest = min(layers, key=lambda layer: 0.0 if layer.log10_transmission is None else layer.log10_transmission)
     return [
-        Finding(
-            code="UV603",
-            verdict="gated",
-            level="note",
+        Statement(
             layers=names(layers),
             cause=gates,
             message=message,

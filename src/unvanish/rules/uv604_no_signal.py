@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, subject
 
 
@@ -13,11 +13,12 @@ from unvanish.rules.wording import judged, names, subject
     "UV604",
     "no_signal",
     "no signal from the loss",
-    order=4,
+    tier="no_signal",
+    levels=("error",),
     fires_on=("clamped-loss", "detached-loss"),
     silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu", "flat-loss"),
 )
-def no_signal(flow: Flow) -> list[Finding]:
+def no_signal(flow: Flow) -> list[Statement]:
     """The loss sends no signal at all: the outputs depend on the weights, but the loss does not ask them to change.
 
     Example: ``outputs.detach()`` inside the loss, a loss of rounded or compared outputs such as an accuracy, a clamp
@@ -47,10 +48,7 @@ def no_signal(flow: Flow) -> list[Finding]:
     elif reacts and residual == 0:
         message += " although the loss changes with them: is something detached on the way?"
     return [
-        Finding(
-            code="UV604",
-            verdict="no_signal",
-            level="error",
+        Statement(
             layers=names(layers),
             cause="flat loss" if reacts is False else "zero derivative of the loss",
             message=message.rstrip("?.") + ("?" if message.endswith("?") else "."),

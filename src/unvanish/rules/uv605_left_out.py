@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.words.spans import span
 
 
@@ -11,14 +11,15 @@ from unvanish.words.spans import span
     "UV605",
     "left_out",
     "left out of the optimizer",
-    order=18,
+    tier="remarks",
+    levels=("note",),
     fires_on=("left-out", "left-out-front"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
         "lr-too-small", "lora-zero-b",
     ),
 )  # fmt: skip
-def left_out(flow: Flow) -> list[Finding]:
+def left_out(flow: Flow) -> list[Statement]:
     """A layer that may be trained, but the optimizer was never given its parameters.
 
     Example: an optimizer made of the head's parameters alone, or made before a layer was replaced by a new one.
@@ -41,10 +42,7 @@ def left_out(flow: Flow) -> list[Finding]:
         " them. If that is meant, freeze them."
     )
     return [
-        Finding(
-            code="UV605",
-            verdict="left_out",
-            level="note",
+        Statement(
             layers=names,
             cause="optimizer",
             message=message,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
 
@@ -12,14 +12,16 @@ from unvanish.rules.wording import place
     "UV701",
     "output_range",
     "output range",
-    order=11,
+    tier="outputs",
+    levels=("error",),
+    remedies=("output-layer", "scale-targets"),
     fires_on=("output-range", "output-range-relu"),
     silent_on=(
         "chain-20", "generator-frozen-discriminator", "least-squares-optimum", "relu-he-20", "unet-small", "small-cnn",
         "double-softmax", "relu-on-logits", "sigmoid-output", "output-scale", "plateau",
     ),
 )  # fmt: skip
-def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
+def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     """The targets lie outside the range of the last activation, so the loss cannot be won.
 
     Example: house prices for a network that ends in a sigmoid. The outputs stop at 1, whatever is learned.
@@ -48,13 +50,9 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]
         f" {place(call)}. The layers may be sound: what stops them is the last activation."
     )
     return [
-        Finding(
-            code="UV701",
-            verdict="output_range",
-            level="error",
+        Statement(
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
-            remedies=("output-layer", "scale-targets"),
         )
     ]

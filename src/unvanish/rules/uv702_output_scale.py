@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import FAR, far_outputs, planned
 from unvanish.rules.wording import about
 
@@ -12,14 +12,16 @@ from unvanish.rules.wording import about
     "UV702",
     "output_scale",
     "output scale",
-    order=11,
+    tier="outputs",
+    levels=("error", "note"),
+    remedies=("scale-targets",),
     fires_on=("output-scale", "output-scale-relu"),
     silent_on=(
         "zero-head", "relu-he-20", "small-cnn", "small-gpt", "lstm", "unet-small", "residual-50", "output-range",
         "lr-too-small", "converged-digits", "saturated-tanh",
     ),
 )  # fmt: skip
-def output_scale(flow: Flow, *, far: float = FAR) -> list[Finding]:
+def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     """The loss asks the outputs to move by many times their size, which takes the optimizer very many steps.
 
     Example: targets around 1,000 for a network whose outputs start near 0 and move by a thousandth a step.
@@ -54,13 +56,10 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Finding]:
         )
         evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=float(planned(step))))
     return [
-        Finding(
-            code="UV702",
-            verdict="output_scale",
+        Statement(
             level="error" if too_slow else "note",
             cause="scale of the targets",
             message=message,
             evidence=tuple(evidence),
-            remedies=("scale-targets",),
         )
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from unvanish.decide import FLAT, is_flat
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, subject
 
 
@@ -14,14 +14,15 @@ from unvanish.rules.wording import judged, names, subject
     "UV703",
     "flat_loss",
     "flat loss",
-    order=12,
+    tier="flat_loss",
+    levels=("error",),
     fires_on=("flat-loss", "flat-loss-regression"),
     silent_on=(
         "clamped-loss", "converged-digits", "loss-scaled-1e-6", "underflow-loss-1e-42", "relu-he-20", "small-cnn",
         "small-gpt", "plateau", "stuck-sigmoid-10",
     ),
 )  # fmt: skip
-def flat_loss(flow: Flow) -> list[Finding]:
+def flat_loss(flow: Flow) -> list[Statement]:
     """The number the loss returns does not move, however much the outputs do.
 
     Example: a penalty of 10^9 is added to a cross-entropy of 2. Float32 keeps seven digits, so the sum is 10^9 before
@@ -48,10 +49,7 @@ def flat_loss(flow: Flow) -> list[Finding]:
         f" {subject(flow, live, 'does', 'do')} have a gradient: it is not that the loss is cut off from the outputs."
     )
     return [
-        Finding(
-            code="UV703",
-            verdict="flat_loss",
-            level="error",
+        Statement(
             layers=names(live),
             cause="flat loss",
             message=message,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from unvanish.decide import VANISHED
-from unvanish.records import Evidence, Finding, Flow, RateTrial, StepFacts
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, RateTrial, StepFacts
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import steps_to_judge
 from unvanish.rules.wording import weakest
 
@@ -18,7 +18,9 @@ STUCK = 0.95
     "UV704",
     "lr_too_large",
     "learning rate too large",
-    order=13,
+    tier="learning_rate",
+    levels=("error", "note"),
+    remedies=("lr-0.1", "lr-0.01", "warmup", "clip-gradients"),
     fires_on=("lr-too-large", "lr-too-large-adam", "postnorm-large-rate"),
     silent_on=(
         "lr-recovers", "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50",
@@ -26,7 +28,7 @@ STUCK = 0.95
         "lr-too-small", "chaotic-tanh-50", "postnorm-small-rate",
     ),
 )  # fmt: skip
-def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[Finding]:
+def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[Statement]:
     """Each step overshoots: the loss goes up instead of down, and stays up.
 
     Example: SGD with a learning rate of 10 on a small classifier. The first step raises the loss from 2.4 to 23; a
@@ -57,7 +59,7 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[F
     return _overshoots(step, gap, flow.loss.reference, rise, least) or _loses_the_signal(flow, step, gap)
 
 
-def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, least: float) -> list[Finding]:
+def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, least: float) -> list[Statement]:
     first = dict(step.ladder).get(1.0)
     allowed = max(rise * gap, least * reference)
     if first is None or step.walked is None or step.best is None or not step.best < 1.0:
@@ -72,9 +74,7 @@ def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, leas
         " On this batch."
     )
     return [
-        Finding(
-            code="UV704",
-            verdict="lr_too_large",
+        Statement(
             level="error",
             cause="learning rate",
             message=message,
@@ -86,12 +86,11 @@ def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, leas
                 ),
                 Evidence(name="best multiple of the step", value=step.best, relation="<", threshold=1.0),
             ),
-            remedies=("lr-0.1", "lr-0.01", "warmup", "clip-gradients"),
         )
     ]  # fmt: skip
 
 
-def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Finding]:
+def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Statement]:
     """What real steps at multiples of the rate left of the signal: gone at this rate, or only at a larger one."""
     lost = [t for t in flow.rates if t.log10_transmission is not None and t.log10_transmission < VANISHED]
     kept = next((t for t in flow.rates if t not in lost and t.log10_transmission is not None), None)
@@ -120,9 +119,7 @@ def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Finding]:
         + " On this batch."
     )
     return [
-        Finding(
-            code="UV704",
-            verdict="lr_too_large",
+        Statement(
             level="error" if here else "note",
             cause="learning rate",
             message=message,

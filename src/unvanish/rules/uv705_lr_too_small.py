@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Finding, Flow, StepFacts
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, StepFacts
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
 from unvanish.rules.wording import about
 
@@ -17,7 +17,9 @@ OTHERWISE = ("exploding", "underflow", "gated")
     "UV705",
     "lr_too_small",
     "learning rate too small",
-    order=13,
+    tier="learning_rate",
+    levels=("error", "note"),
+    remedies=("lr-10", "lr-100"),
     fires_on=("lr-too-small", "lr-too-small-adam"),
     silent_on=(
         "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6",
@@ -28,7 +30,7 @@ OTHERWISE = ("exploding", "underflow", "gated")
 )  # fmt: skip
 def lr_too_small(
     flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0, left: float = 0.9
-) -> list[Finding]:
+) -> list[Statement]:
     """The optimizer moves so little a step that the training will be over before anything is learned.
 
     Example: SGD with a learning rate of a millionth on a small classifier, 500 steps planned: two million are needed.
@@ -67,9 +69,7 @@ def lr_too_small(
         name="share of the loss left after the planned steps", value=_left(flow), relation=">", threshold=left
     )
     return [
-        Finding(
-            code="UV705",
-            verdict="lr_too_small",
+        Statement(
             level="error" if proven else "note",
             cause="learning rate",
             message=_message(step, step.needed, proven, over),
@@ -79,7 +79,6 @@ def lr_too_small(
                 *((rest,) if proven and over else ()),
                 *_gains(step),
             ),
-            remedies=("lr-10", "lr-100"),
         )
     ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import has_converged
-from unvanish.records import CallFlow, Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
 
@@ -13,7 +13,9 @@ from unvanish.rules.wording import place
     "UV706",
     "pairing",
     "last layer and loss do not fit",
-    order=8,
+    tier="pairing",
+    levels=("error",),
+    remedies=("output-layer",),
     fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid", "relu-renormalised"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "preln-transformer-6", "generator-frozen-discriminator",
@@ -21,7 +23,7 @@ from unvanish.rules.wording import place
         "softplus-renormalised", "output-range-relu",
     ),
 )  # fmt: skip
-def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
+def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     """What the network does to its outputs last and what the loss does to them first do not fit together.
 
     Example: a softmax at the end of the network, and a cross-entropy that makes a softmax of its own. Numbers between 0
@@ -46,7 +48,7 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Finding]:
     return _out_of_reach(flow, threshold) or _held(flow, threshold)
 
 
-def _out_of_reach(flow: Flow, threshold: float) -> list[Finding]:
+def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
     output = flow.output
     lost = None if output is None else output.unreachable
     if output is None or lost is None or not lost > threshold:
@@ -59,19 +61,15 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Finding]:
         " may be sound: no training of them gets past it."
     )
     return [
-        Finding(
-            code="UV706",
-            verdict="pairing",
-            level="error",
+        Statement(
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
-            remedies=("output-layer",),
         )
     ]
 
 
-def _held(flow: Flow, threshold: float) -> list[Finding]:
+def _held(flow: Flow, threshold: float) -> list[Statement]:
     """Outputs on the flat end of the last call, under a loss that only knows their shares."""
     output, loss = flow.output, flow.loss
     if output is None or loss is None or output.held is None or not output.at_end:
@@ -89,17 +87,13 @@ def _held(flow: Flow, threshold: float) -> list[Finding]:
         f" {output.constant:.3g}. A softmax has no such end. On this batch."
     )
     return [
-        Finding(
-            code="UV706",
-            verdict="pairing",
-            level="error",
+        Statement(
             cause="" if call is None else call.name,
             message=message,
             evidence=(
                 Evidence(name="loss held beyond the best constant's", value=lost, relation=">", threshold=threshold),
                 Evidence(name="share of the outputs on the end", value=output.at_end),
             ),
-            remedies=("output-layer",),
         )
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Finding, Flow, InputFacts
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow, InputFacts
+from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import inputs_saturate, settled
 
 
@@ -11,14 +11,16 @@ from unvanish.rules.conditions import inputs_saturate, settled
     "UV707",
     "input_scale",
     "input scale",
-    order=9,
+    tier="inputs",
+    levels=("error", "note"),
+    remedies=("standardise-inputs", "batchnorm"),
     fires_on=("unscaled-inputs", "raw-pixels"),
     silent_on=(
         "raw-pixels-batchnorm", "saturated-tanh", "saturated-sigmoid", "relu-he-20", "small-cnn", "lstm", "small-gpt",
         "unet-small", "residual-50", "sigmoid-20", "converged-digits",
     ),
 )  # fmt: skip
-def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0) -> list[Finding]:
+def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0) -> list[Statement]:
     """The inputs are far from unit size, and the first layer suffers from it; standardised ones cure it.
 
     Example: readings in the hundreds into a sigmoid layer, or pixels from 0 to 255 into a network made for 0 to 1.
@@ -67,15 +69,12 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
                      threshold=step_limit)
         )  # fmt: skip
     return [
-        Finding(
-            code="UV707",
-            verdict="input_scale",
+        Statement(
             level="error" if flow.loss is not None and flow.loss.at_constant else "note",
             layers=(inputs.layer,),
             cause="scale of the inputs",
             message=message,
             evidence=tuple(evidence),
-            remedies=("standardise-inputs", "batchnorm"),
         )
     ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unvanish.decide import UNJUDGED, gap_is_known
-from unvanish.records import Evidence, Finding, Flow
-from unvanish.rules import rule
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names
 
 
@@ -12,11 +12,12 @@ from unvanish.rules.wording import judged, names
     "UV901",
     "undecided",
     "undecided",
-    order=19,
+    tier="undecided",
+    levels=("error", "note"),
     fires_on=("clamped-loss", "flat-loss"),
     silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log", "small-cnn", "small-gpt"),
 )
-def undecided(flow: Flow) -> list[Finding]:
+def undecided(flow: Flow) -> list[Statement]:
     """The check could not tell, and says so: a guess would be worse than no answer.
 
     Example: a loss that is unbounded below, such as a plain sum of the outputs, has no scale by which anything could
@@ -45,9 +46,7 @@ def undecided(flow: Flow) -> list[Finding]:
     else:
         message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
     return [
-        Finding(
-            code="UV901",
-            verdict="undecided",
+        Statement(
             level="note" if known else "error",
             layers=names(layers),
             cause="",

@@ -13,22 +13,36 @@ from unvanish.decide import has_converged
 from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import Finding, UnvanishError
+from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
 from unvanish.remedies import remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
-from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import ordered
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
-from unvanish.trials.plan import DEFAULT_LENGTHS, Plan
-from unvanish.trials.race import Race, Standing
-from unvanish.trials.score import Scale
+from unvanish.trials.ledger import Ledger, Standing
+from unvanish.trials.plan import Plan
+from unvanish.trials.race import Race
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate
+from unvanish.trials.trial import Copies, Measure, Objective, measure
 
-__all__ = ["Fixes", "Plan", "Race", "Standing", "fix", "in_doubt", "open_race", "ordered", "probe", "search"]
+__all__ = [
+    "Fixes",
+    "Measure",
+    "Objective",
+    "Plan",
+    "Race",
+    "Standing",
+    "fix",
+    "in_doubt",
+    "measure",
+    "open_race",
+    "ordered",
+    "probe",
+    "search",
+]
 
 NOTHING = "nothing to repair"
 IMPROVING = 0.03
@@ -65,10 +79,9 @@ def fix(
     if on != "local":
         raise UnvanishError(f"fix(on={on!r}): trials run in this process only, for which on='local' stands")
     plan = planned(problem, budget, seeds, seed)
-    told = progress or _silent
     with torch.inference_mode(False), torch.enable_grad(), seeded(seed):
         before = diagnose(problem, seed=seed)
-        race = open_race(problem, plan, before, seed, told, pretrained, resume)
+        race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
         chosen: Candidate | None = None
         judgement: Judgement | None = None
@@ -78,7 +91,7 @@ def fix(
             healthy = improving and all(f.level != "error" for f in findings)
             if healthy and not anyway and not in_doubt(findings):
                 return answer(race, NOTHING, None, None, remarks)
-            race.inform(findings)
+            race.set_findings(findings)
             chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
@@ -122,33 +135,30 @@ def open_race(
     plan: Plan,
     before: Report,
     seed: int = 0,
-    told: Callable[[Standing], None] | None = None,
+    on_measure: Callable[[Standing], None] | None = None,
     pretrained: bool | None = None,
     resume: str | Path | Fixes | None = None,
 ) -> Race:
     """A race over the copies of one problem, with nothing measured yet but what ``resume`` holds."""
-    seen_training = _seen_training(problem, seed) if pretrained is None else pretrained
     identity = state.fingerprint(
         problem, {"budget": plan.budget, "steps": plan.steps, "seeds": plan.seeds, "seed": seed}
     )
-    race = Race(
-        problem=problem,
-        plan=plan,
-        batches=Batches(problem, plan.steps),
-        scale=Scale(problem, None if before.loss is None else before.loss.reference),
-        seed=seed,
-        report=before,
-        pretrained=seen_training,
+    objective = Objective(
+        problem,
+        plan.steps,
+        plan.rungs[-1],
         findings=before.findings,
-        told=told or _silent,
-        identity=identity,
+        layers=before.layers,
+        pretrained=_seen_training(problem, seed) if pretrained is None else pretrained,
+        reference=None if before.loss is None else before.loss.reference,
     )
+    race = Race(plan, Copies(objective, plan.start), Ledger(plan.budget, seed), before, on_measure or _silent, identity)
     if resume is not None:
         race.replay = state.load(resume.state if isinstance(resume, Fixes) else resume, identity)
     if isinstance(resume, (str, Path)):
         path = Path(resume)
-        race.keep = lambda: state.save(path, state.written(race.measures, identity))
-    race.scale.set_start(race.copy(AS_IS, seed))
+        race.keep = lambda: state.save(path, state.written(race.ledger, identity))
+    race.copies.set_start(seed)
     return race
 
 
@@ -203,13 +213,13 @@ def _seen_training(problem: Problem, seed: int) -> bool:
 
 
 def _remarks(problem: Problem, race: Race) -> Iterator[str]:
-    if race.batches.only_the_batch:
+    if race.copies.batches.only_the_batch:
         yield "no train_batches were given: every step was taken on the one batch of the problem"
-    if not race.scale.unseen:
+    if not race.copies.scale.unseen:
         yield "no validation data were given: scores are training scores and say nothing about unseen data"
-    elif not race.scale.split:
+    elif not race.copies.scale.split:
         yield "there are too few validation samples to split: the same ones chose and judged"
-    if race.pretrained:
+    if race.copies.objective.pretrained:
         yield "the weights have seen training, so no remedy drew them anew"
     if isinstance(problem.model, nn.Module):
         yield "every training starts from the weights as given; seeds change the order of the batches and new weights"
@@ -217,12 +227,12 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
 
 def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Judgement | None]:
     """The best of an interrupted search, judged on the longest training that it and the network as it is share."""
-    ranked = [chosen] if chosen is not None else [c for _, _, c in race.standings() if c != AS_IS]
+    ranked = [chosen] if chosen is not None else [c for _, _, c in race.ledger.standings() if c != AS_IS]
     for candidate in ranked[:3]:
-        lengths = sorted({s for c, d, s in race.measures if c == candidate and d == race.seed}, reverse=True)
+        lengths = sorted({s for c, d, s in race.ledger.measures if c == candidate and d == race.seed}, reverse=True)
         for steps in lengths:
-            every = range(race.seed, race.seed + race.plan.seeds)
-            seeds = [d for d in every if (candidate, d, steps) in race.measures and (AS_IS, d, steps) in race.measures]
+            every, known = range(race.seed, race.seed + race.plan.seeds), race.ledger.measures
+            seeds = [d for d in every if (candidate, d, steps) in known and (AS_IS, d, steps) in known]
             if seeds and (found := judge(race, candidate, seeds, steps)) is not None:
                 return candidate, found
     return None, None

@@ -15,10 +15,10 @@ from unvanish.trials.judge import Judgement
 from unvanish.trials.patch import patch_of
 from unvanish.trials.race import Race
 from unvanish.trials.state import written
-from unvanish.trials.train import AS_IS, Candidate, Copy, title, train
+from unvanish.trials.train import AS_IS, Candidate, Copy, title
 
 PREAMBLE = '''\
-"""{what}
+"""A snippet, no whole program: {what}
 
 Run this where these names stand for your own objects:
   model, loss_fn      the untrained network and its loss; both are changed
@@ -61,12 +61,12 @@ def answer(
         before=race.report,
         after=after,
         as_is=_as_is(race, judgement),
-        unit=race.scale.unit,
-        unseen=race.scale.unseen,
-        split=race.scale.split,
+        unit=race.copies.scale.unit,
+        unseen=race.copies.scale.unseen,
+        split=race.copies.scale.split,
         planned=race.plan.steps,
         budget=race.plan.budget,
-        spent=race.spent,
+        spent=race.ledger.spent,
         seeds=race.plan.seeds,
         refused=tuple(race.refused.items()),
         cut_off=tuple(title(c) for c in race.vetoed),
@@ -75,7 +75,7 @@ def answer(
         patch=patch,
         patched=patched,
         patch_refused=why,
-        state=written(race.measures, race.identity),
+        state=written(race.ledger, race.identity),
     )
 
 
@@ -83,8 +83,8 @@ def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:
     """The copy of the first seed after exactly so many steps; made again where an interruption came in between."""
     each = race.copy(chosen, race.seed)
     if each.steps != steps:
-        each = race.fresh(chosen, race.seed)
-        train(each, race.problem, steps)
+        each = race.copies.fresh(chosen, race.seed)
+        race.copies.train(each, steps)
     return each
 
 
@@ -96,7 +96,7 @@ def code_of(copy: Copy) -> str:
 
 def _trials(race: Race, chosen: Candidate | None, judgement: Judgement | None) -> tuple[Trial, ...]:
     found: list[Trial] = []
-    order = [c for _, _, c in race.standings() if c not in (AS_IS, chosen)]
+    order = [c for _, _, c in race.ledger.standings() if c not in (AS_IS, chosen)]
     if chosen is not None:
         found.append(_raced(race, chosen) if judgement is None else _judged(race, chosen, judgement))
     return (*found, *(_raced(race, candidate) for candidate in order))
@@ -120,9 +120,9 @@ def _judged(race: Race, chosen: Candidate, judgement: Judgement) -> Trial:
 
 def _raced(race: Race, candidate: Candidate) -> Trial:
     """A trial of one seed that was not judged: its score is that on the data that chose."""
-    steps = next(s for s, _, c in race.standings() if c == candidate)
-    measure = race.measures[candidate, race.seed, steps]
-    base = race.measures.get((AS_IS, race.seed, steps))
+    steps = next(s for s, _, c in race.ledger.standings() if c == candidate)
+    measure = race.ledger.measures[candidate, race.seed, steps]
+    base = race.ledger.measures.get((AS_IS, race.seed, steps))
     last = race.plan.rungs[-1]
     out = "was not chosen in the end" if steps >= last else f"was behind after {steps} steps"
     return _described(race, candidate).replace(
@@ -138,9 +138,9 @@ def _raced(race: Race, candidate: Candidate) -> Trial:
 def _described(race: Race, candidate: Candidate) -> Trial:
     """What the edits do, in words and code, as made on a fresh copy where the one of the trial is gone."""
     remedy = title(candidate)
-    each = race.copies.get((candidate, race.seed))
+    each = race.copies.trained.get((candidate, race.seed))
     try:
-        each = each or race.fresh(candidate, race.seed)
+        each = each or race.copies.fresh(candidate, race.seed)
     except Refused as refusal:
         return Trial(remedy=remedy, edits=candidate, reason=str(refusal))
     if not candidate:
@@ -151,7 +151,7 @@ def _described(race: Race, candidate: Candidate) -> Trial:
 
 def _as_is(race: Race, judgement: Judgement | None) -> Trial:
     if judgement is None:
-        return _raced(race, AS_IS).replace(reason="") if race.standings() else Trial(remedy="as is", edits=())
+        return _raced(race, AS_IS).replace(reason="") if race.ledger.standings() else Trial(remedy="as is", edits=())
     return Trial(
         remedy="as is",
         edits=(),
@@ -166,7 +166,7 @@ def _as_is(race: Race, judgement: Judgement | None) -> Trial:
 
 
 def _after(race: Race, candidate: Candidate) -> Report:
-    fresh = race.fresh(candidate, race.seed)
+    fresh = race.copies.fresh(candidate, race.seed)
     repaired = replace(
         fresh.draft.problem, optimizer=fresh.optimizer, steps=race.problem.steps, autocast=race.problem.autocast
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from unvanish.trials.race import BudgetSpentError, Race
+from unvanish.trials.ledger import BudgetSpentError
+from unvanish.trials.race import Race
 from unvanish.trials.score import standard_error
 from unvanish.trials.search import CLOSE
 from unvanish.trials.train import AS_IS, Candidate, title
@@ -60,7 +61,7 @@ def confirm(race: Race, chosen: Candidate) -> Judgement | None:
 
 
 def _both(race: Race, chosen: Candidate, seed: int, steps: int) -> None:
-    if race.price(AS_IS, seed, steps) + race.price(chosen, seed, steps) > race.left:
+    if race.ledger.price(AS_IS, seed, steps) + race.ledger.price(chosen, seed, steps) > race.ledger.left:
         raise BudgetSpentError
     for candidate in (AS_IS, chosen):
         race.reach(candidate, seed, steps, f"judging, seed {seed}: {title(candidate)}")
@@ -70,12 +71,12 @@ def _affordable(race: Race, chosen: Candidate, seeds: list[int]) -> int:
     """The most steps, up to the planned number, to which both can be taken with all seeds."""
 
     def price(steps: int) -> int:
-        return sum(race.price(c, seed, steps) for c in (AS_IS, chosen) for seed in seeds)
+        return sum(race.ledger.price(c, seed, steps) for c in (AS_IS, chosen) for seed in seeds)
 
     low, high = 0, race.plan.steps
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if price(middle) <= race.left else (low, middle - 1)
+        low, high = (middle, high) if price(middle) <= race.ledger.left else (low, middle - 1)
     return low
 
 

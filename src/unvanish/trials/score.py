@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unvanish.preserve import seeded
+from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import called
@@ -22,16 +23,21 @@ FEWEST_TO_SPLIT = 20
 GROUPS = 10
 
 
+class CannotScoreError(Exception):
+    """A changed copy cannot take the data it is to be scored on; the message says why."""
+
+
 class Scale:
-    """How copies are scored, higher is better.
+    """How copies are scored, higher is better. To score a copy leaves no trace in it, nor in loss and metric.
 
     With a metric: its value. Without: (L₀ − L) / L_ref, the share of the loss there was to gain that has been won, by
     the problem's own loss on the outputs in their own meaning; L₀ is the loss as it is before any step. ``choosing``
     and ``judging`` are the two halves of the validation data; the same data where there is none or too little of it.
     """
 
-    def __init__(self, problem: Problem, reference: float | None) -> None:
+    def __init__(self, problem: Problem, start: float = 0.0, reference: float | None = None) -> None:
         self.problem = problem
+        self.start = start
         self.reference = reference
         self.unseen = problem.validation is not None
         whole = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
@@ -39,32 +45,42 @@ class Scale:
             raise UnvanishError("Problem(validation=…) holds no sample; give some, or leave it out")
         self.choosing, self.judging = _halves(whole) if self.unseen else (whole, whole)
         self.split = self.choosing is not self.judging
-        self.start = 0.0
         self.unit = "share of the loss won" if problem.metric is None else _name(problem.metric)
 
-    def set_start(self, copy: Copy) -> None:
-        """Note the loss as it is, before any step: the zero of the scale where there is no metric."""
+    def set_start(self, copy: Copy) -> tuple[float, float | None]:
+        """Note the loss as it is, before any step: the zero of the scale where there is no metric, and its unit."""
         if self.problem.metric is None:
-            found = self._loss(copy, *self._outputs(copy, self.choosing))
-            self.start = found if math.isfinite(found) else 0.0
+            with self._as_it_was(copy):
+                loss = self._loss(copy, *self._outputs(copy, self.choosing))
+            self.start = loss if math.isfinite(loss) else 0.0
             if self.reference is None or not self.reference > 0.0:
                 self.reference = abs(self.start) or 1.0
+        return self.start, self.reference
 
     def of(self, copy: Copy) -> float:
-        """The score on the data that chooses; −inf where outputs or score are not finite."""
+        """The score on the data that chooses; −inf where outputs or score are not finite, or a step of it failed.
+
+        Raises CannotScoreError.
+        """
         if not copy.finite:
             return -math.inf
-        outputs, targets = self._outputs(copy, self.choosing)
-        return self._score(copy, outputs, targets) if copy.finite else -math.inf
+        with self._as_it_was(copy):
+            return self._score(copy, *self._outputs(copy, self.choosing))
 
     def judged(self, copy: Copy) -> list[float]:
         """The score on the data that judges, then what it is without each tenth of them, where outputs can be cut."""
         if not copy.finite:
             return [-math.inf]
-        outputs, targets = self._outputs(copy, self.judging)
-        if not copy.finite:
+        try:
+            with self._as_it_was(copy):
+                outputs, targets = self._outputs(copy, self.judging)
+                return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
+        except CannotScoreError:
             return [-math.inf]
-        return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
+
+    def _as_it_was(self, copy: Copy) -> AbstractContextManager[None]:
+        """Random numbers follow from the copy's seed; model, loss and metric are afterwards as they were."""
+        return untouched(copy.model, copy.seed, self.problem.loss_fn, self.problem.metric)
 
     def _left_out(self, copy: Copy, outputs: Any, targets: Any) -> list[float]:
         count = rows(outputs)
@@ -76,13 +92,11 @@ class Scale:
         return [self._score(copy, take(outputs, k, count), take(targets, k, count)) for k in keep]
 
     def _outputs(self, copy: Copy, data: Batch) -> Batch:
-        """Outputs and targets. A changed copy that cannot take the data says so in its ``failure``."""
+        """Outputs in evaluation mode, and targets. Raises CannotScoreError where a changed copy cannot take them."""
         inputs, targets = data
-        outputs: Any = ()
-        modes = [(module, module.training) for module in copy.model.modules()]
         copy.model.eval()
         try:
-            with torch.no_grad(), seeded(copy.seed), autocast(self.problem, copy.model):
+            with torch.no_grad(), autocast(self.problem, copy.model):
                 outputs = called(copy.model, inputs)
                 if copy.draft.restore_outputs is not None:
                     outputs = copy.draft.restore_outputs(outputs)
@@ -92,10 +106,7 @@ class Scale:
             what = f"the {'validation data' if self.unseen else 'batch'} raised {type(error).__name__}: {error}"
             if copy.candidate == AS_IS:
                 raise UnvanishError(f"running the network as it is on {what}") from error
-            copy.failure = f"running it on {what}"
-        finally:
-            for module, training in modes:
-                module.training = training
+            raise CannotScoreError(f"running it on {what}") from error
         return outputs, targets
 
     def _score(self, copy: Copy, outputs: Any, targets: Any) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from unvanish.remedies import Refused
+from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.plan import QUARTER
-from unvanish.trials.race import BudgetSpentError, Race
+from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, title
 
 CLOSE = 0.02
@@ -22,12 +23,12 @@ def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None
     """
     finalists: list[Candidate] = []
     while not finalists or not _better(race, finalists[0]):
-        base = race.price(AS_IS, race.seed, race.plan.rungs[-1])
-        count = race.plan.heat(race.left - race.plan.reserve - base)
+        base = race.ledger.price(AS_IS, race.seed, race.plan.rungs[-1])
+        count = race.plan.heat(race.ledger.left - race.plan.reserve - base)
         field = race.admitted(stream, count if not finalists or count >= QUARTER else 0)
         if not field:
             return None
-        finalists = sorted([*finalists, *heat(race, field)], key=race.key, reverse=True)
+        finalists = sorted([*finalists, *heat(race, field)], key=race.ledger.key, reverse=True)
     chosen = smallest_of_the_best(race, finalists)
     try:
         chosen = minimised(race, chosen)
@@ -42,7 +43,7 @@ def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None
 
 
 def _better(race: Race, candidate: Candidate) -> bool:
-    return race.key(candidate) > race.key(AS_IS) + CLOSE
+    return race.ledger.key(candidate) > race.ledger.key(AS_IS) + CLOSE
 
 
 def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
@@ -54,27 +55,27 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
     for place, rung in enumerate(race.plan.rungs):
         stay = -(-len(left) // QUARTER)
         if place:
-            left = sorted(left, key=race.key, reverse=True)[:stay]
+            left = sorted(left, key=race.ledger.key, reverse=True)[:stay]
         race.reach(AS_IS, race.seed, rung, "as is")
         for count, candidate in enumerate(left, 1):
             race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
             if rung < race.plan.rungs[-1]:
-                ahead = sorted(left[:count], key=race.key, reverse=True)
+                ahead = sorted(left[:count], key=race.ledger.key, reverse=True)
                 race.forget([*ahead[: -(-len(left) // QUARTER)], *left[count:]])
-    return sorted(left, key=race.key, reverse=True)
+    return sorted(left, key=race.ledger.key, reverse=True)
 
 
 def smallest_of_the_best(race: Race, finalists: Sequence[Candidate]) -> Candidate:
     """Of the finalists within 0.02 of the best the one with the fewest edits, of equals the one that was due first."""
-    best = race.key(finalists[0])
-    near = {c for c in finalists if race.key(c) >= best - CLOSE}
-    due = dict.fromkeys(candidate for candidate, _, _ in race.measures if candidate in near)
+    best = race.ledger.key(finalists[0])
+    near = {c for c in finalists if race.ledger.key(c) >= best - CLOSE}
+    due = dict.fromkeys(candidate for candidate, _, _ in race.ledger.measures if candidate in near)
     return min(due, key=len)
 
 
 def minimised(race: Race, chosen: Candidate) -> Candidate:
     """Drop edits one by one, as long as the score stays within 0.02."""
-    goal = race.key(chosen) - CLOSE
+    goal = race.ledger.key(chosen) - CLOSE
     rung = race.plan.rungs[-1]
     for out in chosen if len(chosen) > 1 else ():
         smaller = tuple(edit for edit in chosen if edit != out)
@@ -96,16 +97,16 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
 
     def worse(candidate: Candidate) -> float:
         found = race.reach(candidate, second, rung, f"a second seed: {title(candidate)}")
-        return min(race.key(candidate), found.key)
+        return min(race.ledger.key(candidate), found.key)
 
     floor = worse(chosen)
     rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
-    if runner_up is not None and floor < race.key(runner_up) - CLOSE:
+    if runner_up is not None and floor < race.ledger.key(runner_up) - CLOSE:
         rivals.append(runner_up)
     for rival in rivals:
         try:
             race.reach(rival, race.seed, rung, f"learning rate guard: {title(rival)}")
-            if race.key(rival) > floor + CLOSE and (found := worse(rival)) > floor + CLOSE:
+            if race.ledger.key(rival) > floor + CLOSE and (found := worse(rival)) > floor + CLOSE:
                 chosen, floor = rival, found
         except Refused:
             continue

@@ -11,7 +11,8 @@ from typing import Any, cast
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError, from_builtins, to_builtins
 from unvanish.trace.structure import tensors
-from unvanish.trials.race import Key, Measure
+from unvanish.trials.ledger import Key, Ledger
+from unvanish.trials.trial import Measure
 
 SCHEMA = "unvanish.fix/1"
 State = dict[str, Any]
@@ -39,9 +40,13 @@ def _add(digest: Any, tree: Any) -> None:
         digest.update(repr(flat[:: max(1, flat.numel() // SAMPLED)].tolist()).encode())
 
 
-def written(measures: Mapping[Key, Measure], identity: str) -> State:
-    """The measures in the order they were taken."""
-    rows = [{"edits": list(c), "seed": d, "steps": s, **to_builtins(m)} for (c, d, s), m in measures.items()]
+def written(ledger: Ledger, identity: str) -> State:
+    """The measures in the order they were taken, each with the steps spent on it."""
+    rows: list[dict[str, Any]] = [
+        {"edits": list(candidate), "seed": seed, "steps": steps, **to_builtins(measure)}
+        | {"spent": ledger.costs[candidate, seed, steps]}
+        for (candidate, seed, steps), measure in ledger.measures.items()
+    ]
     return {"schema": SCHEMA, "problem": identity, "measures": rows}
 
 
@@ -55,8 +60,8 @@ def save(path: Path, state: State) -> None:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
-def load(given: str | Path | Mapping[str, Any], identity: str) -> dict[Key, Measure]:
-    """The measures of an earlier part of the same search; none where the file is not there yet."""
+def load(given: str | Path | Mapping[str, Any], identity: str) -> dict[Key, tuple[Measure, int]]:
+    """The measures of an earlier part of the same search and their costs; none where the file is not there yet."""
     if isinstance(given, Mapping):
         data: Any = dict(given)
     else:
@@ -77,6 +82,6 @@ def load(given: str | Path | Mapping[str, Any], identity: str) -> dict[Key, Meas
     return dict(_read(row) for row in data["measures"])
 
 
-def _read(row: dict[str, Any]) -> tuple[Key, Measure]:
+def _read(row: dict[str, Any]) -> tuple[Key, tuple[Measure, int]]:
     fields = {name: row[name] for name in Measure.__struct_fields__ if name in row}
-    return (tuple(row["edits"]), row["seed"], row["steps"]), from_builtins(fields, Measure)
+    return (tuple(row["edits"]), row["seed"], row["steps"]), (from_builtins(fields, Measure), row["spent"])

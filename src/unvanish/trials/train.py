@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unvanish.preserve import seeded
+from unvanish.preserve import random_states, seeded
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import UnvanishError
+from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.remedies import get
 from unvanish.remedies.draft import Change, Draft, called, copied
-from unvanish.report import Report
 from unvanish.trace.capture import autocast
 from unvanish.trace.structure import inner_loss
 from unvanish.trials.batches import Batch, Batches
@@ -40,7 +39,7 @@ class Copy:
     walk: Iterator[Batch]
     steps: int = 0
     losses: list[float] = field(default_factory=list)
-    random_state: Tensor | None = None
+    resume_random: Callable[[], None] | None = None
     failure: str = ""
 
     @property
@@ -83,7 +82,15 @@ def title(candidate: Candidate) -> str:
     return " + ".join(candidate) or "as is"
 
 
-def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pretrained: bool) -> Draft:
+def prototype(
+    problem: Problem,
+    seed: int,
+    batches: Batches,
+    *,
+    findings: Sequence[Finding],
+    layers: Sequence[LayerFlow],
+    pretrained: bool,
+) -> Draft:
     """What every trial of a seed starts from: a copy of the network before any edit. The user's own is only read.
 
     Parameters that the user's optimizer does not hold are frozen in it, since every trial has an optimizer of its own.
@@ -106,9 +113,7 @@ def prototype(problem: Problem, seed: int, batches: Batches, report: Report, pre
             " unfreeze what is meant to learn"
         )
     shared = replace(problem, train_batches=None if batches.only_the_batch else batches.epoch(seed, 0))
-    draft = Draft.of(
-        shared, model, optimizer, findings=report.findings, layers=report.layers, seed=seed, pretrained=pretrained
-    )
+    draft = Draft.of(shared, model, optimizer, findings=findings, layers=layers, seed=seed, pretrained=pretrained)
     for mine, theirs in zip(draft.model.parameters(), model.parameters(), strict=True):
         if id(theirs) not in held:
             mine.requires_grad_(False)
@@ -176,8 +181,8 @@ def train(each: Copy, problem: Problem, to: int) -> None:
     if not each.model.training:
         each.model.train()
     with seeded(each.seed + 7919 * each.steps):
-        if each.random_state is not None:
-            torch.set_rng_state(each.random_state)
+        if each.resume_random is not None:
+            each.resume_random()
         try:
             while each.steps < to and each.finite:
                 if each.steps <= recipe.warmup:
@@ -185,7 +190,7 @@ def train(each: Copy, problem: Problem, to: int) -> None:
                         group["lr"] = rate * recipe.rate(each.steps)
                 _step(each, problem, parameters, recipe.clip)
         finally:
-            each.random_state = torch.get_rng_state()
+            each.resume_random = random_states()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from unvanish.decide import VANISHED
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.last import last_call, output_call
 from unvanish.flow.layers import layers_of, natural_norm
@@ -27,12 +28,10 @@ from unvanish.trace.structure import tensors
 from unvanish.trace.tape import norm_together
 from unvanish.trials.train import Copy
 
-VETO = -2.5
-"""log10 of the relative transmission below which a layer counts as cut off."""
 EXCUSED = ("gated", "saddle", "frozen", "unused")
 OF_THE_LAST_CALLS = {"UV701", "UV706"}
 """Findings that need a last call of a certain kind: one that limits the outputs."""
-CLEAR = VETO + 0.3
+CLEAR = VANISHED + 0.3
 """A bound from here on is believed; below it a full walk decides."""
 FAINT = -15.0
 """log10 of the largest T below which float32 may have lost part of it: no bound then."""
@@ -50,7 +49,7 @@ def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) ->
         if not staying or _are_gone(edited, staying):
             if (bound := _bound(edited)) is not None and bound > CLEAR:
                 return bound
-            if (found := _decided(_walked(edited))) is not None:
+            if (found := _decided(quick_layers(edited))) is not None:
                 return found
         report = diagnose(edited, effort="auto" if staying else "quick")
     except UnvanishError:
@@ -146,7 +145,7 @@ def _lowest_of(
     return min(max(min(0.0, full - largest), min(0.0, full - size - densest)) for _, full, size in rows)
 
 
-def _walked(problem: Problem) -> tuple[LayerFlow, ...]:
+def quick_layers(problem: Problem) -> tuple[LayerFlow, ...]:
     """The layers after one walk, without verdicts; none where loss or outputs are not finite or have no gradient."""
     model, _ = problem.build()
     with untouched(model, 0, problem.loss_fn):
@@ -165,7 +164,7 @@ def _walked(problem: Problem) -> tuple[LayerFlow, ...]:
 
 def _decided(layers: Sequence[LayerFlow]) -> float | None:
     """The lowest transmission, where no verdict can change on which side of the veto it lies; else None."""
-    low = [a for a in layers if a.log10_transmission is not None and a.log10_transmission < VETO]
+    low = [a for a in layers if a.log10_transmission is not None and a.log10_transmission < VANISHED]
     if not low:
         return _lowest(layers)
     # a layer is excused only for a gate, or for outputs that do not depend on it at all

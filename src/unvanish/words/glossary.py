@@ -5,9 +5,11 @@ Keys are a verdict word, a term, a field's name, or ``Record.field`` where a nam
 
 from __future__ import annotations
 
-from unvanish.words.glossary_step import STEP
+from unvanish.words.experiments import LAB
+from unvanish.words.searches import SEARCH, TRIAL
+from unvanish.words.steps import STEP
 
-_VERDICTS = {
+VERDICTS = {
     "healthy": "Nothing wrong was found: the error signal arrives at a usable size.",
     "vanished": (
         "The error signal is almost gone when it arrives although there is still a lot to learn, so the layer"
@@ -87,6 +89,7 @@ _REPORT = {
     "setting": "What was checked, and how.",
     "Report.notes": "Remarks about the check itself, such as that the model was in eval mode.",
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
+    "Report.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
@@ -242,72 +245,6 @@ _ZERO = {
     "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
 }
 
-_TRIAL = {
-    "remedy": "The names of the changes that were tried together.",
-    "edits": "The changes one by one.",
-    "change": "What the changes do, in words.",
-    "score": "The mean score after the trial trainings; null if it was not scored or not finite.",
-    "score_spread": "The lowest and the highest score among them.",
-    "baseline": "The score of the network without the change, after as many steps.",
-    "Trial.steps": "The length of each trial training, in optimizer steps.",
-    "Trial.seeds": "How many trainings were averaged.",
-    "judged": "True if the scores are on data that played no part in choosing the remedy.",
-    "Trial.needed": "How much better than the baseline a score must be to count.",
-    "helped": "True if the gain was judged and is more than the spread of the trainings can explain.",
-    "Trial.reason": "Why it is not the answer; empty if it is.",
-    "Trial.code": "Python text that makes the change without this package.",
-}
-
-# Of a name that a record above has too, the bare entry stands here and that record has a dotted one.
-_SEARCH = {
-    "verdict": "Of a search: nothing to repair, repaired, or no remedy found.",
-    "trials": "Of a search: every change that was tried and measured, the judged one first, then the best.",
-    "best": "Of a search: the trial that was accepted; None where none was.",
-    "model": "Of a search: the copy with the accepted change, trained as in the trial with the first seed.",
-    "code": "Of a search: the Python text of the accepted change, which needs no unvanish.",
-    "before": "Of a search: the report on the network as it is, before any step.",
-    "after": "Of a search: the report on the changed network, before any step; None where nothing was accepted.",
-    "as_is": "Of a search: the network as it is, as a trial: what the others are compared with.",
-    "unseen": "Of a search: True if scores were taken on validation data; False if on the data of the training.",
-    "split": "Of a search: True if other data chose than judged.",
-    "planned": "Of a search: the optimizer steps of one full training.",
-    "budget": "Of a search: the optimizer steps that all of its trainings together may take.",
-    "spent": "Of a search: the optimizer steps that its trainings took.",
-    "seeds": "Of a search: how many trainings were to judge the choice, and as many the network as it is.",
-    "refused": "Of a search: the remedies that do not apply to this network, each with the reason.",
-    "cut_off": "Of a search: the changes that were put last, because a layer stays without signal after them.",
-    "remarks": "Of a search: what was not done, and what should be known when its answer is read.",
-    "interrupted": "Of a search: True if it was stopped before its end; the answer is then the best so far.",
-    "state": "Of a search: its measurements, from which a later search of the same problem goes on.",
-    "patch": "Of a search: the change as a diff of your file, where it is a literal swap in it; else empty.",
-    "patched": "Of a search: the text of your file after that diff.",
-    "patch_refused": "Of a search: why there is no diff.",
-}
-
-_LAB = {
-    "schema": "The version of the format; programs that read it check it first.",
-    "experiment": "The name of the experiment that ran.",
-    "settings": "The value of every setting of the run.",
-    "sentence": "What came out, in one sentence with its numbers.",
-    "columns": "The columns of the table, in their order.",
-    "rows": "The rows of the table; the keys are the names of the columns.",
-    "pictures": "The pictures, each with its finished tables.",
-    "checks": "What must hold for the outcome to be trusted, each with what was expected and what was found.",
-    "notes": "Remarks about the check or the run.",
-    "name": "What it is called, for programs: the key of a column in the rows, or which picture it is.",
-    "title": "What it is called, for people.",
-    "unit": "What the numbers are; log10 marks logarithms, which readers are shown as the numbers themselves.",
-    "help": "What the column holds, in words; may be empty.",
-    "sign": "The column with the sign of the number whose logarithm this one holds; empty where all are positive.",
-    "description": "What the picture shows, in words, for whoever does not see it.",
-    "tables": "The finished columns that the picture is drawn from.",
-    "data": "The numbers of the picture as plain rows, to be read as a table.",
-    "what": "What is claimed to hold.",
-    "expected": "The number or text that ought to come out.",
-    "found": "The number or text that came out.",
-    "ok": "True if it holds.",
-}
-
 _SETTING = {
     "Setting.model": "The class of the model.",
     "Setting.parameters": "How many numbers the model learns.",
@@ -361,12 +298,15 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **_VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TRIAL, **_SEARCH,
-    **_LAB, **_SETTING, **_TERMS,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **TRIAL, **SEARCH,
+    **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 
-VERDICT_WORDS: tuple[str, ...] = tuple(_VERDICTS)
+VERDICT_WORDS: tuple[str, ...] = tuple(VERDICTS)
 """The verdicts of layers and of whole models."""
+
+FLAGS = ("noise",)
+"""Words of findings that stand beside a verdict; each is explained under the field of the same name."""
 
 
 def field_entry(record: str, field: str) -> str | None:

@@ -30,8 +30,8 @@ STEP = {
     ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
     "next_step": (
-        "The weights and the optimizer's state as its next step leaves them in their own number type; null if that was"
-        " not looked at."
+        "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
+        " arrives as asked, or was not looked at."
     ),
     "NextStep.nonfinite": "The layers in which the next step leaves a number that is not finite.",
     "nonfinite_share": "The share of all entries that the next step makes infinite or not a number.",
@@ -40,7 +40,7 @@ STEP = {
     ),
     "moved": "Of the entries that the step asks to move, the share whose value changes once it is rounded.",
     "narrow": "The type of 16 bits of the weights, where they have one; else empty.",
-    "left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
+    "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
         " gradient. Null where nothing decays."
