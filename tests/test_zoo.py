@@ -19,7 +19,7 @@ from unvanish.zoo.digits import train
 
 MODEL_WORDS = {
     "pairing", "input_scale", "saturated", "dead_units", "output_range", "output_scale", "flat_loss", "lr_too_large",
-    "lr_too_small", "slow",
+    "lr_too_small", "slow", "decay", "left_out",
 }  # fmt: skip
 LEARNING = [name for name in zoo.names() if zoo.get(name).learns is not None]
 
@@ -82,7 +82,7 @@ def test_training_does_what_the_row_says(name: str) -> None:
     if network.learns:
         assert end < 0.97 * to_beat
     else:
-        assert end > 0.98 * to_beat
+        assert not end <= 0.98 * to_beat  # a loss that is not a number has learned nothing either
 
 
 def test_the_chain_of_20_is_the_worked_example(golden: Any) -> None:

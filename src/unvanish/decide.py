@@ -42,6 +42,10 @@ gradient does not cancel and a decrement need not be computed."""
 DEAD_UNITS = 0.9
 """Share of a layer's units that are flat for every sample; half-dead ReLU layers are healthy."""
 
+BALANCED = 0.1
+"""Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
+so far by chance."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 
@@ -68,7 +72,9 @@ def decide(flow: Flow) -> Flow:
     for layer in flow.layers:
         call = None if layer.call is None else calls.get(layer.call)
         verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name))
-        if verdict == "healthy" and (why := _not_a_number(layer, flow.loss, call)):
+        if verdict == "gated" and decay_balances(flow):  # decay has made the tensors small and keeps them so
+            verdict = "plateau" if flow.loss is not None and flow.loss.at_constant else "healthy"
+        if verdict == "healthy" and (why := _not_a_number(_less_the_step(layer, flow), flow.loss, call)):
             verdict = "undecided"
         if why:
             reasons.setdefault(why, []).append(layer.name)
@@ -121,6 +127,12 @@ def is_flat(flow: Flow) -> bool:
     if step is None:
         return True
     return not any(step.loss - value > FLAT * abs(step.loss) for _, value in step.ladder)
+
+
+def decay_balances(flow: Flow) -> bool:
+    """Whether weight decay cancels the gradient: the weights stand still where the loss alone would move them."""
+    step = flow.next_step
+    return step is not None and step.decay_balance is not None and step.decay_balance < BALANCED
 
 
 def is_stationary(flow: Flow) -> bool:
@@ -207,6 +219,12 @@ def _with_rise(layer: LayerFlow, call: CallFlow | None) -> LayerFlow:
     if layer.log10_sensitivity_rise is None and call is not None and call.log10_rms == -math.inf:
         return layer.replace(log10_sensitivity_rise=0.0)
     return layer
+
+
+def _less_the_step(layer: LayerFlow, flow: Flow) -> LayerFlow:
+    """Without the numbers of an update that is known not to be finite: that says nothing about the layer's gradient."""
+    broken = flow.next_step is not None and layer.name in flow.next_step.nonfinite
+    return layer.replace(update_to_weight_ratio=None, steps_to_learn=None) if broken else layer
 
 
 def _missing(what: str, value: float | None) -> tuple[str, str]:

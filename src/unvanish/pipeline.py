@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.arrival import next_step
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
@@ -160,6 +161,8 @@ def _walked(
             f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
+    if updates is not None:
+        flow = flow.replace(next_step=next_step(updates, layers))
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))

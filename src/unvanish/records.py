@@ -173,6 +173,24 @@ class StepFacts(Record, frozen=True, kw_only=True):
     lr_limit: float | None = None
 
 
+class NextStep(Record, frozen=True, kw_only=True):
+    """The weights, and the state of the optimizer, as the next step leaves them in their own number type.
+
+    ``nonfinite``: the layers that get a number which is not finite, ``nonfinite_share`` of all entries; ``reason``:
+    "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
+    changes; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``: trainable layers that were called
+    and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all weights that decay.
+    """
+
+    nonfinite: tuple[str, ...] = ()
+    nonfinite_share: float = 0.0
+    reason: str = ""
+    moved: float | None = None
+    narrow: str = ""
+    left_out: tuple[str, ...] = ()
+    decay_balance: float | None = None
+
+
 class RateTrial(Record, frozen=True, kw_only=True):
     """Where a few real steps at ``lr`` took the network, before they were taken back.
 
@@ -301,6 +319,7 @@ class Flow(Record, frozen=True, kw_only=True):
     loss: LossFacts | None = None
     zeros: tuple[ZeroFacts, ...] = ()
     step: StepFacts | None = None
+    next_step: NextStep | None = None
     rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None

@@ -27,6 +27,8 @@ from unvanish.problem import Optimizer, Problem
 from unvanish.records import LossFacts, StepFacts
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
+DEEPEST = 60  # tenfold changes down where the loss keeps overshooting: from the end of float32 to below its rounding
+NEAR = 3  # rungs within reach of the bottom after which a rate that lowers the loss would have shown itself
 REAL_STEPS = 6
 RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
 SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
@@ -143,10 +145,14 @@ def _ladder(
         multiple, value = 1.0, at(1.0)
         ladder[1.0] = value
         down = not value <= now + same
-        for _ in range(RUNGS):  # down until the loss falls, or up until it rises
+        near = 0  # rungs in a row that do not overshoot: while they do, however large the rate, the way goes on down
+        for rung in range(DEEPEST):  # down until the loss falls, or up until it rises
+            if rung >= RUNGS and near >= NEAR:
+                break
             multiple = multiple / 10.0 if down else multiple * 10.0
             before_value, value = value, at(multiple)
             ladder[multiple] = value
+            near = near + 1 if not down or value - now <= RISE * abs(now) else 0
             if (down and value < now) or (not down and not value <= before_value + same):
                 break
     return now, ladder

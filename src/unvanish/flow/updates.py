@@ -25,6 +25,8 @@ ENTRY_BY_ENTRY = (
     optim.Adadelta, optim.ASGD, optim.Rprop,
 )  # fmt: skip
 
+NARROW = (torch.float16, torch.bfloat16)
+
 
 class Updates:
     """For each parameter: the norm of its next update, 0 where the optimizer does not hold it."""
@@ -34,6 +36,8 @@ class Updates:
         self.keep = keep  # the updates themselves too, for trying them
         self.changes: dict[int, Tensor] = {}
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        self.arrivals: dict[int, Arrival] = {}
+        self.pull: list[tuple[float, float]] = []  # per decaying parameter: norms of g and of g + λw
         self.found: dict[int, float] = {}
         self.refused = ""
         self.waiting: list[tuple[nn.Parameter, Tensor]] = []
@@ -60,8 +64,45 @@ class Updates:
         try:
             self._step_tensors(whole)
             self._step_entries([(p, g) for p, g in waiting if any_tensor and p.ndim])
+            if self.keep:
+                self._arrive([(p, g) for p, g in waiting if _may_break(p, g)])
+                self.pull += [pair for p, g in waiting if (pair := self._pulled(p, g)) is not None]
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
+
+    def _arrive(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """The step taken by copies of the weights in their own type, rounding and overflow and all."""
+        for parameter, gradient in waiting:
+            before = parameter.detach().as_subclass(Tensor)
+            stand_in = nn.Parameter(before.clone())
+            kept = self.optimizer.state.get(parameter, {})
+            state = {k: _copied(v, stand_in) for k, v in kept.items()}
+            left = self._step([(self.groups[id(parameter)], stand_in, gradient, state)])
+            states = [v for v in left.get(stand_in, {}).values() if isinstance(v, Tensor) and v.shape == before.shape]
+            after, asked = stand_in.detach(), self.changes[id(parameter)] != 0
+            self.arrivals[id(parameter)] = Arrival(
+                bad=int((~torch.isfinite(after)).sum()),
+                bad_state=any(not bool(torch.isfinite(v).all()) for v in states),
+                bad_gradient=not bool(torch.isfinite(gradient).all()),
+                asked=int(asked.sum()),
+                moved=int((asked & (after != before)).sum()),
+            )
+
+    def _pulled(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[float, float] | None:
+        """The norms of the step's gradient without and with weight decay, in the decay's own units.
+
+        Decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves (AdamW): the step without
+        it and with it.
+        """
+        group = self.optimizer.param_groups[self.groups[id(parameter)]]
+        decay, lr = group.get("weight_decay", 0.0), group.get("lr", 0.0)
+        if not decay or group.get("maximize") or id(parameter) not in self.changes or parameter.is_complex():
+            return None
+        weights = parameter.detach().as_subclass(Tensor).double()
+        if type(self.optimizer) is optim.AdamW or group.get("decoupled_weight_decay"):
+            change = self.changes[id(parameter)].double()
+            return norm_of(change + float(lr) * float(decay) * weights), norm_of(change)
+        return norm_of(gradient.double()), norm_of(gradient.double() + float(decay) * weights)
 
     def _step_tensors(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         taken = []
@@ -120,8 +161,8 @@ class Updates:
 
     def _step(
         self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]], in_one_pass: bool = False
-    ) -> None:
-        """One step of the optimizer's own code on (group, stand-in, gradient, state)."""
+    ) -> Any:
+        """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
         alone.__dict__.update(self.optimizer.__dict__)
         groups = {index: {**self.optimizer.param_groups[index], "params": []} for index, *_ in taken}
@@ -138,6 +179,18 @@ class Updates:
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
+        return alone.state
+
+
+@dataclass(slots=True)
+class Arrival:
+    """How a step arrives in one parameter: entries not finite, and of those asked to move the ones that do."""
+
+    bad: int
+    bad_state: bool
+    bad_gradient: bool
+    asked: int
+    moved: int
 
 
 @dataclass(slots=True)
@@ -200,6 +253,12 @@ def _can_fuse(group: dict[str, Any], vector: Tensor, state: dict[str, Any]) -> b
 
 def _joined(vectors: Sequence[Tensor]) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)  # type: ignore[arg-type]
+
+
+def _may_break(parameter: nn.Parameter, gradient: Tensor) -> bool:
+    """Whether the step may not arrive as asked: weights of 16 bits, or a square near the end of a wider type."""
+    narrow = parameter.dtype in NARROW
+    return narrow or not norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
 
 
 def _wide(weights: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from unvanish.records import (
     InputFacts,
     LayerFlow,
     LossFacts,
+    NextStep,
     OutputFacts,
     RateTrial,
     Record,
@@ -29,7 +30,7 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call")
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step")
 """Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -62,6 +63,7 @@ class Report(Record, frozen=True, kw_only=True):
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
+    next_step: NextStep | None = None
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

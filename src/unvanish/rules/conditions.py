@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import HORIZON, gap_is_known, has_converged, is_flat, is_stationary
+from unvanish.decide import HORIZON, decay_balances, gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 
 UNREACHABLE = 0.2
@@ -29,13 +29,14 @@ def settled(flow: Flow) -> bool:
 
 
 def hindered(flow: Flow) -> bool:
-    return bool(flow.nonfinite) or any(layer.verdict in HINDERED for layer in flow.layers)
+    broken = flow.next_step is not None and bool(flow.next_step.nonfinite)
+    return bool(flow.nonfinite) or broken or any(layer.verdict in HINDERED for layer in flow.layers)
 
 
 def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
     """The steps that were tried and the loss still to gain; None where a word about them would mislead."""
     loss, step = flow.loss, flow.step
-    if step is None or loss is None or settled(flow) or hindered(flow) or is_flat(flow):
+    if step is None or loss is None or settled(flow) or hindered(flow) or is_flat(flow) or decay_balances(flow):
         return None
     gap = gap_of(loss)
     return None if gap is None or not gap > 0.0 else (step, gap)

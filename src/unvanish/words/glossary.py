@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from unvanish.words.experiments import LAB
 from unvanish.words.searches import SEARCH, TRIAL
+from unvanish.words.steps import STEP
 
 VERDICTS = {
     "healthy": "Nothing wrong was found: the error signal arrives at a usable size.",
@@ -65,6 +66,8 @@ VERDICTS = {
     "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
+    "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
+    "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."
@@ -209,35 +212,6 @@ _LOSS = {
     "why": "Why the loss has no scale, where it has none.",
 }
 
-_STEP = {
-    "step": "What the optimizer's next step would do, tried on the batch and taken back; null if it was not tried.",
-    "StepFacts.optimizer": "The class of the optimizer whose step was tried.",
-    "lr": "The learning rate.",
-    "StepFacts.loss": "The loss before the step.",
-    "ladder": "Multiples of the next step and the loss after each of them.",
-    "StepFacts.best": "The multiple of the next step with the lowest loss; null if none lowers it.",
-    "lowered": "The largest fall of the loss on it, less its uncertainty, as a share of all there was to gain.",
-    "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
-    "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
-    "StepFacts.planned": "How many steps are planned; null if nobody said.",
-    "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
-    "walked_scaled": "The same with the learning rate times `scale`.",
-    "scale": "What the learning rate was multiplied by for the second walk.",
-    "rates": (
-        "Where six real steps at the learning rate, and then at three times or a tenth of it, took the network; tried"
-        " only where many additions are each followed by a normaliser."
-    ),
-    "RateTrial.scale": "The multiple of the learning rate.",
-    "RateTrial.lr": "The learning rate of the trial.",
-    "RateTrial.steps": "How many steps were taken.",
-    "RateTrial.loss": "The loss of the batch after them.",
-    "RateTrial.log10_transmission": (
-        "The smallest log10_transmission after them, among the layers that transmitted before; null where the network"
-        " no longer gave finite numbers."
-    ),
-    "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
-}
-
 _ENDS = {
     "output": "What the last call can give the loss; null if it was not looked at.",
     "OutputFacts.call": "The index of the last call before the loss.",
@@ -324,7 +298,7 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **_STEP, **_ENDS, **_ZERO, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unvanish.zoo.listing_steps import STEPS
 from unvanish.zoo.network import Network
 
 CHAINS = (
@@ -47,7 +48,7 @@ MLPS = (
     ),
     Network(
         name="exploding-linear-30", builder="mlps.mlp",
-        options={"depth": 30, "activation": "Identity", "init": "standard-normal"}, expects=("exploding",),
+        options={"depth": 30, "activation": "Identity", "init": "standard-normal"}, expects=("exploding", "nonfinite"),
         codes=("UV202",), learns=False,
         about="30 linear layers of width 64 with N(0, 1) weights: signals grow by 8 a layer, forward and back",
     ),
@@ -375,4 +376,4 @@ TRAINING = (
     ),
 )  # fmt: skip
 
-NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING
+NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS

@@ -1,0 +1,58 @@
+"""What the optimizer's next step leaves behind: as it arrives in the weights' own type, and against their decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from unvanish.flow.layers import Layer
+from unvanish.flow.updates import NARROW, Arrival, Updates
+from unvanish.records import NextStep
+
+
+def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
+    """The next step as it arrives; None where it cannot be looked at, and where there is nothing to say about it."""
+    if updates.refused or not updates.keep:
+        return None
+    called = [layer for layer in layers if layer.call is not None and layer.live]
+    held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}
+    bad = {key: count for key, p in held.items() if (count := _not_finite(updates, key, p))}
+    broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
+    entries = sum(p.numel() for p in held.values())
+    arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
+    asked = sum(each.asked for each in arrived)
+    without, whole = (math.hypot(*(pair[k] for pair in updates.pull)) for k in (0, 1))
+    found = NextStep(
+        nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
+        nonfinite_share=sum(bad.values()) / max(1, entries),
+        reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
+        moved=sum(each.moved for each in arrived) / asked if asked else None,
+        narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
+        left_out=tuple(a.name for a in called if a.first and not any(id(p) in updates.groups for p in a.live)),
+        decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
+    )
+    return None if found == NextStep() else found
+
+
+def _not_finite(updates: Updates, key: int, parameter: torch.nn.Parameter) -> int:
+    if key in updates.arrivals:
+        return updates.arrivals[key].bad
+    if math.isfinite(updates.found[key]) and updates.found[key] < 0.1 * torch.finfo(parameter.dtype).max:
+        return 0
+    return int((~torch.isfinite(parameter.detach() + updates.changes[key])).sum())
+
+
+def _reason(updates: Updates, arrivals: Sequence[Arrival | None], parameters: Sequence[torch.nn.Parameter]) -> str:
+    if not parameters:
+        return ""
+    if any(each is not None and each.bad_gradient for each in arrivals):
+        return "gradient"
+    if any(each is not None and each.bad_state for each in arrivals):
+        return "state"
+    for parameter in parameters:
+        eps = updates.optimizer.param_groups[updates.groups[id(parameter)]].get("eps")
+        if eps is not None and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
+            return "eps"
+    return "rate"

@@ -1,0 +1,55 @@
+"""UV605: trainable layers that the optimizer does not hold."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
+from unvanish.words.spans import span
+
+
+@rule(
+    "UV605",
+    "left_out",
+    "left out of the optimizer",
+    tier="remarks",
+    levels=("note",),
+    fires_on=("left-out", "left-out-front"),
+    silent_on=(
+        "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
+        "lr-too-small", "lora-zero-b",
+    ),
+)  # fmt: skip
+def left_out(flow: Flow) -> list[Statement]:
+    """A layer that may be trained, but the optimizer was never given its parameters.
+
+    Example: an optimizer made of the head's parameters alone, or made before a layer was replaced by a new one.
+
+    Why: the gradient is computed and then ignored; the layer stays as it was drawn.
+
+    Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups.
+
+    What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
+    saves their backward pass.
+
+    Source: PyTorch's documentation of torch.optim (constructing an optimizer).
+    """
+    if flow.next_step is None or not flow.next_step.left_out:
+        return []
+    names = flow.next_step.left_out
+    message = (
+        f"{span(names, [layer.name for layer in flow.layers])} {'is' if len(names) == 1 else 'are'} trainable, but"
+        f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} parameters: no step moves"
+        " them. If that is meant, freeze them."
+    )
+    return [
+        Statement(
+            layers=names,
+            cause="optimizer",
+            message=message,
+            evidence=(
+                Evidence(
+                    name="layers left out", value=float(len(names)), relation="of", threshold=float(len(flow.layers))
+                ),
+            ),
+        )
+    ]

@@ -1,0 +1,48 @@
+"""The words about the optimizer's steps, in plain language."""
+
+from __future__ import annotations
+
+STEP = {
+    "step": "What the optimizer's next step would do, tried on the batch and taken back; null if it was not tried.",
+    "StepFacts.optimizer": "The class of the optimizer whose step was tried.",
+    "lr": "The learning rate.",
+    "StepFacts.loss": "The loss before the step.",
+    "ladder": "Multiples of the next step and the loss after each of them.",
+    "StepFacts.best": "The multiple of the next step with the lowest loss; null if none lowers it.",
+    "lowered": "The largest fall of the loss on it, less its uncertainty, as a share of all there was to gain.",
+    "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
+    "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
+    "StepFacts.planned": "How many steps are planned; null if nobody said.",
+    "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
+    "walked_scaled": "The same with the learning rate times `scale`.",
+    "scale": "What the learning rate was multiplied by for the second walk.",
+    "rates": (
+        "Where six real steps at the learning rate, and then at three times or a tenth of it, took the network; tried"
+        " only where many additions are each followed by a normaliser."
+    ),
+    "RateTrial.scale": "The multiple of the learning rate.",
+    "RateTrial.lr": "The learning rate of the trial.",
+    "RateTrial.steps": "How many steps were taken.",
+    "RateTrial.loss": "The loss of the batch after them.",
+    "RateTrial.log10_transmission": (
+        "The smallest log10_transmission after them, among the layers that transmitted before; null where the network"
+        " no longer gave finite numbers."
+    ),
+    "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
+    "next_step": (
+        "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
+        " arrives as asked, or was not looked at."
+    ),
+    "NextStep.nonfinite": "The layers in which the next step leaves a number that is not finite.",
+    "nonfinite_share": "The share of all entries that the next step makes infinite or not a number.",
+    "reason": (
+        "What makes them so: eps (zero in the weights' type), state (a moment overflows), gradient (so does it), rate."
+    ),
+    "moved": "Of the entries that the step asks to move, the share whose value changes once it is rounded.",
+    "narrow": "The type of 16 bits of the weights, where they have one; else empty.",
+    "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
+    "decay_balance": (
+        "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
+        " gradient. Null where nothing decays."
+    ),
+}
