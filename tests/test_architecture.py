@@ -114,3 +114,36 @@ def test_directions_hold() -> None:
     program = "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports anywhere but for type checking."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(inside)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inside in ast.walk(node)
+    }
+    named: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in hidden and (node.module or "").startswith("unvanish"):
+            named |= {f"{node.module}.{each.name}" for each in node.names} | {str(node.module)}
+    return named
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    """Not even inside a function: a record does not know who writes it, unless the writer does not know the record.
+
+    A room's ``__init__.py`` stands aside: it offers a registry to the files that register themselves in it.
+    """
+    modules = {
+        ".".join(("unvanish", *path.relative_to(SOURCE).with_suffix("").parts)): path
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    waiting = {name: runtime_imports(path) & set(modules) - {name} for name, path in modules.items()}
+    while free := [name for name, needs in waiting.items() if not needs & set(waiting)]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"these import each other in a circle: {sorted(waiting)}"

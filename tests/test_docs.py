@@ -118,16 +118,20 @@ def test_two_outputs_are_compared_by_their_numbers(shown, fresh, same):
     assert (differences(shown, fresh) == []) is same
 
 
+READERS_OWN = ("train.py", "mypackage.")
+"""Programs that stand for one of the reader's: such a command must only be understood."""
+
+
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[line for _, line in COMMANDS])
 def test_commands_exist(page, line):
     words = shlex.split(line, comments=True)
     if words[0] == "unvanish":
-        arguments = cli._parser(words[1:]).parse_args(cli.lab.joined(words[1:]))
+        arguments = cli._parsed(words[1:])
         for topic in [" ".join(arguments.topic)] if "topic" in arguments else []:
             assert explain(topic)
         if getattr(arguments, "name", None):
             assert zoo.get(arguments.name)
-        if "target" in arguments:
+        if "target" in arguments and not arguments.target.startswith(READERS_OWN):
             path, name = split_target(arguments.target)
             assert re.search(rf"^(def {name}\(|{name} = )", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
         for code in (*getattr(arguments, "select", ()), *getattr(arguments, "ignore", ())):

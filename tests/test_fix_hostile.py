@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import unvanish
 from unvanish import cli, trials
 from unvanish.records import UnvanishError
+from unvanish.report.fix_text import advice
 from unvanish.trials import Fixes, Standing, fix
-from unvanish.trials.text import advice
 
 SHORT = 40
 

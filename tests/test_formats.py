@@ -16,7 +16,7 @@ from sarif_schema import SARIF
 
 from unvanish.records import CallFlow, Finding, UnvanishError
 from unvanish.report import Report, filter_findings, sarif
-from unvanish.report.formats import formats, writer
+from unvanish.report.formats import COMMANDS, formats, names, writer
 from unvanish.report.places import Place, lines, place
 from unvanish.rules import rules
 
@@ -62,6 +62,41 @@ def test_there_are_the_formats_of_the_command_line_and_each_says_what_it_is():
     assert len(set(suffixes)) == len(suffixes)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_names_read_from_the_source_are_those_of_the_registry(command):
+    assert sorted(names(command)) == [each.name for each in formats(command)]
+    assert names(command)[0] == "text"
+
+
+@pytest.mark.parametrize(
+    ("command", "of"), [("check", "check"), ("zoo", "check"), ("fix", "fix"), ("lab", "lab"), ("theory", "lab")]
+)
+def test_a_command_offers_the_formats_of_the_registry_and_no_other(command, of, monkeypatch):
+    """Also one that was added a moment ago, so that a list written down anywhere else is found out."""
+    assert choices(command) == names(of)
+    for module in ("check", "fix", "lab"):
+        monkeypatch.setattr(f"unvanish.cli.{module}.names", lambda of: (*names(of), f"new-of-{of}"))
+    assert choices(command) == (*names(of), f"new-of-{of}")
+
+
+def choices(command: str) -> tuple[str, ...]:
+    from unvanish.cli import _parser
+
+    (commands,) = [each for each in _parser()._actions if isinstance(each.choices, dict)]
+    assert isinstance(commands.choices, dict)
+    (option,) = [each for each in commands.choices[command]._actions if each.dest == "format"]
+    return tuple(option.choices)
+
+
+def test_a_new_file_with_a_writer_is_a_new_format(tmp_path):
+    (tmp_path / "new.py").write_text(
+        '@writer("words", suffix=".words")\ndef a(report): ...\n\n'
+        '@writer(\n    "few",\n    of="lab",\n)\ndef b(o): ...\n'
+        '# @writer("never")\n'
+    )
+    assert [names(command, tmp_path) for command in ("check", "fix", "lab")] == [("words",), (), ("few",)]
+
+
 @pytest.mark.parametrize(
     ("name", "suffix", "doc", "message"),
     [
@@ -77,6 +112,11 @@ def test_a_wrong_registration_is_refused(name, suffix, doc, message):
     write.__doc__ = doc
     with pytest.raises(ValueError, match=message):
         writer(name, suffix=suffix)(write)
+
+
+def test_a_format_of_no_command_is_refused():
+    with pytest.raises(ValueError, match="'new' is of 'chekc'; formats are of one of check, fix, lab"):
+        writer("new", of="chekc")(lambda report: "")
 
 
 @pytest.mark.parametrize("suffix", [".sarif", ".xml", ".md", ".json", ".txt"])

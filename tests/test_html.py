@@ -23,7 +23,8 @@ from unvanish.charts import theme
 from unvanish.records import Evidence, Finding
 from unvanish.report import Report
 from unvanish.report.formats import formats
-from unvanish.report.html import style, write
+from unvanish.report.frame import style
+from unvanish.report.html import write
 from unvanish.report.html_layers import COLUMNS, NAME, PRINTED, SIGNAL, VERDICT, layer_tables, table, told
 from unvanish.report.sentences import evidence_fact, said
 from unvanish.report.staircase import Fold

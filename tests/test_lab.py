@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from unvanish import lab
-from unvanish.lab import writing
 from unvanish.lab.knobs import settle
-from unvanish.lab.writing import decimal
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
+from unvanish.report import lab_text
+from unvanish.words.numbers import decimal
 
 KNOBS = (
     lab.Knob("depth", 20, "layers", 1, 100_000),
@@ -254,7 +254,7 @@ def test_rows_of_sentences_stand_below_each_other_and_are_wrapped() -> None:
     columns = (lab.Column("name"), lab.Column("says"))
     checks = tuple(lab.Check(f"check {place}", None, "right", place != 7) for place in range(20))
     outcome = lab.Outcome(sentence=f"{long}.", columns=columns, rows=rows, checks=checks, notes=(long,))
-    lines = writing.text(outcome, 60).splitlines()
+    lines = lab_text.render(outcome, 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert [line for line in lines if line.startswith("row")] == [f"row {place}" for place in range(30)]
     assert sum(line.startswith("  says: words") for line in lines) == 30
@@ -262,7 +262,7 @@ def test_rows_of_sentences_stand_below_each_other_and_are_wrapped() -> None:
     assert lines[lines.index("row 0") + 2].startswith("        words")
     assert "Checks: 19 of 20 hold, these do not:" in lines and "  FAILED: check 7: right" in lines
     assert not [line for line in lines if "check 8" in line]
-    assert f"  says: {long} 0." in writing.text(outcome).splitlines()
+    assert f"  says: {long} 0." in lab_text.render(outcome).splitlines()
 
 
 def test_networks_of_an_experiment_take_one_thread_and_give_the_others_back() -> None:

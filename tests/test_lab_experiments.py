@@ -16,9 +16,9 @@ from unvanish.lab.activations import functions
 from unvanish.lab.chain import as_written, blame
 from unvanish.lab.phase import predicted_gain, theory_page
 from unvanish.lab.ravine import OPTIMISERS, stepper, walk
-from unvanish.lab.writing import decimal
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations, chain
+from unvanish.words.numbers import decimal
 
 Golden = Callable[[str], Any]
 

@@ -241,6 +241,10 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+DEFAULT_LENGTHS = 3
+"""Full trainings whose steps a search may spend where no budget is given."""
+
+
 class Trial(Record, frozen=True, kw_only=True):
     """One way to repair, tried on a copy of the network: what was changed, and what became of it.
 

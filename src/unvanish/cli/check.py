@@ -24,12 +24,12 @@ from unvanish.cli.terminal import (
     width,
     write,
 )
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.report import Report
 
 EFFORTS = ("quick", "auto", "full")
-FORMATS = ("text", "json", "html", "sarif", "junit", "github", "md")
 
 
 def add(commands: Any) -> None:
@@ -53,12 +53,13 @@ def add(commands: Any) -> None:
     which.add_argument("name", metavar="NAME", nargs="?", help="the network to check")
     which.add_argument("--list", action="store_true", help="list the networks (also without NAME)")
     zoo.set_defaults(run=_zoo, select=(), ignore=(), exit_zero=False)
+    formats = names("check")
     for command in (check, zoo):
         command.add_argument(
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
         )
         command.add_argument(
-            "--format", choices=FORMATS, help="of the report (default: by the suffix of -o, else text)"
+            "--format", choices=formats, help="of the report (default: by the suffix of -o, else text)"
         )
         command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
         command.add_argument(
@@ -120,11 +121,11 @@ def _zoo(args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManager[Any]]) -> int:
     """Check the problem, write the report, and say by the exit status how it went."""
     from unvanish.report import filter_findings
-    from unvanish.report.formats import formats
+    from unvanish.report.formats import suffixes
 
     if args.output is not None:
         look_ahead(Path(args.output))
-    args.format = format_of(args.format, args.output, {each.suffix: each.name for each in formats() if each.suffix})
+    args.format = format_of(args.format, args.output, suffixes())
     with quiet(), problem() as given:
         from unvanish.pipeline import diagnose
 
@@ -136,10 +137,10 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
 def _deliver(args: argparse.Namespace, report: Report) -> None:
     from unvanish.report import write_text
-    from unvanish.report.formats import formats
+    from unvanish.report.formats import find
     from unvanish.report.text import render
 
-    written = {each.name: each.write for each in formats()}[args.format]
+    written = find(args.format).write
     if args.output is not None:
         write_text(Path(args.output), written(report))
         write(sys.stderr, f"unvanish: {report.verdict}; the report is in {args.output}")

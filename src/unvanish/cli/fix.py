@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import add_target, quiet
-from unvanish.cli.terminal import FOUND, HEALTHY, INTERRUPTED, Progress, colorful, format_of, look_ahead, width, write
+from unvanish.cli.terminal import (
+    FOUND,
+    HEALTHY,
+    INTERRUPTED,
+    Progress,
+    colorful,
+    format_of,
+    look_ahead,
+    speaks_unicode,
+    width,
+    write,
+)
 from unvanish.records import UnvanishError
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
 
-FORMATS = ("text", "json", "html", "md", "code", "diff")
-SUFFIXES = {
-    ".txt": "text",
-    ".json": "json",
-    ".html": "html",
-    ".md": "md",
-    ".py": "code",
-    ".patch": "diff",
-    ".diff": "diff",
-}
 STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
 
 
@@ -41,7 +43,9 @@ def add(commands: Any) -> None:
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
     command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
-    command.add_argument("--format", choices=FORMATS, help="of the answer (default: by the suffix of -o, else text)")
+    command.add_argument(
+        "--format", choices=names("fix"), help="of the answer (default: by the suffix of -o, else text)"
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
     command.add_argument(
         "--write",
@@ -56,14 +60,15 @@ def add(commands: Any) -> None:
 
 def _fix(args: argparse.Namespace) -> int:
     from unvanish.cli.problem_file import loaded_problem, split_target
+    from unvanish.report.formats import suffixes
 
     path, name = split_target(args.target)
     for target in (args.output, args.write):
         if target is not None:
             look_ahead(Path(target))
             _spare(Path(target), path)
-    args.format = format_of(args.format, args.output, SUFFIXES)
     _refuse_early(args)
+    args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
     with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
@@ -126,18 +131,14 @@ def _told(standing: Standing) -> tuple[float, str]:
 
 def _deliver(args: argparse.Namespace, fixes: Fixes) -> None:
     from unvanish.report import write_text
-    from unvanish.trials.text import render
+    from unvanish.report.fix_text import render
+    from unvanish.report.formats import find
 
-    if args.format == "text":
-        text = render(fixes) if args.output else render(fixes, width(), colorful())
-    elif args.format == "code":
-        text = fixes.code
-    elif args.format == "diff":
-        text = fixes.patch or f"# no diff: {fixes.patch_refused or fixes.verdict}"
+    if args.format == "text" and args.output is None:
+        text = render(fixes, width(), colorful(), speaks_unicode(sys.stdout))
     else:
-        text = {"json": fixes.to_json, "html": fixes.to_html, "md": lambda: f"```text\n{render(fixes)}\n```"}[
-            args.format
-        ]()
+        text = find(args.format, "fix").write(fixes)
+    text = text or f"# no {args.format}: {fixes.patch_refused or fixes.verdict}"
     if args.output is not None:
         try:
             write_text(Path(args.output), text)

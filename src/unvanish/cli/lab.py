@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, width, write, write_bytes
-from unvanish.records import UnvanishError
+from unvanish.report.formats import names
 
 if TYPE_CHECKING:
     from unvanish.lab import Experiment, Knob
     from unvanish.lab.outcome import Outcome
 
-FORMATS = ("text", "json", "csv", "html", "svg", "png", "pdf")
 EPILOG = "exit status: 0 done, 2 wrong usage or an error"
 
 
@@ -87,7 +86,7 @@ def _help(knob: Knob) -> str:
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--format", choices=FORMATS, default=None, help="of the answer (default: text)")
+    command.add_argument("--format", choices=names("lab"), default=None, help="of the answer (default: text)")
     command.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format of its suffix")
 
 
@@ -123,42 +122,29 @@ def _theory(args: argparse.Namespace) -> int:
 
 def _answer(args: argparse.Namespace, work: Callable[[Callable[[float, str], None]], Outcome]) -> int:
     """Run it with its progress shown, and print or save what came out."""
+    from unvanish.report import write_text
+    from unvanish.report.formats import find, named_by
+
     chosen = args.format
     if args.output is not None:
         look_ahead(Path(args.output))
-        chosen = chosen or Path(args.output).suffix.lstrip(".").lower().replace("txt", "text")
-        if chosen not in FORMATS:
-            raise UnvanishError(f"{args.output!r} names no format; use one of {', '.join(FORMATS)} as its suffix")
+        chosen = chosen or named_by(Path(args.output), "lab", "an outcome").name
     progress = Progress()
     try:
         outcome = work(progress)
     finally:
         progress.clear()
     if chosen in (None, "text") and args.output is None and sys.stdout.isatty():
-        from unvanish.lab.writing import text
+        from unvanish.report.lab_text import render
 
-        write(sys.stdout, text(outcome, width()))
+        write(sys.stdout, render(outcome, width()))
         return HEALTHY
-    data = _written(outcome, chosen or "text")
+    data = find(chosen or "text", "lab").write(outcome)
     if args.output is not None:
-        _save(Path(args.output), data)
+        write_text(Path(args.output), data)
         write(sys.stderr, f"unvanish: {outcome.sentence}")
     elif isinstance(data, bytes):
         write_bytes(data)
     else:
         write(sys.stdout, data)
     return HEALTHY
-
-
-def _written(outcome: Outcome, name: str) -> str | bytes:
-    if name in ("svg", "png", "pdf"):
-        chart = outcome.chart()
-        return {"svg": lambda: chart.svg(theme="light"), "png": chart.png, "pdf": chart.pdf}[name]()
-    return {"text": outcome.__str__, "json": outcome.to_json, "csv": outcome.to_csv, "html": outcome.to_html}[name]()
-
-
-def _save(path: Path, data: str | bytes) -> None:
-    try:
-        path.write_bytes(f"{data}\n".encode() if isinstance(data, str) else data)
-    except OSError as error:
-        raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None

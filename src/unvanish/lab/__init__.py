@@ -28,7 +28,7 @@ Progress = Callable[[float, str], None]
 """Called with the share that is done, from 0 to 1, and what is going on. It may raise Stopped."""
 Run = Callable[[Settings, Progress], Outcome]
 
-PARTS = ("knobs", "outcome", "writing", "readable", "network", "beside")
+PARTS = ("knobs", "outcome", "readable", "network", "beside")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
 _registry: dict[str, Experiment] = {}
 

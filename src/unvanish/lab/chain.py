@@ -7,11 +7,11 @@ from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
-from unvanish.lab.writing import decimal
 from unvanish.records import UnvanishError
 from unvanish.theory import Chain, Scaled, activations, chain, running_product
 from unvanish.theory.chain import LOSSES, SMALLEST, overflow_from, zero_from
 from unvanish.theory.wide import Layers, draw_weights, layers
+from unvanish.words.numbers import decimal
 
 MOST_NUMBERS = 20_000_000
 """Layers times inputs: what is kept for a run stays below a few gigabytes."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from unvanish.lab import Check, Column, Knob, Outcome, Progress, Settings, Stopped, experiment
 from unvanish.lab import run as run_experiment
-from unvanish.lab.writing import spell
+from unvanish.words.numbers import spell
 
 VERDICTS = ("true", "false", "true only if")
 TABLES = ("claims_000", "claims_001", "claims_002_003", "claims_004")

@@ -125,15 +125,15 @@ class Outcome(Record, frozen=True, kw_only=True):
 
     def to_csv(self) -> str:
         """The rows as comma-separated values under a header of column names; logarithms stay logarithms."""
-        from unvanish.lab.writing import csv_text
+        from unvanish.report.lab_files import comma_separated
 
-        return csv_text(self)
+        return comma_separated(self)
 
     def to_html(self) -> str:
         """One page without scripts: the sentence, the pictures as SVG, the table, the checks, the notes."""
-        from unvanish.lab.writing import html_page
+        from unvanish.report.lab_page import write
 
-        return html_page(self)
+        return write(self)
 
     def chart(self, place: int = 0) -> Chart:
         """One of the pictures, to be shown or saved; UnvanishError where there are fewer."""
@@ -146,30 +146,23 @@ class Outcome(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | Path) -> None:
         """Write the outcome as .json, .csv, .html or .txt, or its first picture as .svg, .png or .pdf."""
+        from unvanish.report.formats import named_by
+
         target = Path(path)
-        suffix = target.suffix.lower()
-        if suffix in (".svg", ".png", ".pdf"):
-            self.chart(0).save(target)
-            return
-        write = {".json": self.to_json, ".csv": self.to_csv, ".html": self.to_html, ".txt": self.__str__}.get(suffix)
-        if write is None:
-            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            known = ".json, .csv, .html, .txt, .svg, .png or .pdf"
-            raise UnvanishError(f"saving an outcome to {str(path)!r}: {found} names no known format; use {known}")
-        write_text(target, write())
+        write_text(target, named_by(target, "lab", "an outcome").write(self))
 
     def __str__(self) -> str:
-        from unvanish.lab.writing import text
+        from unvanish.report.lab_text import render
 
-        return text(self)
+        return render(self)
 
     # an interactive prompt shows the repr, and a page of field values would help nobody there
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from unvanish.lab.writing import html_fragment
+        from unvanish.report.lab_page import notebook_html
 
-        return html_fragment(self)
+        return notebook_html(self)
 
 
 def _revive(data: Any) -> Any:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
-from unvanish.lab.writing import decimal
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
@@ -21,6 +20,7 @@ from unvanish.theory.meanfield import (
     moments,
     saturation,
 )
+from unvanish.words.numbers import decimal
 
 TRAINABLE = 6.0
 """Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
-from unvanish.lab.writing import decimal
 from unvanish.records import UnvanishError
 from unvanish.theory import activations, chain
 from unvanish.theory.window import LEAST_WEIGHT, widest_window, window_width
+from unvanish.words.numbers import decimal
 
 PARTS = ("scale", "window", "growth", "reversed")
 FAR = 3.0

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unvanish.lab import Column, Drawing, Knob, Outcome, Progress, Settings, experiment
-from unvanish.lab.writing import decimal
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
 from unvanish.theory.meanfield import critical, critical_with_bias, moments
+from unvanish.words.numbers import decimal
 
 AS_REPORTED, CENTRED = "as reported", "centred sigmoid"
 INITIALISATIONS = ("torch default", "lecun", "xavier", "he", "orthogonal", "critical")

@@ -116,19 +116,13 @@ class Report(Record, frozen=True, kw_only=True):
 
         With .png, .svg or .pdf it is the staircase, in the theme "light", "dark" or "print".
         """
-        from unvanish.report.formats import formats
+        from unvanish.report.formats import named_by
 
         target = Path(path)
-        suffix = target.suffix.lower()
-        writes = {each.suffix: each.write for each in formats() if each.suffix}
-        if suffix in PICTURE_SUFFIXES:
+        if target.suffix.lower() in PICTURE_SUFFIXES:
             self.chart("staircase").save(target, theme)
-        elif suffix in writes:
-            write_text(target, writes[suffix](self))
         else:
-            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            known = ", ".join(sorted({*writes, *PICTURE_SUFFIXES}))
-            raise UnvanishError(f"saving a report to {str(path)!r}: {found} names no known format; use one of {known}")
+            write_text(target, named_by(target, "check", "a report", *PICTURE_SUFFIXES).write(self))
 
     def __str__(self) -> str:
         from unvanish.report.text import render
@@ -154,10 +148,11 @@ def filter_findings(report: Report, select: Sequence[str] = (), ignore: Sequence
     return report.replace(findings=found, verdict=_verdict(found), healthy=_healthy(found))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text and a closing newline in UTF-8; UnvanishError where the path cannot be written."""
+def write_text(path: Path, content: str | bytes) -> None:
+    """Write text and a closing newline in UTF-8, or the bytes of a picture; UnvanishError where it cannot be done."""
+    data = f"{content}\n".encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+        path.write_bytes(data)
     except OSError as error:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 

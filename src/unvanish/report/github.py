@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Finding
 from unvanish.report.formats import writer
-from unvanish.report.places import lines, title, visible
+from unvanish.report.places import lines, title
 from unvanish.report.sentences import evidence_fact, headline, message
+from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
     from unvanish.report import Report

@@ -1,18 +1,11 @@
-"""One HTML file about one check: the verdict, the pictures, why, every layer, and how to see it again.
-
-The page carries everything in itself: a strict content security policy lets it load nothing and run no script.
-"""
+"""One HTML file about one check: the verdict, the pictures, why, every layer, and how to see it again."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
-from unvanish.charts import theme
+from unvanish.report import frame
 from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article, prose
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
@@ -37,13 +30,14 @@ class Section(NamedTuple):
         return h("section", h("h2", self.title, id=self.anchor), self.parts, aria_labelledby=self.anchor)
 
 
-@writer("html", suffix=".html")
+@writer("html", suffix=".html", media="text/html; charset=utf-8")
 def write(report: Report) -> str:
     """One self-contained page for people: pictures, findings and every number, without scripts."""
     sections = list(_sections(report))
     links = [h("li", h("a", each.title, href=f"#{each.anchor}")) for each in sections]
-    body = h(
-        "body",
+    word = words(report.verdict).capitalize()
+    return frame.page(
+        f"{word}: gradient report on {report.setting.model}",
         h("a", "Skip to the report", href="#report", class_="skip"),
         h("header", h("h1", "Gradient report on ", h("bdi", report.setting.model))),
         h(
@@ -54,10 +48,7 @@ def write(report: Report) -> str:
             [section.markup() for section in sections],
             id="report",
         ),
-        h("footer", h("p", "Made by unvanish ", _version(), ". This file is complete: it loads nothing.")),
-        class_="uv page",
     )
-    return f"<!doctype html>\n{h('html', _head(report), body, lang='en')}"
 
 
 def banner(report: Report) -> Html:
@@ -69,34 +60,6 @@ def banner(report: Report) -> Html:
     aside = h("span", found, class_="count")
     said = h("p", h("strong", f"{word}:"), " ", prose(headline(report)), role="status")
     return h("div", said, aside, class_=f"verdict {tone(report.verdict)}")
-
-
-def style(*names: str) -> str:
-    """The rules of these style sheets, which stand beside this module."""
-    here = files("unvanish.report")
-    return "".join(here.joinpath(name).read_text(encoding="utf-8") for name in names)
-
-
-@cache
-def _page_style() -> str:
-    return theme.css() + style("parts.css", "page.css")
-
-
-def _head(report: Report) -> Html:
-    sheet = _page_style()
-    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    word = words(report.verdict).capitalize()
-    return h(
-        "head",
-        h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=policy),
-        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        h("meta", name="color-scheme", content="light dark"),
-        h("meta", name="referrer", content="no-referrer"),
-        h("title", f"{word}: gradient report on {report.setting.model}"),
-        h("style", Html(sheet)),
-    )
 
 
 def _sections(report: Report) -> Iterator[Section]:
@@ -160,9 +123,3 @@ def _origin(report: Report) -> list[Html]:
         listing([command]),
         listing([f"report = unvanish.diagnose(problem, {options})", 'report.save("report.html")']),
     ]
-
-
-def _version() -> str:
-    from unvanish import __version__
-
-    return __version__

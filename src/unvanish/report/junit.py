@@ -8,8 +8,9 @@ from xml.etree import ElementTree as ET
 
 from unvanish.records import Finding, LayerFlow
 from unvanish.report.formats import writer
-from unvanish.report.places import place, title, visible
+from unvanish.report.places import place, title
 from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences, words
+from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
     from unvanish.report import Report

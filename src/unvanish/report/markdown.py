@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Finding
 from unvanish.report.formats import writer
-from unvanish.report.places import title, visible
+from unvanish.report.places import title
 from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
 from unvanish.report.text import STAIRCASE, backward_staircase
+from unvanish.words.markup import visible
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _blocks(report: Report) -> Iterator[str]:
     drawn = backward_staircase(report, WIDTH)
     if drawn:
         yield f"### {STAIRCASE}"
-        yield _listing(drawn)
+        yield listing(drawn)
     if report.findings:
         yield "### Findings"
         yield _table(("code", "what", "level", "layers"), (_row(report, finding) for finding in report.findings))
@@ -86,7 +87,8 @@ def _code(text: str) -> str:
     return f"{fence}{blank}{visible(text)}{blank}{fence}"
 
 
-def _listing(text: str) -> str:
+def listing(text: str) -> str:
+    """The text as a code block, whatever backticks it has."""
     fence = "`" * max(3, _longest_ticks(text) + 1)
     return f"{fence}text\n{text}\n{fence}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from unvanish.words.markup import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -29,7 +31,7 @@ class Page(NamedTuple):
 
     def clean(self, text: str) -> str:
         """The text with control, invisible and (on an ASCII page) foreign characters written as escapes."""
-        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        safe = visible(text)
         if self.unicode:
             return safe
         spelled = "".join(SPELLED.get(c, c) for c in safe)

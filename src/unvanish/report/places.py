@@ -52,8 +52,3 @@ def title(finding: Finding) -> str:
 
     titles = {rule.code: rule.title for rule in rules()}
     return titles.get(finding.code, words(finding.verdict))
-
-
-def visible(text: str) -> str:
-    """The text with control characters, line breaks, invisible characters and lone surrogates written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

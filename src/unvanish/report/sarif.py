@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from unvanish.records import Finding, to_builtins
 from unvanish.report.formats import writer
-from unvanish.report.places import Place, lines, visible
+from unvanish.report.places import Place, lines
 from unvanish.report.sentences import checked, headline, message
+from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
     from unvanish.report import Report

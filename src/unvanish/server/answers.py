@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from unvanish.lab import Experiment, Outcome, get
 from unvanish.lab.outcome import Drawing
 from unvanish.records import to_builtins
+from unvanish.report.formats import names
 from unvanish.server.asked import FILES
 
 ROWS = 1000
@@ -47,6 +48,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
     return {
         "name": experiment.name, "title": experiment.title, "question": experiment.question,
         "sources": list(experiment.sources), "pace": pace(experiment), "settings": knobs, "presets": presets,
+        "formats": [each for each in names("lab") if each != "text"],
     }  # fmt: skip
 
 

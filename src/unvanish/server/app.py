@@ -24,6 +24,7 @@ from starlette.routing import Route
 from unvanish.lab import Outcome, Progress, Stopped, experiments, get
 from unvanish.lab.outcome import drawn_at
 from unvanish.records import UnvanishError
+from unvanish.report.formats import find
 from unvanish.server.answers import described, pace, spoken
 from unvanish.server.asked import Asked, asked
 from unvanish.server.drawings import drawn
@@ -33,10 +34,6 @@ from unvanish.server.memory import Memory
 
 STATIC = {
     "lab.css": "text/css", "lab.js": "text/javascript", "parts.js": "text/javascript", "pictures.js": "text/javascript",
-}  # fmt: skip
-EXPORTS = {
-    "csv": "text/csv; charset=utf-8", "json": "application/json", "png": "image/png", "svg": "image/svg+xml",
-    "html": "text/html; charset=utf-8",
 }  # fmt: skip
 OWN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Of a page that is one file with its style inside and no script."""
@@ -108,17 +105,15 @@ class Lab:
         return JSONResponse({})
 
     async def export(self, request: Request) -> Response:
-        kind = request.path_params["format"]
-        if kind not in EXPORTS:
-            raise UnvanishError(f"there is no format {kind!r}; there are {', '.join(EXPORTS)}")
+        wanted = find(request.path_params["format"], "lab")
         what = asked(request)
         name = what.experiment.name
         outcome = await self._known(request, what)
         if outcome is None:
             raise UnvanishError(f"lab {name}: run it first, then its results can be saved")
-        data = await run_in_threadpool(_written, outcome, kind)
-        attachment = f'attachment; filename="{name}.{kind}"'
-        return Response(data, media_type=EXPORTS[kind], headers={"content-disposition": attachment})
+        data = await run_in_threadpool(wanted.write, outcome)
+        attachment = f'attachment; filename="{name}{wanted.suffix}"'
+        return Response(data, media_type=wanted.media, headers={"content-disposition": attachment})
 
     async def check(self, request: Request) -> Response:
         page = await _quickly(self._limiter, request, partial(_checked, asked(request)))
@@ -292,10 +287,3 @@ def _checked(what: Asked, progress: Progress) -> str:
         )
     progress(0.0, "check")
     return write(diagnose(network(settings)))
-
-
-def _written(outcome: Outcome, kind: str) -> str | bytes:
-    if kind in ("png", "svg"):
-        chart = outcome.chart()
-        return chart.png() if kind == "png" else chart.svg(theme="light")
-    return {"csv": outcome.to_csv, "json": outcome.to_json, "html": outcome.to_html}[kind]()

@@ -13,7 +13,7 @@ from unvanish.decide import has_converged
 from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
-from unvanish.records import Finding, UnvanishError
+from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
 from unvanish.remedies import remedies
 from unvanish.report import Report
 from unvanish.trials import state
@@ -22,7 +22,7 @@ from unvanish.trials.candidates import ordered
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
 from unvanish.trials.ledger import Ledger, Standing
-from unvanish.trials.plan import DEFAULT_LENGTHS, Plan
+from unvanish.trials.plan import Plan
 from unvanish.trials.race import Race
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate

@@ -71,25 +71,16 @@ class Fixes:
 
     def to_html(self) -> str:
         """One page without JavaScript: the text answer, the picture of the trials, the code."""
-        from unvanish.trials.page import page
+        from unvanish.report.fix_page import write
 
-        return page(self)
+        return write(self)
 
     def save(self, path: str | Path) -> None:
-        """Write it in the format the suffix names: .json, .txt, .html, .py (the code alone) or .patch."""
+        """Write it in the format the suffix names: .json, .txt, .md, .html, .py (the code alone) or .patch."""
+        from unvanish.report.formats import named_by
+
         target = Path(path)
-        writers = {
-            ".json": self.to_json,
-            ".txt": self.__str__,
-            ".html": self.to_html,
-            ".py": lambda: self.code.rstrip("\n"),
-            ".patch": lambda: self.patch.rstrip("\n"),
-        }
-        write = writers.get(target.suffix.lower())
-        if write is None:
-            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            raise UnvanishError(f"saving to {str(path)!r}: {found} names no known format; use {', '.join(writers)}")
-        text = write()
+        text = named_by(target, "fix", "an answer").write(self)
         if not text:
             raise UnvanishError(f"saving to {str(path)!r}: {self.patch_refused or 'nothing was found to write there'}")
         write_text(target, text)
@@ -106,11 +97,13 @@ class Fixes:
         return rows
 
     def __str__(self) -> str:
-        from unvanish.trials.text import render
+        from unvanish.report.fix_text import render
 
         return render(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        from unvanish.report.fix_page import notebook_html
+
+        return notebook_html(self)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-DEFAULT_LENGTHS = 3
-"""Full trainings that a search may spend where no budget is given."""
 QUARTER = 4
 FEWEST = 16
 """Candidates of a heat, unless the budget is too small even for short rungs."""

@@ -283,7 +283,7 @@ function actions(found) {
   }}, label);
   const parts = [copy('Copy as Python', () => found.code), copy('Copy the link', () => location.href)];
   if (!(page.experiment.name === 'whatif' && page.report))
-    for (const format of ['csv', 'png', 'svg', 'json'])
+    for (const format of page.experiment.formats)
       parts.push(make('a', {href: `/api/export/${page.experiment.name}.${format}?${sized()}`, className: 'button',
         download: `${page.experiment.name}.${format}`}, `Download ${format.toUpperCase()}`));
   if (found.check) parts.push(make('a', {href: found.check, target: '_blank', rel: 'noopener', className: 'button'}, 'Open this network in check'));

@@ -9,12 +9,14 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from unvanish.records import Trial
+from unvanish.records import DEFAULT_LENGTHS, Trial
+from unvanish.report.formats import writer
 from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
-from unvanish.trials.fixes import Fixes
-from unvanish.trials.ledger import Standing
-from unvanish.trials.plan import DEFAULT_LENGTHS
+
+if TYPE_CHECKING:
+    from unvanish.trials.fixes import Fixes
 
 MOST_ROWS = 12
 MOST_REASONS = 8
@@ -22,6 +24,12 @@ MOST_NAMES = 24
 FAILED = "the loss was"
 DOTS = str.maketrans("●─┊", "o-|")
 Scale = tuple[float, float]
+
+
+@writer("text", suffix=".txt", of="fix")
+def write(fixes: Fixes) -> str:
+    """The answer as it stands in a terminal, 80 columns wide and without colours."""
+    return render(fixes)
 
 
 def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = True) -> str:
@@ -41,15 +49,6 @@ def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = T
         part(fixes, page)
     text = "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
     return text if unicode else text.translate(DOTS).translate(ASCII)
-
-
-def progress_line(standing: Standing, width: int = 80) -> str:
-    """One line for a terminal: how much is spent, what was done last, and who leads."""
-    share = f"{100 * standing.spent / standing.budget:3.0f} %"
-    rivals = [row for row in standing.ranking if row[0] != "as is"]
-    leader = f" · ahead: {rivals[0][0]} {number(rivals[0][1])}" if rivals else ""
-    line = f"{share} · {standing.doing}{leader}"
-    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def number(score: float | None) -> str:
@@ -133,10 +132,10 @@ def _tried(fixes: Fixes, page: Page) -> None:
     shown = [trial for trial in (fixes.as_is, *fixes.trials) if trial.score is not None][: MOST_ROWS + 1]
     if not fixes.trials or len(shown) < 2:
         return
-    page.title(f"What was tried ({fixes.unit}, higher is better)")
+    page.title(f"What was tried ({page.clean(fixes.unit)}, higher is better)")
     page.print(("┊ as it is; ─ lowest to highest seed; not judged: one seed, on the data that chooses", QUIET))
     page.line()
-    scale = _scale(shown)
+    scale = scale_of(shown)
     headers = ("score", "as is", "steps") if page.width >= 64 else ("score",)
     taken = 9 * len(headers) + 9
     names = page.widest([trial.remedy for trial in shown], 5, max(12, page.width - taken - 14))
@@ -180,9 +179,10 @@ def _not_tried(fixes: Fixes, page: Page) -> None:
     if fixes.refused:
         page.title("What does not apply")
         for slug, reason in fixes.refused[:MOST_REASONS]:
-            page.listed(slug, page.clean(reason))
+            page.listed(page.clean(slug), page.clean(reason))
         if len(fixes.refused) > MOST_REASONS:
-            page.print((f"and {', '.join(slug for slug, _ in fixes.refused[MOST_REASONS:])}", QUIET))
+            rest = ", ".join(slug for slug, _ in fixes.refused[MOST_REASONS:])
+            page.print((f"and {page.clean(rest)}", QUIET))
 
 
 def _no_use(trial: Trial) -> bool:
@@ -258,7 +258,7 @@ def _cost(fixes: Fixes, page: Page) -> None:
         page.print((page.clean(remark), QUIET), label="- ")
 
 
-def _scale(trials: Sequence[Trial]) -> Scale:
+def scale_of(trials: Sequence[Trial]) -> Scale:
     """From the lowest to the highest score; scores far below the one as it is are drawn at the edge."""
     ends = [end for t in trials if t.score is not None for end in t.score_spread or (t.score, t.score)]
     high, base = max(ends), trials[0].score if trials[0].score is not None else min(ends)
