@@ -105,6 +105,7 @@ def test_weights_that_are_not_kept_are_drawn_the_same_again(monkeypatch: pytest.
     monkeypatch.setattr(draws, "KEPT", 1)
     for place in range(4):
         draws.layer("normal", 5, place, 9, 7)
+    draws.forget()
     again = draws.layer("normal", 5, 2, 9, 7)
     assert (again[0] == weights).all() and (again[1] == biases).all()
     assert not (draws.layer("normal", 6, 2, 9, 7)[0] == weights).any()

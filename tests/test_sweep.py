@@ -20,6 +20,7 @@ from unvanish.population import stacked, sweeping, work
 from unvanish.population.grid import Grid, read_grid
 from unvanish.population.modules import network
 from unvanish.population.points import points
+from unvanish.population.store import column_kinds
 from unvanish.population.summary import limit, plane
 from unvanish.population.workers import results
 
@@ -211,6 +212,19 @@ def test_csv_holds_every_row(tmp_path: Path) -> None:
         rows = list(csv.DictReader(sheet))
     assert len(rows) == 24 and rows[5]["verdict"] == done.points[5]["verdict"]
     assert float(rows[5]["log10_signal_ratio"]) == done.points[5]["log10_signal_ratio"]
+
+
+def test_parquet_has_one_type_a_column(tmp_path: Path) -> None:
+    grid = {"grid": {"depth": [3, 6], "skip": [0.5, "1/sqrt(depth)"]}, "fixed": {"width": 8}}
+    kinds = column_kinds(read_grid(grid))
+    done = unvanish.sweep(grid, to=tmp_path / "s.sqlite")
+    assert list(kinds) == list(done.points[0])
+    assert (kinds["depth"], kinds["width"], kinds["skip"], kinds["accuracy"]) == ("int", "int", "text", "float")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    done.save(tmp_path / "s.parquet")
+    read = parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [row["skip"] for row in read] == [str(row["skip"]) for row in done.points]
+    assert [row["log10_signal_ratio"] for row in read] == [row["log10_signal_ratio"] for row in done.points]
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_runs(

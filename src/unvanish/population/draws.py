@@ -66,6 +66,13 @@ def layer(kind: str, seed: int, place: int, fan_out: int, fan_in: int) -> tuple[
     return found
 
 
+def forget() -> None:
+    """Let go of every draw that is kept; the same numbers are drawn again when they are needed."""
+    _kept.clear()
+    _bytes[0] = 0
+    chains.cache_clear()
+
+
 @lru_cache(maxsize=2)
 def chains(kind: str, block: int, layers: int) -> Floats:
     """Unit weights and biases of chains, (1 + layers or more, 2, BLOCK): column s is of the seed BLOCK · block + s.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import sqlite3
@@ -117,11 +118,14 @@ def read(path: Path, grid: Grid, query: str = "", values: Sequence[Any] = ()) ->
         base.close()
 
 
-def export(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def export(path: Path, file: Path, grid: Grid) -> None:
     """Write all rows to a .csv or .parquet file; it appears when it is whole."""
     beside = path.with_name(f".{path.name}.part")
     try:
-        (_csv if path.suffix.lower() == ".csv" else _parquet)(beside, rows)
+        if path.suffix.lower() == ".csv":
+            _csv(beside, read(file, grid))
+        else:
+            _parquet(beside, read(file, grid), grid)
         os.replace(beside, path)
     except OSError as error:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
@@ -150,36 +154,26 @@ def need_pyarrow() -> Any:
     return pyarrow
 
 
-def _parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _parquet(path: Path, rows: Iterator[dict[str, Any]], grid: Grid) -> None:
     arrow = need_pyarrow()
-    writer = schema = None
-    batch: list[dict[str, Any]] = []
-
-    def flush() -> None:
-        nonlocal writer, schema
-        if schema is None:
-            schema = arrow.schema([(name, _kind(arrow, name, value)) for name, value in batch[0].items()])
-            writer = arrow.parquet.ParquetWriter(str(path), schema)
-        assert writer is not None
-        writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
-        batch.clear()
-
-    for row in rows:
-        batch.append(row)
-        if len(batch) == FETCHED:
-            flush()
-    if batch:
-        flush()
-    if writer is not None:
-        writer.close()
+    kinds = column_kinds(grid)
+    types = {"int": arrow.int64(), "float": arrow.float64(), "text": arrow.string()}
+    schema = arrow.schema([(name, types[kind]) for name, kind in kinds.items()])
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    with arrow.parquet.ParquetWriter(str(path), schema) as writer:
+        while batch := list(itertools.islice(rows, FETCHED)):
+            for row in batch:
+                row.update({name: str(row[name]) for name in texts if row[name] is not None})
+            writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
 
 
-def _kind(arrow: Any, name: str, value: Any) -> Any:
-    """The type of a column: known for the results, by its first value for a setting."""
-    if name in ("verdict", "log10_speeds", "error"):
-        return arrow.string()
-    if name in RESULTS:
-        return arrow.float64()
-    if isinstance(value, str):
-        return arrow.string()
-    return arrow.int64() if isinstance(value, int) else arrow.float64()
+def column_kinds(grid: Grid) -> dict[str, str]:
+    """What every column of a row holds: "int", "float" or "text". A setting with words among its values is text."""
+    settings = {name: (value,) for name, value in grid.fixed.items()}
+    settings |= {axis.name: axis.values or (0 if axis.whole else 0.5,) for axis in grid.axes}
+    found = {"point": "int", "seed": "int"}
+    for name, values in settings.items():
+        whole = all(isinstance(value, int) for value in values)
+        found[name] = "int" if whole else "text" if any(isinstance(v, str) for v in values) else "float"
+    texts = ("verdict", "log10_speeds", "error")
+    return {**found, **{name: "text" if name in texts else "float" for name in RESULTS}}

@@ -74,7 +74,7 @@ class Sweep:
         """Write all points to a .csv or .parquet file, or the map of two settings to .svg, .png or .pdf."""
         target = Path(path)
         if target.suffix.lower() in EXPORTS:
-            export(target, read(self.file, self.grid))
+            export(target, self.file, self.grid)
             return
         self.chart().save(target)
 
