@@ -35,8 +35,9 @@ class untouched:  # noqa: N801
 
     Parameters, buffers and gradients, what modules set on themselves and what is nested in it, random states, and the
     modes of torch. ``also``: further roots (a loss with weights, the batch). A second thread waits until the first is
-    through. Raises UnvanishError where another thread has stepped the model meanwhile. A class, and no generator: what
-    a generator still has to put back would be put back whenever its traceback is forgotten.
+    through. Random numbers are the process's: another thread that draws meanwhile disturbs a pass with dropout. Raises
+    UnvanishError where another thread has stepped the model meanwhile. A class, and no generator: what a generator
+    still has to put back would be put back whenever its traceback is forgotten.
     """
 
     def __init__(self, model: nn.Module, seed: int, *also: Any) -> None:
