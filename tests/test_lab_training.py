@@ -19,8 +19,8 @@ from unvanish.records import UnvanishError
 
 DESIGNS = (
     Design(3, 5),
-    Design(4, 6, "Tanh", "critical"),
-    Design(3, 5, "ReLU", "he", skip=0.5),
+    Design(4, 6, "tanh", "critical"),
+    Design(3, 5, "relu", "he", skip=0.5),
     Design(3, 5, init="xavier", after=True, skip=1.0),
     Design(3, 5, norm="batch"),
     Design(3, 5, norm="layer"),
@@ -54,7 +54,7 @@ def test_each_network_descends_as_under_torchs_own_optimizer(name):
     inputs, labels = some_data()
     make, lowest = batched.OPTIMIZERS[name]
     rates = [lowest, 30 * lowest, 700 * lowest]
-    networks = [Design(2, 5, "Tanh").build(8, 3, seed) for seed in range(3)]
+    networks = [Design(2, 5, "tanh").build(8, 3, seed) for seed in range(3)]
     population = Population(networks)
     descent = batched.Descent(population, torch.tensor(rates), make)
     alone = [make(network.parameters(), lr=rate) for network, rate in zip(networks, rates, strict=True)]
@@ -106,9 +106,9 @@ def test_variances_of_the_initialisations(init, variance):
 def test_critical_variances_are_the_golden_ones(golden):
     numbers = golden("meanfield")
     root = numbers["sigmoid"]["zero_bias_roots"][0]
-    assert batched.critical_variances("Sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
-    assert batched.critical_variances("ReLU") == pytest.approx((2.0, 0.0), abs=1e-12)
-    assert batched.critical_variances("Tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
+    assert batched.critical_variances("sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
+    assert batched.critical_variances("relu") == pytest.approx((2.0, 0.0), abs=1e-12)
+    assert batched.critical_variances("tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
 
 
 def test_images_are_parted_without_overlap_and_every_pass_shows_each_once():

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from unvanish import Problem, diagnose, lab
-from unvanish.lab.whatif import AS_REPORTED, CENTRED, INITIALISATIONS, centred_sigmoid, idealised, variances, what_if
+from unvanish.lab.whatif import AS_REPORTED, INITIALISATIONS, idealised, variances, what_if
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
+from unvanish.theory.activations import CENTRED, centred_sigmoid
 from unvanish.theory.meanfield import critical
 
 DEPTH, WIDTH, SEEDS = 20, 256, range(2)

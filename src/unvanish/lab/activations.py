@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
+from unvanish.words.activations import ENTRIES, ActivationEntry
 
 BY_DEFAULT = ("sigmoid", "tanh", "relu", "leaky_relu_0.01", "elu", "gelu", "silu", "softplus", "hardtanh")
 GRID = (-5.0, 5.0, 201)
@@ -81,42 +83,17 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
 def functions() -> dict[str, Callable[[Any], Any]]:
     """Every element-wise activation of torch that has no random part, by name, with its default settings."""
+    return {known.name: _function(known) for known in ENTRIES}
+
+
+def _function(known: ActivationEntry) -> Callable[[Any], Any]:
     import torch
-    from torch import nn
-    from torch.nn import functional
 
-    def threshold(x: Any) -> Any:
-        return functional.threshold(x, 0.1, 0.0)
-
-    return {
-        "sigmoid": torch.sigmoid,
-        "tanh": torch.tanh,
-        "erf": torch.erf,
-        "relu": functional.relu,
-        "leaky_relu_0.01": lambda x: functional.leaky_relu(x, 0.01),
-        "leaky_relu_0.2": lambda x: functional.leaky_relu(x, 0.2),
-        "prelu": lambda x: functional.leaky_relu(x, nn.PReLU().weight.item()),
-        "elu": functional.elu,
-        "selu": functional.selu,
-        "celu": functional.celu,
-        "gelu": functional.gelu,
-        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-        "silu": functional.silu,
-        "softplus": functional.softplus,
-        "mish": functional.mish,
-        "hardtanh": functional.hardtanh,
-        "hardswish": functional.hardswish,
-        "hardsigmoid": functional.hardsigmoid,
-        "relu6": functional.relu6,
-        "softsign": functional.softsign,
-        "logsigmoid": functional.logsigmoid,
-        "hardshrink": functional.hardshrink,
-        "softshrink": functional.softshrink,
-        "tanhshrink": functional.tanhshrink,
-        "threshold_0.1": threshold,
-        "sin": torch.sin,
-        "identity": lambda x: x * 1.0,
-    }
+    if not known.function:
+        return lambda x: x * 1.0  # the identity, as a call that a trace can see
+    path, options = known.function.removeprefix("torch."), dict(known.options)
+    function = attrgetter(path)(torch)
+    return lambda x: function(x, *known.arguments, **options)
 
 
 def slopes(function: Callable[[Any], Any], z: Any) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[Design, str]] = {
     "sigmoid": (Design(1), "SGD"),
     "sigmoid, Adam": (Design(1), "Adam"),
     "sigmoid, centred init": (Design(1, init="centred"), "SGD"),
-    "tanh, critical init": (Design(1, activation="Tanh", init="critical"), "SGD"),
+    "tanh, critical init": (Design(1, activation="tanh", init="critical"), "SGD"),
     "residual × 1/√L": (Design(1, skip=1.0), "SGD"),
     "batch norm": (Design(1, norm="batch"), "SGD"),
 }

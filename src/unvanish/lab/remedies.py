@@ -37,7 +37,7 @@ class Remedy:
         return replace(self.design, hidden=hidden, width=width, skip=skip)
 
 
-def _of(activation: str = "Sigmoid", **more: Any) -> Design:
+def _of(activation: str = "sigmoid", **more: Any) -> Design:
     return Design(hidden=20, activation=activation, **more)
 
 
@@ -58,13 +58,13 @@ REMEDIES = (
     Remedy("residual × 1/√L", _of(skip=1.0), shrunk=True),
     Remedy("batch norm", _of(norm="batch")),
     Remedy("layer norm", _of(norm="layer")),
-    Remedy("tanh", _of("Tanh")),
-    Remedy("tanh, Xavier init", _of("Tanh", init="xavier")),
-    Remedy("tanh, critical init", _of("Tanh", init="critical")),
-    Remedy("ReLU", _of("ReLU")),
-    Remedy("ReLU, Xavier init", _of("ReLU", init="xavier")),
-    Remedy("ReLU, He init", _of("ReLU", init="he")),
-    Remedy("ReLU, He, residual × 1/√L", _of("ReLU", init="he", skip=1.0), shrunk=True),
+    Remedy("tanh", _of("tanh")),
+    Remedy("tanh, Xavier init", _of("tanh", init="xavier")),
+    Remedy("tanh, critical init", _of("tanh", init="critical")),
+    Remedy("ReLU", _of("relu")),
+    Remedy("ReLU, Xavier init", _of("relu", init="xavier")),
+    Remedy("ReLU, He init", _of("relu", init="he")),
+    Remedy("ReLU, He, residual × 1/√L", _of("relu", init="he", skip=1.0), shrunk=True),
 )
 HALF = (
     AS_IS, "Adagrad", "Adam", "Xavier init", "critical init", "centred init", "centred init, Adam",

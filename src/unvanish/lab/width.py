@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.population.elementwise import module_of
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import activation
@@ -101,14 +102,13 @@ def _problem(width: int, s: Settings, network: int) -> Any:
     from unvanish import Problem
 
     generator = torch.Generator().manual_seed(1_000 * s.seed + network)
-    kind = {"tanh": nn.Tanh, "relu": nn.ReLU}[s.activation]
     variance = critical(activation(s.activation), 1.0).sigma_w2
     layers: list[nn.Module] = []
     for place in range(s.depth):
         inputs, outputs = width if place else INPUTS, 1 if place == s.depth - 1 else width
         linear = nn.Linear(inputs, outputs, bias=False)
         nn.init.normal_(linear.weight, 0.0, math.sqrt((variance if place else 1.0) / inputs), generator)
-        layers += [linear, kind()] if place < s.depth - 1 else [linear]
+        layers += [linear, module_of(s.activation)] if place < s.depth - 1 else [linear]
     data = torch.randn(BATCH, INPUTS, generator=generator)
     targets = torch.randn(BATCH, 1, generator=generator)
     return Problem(nn.Sequential(*layers), data, targets, nn.functional.mse_loss)

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
 
+from unvanish.population.elementwise import module_of
 from unvanish.records import UnvanishError
+from unvanish.words.activations import BY_NAME
 from unvanish.zoo import mnist
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Optimizer = Callable[..., torch.optim.Optimizer]
 Init = Callable[[nn.Linear, bool, torch.Generator], None]
 EVERY = 10  # steps between two reports of progress
-CRITICAL_BIAS = {"Sigmoid": 0.0, "Tanh": 0.05}
-"""σ_b² of the critical initialisation; a sigmoid has one with zero bias (at q = 45.6) and none at small variances."""
 OPTIMIZERS: dict[str, tuple[Optimizer, float]] = {
     "SGD": (torch.optim.SGD, 0.01),
     "momentum": (partial(torch.optim.SGD, momentum=0.9), 0.001),
@@ -43,7 +43,7 @@ class Block(nn.Module):
         super().__init__()
         self.linear = nn.Linear(fan_in, fan_out)
         self.norm = NORMS[norm](fan_out)
-        self.activation: nn.Module = getattr(nn, activation)()
+        self.activation = module_of(activation)
         self.skip = skip
         self.after = after
 
@@ -76,7 +76,7 @@ class Design:
 
     hidden: int
     width: int = 30
-    activation: str = "Sigmoid"
+    activation: str = "sigmoid"
     init: str = "default"
     norm: str = ""
     skip: float = 0.0
@@ -134,19 +134,20 @@ def _critical(linear: nn.Linear, inside: bool, activation: str) -> None:
 
 @cache
 def critical_variances(activation: str) -> tuple[float, float]:
-    """(σ_w², σ_b²) of a critical initialisation, by ``unvanish.theory``: χ₁ = 1 at a variance that repeats itself."""
-    from unvanish.theory import activation as known
-    from unvanish.theory.meanfield import critical, critical_with_bias
+    """(σ_w², σ_b²) of a critical initialisation; where there is none, σ_w² of χ₁ = 1 at variance 1, without biases."""
+    known = BY_NAME[activation]
+    if known.critical:
+        return known.critical
+    from unvanish.theory import activation as named
+    from unvanish.theory.meanfield import critical
 
-    phi = known(activation.lower())
-    points = critical_with_bias(phi, CRITICAL_BIAS.get(activation, 0.0)) or (critical(phi, 1.0),)
-    return points[0].sigma_w2, max(0.0, points[0].sigma_b2)
+    return critical(named(known.name), 1.0).sigma_w2, 0.0
 
 
 def _centred(linear: nn.Linear, inside: bool, activation: str) -> None:
     nn.init.orthogonal_(linear.weight)
     nn.init.zeros_(linear.bias)
-    if inside and activation == "Sigmoid":
+    if inside and activation == "sigmoid":
         linear.weight.mul_(4.0)
         linear.bias.copy_(-linear.weight.sum(1) / 2)
 

@@ -98,7 +98,7 @@ def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tupl
     of what the earlier transmits over what the later does; the largest rise is that over pairs of sensitivities.
     """
     walk = _Walk((variances.shape[1], len(inputs)))
-    phi = activation(ACTIVATIONS[shape.activation][1])
+    phi = activation(ACTIVATIONS[shape.activation].name)
     here: Array = np.broadcast_to(inputs, walk.size)
     slope: Any = None
     before: Any = None

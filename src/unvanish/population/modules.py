@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from unvanish.population import draws
 from unvanish.population.batched import Block, Design
-from unvanish.population.names import ACTIVATIONS
 from unvanish.population.shape import Shape, numbers_of, shape_of
 
 
@@ -39,10 +38,9 @@ def build(shape: Shape, variances: Any, skip: float, seed: int) -> nn.Sequential
 
 def skeleton(shape: Shape, skip: float) -> nn.Sequential:
     """The module without storage, on torch's "meta" device."""
-    named = ACTIVATIONS[shape.activation][0]
-    design = Design(shape.depth, shape.width, named, "default", shape.norm, skip)
+    design = Design(shape.depth, shape.width, shape.activation, "default", shape.norm, skip)
     with torch.device("meta"):
-        first = Block(shape.inputs, shape.width, named, shape.norm)
+        first = Block(shape.inputs, shape.width, shape.activation, shape.norm)
         rest = [
             Block(shape.width, shape.width, design.activation, design.norm, design.skip) for _ in range(shape.depth - 1)
         ]

@@ -8,24 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "sigmoid": ("Sigmoid", "sigmoid"),
-    "tanh": ("Tanh", "tanh"),
-    "relu": ("ReLU", "relu"),
-    "leaky_relu": ("LeakyReLU", "leaky_relu_0.01"),
-    "elu": ("ELU", "elu"),
-    "selu": ("SELU", "selu"),
-    "gelu": ("GELU", "gelu"),
-    "silu": ("SiLU", "silu"),
-    "mish": ("Mish", "mish"),
-    "softplus": ("Softplus", "softplus"),
-    "softsign": ("Softsign", "softsign"),
-    "hardtanh": ("Hardtanh", "hardtanh"),
-    "hardswish": ("Hardswish", "hardswish"),
-    "hardsigmoid": ("Hardsigmoid", "hardsigmoid"),
-    "identity": ("Identity", "identity"),
+from unvanish.words.activations import BY_NAME, ENTRIES
+
+ACTIVATIONS = {
+    (each.call if BY_NAME[each.call] is each else each.name): each for each in ENTRIES if each.module and each.formula
 }
-"""Name in a grid -> torch's class and the name in unvanish.theory."""
+"""By its name in a grid, which is torch's for what torch does where nothing is said: leaky_relu, leaky_relu_0.2."""
 VARIANCES = ("gaussian", "orthogonal")
 """Initialisations that take weight_variance and bias_variance; the others set both themselves."""
 INITS = ("default", "xavier", "he", "normal", "critical", "centred", *VARIANCES)

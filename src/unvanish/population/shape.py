@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unvanish.population.batched import critical_variances
-from unvanish.population.names import ACTIVATIONS, NAMES, NORMS, VARIANCES, scale_of_skip
+from unvanish.population.names import NAMES, NORMS, VARIANCES, scale_of_skip
 
 Array = NDArray[np.float64]
 OUTPUTS = 10
@@ -76,8 +76,7 @@ class Shape:
             return one / math.sqrt(fan_in), one
         if self.init == "centred":
             return one * (4.0 if self.centred and place else 1.0), none
-        named = ACTIVATIONS[self.activation][0]
-        weight, bias = critical_variances(named) if place else (1.0, 0.0)
+        weight, bias = critical_variances(self.activation) if place else (1.0, 0.0)
         return one * math.sqrt(weight / fan_in), one * math.sqrt(bias)
 
     def variances(self, place: int, given: Array) -> tuple[Array, Array]:

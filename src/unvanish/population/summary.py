@@ -185,7 +185,7 @@ def limit(grid: Grid, across: Axis, up: Axis) -> list[tuple[float, float]]:
     named = (across.name, up.name) == ("weight_variance", "depth")
     if not (plain and named and grid.fixed.get("init", VARIANCES[0]) == VARIANCES[0]):
         return []
-    phi = activation(ACTIVATIONS[grid.fixed.get("activation", "tanh")][1])
+    phi = activation(ACTIVATIONS[grid.fixed.get("activation", "tanh")].name)
     low, high = min(across.values), max(across.values)
     found = []
     for at in range(200):

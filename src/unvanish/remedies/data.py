@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import Anatomy
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, Anatomy
 from unvanish.remedies.draft import called
 
-BOUNDS = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0)}
+BOUNDS = {call: each.limits for call, each in BETWEEN_LAYERS.items() if each.bounded} | {"softmax": (0.0, 1.0)}
+del BOUNDS["hardtanh"]  # nn.ReLU6 and others are hardtanhs with limits of their own, which the name does not tell
 MARGIN = 0.1  # share of a bounded output's range that is left free on each side
 
 

@@ -50,13 +50,15 @@ class Change(Record, frozen=True, kw_only=True):
 
     ``sentence``: for people. ``definitions``: Python source, one text for each function or class. ``code``: lines that
     act on ``model``, ``loss_fn``, ``restore_outputs``, ``inputs``, ``targets``, ``sample_inputs`` and
-    ``sample_targets``. ``edits``: paths of the modules that were changed, as they were called before.
+    ``sample_targets``. ``edits``: paths of the modules that were changed, as they were called before. ``swaps_in``:
+    where another activation of torch is all there is to it, the source of its module and of a call of it on ``{}``.
     """
 
     sentence: str
     definitions: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
+    swaps_in: tuple[str, ...] = ()
 
 
 @dataclass

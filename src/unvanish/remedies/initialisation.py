@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import RELUS, Anatomy, Layer
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, RELUS, Anatomy, Layer
 
 SIZE = ("UV101", "UV202", "UV301", "UV303", "UV304", "UV403")
 ELSEWHERE = ("sigmoid-20", "lr-too-small")
@@ -104,16 +104,9 @@ def orthogonal_init(draft: Draft) -> Change:
     return redraw(draft, layers, fill, f"orthogonal initialisation of {counted(layers)}{note}")
 
 
-CRITICAL = {
-    "relu": (2.0, 0.0),
-    "leaky_relu": (2.0 / (1.0 + 0.01**2), 0.0),
-    "tanh": (1.7609546, 0.05),
-    "selu": (0.933206, 0.066794),
-    "elu": (1.496777, 0.03466),
-    "gelu": (2.1937, 0.067192),
-    "silu": (2.635169, 0.062472),
-    "linear": (1.0, 0.0),
-}
+CRITICAL = {call: each.critical for call, each in BETWEEN_LAYERS.items() if each.critical}
+CRITICAL["linear"] = (1.0, 0.0)  # one layer straight into the next
+SATURATED = {"sigmoid", "hardsigmoid", "exp"}
 """Variances of weights (times fan_in) and biases at which a small difference neither grows nor shrinks: χ₁ = 1."""
 
 
@@ -137,8 +130,8 @@ def critical_init(draft: Draft) -> Change:
     al. 2017, Deep information propagation.
     """
     layers, note = free_layers(draft)
-    kinds = {name for layer in layers if not layer.last for name in layer.followed_by} & {*CRITICAL, "sigmoid", "exp"}
-    if kinds & {"sigmoid", "exp"}:
+    kinds = {name for layer in layers if not layer.last for name in layer.followed_by} & {*CRITICAL, *SATURATED}
+    if kinds & SATURATED:
         raise Refused("a sigmoid's critical weights (variance 103/fan_in) saturate it; centred-init is made for it")
     if len(kinds) > 1:
         raise Refused(

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy
-from unvanish.remedies.anatomy import Anatomy, Site
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, SQUASHES, Anatomy, Site
 from unvanish.remedies.draft import called
 from unvanish.remedies.swap import swap
 from unvanish.trace.scaled import normal_like
 
 Loss = Callable[..., Any]
-CLIPPING = {"sigmoid", "softmax", "log_softmax", "relu", "tanh", "hardsigmoid", "relu6", "hardtanh", "softplus"}
+CLIPPING = SQUASHES | {call for call, each in BETWEEN_LAYERS.items() if each.bounded or each.limits[0] == 0}
+"""What keeps a last layer from values that a target may have: bounded, or never negative."""
 RESTORE = {"multi": "outputs.softmax(1)", "binary": "outputs.sigmoid()"}
 LOGIT_LOSSES = {"multi": "cross_entropy", "binary": "binary_cross_entropy_with_logits"}
 

@@ -14,20 +14,12 @@ from torch import nn
 
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, UnvanishError
-from unvanish.remedies import get
+from unvanish.remedies import Change, get
 from unvanish.remedies.recipe import Recipe
 from unvanish.report import Report
 from unvanish.trace.places import shorten
 from unvanish.trials.train import Copy
 
-ACTIVATIONS = {
-    "activation-relu": ("ReLU()", "torch.relu({})"),
-    "activation-tanh": ("Tanh()", "torch.tanh({})"),
-    "activation-selu": ("SELU()", "torch.selu({})"),
-    "activation-leaky-relu": ("LeakyReLU(0.1)", "torch.nn.functional.leaky_relu({}, 0.1)"),
-    "activation-gelu": ("GELU()", "torch.nn.functional.gelu({})"),
-    "activation-silu": ("SiLU()", "torch.nn.functional.silu({})"),
-}
 Edit = tuple[int, int, str]
 """From one offset of the text to another: what stands there then."""
 
@@ -96,10 +88,10 @@ def _file_of(problem: Problem) -> Path:
 def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Report, path: Path) -> str:
     tree, edits = ast.parse(old), list[Edit]()
     at = _offsets(old)
-    for slug in copy.candidate:
+    for slug, change in zip(copy.candidate, copy.changes, strict=True):
         kind = get(slug).kind
-        if slug in ACTIVATIONS:
-            edits += _activation(tree, at, old, slug, problem, copy, before, after, shorten(str(path)))
+        if change.swaps_in:
+            edits += _activation(tree, at, old, change, problem, before, after, shorten(str(path)))
         elif kind in ("rate", "optimizer") and not copy.draft.recipe.warmup:
             continue
         else:
@@ -112,11 +104,11 @@ def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Repo
     return old
 
 
-def _activation(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, slug: str, problem: Problem,
-    copy: Copy, before: Report, after: Report, name: str,
+def _activation(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, change: Change,
+    problem: Problem, before: Report, after: Report, name: str,
 ) -> list[Edit]:  # fmt: skip
     """Swap every place where the activation that went is made as a module or called as a function."""
-    module, function = ACTIVATIONS[slug]
+    module, function = change.swaps_in
     gone = _gone(before.calls, after.calls)
     model, _ = problem.build()
     modules = dict(model.named_modules())
