@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from unvanish import Problem, theory
 from unvanish.lab.activations import functions
-from unvanish.population.batched import critical_variances
 from unvanish.population.elementwise import module_of
+from unvanish.population.initialisations import critical_variances
 from unvanish.population.names import ACTIVATIONS
 from unvanish.remedies import Draft, anatomy, data, initialisation, output
 from unvanish.remedies.anatomy import Anatomy

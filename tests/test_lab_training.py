@@ -15,6 +15,7 @@ from unvanish import lab
 from unvanish.lab import bottom, remedies
 from unvanish.population import batched
 from unvanish.population.batched import Design, Population, Tuned
+from unvanish.population.initialisations import critical_variances
 from unvanish.records import UnvanishError
 
 DESIGNS = (
@@ -106,9 +107,9 @@ def test_variances_of_the_initialisations(init, variance):
 def test_critical_variances_are_the_golden_ones(golden):
     numbers = golden("meanfield")
     root = numbers["sigmoid"]["zero_bias_roots"][0]
-    assert batched.critical_variances("sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
-    assert batched.critical_variances("relu") == pytest.approx((2.0, 0.0), abs=1e-12)
-    assert batched.critical_variances("tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
+    assert critical_variances("sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
+    assert critical_variances("relu") == pytest.approx((2.0, 0.0), abs=1e-12)
+    assert critical_variances("tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
 
 
 def test_images_are_parted_without_overlap_and_every_pass_shows_each_once():

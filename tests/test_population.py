@@ -15,8 +15,9 @@ from unvanish import Problem, diagnose
 from unvanish.population import chains, draws, stacked, training
 from unvanish.population.batched import OPTIMIZERS as MAKERS
 from unvanish.population.batched import Block, Images
+from unvanish.population.initialisations import KINDS
 from unvanish.population.modules import build, network
-from unvanish.population.names import INITS, OPTIMIZERS
+from unvanish.population.names import OPTIMIZERS
 from unvanish.population.shape import Shape, numbers_of, shape_of
 from unvanish.population.work import predicted, verdict
 from unvanish.theory import activation
@@ -111,7 +112,7 @@ def test_weights_that_are_not_kept_are_drawn_the_same_again(monkeypatch: pytest.
     assert not (draws.layer("normal", 6, 2, 9, 7)[0] == weights).any()
 
 
-@pytest.mark.parametrize("name", INITS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_variances_of_the_drawn_weights_are_those_theory_is_told(name: str) -> None:
     settings = {"depth": 3, "width": 200, "activation": "sigmoid", "init": name, "weight_variance": 2.5}
     shape = shape_of({**settings, "bias_variance": 0.3})

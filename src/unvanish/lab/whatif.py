@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unvanish.lab import Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.population.initialisations import scales, variances_of
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
@@ -105,10 +106,11 @@ def what_if(report: Report, s: Settings, progress: Progress) -> Outcome:
 
 def variances(name: str, phi: Activation, fan_in: int) -> tuple[float, float]:
     """σ_w² and σ_b² of an initialisation; UnvanishError where the activation has no critical one."""
-    if name == "torch default":
-        return 1 / 3, 1 / (3 * fan_in)
+    if name in ("lecun", "orthogonal"):
+        return 1.0, 0.0
     if name != "critical":
-        return {"lecun": 1.0, "xavier": 1.0, "orthogonal": 1.0, "he": 2.0}[name], 0.0
+        init = "default" if name == "torch default" else name
+        return variances_of(init, scales(init, phi.name, fan_in, fan_in), fan_in, fan_in)
     one = critical(phi, 1.0)
     roots = [one] if one.feasible else list(critical_with_bias(phi, 0.0))
     if not roots:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
 
 from unvanish.population.elementwise import module_of
+from unvanish.population.initialisations import KINDS, centres, centring_bias, scales
 from unvanish.records import UnvanishError
-from unvanish.words.activations import BY_NAME
 from unvanish.zoo import mnist
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Optimizer = Callable[..., torch.optim.Optimizer]
-Init = Callable[[nn.Linear, bool, torch.Generator], None]
 EVERY = 10  # steps between two reports of progress
 OPTIMIZERS: dict[str, tuple[Optimizer, float]] = {
     "SGD": (torch.optim.SGD, 0.01),
@@ -96,65 +95,26 @@ class Design:
 
 @torch.no_grad()
 def initialise(network: nn.Sequential, init: str, activation: str) -> None:
-    """Draw all weights and biases of a ``Design`` anew from torch's generator; "default" leaves torch's own.
-
-    xavier: uniform with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). he: normal, 2 / fan in (He et al.
-    2015). critical: normal, variances (σ_w² / fan in, σ_b²) where χ₁ = 1 (Schoenholz et al. 2017). centred: orthogonal
-    W₀ and zero bias; a layer fed by a sigmoid gets W = 4 W₀, b = −½ Σⱼ Wᵢⱼ, which makes the network the same function
-    as one of 4 (σ(z) − ½) with weights W₀. normal: weights N(0, 1/fan in), biases N(0, 1), as in Nielsen's book.
-    """
+    """Draw all weights and biases of a ``Design`` anew from torch's generator; "default" leaves torch's own."""
     for place, linear in enumerate(m for m in network.modules() if isinstance(m, nn.Linear)):
-        INITS[init](linear, place > 0, activation)
+        if init != "default":
+            _draw(linear, init, activation, first=not place)
 
 
-def _default(linear: nn.Linear, inside: bool, activation: str) -> None:
-    pass
-
-
-def _xavier(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-
-
-def _he(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.kaiming_normal_(linear.weight)
-    nn.init.zeros_(linear.bias)
-
-
-def _normal(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
-    nn.init.normal_(linear.bias)
-
-
-def _critical(linear: nn.Linear, inside: bool, activation: str) -> None:
-    weight_variance, bias_variance = critical_variances(activation) if inside else (1.0, 0.0)
-    nn.init.normal_(linear.weight, std=math.sqrt(weight_variance / linear.in_features))
-    nn.init.normal_(linear.bias, std=math.sqrt(bias_variance))
-
-
-@cache
-def critical_variances(activation: str) -> tuple[float, float]:
-    """(σ_w², σ_b²) of a critical initialisation; where there is none, σ_w² of χ₁ = 1 at variance 1, without biases."""
-    known = BY_NAME[activation]
-    if known.critical:
-        return known.critical
-    from unvanish.theory import activation as named
-    from unvanish.theory.meanfield import critical
-
-    return critical(named(known.name), 1.0).sigma_w2, 0.0
-
-
-def _centred(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.orthogonal_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    if inside and activation == "sigmoid":
-        linear.weight.mul_(4.0)
-        linear.bias.copy_(-linear.weight.sum(1) / 2)
-
-
-INITS = {
-    "default": _default, "xavier": _xavier, "he": _he, "normal": _normal, "critical": _critical, "centred": _centred,
-}  # fmt: skip
+def _draw(linear: nn.Linear, init: str, activation: str, first: bool) -> None:
+    weight, bias = scales(init, activation, linear.out_features, linear.in_features, first)
+    if KINDS[init] == "uniform":
+        nn.init.uniform_(linear.weight, -weight, weight)
+    elif KINDS[init] == "normal":
+        nn.init.normal_(linear.weight, std=weight)
+    else:
+        nn.init.orthogonal_(linear.weight, gain=weight)
+    if centres(init, activation) and not first:
+        linear.bias.copy_(centring_bias(linear.weight))
+    elif init in ("normal", "critical"):  # drawn even where all are zero, so that σ_b² does not move the other draws
+        nn.init.normal_(linear.bias, std=bias)
+    else:
+        nn.init.zeros_(linear.bias)
 
 
 class Population:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unvanish.population import draws
 from unvanish.population.batched import Block, Design
+from unvanish.population.initialisations import centring_bias
 from unvanish.population.shape import Shape, numbers_of, shape_of
 
 
@@ -54,7 +55,7 @@ def parameters(shape: Shape, variances: Any, seed: int) -> list[Tensor]:
         weights, biases = draws.layer(shape.kind, seed, place, *shape.fans(place))
         by_weight, by_bias = (np.float32(scale[0]) for scale in shape.scales(place, variances))
         scaled = weights * by_weight
-        shift = -scaled.sum(1) / 2 if shape.centred and place else biases * by_bias
+        shift = centring_bias(scaled) if shape.centred and place else biases * by_bias
         found += [torch.from_numpy(scaled), torch.from_numpy(shift)]
         if shape.norm and place < shape.depth:
             found += [torch.ones(shape.width), torch.zeros(shape.width)]

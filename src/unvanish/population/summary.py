@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unvanish.population.grid import Axis, Grid, described
-from unvanish.population.names import ACTIVATIONS, VARIANCES
+from unvanish.population.initialisations import VARIANCES
+from unvanish.population.names import ACTIVATIONS
 from unvanish.records import UnvanishError
 from unvanish.words.numbers import times
 
