@@ -37,25 +37,28 @@ def layers_of(capture: Capture) -> list[Layer]:
     for call in capture.calls:
         for parameter in call.parameters:
             users.setdefault(id(parameter), []).append(call)
-    found = [layer for name, kind, owned in _owners(capture.model) for layer in _at_work(users, name, kind, owned)]
+    found = [layer for name, kind, owned in owners(capture.model) for layer in _at_work(users, name, kind, owned)]
     return sorted(found, key=lambda each: math.inf if each.call is None else each.call)
 
 
-def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
-    owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
+def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
+    """Name, kind and parameters of what owns parameters; those of the root and of parameter lists stand for themselves.
+
+    Parameters by their full names.
+    """
+    found: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)
         own = {id(p): (k, p) for k, p in reversed(module._parameters.items()) if p is not None}  # under one name
-        # Parameters of the root, of a ParameterList or of a ParameterDict stand for themselves.
         alone = not name or isinstance(module, (nn.ParameterList, nn.ParameterDict))
         for key, parameter in reversed(own.values()):
             full = f"{path}.{key}" if path else key
             if alone:
-                owners[full] = ("Parameter", {full: parameter})
+                found[full] = ("Parameter", {full: parameter})
             else:
                 kind = type(model.get_submodule(name) if name != path else module).__name__
-                owners.setdefault(name, (kind.removeprefix("Parametrized"), {}))[1][full] = parameter
-    return [(name, kind, owned) for name, (kind, owned) in owners.items()]
+                found.setdefault(name, (kind.removeprefix("Parametrized"), {}))[1][full] = parameter
+    return [(name, kind, owned) for name, (kind, owned) in found.items()]
 
 
 def _at_work(users: dict[int, list[Call]], name: str, kind: str, owned: dict[str, nn.Parameter]) -> list[Layer]:

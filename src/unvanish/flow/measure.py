@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from unvanish.flow.gates import Gates
-from unvanish.flow.layers import Layer, natural_norm
+from unvanish.flow.layers import Layer
 from unvanish.flow.paths import NONE, Observed, Paths
 from unvanish.flow.slopes import role, slope_of
+from unvanish.flow.transmission import Transmitted
 from unvanish.records import CallFlow, LayerFlow, LossFacts
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.scaled import norm_of
@@ -184,33 +185,26 @@ def _transmission(
     norm, so that a zero or tiny start is not called vanished. Compared by norm and per parameter; the larger counts.
     Downstream is whatever can be reached through any branch.
     """
-    own, full, size = {}, {}, {}
+    sent: dict[str, Transmitted] = {}
     for layer in layers:
         live = {n: p for n, p in layer.parameters.items() if p.requires_grad}
-        if layer.call is None or not live:
-            continue
-        slope = {n: seen.probe("leaves", id(p)) for n, p in live.items()}
-        norms = {n: sizes[id(p)] for n, p in live.items()}
-        own[layer.name] = norm_together([slope[n] + _log(norms[n]) for n in live])
-        full[layer.name] = norm_together([slope[n] + _log(max(norms[n], natural_norm(n, p))) for n, p in live.items()])
-        size[layer.name] = 0.5 * math.log10(max(1, sum(p.numel() for p in live.values())))
+        if layer.call is not None and live:
+            slopes = {id(p): seen.probe("leaves", id(p)) for p in live.values()}
+            sent[layer.name] = Transmitted.of(live, slopes, {key: _log(sizes[key]) for key in slopes})
     best = [(NONE, NONE)] * len(calls)
     by_call: dict[int, list[Layer]] = {}
     for layer in layers:
-        if layer.name in own:
+        if layer.name in sent:
             for index in layer.calls:
                 by_call.setdefault(index, []).append(layer)
     for index in range(len(calls) - 1, -1, -1):
-        here = [(own[a.name], own[a.name] - size[a.name]) for a in by_call.get(index, ())]
+        here = [(sent[a.name].own, sent[a.name].own - sent[a.name].size) for a in by_call.get(index, ())]
         options = here + [best[k] for k in consumers[index]]
         if options:
             best[index] = (max(n for n, _ in options), max(r for _, r in options))
     result = {}
     for layer in layers:
-        if layer.name in full:
-            mine, rms = full[layer.name], full[layer.name] - size[layer.name]
+        if layer.name in sent:
             down = [best[i] for i in layer.calls]
-            by_norm = mine - max(mine, *(n for n, _ in down))
-            by_rms = rms - max(rms, *(r for _, r in down))
-            result[layer.name] = NONE if mine == NONE else max(by_norm, by_rms)
+            result[layer.name] = sent[layer.name].against(max(n for n, _ in down), max(r for _, r in down))
     return result

@@ -6,10 +6,47 @@ with random cotangents tells the two apart.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from unvanish.flow.layers import natural_norm
 from unvanish.trace.calls import Capture, Root
+from unvanish.trace.tape import norm_together
+
+
+@dataclass(frozen=True)
+class Transmitted:
+    """T = ‖∂f/∂w‖·‖w‖ of a layer, as log10: with the norms there are, and with none below an ordinary initialisation.
+
+    ``size``: log10 of the root of the number of entries.
+    """
+
+    own: float
+    full: float
+    size: float
+
+    @classmethod
+    def of(
+        cls, live: Mapping[str, nn.Parameter], slopes: Mapping[int, float], norms: Mapping[int, float]
+    ) -> Transmitted:
+        """From log10 ‖∂f/∂w‖ and log10 ‖w‖ of each trainable tensor, by its id."""
+        natural = {id(p): max(norms[id(p)], math.log10(natural_norm(n, p))) for n, p in live.items()}
+        return cls(
+            own=norm_together([slopes[id(p)] + norms[id(p)] for p in live.values()]),
+            full=norm_together([slopes[id(p)] + natural[id(p)] for p in live.values()]),
+            size=0.5 * math.log10(max(1, sum(p.numel() for p in live.values()))),
+        )
+
+    def against(self, largest: float, densest: float) -> float:
+        """T_rel, at most 0, against the largest T and the largest T per entry; the larger of the two counts."""
+        if self.full == -math.inf:
+            return -math.inf
+        dense = self.full - self.size
+        return max(self.full - max(self.full, largest), dense - max(dense, densest))
 
 
 def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:

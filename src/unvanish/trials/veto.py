@@ -13,10 +13,10 @@ from torch.nn.utils.parametrize import is_parametrized
 from unvanish.decide import VANISHED
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.last import last_call, output_call
-from unvanish.flow.layers import layers_of, natural_norm
+from unvanish.flow.layers import layers_of, owners
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
-from unvanish.flow.transmission import output_cotangents
+from unvanish.flow.transmission import Transmitted, output_cotangents
 from unvanish.pipeline import diagnose
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
@@ -25,7 +25,6 @@ from unvanish.rules.conditions import TAKES_LOGITS
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.capture import record
 from unvanish.trace.structure import tensors
-from unvanish.trace.tape import norm_together
 from unvanish.trials.train import Copy
 
 EXCUSED = ("gated", "saddle", "frozen", "unused")
@@ -106,7 +105,7 @@ def _bound(problem: Problem) -> float | None:
             capture.outputs = [root_of(t) for t in outputs]
             sent = [cotangent for _, cotangent in output_cotangents(capture, 0)]
             slopes = _log10_norms(live, torch.autograd.grad(outputs, live, sent))
-        return _lowest_of(_groups(model), slopes, _log10_norms(live, live))
+        return _lowest_of(model, slopes, _log10_norms(live, live))
     except Exception:  # what fails here is told by the walk
         return None
     finally:
@@ -119,30 +118,14 @@ def _log10_norms(parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) ->
     return dict(zip(map(id, parameters), logs, strict=True))
 
 
-def _groups(model: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """The trainable tensors of each module; those of the root and of parameter lists stand for themselves."""
-    found: list[list[tuple[str, nn.Parameter]]] = []
-    for module in model.modules():
-        own = [(n, p) for n, p in module._parameters.items() if p is not None and p.requires_grad]
-        alone = module is model or isinstance(module, (nn.ParameterList, nn.ParameterDict))
-        found += [[each] for each in own] if alone else [own] if own else []
-    return found
-
-
-def _lowest_of(
-    groups: Sequence[list[tuple[str, nn.Parameter]]], slopes: dict[int, float], sizes: dict[int, float]
-) -> float | None:
-    """The lowest of max(T − largest T, the same per entry) over the groups; None where a number is not finite."""
-    rows: list[tuple[float, float, float]] = []
-    for group in groups:
-        natural = [max(sizes[id(p)], math.log10(natural_norm(n, p))) for n, p in group]
-        own = norm_together([slopes[id(p)] + sizes[id(p)] for _, p in group])
-        full = norm_together([slopes[id(p)] + size for (_, p), size in zip(group, natural, strict=True)])
-        rows.append((own, full, 0.5 * math.log10(sum(p.numel() for _, p in group))))
-    largest, densest = max(own for own, _, _ in rows), max(own - size for own, _, size in rows)
-    if not largest > FAINT or not all(math.isfinite(full) for _, full, _ in rows):
+def _lowest_of(model: nn.Module, slopes: dict[int, float], norms: dict[int, float]) -> float | None:
+    """The lowest transmission against the largest of all layers; None where a number is not finite."""
+    owned = [{n: p for n, p in parameters.items() if p.requires_grad} for _, _, parameters in owners(model)]
+    sent = [Transmitted.of(live, slopes, norms) for live in owned if live]
+    largest, densest = max(each.own for each in sent), max(each.own - each.size for each in sent)
+    if not largest > FAINT or not all(math.isfinite(each.full) for each in sent):
         return None
-    return min(max(min(0.0, full - largest), min(0.0, full - size - densest)) for _, full, size in rows)
+    return min(each.against(largest, densest) for each in sent)
 
 
 def quick_layers(problem: Problem) -> tuple[LayerFlow, ...]:
