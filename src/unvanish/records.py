@@ -289,6 +289,7 @@ class Flow(Record, frozen=True, kw_only=True):
     ``decrement``: the Gauss-Newton decrement of the layers that transmit, together: the loss they could still gain here
     by a quadratic model, as a share of L_ref; None where it was not needed (because the gradients do not cancel, or a
     step that was tried lowers the loss) or, with the reason in ``decrement_refused``, not to be had.
+    ``unheld``: the layers that could learn, and that no optimizer holds.
     """
 
     setting: Setting
@@ -306,6 +307,7 @@ class Flow(Record, frozen=True, kw_only=True):
     nonfinite_call: int | None = None
     undecided: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    unheld: tuple[str, ...] = ()
 
 
 def to_builtins(record: Record) -> Any:

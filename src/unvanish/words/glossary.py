@@ -83,6 +83,7 @@ _REPORT = {
     "setting": "What was checked, and how.",
     "Report.notes": "Remarks about the check itself, such as that the model was in eval mode.",
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
+    "unheld": "The layers that could learn and that no optimizer holds, so that no step moves them.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
