@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import unvanish
 from unvanish import Problem, theory
 from unvanish.lab.activations import functions
 from unvanish.population.elementwise import module_of
@@ -123,3 +129,114 @@ def test_a_sweep_draws_critical_weights_for_every_activation(name: str) -> None:
     """leaky_relu among them, which had been looked up under a name that it does not have."""
     weights, biases = critical_variances(name)
     assert 0.9 < weights < 110 and 0 <= biases < 0.3
+
+
+NEW_ENTRY = """    ActivationEntry(
+        "rrelu_fixed", "RReLU", F + "rrelu", arguments=(0.1, 0.1), label="RReLU", formula=False, rectifies=True
+    ),
+"""
+NEW_REMEDY = """
+from unvanish.remedies import Change, Draft, remedy
+from unvanish.remedies.activations import swap_hidden
+from unvanish.words.activations import BY_NAME
+
+
+@remedy(
+    "activation-rrelu", "RReLU in place of the hidden activations", kind="activation", answers=("UV101",),
+    cures_on=("xavier-sigmoid-20",), no_help_on=("lr-too-small",),
+)
+def rrelu(draft: Draft) -> Change:
+    \"\"\"RReLU.
+
+    What: every activation between two layers becomes RReLU.
+    Helps: signals that vanish behind sigmoids.
+    Does not help: faults of the last layer.
+    Source: Xu, Wang, Chen & Li 2015, Empirical evaluation of rectified activations in convolutional network.
+    \"\"\"
+    return swap_hidden(draft, BY_NAME["rrelu_fixed"])
+"""
+PROGRAM = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.act = nn.Sigmoid()
+
+    def forward(self, x):
+        return self.last({hidden})
+
+
+net = Net()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+"""
+DIFF = """
+import sys, torch, unvanish, program
+from unvanish.trials import open_race
+from unvanish.trials.answer import _after
+from unvanish.trials.patch import patch_of
+from unvanish.trials.plan import Plan
+
+loss = torch.nn.functional.cross_entropy
+problem = unvanish.Problem(program.net, torch.randn(16, 8), torch.randint(2, (16,)), loss, program.optimizer, steps=100)
+race = open_race(problem, Plan(100, 300, 1), unvanish.diagnose(problem))
+edits = ("activation-rrelu",)
+_, patched, why = patch_of(problem, race.copy(edits, 0), race.report, _after(race, edits))
+assert not why, why
+sys.stdout.write(patched)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "old", "new"),
+    [
+        ("self.act(self.second(self.act(self.first(x))))", "nn.Sigmoid()", "nn.RReLU(0.1, 0.1)"),
+        (
+            "self.second(torch.sigmoid(self.first(x)))",
+            "torch.sigmoid(self.first(x))",
+            "torch.nn.functional.rrelu(self.first(x), 0.1, 0.1)",
+        ),
+    ],
+    ids=["module", "function"],
+)
+def test_one_entry_and_a_remedy_file_bring_a_diff_of_the_users_program(
+    tmp_path: Path, hidden: str, old: str, new: str
+) -> None:
+    package = copied_with(tmp_path, NEW_ENTRY)
+    (package / "remedies" / "activation_rrelu.py").write_text(NEW_REMEDY, encoding="utf-8")
+    program = PROGRAM.replace("{hidden}", hidden)
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    done = python(DIFF, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == program.replace(old, new)
+
+
+def test_an_entry_whose_formula_nobody_wrote_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    copied_with(tmp_path, NEW_ENTRY.replace("formula=False, ", ""))
+    done = python("import unvanish.theory", tmp_path)
+    assert done.returncode == 1
+    assert "the activation rrelu_fixed has no φ and φ′ in unvanish/theory/activations.py: write them" in done.stderr
+
+
+def copied_with(folder: Path, entry: str) -> Path:
+    """A copy of the package whose table of activations has one entry more."""
+    package = folder / "unvanish"
+    shutil.copytree(Path(unvanish.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    table, end = package / "words" / "activations.py", ")  # fmt: skip\nBY_NAME"
+    text = table.read_text(encoding="utf-8")
+    assert text.count(end) == 1
+    table.write_text(text.replace(end, entry + end), encoding="utf-8")
+    return package
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+    )

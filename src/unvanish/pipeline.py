@@ -36,7 +36,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_inexact
 from unvanish.trace.calls import Call, Capture
-from unvanish.trace.capture import one_clear_error, record
+from unvanish.trace.capture import forward_is_finite, one_clear_error, record
 from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import tensors
 from unvanish.trace.tape import Tape
@@ -282,14 +282,14 @@ def _with_decrement(
 def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
     """The layers and calls of this model by one forward pass and one walk, without evidence and without verdicts.
 
-    ``model`` is looked at instead of the problem's own; both empty where its loss has no graph. The caller sees to it
-    that the model's state is kept (see ``preserve.untouched``).
+    ``model`` is looked at instead of the problem's own; both empty where its loss has no graph, and where loss or
+    outputs are not finite. The caller sees to it that the model's state is kept (see ``preserve.untouched``).
     """
     capture = record(problem, model)
     try:
-        layers = layers_of(capture)
-        if capture.loss_root is None:
+        if capture.loss_root is None or not forward_is_finite(capture):
             return (), ()
+        layers = layers_of(capture)
         return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)
     finally:
         capture.release()

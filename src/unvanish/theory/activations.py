@@ -217,6 +217,11 @@ _formulas = (
     Activation("identity", lambda x: x, np.ones_like, lambda x: x, (), 1.0, 1.0),
 )
 _by_name = {each.name: each for each in _formulas}
+if _missing := [entry.name for entry in ENTRIES if entry.formula and entry.name not in _by_name]:
+    raise UnvanishError(
+        f"the activation {_missing[0]} has no φ and φ′ in unvanish/theory/activations.py: write them there, or"
+        " formula=False in its entry in unvanish/words/activations.py"
+    )
 _table = {entry.name: _by_name[entry.name] for entry in ENTRIES if entry.formula}
 
 CENTRED = "centred sigmoid"

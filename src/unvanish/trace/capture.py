@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 import warnings
@@ -19,6 +20,7 @@ from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
 from unvanish.trace.places import blame
 from unvanish.trace.recorder import Recorder
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 if TYPE_CHECKING:
@@ -57,6 +59,12 @@ def record(problem: Problem, model: nn.Module) -> Capture:
         capture.release()
         raise
     return capture
+
+
+def forward_is_finite(capture: Capture) -> bool:
+    """Whether the loss and every entry of the outputs are finite numbers."""
+    outputs = (t for t in tensors(capture.values) if t.is_floating_point())
+    return math.isfinite(capture.loss) and all(map(is_finite, outputs))
 
 
 def drop_locals(error: BaseException | None) -> None:
