@@ -72,7 +72,7 @@ class _Relative:
 
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
         product = self.product
-        return self.scaled(product.pull(product.bend(product.push(self.scaled(v)))))
+        return self.scaled(product.vjp(product.hvp(product.jvp(self.scaled(v)))))
 
 
 def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str:

@@ -47,21 +47,21 @@ class GaussNewton:
                 self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
             )
 
-    def push(self, v: Sequence[Tensor | None]) -> list[Tensor]:
+    def jvp(self, v: Sequence[Tensor | None]) -> list[Tensor]:
         """J v: how the outputs move when the parameters move along v."""
         pairs = [(j, t) for j, t in zip(self.pulled, v, strict=True) if j is not None and t is not None]
         moved = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
                                     allow_unused=True) if pairs else [None] * len(self.dual)  # fmt: skip
         return _filled(moved, self.outputs)
 
-    def bend(self, y: Sequence[Tensor]) -> list[Tensor]:
+    def hvp(self, y: Sequence[Tensor]) -> list[Tensor]:
         """H y: how the loss's derivative by the outputs changes when they move along y."""
         live = [(r, t) for r, t in zip(self.residual, y, strict=True) if r is not None and r.requires_grad]
         bent = torch.autograd.grad([r for r, _ in live], self.free, [t for _, t in live], retain_graph=True,
                                    allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
         return _filled(bent, self.outputs)
 
-    def pull(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
+    def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
         """Jᵀy, by all parameters or by those given."""
         chosen = self.parameters if parameters is None else list(parameters)
         found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
@@ -70,7 +70,7 @@ class GaussNewton:
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""
         asked = [None if r is None else shift(r.detach(), power) for r in self.residual]
-        return self.pull(_filled(asked, self.outputs))
+        return self.vjp(_filled(asked, self.outputs))
 
     def log10_residual(self) -> float:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
@@ -82,8 +82,8 @@ class GaussNewton:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
         if not all(j.requires_grad for j in self.pulled if j is not None):
             return False
-        pushed = self.push(v)
-        return math.isclose(dot(pushed, pushed), dot(v, self.pull(pushed)), rel_tol=WHOLE)
+        pushed = self.jvp(v)
+        return math.isclose(dot(pushed, pushed), dot(v, self.vjp(pushed)), rel_tol=WHOLE)
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

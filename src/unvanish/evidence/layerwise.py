@@ -173,10 +173,10 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
 
 def _bend(product: GaussNewton, side: _Side) -> Bend | None:
     """Along the unit gradient, pushed forward at 2^power of its length."""
-    moved = product.push(_spread(product, side))
+    moved = product.jvp(_spread(product, side))
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
-    along = dot(moved, product.bend(moved))
+    along = dot(moved, product.hvp(moved))
     if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
         return None
     curvature = math.log10(along) - 2.0 * side.power * LOG10_2
