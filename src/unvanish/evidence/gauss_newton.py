@@ -21,7 +21,7 @@ from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.problem import Problem
 from unvanish.trace.calls import LOSS_CALLS
-from unvanish.trace.scaled import norm_of, shift
+from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
@@ -76,7 +76,7 @@ class GaussNewton:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
         known = [r.detach() for r in self.residual if r is not None]
         rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
-        return math.log10(rms) if rms > 0.0 else -math.inf
+        return math.log10(rms) if rms > 0.0 else LOG_ZERO
 
     def is_whole(self, v: Sequence[Tensor]) -> bool:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""

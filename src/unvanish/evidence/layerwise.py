@@ -27,7 +27,7 @@ from unvanish.problem import Problem
 from unvanish.records import Flow, LayerFlow
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import ZERO, Scaled, norm_of, room, shift
+from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
 MOST = {"auto": 8, "full": 64}  # layers that are looked at; of more, so many evenly spaced ones
@@ -106,7 +106,7 @@ def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
     ends = [(math.log10(torch.finfo(t).tiny), math.log10(torch.finfo(t).max)) for t in kinds]
     low, high = max(a for a, _ in ends) + MARGIN, min(b for _, b in ends) - MARGIN
     norms = [a.log10_grad_norm - 0.5 * math.log10(max(1, a.parameters)) for a in flows if a.log10_grad_norm is not None]
-    rms = [value for value in norms if value > -math.inf]
+    rms = [value for value in norms if value > LOG_ZERO]
     if not rms or max(rms) - min(rms) > high - low or not product.log10_residual() > low:
         return None
     return round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2)
@@ -115,7 +115,7 @@ def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
 def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:
     """The gradients as Jᵀr, pulled back at 2^power of their size."""
     found = {id(p): g for p, g in zip(product.parameters, product.gradient(power), strict=True)}
-    return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else ZERO) for key, g in found.items()}
+    return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else LOG_ZERO) for key, g in found.items()}
 
 
 def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
@@ -137,7 +137,7 @@ def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Paramete
 def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, product: GaussNewton) -> _Side | None:
     jacobian = flow.log10_jacobian_norm
     pairs = [(p, gradients[id(p)]) for p in layer.live if id(p) in gradients]
-    live = [float(g.exponent) for _, g in pairs if float(g.log2) > ZERO]
+    live = [float(g.exponent) for _, g in pairs if float(g.log2) > LOG_ZERO]
     if not live or jacobian is None or not math.isfinite(jacobian):
         return None
     top = max(live)
@@ -153,7 +153,7 @@ def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, produc
 def _dense(gradient: Scaled, parameter: nn.Parameter, top: float) -> Tensor:
     """The gradient over 2^top in float64, shaped like the parameter."""
     values = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
-    if float(gradient.log2) == ZERO:
+    if float(gradient.log2) == LOG_ZERO:
         return torch.zeros_like(values, dtype=torch.float64).reshape(parameter.shape)
     return shift(values.double(), round(float(gradient.exponent) - top)).reshape(parameter.shape)
 

@@ -23,7 +23,7 @@ from unvanish.flow.layers import Layer
 from unvanish.problem import Problem
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import Scaled, shift
+from unvanish.trace.scaled import LOG_ZERO, Scaled, shift
 
 CHUNKS = 8
 LEVEL = 0.01  # above this probability of a mean as large by chance, the gradient is called noise
@@ -78,13 +78,13 @@ def _chunks(problem: Problem) -> list[Problem] | None:
 
 def _gram(parameters: Sequence[Sequence[Scaled]]) -> Tensor:
     """Inner products of the chunks' gradients, (CHUNKS, CHUNKS), in units of the largest power of two among them."""
-    live = [g.exponent for chunks in parameters for g in chunks if g.log2 != -math.inf]
+    live = [g.exponent for chunks in parameters for g in chunks if g.log2 != LOG_ZERO]
     top = max((float(e) for e in live), default=0.0)
     total = torch.zeros(CHUNKS, CHUNKS, dtype=torch.float64, device="cpu")
     for chunks in parameters:
         dense = (g.mantissa.to_dense() if g.mantissa.is_sparse else g.mantissa for g in chunks)
         rows = [
-            shift(m.reshape(-1).double(), round(float(g.exponent) - top)) if g.log2 != -math.inf else m.new_zeros(1)
+            shift(m.reshape(-1).double(), round(float(g.exponent) - top)) if g.log2 != LOG_ZERO else m.new_zeros(1)
             for m, g in zip(dense, chunks, strict=True)
         ]
         widest = max(row.numel() for row in rows)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unvanish.flow.layers import natural_norm
 from unvanish.trace.calls import Capture, Root
+from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import norm_together
 
 
@@ -43,8 +44,8 @@ class Transmitted:
 
     def against(self, largest: float, densest: float) -> float:
         """T_rel, at most 0, against the largest T and the largest T per entry; the larger of the two counts."""
-        if self.full == -math.inf:
-            return -math.inf
+        if self.full == LOG_ZERO:
+            return LOG_ZERO
         dense = self.full - self.size
         return max(self.full - max(self.full, largest), dense - max(dense, densest))
 

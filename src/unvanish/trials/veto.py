@@ -22,6 +22,7 @@ from unvanish.records import LayerFlow, UnvanishError
 from unvanish.rules.conditions import TAKES_LOGITS
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.capture import record
+from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.structure import tensors
 from unvanish.trials.train import Copy
 
@@ -112,7 +113,7 @@ def _bound(problem: Problem) -> float | None:
 
 def _log10_norms(parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) -> dict[int, float]:
     norms = torch.stack([torch.linalg.vector_norm(t.detach()) for t in found]).tolist()
-    logs = (math.log10(norm) if norm > 0.0 else -math.inf for norm in norms)
+    logs = (math.log10(norm) if norm > 0.0 else LOG_ZERO for norm in norms)
     return dict(zip(map(id, parameters), logs, strict=True))
 
 
@@ -139,7 +140,7 @@ def _decided(layers: Sequence[LayerFlow]) -> float | None:
     if not low:
         return _lowest(layers)
     # a layer is excused only for a gate, or for outputs that do not depend on it at all
-    sure = [a for a in low if not a.gate and a.log10_jacobian_norm not in (None, -math.inf)]
+    sure = [a for a in low if not a.gate and a.log10_jacobian_norm not in (None, LOG_ZERO)]
     return _lowest(sure) if sure else None
 
 
