@@ -34,7 +34,7 @@ from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.backward import why_inexact
+from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error, record
 from unvanish.trace.scaled import is_finite
@@ -146,7 +146,7 @@ def _walked(
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, capture, layers), nothing
-    reason = why_inexact()
+    reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
