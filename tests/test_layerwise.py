@@ -15,9 +15,9 @@ from torch.func import functional_call, jacrev
 
 from unvanish import Problem, zoo
 from unvanish.evidence import layerwise
-from unvanish.evidence.free import free_loss
 from unvanish.evidence.gauss_newton import dot
 from unvanish.evidence.layerwise import MOST, Bend, bends
+from unvanish.evidence.output_loss import loss_of_outputs
 from unvanish.flow.layers import layers_of
 from unvanish.pipeline import diagnose
 from unvanish.trace.capture import record
@@ -55,9 +55,9 @@ def found(problem: Problem) -> dict[str, Bend] | str:
     model: Any = problem.model
     report = diagnose(problem, effort="quick")
     capture = record(problem, model)
-    layers, free = layers_of(capture), free_loss(problem, capture)
-    assert not isinstance(free, str)
-    return bends(problem, model, layers, {a.name: a for a in report.layers}, free, 0)
+    layers, output_loss = layers_of(capture), loss_of_outputs(problem, capture)
+    assert not isinstance(output_loss, str)
+    return bends(problem, model, layers, {a.name: a for a in report.layers}, output_loss, 0)
 
 
 def numbers(problem: Problem) -> dict[str, Bend]:

@@ -14,13 +14,13 @@ from torch import nn
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.curvature import decrement
-from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.layerwise import Bend, bends, chosen
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.zeros import zero_facts
@@ -139,10 +139,10 @@ def _walked(
         return _bare(flow, capture, layers).replace(
             nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]
         ), nothing
-    free = free_loss(problem, capture)
-    last = None if isinstance(free, str) else last_call(capture, free)
-    own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
-    facts = loss_facts(free, last, capture.loss, seed)
+    output_loss = loss_of_outputs(problem, capture)
+    last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
+    own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
+    facts = loss_facts(output_loss, last, capture.loss, seed)
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, capture, layers), nothing
@@ -166,13 +166,13 @@ def _walked(
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
-    if effort == "quick" or isinstance(free, str):
+    if effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
     model = capture.model
 
     def more(flow: Flow) -> Flow:
-        flow = _more_evidence(problem, model, flow, free, (last, own), layers, updates, seed)
-        return _with_bends(problem, model, flow, free, layers, effort, seed)
+        flow = _more_evidence(problem, model, flow, output_loss, (last, own), layers, updates, seed)
+        return _with_bends(problem, model, flow, output_loss, layers, effort, seed)
 
     return flow, more
 
@@ -184,14 +184,14 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
 
 
 def _with_bends(
-    problem: Problem, model: nn.Module, flow: Flow, free: FreeLoss, layers: list[Layer], effort: str, seed: int
+    problem: Problem, model: nn.Module, flow: Flow, output_loss: OutputLoss, layers: list[Layer], effort: str, seed: int
 ) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
     picked = chosen(flow, layers, effort)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = bends(problem, model, picked, {a.name: a for a in flow.layers}, free, seed)
+    found = bends(problem, model, picked, {a.name: a for a in flow.layers}, output_loss, seed)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
@@ -217,7 +217,7 @@ def _more_evidence(
     problem: Problem,
     model: nn.Module,
     flow: Flow,
-    free: FreeLoss,
+    output_loss: OutputLoss,
     ends: tuple[Last | None, Last | None],
     layers: Sequence[Layer],
     updates: Updates | None,
@@ -237,7 +237,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(problem, model, flow, free, layers, loss.reference, seed)
+        flow = _with_decrement(problem, model, flow, output_loss, layers, loss.reference, seed)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -255,7 +255,7 @@ def _with_decrement(
     problem: Problem,
     model: nn.Module,
     flow: Flow,
-    free: FreeLoss,
+    output_loss: OutputLoss,
     layers: Sequence[Layer],
     reference: float,
     seed: int,
@@ -272,10 +272,10 @@ def _with_decrement(
     weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     live = {id(p) for a in layers if a.name not in weak for p in a.live}
     only = [name for name, p in model.named_parameters() if id(p) in live]
-    found = decrement(problem, model, free, reference, seed, only)
+    found = decrement(problem, model, output_loss, reference, seed, only)
     gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
     if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(problem, model, free, reference, seed)
+        found = decrement(problem, model, output_loss, reference, seed)
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 

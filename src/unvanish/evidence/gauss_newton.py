@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.problem import Problem
 from unvanish.trace.calls import LOSS_CALLS
 from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
@@ -31,17 +31,19 @@ class GaussNewton:
     """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
 
     def __init__(
-        self, problem: Problem, model: nn.Module, free: FreeLoss, parameters: Sequence[nn.Parameter], seed: int
+        self, problem: Problem, model: nn.Module, output_loss: OutputLoss, parameters: Sequence[nn.Parameter], seed: int
     ) -> None:
         self.parameters = list(parameters)
         with torch.enable_grad(), double_differentiable():
             found = _watched(problem, model, seed)
-            if [t.shape for t in found] != [t.shape for t in free.now]:
+            if [t.shape for t in found] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
             self.outputs = [t for t in found if t.requires_grad]
             every = [t.detach().requires_grad_(t.requires_grad) for t in found]
-            self.free = [t for t in every if t.requires_grad]
-            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
+            self.leaves = [t for t in every if t.requires_grad]
+            self.residual = torch.autograd.grad(
+                output_loss.at(every), self.leaves, create_graph=True, allow_unused=True
+            )
             self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
             self.pulled = torch.autograd.grad(
                 self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
@@ -57,8 +59,8 @@ class GaussNewton:
     def hvp(self, y: Sequence[Tensor]) -> list[Tensor]:
         """H y: how the loss's derivative by the outputs changes when they move along y."""
         live = [(r, t) for r, t in zip(self.residual, y, strict=True) if r is not None and r.requires_grad]
-        bent = torch.autograd.grad([r for r, _ in live], self.free, [t for _, t in live], retain_graph=True,
-                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
+        bent = torch.autograd.grad([r for r, _ in live], self.leaves, [t for _, t in live], retain_graph=True,
+                                   allow_unused=True) if live else [None] * len(self.leaves)  # fmt: skip
         return _filled(bent, self.outputs)
 
     def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:

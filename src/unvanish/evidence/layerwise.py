@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.gauss_newton import GaussNewton, dot
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
 from unvanish.problem import Problem
 from unvanish.records import Flow, LayerFlow
@@ -64,7 +64,7 @@ def bends(
     model: nn.Module,
     layers: Sequence[Layer],
     flows: Mapping[str, LayerFlow],
-    free: FreeLoss,
+    output_loss: OutputLoss,
     seed: int,
 ) -> dict[str, Bend] | str:
     """By layer; or why curvature cannot be had.
@@ -75,7 +75,7 @@ def bends(
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
     found: dict[str, Bend] = {}
     try:
-        product = GaussNewton(problem, model, free, parameters, seed)
+        product = GaussNewton(problem, model, output_loss, parameters, seed)
         power = _power([flows[layer.name] for layer in layers], product)
         gradients = _walked(problem, model, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
