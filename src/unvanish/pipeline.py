@@ -16,7 +16,7 @@ from unvanish.evidence.arrival import next_step
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.layerwise import Bend, bends, chosen
+from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
@@ -172,7 +172,7 @@ def _walked(
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(problem, model, flow, output_loss, (last, own), layers, updates, seed)
-        return _with_bends(problem, model, flow, output_loss, layers, effort, seed)
+        return _with_gradient_curvatures(problem, model, flow, output_loss, layers, effort, seed)
 
     return flow, more
 
@@ -183,7 +183,7 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_bends(
+def _with_gradient_curvatures(
     problem: Problem, model: nn.Module, flow: Flow, output_loss: OutputLoss, layers: list[Layer], effort: str, seed: int
 ) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
@@ -191,16 +191,16 @@ def _with_bends(
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = bends(problem, model, picked, {a.name: a for a in flow.layers}, output_loss, seed)
+    found = gradient_curvatures(problem, model, picked, {a.name: a for a in flow.layers}, output_loss, seed)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
     by_name = {a.name: shared[key] for a in layers if (key := frozenset(map(id, a.live))) in shared}
 
-    def share(bend: Bend) -> float | None:
+    def share(measured: GradientCurvature) -> float | None:
         if not loss.reference or loss.relative_gap is None:
             return None
-        log = bend.log10_gain - math.log10(loss.reference)
+        log = measured.log10_gain - math.log10(loss.reference)
         return min(loss.relative_gap, 10.0**log) if log < 300.0 else loss.relative_gap
 
     return flow.replace(

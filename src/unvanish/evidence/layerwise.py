@@ -52,28 +52,28 @@ def chosen(flow: Flow, layers: Sequence[Layer], effort: str) -> list[Layer]:
     return [own[round(k * (len(own) - 1) / (most - 1))] for k in range(most)] if most > 1 else []
 
 
-class Bend(NamedTuple):
+class GradientCurvature(NamedTuple):
     """Along one layer: log10 of the curvature along its gradient, and log10 of the loss it alone could gain."""
 
     log10_curvature: float
     log10_gain: float
 
 
-def bends(
+def gradient_curvatures(
     problem: Problem,
     model: nn.Module,
     layers: Sequence[Layer],
     flows: Mapping[str, LayerFlow],
     output_loss: OutputLoss,
     seed: int,
-) -> dict[str, Bend] | str:
+) -> dict[str, GradientCurvature] | str:
     """By layer; or why curvature cannot be had.
 
     ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. A layer whose
     gradient is zero or not finite, or along which the loss does not bend upwards, is left out.
     """
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
-    found: dict[str, Bend] = {}
+    found: dict[str, GradientCurvature] = {}
     try:
         product = GaussNewton(problem, model, output_loss, parameters, seed)
         power = _power([flows[layer.name] for layer in layers], product)
@@ -82,9 +82,9 @@ def bends(
         if sides and not product.is_whole(_together(product, sides)):
             return "an operation of the model has no second derivative"
         for side in sides:
-            bend = _bend(product, side)
-            if bend is not None:
-                found[side.name] = bend
+            measured = _gradient_curvature(product, side)
+            if measured is not None:
+                found[side.name] = measured
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
     return found
@@ -171,7 +171,7 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
     return total
 
 
-def _bend(product: GaussNewton, side: _Side) -> Bend | None:
+def _gradient_curvature(product: GaussNewton, side: _Side) -> GradientCurvature | None:
     """Along the unit gradient, pushed forward at 2^power of its length."""
     moved = product.jvp(_spread(product, side))
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
@@ -180,4 +180,4 @@ def _bend(product: GaussNewton, side: _Side) -> Bend | None:
     if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
         return None
     curvature = math.log10(along) - 2.0 * side.power * LOG10_2
-    return Bend(curvature, 2.0 * side.log2_norm * LOG10_2 - math.log10(2.0) - curvature)
+    return GradientCurvature(curvature, 2.0 * side.log2_norm * LOG10_2 - math.log10(2.0) - curvature)
