@@ -37,11 +37,11 @@ def why_unsupported() -> str:
         out = torch.sigmoid(torch.ones(3, 2, dtype=torch.float64, device="cpu") @ w + b).sum()
         expected = torch.autograd.grad(out, [w, b], retain_graph=True)
         capture = Capture(nn.Module())
-        found: dict[int, Scaled] = {}
+        gradients: dict[int, Scaled] = {}
         root = Root((out.grad_fn, out.output_nr), (), out.dtype, out.device, 1.0)
-        exact_walk(capture, [[(root, torch.ones_like(out) * 2.0**-900)]], lambda p, _, g: found.update({id(p): g}))
+        exact_walk(capture, [[(root, torch.ones_like(out) * 2.0**-900)]], lambda p, _, g: gradients.update({id(p): g}))
         for leaf, right in zip((w, b), expected, strict=True):
-            got = shift(found[id(leaf)].mantissa, found[id(leaf)].exponent + 900)
+            got = shift(gradients[id(leaf)].mantissa, gradients[id(leaf)].exponent + 900)
             if not torch.allclose(got, right, rtol=1e-12, atol=0.0):
                 return "a hand-walked gradient differs from autograd's"
     except Exception as error:  # whatever a future torch raises here, the answer is the same
