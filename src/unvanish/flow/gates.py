@@ -53,12 +53,12 @@ class Gates:
         branch, trunk = [layer.calls[-1]], self.paths.trunk
         while not trunk[branch[-1]] and (after := self.paths.next[branch[-1]]) is not None:
             branch.append(after)
-        found: set[int] = set()
+        visited: set[int] = set()
         sizes: dict[str, float] = {}
         while branch:
             index = branch.pop()
-            if index not in found and not trunk[index]:
-                found.add(index)
+            if index not in visited and not trunk[index]:
+                visited.add(index)
                 branch.extend(self.calls[index].inputs)
                 sizes.update(self.sizes.get(index, {}))
         small = {n: v for n, v in sizes.items() if 0.0 < v < 1.0 and n not in layer.parameters}
@@ -89,5 +89,5 @@ class Gates:
 
 def _sizes(call: Call, names: dict[int, str], norms: dict[int, float]) -> dict[str, float]:
     """The norms of a call's trainable weights as shares of their natural norms (biases multiply nothing)."""
-    own = {names[id(p)]: p for p in call.parameters if id(p) in names and not names[id(p)].endswith("bias")}
-    return {n: norms[id(p)] / natural_norm(n, p) for n, p in own.items()}
+    weights = {names[id(p)]: p for p in call.parameters if id(p) in names and not names[id(p)].endswith("bias")}
+    return {n: norms[id(p)] / natural_norm(n, p) for n, p in weights.items()}
