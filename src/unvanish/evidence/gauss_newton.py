@@ -35,11 +35,11 @@ class GaussNewton:
     ) -> None:
         self.parameters = list(parameters)
         with torch.enable_grad(), double_differentiable():
-            found = _watched(problem, model, seed)
-            if [t.shape for t in found] != [t.shape for t in output_loss.now]:
+            outputs = _watched(problem, model, seed)
+            if [t.shape for t in outputs] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
-            self.outputs = [t for t in found if t.requires_grad]
-            every = [t.detach().requires_grad_(t.requires_grad) for t in found]
+            self.outputs = [t for t in outputs if t.requires_grad]
+            every = [t.detach().requires_grad_(t.requires_grad) for t in outputs]
             self.leaves = [t for t in every if t.requires_grad]
             self.residual = torch.autograd.grad(
                 output_loss.at(every), self.leaves, create_graph=True, allow_unused=True
@@ -66,13 +66,13 @@ class GaussNewton:
     def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
         """Jᵀy, by all parameters or by those given."""
         chosen = self.parameters if parameters is None else list(parameters)
-        found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
-        return _filled([None if t is None else t.detach() for t in found], chosen)
+        products = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
+        return _filled([None if t is None else t.detach() for t in products], chosen)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""
-        asked = [None if r is None else shift(r.detach(), power) for r in self.residual]
-        return self.vjp(_filled(asked, self.outputs))
+        residual = [None if r is None else shift(r.detach(), power) for r in self.residual]
+        return self.vjp(_filled(residual, self.outputs))
 
     def log10_residual(self) -> float:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
@@ -91,9 +91,9 @@ class GaussNewton:
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     pairs = list(zip(a, b, strict=True))
     if all(t.dtype in (torch.float32, torch.float64) for pair in pairs for t in pair):
-        found = float(sum((x * y).sum(dtype=torch.float64) for x, y in pairs))
-        if 1e-20 < abs(found) < math.inf:  # products that left the range of float32 are far below this sum
-            return found
+        total = float(sum((x * y).sum(dtype=torch.float64) for x, y in pairs))
+        if 1e-20 < abs(total) < math.inf:  # products that left the range of float32 are far below this sum
+            return total
     return float(sum((x.double() * y.double()).sum() for x, y in pairs))
 
 
@@ -105,8 +105,8 @@ def double_differentiable() -> Any:
     return attention.sdpa_kernel(attention.SDPBackend.MATH)
 
 
-def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(t) if f is None else f for f, t in zip(found, like, strict=True)]
+def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(t) if f is None else f for f, t in zip(parts, like, strict=True)]
 
 
 class _Catch(TorchFunctionMode):
@@ -124,8 +124,8 @@ def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
     """The tensors the loss is a function of, with their graph."""
     if problem.loss_fn is not None:
         outputs = outputs_again(problem, model, seed)
-        own = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
-        return [t for t in tensors(outputs) if t.is_floating_point() and t is not own]
+        loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
+        return [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]
     with _Catch() as caught:
         loss_again(problem, model, seed)
     return [caught.found] if caught.found is not None else []

@@ -72,8 +72,8 @@ def loss_call(capture: Capture) -> Loss:
 
 def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:
     values, replay = capture.values, capture.replay
-    own = inner_loss(values) if not isinstance(values, Tensor) else None
-    now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
+    loss_inside = inner_loss(values) if not isinstance(values, Tensor) else None
+    now = [t for t in tensors(values) if t.is_floating_point() and t is not loss_inside]
     if not now:
         return "the outputs hold no floating-point tensor"
     if any(t.is_nested for t in now):
@@ -100,12 +100,12 @@ def lowest(
     def at(z: Sequence[Tensor]) -> Tensor:
         return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
-    found, place = minimise(at, [searchable(t) for t in output_loss.now])
-    if constant is not None and value is not None and (found is None or found > 0.9 * value):
+    least, place = minimise(at, [searchable(t) for t in output_loss.now])
+    if constant is not None and value is not None and (least is None or least > 0.9 * value):
         other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
-        if found is None or (other is not None and other < found):
-            found, place = other, there
-    return found, place
+        if least is None or (other is not None and other < least):
+            least, place = other, there
+    return least, place
 
 
 def minimise(loss: Loss, start: Sequence[Tensor]) -> tuple[float | None, list[Tensor] | None]:
@@ -174,13 +174,13 @@ def _search(
             if value.requires_grad:  # not backward(): a loss with weights of its own would find gradients in them
                 for variable, gradient in zip(move, torch.autograd.grad(value, move, allow_unused=True), strict=True):
                     variable.grad = None if gradient is None else gradient.contiguous()
-        found = float(value.detach())
-        if math.isnan(found):
+        reached = float(value.detach())
+        if math.isnan(reached):
             left = True
             raise _Enough
-        if found * scale < best:
-            best, place = found * scale, [t.detach() for t in here]
-        if 0.0 <= found < ENOUGH:
+        if reached * scale < best:
+            best, place = reached * scale, [t.detach() for t in here]
+        if 0.0 <= reached < ENOUGH:
             raise _Enough
         return value.detach()
 
