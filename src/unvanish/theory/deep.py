@@ -35,11 +35,11 @@ class Table:
 
 def _extended(x: Array, places: Array, values: Array) -> Array:
     """Between the places linear, beyond them with the slope of the last two."""
-    found = np.interp(x, places, values)
+    extended = np.interp(x, places, values)
     for outside, edge, beside in ((x < places[0], 0, 1), (x > places[-1], -1, -2)):
         slope = (values[edge] - values[beside]) / (places[edge] - places[beside])
-        found = np.where(outside, values[edge] + slope * (x - places[edge]), found)
-    return found
+        extended = np.where(outside, values[edge] + slope * (x - places[edge]), extended)
+    return extended
 
 
 @cache
@@ -47,8 +47,8 @@ def table(name: str) -> Table:
     """The averages of one activation; ``name`` may be "centred sigmoid" too."""
     phi = centred_sigmoid() if name == CENTRED else activation(name)
     grid = np.geomspace(*SPAN)
-    found = [moments(phi, q) for q in grid.tolist()]
-    mean, square, slope = (np.array([getattr(m, key) for m in found]) for key in ("mean", "square", "slope_square"))
+    averages = [moments(phi, q) for q in grid.tolist()]
+    mean, square, slope = (np.array([getattr(m, key) for m in averages]) for key in ("mean", "square", "slope_square"))
     with np.errstate(divide="ignore"):
         return Table(np.log(grid), mean, np.log(square), np.log(slope))
 
