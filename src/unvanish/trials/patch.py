@@ -72,17 +72,17 @@ def spare(target: Path, original: str | Path | None = None) -> None:
 def _file_of(problem: Problem) -> Path:
     """The one file outside of installed packages in which the network's classes stand."""
     model, _ = problem.build()
-    torch_home, found = str(Path(torch.__file__).parent), []
+    torch_home, files = str(Path(torch.__file__).parent), []
     for each in (*model.modules(), problem.loss_fn, problem.optimizer):
         try:
             file = inspect.getsourcefile(type(each) if isinstance(each, nn.Module) else each)  # type: ignore[arg-type]
         except TypeError:
             continue
         if file and not file.startswith(torch_home) and "site-packages" not in file and Path(file).is_file():
-            found.append(Path(file))
-    if not found:
+            files.append(Path(file))
+    if not files:
         raise NotLiteralError("no source file of the network was found")
-    return found[0]
+    return files[0]
 
 
 def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Report, path: Path) -> str:
@@ -146,10 +146,10 @@ def _optimizer(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: 
 ) -> list[Edit]:  # fmt: skip
     """Swap the one call that makes the optimizer, or only the learning rate in it."""
     name, now = was.optimizer.__name__, copy.draft.recipe
-    found = [c for c in _calls(tree) if (ast.get_source_segment(old, c.func) or "").rpartition(".")[2] == name]
-    if len(found) != 1 or not found[0].args:
+    calls = [c for c in _calls(tree) if (ast.get_source_segment(old, c.func) or "").rpartition(".")[2] == name]
+    if len(calls) != 1 or not calls[0].args:
         raise NotLiteralError(f"{name}(…) is not made in exactly one place of the file")
-    call = found[0]
+    call = calls[0]
     rates = [k.value for k in call.keywords if k.arg == "lr"] + call.args[1:2]
     if len(rates) != 1 or not isinstance(rates[0], ast.Constant) or rates[0].value != was.lr:
         raise NotLiteralError(f"the learning rate {was.lr:g} is not written as a number in {name}(…)")
