@@ -216,12 +216,14 @@ def free_layers(draft: Draft) -> tuple[list[Layer], str]:
     left = {id(layer) for layer in (*tied, *computed, *frozen)}
     layers = [layer for layer in anatomy.layers if id(layer) not in left]
     reasons = {"tied": tied, "reparametrised": computed, "frozen": frozen}
-    said = [f"{len(group)} {word}" for word, group in reasons.items() if group]
+    left_alone = [f"{len(group)} {word}" for word, group in reasons.items() if group]
     if not layers:
         raise Refused(
-            f"no weights are left to draw anew: {', '.join(said)}" if said else "the model has no Linear or convolution"
+            f"no weights are left to draw anew: {', '.join(left_alone)}"
+            if left_alone
+            else "the model has no Linear or convolution"
         )
-    return layers, f" ({', '.join(said)} left alone)" if said else ""
+    return layers, f" ({', '.join(left_alone)} left alone)" if left_alone else ""
 
 
 def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_std: float = 0.0) -> Change:

@@ -180,8 +180,8 @@ def _root(depth: int) -> Callable[..., Any]:
         nonlocal starts
         starts += 1
         if starts < STARTS:  # dks judges by the last one whether there is a solution
-            found = optimize.root(residual, start, **options)
-            if not found.success or found.x[0] * math.sqrt(at(found.x)[2]) > STEEPEST + 1e-6:
+            solution = optimize.root(residual, start, **options)
+            if not solution.success or solution.x[0] * math.sqrt(at(solution.x)[2]) > STEEPEST + 1e-6:
                 return SimpleNamespace(success=False)
         return optimize.root(equations, start, **options)
 
