@@ -81,11 +81,11 @@ class Experiment:
 
     def settle(self, preset: str = "", **given: Any) -> Settings:
         """The checked settings of one run; UnvanishError for an unknown name or a value out of range."""
-        asked = f"lab {self.name}"
+        where = f"lab {self.name}"
         chosen = {each.name: each.settings for each in self.presets}
         if preset and preset not in chosen:
-            raise UnvanishError(f"{asked}: there is no preset {preset!r}{nearest(preset, tuple(chosen))}")
-        return settle(self.settings, given, asked, chosen.get(preset, {}))
+            raise UnvanishError(f"{where}: there is no preset {preset!r}{nearest(preset, tuple(chosen))}")
+        return settle(self.settings, given, where, chosen.get(preset, {}))
 
     def run(self, progress: Progress | None = None, preset: str = "", **given: Any) -> Outcome:
         """Run it; the same settings give the same outcome."""

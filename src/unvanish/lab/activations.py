@@ -114,12 +114,12 @@ def coarse_maximum() -> float:
     return float(activation("sigmoid").slope(np.linspace(-5, 5, 100)).max())
 
 
-def _names(asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def _names(wanted: str, known: tuple[str, ...]) -> tuple[str, ...]:
     from unvanish.lab.parameters import nearest
 
-    if asked in ("common", "all"):
-        return BY_DEFAULT if asked == "common" else known
-    names = tuple(part.strip() for part in asked.split(","))
+    if wanted in ("common", "all"):
+        return BY_DEFAULT if wanted == "common" else known
+    names = tuple(part.strip() for part in wanted.split(","))
     for name in names:
         if name not in known:
             raise UnvanishError(f"lab activations: there is no activation {name!r}{nearest(name, known)}")
@@ -130,8 +130,8 @@ def _row(name: str, function: Callable[[Any], Any], z: Any) -> dict[str, Any]:
     import numpy as np
 
     grid = np.linspace(*FINE)
-    over, (_, found) = np.abs(slopes(function, grid)[1]), slopes(function, z)
-    size, largest = np.abs(found), float(over.max())
+    over, (_, derivatives) = np.abs(slopes(function, grid)[1]), slopes(function, z)
+    size, largest = np.abs(derivatives), float(over.max())
     tops = grid[over >= largest * (1 - 1e-12)]
     top = round(float(tops[np.abs(tops).argmin()]), 2) + 0.0
     with np.errstate(divide="ignore"):

@@ -213,8 +213,8 @@ def _check_width(s: Settings) -> None:
 def _leaving(made: Chain | Layers, beyond: Callable[[Scaled, str], int | None]) -> dict[str, int | None]:
     """For each number type the layer, nearest to the output, at which every input's error signal leaves its range."""
     back = made.loudest[::-1]
-    found = {name: beyond(back, name) for name in SMALLEST}
-    return {name: place and made.depth + 1 - place for name, place in found.items()}
+    places = {name: beyond(back, name) for name in SMALLEST}
+    return {name: place and made.depth + 1 - place for name, place in places.items()}
 
 
 def _rows(
@@ -237,12 +237,12 @@ def _sentence(made: Chain | Layers, gradient: Scaled, s: Settings, zeros: dict[s
     value = f"-{first}" if gradient.sign[0] < 0 else first
     count = f"{made.depth:,} layers" if made.depth > 1 else "1 layer"
     count += f" of {s.width} neurons" if s.width > 1 else ""
-    said = f"Through {count} {what} is {value}{' exactly' if first == '0' else ''}{_blame(made, s)}"
+    start = f"Through {count} {what} is {value}{' exactly' if first == '0' else ''}{_blame(made, s)}"
     gone = [name for name, layer in zeros.items() if layer or zero_from(gradient[:1], name)]
     kept = [name for name in zeros if name not in gone]
     if not gone or first == "0":
-        return f"{said}."
-    return f"{said}; it is 0 in {_and(gone)}{f', not in {_and(kept)}' if kept else ''}."
+        return f"{start}."
+    return f"{start}; it is 0 in {_and(gone)}{f', not in {_and(kept)}' if kept else ''}."
 
 
 def _blame(made: Chain | Layers, s: Settings) -> str:
@@ -278,11 +278,11 @@ def _overflow(made: Chain | Layers) -> Outcome:
 
     gone = (~np.isfinite(made.activation)).any(axis=0)
     if not gone.any():
-        said = "The derivative of the loss by the output is beyond float64; take a smaller target or smaller weights."
-        return Outcome(sentence=said, columns=COLUMNS)
+        text = "The derivative of the loss by the output is beyond float64; take a smaller target or smaller weights."
+        return Outcome(sentence=text, columns=COLUMNS)
     layer = int(gone.argmax()) + 1
-    said = f"The activations grow beyond float64 in layer {layer:,} of {made.depth:,}, so that no gradient exists"
-    return Outcome(sentence=f"{said}; take smaller weights or fewer layers.", columns=COLUMNS)
+    text = f"The activations grow beyond float64 in layer {layer:,} of {made.depth:,}, so that no gradient exists"
+    return Outcome(sentence=f"{text}; take smaller weights or fewer layers.", columns=COLUMNS)
 
 
 def _comparison(made: Chain, written: str) -> str:
@@ -302,19 +302,19 @@ def _checks(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Check,
     """δ₁ once more, as a plain sum of logarithms; and the published example where the settings are its own."""
     import numpy as np
 
-    found: list[Check] = []
+    checks: list[Check] = []
     if (made.factor != 0).all() and (made.slope != 0).all() and (made.error != 0).all():
         # one logarithm each: the product of two factors may underflow where neither does
         parts = (made.factor[:, 1:], made.error[:, None], made.slope[:, :1])
         logs = np.log10(np.abs(np.concatenate(parts, axis=1))).sum(axis=1)
         one, other = float(logs[0]), float(made.delta.log10[0, 0])
-        found.append(
+        checks.append(
             Check("log10 |δ₁| of the first input, as a sum of logarithms", one, other, abs(one - other) < 1e-6)
         )
     plain = s.activation == "sigmoid" and not (s.residual or s.noise or s.bias) and s.loss == "output"
     if plain and s.width == 1 and made.depth in KNOWN and set(s.weight) == {0.17} and s.input == (1.0,):
-        found.append(Check.close("log10 ∂out/∂w₁, 60 digits", KNOWN[made.depth], float(gradient.log10[0]), 1e-11))
-    return tuple(found)
+        checks.append(Check.close("log10 ∂out/∂w₁, 60 digits", KNOWN[made.depth], float(gradient.log10[0]), 1e-11))
+    return tuple(checks)
 
 
 def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Drawing, ...]:

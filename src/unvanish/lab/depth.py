@@ -132,12 +132,12 @@ def _layers(hidden: int) -> str:
 
 
 def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
-    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
-    depths = sorted({hidden for _, hidden in found})
-    if len(depths) < 2 or depths[-1] < 20 or ("sigmoid, centred init", depths[-1]) not in found:
+    accuracy = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    depths = sorted({hidden for _, hidden in accuracy})
+    if len(depths) < 2 or depths[-1] < 20 or ("sigmoid, centred init", depths[-1]) not in accuracy:
         return
-    lost = found["sigmoid", depths[0]] - found["sigmoid", depths[-1]]
-    kept = found["sigmoid, centred init", depths[-1]] - found["sigmoid", depths[-1]]
+    lost = accuracy["sigmoid", depths[0]] - accuracy["sigmoid", depths[-1]]
+    kept = accuracy["sigmoid, centred init", depths[-1]] - accuracy["sigmoid", depths[-1]]
     what = f"accuracy a plain sigmoid network loses from {_layers(depths[0])} to {depths[-1]}"
     yield Check(what, "more than 0.5", round(lost, 3), lost > 0.5)
     what = f"accuracy that centred initialisation gives back at {depths[-1]}"
@@ -149,7 +149,7 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
     if len(depths) > 1:
         yield _lines(rows, depths, best_constant, s)
     for hidden in dict.fromkeys([*depths[-1:], *depths[:1]]):
-        own = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
+        group = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
         dots = [
             {
                 "name": row["kind"],
@@ -159,13 +159,13 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
                 "gain": None,
                 "baseline": row["kind"] == "sigmoid",
             }
-            for row in own
+            for row in group
         ]
-        as_is = next((row["accuracy"] for row in own if row["kind"] == "sigmoid"), None)
+        as_is = next((row["accuracy"] for row in group if row["kind"] == "sigmoid"), None)
         yield Drawing.of(
             "remedies",
             f"What does a network with {_layers(hidden)} learn?",
-            f"Accuracy of {len(own)} networks with {_layers(hidden)}: a dot for the mean over {s.seeds} seeds, a line"
+            f"Accuracy of {len(group)} networks with {_layers(hidden)}: a dot for the mean over {s.seeds} seeds, a line"
             f" from the worst to the best, sorted; chance is {best_constant:.3g}.",
             dots,
             chance=best_constant,
@@ -174,8 +174,8 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
 
 
 def _lines(rows: list[dict[str, Any]], depths: list[int], best_constant: float, s: Settings) -> Drawing:
-    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
-    scores = [[found.get((kind, hidden), 0.0) for hidden in depths] for kind in KINDS]
+    accuracy = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    scores = [[accuracy.get((kind, hidden), 0.0) for hidden in depths] for kind in KINDS]
     return Drawing.of(
         "speeds",
         "Does accuracy survive more layers?",
@@ -183,7 +183,7 @@ def _lines(rows: list[dict[str, Any]], depths: list[int], best_constant: float, 
         f" build and train a network; the mean over {s.seeds} seeds. The best constant answer has {best_constant:.3g}.",
         depths,
         list(KINDS),
-        [[math.log10(score) if score else None for score in own] for own in scores],
+        [[math.log10(score) if score else None for score in of_kind] for of_kind in scores],
         quantity="accuracy",
         across="hidden layers",
     )

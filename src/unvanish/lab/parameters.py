@@ -129,8 +129,8 @@ class Parameter:
         return number
 
     def _refusal(self, value: Any, hint: str = "") -> UnvanishError:
-        said = value if isinstance(value, str) else f"{value:.10g}" if isinstance(value, float) else repr(value)
-        short = said if len(said) <= LONGEST_ECHO else f"{said[:LONGEST_ECHO]}…"
+        text = value if isinstance(value, str) else f"{value:.10g}" if isinstance(value, float) else repr(value)
+        short = text if len(text) <= LONGEST_ECHO else f"{text[:LONGEST_ECHO]}…"
         return UnvanishError(f"{self.name} is {short!s}; it takes {self.allowed}{hint}")
 
 
@@ -165,29 +165,29 @@ class Settings(Mapping[str, Any]):
 
 
 def settle(
-    parameters: Sequence[Parameter], given: Mapping[str, Any], asked: str, preset: Mapping[str, Any]
+    parameters: Sequence[Parameter], given: Mapping[str, Any], where: str, preset: Mapping[str, Any]
 ) -> Settings:
     """Every setting's value: as given, else as in the preset, else its default; texts are parsed, and ``quick`` limits.
 
-    ``asked`` begins the message of the UnvanishError that an unknown name or a value out of range raises.
+    ``where`` begins the message of the UnvanishError that an unknown name or a value out of range raises.
     """
     by_name = {parameter.name: parameter for parameter in parameters}
     values: dict[str, Value] = {parameter.name: parameter.default for parameter in parameters}
     for name, value in {**preset, **given}.items():
         parameter = by_name.get(name)
         if parameter is None:
-            raise UnvanishError(f"{asked}: there is no setting {name!r}{nearest(name, tuple(by_name))}")
-        values[name] = _within(asked, parameter.parse if isinstance(value, str) else parameter.check, value)
+            raise UnvanishError(f"{where}: there is no setting {name!r}{nearest(name, tuple(by_name))}")
+        values[name] = _within(where, parameter.parse if isinstance(value, str) else parameter.check, value)
     if values.get("quick"):
         values = {name: by_name[name].quickly(value) for name, value in values.items()}
     return Settings(values, given)
 
 
-def _within(asked: str, read: Callable[[Any], Value], value: Any) -> Value:
+def _within(where: str, read: Callable[[Any], Value], value: Any) -> Value:
     try:
         return read(value)
     except UnvanishError as error:
-        raise UnvanishError(f"{asked}: {error}") from None
+        raise UnvanishError(f"{where}: {error}") from None
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -96,7 +96,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
 
 def measured_gain(
-    phi: str, found: FixedPoint, *, depth: int, width: int, networks: int, seed: int, start: float | None = None
+    phi: str, point: FixedPoint, *, depth: int, width: int, networks: int, seed: int, start: float | None = None
 ) -> float:
     """log10 of what one layer multiplies the squared error signal by, the mean over random networks, by the check.
 
@@ -113,15 +113,15 @@ def measured_gain(
 
     from unvanish.lab.activations import functions
 
-    q = start if start is not None else found.q if 0 < found.q < math.inf else _limit_start(found)
+    q = start if start is not None else point.q if 0 < point.q < math.inf else _limit_start(point)
     steps: list[float] = []
     for network in range(networks):
         generator = torch.Generator().manual_seed(seed * 1_000 + network)
         layers: list[nn.Module] = []
         for _ in range(depth):
             linear = nn.Linear(width, width)
-            nn.init.normal_(linear.weight, 0.0, math.sqrt(found.sigma_w2 / width), generator)
-            nn.init.normal_(linear.bias, 0.0, math.sqrt(found.sigma_b2), generator)
+            nn.init.normal_(linear.weight, 0.0, math.sqrt(point.sigma_w2 / width), generator)
+            nn.init.normal_(linear.bias, 0.0, math.sqrt(point.sigma_b2), generator)
             layers += [Apply(), linear]
         inputs = math.sqrt(q) * torch.randn(BATCH, width, generator=generator)
         aim = torch.randn(BATCH, width, generator=generator)
@@ -133,34 +133,34 @@ def measured_gain(
     return sum(steps) / len(steps)
 
 
-def _limit_start(found: FixedPoint) -> float:
+def _limit_start(point: FixedPoint) -> float:
     """Where to start a network whose variance has no rest: near 0 where it dies out, at 1 where it grows."""
-    return GROWING_START if found.q else COLLAPSED_START
+    return GROWING_START if point.q else COLLAPSED_START
 
 
-def _row(phi: Activation, found: FixedPoint, s: Settings) -> dict[str, Any]:
+def _row(phi: Activation, point: FixedPoint, s: Settings) -> dict[str, Any]:
     measured = difference = None
     if s.width:
-        gain = measured_gain(phi.name, found, depth=s.depth, width=s.width, networks=s.networks, seed=s.seed)
+        gain = measured_gain(phi.name, point, depth=s.depth, width=s.width, networks=s.networks, seed=s.seed)
         measured = 10**gain
-        difference = 100 * (measured / found.chi1 - 1) if found.chi1 else None
+        difference = 100 * (measured / point.chi1 - 1) if point.chi1 else None
     values = (
-        found.sigma_w2, found.q, found.q_slope, found.chi1, measured, difference, found.depth_scale,
-        TRAINABLE * found.depth_scale, saturated_at(phi, found), phase_of(found),
+        point.sigma_w2, point.q, point.q_slope, point.chi1, measured, difference, point.depth_scale,
+        TRAINABLE * point.depth_scale, saturated_at(phi, point), phase_of(point),
     )  # fmt: skip
     return dict(zip((column.name for column in COLUMNS), values, strict=True))
 
 
-def saturated_at(phi: Activation, found: FixedPoint) -> float | None:
+def saturated_at(phi: Activation, point: FixedPoint) -> float | None:
     """The share of saturated pre-activations at a fixed point; None where the variance grows without end."""
-    return round(saturation(phi, max(found.q, 1e-12)), 6) if found.q < math.inf else None
+    return round(saturation(phi, max(point.q, 1e-12)), 6) if point.q < math.inf else None
 
 
-def phase_of(found: FixedPoint) -> str:
+def phase_of(point: FixedPoint) -> str:
     """ "vanishing", "critical" (within 1 %) or "exploding"; and whether the forward pass explodes."""
-    word = "vanishing" if found.chi1 < 1 else "exploding"
-    word = "critical" if abs(found.chi1 - 1) <= CRITICAL_WITHIN else word
-    return f"{word}, activations grow" if found.q == math.inf else word
+    word = "vanishing" if point.chi1 < 1 else "exploding"
+    word = "critical" if abs(point.chi1 - 1) <= CRITICAL_WITHIN else word
+    return f"{word}, activations grow" if point.q == math.inf else word
 
 
 def _sentence(s: Settings, phi: Activation, lines: tuple[Critical, ...]) -> str:
@@ -307,20 +307,20 @@ def theory_page(
 
 def _page_sentence(phi: Activation, depth: int, row: dict[str, Any]) -> str:
     """One initialisation in words, and the nearest thing to a cure: a variance that holds the gradient."""
-    said = (
+    start = (
         f"Through {depth:,} layers of {phi.name} with {row['initialisation']} the gradient's norm is multiplied by"
         f" {exactly(row['log10_gain'])} (χ₁ = {row['chi1']:.6g}, {row['phase']})"
     )
     if critical_everywhere(phi):
-        return f"{said}; σ_w² = {critical(phi, 1.0).sigma_w2:.6g} without biases holds it."
+        return f"{start}; σ_w² = {critical(phi, 1.0).sigma_w2:.6g} without biases holds it."
     roots = critical_with_bias(phi, 0.0)
     if roots:
-        return f"{said}; without biases σ_w² = {roots[0].sigma_w2:.6g} holds it, at variance {roots[0].q:.6g}."
+        return f"{start}; without biases σ_w² = {roots[0].sigma_w2:.6g} holds it, at variance {roots[0].q:.6g}."
     one = critical(phi, 1.0)
     if not one.feasible:
-        return f"{said}; no variances hold it."
+        return f"{start}; no variances hold it."
     kept = "" if one.q_slope < 1 else ", though the variance does not stay there"
-    return f"{said}; σ_w² = {one.sigma_w2:.6g} with σ_b² = {max(one.sigma_b2, 0):.6g} holds it at variance 1{kept}."
+    return f"{start}; σ_w² = {one.sigma_w2:.6g} with σ_b² = {max(one.sigma_b2, 0):.6g} holds it at variance 1{kept}."
 
 
 def _within(parameter: Parameter, value: Any) -> None:
@@ -332,29 +332,31 @@ def _within(parameter: Parameter, value: Any) -> None:
 
 def _initialisations(phi: Activation, weight: float | None, bias: float, width: int) -> list[tuple[str, float, float]]:
     fan_in = width or 256
-    found = [(title, w, 1 / (3 * fan_in) if b is None else b) for title, w, b in INITIALISATIONS]
+    initialisations = [(title, w, 1 / (3 * fan_in) if b is None else b) for title, w, b in INITIALISATIONS]
     one = critical(phi, 1.0)
     if one.feasible:
-        found.append(("critical at variance 1", one.sigma_w2, max(one.sigma_b2, 0.0)))
-    found += [("critical without biases", each.sigma_w2, 0.0) for each in critical_with_bias(phi, 0.0)]
+        initialisations.append(("critical at variance 1", one.sigma_w2, max(one.sigma_b2, 0.0)))
+    initialisations += [("critical without biases", each.sigma_w2, 0.0) for each in critical_with_bias(phi, 0.0)]
     if weight is not None:
-        found.append(("the variances asked for", weight, bias))
+        initialisations.append(("the variances asked for", weight, bias))
     elif bias:
-        found += [("critical with the biases asked for", each.sigma_w2, bias) for each in critical_with_bias(phi, bias)]
-    return found
+        initialisations += [
+            ("critical with the biases asked for", each.sigma_w2, bias) for each in critical_with_bias(phi, bias)
+        ]
+    return initialisations
 
 
 def _page_row(
     phi: Activation, title: str, weight: float, bias: float, depth: int, width: int, networks: int
 ) -> dict[str, Any]:
-    found = fixed_point(phi, weight, bias)
+    point = fixed_point(phi, weight, bias)
     measured = None
     if width:
-        gain = measured_gain(phi.name, found, depth=depth, width=width, networks=networks, seed=0, start=1.0)
+        gain = measured_gain(phi.name, point, depth=depth, width=width, networks=networks, seed=0, start=1.0)
         measured = gain * (depth - 1) / 2
     values = (
-        title, weight, bias, found.q, found.q_slope, found.chi1, found.depth_scale,
-        predicted_gain(phi, weight, bias, depth), measured, saturated_at(phi, found), phase_of(found),
+        title, weight, bias, point.q, point.q_slope, point.chi1, point.depth_scale,
+        predicted_gain(phi, weight, bias, depth), measured, saturated_at(phi, point), phase_of(point),
     )  # fmt: skip
     return dict(zip((column.name for column in PAGE_COLUMNS), values, strict=True))
 

@@ -153,11 +153,11 @@ COLUMNS = (
 def chosen(only: str, quick: bool = False) -> tuple[Remedy, ...]:
     """The remedies of these names, or all, or a telling half; UnvanishError for a name that there is not."""
     by_name = {remedy.name: remedy for remedy in REMEDIES}
-    asked = [name.strip() for name in only.split(";") if name.strip()]
-    for name in asked:
+    names = [name.strip() for name in only.split(";") if name.strip()]
+    for name in names:
         if name not in by_name:
             raise UnvanishError(f"lab remedies: there is no remedy {name!r}{nearest(name, tuple(by_name))}")
-    return tuple(by_name[name] for name in dict.fromkeys(asked)) or (
+    return tuple(by_name[name] for name in dict.fromkeys(names)) or (
         tuple(by_name[name] for name in HALF) if quick else REMEDIES
     )
 
@@ -204,7 +204,7 @@ def _sentence(rows: list[dict[str, Any]], s: Settings) -> str:
     words = {row["remedy"]: row["rescued"] for row in rows if row["remedy"] != SHALLOW}
     if not words:
         return "Nothing was trained to the end before it was stopped."
-    by_word = {word: [name for name, said in words.items() if said == word] for word in ("yes", "partly", "no")}
+    by_word = {word: [name for name, rescued in words.items() if rescued == word] for word in ("yes", "partly", "no")}
     saved, partly, lost = by_word["yes"], by_word["partly"], sorted(by_word["no"], key=_place)
     ways = f"Of {len(words)} ways" if len(words) > 1 else "Of one way"
     comes = f"{len(saved) or 'none'} come{'' if len(saved) > 1 else 's'}"
@@ -224,11 +224,11 @@ def _place(name: str) -> int:
 
 
 def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
-    found = {row["remedy"]: row["rescued"] for row in rows}
+    rescued = {row["remedy"]: row["rescued"] for row in rows}
     lost = (AS_IS, "Xavier init", "Adagrad", "residual, sigmoid last")
     for name, word in (*((name, "no") for name in lost), ("centred init", "yes")):
-        if name in found:
-            yield Check(f"{name}: rescued", word, found[name], found[name] == word)
+        if name in rescued:
+            yield Check(f"{name}: rescued", word, rescued[name], rescued[name] == word)
 
 
 def _drawing(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> Drawing:
