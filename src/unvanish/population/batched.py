@@ -163,8 +163,8 @@ class Population:
     def gradients(self, inputs: Tensor, targets: Tensor, loss_fn: Loss) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (count,) and each network's own gradient, by name, stacked like the parameters."""
         losses = vmap(loss_fn, in_dims=(0, None))(self.outputs(inputs), targets)
-        found = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        return losses.detach(), dict(zip(self.parameters, found, strict=True))
+        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        return losses.detach(), dict(zip(self.parameters, grads, strict=True))
 
     @torch.no_grad()
     def accuracy(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -257,9 +257,9 @@ def _small_digits(count: int) -> tuple[Tensor, Tensor]:
         raise UnvanishError(
             "the set 'digits' is scikit-learn's and scikit-learn is not installed: install it, or take data=mnist"
         ) from None
-    found: Any = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[:count]
-    return torch.tensor(found.data, dtype=torch.float32)[order] / 16, torch.tensor(found.target)[order]
+    digits: Any = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))[:count]
+    return torch.tensor(digits.data, dtype=torch.float32)[order] / 16, torch.tensor(digits.target)[order]
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,13 @@ def skeleton(shape: Shape, skip: float) -> nn.Sequential:
 
 def parameters(shape: Shape, variances: Any, seed: int) -> list[Tensor]:
     """Weights and biases in the order of the module's parameters, with the gains and shifts of its normalisers."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for place in range(shape.depth + 1):
         weights, biases = draws.layer(shape.kind, seed, place, *shape.fans(place))
         by_weight, by_bias = (np.float32(scale[0]) for scale in shape.scales(place, variances))
         scaled = weights * by_weight
         shift = centring_bias(scaled) if shape.centred and place else biases * by_bias
-        found += [torch.from_numpy(scaled), torch.from_numpy(shift)]
+        tensors += [torch.from_numpy(scaled), torch.from_numpy(shift)]
         if shape.norm and place < shape.depth:
-            found += [torch.ones(shape.width), torch.zeros(shape.width)]
-    return found
+            tensors += [torch.ones(shape.width), torch.zeros(shape.width)]
+    return tensors
