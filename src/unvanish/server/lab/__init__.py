@@ -58,12 +58,12 @@ class Lab:
         what = asked(request)
         if request.method == "POST":
             text = (await request.body()).decode("utf-8", "replace")
-            found = await quickly(self._limiter, request, partial(_on_report, text, what))
+            outcome = await quickly(self._limiter, request, partial(_on_report, text, what))
         elif (known := await self._known(request, what)) is not None:
-            found = known
+            outcome = known
         else:
             return JSONResponse({"idle": f"lab {what.experiment.name} takes a while: start it as a job"}, 202)
-        return Response(await run_in_threadpool(_encoded, found), media_type="application/json")
+        return Response(await run_in_threadpool(_encoded, outcome), media_type="application/json")
 
     async def start(self, request: Request) -> Response:
         what = asked(request)
@@ -109,8 +109,8 @@ def _encoded(outcome: Outcome) -> bytes:
 
 
 async def _catalogue(request: Request) -> Response:
-    found = sorted(await run_in_threadpool(experiments), key=lambda each: each.name != FIRST)
-    return JSONResponse([described(each) for each in found])
+    ordered = sorted(await run_in_threadpool(experiments), key=lambda each: each.name != FIRST)
+    return JSONResponse([described(each) for each in ordered])
 
 
 def _on_report(text: str, what: Asked, progress: Progress) -> Outcome:

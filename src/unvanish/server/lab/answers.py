@@ -58,8 +58,8 @@ def spoken(outcome: Outcome) -> dict[str, Any]:
         check="",
     )
     if _can_be_checked(outcome):
-        asked = urlencode({name: _plain(value) for name, value in changed.items()})
-        answer["check"] = f"/check/{outcome.experiment}?{asked}"
+        query = urlencode({name: _plain(value) for name, value in changed.items()})
+        answer["check"] = f"/check/{outcome.experiment}?{query}"
     return answer
 
 
@@ -76,13 +76,13 @@ def _can_be_checked(outcome: Outcome) -> bool:
 
 def _changed(outcome: Outcome) -> dict[str, Any]:
     """The settings that are not at their defaults; a list of one number as that number."""
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for parameter in get(outcome.experiment).settings:
         value = outcome.settings.get(parameter.name, parameter.default)
         value = tuple(value) if isinstance(value, list) else value
         if value != parameter.default:
-            found[parameter.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-    return found
+            changed[parameter.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return changed
 
 
 def _picture(drawing: Drawing) -> dict[str, Any]:
