@@ -267,8 +267,8 @@ def test_a_loss_that_a_step_lowers_is_not_flat(lowest: float, expected: str) -> 
 )
 def test_a_gradient_below_eps_underflows(eps: float | None, expected: str) -> None:
     # norm 10^-7.02 over 100 entries: an rms of 10^-8.02 = 0.955e-8
-    found = decide(flow(layer(log10_grad_norm=-7.02)).replace(setting=SETTING.replace(eps=eps)))
-    assert found.layers[0].verdict == expected
+    decided = decide(flow(layer(log10_grad_norm=-7.02)).replace(setting=SETTING.replace(eps=eps)))
+    assert decided.layers[0].verdict == expected
 
 
 def test_deciding_twice_changes_nothing_and_keeps_what_was_open() -> None:

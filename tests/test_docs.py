@@ -322,11 +322,11 @@ def option_names() -> dict[str, tuple[str, ...]]:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_every_example_is_a_problem_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
-    said = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)
-    assert said is not None
+    command = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)
+    assert command is not None
     if path.name.startswith("huggingface"):
         pytest.importorskip("transformers")
-    with loaded_problem(path, said[1] or "problem") as problem:
+    with loaded_problem(path, command[1] or "problem") as problem:
         assert unvanish.diagnose(problem, effort="quick").layers
 
 

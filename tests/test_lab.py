@@ -59,7 +59,7 @@ def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"depth": 1e9}, r"lab toy: depth is 1000000000; it takes a whole number from 1 to 100,000"),
         ({"depth": "1e9"}, r"depth is 1000000000; it takes a whole number from 1 to 100,000"),
@@ -86,8 +86,8 @@ def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
         ({"zzz": 1}, r"there is no setting 'zzz'; there are depth, rate"),
     ],
 )
-def test_a_bad_setting_has_one_message_with_what_is_allowed(given: dict[str, object], said: str) -> None:
-    with pytest.raises(UnvanishError, match=said) as caught:
+def test_a_bad_setting_has_one_message_with_what_is_allowed(given: dict[str, object], message: str) -> None:
+    with pytest.raises(UnvanishError, match=message) as caught:
         settled(**given)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -158,24 +158,24 @@ def test_an_outcome_survives_json() -> None:
     assert again.replace(rows=()) == OUTCOME.replace(rows=())
     assert not again.ok
     assert json.loads(OUTCOME.to_json())["rows"][0]["log10_g"] == "-inf"
-    for text, said in (
+    for text, message in (
         ("{", "not valid JSON"),
         ("[]", "expected a JSON object"),
         ('{"schema": "x"}', "expected a JSON"),
     ):
-        with pytest.raises(UnvanishError, match=said):
+        with pytest.raises(UnvanishError, match=message):
             lab.Outcome.from_json(text)
 
 
 def test_the_text_shows_numbers_and_not_logarithms() -> None:
-    said = str(OUTCOME)
-    assert said.splitlines()[0] == OUTCOME.sentence
-    assert "Settings: depth 3  weight 0.17  quick true" in said
-    assert "-10^-1371.250" in said and "–" in said and "sign" not in said
-    assert "ok: a sum: 1, expected 1" in said
-    assert "FAILED: a claim: 2, expected 1" in said
-    assert said.endswith("A note.")
-    assert repr(OUTCOME) == said
+    text = str(OUTCOME)
+    assert text.splitlines()[0] == OUTCOME.sentence
+    assert "Settings: depth 3  weight 0.17  quick true" in text
+    assert "-10^-1371.250" in text and "–" in text and "sign" not in text
+    assert "ok: a sum: 1, expected 1" in text
+    assert "FAILED: a claim: 2, expected 1" in text
+    assert text.endswith("A note.")
+    assert repr(OUTCOME) == text
 
 
 def test_long_tables_are_folded_and_say_so() -> None:

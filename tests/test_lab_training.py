@@ -134,10 +134,10 @@ def test_digits_need_scikit_learn(monkeypatch):
 
 
 def test_the_rate_is_chosen_by_images_that_do_not_judge():
-    found = Tuned(
+    tuned = Tuned(
         (0.1, 1.0), chosen_by=((0.5, 0.7), (0.4, 0.9)), judged=((0.9, 0.9), (0.2, 0.3)), losses=((1, 1), (1, 1))
     )
-    assert found.rate == 1.0 and found.scores == (0.2, 0.3)
+    assert tuned.rate == 1.0 and tuned.scores == (0.2, 0.3)
     level = Tuned((0.1, 1.0), ((0.5,), (0.5,)), ((0.9,), (0.2,)), losses=((math.nan,), (2.0,)))
     assert level.rate == 1.0  # of equals the one whose loss is lower, and nan is not
 
@@ -236,8 +236,8 @@ def test_bottom_tells_the_five_places_apart(seed, gradient):
 
 def test_the_local_minimum_is_one_and_not_the_best():
     task = bottom.Task.drawn(0)
-    model, told = bottom.local_minimum(task, 0, 30, lambda share, what: None)
-    assert model is not None and "all eigenvalues" in told
+    model, note = bottom.local_minimum(task, 0, 30, lambda share, what: None)
+    assert model is not None and "all eigenvalues" in note
     shapes = [p.shape for p in model.parameters()]
 
     def loss(*parts: torch.Tensor) -> torch.Tensor:

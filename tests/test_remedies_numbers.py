@@ -119,8 +119,8 @@ def test_scaled_targets_train_as_standardised_ones_and_answer_in_their_own_units
     assert draft.loss_fn is not None
     draft.loss_fn(draft.model(inputs), targets).backward()
     F.mse_loss(model(inputs), (targets - mean) / deviation).backward()
-    found = draft.model.get_parameter("0.weight").grad
-    assert torch.allclose(found, model.weight.grad, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+    gradient = draft.model.get_parameter("0.weight").grad
+    assert torch.allclose(gradient, model.weight.grad, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
     assert torch.allclose(draft.model(inputs), deviation * model(inputs) + mean, rtol=1e-4)
 
 
