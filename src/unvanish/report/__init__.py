@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from unvanish.records import (
+    EVERYTHING,
     SCHEMA,
     CallFlow,
     Finding,
@@ -30,8 +31,9 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step")
-"""Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step", "asked")
+"""Fields that the JSON holds only where they say more than their default: programs that read reports have not seen them
+before."""
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -64,6 +66,7 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite: str = ""
     nonfinite_call: int | None = None
     next_step: NextStep | None = None
+    asked: tuple[str, ...] = EVERYTHING
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
@@ -99,7 +102,7 @@ class Report(Record, frozen=True, kw_only=True):
         data = {
             key: value
             for key, value in to_builtins(self).items()
-            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None)
+            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None, EVERYTHING)
         }
         return json.dumps(data, indent=indent, separators=separators, allow_nan=False)
 
