@@ -25,6 +25,7 @@ from unvanish.records import EVERYTHING, Flow, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.structure import inner_loss, tensors
+from unvanish.watching.loss_graph import between, birth, name_of, steep
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -67,6 +68,9 @@ class Box:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.samples = 0
+        self.ends: set[Any] = set()
+        self.loss: Any = None
+        self.loss_birth = ""
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -85,11 +89,18 @@ class Box:
         entry.loss = isinstance(loss, Tensor)
         for at, tensor in enumerate(tensors(outputs)):
             if tensor.requires_grad:
+                self.ends.add(tensor.grad_fn)
                 entry.outputs.append((at, _probe(tensor)))
                 tensor.register_hook(_receiver(entry.signals, at))
 
+    def loss_is(self, loss: Tensor, finite: bool) -> None:
+        """A backward starts at this loss; where it is not finite, its graph can only now be asked which call made it so."""
+        self.loss = loss.grad_fn
+        if not finite:
+            self.loss_birth = birth(between(self.loss, self.ends))
+
     def clear(self) -> None:
-        self.entries, self.samples = [], 0
+        self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
 
 
 def _receiver(signals: dict[int, Tensor], at: int) -> Any:
@@ -133,6 +144,8 @@ def replay(box: Box) -> Replay:
     found = Replay(reason="nothing in this step can be run again")
     for entry in box.entries:
         found = _again(entry)
+        if found.born == "loss":
+            return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
             return found
     return found
@@ -157,8 +170,22 @@ def _again(entry: Entry) -> Replay:
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
     if broken_loss:
-        return Replay(report, born="loss", reason="what the model gave is finite, and the signal that came back is not")
+        return Replay(report, born="loss")
     return Replay(report, born="backward" if _broken(flow) else "")
+
+
+def _of_loss(box: Box) -> str:
+    """Which call between the model and the loss it was, as far as the graph tells."""
+    if box.loss_birth:
+        return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+    nodes = between(box.loss, box.ends)
+    if suspects := steep(nodes):
+        return (
+            "the outputs of the model and the loss are finite, and the signal that comes back from the loss is not; of"
+            f" the calls between them {' and '.join(suspects)} can have an infinite slope"
+        )
+    calls = ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "none that was seen"
+    return f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
 
 
 def _broken(flow: Flow) -> bool:

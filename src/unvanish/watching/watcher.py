@@ -133,7 +133,7 @@ class Watcher:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
-        if self.depth > 1:
+        if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         self.box.before(module, args, kwargs)
         if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
@@ -143,7 +143,7 @@ class Watcher:
     def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         del module, args, kwargs
         self.depth -= 1
-        if self.depth:
+        if self.depth or self.signals.open:
             return
         self._leave_mode()
         self.box.after(outputs)
@@ -165,6 +165,7 @@ class Watcher:
         self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
+        self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
         self.guarded(self._backward_ends)()
