@@ -35,6 +35,16 @@ def report_of(file: Reader) -> Report:
     return report
 
 
+def last_of(file: Reader) -> Report:
+    """The newer of the last full check and the last sampled step."""
+    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
+    newest = max((last for _, last, *_ in file.samples("WHERE level = 0")), default=-1)
+    if not checks or checks[0][0] < newest:
+        return report_of(file)
+    report = Report.from_json(checks[0][1])
+    return Report.from_flow(report.flow, _all(report.flow, file))
+
+
 def _together(flows: list[Flow], setting: Setting) -> Flow:
     if not flows:
         return Flow(setting=setting, asked=LIVE)

@@ -98,6 +98,15 @@ class Run:
         rows = self._file.ask("SELECT report FROM reports ORDER BY id DESC LIMIT 1")
         return Report.from_json(rows[0][0]) if rows else None
 
+    def last_report(self) -> Report:
+        """The last full check with the findings of the whole run, where it is as new as the last sampled step; else that.
+
+        A run that was stopped with a check shows this check.
+        """
+        from unvanish.watching.reporting import last_of
+
+        return last_of(self._file)
+
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a row a sampled step and layer; UnvanishError where pandas is not installed."""
         try:

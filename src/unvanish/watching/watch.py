@@ -92,12 +92,34 @@ class Watch:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         self.watcher.before_step(optimizer, args, kwargs)
+        if self.check_every is not None and self.watcher.step % self.check_every == 0:
+            self.check()
         self._announce()
 
     def after_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         del args, kwargs
         self.watcher.after_step(optimizer)
         self._announce()
+
+    def check(self, why: str = "check") -> None:
+        """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
+        self.watcher.guarded(self._check)(why)
+
+    def _check(self, why: str) -> None:
+        self.watcher.busy = True
+        try:
+            found = replay(self.watcher.box)
+        finally:
+            self.watcher.busy = False
+        step = self.watcher.step
+        if found.report is None:
+            LOG.warning("no full check at step %d: %s", step, found.reason)
+            return
+        self.file.report(step, why, found.report.to_json(indent=None))
+        told = {(each.code, each.layers) for each in self.found}
+        for finding in found.report.findings:
+            if finding.level == "error" and (finding.code, finding.layers) not in told:
+                self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
 
     def _announce(self) -> None:
         """Tell what is new, outside of what keeps our errors from the training: the callback is the user's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Watcher:
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
-        self.failed = ""
+        self.failed, self.process = "", os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
 
@@ -94,7 +95,7 @@ class Watcher:
 
         @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.busy or self.failed:
+            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process:
                 return
             try:
                 hook(*args, **kwargs)
@@ -130,6 +131,10 @@ class Watcher:
             self.signals.arm(list(self.table.models.values()))
         else:
             self.signals.disarm()
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
+        self.guarded(self._before)(module, args, {})
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
