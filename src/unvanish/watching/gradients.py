@@ -43,6 +43,12 @@ def sizes(places: Iterable[Place], divide_by: float = 1.0) -> dict[int, tuple[fl
     return result
 
 
+def whole(places: Iterable[Place]) -> float:
+    """log10 of the norm of all gradients together; NaN where there is none."""
+    gradients = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
+    return log10(math.hypot(*norms(list(gradients.values())))) if gradients else math.nan
+
+
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
     shares = [

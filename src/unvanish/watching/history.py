@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from unvanish.records import Evidence, Finding
-from unvanish.watching.sample import FIELDS, Column, Sample, relative
+from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
 
 WARM_UP = 8
 """Samples that make the first baseline."""
@@ -97,6 +97,7 @@ class History:
 
     baselines: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     episodes: dict[tuple[str, int], Episode] = field(default_factory=dict)
+    settled: set[tuple[int, str]] = field(default_factory=set)
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
 
@@ -121,8 +122,9 @@ class History:
     def _layers(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
         found: list[tuple[str, int, float, float, bool]] = []
         rate = self._rate(sample)
+        of_group = relative_sizes(sample)
         for at, row in sample.rows.items():
-            size = relative(sample, at)
+            size = of_group.get(at)
             base = self._baseline(at, "size", size)
             if base is not None and size is not None:
                 found.append(("UV801", at, size, base, size < base - DECADE))
@@ -163,10 +165,13 @@ class History:
     def _baseline(self, at: int, name: str, value: float | None) -> float | None:
         """The median of the first samples; None while there are too few of them."""
         values = self.baselines.setdefault((at, name), [])
-        if len(values) >= WARM_UP:
-            return median(values)
+        if len(values) == 1 and (at, name) in self.settled:
+            return values[0]
         if value is not None and math.isfinite(value):
             values.append(value)
+        if len(values) >= WARM_UP:
+            self.settled.add((at, name))
+            values[:] = [median(values)]
         return None
 
 

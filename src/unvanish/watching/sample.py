@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from unvanish.records import LIVE, Flow, LayerFlow, Setting
 
@@ -74,21 +75,14 @@ def _both_finite(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other)
 
 
-def relative(sample: Sample, at: int, field_name: str = "log10_grad_norm") -> float | None:
-    """A layer's log10 number, less the median of its group in the same step: free of the size of the loss."""
-    place = FIELDS.index(field_name)
-    group = next((each for each in sample.groups if at in each), ())
-    values = sorted(
-        sample.rows[each][place] for each in group if each in sample.rows and math.isfinite(sample.rows[each][place])
-    )
-    mine = sample.rows[at][place]
-    if len(values) < 2 or math.isnan(mine):
-        return None
-    middle = len(values) // 2
-    median = values[middle] if len(values) % 2 else 0.5 * (values[middle - 1] + values[middle])
-    return mine - median
-
-
-def mapping(sample: Sample) -> Mapping[str, float]:
-    """The numbers of the whole step that were measured."""
-    return {name: value for name, value in sample.series.items() if not math.isnan(value)}
+def relative_sizes(sample: Sample) -> dict[int, float]:
+    """Per layer log10 of its gradient norm, less the median of its group in the same step: free of the loss's size."""
+    place = FIELDS.index("log10_grad_norm")
+    found: dict[int, float] = {}
+    for group in sample.groups:
+        known = {at: sample.rows[at][place] for at in group if at in sample.rows}
+        finite = [value for value in known.values() if math.isfinite(value)]
+        if len(finite) > 1:
+            middle = median(finite)
+            found |= {at: value - middle for at, value in known.items() if not math.isnan(value)}
+    return found

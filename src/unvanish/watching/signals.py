@@ -30,6 +30,7 @@ class Signals:
         self.shares: dict[int, tuple[float, float]] = {}
         self.made: dict[Any, int] = {}
         self.compiled: set[int] = set()
+        self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.open = False
 
     def arm(self, roots: list[nn.Module]) -> None:
@@ -56,11 +57,12 @@ class Signals:
 
     def _output(self, at: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
         del module, inputs
-        for tensor in arguments(outputs):
-            if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
-                if tensor.grad_fn is not None:
-                    self.made[tensor.grad_fn] = at
-                tensor.register_hook(self.guard(functools.partial(self._signal, at)))
+        with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
+            for tensor in arguments(outputs):
+                if tensor.requires_grad:
+                    if tensor.grad_fn is not None:
+                        self.made[tensor.grad_fn] = at
+                    tensor.register_hook(self.guard(functools.partial(self._signal, at)))
 
     def _signal(self, at: int, cotangent: Tensor) -> None:
         if self.open:  # not in torch.autograd.grad, whose gradients are no parameter's
@@ -110,10 +112,14 @@ class Activations(TorchFunctionMode):
     def __init__(self, signals: Signals) -> None:
         super().__init__()
         self.look = signals.guard(signals.activation)
+        self.others = signals.others
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and type(args[0]) is Tensor and args[0].requires_grad:
-            self.look(func, args, kwargs or {})
+        if args and type(args[0]) is Tensor and func not in self.others:
+            if any(isinstance(each, Tensor) for each in args[1:]) or getattr(func, "__name__", "") in ("__get__", "__set__"):
+                self.others.add(func)
+            elif args[0].requires_grad:
+                self.look(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 

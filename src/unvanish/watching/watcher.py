@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unvanish.records import Finding
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, sizes, total
+from unvanish.watching.gradients import Moves, held, scale_of, sizes, total, whole
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
 from unvanish.watching.table import Place, Table
@@ -36,7 +36,7 @@ class Step:
     rows: dict[int, list[float]] = field(default_factory=dict)
     groups: list[tuple[int, ...]] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
-    unclipped: dict[int, float] = field(default_factory=dict)
+    unclipped: float = math.nan
     clipped: dict[int, float] = field(default_factory=dict)
     moves: dict[int, Moves] = field(default_factory=dict)
     stepped: set[int] = field(default_factory=set)
@@ -181,7 +181,7 @@ class Watcher:
         if self.inside is not None and not self.now.rows:
             self._read(self.inside)
         elif self.sampled and self.inside is None:
-            self.now.unclipped = {at: size for at, (size, _, _) in sizes(self.table).items()}
+            self.now.unclipped = whole(self.table)
 
     def loss_is_scaled(self, scaler: Any) -> None:
         self.now.scaled, self.now.scale = True, float(scaler.get_scale())
@@ -296,11 +296,10 @@ class Watcher:
         now = self.now
         losses = [float(each) for each in now.losses]
         scale = now.scale if now.scaled or now.scale != 1.0 else 1.0
-        unclipped = total(now.unclipped.values()) if now.unclipped else math.nan
         return {
             "loss": losses[-1] / scale if losses else math.nan,
             "learning_rate": now.rate,
-            "log10_grad_norm": unclipped - math.log10(scale),
+            "log10_grad_norm": now.unclipped - math.log10(scale),
             "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
             "loss_scale": scale if now.scale != 1.0 else math.nan,
         }
