@@ -22,6 +22,7 @@ from unvanish.cli.problem_file import loaded_problem
 from unvanish.lab.sources import SOURCES
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import COMMANDS, find, formats, names
+from unvanish.report.saved import FIELDS
 from unvanish.rules import Rule, rules
 from unvanish.words import glossary
 
@@ -83,7 +84,9 @@ def glossary_page() -> str:
 
 
 def field_names(record: Any) -> tuple[str, ...]:
-    """The fields of a record or a data class, in their order."""
+    """The fields of a record or a data class, in their order; of a report those of its file, then its own."""
+    if record is report.Report:
+        return tuple(dict.fromkeys((*FIELDS, *record.__struct_fields__)))
     return tuple(getattr(record, "__struct_fields__", ()) or record.__dataclass_fields__)
 
 

@@ -81,9 +81,9 @@ def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
         ways: list[tuple[float, float]] = []
         for later in after.get(layer.name, ()):
             theirs, (signal, size) = sizes_to_judge(later), found.get(later.name, (0.0, 0.0))
-            counts = mine is not None and theirs is not None and not _normed(later) and not _normed(layer)
-            if counts and -math.inf not in (*mine, *theirs):
-                signal, size = signal + mine[0] - theirs[0], size + mine[1] - theirs[1]
+            if mine is not None and theirs is not None and not _normed(later) and not _normed(layer):
+                steps = [a - b if -math.inf not in (*mine, *theirs) else 0.0 for a, b in zip(mine, theirs, strict=True)]
+                signal, size = signal + steps[0], size + steps[1]
             ways.append((max(0.0, signal), max(0.0, size)))
         found[layer.name] = min(ways, key=min, default=(0.0, 0.0))
     return {name: min(pair) for name, pair in found.items()}

@@ -32,6 +32,7 @@ EVERYTHING = (
 """All that a check may ask for, by the names of the fields that hold the answers."""
 
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class UnvanishError(ValueError):
@@ -329,22 +330,22 @@ class Flow(Record, frozen=True, kw_only=True):
     means that the answer is not to be had.
     """
 
-    setting: Setting
     layers: tuple[LayerFlow, ...] = ()
+    undecided: tuple[tuple[str, str], ...] = ()
     calls: tuple[CallFlow, ...] = ()
     loss: LossFacts | None = None
+    setting: Setting
+    notes: tuple[str, ...] = ()
     zeros: tuple[ZeroFacts, ...] = ()
     step: StepFacts | None = None
-    next_step: NextStep | None = None
-    rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
     decrement: float | None = None
+    rates: tuple[RateTrial, ...] = ()
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
-    undecided: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    next_step: NextStep | None = None
     asked: tuple[str, ...] = EVERYTHING
 
     def asks(self, *names: str) -> bool:
@@ -357,7 +358,7 @@ def to_builtins(record: Record) -> Any:
     return _spell(msgspec.to_builtins(record))
 
 
-def from_builtins(data: Any, kind: type[R]) -> R:
+def from_builtins(data: Any, kind: type[S]) -> S:
     """The record of type ``kind`` that ``to_builtins`` turned into ``data``."""
     try:
         return msgspec.convert(data, kind, strict=False)

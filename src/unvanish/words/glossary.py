@@ -84,6 +84,7 @@ _REPORT = {
         "The report in one word: that of the first finding of level error, else of the first note, else healthy."
     ),
     "Report.healthy": "True if no finding has level error. Notes do not count.",
+    "flow": "All that was measured and decided, as one record; in JSON its fields stand here beside the findings.",
     "findings": "The statements about the network, most severe first.",
     "layers": "The layers with their numbers, input side first.",
     "Report.undecided": "What was not decided, each with the reason.",
