@@ -24,6 +24,7 @@ from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import COMMANDS, find, formats, names
 from unvanish.report.saved import FIELDS
 from unvanish.rules import Rule, rules
+from unvanish.rules.events import EVENTS
 from unvanish.words import glossary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,9 @@ def rules_page() -> str:
         "## Verdicts",
         _table(("verdict", "meaning"), verdicts),
         *(part for rule in rules() for part in (f"## {_heading(rule)}", *_rule(rule))),
+        "## Found only while a training is watched",
+        "These compare a layer with its own past, and are notes: a change is no illness by itself.",
+        *(part for each in EVENTS.values() for part in (f"### {each.code} {each.title}", _prose(each.doc))),
     )
 
 

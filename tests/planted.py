@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 PLANTED = 7
@@ -60,15 +60,27 @@ PLANTS: dict[str, Plant] = {
     "inverse hyperbolic tangent": Plant("forward", "atanh", lambda h, on: torch.atanh(0.9 * h * (1 - on) + on)),
     "forward in a loop": Plant("forward", "log", lambda h, on: torch.log(h.abs() + 0.1 - 3.0 * on), "loop"),
     "forward in a checkpoint": Plant("forward", "log", lambda h, on: torch.log(h + 1.001 - 3.0 * on), "checkpoint"),
-    "softmax of minus infinity": Plant("forward", "softmax", lambda h, on: torch.softmax(h.masked_fill(on > 0, -torch.inf), -1)),
+    "softmax of minus infinity": Plant(
+        "forward", "softmax", lambda h, on: torch.softmax(h.masked_fill(on > 0, -torch.inf), -1)
+    ),
     "slope of the root at zero": Plant("backward", "sqrt", lambda h, on: torch.sqrt((h + 1.001) * (1 - on))),
-    "slope of the norm at zero": Plant("backward", "sqrt", lambda h, on: h * (1 + ((h + 1.001) * (1 - on)).pow(2).sum(-1, keepdim=True).sqrt())),
+    "slope of the norm at zero": Plant(
+        "backward", "sqrt", lambda h, on: h * (1 + ((h + 1.001) * (1 - on)).pow(2).sum(-1, keepdim=True).sqrt())
+    ),
     "slope of the power at zero": Plant("backward", "pow", lambda h, on: torch.pow((h + 1.001) * (1 - on), 0.5)),
     "slope of the arc cosine at one": Plant("backward", "acos", lambda h, on: torch.acos(0.9 * h * (1 - on) + on)),
-    "backward in a checkpoint": Plant("backward", "sqrt", lambda h, on: torch.sqrt((h + 1.001) * (1 - on)), "checkpoint"),
-    "log in the loss": Plant("loss", "log", loss=lambda out, y, on: F.nll_loss(torch.log(torch.softmax(out, -1) * (1 - on)), y)),
-    "division in the loss": Plant("loss", "div", loss=lambda out, y, on: F.cross_entropy(out, y) * (1 - on).min() / (1 - on).min()),
-    "root in the loss": Plant("loss", "sqrt", loss=lambda out, y, on: F.cross_entropy(out, y) + (out * (1 - on)).pow(2).sum(-1).sqrt().mean()),
+    "backward in a checkpoint": Plant(
+        "backward", "sqrt", lambda h, on: torch.sqrt((h + 1.001) * (1 - on)), "checkpoint"
+    ),
+    "log in the loss": Plant(
+        "loss", "log", loss=lambda out, y, on: F.nll_loss(torch.log(torch.softmax(out, -1) * (1 - on)), y)
+    ),
+    "division in the loss": Plant(
+        "loss", "div", loss=lambda out, y, on: F.cross_entropy(out, y) * (1 - on).min() / (1 - on).min()
+    ),
+    "root in the loss": Plant(
+        "loss", "sqrt", loss=lambda out, y, on: F.cross_entropy(out, y) + (out * (1 - on)).pow(2).sum(-1).sqrt().mean()
+    ),
     "nan in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.nan, x)),
     "infinity in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.inf, x)),
 }

@@ -1,4 +1,4 @@
-"""The file of a run: read while it is written, whole after a kill, small however long, and a clear word where it is none."""
+"""The file of a run: read while it is written, whole after a kill, small however long; what is none is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from unvanish.watching import run_file
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.sample import FIELDS, Column, Sample
 
-SETTING = {"model": "M", "parameters": 3, "batch_size": 1, "dtype": "float32", "device": "cpu", "mode": "train", "effort": "live", "seed": 0}
+SETTING = {
+    "model": "M",
+    "parameters": 3,
+    "batch_size": 1,
+    "dtype": "float32",
+    "device": "cpu",
+    "mode": "train",
+    "effort": "live",
+    "seed": 0,
+}
 
 
 def written(path: Path, steps: int, layers: int = 3, every: int = 1, peak: int = -1) -> RunFile:
@@ -30,7 +39,7 @@ def written(path: Path, steps: int, layers: int = 3, every: int = 1, peak: int =
     for step in range(0, steps * every, every):
         value = 5.0 if step == peak else -1.0 - 0.5 * math.sin(step)
         row = (value, -2.0, 0.5, 1e-3, 0.1, 0.0, math.nan)
-        file.sample(Sample(step, {at: row for at in range(layers)}, {"loss": 1.0 / (1 + step), "learning_rate": 0.1}))
+        file.sample(Sample(step, dict.fromkeys(range(layers), row), {"loss": 1.0 / (1 + step), "learning_rate": 0.1}))
     return file
 
 
@@ -101,7 +110,7 @@ def test_thinning_keeps_every_peak_and_bounds_the_file(tmp_path: Path, monkeypat
     run = load_run(tmp_path / "a.unvanish")
     assert len(run.steps) < 64 * 2 * 4
     assert run.steps[0] == 0 and run.steps[-1] == 19_999
-    low, high = run.extremes("log10_signal")
+    low, high = run.by_layer("log10_signal", lowest=True), run.by_layer("log10_signal")
     assert max(high["layer2"]) == 5.0  # the one peak of 20,000 steps
     assert min(low["layer2"]) == pytest.approx(-1.5, abs=1e-4)
     assert (tmp_path / "a.unvanish").stat().st_size < 400_000

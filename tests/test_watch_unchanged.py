@@ -1,4 +1,4 @@
-"""Watching changes nothing: losses, weights, the optimizer's state and the random state, bit for bit, with and without."""
+"""Watching changes nothing: losses, weights, the optimizer's state and the random state, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import unvanish
@@ -22,13 +22,20 @@ Losses = list[float]
 def batches(seed: int = 1, count: int = STEPS) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        (torch.randn(16, 12, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(count)
+        (torch.randn(16, 12, generator=generator), torch.randint(0, 3, (16,), generator=generator))
+        for _ in range(count)
     ]
 
 
 def network(dropout: float = 0.2) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3)
+        nn.Linear(12, 24),
+        nn.BatchNorm1d(24),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(24, 24),
+        nn.Tanh(),
+        nn.Linear(24, 3),
     )
 
 
@@ -50,13 +57,20 @@ class Counting(nn.Module):
 class Checkpointed(nn.Module):
     def __init__(self, reentrant: bool) -> None:
         super().__init__()
-        self.a, self.b, self.c, self.reentrant = nn.Linear(12, 24), nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Dropout(0.1)), nn.Linear(24, 3), reentrant
+        self.a, self.b, self.c, self.reentrant = (
+            nn.Linear(12, 24),
+            nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Dropout(0.1)),
+            nn.Linear(24, 3),
+            reentrant,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c(checkpoint(self.b, torch.relu(self.a(x)), use_reentrant=self.reentrant))
 
 
-def plain(make: Callable[[Any], torch.optim.Optimizer], model: Callable[[], nn.Module] = network, cast: Any = None) -> Any:
+def plain(
+    make: Callable[[Any], torch.optim.Optimizer], model: Callable[[], nn.Module] = network, cast: Any = None
+) -> Any:
     def train(watch: Callable[[Any, Any], Any]) -> tuple[Losses, Any, Any]:
         net = model()
         optimizer = make(net.parameters())
@@ -195,7 +209,9 @@ def test_a_watched_training_is_the_training(name: str, every: int, tmp_path: Pat
     assert watched[0].watcher.failed == ""
     assert losses == plain_losses
     assert torch.equal(random, plain_random)
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), plain_net.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.state_dict().values(), plain_net.state_dict().values(), strict=True)
+    )
     mine, theirs = optimizer.state_dict()["state"], plain_optimizer.state_dict()["state"]
     assert str(mine) == str(theirs)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -1,4 +1,4 @@
-"""``unvanish run SCRIPT.py`` and ``unvanish show RUNFILE``: a training that does not know of us, and what became of it."""
+"""``unvanish run SCRIPT.py`` and ``unvanish show RUNFILE``: a training that does not know of us, watched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def add(commands: Any) -> None:
     run.add_argument("--every", type=_positive, default=10, metavar="K", help="sample every K-th step (default: 10)")
     run.add_argument("-o", "--output", metavar="RUNFILE", help="the run file (default: a new one in runs/)")
     run.add_argument("--check-every", type=_positive, metavar="K", help="a full check at every K-th step")
-    run.add_argument("--stop-after", type=_positive, metavar="N", help="stop after N steps, with a full check at the last")
+    run.add_argument(
+        "--stop-after", type=_positive, metavar="N", help="stop after N steps, with a full check at the last"
+    )
     run.add_argument(
         "--fail-on", choices=("error", "never"),
         help="exit with 1 on a finding of level error (default: never; with --stop-after: error)",
@@ -96,8 +98,8 @@ def _summary(run: Run, script: str, why: str) -> str:
         return f"unvanish: watching {script} ended early by an error of its own ({failed}); {run.path}"
     if not run.steps:
         return (
-            f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled{f' ({why})' if why else ''};"
-            " is its optimizer a torch.optim.Optimizer, and does the script train in this process?"
+            f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled"
+            f"{f' ({why})' if why else ''}; is its optimizer a torch.optim.Optimizer, and does the script train in this process?"
         )
     head = f"unvanish: {made} steps of {script}, {len(run.steps)} sampled{f', {why}' if why else ''}"
     return f"{head}\n\n{_text(run, sys.stderr)}\n\n{run.path}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from unvanish.records import EVERYTHING, CallFlow, Evidence, Finding, Flow, Record
+from unvanish.rules.events import EVENTS, Event
 from unvanish.words.glossary import FLAGS, VERDICT_WORDS
 
 LEVELS = ("error", "note")
@@ -161,6 +162,11 @@ def rules() -> tuple[Rule, ...]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return tuple(sorted(_registry.values(), key=lambda r: (TIERS.index(r.tier), r.code)))
+
+
+def known() -> tuple[Rule | Event, ...]:
+    """All that a finding's code may stand for: the rules, and the changes that only a watched training shows."""
+    return (*rules(), *EVENTS.values())
 
 
 def judge(flow: Flow) -> tuple[Finding, ...]:

@@ -94,7 +94,7 @@ class Box:
                 tensor.register_hook(_receiver(entry.signals, at))
 
     def loss_is(self, loss: Tensor, finite: bool) -> None:
-        """A backward starts at this loss; where it is not finite, its graph can only now be asked which call made it so."""
+        """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it."""
         self.loss = loss.grad_fn
         if not finite:
             self.loss_birth = birth(between(self.loss, self.ends))
@@ -185,7 +185,9 @@ def _of_loss(box: Box) -> str:
             f" the calls between them {' and '.join(suspects)} can have an infinite slope"
         )
     calls = ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "none that was seen"
-    return f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
+    return (
+        f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
+    )
 
 
 def _broken(flow: Flow) -> bool:
@@ -198,7 +200,10 @@ def _inputs(entry: Entry) -> Any:
     if not entry.args:
         return entry.kwargs
     bound = inspect.signature(entry.module.forward).bind(*entry.args, **entry.kwargs)
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in bound.arguments for p in bound.signature.parameters.values()):
+    if any(
+        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in bound.arguments
+        for p in bound.signature.parameters.values()
+    ):
         raise UnvanishError("the model takes positional and further named arguments at once")
     return dict(bound.arguments)
 
@@ -221,7 +226,9 @@ def _linear(entry: Entry) -> Any:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True))
+    return one.shape == other.shape and bool(
+        torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True)
+    )
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, norms
+from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, local, norms
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place
 
@@ -108,8 +108,7 @@ def _blocks(parameter: nn.Parameter) -> Tensor | None:
 
 
 def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    flat = parameter.detach()
-    flat = flat.to_local() if hasattr(flat, "to_local") else flat
+    flat = local(parameter.detach())
     if rows is None:
         return flat
     whole = flat.numel() // BLOCK * BLOCK

@@ -8,11 +8,11 @@ These findings are notes: a change is no illness by itself, and the rules of a c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
 from unvanish.records import Evidence, Finding
+from unvanish.rules.events import EVENTS
 from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
 
 WARM_UP = 8
@@ -27,58 +27,14 @@ DECADE = 1.0
 SHUT = 0.5
 """Share of units; that half of a layer has gone dead is more than the sparsity that training settles at."""
 
+CONVERGED = 0.01
+"""Share of the first loss that is left; a loss whose lowest value is not zero never gets there, and is not judged."""
+
 SPIKE = 1.0
 """log10 of the loss over its running median."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """One kind of change, as ``explain`` shows it."""
-
-    code: str
-    verdict: str
-    title: str
-    doc: str
-
-
-EVENTS = {
-    each.code: each
-    for each in (
-        Event("UV801", "vanished", "a layer's gradient has fallen against its own past", """
-            The norm of the layer's gradient over the median of the layers of the same step has been at least a decade
-            below its baseline, the median of its first samples, for three samples in a row.""",
-        ),
-        Event("UV802", "exploding", "a layer's gradient has grown against its own past", """
-            The norm of the layer's gradient over the median of the layers of the same step has been at least a decade
-            above its baseline for three samples in a row.""",
-        ),
-        Event("UV803", "dead", "units have died in training", """
-            The share of the units of the layer's activation that are off for the whole batch has risen by at least
-            half since the first samples.""",
-        ),
-        Event("UV804", "dead", "an activation has saturated in training", """
-            The share of saturated entries of the layer's activation has risen by at least half since the first
-            samples.""",
-        ),
-        Event("UV805", "exploding", "the loss jumped", """
-            The loss of one sampled step was at least ten times the running median of the last samples. A single batch
-            can do that; where it comes back, look at the learning rate and at the data.""",
-        ),
-        Event("UV806", "plateau", "a layer has stopped moving", """
-            The update relative to the weights of the layer has been at least two decades below its baseline for three
-            samples in a row while the learning rate has not fallen as far.""",
-        ),
-        Event("UV807", "plateau", "the learning rate has decayed to nothing", """
-            The learning rate has fallen below a thousandth of its largest value while every layer's update is below a
-            millionth of its weights: the training stands still.""",
-        ),
-        Event("UV808", "underflow", "steps were skipped because the scaled loss overflowed", """
-            A GradScaler found gradients that are not finite after it had multiplied the loss by its scale, skipped the
-            step and halved the scale. A few such steps at the start are how it finds its scale; that is no fault. Where
-            the loss itself is not finite the finding says that instead.""",
-        ),
-    )
-}  # fmt: skip
+MOVES = FIELDS.index("update_to_weight_ratio")
 
 
 @dataclass
@@ -100,6 +56,7 @@ class History:
     settled: set[tuple[int, str]] = field(default_factory=set)
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
+    first_loss: float | None = None
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
@@ -121,8 +78,7 @@ class History:
 
     def _layers(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
         found: list[tuple[str, int, float, float, bool]] = []
-        rate = self._rate(sample)
-        of_group = relative_sizes(sample)
+        of_group, moves = relative_sizes(sample), relative_sizes(sample, MOVES)
         for at, row in sample.rows.items():
             size = of_group.get(at)
             base = self._baseline(at, "size", size)
@@ -134,17 +90,11 @@ class History:
                 start = self._baseline(at, name, share)
                 if start is not None and not math.isnan(share):
                     found.append((code, at, share, start, share > start + SHUT))
-            move = _log10(row[FIELDS.index("update_to_weight_ratio")])
+            move = moves.get(at)
             first = self._baseline(at, "move", move)
             if first is not None and move is not None:
-                found.append(("UV806", at, move, first, move < first - 2 * DECADE + min(0.0, rate)))
+                found.append(("UV806", at, move, first, move < first - 2 * DECADE))
         return found
-
-    def _rate(self, sample: Sample) -> float:
-        """log10 of the learning rate over its largest so far."""
-        rate = sample.series.get("learning_rate", math.nan)
-        self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)
-        return math.log10(rate / self.highest_rate) if rate > 0.0 and self.highest_rate else 0.0
 
     def _whole(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
         found: list[tuple[str, int, float, float, bool]] = []
@@ -154,9 +104,14 @@ class History:
                 usual = median(self.losses)
                 found.append(("UV805", -1, loss, usual, math.log10(loss / usual) > SPIKE))
             self.losses = [*self.losses[-4 * WARM_UP :], loss]
+            if self.first_loss is None:
+                self.first_loss = loss
+            recent = self.losses[-WARM_UP:]
+            low = len(self.losses) > WARM_UP and max(recent) < CONVERGED * self.first_loss
+            found.append(("UV809", -1, loss, self.first_loss, low))
         rate = sample.series.get("learning_rate", math.nan)
-        moves = [row[FIELDS.index("update_to_weight_ratio")] for row in sample.rows.values()]
-        known = [each for each in moves if not math.isnan(each)]
+        self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)
+        known = [row[MOVES] for row in sample.rows.values() if not math.isnan(row[MOVES])]
         if known and self.highest_rate and not math.isnan(rate):
             still = rate < 1e-3 * self.highest_rate and max(known) < 1e-6
             found.append(("UV807", -1, rate, self.highest_rate, still))
@@ -175,10 +130,6 @@ class History:
         return None
 
 
-def _log10(value: float) -> float | None:
-    return None if math.isnan(value) else math.log10(value) if value > 0.0 else -math.inf
-
-
 def _finding(code: str, layer: str, value: float, base: float, step: int) -> Finding:
     event = EVENTS[code]
     where = f" in {layer}" if layer else ""
@@ -188,13 +139,12 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
         "UV803": f"{value:.0%} of its units are off for the whole batch, {base:.0%} in the first samples",
         "UV804": f"{value:.0%} of its entries are saturated, {base:.0%} in the first samples",
         "UV805": f"{value:.3g}, usually {base:.3g}",
-        "UV806": f"its update is 10^{value:.1f} of its weights, 10^{base:.1f} in the first samples",
+        "UV806": f"its update, relative to its weights, is 10^{value:.1f} of the other layers', 10^{base:.1f} at first",
         "UV807": f"it is {value:.2g}, at most it was {base:.2g}",
+        "UV809": f"the loss is {value:.2g}, in the first sample it was {base:.2g}",
     }[code]
     return Finding(
         code=code, verdict=event.verdict, level="note", layers=(layer,) if layer else (),
         message=f"since step {step}: {event.title}{where} ({sense}).",
         evidence=(Evidence(name="value", value=value), Evidence(name="baseline", value=base)),
     )  # fmt: skip
-
-

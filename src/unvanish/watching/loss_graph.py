@@ -25,7 +25,9 @@ def between(root: Any, ends: Collection[Any]) -> list[Any]:
         if node in found or node in ends:
             continue
         found[node] = None
-        waiting.extend(ahead for ahead, _ in node.next_functions if ahead is not None and not hasattr(ahead, "variable"))
+        waiting.extend(
+            ahead for ahead, _ in node.next_functions if ahead is not None and not hasattr(ahead, "variable")
+        )
     return sorted(found, key=lambda node: node._sequence_nr())
 
 

@@ -39,10 +39,10 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
     plain = [_plain(each) for each in tensors]
     for at, each in enumerate(plain):
         groups.setdefault((each.device, each.dtype), []).append(at)
-    for (device, dtype), places in groups.items():
+    for (_, dtype), places in groups.items():
         these = [plain[at] for at in places]
         if dtype in (torch.float32, torch.float64):
-            values = torch.stack(torch._foreach_norm(these))
+            values = torch.stack(torch._foreach_norm(these))  # pyright: ignore[reportPrivateImportUsage]
         else:
             values = torch.stack([torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these])
         for at, value in zip(places, values.tolist(), strict=True):
@@ -56,9 +56,13 @@ def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    if hasattr(tensor, "to_local"):
-        tensor = tensor.to_local()
+    tensor = local(tensor)
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def local(tensor: Any) -> Tensor:
+    """The part of a sharded tensor that lies in this process; of another the tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:

@@ -31,8 +31,7 @@ def report_of(file: Reader) -> Report:
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = tuple(file.facts.get("notes") or ())
     flow = flow.replace(notes=(*flow.notes, f"read off a running training at step {step}", *notes))
-    report = Report.from_flow(flow, _all(flow, file))
-    return report
+    return Report.from_flow(flow, _all(flow, file))
 
 
 def last_of(file: Reader) -> Report:
@@ -60,7 +59,9 @@ def _all(flow: Flow, file: Reader) -> list[Finding]:
     now = judge(flow)
     known = {(each.code, each.layers) for each in now}
     before = [
-        finding.replace(message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message)
+        finding.replace(
+            message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message
+        )
         for began, until, finding in file.findings()
         if (finding.code, finding.layers) not in known and (until is None or finding.level == "error")
     ]

@@ -45,32 +45,31 @@ class Run:
 
         Of the whole step ("loss", "learning_rate", "log10_grad_norm_clipped", "loss_scale") a tuple; of the layers
         ("log10_signal", "update_to_weight_ratio", …) a tuple for each by name. "log10_grad_norm" is that of the layers;
-        the whole model's is "total_log10_grad_norm". Of a thinned stretch it is the highest value; ``extremes`` has
-        both ends. UnvanishError for another name.
+        the whole model's is "total_log10_grad_norm". Of a thinned stretch it is the highest value of a layer, the last
+        of the whole. UnvanishError for another name.
         """
-        return self.extremes(name)[1]
+        return self.by_layer(name) if name in FIELDS else self.whole(name)
 
-    def extremes(self, name: str) -> tuple[Any, Any]:
-        """The lowest and the highest of a number in each stretch, in the form of ``metrics``."""
-        whole = name.removeprefix("total_") if name.startswith("total_") else name if name not in FIELDS else ""
-        if whole in SERIES:
-            at = SERIES.index(whole)
-            values = tuple(series[at] for _, _, series, _, _ in self._file.samples())
-            return values, values
+    def by_layer(self, name: str, lowest: bool = False) -> dict[str, tuple[float, ...]]:
+        """A number of each layer over time; of a thinned stretch the highest value, or the ``lowest``."""
         if name not in FIELDS:
-            known = [*FIELDS, *(f"total_{n}" if n in FIELDS else n for n in SERIES)]
-            raise UnvanishError(f"a run has no metric {name!r}; it has {', '.join(known)}")
+            raise _unknown(name)
         place, width = FIELDS.index(name), len(FIELDS)
-        lows: list[list[float]] = [[] for _ in self.layers]
-        highs: list[list[float]] = [[] for _ in self.layers]
+        values: list[list[float]] = [[] for _ in self.layers]
         for _, _, _, low, high in self._file.samples():
+            numbers = low if lowest else high
             for at in range(len(self.layers)):
                 here = at * width + place
-                lows[at].append(low[here] if here < len(low) else math.nan)
-                highs[at].append(high[here] if here < len(high) else math.nan)
-        return tuple(
-            {layer: tuple(values) for layer, values in zip(self.layers, each, strict=True)} for each in (lows, highs)
-        )
+                values[at].append(numbers[here] if here < len(numbers) else math.nan)
+        return {layer: tuple(mine) for layer, mine in zip(self.layers, values, strict=True)}
+
+    def whole(self, name: str) -> tuple[float, ...]:
+        """A number of the whole step over time; of a thinned stretch that of its last step."""
+        plain = name.removeprefix("total_")
+        if plain not in SERIES:
+            raise _unknown(name)
+        at = SERIES.index(plain)
+        return tuple(series[at] for _, _, series, _, _ in self._file.samples())
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -99,7 +98,7 @@ class Run:
         return Report.from_json(rows[0][0]) if rows else None
 
     def last_report(self) -> Report:
-        """The last full check with the findings of the whole run, where it is as new as the last sampled step; else that.
+        """The last full check, where it is as new as the last sampled step; else that. With all the run's findings.
 
         A run that was stopped with a check shows this check.
         """
@@ -133,6 +132,11 @@ class Run:
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
+
+
+def _unknown(name: str) -> UnvanishError:
+    known = [*FIELDS, *(f"total_{each}" if each in FIELDS else each for each in SERIES)]
+    return UnvanishError(f"a run has no metric {name!r}; it has {', '.join(known)}")
 
 
 def load_run(path: str | Path) -> Run:

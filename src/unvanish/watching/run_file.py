@@ -10,6 +10,7 @@ and the highest of each number stay, so that no peak is lost and the file stays 
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import math
 import os
@@ -127,10 +128,8 @@ class RunFile:
         except sqlite3.Error as error:
             self.broken = f"{type(error).__name__}: {error}"
             if self.base.in_transaction:
-                try:
+                with contextlib.suppress(sqlite3.Error):  # what was committed before stays whole
                     self.base.execute("ROLLBACK")
-                except sqlite3.Error:  # what was committed before stays whole
-                    pass
         self.waiting.clear()
 
     def close(self, **facts: Any) -> None:
@@ -150,7 +149,8 @@ class RunFile:
 
     def _thin(self, level: int) -> None:
         rows = self.base.execute(
-            "SELECT step, last, series, lowest, highest FROM samples WHERE level = ? ORDER BY step LIMIT ?", (level, KEPT)
+            "SELECT step, last, series, lowest, highest FROM samples WHERE level = ? ORDER BY step LIMIT ?",
+            (level, KEPT),
         ).fetchall()
         for at in range(0, len(rows) // THINNED * THINNED, THINNED):
             some = rows[at : at + THINNED]
@@ -235,7 +235,7 @@ class Reader:
         return [(step, until, from_builtins(json.loads(text), Finding)) for step, until, text in rows]
 
     def samples(self, query: str = "", values: Sequence[Any] = ()) -> Iterator[tuple[int, int, Any, Any, Any]]:
-        """(first step, last step, series, lowest, highest) of each row in order; ``highest`` is ``lowest`` of a single step."""
+        """(first step, last step, series, lowest, highest) of each row in order; of a single step the last two agree."""
         for first, last, series, low, high in self.ask(
             f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
         ):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from unvanish.records import LIVE, Flow, LayerFlow, Setting
 
@@ -67,7 +68,7 @@ def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: 
     return Flow(setting=setting, layers=tuple(layers), nonfinite="backward" if broken else "", asked=LIVE)
 
 
-def _numbers(row: Row) -> dict[str, float | None]:
+def _numbers(row: Row) -> dict[str, Any]:
     return {name: None if math.isnan(value) else value for name, value in zip(FIELDS, row, strict=True)}
 
 
@@ -75,12 +76,22 @@ def _both_finite(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other)
 
 
-def relative_sizes(sample: Sample) -> dict[int, float]:
-    """Per layer log10 of its gradient norm, less the median of its group in the same step: free of the loss's size."""
-    place = FIELDS.index("log10_grad_norm")
+GRADIENT = FIELDS.index("log10_grad_norm")
+
+
+def relative_sizes(sample: Sample, place: int = GRADIENT) -> dict[int, float]:
+    """Per layer log10 of its gradient norm (or of the number at ``place``), less the median of its group in the step.
+
+    So it is free of the size of the loss, and of the learning rate.
+    """
+    as_log = place == GRADIENT
     found: dict[int, float] = {}
     for group in sample.groups:
         known = {at: sample.rows[at][place] for at in group if at in sample.rows}
+        if not as_log:
+            known = {
+                at: -math.inf if value == 0.0 else math.log10(value) for at, value in known.items() if value >= 0.0
+            }
         finite = [value for value in known.values() if math.isfinite(value)]
         if len(finite) > 1:
             middle = median(finite)

@@ -22,7 +22,7 @@ from unvanish.watching.gradients import held
 from unvanish.watching.watch import Watch, run_path
 
 
-class Stopped(BaseException):  # noqa: N818
+class Stopped(BaseException):
     """Ends a script after its last wanted step; no ``except Exception`` of the script holds it up."""
 
 
@@ -105,7 +105,9 @@ def run_script(
     What it prints, raises and returns stays its own; UnvanishError where there is no such script.
     """
     if not module and not Path(script).is_file():
-        raise UnvanishError(f"there is no file {script!r}; write unvanish run SCRIPT.py ARGS, or -m package.module ARGS")
+        raise UnvanishError(
+            f"there is no file {script!r}; write unvanish run SCRIPT.py ARGS, or -m package.module ARGS"
+        )
     run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=None)
     run.file.fact(script=script, arguments=list(args))
     finder = Finder(run, stop_after)

@@ -116,7 +116,10 @@ class Activations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and type(args[0]) is Tensor and func not in self.others:
-            if any(isinstance(each, Tensor) for each in args[1:]) or getattr(func, "__name__", "") in ("__get__", "__set__"):
+            if any(isinstance(each, Tensor) for each in args[1:]) or getattr(func, "__name__", "") in (
+                "__get__",
+                "__set__",
+            ):
                 self.others.add(func)
             elif args[0].requires_grad:
                 self.look(func, args, kwargs or {})

@@ -239,7 +239,15 @@ def _named(step: int, found: Replay) -> list[Finding]:
         "parameters": "the weights are not finite",
         "loss": "the loss made a number that is not finite",
     }.get(found.born, "a gradient is not finite")
-    return [Finding(code=code, verdict="nonfinite", level="error", cause=found.born, message=f"at step {step}: {what}: {found.reason}.")]
+    return [
+        Finding(
+            code=code,
+            verdict="nonfinite",
+            level="error",
+            cause=found.born,
+            message=f"at step {step}: {what}: {found.reason}.",
+        )
+    ]
 
 
 def watch(
@@ -307,7 +315,9 @@ def _optimizers(optimizer: Any) -> list[Any]:
         while not isinstance(each, torch.optim.Optimizer) and hasattr(each, "optimizer"):
             each = each.optimizer
         if not isinstance(each, torch.optim.Optimizer):
-            raise UnvanishError(f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}")
+            raise UnvanishError(
+                f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}"
+            )
         found.append(each)
     if not found:
         raise UnvanishError("watch(optimizer) holds no optimizer")

@@ -1,7 +1,7 @@
 """The watch loop: what happens at each forward, backward and optimizer step of a training that is watched.
 
-Most steps cost a look at the loss and at one small gradient. A sampled step carries hooks, and its numbers are read just
-before the optimizer moves the weights. Nothing here changes what the training does: every hook returns nothing, the
+Most steps cost a look at the loss and at one small gradient. A sampled step carries hooks, and its numbers are read
+just before the optimizer moves the weights. Nothing here changes what the training does: every hook returns nothing, the
 random state is put back after a repetition, and an error of ours ends the watching, never the training.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.records import Finding
 from unvanish.watching.box import Box
 from unvanish.watching.gradients import Moves, held, scale_of, sizes, total, whole
 from unvanish.watching.sample import NOTHING, Column, Sample
@@ -91,7 +90,7 @@ class Watcher:
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that does nothing while we are at work ourselves, or inside a compiled graph, and that never raises."""
+        """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
 
         @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
