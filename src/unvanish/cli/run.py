@@ -99,7 +99,8 @@ def _summary(run: Run, script: str, why: str) -> str:
     if not run.steps:
         return (
             f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled"
-            f"{f' ({why})' if why else ''}; is its optimizer a torch.optim.Optimizer, and does the script train in this process?"
+            f"{f' ({why})' if why else ''}; is its optimizer a torch.optim.Optimizer, and does the script train in this"
+            " process?"
         )
     head = f"unvanish: {made} steps of {script}, {len(run.steps)} sampled{f', {why}' if why else ''}"
     return f"{head}\n\n{_text(run, sys.stderr)}\n\n{run.path}"

@@ -107,7 +107,9 @@ class History:
             if self.first_loss is None:
                 self.first_loss = loss
             recent = self.losses[-WARM_UP:]
-            low = len(self.losses) > WARM_UP and max(recent) < CONVERGED * self.first_loss
+            episode = self.episodes.get(("UV809", -1))
+            share = 10.0 * CONVERGED if episode is not None and episode.told else CONVERGED
+            low = len(self.losses) > WARM_UP and max(recent) < share * self.first_loss
             found.append(("UV809", -1, loss, self.first_loss, low))
         rate = sample.series.get("learning_rate", math.nan)
         self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)

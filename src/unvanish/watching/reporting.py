@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import decide
+from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Sample, flow_of
+
+
+WHAT = (
+    "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is anything"
+    " left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
+)
 
 
 def report_of(file: Reader) -> Report:
@@ -29,8 +35,8 @@ def report_of(file: Reader) -> Report:
     groups = file.facts.get("groups") or [sorted(sample.rows)]
     setting = from_builtins(file.facts["setting"], Setting)
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
-    notes = tuple(file.facts.get("notes") or ())
-    flow = flow.replace(notes=(*flow.notes, f"read off a running training at step {step}", *notes))
+    notes = tuple(note for note in flow.notes if not note.startswith(NOT_ASKED))
+    flow = flow.replace(notes=(*notes, WHAT.format(step)))
     return Report.from_flow(flow, _all(flow, file))
 
 

@@ -1,8 +1,8 @@
 """The watch loop: what happens at each forward, backward and optimizer step of a training that is watched.
 
 Most steps cost a look at the loss and at one small gradient. A sampled step carries hooks, and its numbers are read
-just before the optimizer moves the weights. Nothing here changes what the training does: every hook returns nothing, the
-random state is put back after a repetition, and an error of ours ends the watching, never the training.
+just before the optimizer moves the weights. Nothing here changes what the training does: every hook returns nothing,
+the random state is put back after a repetition, and an error of ours ends the watching, never the training.
 """
 
 from __future__ import annotations
