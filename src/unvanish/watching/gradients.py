@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, local, norms
+from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, norms
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place
 
@@ -30,7 +30,7 @@ def sizes(places: Iterable[Place], divide_by: float = 1.0) -> dict[int, tuple[fl
 
     Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf.
     """
-    places = [place for place in places if any(each.grad is not None for each in place.trainable)]
+    places = [place for place in places if not place.sharded and any(each.grad is not None for each in place.trainable)]
     gradients = [each.grad for place in places for each in place.trainable if each.grad is not None]
     found = iter(zip(gradients, norms(gradients), strict=True))
     weights = iter(norms([each for place in places for each in place.parameters]))
@@ -43,9 +43,10 @@ def sizes(places: Iterable[Place], divide_by: float = 1.0) -> dict[int, tuple[fl
     return result
 
 
-def whole(places: Iterable[Place]) -> float:
+def size_of_all(places: Iterable[Place]) -> float:
     """log10 of the norm of all gradients together; NaN where there is none."""
-    gradients = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
+    whole = [place for place in places if not place.sharded]
+    gradients = {id(p): p.grad for place in whole for p in place.trainable if p.grad is not None}
     return log10(math.hypot(*norms(list(gradients.values())))) if gradients else math.nan
 
 
@@ -77,7 +78,7 @@ class Moves:
     def __init__(self, places: Iterable[Place]) -> None:
         self.parts: list[tuple[int, nn.Parameter, Tensor | None]] = []
         for place in places:
-            for each in place.trainable:
+            for each in () if place.sharded else place.trainable:
                 self.parts.append((place.at, each, _blocks(each)))
         self.before = [_some(each, rows).clone() for _, each, rows in self.parts]
 
@@ -99,7 +100,7 @@ class Moves:
 
 def _blocks(parameter: nn.Parameter) -> Tensor | None:
     """The blocks of a large tensor that are looked at; None where all of it is."""
-    if parameter.numel() <= ENTRIES // 2 or not parameter.is_contiguous() or hasattr(parameter, "to_local"):
+    if parameter.numel() <= ENTRIES // 2 or not parameter.is_contiguous():
         return None
     rows = parameter.numel() // BLOCK
     wanted = ENTRIES // 4 // BLOCK
@@ -108,7 +109,7 @@ def _blocks(parameter: nn.Parameter) -> Tensor | None:
 
 
 def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    flat = local(parameter.detach())
+    flat = parameter.detach()
     if rows is None:
         return flat
     whole = flat.numel() // BLOCK * BLOCK

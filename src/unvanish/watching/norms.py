@@ -56,13 +56,7 @@ def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    tensor = local(tensor)
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def local(tensor: Any) -> Tensor:
-    """The part of a sharded tensor that lies in this process; of another the tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:

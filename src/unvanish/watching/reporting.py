@@ -11,10 +11,9 @@ from unvanish.rules import judge
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Sample, flow_of
 
-
 WHAT = (
-    "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is anything"
-    " left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
+    "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is"
+    " anything left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
 )
 
 
@@ -35,8 +34,8 @@ def report_of(file: Reader) -> Report:
     groups = file.facts.get("groups") or [sorted(sample.rows)]
     setting = from_builtins(file.facts["setting"], Setting)
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
-    notes = tuple(note for note in flow.notes if not note.startswith(NOT_ASKED))
-    flow = flow.replace(notes=(*notes, WHAT.format(step)))
+    notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
+    flow = flow.replace(notes=(*notes, WHAT.format(step), *file.facts.get("notes", ())))
     return Report.from_flow(flow, _all(flow, file))
 
 

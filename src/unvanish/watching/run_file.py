@@ -47,23 +47,16 @@ CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEX
 class RunFile:
     """The one writer of a file. What cannot be written is dropped and ``broken`` says why; nothing raises later."""
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        """Make the file; UnvanishError where there is one already, or where it cannot be made."""
+    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
+        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made."""
         self.path, self.broken, self.process = path, "", os.getpid()
         self.waiting: list[tuple[str, tuple[Any, ...]]] = []
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.columns = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        except FileExistsError:
-            raise UnvanishError(
-                f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
-            ) from None
-        except OSError as error:
-            raise UnvanishError(f"cannot make the run file {str(path)!r}: {error.strerror or error}") from None
-        self.base = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+        if path is not None:
+            _made(path)
+        self.base = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
         self.base.execute("PRAGMA journal_mode=WAL")
         self.base.execute("PRAGMA synchronous=NORMAL")
         self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
@@ -163,6 +156,19 @@ class RunFile:
         self.counts[level + 1] = self.counts.get(level + 1, 0) + len(rows) // THINNED
 
 
+def _made(path: Path) -> None:
+    """An empty file that nobody else has."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        raise UnvanishError(
+            f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
+        ) from None
+    except OSError as error:
+        raise UnvanishError(f"cannot make the run file {str(path)!r}: {error.strerror or error}") from None
+
+
 def _extremes(blobs: Iterable[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
     """Of several rows the lowest and the highest of each number; NaN, not measured, counts for neither."""
     lowest: list[float] = []
@@ -235,7 +241,7 @@ class Reader:
         return [(step, until, from_builtins(json.loads(text), Finding)) for step, until, text in rows]
 
     def samples(self, query: str = "", values: Sequence[Any] = ()) -> Iterator[tuple[int, int, Any, Any, Any]]:
-        """(first step, last step, series, lowest, highest) of each row in order; of a single step the last two agree."""
+        """(first step, last step, series, lowest, highest) of each row; of a single step the last two agree."""
         for first, last, series, low, high in self.ask(
             f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
         ):

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from unvanish.records import UnvanishError
 from unvanish.watching.gradients import held
-from unvanish.watching.watch import Watch, run_path
+from unvanish.watching.watch import Watch, run_path, unwrapped
 
 
 class Stopped(BaseException):
@@ -54,9 +54,11 @@ class Finder:
         if os.getpid() != self.process or any(id(module) in self._inside(root) for root in self.roots.values()):
             return
         if next(module.parameters(), None) is not None:
-            self.roots[id(module)] = module
-            self.run.watcher.add_model(self._name(module), module)
-            self.run.watcher.entered(module, args)  # its own hooks come too late for this call
+            model = unwrapped(module)
+            self.roots[id(model)] = model
+            self.run.watcher.add_model(self._name(module), model)
+            if model is module:
+                self.run.watcher.entered(module, args)  # its own hooks come too late for this call
 
     def _inside(self, root: nn.Module) -> set[int]:
         return {id(each) for each in root.modules()}

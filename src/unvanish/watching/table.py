@@ -22,6 +22,11 @@ class Place:
     parameters: tuple[nn.Parameter, ...]
 
     @property
+    def sharded(self) -> bool:
+        """Whether a part of it lies in another process (FSDP2)."""
+        return any(hasattr(each, "to_local") for each in self.parameters)
+
+    @property
     def trainable(self) -> tuple[nn.Parameter, ...]:
         return tuple(each for each in self.parameters if each.requires_grad)
 

@@ -43,9 +43,12 @@ class Watch:
         self.news: list[Finding] = []
         self.nonfinite = False
         self.closed = False
-        self.path = path
-        self.file = RunFile(path, {"every": every, "torch": str(torch.__version__), "process": os.getpid()})
+        self.path, self.first = path, rank() == 0
+        self.file = RunFile(
+            path if self.first else None, {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
+        )
         self._layout: tuple[Any, ...] = ()
+        self._notes: list[str] = []
         interposed.listen(self.watcher)
 
     # What the user asks
@@ -124,7 +127,7 @@ class Watch:
     def _announce(self) -> None:
         """Tell what is new, outside of what keeps our errors from the training: the callback is the user's."""
         news, self.news = self.news, []
-        for finding in news:
+        for finding in news if self.first else ():
             LOG.warning("%s %s", finding.code, finding.message)
         if self.on_finding is not None:
             for finding in news:
@@ -203,6 +206,9 @@ class Watch:
 
     def _prepare(self, sample: Sample) -> None:
         self.file.layers(self.watcher.columns)
+        if self.watcher.notes != self._notes:
+            self._notes = list(self.watcher.notes)
+            self.file.fact(notes=self._notes)
         layout = (sample.order, sample.groups)
         if layout != self._layout:
             self._layout = layout
@@ -305,7 +311,25 @@ def _models(model: Any) -> dict[str, nn.Module]:
             raise UnvanishError(f"watch(model) holds a {type(each).__name__}, which is no nn.Module")
     if not models:
         raise UnvanishError("watch(model) holds no model")
-    return {str(name): getattr(each, "_orig_mod", each) for name, each in models.items()}
+    return {str(name): unwrapped(each) for name, each in models.items()}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and DistributedDataParallel, which runs without the other processes."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def rank() -> int:
+    """Which of several processes this is; 0 where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0") or 0)
 
 
 def _optimizers(optimizer: Any) -> list[Any]:

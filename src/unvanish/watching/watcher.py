@@ -19,12 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, sizes, total, whole
+from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
 from unvanish.watching.table import Place, Table
 
 LOG = logging.getLogger("unvanish")
+
+
+COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+SHARDED = (
+    "some layers are spread over several processes (DTensor); a part of a norm is no norm, and to add the parts up"
+    " would mean to wait for the others, so they are left out"
+)
 
 
 @dataclass
@@ -62,6 +69,7 @@ class Watcher:
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
+        self.notes: list[str] = []
         self.failed, self.process = "", os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
@@ -85,6 +93,8 @@ class Watcher:
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             count = sum(each.numel() for each in place.parameters)
+            if place.sharded and SHARDED not in self.notes:
+                self.notes.append(SHARDED)
             self.columns.append(Column(place.name, place.kind, count, not place.trainable))
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
@@ -140,6 +150,8 @@ class Watcher:
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         self.box.before(module, args, kwargs)
+        if self.signals.compiled and COMPILED not in self.notes:
+            self.notes.append(COMPILED)
         if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
@@ -180,7 +192,7 @@ class Watcher:
         if self.inside is not None and not self.now.rows:
             self._read(self.inside)
         elif self.sampled and self.inside is None:
-            self.now.unclipped = whole(self.table)
+            self.now.unclipped = size_of_all(self.table)
 
     def loss_is_scaled(self, scaler: Any) -> None:
         self.now.scaled, self.now.scale = True, float(scaler.get_scale())
