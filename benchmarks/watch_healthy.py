@@ -100,6 +100,13 @@ TRAININGS["converged, sgd, 16 samples"] = lambda n, w: supervised(
 )
 
 
+def decayed(parameters: Any) -> Any:
+    return torch.optim.AdamW(parameters, 1e-3, weight_decay=0.3)
+
+
+TRAININGS["strong weight decay"] = lambda n, w: supervised(mlp(), decayed, n, w)
+
+
 @training("cnn, batch norm")
 def _(steps: int, watch: Any) -> float:
     net = nn.Sequential(
@@ -285,9 +292,8 @@ def main() -> None:
             words = " ".join(f"{code} ({level})" for code, level, _ in found)
             print(f"{name:32} loss {loss:8.4g} {time.time() - began:6.1f} s {failed} {words}", flush=True)
     errors = sum(level == "error" for row in rows for _, level, _ in row["findings"])
-    print(
-        f"{len(rows)} trainings, {errors} findings of level error, {sum(len(r['findings']) for r in rows) - errors} notes"
-    )
+    every = sum(len(row["findings"]) for row in rows)
+    print(f"{len(rows)} trainings, {errors} findings of level error, {every - errors} notes")
     if args.output:
         text = json.dumps({**provenance(1), "rows": rows}, indent=1)
         Path(args.output).write_text(text + "\n", encoding="utf-8")
