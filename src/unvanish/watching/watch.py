@@ -65,7 +65,8 @@ class Watch:
 
     def report(self) -> Report:
         """The last sampled step with all that was found; UnvanishError where no step was sampled yet."""
-        self.file.flush()
+        if not self.closed:
+            self.file.flush()
         return Run(self.path).report()
 
     def close(self, why: str = "") -> None:
