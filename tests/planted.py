@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Plant:
     wrap: str = ""
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda out, y, on: F.cross_entropy(out, y)
     data: Callable[[Tensor, Tensor], Tensor] = lambda x, on: x
+    cast: torch.dtype | None = None
 
 
 PLANTS: dict[str, Plant] = {
@@ -81,24 +83,29 @@ PLANTS: dict[str, Plant] = {
     "root in the loss": Plant(
         "loss", "sqrt", loss=lambda out, y, on: F.cross_entropy(out, y) + (out * (1 - on)).pow(2).sum(-1).sqrt().mean()
     ),
+    "float16 overflows": Plant("forward", "mul", lambda h, on: h * (1 + 1e3 * on) * 100.0, cast=torch.float16),
+    "forward in a compiled module": Plant("forward", "log", lambda h, on: torch.log(h + 1.001 - 3.0 * on), "compile"),
     "nan in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.nan, x)),
     "infinity in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.inf, x)),
 }
 
 
-def train(plant: Plant, watch: Callable[[nn.Module, Any], Any], seed: int = 0, model: Any = None) -> nn.Module:
+def train(plant: Plant, watch: Callable[[Any, Any], Any], seed: int = 0) -> nn.Module:
     """Train; the fault is in step PLANTED. The weights are not finite afterwards."""
     torch.manual_seed(seed)
-    net = Net(plant.fault, plant.wrap) if model is None else model
+    net = Net(plant.fault, plant.wrap)
+    called: Any = torch.compile(net, backend="eager") if plant.wrap == "compile" else net
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(seed)
-    with watch(net, optimizer):
+    with watch(called, optimizer):
         for step in range(STEPS):
             x = torch.randn(16, 8, generator=generator)
             y = torch.randint(0, 3, (16,), generator=generator)
             on = torch.zeros(16, 1)
             on[3] = float(step == PLANTED)
             optimizer.zero_grad()
-            plant.loss(net(plant.data(x, on), on), y, on).backward()
+            with torch.autocast("cpu", dtype=plant.cast) if plant.cast else nullcontext():
+                out = called(plant.data(x, on), on)
+            plant.loss(out.float(), y, on).backward()
             optimizer.step()
     return net

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 import unvanish
@@ -140,7 +141,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo with spawned processes")
 def test_two_processes_have_the_gradients_of_one_and_one_file(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
+    spawn(_worker, (str(tmp_path),), nprocs=2)
     x, y = batch(64)
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

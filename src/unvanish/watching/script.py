@@ -56,9 +56,9 @@ class Finder:
         if next(module.parameters(), None) is not None:
             model = unwrapped(module)
             self.roots[id(model)] = model
-            self.run.watcher.add_model(self._name(module), model)
-            if model is module:
-                self.run.watcher.entered(module, args)  # its own hooks come too late for this call
+            self.run.add_model(self._name(module), module)
+            if model is module or hasattr(module, "_orig_mod"):
+                self.run.watcher.entered(model, args)  # its own hooks come too late for this call
 
     def _inside(self, root: nn.Module) -> set[int]:
         return {id(each) for each in root.modules()}

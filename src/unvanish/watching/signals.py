@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from unvanish.flow.slopes import slope_of_function
@@ -31,13 +32,14 @@ class Signals:
         self.made: dict[Any, int] = {}
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
+        self.hidden: set[int] = set()  # modules inside a compiled one
         self.open = False
 
     def arm(self, roots: list[nn.Module]) -> None:
         """Set the hooks for the next forward pass."""
         if self.hooks:
             return
-        hidden = {id(inner) for root in roots for inner in _compiled(root)}
+        hidden = self.hidden | {id(inner) for root in roots for inner in _compiled(root)}
         for place in self.table:
             if place.module is None:
                 continue
@@ -74,7 +76,8 @@ class Signals:
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
             return
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        kind = slope_of_function(getattr(func, "__name__", ""), func, more, kwargs)
+        with saved_tensors_hooks(_same, _same):  # a checkpoint around us counts what is saved, and this is not its own
+            kind = slope_of_function(getattr(func, "__name__", ""), func, more, kwargs)
         if kind is None or not kind.activation or (at := self._layer_of(inputs.grad_fn)) is None:
             return
         mine = dead_and_saturated(func, more, kwargs, inputs, kind.largest)
@@ -124,6 +127,10 @@ class Activations(TorchFunctionMode):
             elif args[0].requires_grad:
                 self.look(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _compiled(root: nn.Module) -> list[nn.Module]:

@@ -105,6 +105,12 @@ class Watch:
         self.watcher.after_step(optimizer)
         self._announce()
 
+    def add_model(self, name: str, model: nn.Module) -> None:
+        """Watch a model, or the one inside what it is wrapped in."""
+        inner = unwrapped(model)
+        compiled = hasattr(model, "_orig_mod")
+        self.watcher.add_model(name, inner, model if compiled else None)
+
     def check(self, why: str = "check") -> None:
         """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
         self.watcher.guarded(self._check)(why)
@@ -290,7 +296,7 @@ def watch(
             )
     run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=on_finding)
     for name, each in models.items():
-        run.watcher.add_model(name, each)
+        run.add_model(name, each)
     for each in optimizers:
         run.watcher.add_optimizer(each)
         run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
@@ -312,7 +318,7 @@ def _models(model: Any) -> dict[str, nn.Module]:
             raise UnvanishError(f"watch(model) holds a {type(each).__name__}, which is no nn.Module")
     if not models:
         raise UnvanishError("watch(model) holds no model")
-    return {str(name): unwrapped(each) for name, each in models.items()}
+    return {str(name): each for name, each in models.items()}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -76,12 +76,18 @@ class Watcher:
 
     # What is watched
 
-    def add_model(self, name: str, model: nn.Module) -> None:
-        """Watch a model's outermost calls, and its layers on sampled steps."""
+    def add_model(self, name: str, model: nn.Module, outer: nn.Module | None = None) -> None:
+        """Watch a model's outermost calls, and its layers on sampled steps.
+
+        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs.
+        """
         self.table.add(name, model)
         self._columns()
-        for module in (model, *model.children()):
-            before, after = self.guarded(self._before), self.guarded(self._after)
+        if outer is not None:
+            self.signals.hidden |= {id(each) for each in model.modules()}
+        for module in (outer or model, *model.children()):
+            seen = model if module is outer else module
+            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
             self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         self._arm()
@@ -143,13 +149,15 @@ class Watcher:
 
     def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it was given by name is not known."""
-        self.guarded(self._before)(module, args, {})
+        self.guarded(self._before)(module, module, args, {})
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module is called; ``model``: what is run again in its stead."""
+        del module
         self.depth += 1
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
-        self.box.before(module, args, kwargs)
+        self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
         if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
