@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from unvanish.records import LIVE, Flow
 
 STRUCTURE = ("name", "kind", "source", "parameters", "frozen", "call", "before", "dtype")
+PARTS = ("calls", "loss", "zeros", "step", "next_step", "rates", "output", "inputs", "decrement")
 GAINS = ("log10_weight_gain", "log10_slope_gain", "log10_norm_gain", "log10_join_gain")
 
 
@@ -16,8 +19,8 @@ def stripped(flow: Flow, asked: tuple[str, ...] = LIVE) -> Flow:
         type(layer)(**{field: getattr(layer, field) for field in layer.__struct_fields__ if field in kept})
         for layer in flow.layers
     )
-    more = {name: getattr(flow, name) for name in ("calls", "loss", "zeros", "step") if name in asked}
-    return Flow(
-        setting=flow.setting, layers=layers, nonfinite=flow.nonfinite, nonfinite_call=flow.nonfinite_call, asked=asked,
-        **more,
-    )  # fmt: skip
+    more: dict[str, Any] = {name: getattr(flow, name) for name in PARTS if name in asked}
+    if "nonfinite" in asked:
+        more |= {"nonfinite": flow.nonfinite, "nonfinite_call": flow.nonfinite_call}
+    more |= {"decrement_refused": flow.decrement_refused} if "decrement" in asked else {}
+    return Flow(setting=flow.setting, layers=layers, asked=asked, **more)

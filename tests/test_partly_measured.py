@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from functools import cache
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_only_layers_near_the_limit_are_judged_otherwise(name: str, field: str, 
 def test_where_nothing_measured_tells_the_question_is_named(name: str) -> None:
     flow, findings = judged(name, 0)
     assert {each.verdict for each in flow.layers} == {"not_asked"}
-    assert [f.code for f in findings] == ["UV901"]
+    assert [(f.code, f.level) for f in findings] == [("UV901", "note")], "an open question is no illness"
     assert "did not ask for" in findings[0].message
 
 
@@ -213,7 +214,51 @@ def test_not_asked_is_told_from_asked_and_failed() -> None:
     bare = ("log10_signal", "log10_grad_norm")
     weak = layer("fc1", log10_signal=-9.0, log10_grad_norm=-9.0)
     assert verdicts(weak, layer("fc2"), asked=bare) == ["not_asked", "not_asked"]
+    assert judge(decide(flow(weak, layer("fc2"), asked=bare))) == ()
     assert verdicts(layer("fc1", log10_signal=None, log10_grad_norm=None), layer("fc2")) == ["unused", "healthy"]
+
+
+def some(count: int) -> list[tuple[str, ...]]:
+    """Each measurement alone, all but one, and random choices of half of them."""
+    draw = random.Random(0)
+    drawn = [tuple(name for name in EVERYTHING if draw.random() < 0.5) for _ in range(count)]
+    alone, without = (
+        [(name,) for name in EVERYTHING],
+        [tuple(a for a in EVERYTHING if a != name) for name in EVERYTHING],
+    )
+    return [(), *alone, *without, *drawn]
+
+
+CALM = ("relu-he-20", "small-cnn", "small-gpt", "lstm", "converged-digits", "zero-head", "rezero", "residual-50")
+
+
+@pytest.mark.parametrize("name", CALM)
+def test_whatever_is_left_out_a_healthy_network_stays_quiet(name: str) -> None:
+    whole = diagnose(zoo.get(name).build(0)).flow
+    assert all(each.verdict != "undecided" for each in whole.layers)
+    for asked in some(100):
+        part = decide(stripped(whole, asked))
+        assert "undecided" not in {each.verdict for each in part.layers}, asked
+        assert [f.code for f in judge(part) if f.level == "error"] == [], asked
+        assert Report.from_flow(part, judge(part)).healthy
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sigmoid-20", "chaotic-tanh-50", "dead-relu", "softmax-one-unit", "all-zero-weights", "clamped-loss", "plateau",
+        "half-precision-underflow", "below-eps-adam", "unused-layer", "frozen-backbone", "nonfinite-log",
+    ],
+)  # fmt: skip
+def test_whatever_is_left_out_the_verdict_of_a_layer_has_its_finding(name: str) -> None:
+    whole = diagnose(zoo.get(name).build(0)).flow
+    quiet = {"healthy", "converged", "not_asked", "undecided"}
+    for asked in some(100):
+        part = decide(stripped(whole, asked))
+        said = {layer: f.verdict for f in judge(part) for layer in f.layers}
+        assert {each.verdict for each in part.layers} <= {each.verdict for each in whole.layers} | quiet, asked
+        missing = {a.verdict for a in part.layers if a.verdict not in quiet and a.name not in said}
+        assert not missing, asked
 
 
 def test_a_rule_is_asked_only_where_its_needs_were() -> None:

@@ -167,13 +167,18 @@ def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Others) -> tuple[str, str]:
-    """The verdict of one layer and, where that is "undecided" or "not_asked", the reason."""
+    """The verdict of one layer and, where that is "undecided", the reason.
+
+    So, too, where an exact zero was seen and its reason not asked for. What else was not asked for needs none.
+    """
     loss, still = flow.loss, is_stationary(flow)
     if layer.frozen:
         return "frozen", ""
     if _is_unused(layer, flow):
         return "unused", ""
     jacobian, gradient = layer.log10_jacobian_norm, layer.log10_grad_norm
+    if not flow.asks("log10_grad_norm"):
+        return ("converged" if has_converged(loss) else "not_asked"), ""
     if flow.asks("log10_jacobian_norm"):
         if jacobian is None or not jacobian < math.inf:
             return _missing("how strongly the outputs depend on it", jacobian)
@@ -187,6 +192,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
         return _silent(loss) if flow.asks("log10_jacobian_norm", "zeros", "loss") else _zero(layer, flow)
     if is_flat(flow):
         return "no_signal", ""
+    if not flow.asks(*NEEDED):
+        return "not_asked", ""
     return _reached(layer, flow, still) if flow.asks("log10_transmission") else _seen(layer, flow, others, still)
 
 
@@ -211,15 +218,14 @@ def _reached(layer: LayerFlow, flow: Flow, still: bool) -> tuple[str, str]:
             )
         return "vanished", ""
     rise = layer.log10_sensitivity_rise
-    if flow.asks("log10_sensitivity_rise") and (rise is None or not math.isfinite(rise)):
+    # without the calls a result of exactly zero, which has no rise, cannot be told from a rise that was not to be had
+    if flow.asks("log10_sensitivity_rise", "calls") and (rise is None or not math.isfinite(rise)):
         return _missing("the rise of its sensitivity", rise)
     return _of_size(layer, flow, rise, still)
 
 
 def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
     """The same from the numbers of a running training alone; the limits are those of the numbers they stand for."""
-    if not flow.asks(*NEEDED):
-        return "not_asked", f"{NOT_ASKED} how much of the signal reaches it"
     arrival = others.arrivals.get(layer.name)
     if arrival is None:
         return "undecided", "its signal, the norm of its gradient or that of its weights was not measured"
@@ -238,8 +244,8 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
     lost = layer.underflow_fraction
     if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
-    # A gradient below eps may be that of a network that has learned its task, which only the loss tells.
-    small = flow.asks("loss") and below_eps(layer, flow.setting.eps)
+    # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
+    small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
 
 

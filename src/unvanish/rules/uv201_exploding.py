@@ -16,7 +16,7 @@ from unvanish.rules.wording import called, factor, judged, names, sources, subje
     "exploding gradient",
     tier="exploding",
     levels=("error",),
-    needs=("log10_signal", "log10_grad_norm", "log10_weight_norm", "log10_gain"),
+    needs=("log10_signal", "log10_grad_norm", "log10_weight_norm"),
     remedies=("activation-tanh", "activation-selu", "centred-sigmoid", "clip-gradients"),
     fires_on=("chaotic-tanh-50",),
     silent_on=("relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "sigmoid-20"),

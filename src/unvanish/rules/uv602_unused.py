@@ -16,7 +16,7 @@ from unvanish.rules.wording import judged, names, sources, subject
     "unused layers",
     tier="unused",
     levels=("error", "note"),
-    needs=("log10_grad_norm",),
+    needs=(),
     fires_on=("unused-layer", "unused-expert"),
     silent_on=(
         "relu-he-20",
