@@ -11,11 +11,13 @@ from typing import Any, overload
 
 from unvanish.population.factory import arguments
 from unvanish.population.grid import Grid, read_grid
+from unvanish.population.lasting import Stretch, lasting, limits_of, work_on
 from unvanish.population.row import Row
 from unvanish.population.store import EXPORTS, SUFFIXES, Store, export, need_pyarrow, read
 from unvanish.population.work import rows, stretch
-from unvanish.population.workers import cores, results
 from unvanish.records import UnvanishError
+from unvanish.workers.local import answers, cores
+from unvanish.workers.process import Process
 
 Progress = Callable[[float, str], None]
 ALONE = 3.0
@@ -174,8 +176,18 @@ def _run(store: Store, tell: Progress) -> None:
             rest = spent / max(1, state[0] - before) * (grid.points - state[0])
             if count > 1 and spent > ALONE and rest > 2 * ALONE:
                 break
-    for start, found in results(grid, left, count):
+    for start, found in spread(grid, left, count):
         keep(start, found)
+
+
+def spread(grid: Grid, stretches: Iterator[Stretch], count: int) -> Iterator[tuple[int, list[Row]]]:
+    """First point and rows of each stretch, in the order in which they are done, by so many processes."""
+    limits = limits_of(grid, count)
+
+    def do(process: Process, stretch: Stretch) -> tuple[int, list[Row]]:
+        return stretch[0], lasting(process, grid, stretch, limits)
+
+    return answers(work_on(grid), do, stretches, count)
 
 
 def duration(seconds: float) -> str:
