@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from functools import cache
 
 from unvanish.population.grid import Grid
 from unvanish.population.points import points
 from unvanish.population.row import Row, failed
+from unvanish.workers.local import cores
 from unvanish.workers.memory import share
 from unvanish.workers.process import Limits, LostError, Process, Work
 
@@ -24,6 +26,19 @@ def limits_of(grid: Grid, workers: int) -> Limits:
     if not grid.model[0]:
         return Limits()
     return Limits(grid.timeout, grid.memory * 2**30 if grid.memory else share(workers))
+
+
+@cache
+def _known(work: Work) -> tuple[Grid, Limits]:
+    """The grid that a worker of Ray's was sent, and what a network may take on its machine."""
+    grid: Grid = pickle.loads(work.shared)
+    return grid, limits_of(grid, cores())
+
+
+def on_ray(process: Process, work: Work, stretch: Stretch) -> list[Row]:
+    """What is called on Ray for each stretch."""
+    grid, limits = _known(work)
+    return lasting(process, grid, stretch, limits)
 
 
 def lasting(process: Process, grid: Grid, stretch: Stretch, limits: Limits) -> list[Row]:
@@ -45,7 +60,12 @@ def lasting(process: Process, grid: Grid, stretch: Stretch, limits: Limits) -> l
         middle = (start + stop) // 2
         halves = (start, middle), (middle, stop)
         return [row for half in halves for row in lasting(process, grid, half, limits)]
-    return [_lost(grid, start, seed, said) for seed in range(grid.seeds)]
+    return lost(grid, start, stop, said)
+
+
+def lost(grid: Grid, start: int, stop: int, said: str) -> list[Row]:
+    """The rows of points that nothing could be found out about."""
+    return [_lost(grid, at, seed, said) for at in range(start, stop) for seed in range(grid.seeds)]
 
 
 def _alone(process: Process, grid: Grid, at: int, seed: int, limits: Limits) -> Row:

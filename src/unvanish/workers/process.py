@@ -84,6 +84,13 @@ class Process:
             return answer
         raise UnvanishError(answer) if kind == "wrong" else RuntimeError(answer)
 
+    def begin(self) -> None:
+        """Start it before it is asked; one that cannot begin is tried again then."""
+        try:
+            self._started()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._kill()
+
     def close(self) -> None:
         """End it, also while another thread waits for its answer."""
         self.closed = True
