@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_fix_workers import deep
+from test_fix_workers import same as same_answer
 from test_sweep import BAD_GRID, HOSTILE, SMALL, check_of_bad_points, written
 from test_sweep_killed import NUMBERS, rows_in
 
@@ -136,3 +138,7 @@ def test_an_interrupted_driver_goes_on_where_it_was(
 def test_a_point_that_raises_hangs_or_eats_is_recorded_on_ray_too(address: str, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(HOSTILE)
     check_of_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), on="ray", to=tmp_path / "s.sqlite").points)
+
+
+def test_the_trials_of_a_search_on_ray_give_the_answer_of_one_process(address: str) -> None:
+    same_answer(unvanish.fix(deep(), seeds=2, on="ray"), unvanish.fix(deep(), seeds=2))

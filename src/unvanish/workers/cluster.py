@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,43 +101,80 @@ def answers(ray: Any, work: Work, do: str, jobs: Iterator[Job], total: int) -> I
 
     ``total``: how many jobs there are. What it raises is raised here, and ends all of them.
     """
-    from unvanish import __version__
-
-    parcel = ray.put(Parcel(work, do, __version__))
-    give = ray.remote(num_cpus=1, max_retries=0)(_task)
-    running: dict[Any, tuple[list[Job], int]] = {}
-    again: deque[tuple[list[Job], int]] = deque()
-    pace, left = _Pace(ray), total
+    tasks, left = Tasks(ray, work, do), total
     try:
         while True:
-            while len(running) < pace.room():
-                some, tries = again.popleft() if again else (_next(jobs, pace.size(left)), 1)
+            while tasks.room() > 0:
+                some = [job for _, job in zip(range(tasks.size(left)), jobs, strict=False)]
                 if not some:
                     break
-                left -= len(some) * (tries == 1)
-                running[give.remote(parcel, some)] = some, tries
-            if not running:
+                left -= len(some)
+                tasks.give(some)
+            if not tasks.running:
                 return
-            for done in ray.wait(list(running), timeout=1.0)[0]:
-                some, tries = running.pop(done)
-                try:
-                    found, seconds = _got(ray, done)
-                except _LostTaskError as error:
-                    if tries >= TRIES:
-                        yield from ((job, LostJob(str(error))) for job in some)
-                    else:
-                        again += [(part, tries + 1) for part in ([some] if tries < 2 else [[job] for job in some])]
-                    continue
-                pace.add(len(some), seconds)
-                yield from zip(some, found, strict=True)
+            yield from tasks.collect()
     finally:
-        for one in running:
+        tasks.cancel()
+
+
+class Tasks:
+    """The tasks of one piece of work that are out on a cluster, and how large the next one should be."""
+
+    def __init__(self, ray: Any, work: Work, do: str) -> None:
+        from unvanish import __version__
+
+        self.ray = ray
+        self.parcel = ray.put(Parcel(work, do, __version__))
+        self.remote = ray.remote(num_cpus=1, max_retries=0)(_task)
+        self.running: dict[Any, tuple[Sequence[Any], int]] = {}
+        self.jobs, self.seconds = 0, 0.0
+        self._cores, self._asked = 1, 0.0
+
+    def cores(self) -> int:
+        """The cores of the cluster, which may grow or shrink meanwhile."""
+        if not self._asked or time.monotonic() - self._asked > 2.0:
+            self._cores = max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+            self._asked = time.monotonic()
+        return self._cores
+
+    def room(self) -> int:
+        """How many more tasks may be given out now."""
+        return AHEAD * self.cores() - len(self.running)
+
+    def size(self, left: int) -> int:
+        """Jobs of the next task: about two seconds of them, and at the end so few that all cores end together."""
+        fit = int(TASK * self.jobs / self.seconds) if self.seconds > 0 else 1
+        return max(1, min(fit, left // (AHEAD * self.cores())))
+
+    def give(self, jobs: Sequence[Any], tries: int = 1) -> None:
+        """Give these out as one task."""
+        self.running[self.remote.remote(self.parcel, jobs)] = jobs, tries
+
+    def collect(self, seconds: float = 1.0) -> list[tuple[Any, Any]]:
+        """Jobs and answers of a task that is done; none where there is none within so many seconds.
+
+        Where its worker was lost its jobs are given out again, one by one after the second time.
+        """
+        done, _ = self.ray.wait(list(self.running), timeout=seconds)
+        if not done:
+            return []
+        jobs, tries = self.running.pop(done[0])
+        try:
+            found, spent = _got(self.ray, done[0])
+        except _LostTaskError as error:
+            if tries >= TRIES:
+                return [(job, LostJob(str(error))) for job in jobs]
+            for part in [jobs] if tries < 2 else [[job] for job in jobs]:
+                self.give(part, tries + 1)
+            return []
+        self.jobs, self.seconds = self.jobs + len(jobs), self.seconds + spent
+        return list(zip(jobs, found, strict=True))
+
+    def cancel(self) -> None:
+        """End what is still out."""
+        for task in self.running:
             with contextlib.suppress(Exception):
-                ray.cancel(one, force=True)
-
-
-def _next(jobs: Iterator[Job], count: int) -> list[Job]:
-    return [job for _, job in zip(range(count), jobs, strict=False)]
+                self.ray.cancel(task, force=True)
 
 
 class _LostTaskError(Exception):
@@ -159,31 +195,6 @@ def _got(ray: Any, task: Any) -> tuple[list[Any], float]:
         raise _LostTaskError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
 
 
-class _Pace:
-    """How many jobs make a task, and how many tasks are given out, by what was seen so far."""
-
-    def __init__(self, ray: Any) -> None:
-        self.ray = ray
-        self.cores, self.asked = 1, 0.0
-        self.jobs, self.seconds = 0, 0.0
-
-    def room(self) -> int:
-        """Tasks that may be out at once; a cluster may grow or shrink meanwhile."""
-        if time.monotonic() - self.asked > 2.0:
-            self.cores = max(1, int(self.ray.cluster_resources().get("CPU", 1)))
-            self.asked = time.monotonic()
-        return AHEAD * self.cores
-
-    def size(self, left: int) -> int:
-        """Jobs of the next task: about two seconds of them, and at the end so few that all cores end together."""
-        fit = int(TASK * self.jobs / self.seconds) if self.seconds > 0 else 1
-        return max(1, min(fit, left // self.room()))
-
-    def add(self, jobs: int, seconds: float) -> None:
-        """Take note of a task."""
-        self.jobs, self.seconds = self.jobs + jobs, self.seconds + seconds
-
-
 _held: list[tuple[Work, Process]] = []
 """The process of this worker of Ray's, kept from task to task."""
 
@@ -199,8 +210,8 @@ def _task(parcel: Parcel, jobs: Sequence[Any]) -> tuple[list[Any], float]:
     if not _held or _held[0][0] != parcel.work:
         for _, process in _held:
             process.close()
-        process = Process(parcel.work)
-        process.begin()
+        process = Process(parcel.work.function, lambda: parcel.work.shared)
+        process.wait()
         _held[:] = [(parcel.work, process)]
     module, _, name = parcel.do.partition(":")
     do, process = getattr(importlib.import_module(module), name), _held[0][1]

@@ -29,7 +29,7 @@ def answers(work: Work, do: Callable[[Process, Job], Answer], jobs: Iterator[Job
     """
     done: queue.Queue[tuple[bool, Any] | None] = queue.Queue(maxsize=2 * count)
     lock, stop = threading.Lock(), threading.Event()
-    crew = [Process(work) for _ in range(count)]
+    crew = [Process(work.function, lambda: work.shared) for _ in range(count)]
 
     def put(what: Any) -> None:
         while not stop.is_set():

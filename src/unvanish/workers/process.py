@@ -11,12 +11,13 @@ import importlib
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,16 @@ class ClosedError(Exception):
 
 
 class Process:
-    """A process for some work. It is started when it is first asked, and again after it was lost."""
+    """A process for some work. It is started when it is first asked, and again after it was lost.
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    ``shared`` may be known only later: ``begin()`` starts the process ahead of it.
+    """
+
+    def __init__(self, function: str, shared: Callable[[], bytes]) -> None:
+        self.function, self.shared = function, shared
         self.closed = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._lock = threading.Lock()
 
     def ask(self, question: Any, limits: Limits | None = None) -> Any:
@@ -85,10 +90,16 @@ class Process:
         raise UnvanishError(answer) if kind == "wrong" else RuntimeError(answer)
 
     def begin(self) -> None:
-        """Start it before it is asked; one that cannot begin is tried again then."""
+        """Let it import what it needs while something else is done here."""
+        with self._lock:
+            if self._process is None and not self.closed:
+                self._process, self._ready = _begin(self.function), False
+
+    def wait(self) -> None:
+        """Start it, and return when it can be asked; one that dies in between is tried again when it is asked."""
         try:
             self._started()
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             self._kill()
 
     def close(self) -> None:
@@ -97,16 +108,17 @@ class Process:
         self._kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self.closed:
-                raise ClosedError
-            if self._process is not None:
-                return self._process
-            self._process = process = _begin(self.work)
-        kind, answer = _receive(process)  # only now the clock of a question may start
-        if kind != "ready":
-            self._kill()
-            raise UnvanishError(answer)
+        self.begin()
+        process = self._process
+        if process is None:
+            raise ClosedError
+        if not self._ready:
+            _send(process, self.shared())
+            kind, answer = _receive(process)  # only now the clock of a question may start
+            if kind != "ready":
+                self._kill()
+                raise UnvanishError(answer)
+            self._ready = True
         return process
 
     def _kill(self) -> None:
@@ -121,14 +133,14 @@ class Process:
                         pipe.close()
 
 
-def _begin(work: Work) -> subprocess.Popen[bytes]:
+def _begin(function: str) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {package!r}); import unvanish.workers.process as p; p.serve()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )  # fmt: skip
-    _send(process, (work, os.getpid(), sys.path))
+    _send(process, (function, os.getpid(), sys.path))
     return process
 
 
@@ -175,13 +187,17 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     asked = sys.stdin.buffer
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
-        work, parent, path = pickle.load(asked)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its processes
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        named, parent, path = pickle.load(asked)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
         sys.path[:] = [*dict.fromkeys([*sys.path, *path])]
         try:
-            module, _, name = work.function.partition(":")
-            function, shared = getattr(importlib.import_module(module), name), pickle.loads(work.shared)
+            module, _, name = named.partition(":")
+            function = getattr(importlib.import_module(module), name)
+            shared = pickle.loads(pickle.load(asked))
+        except EOFError:
+            return
         except Exception as error:
             _answer(answers, "wrong", f"a process for the work could not begin: {type(error).__name__}: {error}")
             return
