@@ -90,6 +90,15 @@ class Grid:
             "data": self.data if self.train else "", "steps": self.steps if self.train else 0,
         }  # fmt: skip
 
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> Grid:
+        """The grid with that identity."""
+        axes = tuple(
+            Axis(name, tuple(values), low, high, log, name in NAMES and NAMES[name].whole)
+            for name, values, low, high, log in identity["axes"]
+        )
+        return cls(**{**identity, "axes": axes, "model": tuple(identity["model"])})
+
 
 def read_grid(grid: str | Path | Mapping[str, Any]) -> Grid:
     """The grid of a TOML file, or of the same as a dict; UnvanishError names the line that is wrong."""

@@ -13,7 +13,7 @@ from unvanish.population.factory import arguments
 from unvanish.population.grid import Grid, read_grid
 from unvanish.population.lasting import Stretch, lasting, limits_of, lost, work_on
 from unvanish.population.row import Row
-from unvanish.population.store import EXPORTS, SUFFIXES, Store, export, need_pyarrow, read
+from unvanish.population.store import EXPORTS, SUFFIXES, Store, export, grid_of, need_pyarrow, read
 from unvanish.population.work import rows, stretch
 from unvanish.records import UnvanishError
 from unvanish.workers import cluster
@@ -137,6 +137,12 @@ def sweep(
     if target != file:
         finished.save(target)
     return finished
+
+
+def opened(path: str | Path) -> Sweep:
+    """The sweep of a .sqlite or .db file, finished or not; UnvanishError where it is none."""
+    file = Path(path)
+    return Sweep(file, grid_of(file), file)
 
 
 def _file(target: Path) -> Path:
