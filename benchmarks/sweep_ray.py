@@ -37,7 +37,7 @@ WANTED = {"scaling of a sweep": 1.7, "wall time of a search": 0.65}
 WORKERS = (10, 100, 1_000)
 SMALL, LARGE, EMPTY = 100, 4_000, 200
 """Rows of two chunks, and tasks over which the price of each is taken."""
-KINDS = {"a check of a network of your own, 10 ms": 0.01, "a training, 1 s": 1.0}
+KINDS = {"a small network, 1 ms": 0.001, "a check of a network of your own, 10 ms": 0.01, "a training, 1 s": 1.0}
 """Seconds of networks for which the estimate is made besides those that are measured."""
 
 

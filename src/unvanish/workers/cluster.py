@@ -87,7 +87,8 @@ def connected(on: str, folder: Path | None = None) -> Iterator[Any]:
             except ConnectionError:
                 ray.init("local", include_dashboard=False, object_store_memory=STORE, **quiet)
     except Exception as error:
-        raise UnvanishError(f"on={on!r}: Ray could not be reached: {type(error).__name__}: {error}") from error
+        token = "" if on == "ray" else "; a cluster with tokens wants RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"
+        raise UnvanishError(f"on={on!r}: Ray could not be reached: {type(error).__name__}: {error}{token}") from error
     try:
         yield ray
     finally:
