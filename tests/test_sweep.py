@@ -362,7 +362,8 @@ memory = 1
 def check_of_bad_points(rows: Any) -> None:
     found = {row["ill"]: row["error"] for row in rows}
     assert found["no"] == found["not at all"] == ""
-    assert found["hangs"] == found["hangs holding the lock"] == "it took more than 10 s, so its process was ended"
+    hung = {error for ill, error in found.items() if ill.startswith("hangs")}
+    assert hung == {"it took more than 10 s, so its process was ended"}
     assert "GiB of memory, 1.0 GiB at most" in found["eats"]
     assert found["raises"] == "ArithmeticError: no such network"
 

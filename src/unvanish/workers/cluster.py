@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -43,11 +44,13 @@ class Parcel:
     """What the tasks of one piece of work have in common; it is put into Ray's store once.
 
     ``do``: "module:name" of what is called with a Process, the work and a job. ``version``: the driver's unvanish.
+    ``path``: where the driver finds modules, which a worker on the same machine or file system then finds too.
     """
 
     work: Work
     do: str
     version: str
+    path: tuple[str, ...]
 
 
 def is_cluster(on: str, what: str) -> bool:
@@ -125,7 +128,7 @@ class Tasks:
         from unvanish import __version__
 
         self.ray = ray
-        self.parcel = ray.put(Parcel(work, do, __version__))
+        self.parcel = ray.put(Parcel(work, do, __version__, tuple(sys.path)))
         self.remote = ray.remote(num_cpus=1, max_retries=0)(_task)
         self.running: dict[Any, tuple[Sequence[Any], int]] = {}
         self.jobs, self.seconds = 0, 0.0
@@ -208,6 +211,7 @@ def _task(parcel: Parcel, jobs: Sequence[Any]) -> tuple[list[Any], float]:
         raise UnvanishError(
             f"unvanish {parcel.version} runs here and {__version__} on a node of the cluster; install the same on both"
         )
+    sys.path += [folder for folder in parcel.path if folder not in sys.path]
     if not _held or _held[0][0] != parcel.work:
         for _, process in _held:
             process.close()
