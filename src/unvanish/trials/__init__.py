@@ -19,6 +19,7 @@ from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
 from unvanish.trials.candidates import ordered
+from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
 from unvanish.trials.ledger import Ledger, Standing
@@ -64,6 +65,7 @@ def fix(
     resume: str | Path | Fixes | None = None,
     anyway: bool = False,
     pretrained: bool | None = None,
+    workers: int = 1,
 ) -> Fixes:
     """Try remedies on copies of the network, measure them, and hand over the smallest change that repairs it.
 
@@ -73,13 +75,17 @@ def fix(
     interrupted search. ``anyway``: search also where nothing is wrong. ``pretrained``: the weights are worth keeping,
     so none is ever drawn anew (default: yes where optimizer or normalisation layers have seen training).
 
+    ``workers``: processes of this machine that train, this one among them. ``on``: "ray" or "ray://HOST:PORT" to train
+    on a cluster as well. The problem must be such that it can be sent there, with cloudpickle.
+
     The problem is left as it was: every training runs on a copy. The same problem, seed and budget give the same
-    answer. Ctrl-C ends the search with the best so far. Raises UnvanishError where nothing can be tried.
+    answer, by however many processes. Ctrl-C ends the search with the best so far. Raises UnvanishError where nothing
+    can be tried.
     """
-    if on != "local":
-        raise UnvanishError(f"fix(on={on!r}): trials run in this process only, for which on='local' stands")
     plan = planned(problem, budget, seeds, seed)
-    with torch.inference_mode(False), torch.enable_grad(), seeded(seed):
+    with (
+        torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew,
+    ):  # fmt: skip
         before = diagnose(problem, seed=seed)
         race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
@@ -92,10 +98,12 @@ def fix(
             if healthy and not anyway and not in_doubt(findings):
                 return answer(race, NOTHING, None, None, remarks)
             race.set_findings(findings)
+            race.enlist(crew(race.copies))
             chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
+            race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
 
