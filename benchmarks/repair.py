@@ -31,7 +31,7 @@ from repair_cases import cases
 
 import unvanish
 from unvanish.remedies import Refused, remedies
-from unvanish.trials import in_doubt, open_race, ordered, probe, search
+from unvanish.trials import applicable, in_doubt, open_race, ordered, probe, search
 from unvanish.trials import trial as trial_module
 from unvanish.trials.candidates import at_random
 from unvanish.trials.judge import confirm
@@ -78,7 +78,7 @@ def diagnosed(race: Race) -> Candidate | None:
     if improving and all(f.level != "error" for f in findings) and not in_doubt(findings):
         return AS_IS
     race.set_findings(findings)
-    return search(race, ordered(remedies(), findings, race.seed), lambda _: None)
+    return search(race, ordered(applicable(race), findings, race.seed), lambda _: None)
 
 
 def raced_at_random(race: Race) -> Candidate | None:

@@ -59,7 +59,8 @@ def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return 0.0
     if not targets.is_floating_point():
         return float((outputs.argmax(1) == targets).float().mean())
-    variance, error = float(targets.var(correction=0)), float((outputs - targets).square().mean())
+    error = float((outputs.reshape(targets.shape) - targets).square().mean())
+    variance = float(targets.var(correction=0))
     if variance == 0.0:
         return 1.0 / (1.0 + error)
     if set(targets.unique().tolist()) == {0.0, 1.0}:

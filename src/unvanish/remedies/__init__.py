@@ -23,7 +23,7 @@ from unvanish.rules import refuse_unknown, rules
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
-KINDS = ("init", "activation", "normalisation", "residual", "output", "data", "optimizer", "rate", "clip")
+KINDS = ("init", "activation", "normalisation", "residual", "output", "data", "numbers", "optimizer", "rate", "clip")
 Apply = Callable[[Draft], Change]
 _registry: dict[str, Remedy] = {}
 
@@ -33,7 +33,8 @@ class Remedy:
     """A registered remedy: its slug, what kind of edit it is, the findings it answers, and the function that acts.
 
     ``apply(draft)`` changes the draft and returns the Change; it raises Refused, and leaves the draft as it was, where
-    the remedy does not apply.
+    the remedy does not apply. ``exact``: it looks for the fault that it repairs and is refused where there is none, so
+    that it is tried first where it applies, whatever was found.
     """
 
     slug: str
@@ -44,6 +45,7 @@ class Remedy:
     cures_on: tuple[str, ...]
     no_help_on: tuple[str, ...]
     doc: str
+    exact: bool = False
 
 
 def remedy(
@@ -54,6 +56,7 @@ def remedy(
     answers: Iterable[str],
     cures_on: Iterable[str],
     no_help_on: Iterable[str],
+    exact: bool = False,
 ) -> Callable[[Apply], Apply]:
     """Register a remedy. What does not fit is refused when its file is imported, with what to write instead."""
 
@@ -61,7 +64,8 @@ def remedy(
         for name, given in (("answers", answers), ("cures_on", cures_on), ("no_help_on", no_help_on)):
             if isinstance(given, str):
                 raise ValueError(f"{slug}: {name}={given!r} is a text; write a tuple, with a comma for a single name")
-        made = Remedy(slug, title, kind, apply, tuple(answers), tuple(cures_on), tuple(no_help_on), apply.__doc__ or "")
+        proofs = tuple(cures_on), tuple(no_help_on)
+        made = Remedy(slug, title, kind, apply, tuple(answers), *proofs, apply.__doc__ or "", exact)
         if fault := _fault(made) or _unknown(made):
             raise ValueError(fault)
         _registry[slug] = made

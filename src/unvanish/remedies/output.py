@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy
 from unvanish.remedies.anatomy import Anatomy, Site
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import outputs_of
 from unvanish.remedies.swap import swap
 from unvanish.trace.scaled import normal_like
 
@@ -45,7 +45,7 @@ def output_layer(draft: Draft) -> Change:
     """
     if draft.loss_fn is None:
         raise Refused("the model computes its own loss; change the last activation and the loss there")
-    outputs, targets = _outputs(draft), draft.targets
+    outputs, targets = outputs_of(draft.model, draft.inputs), draft.targets
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         raise Refused("outputs or targets are not one tensor; " + BY_HAND)
     if outputs.is_complex() or targets.is_complex():
@@ -185,8 +185,3 @@ def loss_code(loss: str, draft: Draft) -> list[str]:
     if loss == "cross_entropy":
         return [*lines, "    return F.cross_entropy(outputs, targets)", "", ""]
     return [*lines, f"    return F.{loss}(outputs, targets.reshape(outputs.shape).to(outputs.dtype))", "", ""]
-
-
-def _outputs(draft: Draft) -> Any:
-    with untouched(draft.model, 0), torch.no_grad():
-        return called(draft.model, draft.inputs)

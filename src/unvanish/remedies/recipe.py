@@ -81,6 +81,11 @@ class Recipe:
         scaled = tuple(({**options, "lr": float(options["lr"]) * factor}, part) for options, part in self.groups)
         return replace(self, options={**self.options, "lr": self.lr * factor}, groups=scaled)
 
+    def with_options(self, **options: Any) -> Recipe:
+        """The same with these settings in every group."""
+        groups = tuple(({**own, **options}, part) for own, part in self.groups)
+        return replace(self, options={**self.options, **options}, groups=groups)
+
     def code(self, model: nn.Module) -> list[str]:
         """The lines that make the optimizer of ``model``, each group of parameters by the names it has there."""
         name = f"torch.optim.{self.optimizer.__name__}" if self._inside_torch else self._full_name

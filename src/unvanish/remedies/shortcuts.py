@@ -6,13 +6,11 @@ import copy
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import LINEAR, Anatomy, is_activation
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import outputs_of
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
@@ -123,8 +121,7 @@ def _shapes(draft: Draft) -> Shapes:
                 found[path] = tuple(given[0].shape), tuple(result.shape)
 
         module.register_forward_hook(note)
-    with untouched(model, 0), torch.no_grad():
-        called(model, draft.inputs)
+    outputs_of(model, draft.inputs)
     shared = {path for path in twice if not is_activation(model.get_submodule(path))}
     return {path: shape for path, shape in found.items() if path not in shared}
 

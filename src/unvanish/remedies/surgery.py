@@ -114,7 +114,7 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
         layer = model.get_submodule(path)
         hook = layer.register_forward_hook(lambda _, __, y: seen.__setitem__("std", float(y.detach().float().std())))
         for _ in range(5):
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 run(model)
             if not 1e-12 < seen["std"] < math.inf or abs(seen["std"] - 1.0) < 0.05:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from unvanish.preserve import untouched
 from unvanish.remedies import surgery
 from unvanish.remedies.anatomy import ACTIVATIONS, SQUASHES, Anatomy, Site, plain
-from unvanish.remedies.draft import Change, Draft, Refused, called
+from unvanish.remedies.draft import Change, Draft, Refused, outputs_of
 from unvanish.trace.structure import tensors
 
 
@@ -135,11 +134,10 @@ def _traced(draft: Draft, path: str) -> fx.Graph:
 
 
 def _outputs(model: nn.Module, inputs: Any, seed: int) -> list[torch.Tensor] | str:
-    with untouched(model, seed), torch.no_grad():
-        try:
-            return [tensor.clone() for tensor in tensors(called(model, inputs))]
-        except Exception as error:  # a traced forward may fail where the real one does not
-            return str(error)
+    try:
+        return list(tensors(outputs_of(model, inputs, seed)))
+    except Exception as error:  # a traced forward may fail where the real one does not
+        return str(error)
 
 
 def _same(first: list[torch.Tensor] | str, second: list[torch.Tensor] | str) -> bool:

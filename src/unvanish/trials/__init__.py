@@ -14,7 +14,7 @@ from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
-from unvanish.remedies import remedies
+from unvanish.remedies import Remedy, remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
@@ -35,6 +35,7 @@ __all__ = [
     "Plan",
     "Race",
     "Standing",
+    "applicable",
     "fix",
     "in_doubt",
     "measure",
@@ -92,12 +93,17 @@ def fix(
             if healthy and not anyway and not in_doubt(findings):
                 return answer(race, NOTHING, None, None, remarks)
             race.set_findings(findings)
-            chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
+            chosen = search(race, ordered(applicable(race), findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def applicable(race: Race) -> tuple[Remedy, ...]:
+    """All remedies but the exact ones that do not see their fault in this network."""
+    return tuple(each for each in remedies() if not each.exact or race.applies((each.slug,)))
 
 
 def in_doubt(findings: Sequence[Finding]) -> bool:

@@ -145,7 +145,7 @@ class Race:
             elif kind == "cut off":
                 demoted.append(candidate)
         self.vetoed += demoted
-        return [*admitted, *filter(self._applies, demoted[: count - len(admitted)])]
+        return [*admitted, *filter(self.applies, demoted[: count - len(admitted)])]
 
     def _look(self, candidate: Candidate) -> str:
         if any(slug in self.refused for slug in candidate):
@@ -153,7 +153,7 @@ class Race:
         structure = tuple(slug for slug in candidate if get(slug).kind not in BLIND)
         if self.veto and self.flows.get(structure, 0.0) < VANISHED:
             return "cut off"
-        if not self._applies(candidate):
+        if not self.applies(candidate):
             return "refused"
         if not self.veto:
             return "applies"
@@ -165,7 +165,8 @@ class Race:
             del self.copies.trained[candidate, self.seed]
         return "cut off" if cut_off else "applies"
 
-    def _applies(self, candidate: Candidate) -> bool:
+    def applies(self, candidate: Candidate) -> bool:
+        """Whether these edits can be made; why a single one cannot is noted in ``refused``."""
         try:
             self.copy(candidate, self.seed)
         except Refused as refusal:
