@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,7 +72,7 @@ def test_an_eps_is_raised_only_where_the_type_rounds_it_to_zero(dtype: torch.dty
 def test_shapes_that_are_compared_each_with_each(
     outputs: tuple[int, ...], targets: tuple[int, ...], loss_fn: Any, sees: bool
 ) -> None:
-    size = int(torch.tensor(outputs[1:]).prod()) if len(outputs) > 1 else 1
+    size = math.prod(outputs[1:])
     model = nn.Sequential(nn.Linear(3, size), nn.Unflatten(1, outputs[1:]) if len(outputs) > 1 else nn.Flatten(0))
     draft = draft_of(model, random(outputs[0], 3), random(*targets), loss_fn)
     if not sees:
@@ -185,3 +187,125 @@ def _race(problem: Problem) -> Any:
     race = open_race(problem, Plan(160, 480, 2), unvanish.diagnose(problem))
     race.copy(AS_IS, 0)
     return race
+
+
+class Choice(nn.Module):
+    """One ``where`` whose branches may overflow, written in one of several ways."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.run = nn.Linear(3, 1), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.layer(x))
+
+
+def elu(z: Tensor) -> Tensor:
+    return torch.where(z <= 0, torch.exp(z) - 1, z)
+
+
+def root(z: Tensor) -> Tensor:
+    e = torch.sqrt(z)
+    return torch.where(z > 0, 2.0 * e + 1.0, e * 0.0)
+
+
+def quotient(z: Tensor) -> Tensor:
+    return (1.0 / z).where(z.abs() > 1e3, z * 0.0)
+
+
+@pytest.mark.parametrize(("run", "shift", "known"), [(elu, 200.0, F.elu), (root, 0.0, None), (quotient, 0.0, None)])
+def test_what_a_where_does_not_choose_cannot_spoil_the_gradient(run: Any, shift: float, known: Any) -> None:
+    """Outputs bit for bit, and the gradient of the chosen branch alone, against float64 of a formula without where."""
+    with seeded(0):
+        model = Choice(run)
+    with torch.no_grad():
+        model.layer.weight.mul_(10.0)
+        model.layer.bias.fill_(shift)
+    x = random(16, 3)
+    if not shift:
+        x[:4] = 0.0  # a root and a quotient at exactly 0
+    draft = draft_of(model, x, torch.zeros(16, 1), lambda o, t: o.sum() if run is elu else o.nan_to_num().sum())
+    assert not torch.isfinite(torch.autograd.grad(model(x).sum(), model.layer.weight)[0]).all()
+    get("guard-where").apply(draft)
+    found = draft.model(x)
+    (gradient,) = torch.autograd.grad(found.sum(), draft.model.get_parameter("layer.weight"))
+    assert torch.isfinite(gradient).all()
+    z = model.layer(x).detach().double()
+    if known is elu or known is F.elu:
+        slopes = torch.where(z <= 0, z.exp(), torch.ones_like(z))
+    elif run is root:
+        slopes = torch.where(z > 0, z.clamp(min=1e-9) ** -0.5, torch.zeros_like(z))
+    else:
+        slopes = torch.zeros_like(z)
+    assert torch.allclose(gradient.double(), slopes.T @ x.double(), rtol=1e-4)
+    before = model(x)
+    assert torch.equal(found[before.isfinite()], before[before.isfinite()])
+
+
+def test_a_where_that_harms_nothing_is_left_alone() -> None:
+    with pytest.raises(Refused, match="finite"):
+        get("guard-where").apply(draft_of(Choice(elu), random(16, 3), random(16, 1)))
+
+
+class Attention(nn.Module):
+    """Softmax as a method, a function with a keyword, or a module."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.module, self.how = nn.Linear(4, 4), nn.Softmax(-1), how
+
+    def forward(self, x: Tensor, shut: Tensor) -> Tensor:
+        scores = self.layer(x).masked_fill(shut, -math.inf)
+        if self.how == "method":
+            return scores.softmax(-1)
+        return F.softmax(scores, dim=-1) if self.how == "function" else self.module(scores)
+
+
+@pytest.mark.parametrize("how", ["method", "function", "module"])
+def test_a_row_that_is_masked_whole_gives_zeros_and_the_others_what_they_gave(how: str) -> None:
+    shut = torch.zeros(6, 4, dtype=torch.bool)
+    shut[2], shut[4, 1:] = True, True
+    model, x = Attention(how), random(6, 4)
+    draft = draft_of(model, (x, shut), torch.rand(6, 4))
+    get("guard-softmax").apply(draft)
+    found, before = draft.model(x, shut), model(x, shut)
+    assert before[2].isnan().all() and not found[2].any()
+    rest = [row for row in range(6) if row != 2]
+    assert torch.equal(found[rest], before[rest])
+    (gradient,) = torch.autograd.grad(found.square().sum(), draft.model.get_parameter("layer.weight"))
+    (alone,) = torch.autograd.grad(model(x[rest], shut[rest]).square().sum(), model.layer.weight)
+    assert torch.allclose(gradient, alone, atol=1e-6)
+    with pytest.raises(Refused, match="no softmax of the batch"):
+        get("guard-softmax").apply(draft_of(model, (x, torch.zeros_like(shut)), torch.rand(6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "one_group", "off"),
+    [
+        (nn.GroupNorm(4, 4), (8, 4), True, True),
+        (nn.GroupNorm(4, 4), (8, 4, 1, 1), True, True),
+        (nn.GroupNorm(4, 4), (8, 4, 2, 1), False, False),
+        (nn.GroupNorm(2, 4), (8, 4), False, False),
+        (nn.GroupNorm(1, 1), (8, 1), False, True),
+        (nn.LayerNorm(1), (8, 4, 1), False, True),
+        (nn.LayerNorm(4), (8, 4), False, False),
+    ],
+)
+def test_a_normaliser_of_one_number(norm: nn.Module, shape: tuple[int, ...], one_group: bool, off: bool) -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.norm = nn.Parameter(torch.ones(())), norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.scale * x)
+
+    x = random(*shape)
+    for slug, applies in (("norm-one-group", one_group), ("norm-off", off)):
+        draft = draft_of(Head(), x, torch.zeros(shape))
+        if not applies:
+            with pytest.raises(Refused):
+                get(slug).apply(draft)
+            continue
+        get(slug).apply(draft)
+        assert torch.equal(draft.model(x), x if slug == "norm-off" else F.group_norm(x, 1))

@@ -68,7 +68,7 @@ def _blocks(draft: Draft) -> tuple[dict[str, list[tuple[int, int]]], int]:
     anatomy = Anatomy.of(draft)
     last = {layer.path for layer in anatomy.layers if layer.last}
     activations = {site.path for site in anatomy.hidden if site.module}
-    shapes = _shapes(draft)
+    shapes = shapes_of(draft)
     found: dict[str, list[tuple[int, int]]] = {}
     for path, container in draft.model.named_modules():
         if isinstance(container, nn.Sequential):
@@ -107,7 +107,7 @@ def _follows(module: nn.Module) -> bool:
     return is_activation(module) or isinstance(module, NORMS)
 
 
-def _shapes(draft: Draft) -> Shapes:
+def shapes_of(draft: Draft) -> Shapes:
     """The shapes that go into and come out of each module called once with one tensor."""
     model = copy.deepcopy(draft.model)
     found: Shapes = {}

@@ -13,4 +13,16 @@ TREATED = (
         name="decay-adam", builder="treated.decayed_adam", expects=("healthy", "decay"),
         about="an Adam whose weight decay of 0.3 is added to the gradient",
     ),
+    Network(
+        name="where-exp", builder="treated.where_exp", expects=("nonfinite",), codes=("UV502",),
+        about="a where whose branch that is not taken overflows: the loss is finite, its gradient is not",
+    ),
+    Network(
+        name="masked-rows", builder="treated.masked_rows", expects=("nonfinite",),
+        about="attention in which empty texts are masked whole, their nan replaced afterwards",
+    ),
+    Network(
+        name="norm-of-one", builder="treated.norm_of_one", expects=("vanished", "dead"),
+        about="a normaliser that is given one number at a time",
+    ),
 )  # fmt: skip

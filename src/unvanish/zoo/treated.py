@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from unvanish.problem import Problem
 from unvanish.zoo.digits import adam
@@ -18,7 +20,7 @@ def broadcast_loss() -> Problem:
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=_square, optimizer=adam(model, 1e-2))
 
 
-def _square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _square(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
@@ -29,3 +31,60 @@ def decayed_adam(decay: float = 0.3) -> Problem:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=decay)
     targets = torch.sin(inputs.sum(1, keepdim=True))
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=optimizer)
+
+
+class Rate(nn.Module):
+    """A positive rate: an exponential below zero, a line above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(5, 32), nn.Tanh()), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.head(self.body(x)) + 100.0
+        return torch.where(z <= 0.0, torch.exp(z), 1.0 + z)
+
+
+def where_exp() -> Problem:
+    """The branch that is not taken overflows; the loss is finite and its gradient is not."""
+    inputs = torch.randn(64, 5)
+    model = Rate()
+    targets = 101.0 + torch.tanh(inputs[:, :1])
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+class Reader(nn.Module):
+    """One head of attention over padded words, the mean over the real ones; a text may be empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(12, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        pad = words == 0
+        h = self.embed(words)
+        scores = (h @ h.transpose(1, 2) / 4.0).masked_fill(pad[:, None, :], -math.inf)
+        h = h + self.mix(torch.softmax(scores, -1) @ h)
+        h = torch.where(pad[..., None], torch.zeros_like(h), h)
+        return self.head(h.sum(1))
+
+
+def masked_rows() -> Problem:
+    """Every eighth text is empty: its softmax is nan throughout, and is replaced afterwards."""
+    words = torch.randint(1, 12, (64, 5))
+    words[::8] = 0
+    counts = torch.stack([(words == word).sum(1) for word in (2, 5, 9)], 1) + torch.tensor([0.2, 0.1, 0.0])
+    model = Reader()
+    return Problem(
+        model=model, inputs=words, targets=counts.argmax(1), loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2)
+    )
+
+
+def norm_of_one() -> Problem:
+    """A group normalisation with one channel a group, behind a linear layer: a number less its own mean."""
+    inputs = torch.randn(64, 8)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.GroupNorm(16, 16), nn.ReLU(), nn.Linear(16, 3)
+    )
+    targets = inputs[:, :3].argmax(1)
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2))
