@@ -159,6 +159,35 @@ def wrap_blocks(model: nn.Module, blocks: dict[str, list[tuple[int, int]]], scal
     return model
 
 
+class Shortcut(nn.Module):
+    """x + scale · y, or with ``learn`` the scale as a parameter that starts there."""
+
+    def __init__(self, like: Tensor, scale: float, learn: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(like.new_full((), scale)) if learn else scale
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.scale * y
+
+
+def add_shortcuts(model: nn.Module, blocks: dict[str, list[tuple[str, str]]], scale: float, learn: bool) -> nn.Module:
+    """Add what goes into the first node to what the last one makes, for each block of the forward of each module."""
+    for path in sorted(blocks, key=len, reverse=True):
+        owner = model.get_submodule(path)
+        graph = trace(owner)
+        nodes = {node.name: node for node in graph.nodes}
+        like = next(owner.parameters()).detach()
+        for number, (first, last) in enumerate(blocks[path]):
+            owner.add_module(f"shortcut{number}", Shortcut(like, scale, learn))
+            with graph.inserting_after(nodes[last]):
+                new = graph.call_module(f"shortcut{number}")
+            nodes[last].replace_all_uses_with(new)
+            new.args = (nodes[first].args[0], nodes[last])
+        changed = fx.GraphModule(owner, graph, type(owner).__name__).train(owner.training)
+        model = put(model, path, changed)
+    return model
+
+
 class Standardise(nn.Module):
     """(x − mean) / deviation, both of a sample of the inputs; a constant feature is only shifted."""
 
