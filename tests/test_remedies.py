@@ -82,8 +82,7 @@ def train(draft: Draft, steps: int, seed: int) -> float:
             if not math.isfinite(loss.item()):
                 break
             loss.backward()
-            if draft.recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(draft.model.parameters(), draft.recipe.clip)
+            draft.recipe.clip_gradients(list(draft.model.parameters()))
             optimizer.step()
         with torch.no_grad():
             outputs = draft.model(draft.inputs)

@@ -72,9 +72,9 @@ def test_an_eps_is_raised_only_where_the_type_rounds_it_to_zero(dtype: torch.dty
 def test_shapes_that_are_compared_each_with_each(
     outputs: tuple[int, ...], targets: tuple[int, ...], loss_fn: Any, sees: bool
 ) -> None:
-    size = math.prod(outputs[1:])
-    model = nn.Sequential(nn.Linear(3, size), nn.Unflatten(1, outputs[1:]) if len(outputs) > 1 else nn.Flatten(0))
-    draft = draft_of(model, random(outputs[0], 3), random(*targets), loss_fn)
+    count, *rest = outputs
+    model = nn.Sequential(nn.Linear(3, math.prod(rest)), nn.Unflatten(1, tuple(rest)) if rest else nn.Flatten(0))
+    draft = draft_of(model, random(count, 3), random(*targets), loss_fn)
     if not sees:
         with pytest.raises(Refused):
             get("match-shapes").apply(draft)
@@ -309,3 +309,95 @@ def test_a_normaliser_of_one_number(norm: nn.Module, shape: tuple[int, ...], one
             continue
         get(slug).apply(draft)
         assert torch.equal(draft.model(x), x if slug == "norm-off" else F.group_norm(x, 1))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell])
+def test_the_gate_that_keeps_the_state_is_the_one_that_is_opened(kind: Any) -> None:
+    """With the bias so large that the gate is fully open, and no input written, a state stays what it is."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = kind(2, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if kind in (nn.LSTM, nn.GRU):
+                return self.read(x.mT.reshape(7, 4, 2))[0][-1]
+            state = self.read(x[:, 0])
+            return state if isinstance(state, Tensor) else state[0]
+
+    for slug, low, high in (("forget-gate-bias", math.log(7), math.log(7)), ("chrono-init", 0.0, math.log(6))):
+        draft = draft_of(Reader(), random(4, 7, 2), torch.zeros(4, 5))
+        untouched_part = [t[10:].clone() if kind in (nn.LSTM, nn.LSTMCell) else t[:5].clone() for t in biases(draft)]
+        get(slug).apply(draft)
+        kept = sum(t[5:10] for t in biases(draft))
+        assert isinstance(kept, Tensor)
+        assert float(kept.min()) >= low - 1e-3 and float(kept.max()) <= high + 1e-3
+        if slug == "chrono-init":
+            assert float(kept.std()) > 0.1
+            if kind in (nn.LSTM, nn.LSTMCell):
+                assert torch.equal(biases(draft)[0][:5], -biases(draft)[0][5:10])
+        rest = [t[10:] if kind in (nn.LSTM, nn.LSTMCell) else t[:5] for t in biases(draft)]
+        assert all(torch.equal(a, b) for a, b in zip(rest, untouched_part, strict=True))
+    reader: Any = draft_of(Reader(), random(4, 7, 2), torch.zeros(4, 5)).model
+    with torch.no_grad():
+        for parameter in reader.parameters():
+            parameter.zero_()
+        reader.read.__getattr__("bias_ih" + "_l0" * (kind in (nn.LSTM, nn.GRU)))[5:10] = 50.0
+        state = random(4, 5)
+        if kind is nn.LSTM:
+            found = reader.read(torch.zeros(1, 4, 2), (state[None], state[None]))[1][1][0]
+        elif kind is nn.GRU:
+            found = reader.read(torch.zeros(1, 4, 2), state[None])[1][0]
+        else:
+            found = reader.read(torch.zeros(4, 2), (state, state) if kind is nn.LSTMCell else state)
+            found = found[1] if kind is nn.LSTMCell else found
+    assert torch.allclose(found, state)
+
+
+def biases(draft: Draft) -> list[Tensor]:
+    """Those of the inputs, then those of the states."""
+    named = dict(draft.model.named_parameters())
+    return [named[name].detach() for name in sorted(named, reverse=True) if "bias_" in name]
+
+
+def test_each_gradient_is_cut_to_a_share_of_its_own_tensor() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0]]))
+        model.bias.zero_()
+    draft = draft_of(model, random(4, 2), random(4, 1))
+    draft.recipe = Recipe(torch.optim.SGD, {"lr": 0.5})
+    get("clip-layers").apply(draft)
+    weight, bias = draft.model.parameters()
+    weight.grad, bias.grad = torch.tensor([[30.0, 40.0]]), torch.tensor([1e-6])
+    draft.recipe.clip_gradients([weight, bias])
+    assert float(weight.grad.norm()) == pytest.approx(0.02 * 5.0, rel=1e-4)  # times the rate: 1 % of the weight
+    assert float(bias.grad) == pytest.approx(1e-6)
+    bias.grad = torch.tensor([1.0])
+    draft.recipe.clip_gradients([weight, bias])
+    assert float(bias.grad) == pytest.approx(0.02 * 1e-3, rel=1e-3)
+    assert any("clip_grad_norm_(p, 0.02 * max(" in line for line in draft.recipe.code(draft.model))
+
+
+def test_weights_of_16_bits_become_float32_and_so_do_inputs_in_any_container() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: dict[str, Tensor], scale: Tensor) -> Tensor:
+            return self.layer(x["a"]) * scale
+
+    model = Net().to(torch.bfloat16)
+    batch = ({"a": random(4, 3).bfloat16()}, torch.ones(2))
+    optimizer = torch.optim.Adam(model.parameters())
+    draft = draft_of(model, batch, torch.zeros(4, 2), lambda o, t: F.mse_loss(o.float(), t), optimizer)
+    get("float32-weights").apply(draft)
+    found = draft.model(*batch)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, F.linear(batch[0]["a"].float(), model.layer.weight.float(), model.layer.bias.float()))
+    built = draft.recipe.build(draft.model.parameters())
+    assert all(p.dtype == torch.float32 for group in built.param_groups for p in group["params"])
+    with pytest.raises(Refused, match="no weight"):
+        get("float32-weights").apply(draft)

@@ -128,6 +128,53 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
     return model
 
 
+def open_gates(model: nn.Module, paths: list[str], bias: float) -> nn.Module:
+    """Set the bias of the gate that keeps the state, the second of an LSTM's four and of a GRU's three."""
+    with torch.no_grad():
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            for name, tensor in layer.named_parameters():
+                if "bias" in name:
+                    tensor[layer.hidden_size : 2 * layer.hidden_size] = bias if "bias_ih" in name else 0.0
+    return model
+
+
+def chrono(model: nn.Module, paths: list[str], steps: int, seed: int) -> nn.Module:
+    """Draw the bias of the gate that keeps the state as log u, 1 < u < steps − 1; an LSTM's input gate gets −log u."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            width = layer.hidden_size
+            for name, tensor in layer.named_parameters():
+                if "bias" in name:
+                    tensor[width : 2 * width] = 0.0
+                if "bias_ih" in name:
+                    keep = torch.log(1.0 + max(1, steps - 2) * torch.rand(width, generator=generator)).to(tensor)
+                    tensor[width : 2 * width] = keep
+                    if isinstance(layer, (nn.LSTM, nn.LSTMCell)):
+                        tensor[:width] = -keep
+    return model
+
+
+class InFloat32(nn.Module):
+    """A model of float32 weights that takes inputs of 16 bits, and tensors in any container, as they come."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        def wide(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+            if type(value) in (tuple, list):
+                return type(value)(wide(each) for each in value)
+            return {key: wide(each) for key, each in value.items()} if type(value) is dict else value
+
+        return self.model(*wide(args), **wide(kwargs))
+
+
 class CentredSigmoid(nn.Module):
     """4 (σ(x) − ½) = 2 tanh(x / 2): zero at zero, slope 1 there."""
 

@@ -25,4 +25,8 @@ TREATED = (
         name="norm-of-one", builder="treated.norm_of_one", expects=("vanished", "dead"),
         about="a normaliser that is given one number at a time",
     ),
+    Network(
+        name="recall-30", builder="treated.recall", options={"steps": 30}, expects=("healthy", "vanished"),
+        about="an LSTM that is asked for the first of 30 numbers, its gates half open",
+    ),
 )  # fmt: skip

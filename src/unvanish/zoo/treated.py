@@ -88,3 +88,22 @@ def norm_of_one() -> Problem:
     )
     targets = inputs[:, :3].argmax(1)
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2))
+
+
+class Recaller(nn.Module):
+    """An LSTM whose last state decides."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read, self.head = nn.LSTM(1, width, batch_first=True), nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(x)[0][:, -1])
+
+
+def recall(steps: int) -> Problem:
+    """The first of so many numbers is wanted at the end; the others are 0, so that nothing else tells samples apart."""
+    inputs = torch.zeros(64, steps, 1)
+    inputs[:, 0] = torch.randn(64, 1)
+    model = Recaller(32)
+    return Problem(model=model, inputs=inputs, targets=inputs[:, 0], loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
