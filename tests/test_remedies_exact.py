@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import unvanish
+from unvanish import zoo
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.remedies import Draft, Recipe, Refused, get, remedies
+from unvanish.report.fix_text import checked_again
 from unvanish.trials import applicable, ordered
 from unvanish.trials.plan import Plan
 from unvanish.trials.train import AS_IS
@@ -401,3 +404,18 @@ def test_weights_of_16_bits_become_float32_and_so_do_inputs_in_any_container() -
     assert all(p.dtype == torch.float32 for group in built.param_groups for p in group["params"])
     with pytest.raises(Refused, match="no weight"):
         get("float32-weights").apply(draft)
+
+
+def test_the_answer_says_which_findings_are_gone_and_which_stay() -> None:
+    problem = replace(zoo.get("norm-of-one").build(0), steps=160)
+    fixes = unvanish.fix(problem, seeds=2)
+    assert fixes.best is not None and fixes.after is not None
+    assert {"norm-off", "norm-one-group"} & set(fixes.best.edits)
+    errors = {finding.code for finding in fixes.before.findings if finding.level == "error"}
+    assert errors and not errors & {finding.code for finding in fixes.after.findings}
+    assert all(f"{code} is gone" in str(fixes) for code in errors)
+    assert not any("stays" in line for line in checked_again(fixes))
+    same = replace(fixes, after=fixes.before)
+    assert [f"checked again: {code} stays" for code in sorted(errors)] == sorted(checked_again(same))
+    worse = replace(fixes, before=fixes.after, after=fixes.before)
+    assert list(checked_again(worse)) == [f"checked again: {', '.join(sorted(errors))} is new"]
