@@ -79,3 +79,38 @@ def guard_where(graph: fx.Graph) -> None:
         for old in reversed([each for each in graph.nodes if each in copied or each in others]):
             if not old.users:
                 graph.erase_node(old)
+
+
+class PairNorm(nn.Module):
+    """(x − mean over the nodes) · √width / root of the mean square length; nodes stand in the first dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(0, keepdim=True)
+        return x / (1e-6 + x.square().mean()).sqrt()
+
+
+def keep_apart(model: nn.Module, blocks: dict[str, list[tuple[str, str]]], how: str, alpha: float) -> nn.Module:
+    """Change what each block of a forward makes: "first", "pairs", or "jump" for the last one alone."""
+    for path in sorted(blocks, key=len, reverse=True):
+        owner = model.get_submodule(path)
+        graph = trace(owner)
+        nodes = {node.name: node for node in graph.nodes}
+        start = nodes[blocks[path][0][0]].args[0]
+        ends = [nodes[last] for _, last in blocks[path]]
+        if how == "pairs":
+            owner.add_module("pair_norm", PairNorm())
+        for end in ends[-1:] if how == "jump" else ends:
+            users = list(end.users)
+            with graph.inserting_after(end):
+                if how == "pairs":
+                    new = graph.call_module("pair_norm", (end,))
+                elif how == "jump":
+                    stacked = graph.call_function(torch.stack, (ends,))
+                    with graph.inserting_after(stacked):
+                        new = graph.call_function(torch.amax, (stacked, 0))
+                else:
+                    new = graph.call_function(torch.lerp, (end, start, alpha))
+            for user in users:
+                user.replace_input_with(end, new)
+        model = put(model, path, fx.GraphModule(owner, graph, type(owner).__name__).train(owner.training))
+    return model

@@ -12,7 +12,9 @@ from unvanish.preserve import untouched
 from unvanish.remedies.anatomy import ACTIVATIONS, LINEAR, NORMS, Anatomy, is_activation, plain
 from unvanish.remedies.draft import Draft, Refused, called
 from unvanish.remedies.swap import traced
+from unvanish.trace.calls import Call
 
+MIXES = {"matmul", "mm", "bmm", "spmm"}
 JOINS = {"add", "cat", "concat", "stack", "sub"}
 MODULE_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 Spans = dict[str, list[tuple[str, str]]]
@@ -31,8 +33,8 @@ class _Owner:
 def written_blocks(draft: Draft) -> Spans:
     """Per module the blocks of its forward that keep their shape, each as the names of its first and last node.
 
-    A block is a Linear or convolution with the normalisation and activation behind it, or a module of several layers
-    with an activation in it and no branch that is joined. Raises Refused where there is none.
+    A block is a Linear or convolution, or a module of layers in which no branch is joined, with the mean over
+    neighbours, the normalisation and the activation behind it. Raises Refused where there is none.
     """
     anatomy = Anatomy.of(draft)
     found: Spans = {}
@@ -98,15 +100,13 @@ def _spans(anatomy: Anatomy, owner: _Owner) -> Iterator[tuple[fx.Node, fx.Node]]
         path = f"{owner.path}.{first.target}".lstrip(".")
         module = owner.module.get_submodule(first.target)
         end, active = first, False
-        if isinstance(module, LINEAR):
-            if path in last:
-                continue
+        if path in last or not (isinstance(module, LINEAR) or _is_composite(anatomy, path)):
+            continue
+        if isinstance(module, LINEAR) or not _has_activation(anatomy, path):
             while (after := _next(owner, end)) is not None:
                 end, active = after, active or _is_active(anatomy, owner, after)
             if not active:
                 continue
-        elif not _is_composite(anatomy, path):
-            continue
         before = first.args[0]
         shape = owner.shapes.get(before.name)
         if shape is not None and shape == owner.shapes.get(end.name) and not _is_joined(end, before):
@@ -125,11 +125,15 @@ def _is_joined(end: fx.Node, before: fx.Node) -> bool:
 
 
 def _next(owner: _Owner, node: fx.Node) -> fx.Node | None:
-    """The normalisation or activation that alone takes what this node makes."""
+    """The normalisation, activation or mean over neighbours that alone takes what this node makes."""
     users = list(node.users)
-    if len(users) != 1 or not users[0].args or users[0].args[0] is not node:
+    if len(users) != 1 or not users[0].args:
         return None
     after = users[0]
+    if _name(after) in MIXES and after.args[-1] is node:
+        return after
+    if after.args[0] is not node:
+        return None
     if after.op == "call_module":
         module = owner.module.get_submodule(str(after.target))
         return after if isinstance(module, MODULE_NORMS) or is_activation(module) else None
@@ -144,12 +148,19 @@ def _is_active(anatomy: Anatomy, owner: _Owner, node: fx.Node) -> bool:
 
 
 def _is_composite(anatomy: Anatomy, path: str) -> bool:
-    """Whether a module holds layers and an activation, joins nothing, and has layers after it."""
-    own = [call for call in anatomy.calls if any(frame == path for frame, _ in call.frames)]
+    """Whether a module holds layers, joins nothing, and has layers after it."""
+    own = _calls_in(anatomy, path)
     names = {plain(call.name) for call in own if len(call.inputs) > 1}
     layers = any(any(p.ndim > 1 for p in call.parameters) for call in own)
-    active = any(plain(call.name) in ACTIVATIONS for call in own)
-    return layers and active and not names & JOINS and all(call.index in anatomy.before_weights for call in own)
+    return layers and not names & JOINS and all(call.index in anatomy.before_weights for call in own)
+
+
+def _has_activation(anatomy: Anatomy, path: str) -> bool:
+    return any(plain(call.name) in ACTIVATIONS for call in _calls_in(anatomy, path))
+
+
+def _calls_in(anatomy: Anatomy, path: str) -> list[Call]:
+    return [call for call in anatomy.calls if any(frame == path for frame, _ in call.frames)]
 
 
 def _name(node: fx.Node) -> str:

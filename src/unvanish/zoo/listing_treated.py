@@ -29,4 +29,8 @@ TREATED = (
         name="recall-30", builder="treated.recall", options={"steps": 30}, expects=("healthy", "vanished"),
         about="an LSTM that is asked for the first of 30 numbers, its gates half open",
     ),
+    Network(
+        name="graph-smoothed", builder="treated.smoothed", options={"depth": 12}, expects=("healthy", "collapsed"),
+        about="12 graph convolutions, after which the nodes are alike, each asked for a feature of its own",
+    ),
 )  # fmt: skip

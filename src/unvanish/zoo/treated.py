@@ -107,3 +107,39 @@ def recall(steps: int) -> Problem:
     inputs[:, 0] = torch.randn(64, 1)
     model = Recaller(32)
     return Problem(model=model, inputs=inputs, targets=inputs[:, 0], loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+class Convolved(nn.Module):
+    """Graph convolutions: each layer takes means over the neighbours of a node."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 2)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        h = torch.relu(self.embed(x))
+        for layer in self.layers:
+            h = torch.relu(mean @ layer(h))
+        return self.head(h)
+
+
+def smoothed(depth: int) -> Problem:
+    """Nodes of a dense random graph, each of which is asked for a feature of its own."""
+    nodes = 64
+    edges = (torch.rand(nodes, nodes) < 0.1).float()
+    edges = ((edges + edges.T + torch.eye(nodes)) > 0).float()
+    root = edges.sum(1).rsqrt()
+    inputs = torch.randn(nodes, 8)
+    model = Convolved(depth, 32)
+    return Problem(
+        model=model,
+        inputs=(inputs, root[:, None] * edges * root),
+        targets=(inputs[:, 0] > 0).long(),
+        loss_fn=F.cross_entropy,
+        optimizer=adam(model, 3e-3),
+    )
