@@ -30,9 +30,7 @@ class Graph(nn.Module):
     def __init__(self, depth: int = 4, library: bool = False) -> None:
         super().__init__()
         self.embed, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
-        self.layers = nn.ModuleList(
-            (Conv if library else nn.Linear)(8, *([] if library else [8])) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(Conv(8) if library else nn.Linear(8, 8) for _ in range(depth))
         self.library = library
 
     def layer(self, module: Any, h: Tensor, graph: Tensor) -> Tensor:

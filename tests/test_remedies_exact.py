@@ -177,11 +177,11 @@ def test_exact_remedies_come_first_where_they_apply_and_not_at_all_elsewhere() -
     for targets, first in ((x[:, 0], "match-shapes"), (x[:, :1], "")):
         problem = Problem(model, x, targets, square, lambda p: torch.optim.Adam(p, 1e-3), steps=160)
         race = _race(problem)
-        exact = [each.slug for each in applicable(race) if each.exact]
+        exact = [each.slug for each in applicable(race) if each.only_for]
         assert exact == [first] * bool(first)
         order = list(ordered(applicable(race), (), 0))
         assert not first or order[0] == (first,)
-        assert {slug for candidate in order for slug in candidate} >= {r.slug for r in remedies() if not r.exact}
+        assert {slug for candidate in order for slug in candidate} >= {r.slug for r in remedies() if not r.only_for}
 
 
 def _race(problem: Problem) -> Any:

@@ -178,3 +178,32 @@ def test_a_deep_loop_of_sigmoids_learns_with_it_and_not_without() -> None:
             optimizer.step()
         found.append(float(F.cross_entropy(draft.model(x), y).detach()))
     assert found[0] > 0.6 and found[1] < 0.35
+
+
+class Differentiating(nn.Module):
+    """A forward with a tensor of its own making and a derivative in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)])
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.net[2](torch.tanh(self.net[1](torch.tanh(self.net[0](x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.run(x).sum(), x, create_graph=True)
+        return self.run(x) + slope.mean(1, keepdim=True) + self.run(torch.zeros(1, 5))
+
+
+def test_a_forward_with_tensors_and_derivatives_of_its_own_is_changed_or_refused_and_nothing_else() -> None:
+    model = Differentiating()
+    for slug in ("residual", "rezero"):
+        draft = draft_of(model)
+        try:
+            get(slug).apply(draft)
+        except Refused as refusal:
+            assert "forward" in str(refusal)
+            continue
+        assert torch.isfinite(draft.model(X)).all()
+    assert not [name for name in vars(model) if "constant" in name]

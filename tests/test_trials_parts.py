@@ -36,7 +36,7 @@ from unvanish.trials.search import LOWER_RATE, heat, minimised, smallest_of_the_
 from unvanish.trials.train import AS_IS
 from unvanish.trials.trial import Measure
 
-USUAL = [each for each in remedies() if not each.exact]
+USUAL = [each for each in remedies() if not each.only_for]
 """Remedies that are tried on any network."""
 
 

@@ -16,7 +16,7 @@ NARROW = (torch.float16, torch.bfloat16)
     answers=("UV503", "UV504", "UV505", "UV506"),
     cures_on=("half-precision-eps",),
     no_help_on=("half-precision-rate", "dead-relu", "lr-too-small"),
-    exact=True,
+    only_for="kind",
 )
 def float32_weights(draft: Draft) -> Change:
     """Weights, and the optimizer's numbers with them, get 24 bits and a range of 10^±38.

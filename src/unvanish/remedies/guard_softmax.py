@@ -21,7 +21,7 @@ from unvanish.remedies.swap import traced
     answers=("UV501", "UV502"),
     cures_on=("masked-rows",),
     no_help_on=("where-exp", "dead-relu", "lr-too-small"),
-    exact=True,
+    only_for="fault",
 )
 def guard_softmax(draft: Draft) -> Change:
     """A row of attention in which nothing may be attended to gives zeros.

@@ -14,7 +14,7 @@ from unvanish.remedies.swap import traced
     answers=("UV501", "UV502"),
     cures_on=("where-exp",),
     no_help_on=("nonfinite-log", "lr-too-small", "masked-rows"),
-    exact=True,
+    only_for="fault",
 )
 def guard_where(draft: Draft) -> Change:
     """What a ``where`` does not choose is computed from a harmless number.

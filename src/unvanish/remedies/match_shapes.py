@@ -17,7 +17,7 @@ from unvanish.remedies.draft import called
     answers=("UV402", "UV706"),
     cures_on=("broadcast-loss",),
     no_help_on=("output-scale", "lr-too-small", "plateau"),
-    exact=True,
+    only_for="fault",
 )
 def match_shapes(draft: Draft) -> Change:
     """The loss is given the outputs in the shape that the targets have.

@@ -19,7 +19,7 @@ INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
     answers=("UV101", "UV301", "UV302"),
     cures_on=("norm-of-one",),
     no_help_on=("dead-relu", "small-cnn", "lr-too-small"),
-    exact=True,
+    only_for="fault",
 )
 def norm_one_group(draft: Draft) -> Change:
     """The channels of a sample are normalised together where each of them was normalised alone.
@@ -45,7 +45,7 @@ def norm_one_group(draft: Draft) -> Change:
     answers=("UV101", "UV301", "UV302"),
     cures_on=("norm-of-one",),
     no_help_on=("dead-relu", "small-cnn", "lr-too-small"),
-    exact=True,
+    only_for="fault",
 )
 def norm_off(draft: Draft) -> Change:
     """A normaliser that is given one number at a time is taken away.

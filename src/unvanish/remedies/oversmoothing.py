@@ -25,6 +25,7 @@ FEWEST = 3
     answers=("UV101", "UV402"),
     cures_on=("graph-smoothed",),
     no_help_on=("lr-too-small", "dead-relu", "sigmoid-20"),
+    only_for="kind",
 )
 def initial_residual(draft: Draft) -> Change:
     """Every layer over the graph gets 20 % of what went into the first: 0.8 · layer(h) + 0.2 · h₀.
@@ -46,6 +47,7 @@ def initial_residual(draft: Draft) -> Change:
     answers=("UV101", "UV402"),
     cures_on=("graph-smoothed",),
     no_help_on=("lr-too-small", "dead-relu", "sigmoid-20"),
+    only_for="kind",
 )
 def pair_norm(draft: Draft) -> Change:
     """The mean over all nodes is taken off, and the rest is brought to a mean square length of √width.
@@ -67,6 +69,7 @@ def pair_norm(draft: Draft) -> Change:
     answers=("UV101", "UV402"),
     cures_on=("graph-smoothed",),
     no_help_on=("lr-too-small", "dead-relu", "sigmoid-20"),
+    only_for="kind",
 )
 def jumping_knowledge(draft: Draft) -> Change:
     """What comes after the layers over the graph is given, of each feature, the largest that any of them made.

@@ -19,6 +19,7 @@ GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
     answers=("UV101", "UV402"),
     cures_on=("recall-30",),
     no_help_on=("lr-too-small", "dead-relu", "lstm"),
+    only_for="kind",
 )
 def forget_gate_bias(draft: Draft) -> Change:
     """The gate that keeps the state starts at σ(b) near 1 instead of 1/2, the same for all units.
@@ -45,6 +46,7 @@ def forget_gate_bias(draft: Draft) -> Change:
     answers=("UV101", "UV402"),
     cures_on=("recall-30",),
     no_help_on=("lr-too-small", "dead-relu", "lstm"),
+    only_for="kind",
 )
 def chrono_init(draft: Draft) -> Change:
     """Each unit starts with a memory of its own length, between 1 step and the length of the sequence.

@@ -16,6 +16,7 @@ from unvanish.remedies import Change, Draft, Recipe, Refused, remedy
     answers=("UV402", "UV406"),
     cures_on=("decay-adam",),
     no_help_on=("dead-relu", "lr-too-large", "relu-on-logits"),
+    only_for="kind",
 )
 def no_weight_decay(draft: Draft) -> Change:
     """Nothing pulls the weights towards zero any more.
@@ -38,6 +39,7 @@ def no_weight_decay(draft: Draft) -> Change:
     answers=("UV402", "UV406"),
     cures_on=("decay-adam",),
     no_help_on=("decay-coupled", "dead-relu", "lr-too-large"),
+    only_for="kind",
 )
 def decoupled_decay(draft: Draft) -> Change:
     """AdamW in place of an Adam with decay: the weights shrink by learning rate · decay a step, whatever the gradient.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 from unvanish.preserve import untouched
 from unvanish.remedies.anatomy import ACTIVATIONS, LINEAR, NORMS, Anatomy, is_activation, plain
 from unvanish.remedies.draft import Draft, Refused, called
+from unvanish.remedies.surgery import trace
 from unvanish.remedies.swap import traced
 from unvanish.trace.calls import Call
 
@@ -44,11 +46,10 @@ def written_blocks(draft: Draft) -> Spans:
         if any(path == each or path.startswith(f"{each}.") for each in inside):
             continue
         try:
-            graph = traced(draft, path)
+            owner = _Owner(path, anatomy.modules[path], traced(draft, path), _shapes(draft, path))
         except Refused as refusal:
             refusals.append(str(refusal))
             continue
-        owner = _Owner(path, anatomy.modules[path], graph, _shapes(draft, path, graph))
         if spans := list(_spans(anatomy, owner)):
             found[path] = [(first.name, last.name) for first, last in spans]
             inside += [f"{path}.{first.target}".lstrip(".") for first, _ in spans]
@@ -67,10 +68,11 @@ def _owners(anatomy: Anatomy) -> list[str]:
     return sorted(own, key=lambda path: (path.count(".") + bool(path), path))
 
 
-def _shapes(draft: Draft, path: str, graph: fx.Graph) -> dict[str, tuple[int, ...]]:
+def _shapes(draft: Draft, path: str) -> dict[str, tuple[int, ...]]:
     """The shape of what each node makes in the first call of that module."""
-    model, given, found = draft.model, list[Any](), dict[str, tuple[int, ...]]()
+    model, given, found = copy.deepcopy(draft.model), list[Any](), dict[str, tuple[int, ...]]()
     owner = model.get_submodule(path)
+    graph = trace(owner)  # tensors that a forward makes are kept on the module that was traced
 
     class Noting(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
@@ -87,6 +89,11 @@ def _shapes(draft: Draft, path: str, graph: fx.Graph) -> dict[str, tuple[int, ..
             names = [node.target for node in graph.nodes if node.op == "placeholder"]
             rest = [kwargs[name] for name in names[len(args) :] if name in kwargs]
             Noting(fx.GraphModule(owner, graph)).run(*args, *rest)
+        except Exception as error:
+            where = path or "the model"
+            raise Refused(
+                f"the forward of {where} cannot be run step by step: {type(error).__name__}: {error}"
+            ) from error
         finally:
             hook.remove()
     return found

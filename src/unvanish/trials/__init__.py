@@ -43,6 +43,7 @@ __all__ = [
     "ordered",
     "probe",
     "search",
+    "sees_a_fault",
 ]
 
 NOTHING = "nothing to repair"
@@ -90,10 +91,11 @@ def fix(
         try:
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
-            if healthy and not anyway and not in_doubt(findings):
-                return answer(race, NOTHING, None, None, remarks)
             race.set_findings(findings)
-            chosen = search(race, ordered(applicable(race), findings, seed), remarks.append)
+            catalogue = applicable(race)
+            if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
+                return answer(race, NOTHING, None, None, remarks)
+            chosen = search(race, ordered(catalogue, findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
@@ -102,8 +104,13 @@ def fix(
 
 
 def applicable(race: Race) -> tuple[Remedy, ...]:
-    """All remedies but the exact ones that do not see their fault in this network."""
-    return tuple(each for each in remedies() if not each.exact or race.applies((each.slug,)))
+    """All remedies but those for a kind of network that this is not, or for a fault that it does not have."""
+    return tuple(each for each in remedies() if not each.only_for or race.applies((each.slug,)))
+
+
+def sees_a_fault(catalogue: Sequence[Remedy]) -> bool:
+    """Whether a remedy that looks for its fault has found it, though nothing else was seen to be wrong."""
+    return any(each.only_for == "fault" for each in catalogue)
 
 
 def in_doubt(findings: Sequence[Finding]) -> bool:

@@ -23,9 +23,9 @@ STRUCTURE = (
 def ordered(catalogue: Sequence[Remedy], findings: Sequence[Finding], seed: int) -> Iterator[Candidate]:
     """Every single edit and every pair, once each: answers to the findings, pairs with them, other singles, random.
 
-    ``catalogue``: of the exact remedies only those that apply; they come first, since they saw the fault. The answers
-    of several findings take turns, errors first. Then, in turn: two answers, a pair of an answer and a likely partner,
-    a single edit not yet tried; every fifth candidate is drawn at random from all.
+    ``catalogue``: of the remedies for one kind of network or one fault only those that apply. Those that saw their
+    fault come first; the answers of several findings take turns, errors first. Then, in turn: two answers, a pair of an
+    answer and a likely partner, a single edit not yet tried; every fifth candidate is drawn at random from all.
     """
     remedies = {each.slug: each for each in catalogue}
     answers = _answers(catalogue, findings)
@@ -48,14 +48,14 @@ def at_random(catalogue: Sequence[Remedy], seed: int) -> Iterator[Candidate]:
 
 def _answers(catalogue: Sequence[Remedy], findings: Sequence[Finding]) -> list[str]:
     known = {each.slug for each in catalogue}
-    exact = [each.slug for each in catalogue if each.exact]
+    seen = [each.slug for each in catalogue if each.only_for == "fault"]
     lists: list[list[str]] = []
     for finding in sorted(findings, key=lambda f: f.level != "error"):
         named = [slug for slug in finding.remedies if slug in known]
         named += [each.slug for each in catalogue if any(finding.code.startswith(code) for code in each.answers)]
         lists.append(list(dict.fromkeys(named)))
     turns = chain.from_iterable(zip_longest(*lists))
-    return list(dict.fromkeys([*exact, *(slug for slug in turns if slug is not None)]))
+    return list(dict.fromkeys([*seen, *(slug for slug in turns if slug is not None)]))
 
 
 def _by_kind(remedies: Sequence[Remedy]) -> list[str]:

@@ -16,7 +16,7 @@ EPS = 1e-4
     answers=("UV505",),
     cures_on=("half-precision-eps",),
     no_help_on=("half-precision-moment", "lr-too-large", "dead-relu"),
-    exact=True,
+    only_for="fault",
 )
 def optimizer_eps(draft: Draft) -> Change:
     """The small number that keeps the optimizer from dividing by zero, made large enough not to be rounded to zero.
