@@ -14,7 +14,7 @@ from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
-from unvanish.remedies import remedies
+from unvanish.remedies import Remedy, remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
@@ -36,6 +36,7 @@ __all__ = [
     "Plan",
     "Race",
     "Standing",
+    "applicable",
     "fix",
     "in_doubt",
     "measure",
@@ -43,6 +44,7 @@ __all__ = [
     "ordered",
     "probe",
     "search",
+    "sees_a_fault",
 ]
 
 NOTHING = "nothing to repair"
@@ -95,17 +97,28 @@ def fix(
         try:
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
-            if healthy and not anyway and not in_doubt(findings):
-                return answer(race, NOTHING, None, None, remarks)
             race.set_findings(findings)
+            catalogue = applicable(race)
+            if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
+                return answer(race, NOTHING, None, None, remarks)
             race.enlist(crew(race.copies))
-            chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
+            chosen = search(race, ordered(catalogue, findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
             race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def applicable(race: Race) -> tuple[Remedy, ...]:
+    """All remedies but those for a kind of network that this is not, or for a fault that it does not have."""
+    return tuple(each for each in remedies() if not each.only_for or race.applies((each.slug,)))
+
+
+def sees_a_fault(catalogue: Sequence[Remedy]) -> bool:
+    """Whether a remedy that looks for its fault has found it, though nothing else was seen to be wrong."""
+    return any(each.only_for == "fault" for each in catalogue)
 
 
 def in_doubt(findings: Sequence[Finding]) -> bool:

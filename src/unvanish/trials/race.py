@@ -203,7 +203,7 @@ class Race:
                 elif kind == "cut off":
                     demoted.append(candidate)
         self.vetoed += demoted
-        return [*admitted, *filter(self._applies, demoted[: count - len(admitted)])]
+        return [*admitted, *filter(self.applies, demoted[: count - len(admitted)])]
 
     def _expect_looks(self, candidates: Iterable[Candidate]) -> None:
         if self.crew is None:
@@ -240,7 +240,8 @@ class Race:
         cut_off = self.veto and self.flows[structure] < VANISHED
         return "cut off" if cut_off else "applies"
 
-    def _applies(self, candidate: Candidate) -> bool:
+    def applies(self, candidate: Candidate) -> bool:
+        """Whether these edits can be made; why a single one cannot is noted in ``refused``."""
         return self._ask_about(candidate, None) is not None
 
     def _ask_about(self, candidate: Candidate, staying: frozenset[str] | None) -> Answer | None:
