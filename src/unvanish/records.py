@@ -259,6 +259,39 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+class TimeFacts(Record, frozen=True, kw_only=True):
+    """How much of the error signal reaches each step of a sequence.
+
+    ``layer``: the recurrent module, "" for the inputs of the network; ``kind``: its class, or the call that goes along
+    them. Signals are log10, beside that of the last steps, at the steps ``at``, the first one first: of a random probe
+    of the last outputs at the inputs (``log10_signal``) and at the states (``log10_state``), of the loss at the inputs.
+    None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
+    hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
+    not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
+    ``beyond``, ``within``: how much what the loss asks depends on the inputs of one faint step, and of one of the
+    others, at most; ``*_chance``: how often shuffled samples give as much. ``why``: why nothing was looked at.
+    """
+
+    layer: str
+    kind: str
+    steps: int
+    at: tuple[int, ...] = ()
+    log10_signal: tuple[float | None, ...] = ()
+    log10_loss_signal: tuple[float | None, ...] = ()
+    log10_state: tuple[float | None, ...] = ()
+    log10_gain: float | None = None
+    horizon: int | None = None
+    smallest_horizon: int | None = None
+    faint: int = 0
+    lost: int = 0
+    beyond: float | None = None
+    beyond_chance: float | None = None
+    within: float | None = None
+    within_chance: float | None = None
+    states_unseen: str = ""
+    why: str = ""
+
+
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
 
@@ -323,6 +356,7 @@ class Flow(Record, frozen=True, kw_only=True):
     rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
+    time: tuple[TimeFacts, ...] = ()
     decrement: float | None = None
     decrement_refused: str = ""
     nonfinite: str = ""

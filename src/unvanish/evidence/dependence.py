@@ -1,0 +1,90 @@
+"""Does what the loss asks of the outputs depend on the inputs of certain steps? A test that assumes nothing.
+
+The kernel of a step is the samples' similarity in its inputs, that of the loss the similarity of what it asks of their
+outputs. Both centred, their product is the linear dependence of one on the other (for one number each, the squared
+correlation), and shuffling the samples shows how large it gets by chance at the best of all steps.
+
+Source: Robert & Escoufier 1976, A unifying tool for linear multivariate statistical methods: the RV-coefficient;
+Westfall & Young 1993, Resampling-based multiple testing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MOST_SAMPLES, MOST_STEPS, LEAST_SAMPLES = 128, 256, 16
+SHUFFLES = (199, 800)
+"""How many shuffles are tried first, and how many more where none of these gives as much."""
+
+
+class Dependence(NamedTuple):
+    """The strongest dependence among the steps asked about (``beyond``) and among the others (``within``).
+
+    ``*_chance``: the share of shuffles in which the best of all steps does as well.
+    """
+
+    beyond: float
+    beyond_chance: float
+    within: float
+    within_chance: float
+
+
+def spread(steps: int, most: int) -> list[int]:
+    """Every step, or ``most`` of them at even distances, the first and the last among them."""
+    count = min(steps, most)
+    return sorted({round(k * (steps - 1) / max(1, count - 1)) for k in range(count)})
+
+
+def dependence(inputs: Tensor, asked: Tensor, faint: list[int], seed: int) -> Dependence | None:
+    """Of ``asked`` (samples, …), what the loss asks, on the ``inputs`` (steps, samples, …) of the steps ``faint``.
+
+    None where there are too few samples, where nothing is asked, or where one of the two groups of steps is empty.
+    """
+    steps, samples = inputs.shape[:2]
+    if samples < LEAST_SAMPLES or len(asked) != samples or not faint or len(faint) == steps:
+        return None
+    inputs, asked = inputs[:, :MOST_SAMPLES], asked[:MOST_SAMPLES]
+    chosen = spread(steps, MOST_STEPS)
+    kernels = _kernels(inputs[chosen].double().cpu())
+    wanted = _kernels(asked[None].double().cpu())[0]
+    far_off = set(faint)
+    beyond = torch.tensor([step in far_off for step in chosen], device="cpu")
+    if not bool(wanted.any()) or not bool(beyond.any()) or bool(beyond.all()):
+        return None
+    found = (kernels * wanted).sum((1, 2))
+    far, near = float(found[beyond].max()), float(found[~beyond].max())
+    generator = torch.Generator().manual_seed(seed)
+    best: list[float] = []
+    for count in SHUFFLES:
+        best += _shuffled(kernels, wanted, count, generator)
+        if max(best) >= far:
+            break
+
+    def chance(value: float) -> float:
+        return (1 + sum(each >= value for each in best)) / (1 + len(best))
+
+    return Dependence(far, chance(far), near, chance(near))
+
+
+def _kernels(values: Tensor) -> Tensor:
+    """Of each step the centred products of the samples' standardised values, of norm 1 (0 where they are all alike)."""
+    values = values.reshape(*values.shape[:2], -1)
+    values = values - values.mean(1, keepdim=True)
+    size = values.norm(dim=1, keepdim=True)
+    values = torch.where(size > 0.0, values / size.clamp(min=1e-300), torch.zeros_like(values))
+    products = values @ values.mT
+    norm = products.norm(dim=(1, 2), keepdim=True)
+    return torch.where(norm > 0.0, products / norm.clamp(min=1e-300), products)
+
+
+def _shuffled(kernels: Tensor, wanted: Tensor, count: int, generator: torch.Generator) -> list[float]:
+    """The strongest dependence of any step, for each of ``count`` shuffles of the samples."""
+    orders = torch.stack([torch.randperm(len(wanted), generator=generator, device="cpu") for _ in range(count)])
+    flat, best = kernels.flatten(1).float(), list[float]()
+    for part in orders.split(100):
+        shuffled = wanted.float()[part[:, :, None], part[:, None, :]].flatten(1)
+        best += (flat @ shuffled.T).amax(0).tolist()
+    return best
