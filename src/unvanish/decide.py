@@ -51,17 +51,14 @@ THOUSANDTH = -3.0
 target was an input 5 … 30 steps back, all learned it in 2,000 steps where 10^-3.4 or more arrived there at the start,
 and none where it was 10^-4.9 or less; between, it depended on the learning rate."""
 
+OUT_OF_REACH = -4.0
+"""log10 of the share from which on a step that is needed counts as lost: between those two limits."""
+
 CHANCE = 0.01
 """Share of shuffles that may give as much before a dependence counts as shown."""
 
-STRONGER = 3.0
-"""How much more than on any step within reach what the loss asks must depend on one beyond: of a dependence spread
-evenly over all steps, the best of many far ones is a little above the best of a few near ones by chance."""
-
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
-
-RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
@@ -155,10 +152,10 @@ def decay_balances(flow: Flow) -> bool:
 
 
 def time_level(flow: Flow, facts: TimeFacts) -> str:
-    """"error" where what training needs is lost along a sequence, "note" where part of it is; "" where it is not.
+    """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
 
-    Needed: the loss stays at its best constant although steps are lost to rounding; or what it asks of the outputs
-    depends on inputs from which less than a thousandth of the last steps' signal comes, and on no others.
+    Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
+    the inputs of a step that gets less than 10^-4 of the last steps' signal, and on those of no other.
     """
     if facts.why or not facts.faint or has_converged(flow.loss) or flow.nonfinite:
         return ""
@@ -173,10 +170,23 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
 
 
 def depends_beyond(facts: TimeFacts) -> bool:
-    """Whether what the loss asks demonstrably depends on the inputs of a faint step, and on those of no other."""
-    if facts.beyond is None or facts.within is None or facts.beyond_chance is None or facts.within_chance is None:
+    """Whether what the targets ask demonstrably depends on the inputs of a faint step, and on those of no other."""
+    beyond, within, by_chance = facts.beyond, facts.within, facts.by_chance
+    if beyond is None or within is None or by_chance is None:
         return False
-    return facts.beyond_chance <= CHANCE < facts.within_chance and facts.beyond > STRONGER * facts.within
+    if (
+        facts.beyond_chance is None
+        or facts.within_chance is None
+        or not facts.beyond_chance <= CHANCE < facts.within_chance
+    ):
+        return False
+    # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
+    return _z(beyond) - _z(within) > _z(by_chance)
+
+
+def _z(squared: float) -> float:
+    """Fisher's z of a correlation, of which the square is given: its spread by chance is the same for all sizes."""
+    return math.atanh(min(math.sqrt(max(squared, 0.0)), 1.0 - 1e-12))
 
 
 def is_stationary(flow: Flow) -> bool:
@@ -229,12 +239,11 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str,
 
 
 def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
-    """A layer that is healthy but for its time axis: recurrent ones are so only where that was looked at."""
+    """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
     name = layer.name.partition("#")[0]
     facts = next((each for each in flow.time if each.layer and each.layer in (layer.name, name)), None)
     if facts is None:
-        missing = layer.kind in RECURRENT
-        return ("undecided", "its time axis was not looked at") if missing else ("healthy", "")
+        return "healthy", ""
     if facts.why:
         return "undecided", f"its time axis was not looked at: {facts.why}"
     return ("vanished" if time_level(flow, facts) == "error" else "healthy"), ""
@@ -307,7 +316,9 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
         questions.append(("converged or not", loss.why or "the loss has no scale: how much is left to gain is unknown"))
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "not decided: the loss was not tried on other outputs"))
-    questions += [("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer]
+    questions += [
+        ("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer
+    ]
     if flow.decrement_refused:
         questions.append(
             ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")

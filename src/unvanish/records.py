@@ -268,8 +268,9 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
     hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
     not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
-    ``beyond``, ``within``: how much what the loss asks depends on the inputs of one faint step, and of one of the
-    others, at most; ``*_chance``: how often shuffled samples give as much. ``why``: why nothing was looked at.
+    ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
+    and of one of the others, at most; ``*_chance``: how often shuffled samples give as much, ``by_chance``: what one
+    in a hundred gives. ``why``: why nothing was looked at.
     """
 
     layer: str
@@ -288,6 +289,7 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     beyond_chance: float | None = None
     within: float | None = None
     within_chance: float | None = None
+    by_chance: float | None = None
     states_unseen: str = ""
     why: str = ""
 

@@ -1,8 +1,8 @@
-"""Does what the loss asks of the outputs depend on the inputs of certain steps? A test that assumes nothing.
+"""Does what the targets ask of the outputs depend on the inputs of certain steps? A test that assumes nothing.
 
-The kernel of a step is the samples' similarity in its inputs, that of the loss the similarity of what it asks of their
-outputs. Both centred, their product is the linear dependence of one on the other (for one number each, the squared
-correlation), and shuffling the samples shows how large it gets by chance at the best of all steps.
+The kernel of a step is the samples' similarity in its inputs, that of the targets the similarity of what they ask of
+their outputs. Both centred, their product is the linear dependence of one on the other (for one number each, the
+squared correlation), and shuffling the samples shows how large it gets by chance at the best of all steps.
 
 Source: Robert & Escoufier 1976, A unifying tool for linear multivariate statistical methods: the RV-coefficient;
 Westfall & Young 1993, Resampling-based multiple testing.
@@ -10,6 +10,7 @@ Westfall & Young 1993, Resampling-based multiple testing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,13 +24,15 @@ SHUFFLES = (199, 800)
 class Dependence(NamedTuple):
     """The strongest dependence among the steps asked about (``beyond``) and among the others (``within``).
 
-    ``*_chance``: the share of shuffles in which the best of all steps does as well.
+    Means over windows of them count too, of which none is longer than the others are many. ``*_chance``: the share of
+    shuffles in which the best of all does as well; ``by_chance``: what the best of all gives in one of a hundred.
     """
 
     beyond: float
     beyond_chance: float
     within: float
     within_chance: float
+    by_chance: float
 
 
 def spread(steps: int, most: int) -> list[int]:
@@ -38,24 +41,23 @@ def spread(steps: int, most: int) -> list[int]:
     return sorted({round(k * (steps - 1) / max(1, count - 1)) for k in range(count)})
 
 
-def dependence(inputs: Tensor, asked: Tensor, faint: list[int], seed: int) -> Dependence | None:
-    """Of ``asked`` (samples, …), what the loss asks, on the ``inputs`` (steps, samples, …) of the steps ``faint``.
+def dependence(inputs: Tensor, asked: Tensor, faint: Sequence[int], seed: int) -> Dependence | None:
+    """Of ``asked`` (samples, …), what the targets ask, on the ``inputs`` (steps, samples, …) of the steps ``faint``.
 
     None where there are too few samples, where nothing is asked, or where one of the two groups of steps is empty.
     """
     steps, samples = inputs.shape[:2]
     if samples < LEAST_SAMPLES or len(asked) != samples or not faint or len(faint) == steps:
         return None
-    inputs, asked = inputs[:, :MOST_SAMPLES], asked[:MOST_SAMPLES]
-    chosen = spread(steps, MOST_STEPS)
-    kernels = _kernels(inputs[chosen].double().cpu())
-    wanted = _kernels(asked[None].double().cpu())[0]
-    far_off = set(faint)
-    beyond = torch.tensor([step in far_off for step in chosen], device="cpu")
-    if not bool(wanted.any()) or not bool(beyond.any()) or bool(beyond.all()):
+    inputs, asked = inputs[:, :MOST_SAMPLES].double().cpu(), asked[:MOST_SAMPLES].double().cpu()
+    heard = sorted(set(range(steps)) - set(faint))
+    far_off, near_by = (_kernels(_windows(inputs[group], len(heard))) for group in (list(faint), heard))
+    wanted = _kernels(asked[None])[0]
+    if not bool(wanted.any()) or not bool(wanted.isfinite().all()):
         return None
+    kernels = torch.cat([far_off, near_by])
     found = (kernels * wanted).sum((1, 2))
-    far, near = float(found[beyond].max()), float(found[~beyond].max())
+    far, near = float(found[: len(far_off)].max()), float(found[len(far_off) :].max())
     generator = torch.Generator().manual_seed(seed)
     best: list[float] = []
     for count in SHUFFLES:
@@ -66,7 +68,19 @@ def dependence(inputs: Tensor, asked: Tensor, faint: list[int], seed: int) -> De
     def chance(value: float) -> float:
         return (1 + sum(each >= value for each in best)) / (1 + len(best))
 
-    return Dependence(far, chance(far), near, chance(near))
+    return Dependence(far, chance(far), near, chance(near), sorted(best)[-1 - len(best) // 100])
+
+
+def _windows(values: Tensor, longest: int) -> Tensor:
+    """The steps (MOST_STEPS at most), then the means of 2, 4, 8 … neighbours: a sum of a few is asked for too."""
+    values = values.reshape(*values.shape[:2], -1)
+    found, size = [values[spread(len(values), MOST_STEPS)]], 2
+    while size <= min(longest, len(values)):
+        whole = values[len(values) % size :]
+        means = whole.reshape(-1, size, *whole.shape[1:]).mean(1)
+        found.append(means[spread(len(means), MOST_STEPS)])
+        size *= 2
+    return torch.cat(found)
 
 
 def _kernels(values: Tensor) -> Tensor:

@@ -8,6 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
+from unvanish.trace.backward import walk, why_inexact
+from unvanish.trace.calls import Capture, Root
+from unvanish.trace.scaled import Scaled
+from unvanish.trace.tape import LOG10_2
+
 NONE = -math.inf
 Signal = Sequence[float | None]
 SURE = 10.0
@@ -82,3 +90,44 @@ def together(logs: Sequence[float]) -> float:
     """log10 of the norm of a vector whose parts have norms 10^x, x in ``logs``."""
     top = max(logs, default=NONE)
     return top if not math.isfinite(top) else top + 0.5 * math.log10(sum(10.0 ** (2.0 * (x - top)) for x in logs))
+
+
+Channel = Sequence[tuple[Tensor, Tensor]]
+
+
+def gradients(channels: Sequence[Channel], leaves: Sequence[Tensor]) -> list[dict[int, Scaled]]:
+    """For each channel (pairs of a tensor and its cotangent) the gradient at each leaf, by its id.
+
+    Carried with a power of two beside it, so that none underflows. A leaf without a gradient is left out.
+    """
+    wanted, found = {id(leaf) for leaf in leaves}, [dict[int, Scaled]() for _ in channels]
+    live = [[(t, c) for t, c in channel if t.grad_fn is not None] for channel in channels]
+    if why_inexact():
+        for known, channel in zip(found, live, strict=True):
+            given = torch.autograd.grad(
+                [t for t, _ in channel], leaves, [c for _, c in channel], retain_graph=True, allow_unused=True
+            )
+            known.update((id(leaf), Scaled(g, 0)) for leaf, g in zip(leaves, given, strict=True) if g is not None)
+        return found
+
+    def keep(leaf: Tensor, channel: int, gradient: Scaled) -> None:
+        if id(leaf) in wanted:
+            found[channel][id(leaf)] = gradient
+
+    starts = [
+        [(Root((t.grad_fn, t.output_nr), tuple(t.shape), t.dtype, t.device, 1.0), c) for t, c in channel]
+        for channel in live
+    ]
+    walk(Capture(nn.Module()), starts, keep)  # type: ignore[arg-type]
+    return found
+
+
+def log10_norms(gradient: Scaled | None, axis: int | None = None) -> list[float]:
+    """log10 of the norm of a gradient, or of each of its entries along ``axis``."""
+    if gradient is None:
+        return [NONE]
+    mantissa = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
+    values = mantissa.detach().double()
+    values = values.reshape(1, -1) if axis is None else values.movedim(axis, 0).reshape(values.shape[axis], -1)
+    exponent = float(gradient.exponent) * LOG10_2
+    return [math.log10(n) + exponent if n > 0.0 else NONE for n in values.norm(dim=1).tolist()]

@@ -12,20 +12,18 @@ recurrent neural networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import THOUSANDTH
+from unvanish.decide import OUT_OF_REACH, THOUSANDTH
 from unvanish.evidence.dependence import dependence, spread
 from unvanish.evidence.moving import fresh
-from unvanish.evidence.profile import NONE, below, gain_of, horizon_of, relative, without_rounding
-from unvanish.evidence.strands import Last, Strand, last_of, strands_of
-from unvanish.evidence.taps import Taps
+from unvanish.evidence.profile import NONE, Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
+from unvanish.evidence.sequences import Last, Strand, Taps, last_of, strands_of
 from unvanish.evidence.twin import Twin, twin_of
-from unvanish.evidence.unrolled import Channel, gradients
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import TimeFacts
@@ -46,24 +44,25 @@ def time_facts(problem: Problem, model: nn.Module, walks: Walks, effort: str, se
     ``walks``: the axes that the first forward pass went along. Empty where nothing has a time axis. A module that could
     not be looked at has the reason in ``why``.
     """
-    modules = {id(m): (name, m) for name, m in model.named_modules() if isinstance(m, RECURRENT)}
-    axes = [] if modules or walks.attends else walks.axes()
-    if not modules and not axes:
+    known = {name: module for name, module in model.named_modules() if isinstance(module, RECURRENT)}
+    axes = [] if known or walks.attends else walks.axes()
+    if not known and not axes:
         return ()
-    taps = Taps({key: name for key, (name, _) in modules.items()}, axes)
-    known = {name: m for name, m in modules.values()}
+    taps = Taps(known, axes)
+    why = "its calls were not seen"
     try:
-        return _looked(problem, model, taps, known, effort, seed)
+        found = _looked(problem, model, taps, known, effort, seed)
     except Exception as error:  # whatever the program makes of a second pass, the rest of the check stands
         why = f"the pass along its steps raised {type(error).__name__}: {error}"
-        called = [name for name in known if name in taps.calls] or list(known)
-        unseen = [TimeFacts(layer=name, kind=type(known[name]).__name__, steps=0, why=why) for name in called]
-        return tuple(unseen) or (TimeFacts(layer="", kind=axes[0].call, steps=axes[0].steps, why=why),)
+        found = [] if known else [TimeFacts(layer="", kind=axes[0].call, steps=axes[0].steps, why=why)]
+    seen = {facts.layer for facts in found}
+    missed = [TimeFacts(layer=n, kind=type(m).__name__, steps=0, why=why) for n, m in known.items() if n not in seen]
+    return (*found, *missed)
 
 
 def _looked(
-    problem: Problem, model: nn.Module, taps: Taps, modules: dict[str, nn.Module], effort: str, seed: int
-) -> tuple[TimeFacts, ...]:
+    problem: Problem, model: nn.Module, taps: Taps, modules: Mapping[str, nn.Module], effort: str, seed: int
+) -> list[TimeFacts]:
     again = fresh(problem)
     with seeded(seed), torch.enable_grad(), autocast(problem, model):
         with taps.watching():
@@ -72,7 +71,7 @@ def _looked(
         loss = again.loss(outputs)
     strands = strands_of(taps, modules)
     if not strands:
-        return ()
+        return []
     own = None if problem.loss_fn is not None else loss if isinstance(outputs, Tensor) else inner_loss(outputs)
     ends = [t for t in tensors(outputs) if t.is_floating_point() and not t.is_nested and t is not own]
     last = last_of(strands, problem.targets)
@@ -86,7 +85,7 @@ def _looked(
     found = gradients(channels, leaves)
     channels.clear()
     facts = [_facts(strand, modules, found, asked, effort, seed) for strand in strands]
-    return tuple(each for each in facts if each is not None)
+    return [each for each in facts if each is not None]
 
 
 def _cotangent(output: Tensor, last: Last, seed: int) -> Tensor:
@@ -105,13 +104,15 @@ def _cotangent(output: Tensor, last: Last, seed: int) -> Tensor:
 def _asked(
     problem: Problem, model: nn.Module, again: Problem, outputs: Any, last: Last, seed: int
 ) -> Callable[[int], Tensor | None]:
-    """What the loss asks of the last outputs: its derivative by them, (samples, …), for so many samples."""
+    """What the targets ask of the last outputs: the loss's derivative by outputs that are alike, (samples, …)."""
     free: list[Tensor] = []
 
     def cut(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or tensor.is_nested:
             return tensor.detach()
-        free.append(tensor.detach().clone().requires_grad_())
+        values = tensor.detach()
+        alike = values.mean(tuple(range(max(1, values.ndim - 1))), keepdim=True) if values.ndim else values
+        free.append(alike.expand_as(values).clone().requires_grad_())
         return free[-1]
 
     try:
@@ -135,7 +136,7 @@ def _asked(
 
 def _facts(
     strand: Strand,
-    modules: dict[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     found: Sequence[dict[int, Any]],
     asked: Callable[[int], Tensor | None] | None,
     effort: str,
@@ -174,22 +175,21 @@ def _facts(
         lost=sum(s is None or NONE < s < eps for s in signal),
         states_unseen=twin if isinstance(twin, str) and not states else twin.left_out if isinstance(twin, Twin) else "",
     )
-    wanted = None if asked is None or not faint or effort == "quick" else asked(strand.samples)
+    out = below(signal, OUT_OF_REACH)
+    wanted = None if asked is None or not out or effort == "quick" else asked(strand.samples)
     if wanted is None:
         return facts
-    told = dependence(strand.values(), wanted if strand.rows is None else wanted[strand.rows], faint, seed)
+    told = dependence(*strand.told_apart(out, wanted), seed)
     if told is None:
         return facts
-    return facts.replace(
-        beyond=told.beyond, beyond_chance=told.beyond_chance, within=told.within, within_chance=told.within_chance
-    )
+    return facts.replace(**told._asdict())
 
 
 def _at(places: Sequence[int], signal: Sequence[float | None]) -> tuple[float | None, ...]:
     return tuple(signal[place] for place in places)
 
 
-def _twin(strand: Strand, modules: dict[str, nn.Module], found: dict[int, Any], effort: str) -> Twin | str:
+def _twin(strand: Strand, modules: Mapping[str, nn.Module], found: dict[int, Any], effort: str) -> Twin | str:
     module = modules.get(strand.layer)
     if not isinstance(module, nn.RNNBase):
         return ""

@@ -21,7 +21,8 @@ from unvanish.words.numbers import number, percent
         "lstm-lag-200", "rnn-lag-100", "lstm-recent-200", "convolutions-lag-200", "state-space-lag-200",
     ),
     silent_on=(
-        "lstm", "lstm-lag-8", "gru-chrono-200", "convolutions-lag-24", "state-space-slow-200", "relu-he-20", "small-gpt", "sigmoid-20", "small-cnn", "converged-digits",
+        "lstm", "lstm-lag-8", "gru-chrono-200", "convolutions-lag-24", "state-space-slow-200", "relu-he-20",
+        "small-gpt", "sigmoid-20", "small-cnn", "converged-digits",
     ),
 )  # fmt: skip
 def vanishing_in_time(flow: Flow) -> list[Statement]:
@@ -38,10 +39,10 @@ def vanishing_in_time(flow: Flow) -> list[Statement]:
     Evidence: the gradient of a random probe of the last outputs at the inputs of each step, beside that of the last
     steps. The horizon is the number of steps that get at least a thousandth: where an input 5 to 30 steps back was the
     target, all networks learned it within 2,000 steps that began with 10^-3.4 or more there, and none that began with
-    10^-4.9 or less. An error where what the loss asks of the outputs depends on the inputs of a step beyond the horizon
-    and on none within it, by a test that shuffles the samples; or where the loss is no better than that of the best
-    constant, after a hundred steps or at a stationary point, and steps are lost to rounding. Else a note where steps
-    are lost to rounding.
+    10^-4.9 or less. An error where what the targets ask depends on the inputs of a step, or of a few in a row, that
+    gets less than 10^-4, and on none of the others, by a test that shuffles the samples; or where the loss is no
+    better than that of the best constant, after a hundred steps or at a stationary point, and steps are lost to
+    rounding. Else a note where steps are lost to rounding.
 
     What helps: a forget gate that starts open (a bias of about the logarithm of the distance), which a GRU has too; a
     shortcut to the early steps, by attention or by strides; shorter sequences that hold what is asked for.
@@ -65,17 +66,19 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
     ]
     if depends_beyond(facts):
         message += (
-            "What the loss asks of the outputs depends on the inputs of a step beyond"
-            f" ({number(facts.beyond, 2)} of 1, in {percent(facts.beyond_chance)} of shuffles by chance) and on those of"
-            f" no step within reach ({number(facts.within, 2)})."
+            "What the targets ask depends on the inputs of a step out of reach"
+            f" ({number(facts.beyond, 2)} of 1, in {percent(facts.beyond_chance)} of shuffles by chance), and on those"
+            f" of no step within reach ({number(facts.within, 2)})."
         )
-        evidence.append(Evidence(name="dependence beyond the horizon", value=facts.beyond, relation=">", threshold=facts.within))
+        evidence.append(
+            Evidence(name="dependence on steps out of reach", value=facts.beyond, relation=">", threshold=facts.within)
+        )
     elif level == "error":
         message += "The loss stays at that of the best constant output."
     else:
         message += (
-            f"In the gradient of the weights, a sum over all steps, {facts.lost:,} of them are rounded away; nothing seen"
-            " here says that the targets need them."
+            f"In the gradient of the weights, a sum over all steps, {facts.lost:,} of them are rounded away; nothing"
+            " seen here says that the targets need them."
         )
     names = tuple(each.name for each in flow.layers if facts.layer and each.name.partition("#")[0] == facts.layer)
     return Statement(level=level, layers=names, cause="depth in time", message=message, evidence=tuple(evidence))

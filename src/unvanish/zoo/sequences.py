@@ -28,18 +28,19 @@ class Convolutions(nn.Module):
     def __init__(self, depth: int, width: int) -> None:
         super().__init__()
         self.embed = nn.Conv1d(1, width, 1)
-        self.blocks = nn.ModuleList(nn.Conv1d(width, width, 3, dilation=2**k) for k in range(depth))
+        self.reaches = [2**k for k in range(depth)]
+        self.blocks = nn.ModuleList(nn.Conv1d(width, width, 3, dilation=reach) for reach in self.reaches)
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.embed(x.mT)
-        for block in self.blocks:
-            h = h + F.relu(block(F.pad(h, (2 * block.dilation[0], 0))))
+        for reach, block in zip(self.reaches, self.blocks, strict=True):
+            h = h + F.relu(block(F.pad(h, (2 * reach, 0))))
         return self.head(h[..., -1])
 
 
 class StateSpace(nn.Module):
-    """Layers of independent linear states, h ← a h + b x, each run through all steps at once by Fourier transforms."""
+    """Layers of independent linear states, h ← a h + (1 − a) x, run through all steps at once by Fourier transforms."""
 
     def __init__(self, depth: int, width: int, decay: float) -> None:
         super().__init__()
@@ -51,7 +52,8 @@ class StateSpace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, steps = self.embed(x), x.shape[1]
         for decay, mix in zip(self.decays, self.mix, strict=True):
-            kernel = decay.sigmoid() ** torch.arange(steps, device=x.device)[:, None]
+            kept = decay.sigmoid()
+            kernel = (1.0 - kept) * kept ** torch.arange(steps, device=x.device)[:, None]
             spectrum = torch.fft.rfft(h, 2 * steps, dim=1) * torch.fft.rfft(kernel, 2 * steps, dim=0)
             h = h + F.gelu(mix(torch.fft.irfft(spectrum, 2 * steps, dim=1)[:, :steps]))
         return self.head(h[:, -1])
