@@ -155,7 +155,7 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
 
     Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
-    the inputs of a step that gets less than 10^-4 of the last steps' signal, and on those of no other.
+    the inputs of a step that gets less than 10^-4 of the last steps' signal, and less on those of any other.
     """
     if facts.why or not facts.faint or has_converged(flow.loss) or flow.nonfinite:
         return ""
@@ -170,18 +170,11 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
 
 
 def depends_beyond(facts: TimeFacts) -> bool:
-    """Whether what the targets ask demonstrably depends on the inputs of a faint step, and on those of no other."""
-    beyond, within, by_chance = facts.beyond, facts.within, facts.by_chance
-    if beyond is None or within is None or by_chance is None:
-        return False
-    if (
-        facts.beyond_chance is None
-        or facts.within_chance is None
-        or not facts.beyond_chance <= CHANCE < facts.within_chance
-    ):
+    """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
+    if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:
         return False
     # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
-    return _z(beyond) - _z(within) > _z(by_chance)
+    return facts.beyond_chance <= CHANCE and _z(facts.beyond) - _z(facts.within) > _z(facts.by_chance)
 
 
 def _z(squared: float) -> float:

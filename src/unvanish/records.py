@@ -269,8 +269,8 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
     not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
     ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
-    and of one of the others, at most; ``*_chance``: how often shuffled samples give as much, ``by_chance``: what one
-    in a hundred gives. ``why``: why nothing was looked at.
+    and of one of the others, at most; ``beyond_chance``: how often shuffled samples give as much, ``by_chance``: what
+    one in a hundred gives. ``why``: why nothing was looked at.
     """
 
     layer: str
@@ -288,7 +288,6 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     beyond: float | None = None
     beyond_chance: float | None = None
     within: float | None = None
-    within_chance: float | None = None
     by_chance: float | None = None
     states_unseen: str = ""
     why: str = ""

@@ -24,14 +24,13 @@ SHUFFLES = (199, 800)
 class Dependence(NamedTuple):
     """The strongest dependence among the steps asked about (``beyond``) and among the others (``within``).
 
-    Means over windows of them count too, of which none is longer than the others are many. ``*_chance``: the share of
-    shuffles in which the best of all does as well; ``by_chance``: what the best of all gives in one of a hundred.
+    Means over windows of them count too, of which none is longer than the others are many. ``beyond_chance``: the
+    share of shuffles in which the best of all does as well; ``by_chance``: what it gives in one of a hundred.
     """
 
     beyond: float
     beyond_chance: float
     within: float
-    within_chance: float
     by_chance: float
 
 
@@ -64,11 +63,8 @@ def dependence(inputs: Tensor, asked: Tensor, faint: Sequence[int], seed: int) -
         best += _shuffled(kernels, wanted, count, generator)
         if max(best) >= far:
             break
-
-    def chance(value: float) -> float:
-        return (1 + sum(each >= value for each in best)) / (1 + len(best))
-
-    return Dependence(far, chance(far), near, chance(near), sorted(best)[-1 - len(best) // 100])
+    chance = (1 + sum(each >= far for each in best)) / (1 + len(best))
+    return Dependence(far, chance, near, sorted(best)[-1 - len(best) // 100])
 
 
 def _windows(values: Tensor, longest: int) -> Tensor:

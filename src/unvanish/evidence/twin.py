@@ -10,7 +10,7 @@ RNN encoder-decoder; the equations as torch.nn documents them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -60,19 +60,15 @@ def twin_of(module: nn.RNNBase, strand: Strand, found: Mapping[int, Scaled]) -> 
     channel = [] if sent[0] is None else [(made.outputs, arranged(sent[0])[:, :count])]
     ends = zip(made.final, sent[1:], strict=True)
     channel += [(end, states((given,))[0]) for end, given in ends if given is not None]
-    chains = [chain for side in made.states for chain in side]
-    (signals,) = gradients([channel], [*made.inputs, *(leaf for chain in chains for leaf in chain)])
+    (signals,) = gradients(
+        [channel], [*made.inputs, *(leaf for chain in made.states for leaves in chain for leaf in leaves)]
+    )
     inside = [
-        together([log10_norms(signals.get(id(leaf)))[0] for chain in chains for leaf in _of_step(chain, step, strand)])
+        together([log10_norms(signals.get(id(leaf)))[0] for chain in made.states for leaf in chain[step]])
         for step in range(strand.steps)
     ]
     left_out = "the states are those without dropout" if _drops(module) else ""
     return Twin([log10_norms(signals.get(id(leaf)))[0] for leaf in made.inputs], inside, left_out)
-
-
-def _of_step(chain: list[Tensor], step: int, strand: Strand) -> list[Tensor]:
-    each = len(chain) // strand.steps
-    return chain[step * each : (step + 1) * each]
 
 
 def _drops(module: nn.RNNBase) -> bool:
@@ -106,14 +102,13 @@ def _on_one_scale(parts: list[Scaled | None]) -> list[Tensor | None]:
 class Unrolled:
     """The outputs (steps, samples, features) of a twin, and the leaves at which its states and inputs can be asked.
 
-    ``states``: by direction and layer, in the order of their steps, one after the other (LSTM: memory, then what is
-    shown of it). ``inputs``: by step.
+    ``states``: of each layer in each direction, by step (LSTM: memory, then what is shown of it). ``inputs``: by step.
     """
 
     outputs: Tensor
     final: tuple[Tensor, ...]
     inputs: list[Tensor]
-    states: list[list[list[Tensor]]] = field(default_factory=list)
+    states: list[list[list[Tensor]]]
 
 
 def refusal(module: nn.RNNBase, steps: int) -> str:
@@ -149,7 +144,7 @@ def unroll(module: nn.RNNBase, inputs: Tensor, initial: tuple[Tensor, ...] | Non
     directions = 2 if module.bidirectional else 1
     leaves = [_leaf(x) for x in inputs.detach().double()]
     flow = [x + leaf for x, leaf in zip(inputs.detach().double(), leaves, strict=True)]
-    made = Unrolled(inputs, (), leaves, [[] for _ in range(directions)])
+    made = Unrolled(inputs, (), leaves, [])
     ends: list[list[Tensor]] = []
     for layer in range(module.num_layers):
         sides: list[list[Tensor]] = []
@@ -157,7 +152,7 @@ def unroll(module: nn.RNNBase, inputs: Tensor, initial: tuple[Tensor, ...] | Non
             begin = _begin(module, inputs, initial, layer * directions + side)
             steps = flow[::-1] if side else flow
             hidden, states, end = _chain(module, f"_l{layer}" + "_reverse" * side, steps, begin)
-            made.states[side].append(states)
+            made.states.append(states[::-1] if side else states)
             sides.append(hidden[::-1] if side else hidden)
             ends.append(end)
         flow = sides[0] if directions == 1 else [torch.cat(pair, 1) for pair in zip(*sides, strict=True)]
@@ -179,8 +174,8 @@ def _begin(module: nn.RNNBase, inputs: Tensor, initial: tuple[Tensor, ...] | Non
 
 def _chain(
     module: nn.RNNBase, suffix: str, steps: list[Tensor], state: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """One layer in one direction: its outputs, the leaves of its state (one or two a step), and its last state."""
+) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
+    """One layer in one direction: its outputs, the leaves of its state at each step, and its last state."""
 
     def weight(name: str) -> Tensor | None:
         found = getattr(module, name + suffix, None)
@@ -189,13 +184,14 @@ def _chain(
     w, u, b, c = weight("weight_ih"), weight("weight_hh"), weight("bias_ih"), weight("bias_hh")
     project, cell = weight("weight_hr"), _CELLS[module.mode]
     hidden: list[Tensor] = []
-    leaves: list[Tensor] = []
+    leaves: list[list[Tensor]] = []
 
     def asked(part: Tensor) -> Tensor:
-        leaves.append(torch.zeros_like(part).requires_grad_())
-        return part + leaves[-1]
+        leaves[-1].append(torch.zeros_like(part).requires_grad_())
+        return part + leaves[-1][-1]
 
     for x in steps:
+        leaves.append([])
         fed = nn.functional.linear(x, w, b)  # type: ignore[arg-type]
         back = nn.functional.linear(state[0], u, c)  # type: ignore[arg-type]
         shown, *memory = cell(fed, back, state, asked)

@@ -40,7 +40,7 @@ def vanishing_in_time(flow: Flow) -> list[Statement]:
     steps. The horizon is the number of steps that get at least a thousandth: where an input 5 to 30 steps back was the
     target, all networks learned it within 2,000 steps that began with 10^-3.4 or more there, and none that began with
     10^-4.9 or less. An error where what the targets ask depends on the inputs of a step, or of a few in a row, that
-    gets less than 10^-4, and on none of the others, by a test that shuffles the samples; or where the loss is no
+    gets less than 10^-4, and less on any of the others, by a test that shuffles the samples; or where the loss is no
     better than that of the best constant, after a hundred steps or at a stationary point, and steps are lost to
     rounding. Else a note where steps are lost to rounding.
 
@@ -67,8 +67,8 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
     if depends_beyond(facts):
         message += (
             "What the targets ask depends on the inputs of a step out of reach"
-            f" ({number(facts.beyond, 2)} of 1, in {percent(facts.beyond_chance)} of shuffles by chance), and on those"
-            f" of no step within reach ({number(facts.within, 2)})."
+            f" ({number(facts.beyond, 2)} of 1, in {percent(facts.beyond_chance)} of shuffles by chance), and less on"
+            f" those of any step within reach ({number(facts.within, 2)})."
         )
         evidence.append(
             Evidence(name="dependence on steps out of reach", value=facts.beyond, relation=">", threshold=facts.within)

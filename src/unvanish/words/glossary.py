@@ -270,7 +270,6 @@ _TIME = {
     ),
     "beyond_chance": "The share of shuffles of the samples in which the best of all steps does as well.",
     "within": "The same dependence on the steps that get more.",
-    "within_chance": "The share of shuffles that do as well.",
     "by_chance": "The dependence that one in a hundred shuffles reaches.",
     "states_unseen": "Why the states were not looked at, or what is left out of them; else empty.",
     "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
