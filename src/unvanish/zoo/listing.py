@@ -59,6 +59,14 @@ MLPS = (
         codes=("UV202",), learns=False, about="12 ReLU layers of width 128 with N(0, 1) weights: growth by 8 a layer",
     ),
     Network(
+        name="batchnorm-relu-50", builder="mlps.mlp", options={"depth": 50, "activation": "ReLU", "norm": True},
+        expects=("exploding",), codes=("UV203",), about="50 ReLU layers with batch normalisation",
+    ),
+    Network(
+        name="batchnorm-relu-80", builder="mlps.mlp", options={"depth": 80, "activation": "ReLU", "norm": True},
+        expects=("exploding",), codes=("UV203",), about="80 ReLU layers with batch normalisation",
+    ),
+    Network(
         name="chaotic-tanh-50", builder="mlps.mlp", options={"depth": 50, "activation": "Tanh", "init": "chaotic"},
         expects=("exploding",), codes=("UV201",),
         about="50 tanh layers with weights of standard deviation 3/sqrt(n): errors grow towards the input",
