@@ -23,6 +23,7 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
+from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import zero_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
@@ -95,6 +96,8 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             flow, more = _walked(this)
         go_on()
         flow = more(flow)
+        if not flow.nonfinite and flow.layers:
+            flow = flow.replace(time=time_facts(problem, model, capture.walks, effort, seed))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 

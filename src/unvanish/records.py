@@ -27,7 +27,7 @@ for the four gains by factor and for the layer before, too."""
 
 EVERYTHING = (
     *LIVE, "calls", "log10_jacobian_norm", "log10_transmission", "log10_sensitivity_rise", "noise", "loss", "zeros",
-    "decrement", "step", "next_step", "rates", "output", "inputs",
+    "decrement", "step", "next_step", "rates", "output", "inputs", "time",
 )  # fmt: skip
 """All that a check may ask for, by the names of the fields that hold the answers."""
 
@@ -273,6 +273,40 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+class TimeFacts(Record, frozen=True, kw_only=True):
+    """How much of the error signal reaches each step of a sequence.
+
+    ``layer``: the recurrent module, "" for the inputs of the network; ``kind``: its class, or the call that goes along
+    them. Signals are log10, beside that of the last steps, at the steps ``at``, the first one first: of a random probe
+    of the last outputs at the inputs (``log10_signal``) and at the states (``log10_state``), of the loss at the inputs.
+    None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
+    hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
+    not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
+    ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
+    and of one of the others, at most; ``beyond_chance``: how often shuffled samples give as much, ``by_chance``: what
+    one in a hundred gives. ``why``: why nothing was looked at.
+    """
+
+    layer: str
+    kind: str
+    steps: int
+    at: tuple[int, ...] = ()
+    log10_signal: tuple[float | None, ...] = ()
+    log10_loss_signal: tuple[float | None, ...] = ()
+    log10_state: tuple[float | None, ...] = ()
+    log10_gain: float | None = None
+    horizon: int | None = None
+    smallest_horizon: int | None = None
+    faint: int = 0
+    lost: int = 0
+    beyond: float | None = None
+    beyond_chance: float | None = None
+    within: float | None = None
+    by_chance: float | None = None
+    states_unseen: str = ""
+    why: str = ""
+
+
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
 
@@ -340,6 +374,7 @@ class Flow(Record, frozen=True, kw_only=True):
     step: StepFacts | None = None
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
+    time: tuple[TimeFacts, ...] = ()
     decrement: float | None = None
     rates: tuple[RateTrial, ...] = ()
     decrement_refused: str = ""

@@ -65,6 +65,7 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite_call = _OfFlow(lambda flow: flow.nonfinite_call)
     next_step = _OfFlow(lambda flow: flow.next_step)
     asked = _OfFlow(lambda flow: flow.asked)
+    time = _OfFlow(lambda flow: flow.time)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
@@ -110,7 +111,7 @@ class Report(Record, frozen=True, kw_only=True):
         return json.dumps(flattened(self), indent=indent, separators=separators, allow_nan=False)
 
     def chart(self, name: str = "staircase", *, title: str | None = None, width: int = 620) -> Chart:
-        """The picture "staircase", "plane" or "factors" of this report; a notebook shows it, ``save`` keeps it.
+        """The picture "staircase", "plane", "factors" or "through_time" of this report, for a notebook or ``save``.
 
         ``title``: None for the question it answers, "" for none; ``width`` in pixels. UnvanishError where its numbers
         were not measured or the packages that draw are missing.

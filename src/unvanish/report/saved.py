@@ -15,7 +15,7 @@ from unvanish.records import EVERYTHING, SCHEMA, Finding, Flow, from_builtins, t
 ALWAYS = ("layers", "undecided", "calls", "loss", "setting", "notes")
 """Fields of the Flow that no report goes without: a file that lacks one is refused."""
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step", "asked")
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step", "time", "asked")
 """Fields that the JSON holds only where they say more than their default: programs that read reports have not seen them
 before."""
 
@@ -61,7 +61,7 @@ def flattened(report: Any) -> dict[str, Any]:
     return {
         name: parts[name]
         for name in FIELDS
-        if name not in WHERE_NEEDED or getattr(report, name) not in ("", None, EVERYTHING)
+        if name not in WHERE_NEEDED or getattr(report, name) not in ("", None, (), EVERYTHING)
     }
 
 

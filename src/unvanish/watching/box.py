@@ -33,7 +33,7 @@ MOST = 8
 PROBE = 256
 """So many entries of each output are kept, to see whether a repetition gives the same."""
 
-OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise")
+OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
 """What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
 
