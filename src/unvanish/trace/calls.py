@@ -25,6 +25,16 @@ LOSS_CALLS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How a call is made once more, on another tensor in place of the one it was given; ``shape``: of that one."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Call:
     """One differentiable call: what ran, where it stands, and what it consumed."""
@@ -43,6 +53,7 @@ class Call:
     numel: int
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+    again: Again | None = None  # where one tensor goes in and one comes out, of whatever shapes
 
     @property
     def rms(self) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, tensors
@@ -170,6 +170,8 @@ class Recorder(TorchFunctionMode):
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
+        if not call.parameters:
+            call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
 
@@ -244,6 +246,23 @@ def _name_of(node: Node) -> str:
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+
+
+def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> Again | None:
+    """How to make the call on another tensor: the others among its arguments may only say which entries go where."""
+    if len(made) != 1 or not args or not isinstance(args[0], Tensor) or args[0].is_nested:
+        return None
+    rest = tuple(args[1:])
+    if name.endswith("_as"):  # of the second tensor only the shape or the type counts
+        rest = tuple(_hollow(a) if isinstance(a, Tensor) else a for a in rest)
+    elif any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):
+        return None
+    return Again(func, rest, {k: v for k, v in kwargs.items() if k != "inplace"}, tuple(args[0].shape))
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """One of the same shape and type that holds a single number."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def _transformed() -> bool:

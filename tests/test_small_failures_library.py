@@ -1,0 +1,137 @@
+"""What library models do: heads behind views, cut trunks, dead-end calls, lazy outputs, gates in series, residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.pipeline import diagnose
+from unvanish.problem import Problem
+from unvanish.report import Report
+
+SEEDS = range(3)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 1e-3)
+
+
+def codes(report: Report) -> dict[str, str]:
+    return {finding.code: finding.level for finding in report.findings}
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    return {layer.name: layer.verdict for layer in report.layers}
+
+
+# ------------------------------------------------------------ what stands between the last activation and the loss
+class Then(nn.Module):
+    """A small network with a function behind its last layer."""
+
+    def __init__(self, outputs: int, last: Callable[[Tensor], Tensor], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers, self.last = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, outputs)), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))
+
+
+SAMPLES, STEPS = draw(48, 8), draw(16, 3, 8)
+CLASSES = torch.arange(48) % 8
+BCE = F.binary_cross_entropy_with_logits
+BITS = (torch.arange(48) % 3 == 0).float()
+
+
+def by_rows(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.view(-1, 8), targets.view(-1))
+
+
+def by_classes(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets.view(16, 3))
+
+
+MOVED = [
+    pytest.param(STEPS, lambda z: z, by_rows, id="view in the loss"),
+    pytest.param(STEPS, lambda z: z.reshape(-1, 8), F.cross_entropy, id="reshape"),
+    pytest.param(STEPS, lambda z: z.flatten(0, 1), F.cross_entropy, id="flatten"),
+    pytest.param(STEPS, lambda z: z.transpose(1, 2), by_classes, id="transpose"),
+    pytest.param(STEPS, lambda z: z.permute(0, 2, 1).contiguous(), by_classes, id="permute and contiguous"),
+    pytest.param(STEPS, lambda z: z.mT, by_classes, id="mT"),
+    pytest.param(STEPS, lambda z: z.movedim(-1, 1).clone(), by_classes, id="movedim and clone"),
+    pytest.param(STEPS, lambda z: z[:, -1], lambda o, t: F.cross_entropy(o, t.view(16, 3)[:, -1]), id="the last step"),
+    pytest.param(STEPS, lambda z: z.mean(1), lambda o, t: F.cross_entropy(o, t[:16]), id="mean over steps"),
+    pytest.param(SAMPLES, lambda z: z[:, None].squeeze(1), F.cross_entropy, id="squeeze"),
+    pytest.param(SAMPLES, lambda z: z[:], F.cross_entropy, id="indexing of all"),
+    pytest.param(SAMPLES, lambda z: z.float(), lambda o, t: F.cross_entropy(o[t >= 0], t[t >= 0]), id="a mask"),
+    pytest.param(
+        STEPS, lambda z: z, lambda o, t: F.cross_entropy(o.view(-1, 8), t, reduction="none").mean(), id="none"
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("inputs", "move", "loss_fn"), MOVED)
+def test_a_softmax_before_cross_entropy_is_seen_through_what_moves_it(
+    inputs: Tensor, move: Callable[[Tensor], Tensor], loss_fn: Callable[..., Tensor], seed: int
+) -> None:
+    double = diagnose(Problem(Then(8, lambda z: move(z.softmax(-1)), seed), inputs, CLASSES, loss_fn, adam))
+    found = {finding.code: finding for finding in double.findings}
+    assert double.verdict == "pairing" and found["UV706"].cause == "softmax"
+    assert "before cross_entropy" in found["UV706"].message
+    assert codes(diagnose(Problem(Then(8, move, seed), inputs, CLASSES, loss_fn, adam))) == {}
+
+
+BIT_MOVES = [
+    pytest.param(lambda z: z.view(-1), BCE, id="view"),
+    pytest.param(lambda z: z, lambda o, t: BCE(o.squeeze(1), t), id="squeeze"),
+    pytest.param(lambda z: z[:, 0], BCE, id="index"),
+    pytest.param(lambda z: z, lambda o, t: BCE(o.view_as(t), t), id="view_as"),
+    pytest.param(lambda z: z[:, None].mean(1), lambda o, t: BCE(o, t[:, None]), id="mean"),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("move", "loss_fn"), BIT_MOVES)
+def test_a_sigmoid_before_another_is_seen_through_what_moves_it(
+    move: Callable[[Tensor], Tensor], loss_fn: Callable[..., Tensor], seed: int
+) -> None:
+    double = diagnose(Problem(Then(1, lambda z: move(z.sigmoid()), seed), SAMPLES, BITS, loss_fn, adam))
+    found = {finding.code: finding for finding in double.findings}
+    assert found["UV706"].level == "error" and found["UV706"].cause == "sigmoid"
+    assert codes(diagnose(Problem(Then(1, move, seed), SAMPLES, BITS, loss_fn, adam))) == {}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("last", "loss_fn"),
+    [
+        pytest.param(lambda z: z.log_softmax(-1), lambda o, t: F.nll_loss(o.view(-1, 8), t), id="log-softmax and NLL"),
+        pytest.param(lambda z: z.softmax(-1), lambda o, t: F.nll_loss(o.view(-1, 8).log(), t), id="softmax, log, NLL"),
+        pytest.param(lambda z: z.mul(2.0).transpose(1, 2), by_classes, id="a temperature"),
+    ],
+)
+def test_what_fits_is_left_alone_behind_a_view(
+    last: Callable[[Tensor], Tensor], loss_fn: Callable[..., Tensor], seed: int
+) -> None:
+    assert "UV706" not in codes(diagnose(Problem(Then(8, last, seed), STEPS, CLASSES, loss_fn, adam)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_range_is_that_of_the_activation_behind_a_view(seed: int) -> None:
+    targets = torch.linspace(5.0, 25.0, 48)
+    found = diagnose(Problem(Then(1, lambda z: z.sigmoid().squeeze(-1), seed), SAMPLES, targets, F.mse_loss, adam))
+    assert {finding.code: finding.cause for finding in found.findings}["UV701"] == "sigmoid"
+    inside = diagnose(
+        Problem(Then(1, lambda z: z.sigmoid().squeeze(-1), seed), SAMPLES, targets / 30, F.mse_loss, adam)
+    )
+    assert codes(inside) == {}
