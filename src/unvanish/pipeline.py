@@ -28,6 +28,7 @@ from unvanish.flow.layers import Layer, layers_of
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
+from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
@@ -163,6 +164,8 @@ def _walked(
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, layers))
+    held = None if updates is None else updates.held
+    flow = flow.replace(unused=unused_facts(capture, layers, flow.layers, held))
     flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))

@@ -21,6 +21,7 @@ from unvanish.records import (
     Record,
     Setting,
     StepFacts,
+    UnusedFacts,
     UnvanishError,
     ZeroFacts,
     from_builtins,
@@ -30,7 +31,7 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step")
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step", "unused")
 """Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -64,6 +65,7 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite: str = ""
     nonfinite_call: int | None = None
     next_step: NextStep | None = None
+    unused: tuple[UnusedFacts, ...] = ()
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
@@ -99,7 +101,7 @@ class Report(Record, frozen=True, kw_only=True):
         data = {
             key: value
             for key, value in to_builtins(self).items()
-            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None)
+            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None, ())
         }
         return json.dumps(data, indent=indent, separators=separators, allow_nan=False)
 

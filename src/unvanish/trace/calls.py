@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.preserve.tensors import KeptTensor
+from unvanish.trace.cuts import Cut
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -54,6 +55,7 @@ class Call:
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
     again: Again | None = None  # where one tensor goes in and one comes out, of whatever shapes
+    cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
 
     @property
     def rms(self) -> float:
@@ -90,6 +92,7 @@ class Capture:
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
+    cuts: list[Cut] = field(default_factory=list)
 
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""

@@ -34,7 +34,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_eager())
-            stack.enter_context(recompute_once())
+            stack.enter_context(recompute_once(recorder.cuts.in_checkpoint))
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)

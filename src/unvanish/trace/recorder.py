@@ -21,6 +21,7 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.cuts import Cuts
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, tensors
@@ -40,6 +41,7 @@ class Recorder(TorchFunctionMode):
         self.frames: tuple[tuple[str, int], ...] = ()
         self.thread = threading.get_ident()
         self.others = {t.ident for t in threading.enumerate()} - {self.thread}
+        self.cuts = Cuts(capture)
         self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
         self.weights: dict[int, Any] = {
@@ -91,14 +93,17 @@ class Recorder(TorchFunctionMode):
         if name in EMPTY and isinstance(out, Tensor):
             with torch.no_grad():
                 out.zero_()  # what the memory held before is no measurement
-        if isinstance(out, (Tensor, tuple, list)):
-            made = arguments(out)
+        if name == "__setitem__" and isinstance(args[0], Tensor):
+            self.cuts.follow(name, given, self.cuts.among(given), [args[0]])
+        elif isinstance(out, (Tensor, tuple, list)):
+            made, behind = arguments(out), self.cuts.among(given)
+            self.cuts.follow(name, given, behind, made)
             if self._weights_alone(given):
                 for tensor in made:
                     self.weights[id(tensor)] = weakref.ref(tensor)
                 self._own_as_weights(made)
             elif made:
-                self._record(func, "T" if name == "__get__" else name, args, kwargs, made)
+                self._record(func, "T" if name == "__get__" else name, args, kwargs, made, behind)
         return out
 
     def adopt(self, tree: Any) -> None:
@@ -154,7 +159,7 @@ class Recorder(TorchFunctionMode):
             stack.extend(n for n, _ in node.next_functions if n is not None)
         return list(new), calls, list(leaves.values())
 
-    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor], behind: list[int]) -> None:
         owner = self.capture.owner
         fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
         if not fresh:
@@ -166,6 +171,7 @@ class Recorder(TorchFunctionMode):
         for node in new:
             owner.setdefault(node, index)
         call = self._call(name, inputs, leaves, fresh)
+        call.cuts = behind
         if _one_to_one(args, made):
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
