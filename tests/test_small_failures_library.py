@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -135,3 +136,93 @@ def test_a_range_is_that_of_the_activation_behind_a_view(seed: int) -> None:
         Problem(Then(1, lambda z: z.sigmoid().squeeze(-1), seed), SAMPLES, targets / 30, F.mse_loss, adam)
     )
     assert codes(inside) == {}
+
+
+# ------------------------------------------------------------ a residual as the output
+def small_net(inputs: int, act: type[nn.Module], first: float = 1.0) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(inputs, 32), act(), nn.Linear(32, 32), act(), nn.Linear(32, 1))
+    with torch.no_grad():
+        for parameter in net[0].parameters():
+            parameter.mul_(first)
+    return net
+
+
+class Residual(nn.Module):
+    """What an equation or a fit has left over is the output; the loss drives it to zero."""
+
+    def __init__(self, left_over: Callable[[nn.Module, Tensor], Tensor], act: type[nn.Module], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net, self.left_over = small_net(1, act), left_over
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left_over(self.net, x)
+
+
+def of_a_fit(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x) - torch.sin(3.0 * x)
+
+
+def of_decay(net: nn.Module, x: Tensor) -> Tensor:
+    """u' + u = 0 with u(0) = 1, held by construction."""
+    x = x.clone().requires_grad_(True)
+    u = 1.0 + x * net(x)
+    (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    return slope + u
+
+
+def of_poisson(net: nn.Module, x: Tensor) -> Tensor:
+    """u'' = -π² sin(πx), with u(0) = u(1) = 0 held by construction."""
+    x = x.clone().requires_grad_(True)
+    u = x * (1.0 - x) * net(x)
+    (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+    return bend + math.pi**2 * torch.sin(math.pi * x)
+
+
+def of_squares(residual: Tensor, _: Any) -> Tensor:
+    return residual.pow(2).mean()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("act", [nn.Tanh, nn.SiLU])
+@pytest.mark.parametrize("left_over", [of_a_fit, of_decay, of_poisson])
+def test_a_residual_that_tends_to_zero_explodes_nowhere(
+    left_over: Callable[[nn.Module, Tensor], Tensor], act: type[nn.Module], seed: int
+) -> None:
+    model, x = Residual(left_over, act, seed), torch.linspace(0.0, 1.0, 64)[:, None]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    first = float(of_squares(model(x), None).detach())
+    for step in range(401):
+        if step in (0, 100, 400):
+            report = diagnose(Problem(model, x, torch.zeros(1), of_squares, optimizer))
+            assert report.healthy and "exploding" not in verdicts(report).values(), step
+            assert report.loss is not None and not report.loss.at_constant
+        optimizer.zero_grad()
+        of_squares(model(x), None).backward()
+        optimizer.step()
+    assert float(of_squares(model(x), None).detach()) < 0.02 * first
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_chaotic_network_explodes_behind_a_difference_too(seed: int) -> None:
+    """Fifty tanh layers of weights 3/√n: whether a constant is taken from their output changes nothing."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = [nn.Linear(8, 64)]
+    for _ in range(50):
+        layers += [nn.Tanh(), nn.Linear(64, 64)]
+        nn.init.normal_(layers[-1].weight, std=3.0 / 8.0)  # type: ignore[arg-type]
+    net = nn.Sequential(*layers, nn.Tanh(), nn.Linear(64, 1))
+    targets = draw(48, 1, seed=seed)
+    for loss_fn in (F.mse_loss, lambda o, t: (o - t).pow(2).mean()):
+        assert "UV201" in codes(diagnose(Problem(net, SAMPLES, targets, loss_fn)))
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) - targets
+
+    assert "UV201" in codes(diagnose(Problem(Shifted(), SAMPLES, torch.zeros(1), of_squares)))

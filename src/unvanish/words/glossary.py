@@ -314,7 +314,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_UNUSED, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_UNUSED, **TRIAL,
+    **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 
