@@ -226,3 +226,131 @@ def test_a_chaotic_network_explodes_behind_a_difference_too(seed: int) -> None:
             return self.net(x) - targets
 
     assert "UV201" in codes(diagnose(Problem(Shifted(), SAMPLES, torch.zeros(1), of_squares)))
+
+
+# ------------------------------------------------------------ which call is a layer's output
+class Cell(nn.Module):
+    """Gives several results of one weight, as recurrent cells and equivariant layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8) + 0.1 * torch.arange(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.weight, x + self.weight
+
+
+class WithCell(nn.Module):
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.cell, self.last, self.use = nn.Linear(8, 8), Cell(), nn.Linear(8, 8), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.use(*self.cell(F.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("use", "name"), [(lambda a, b: a, "mul"), (lambda a, b: b, "add"), (lambda a, b: a * b.detach(), "mul")]
+)
+def test_a_layers_output_is_the_one_that_the_loss_uses(use: Any, name: str, seed: int) -> None:
+    model = WithCell(use, seed)
+    report = diagnose(Problem(model, SAMPLES, CLASSES, F.cross_entropy, adam))
+    cell = next(layer for layer in report.layers if layer.name == "cell")
+    assert cell.call is not None and report.calls[cell.call].name == name
+    assert report.verdict == "healthy" and cell.verdict == "healthy" and cell.log10_signal is not None
+    wide = WithCell(use, seed).double()
+    F.cross_entropy(wide(SAMPLES.double()), CLASSES).backward()
+    assert cell.log10_grad_norm == pytest.approx(math.log10(float(wide.cell.weight.grad.norm())), abs=1e-3)  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------ layers that run inside the loss
+class Conditional:
+    """What some libraries' models return: an object whose density runs the layers."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        self.net, self.x = net, x
+
+    def nll(self, y: Tensor) -> Tensor:
+        return (self.net(self.x) - y).pow(2).mean()
+
+
+class Lazy(nn.Module):
+    def __init__(self, act: Callable[[], nn.Module], depth: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        hidden = [part for _ in range(depth) for part in (nn.Linear(16, 16), act())]
+        self.net = nn.Sequential(nn.Linear(8, 16), act(), *hidden, nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        return Conditional(self.net, x)
+
+
+class Eager(Lazy):
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+
+NUMBERS = draw(48, 1, seed=5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_layers_that_run_inside_the_loss_are_judged_as_those_before_it(seed: int) -> None:
+    for act, depth in ((nn.Tanh, 1), (nn.Sigmoid, 20)):
+        lazy = diagnose(Problem(Lazy(act, depth, seed), SAMPLES, NUMBERS, lambda d, y: d.nll(y), adam))
+        eager = diagnose(Problem(Eager(act, depth, seed), SAMPLES, NUMBERS, F.mse_loss, adam))
+        assert verdicts(lazy) == verdicts(eager)
+        for one, other in zip(lazy.layers, eager.layers, strict=True):
+            assert one.log10_grad_norm == pytest.approx(other.log10_grad_norm, abs=1e-4)
+            assert one.log10_transmission == pytest.approx(other.log10_transmission, abs=1e-4)
+    assert set(verdicts(lazy).values()) >= {"vanished", "healthy"}
+    assert "UV101" in codes(lazy)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_head_that_the_loss_runs_is_judged(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.ModuleDict({"trunk": small_net(8, nn.Tanh)[:4], "head": nn.Linear(32, 8)})
+    model.forward = lambda x: model["trunk"](x)  # type: ignore[method-assign]
+    report = diagnose(Problem(model, SAMPLES, CLASSES, lambda h, t: F.cross_entropy(model["head"](h), t), adam))
+    assert report.healthy and set(verdicts(report).values()) == {"healthy"}
+
+
+# ------------------------------------------------------------ samples that cannot be cut apart
+class Graph(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(F.relu(torch.zeros_like(h).index_add(0, edges[1], h[edges[0]])))
+
+
+class Process(nn.Module):
+    """Insists on the inputs it was made with, as an exact Gaussian process in training does."""
+
+    def __init__(self, x: Tensor, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.x, self.net = x, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.equal(x, self.x):
+            raise RuntimeError("you must train on the training inputs")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_full_effort_leaves_the_noise_open_where_samples_hang_together(seed: int) -> None:
+    x, targets = draw(40, 8, seed=seed), torch.arange(40) % 3
+    edges = torch.randint(40, (2, 160), generator=torch.Generator().manual_seed(seed))
+    for model, inputs in ((Graph(seed), (x, edges)), (Process(x, seed), x)):
+        report = diagnose(Problem(model, inputs, targets, F.cross_entropy, adam), effort="full")
+        assert report.healthy and set(verdicts(report).values()) == {"healthy"}
+        assert [what for what, _ in report.undecided] == ["noise"] and "cut apart" in report.undecided[0][1]
+        assert all(layer.noise is None and layer.log10_curvature is not None for layer in report.layers)
+    apart = diagnose(Problem(nn.Linear(8, 3), x, targets, F.cross_entropy, adam), effort="full")
+    assert apart.undecided == () and all(layer.noise is not None for layer in apart.layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +85,7 @@ class Capture:
     loss_root: Root | None = None
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
+    ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
@@ -94,10 +95,19 @@ class Capture:
     module_calls: dict[str, int] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
 
+    def leading_to(self, ends: Iterable[int]) -> set[int]:
+        """The calls from which one of these is reached, and they themselves."""
+        found = set(ends)
+        for call in reversed(self.calls):
+            if call.index in found:
+                found.update(call.inputs)
+        return found
+
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
         self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
         self.outputs.clear()
+        self.ends.clear()
         self.of_parameters.clear()
         nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
         self.owner.clear()

@@ -67,6 +67,10 @@ class Recorder(TorchFunctionMode):
             if threading.get_ident() != self.thread:
                 return
             self.adopt(output)
+            if self.part == "loss" and id(module) in self.names and not any(path for path, _ in self.frames[:-1]):
+                with torch._C.DisableTorchFunction():
+                    made = [t for t in tensors(output) if t.grad_fn is not None and t.is_floating_point()]
+                    self.capture.ends += [root_of(t) for t in made if not t.is_nested]
             if type(module).__name__ != "OptimizedModule":
                 self.frames = self.frames[:-1]
 
