@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, Loss, lowest, minimise, searchable
+from unvanish.evidence.free import ENOUGH, FreeLoss, Loss, lowest, minimise, searchable
 from unvanish.evidence.last import Last
 from unvanish.records import LossFacts
 from unvanish.trace.scaled import normal_like
@@ -80,6 +80,8 @@ def _judge(
         reacts=reacts,
     )
     floor = best_free if best_free is not None else 0.0 if value > 0.0 else None
+    if floor is not None and best_constant is not None and 0.0 < floor - best_constant <= ENOUGH * abs(value):
+        floor = best_constant  # the search of all outputs stopped that close to it
     if floor == -math.inf or (floor is not None and best_constant is not None and best_constant < floor - 1e-6 * value):
         floor = None
     if minimum:
