@@ -29,6 +29,7 @@ from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
+from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
@@ -97,7 +98,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(problem, model, capture.walks, effort, seed))
+            flow = flow.replace(time=time_facts(problem, model, this.capture.walks, effort, seed))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -159,6 +160,8 @@ def _walked(look: Look) -> tuple[Flow, More]:
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, look.layers))
+    held = None if updates is None else updates.held
+    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
     flow = flow.replace(zeros=zero_facts(look, seen))
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look))

@@ -307,6 +307,26 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     why: str = ""
 
 
+class UnusedFacts(Record, frozen=True, kw_only=True):
+    """Why a layer has no gradient at all: no path of the graph leads from it to the loss.
+
+    ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
+    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; ``cut_at``: a
+    source line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out,
+    or cuts it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``:
+    whether the optimizer holds it; None without one.
+    """
+
+    layer: str
+    called: bool
+    cut: str = ""
+    cut_at: str = ""
+    feeds: bool = False
+    library: bool = False
+    conditional: bool = False
+    held: bool | None = None
+
+
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
 
@@ -371,6 +391,7 @@ class Flow(Record, frozen=True, kw_only=True):
     setting: Setting
     notes: tuple[str, ...] = ()
     zeros: tuple[ZeroFacts, ...] = ()
+    unused: tuple[UnusedFacts, ...] = ()
     step: StepFacts | None = None
     output: OutputFacts | None = None
     inputs: InputFacts | None = None

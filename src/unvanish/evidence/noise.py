@@ -21,8 +21,9 @@ from torch import Tensor
 
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
+from unvanish.records import UnvanishError
 from unvanish.trace.backward import walk
-from unvanish.trace.capture import record
+from unvanish.trace.capture import interrupt_behind, record
 from unvanish.trace.scaled import Scaled, shift
 
 CHUNKS = 8
@@ -39,7 +40,12 @@ def noise_flags(look: Look) -> dict[str, bool] | str:
         return f"the batch cannot be cut into {CHUNKS} chunks of samples"
     gradients: dict[int, list[Scaled]] = {}
     for chunk in chunks:
-        capture = record(chunk, look.model)
+        try:
+            capture = record(chunk, look.model)
+        except UnvanishError as error:
+            if (stop := interrupt_behind(error)) is not None:
+                raise stop from None
+            return f"the samples of this batch cannot be cut apart: on an eighth of them {error}"
         if capture.loss_root is None:
             return "a chunk of the batch has a loss without a gradient"
         root = capture.loss_root

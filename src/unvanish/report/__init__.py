@@ -66,6 +66,7 @@ class Report(Record, frozen=True, kw_only=True):
     next_step = _OfFlow(lambda flow: flow.next_step)
     asked = _OfFlow(lambda flow: flow.asked)
     time = _OfFlow(lambda flow: flow.time)
+    unused = _OfFlow(lambda flow: flow.unused)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -19,6 +19,14 @@ TAKES_LOGITS = (
 )  # fmt: skip
 """Loss functions, and first steps of hand-made ones, that normalise what they are given."""
 
+MOVES = (
+    "view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "contiguous",
+    "clone", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "T", "t", "expand",
+    "expand_as", "broadcast_to", "__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim", "flip",
+    "roll", "repeat", "tile", "repeat_interleave", "atleast_1d", "atleast_2d",
+)  # fmt: skip
+"""Calls that put numbers elsewhere, or leave some out, and change none of them."""
+
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
 
@@ -118,5 +126,7 @@ def is_piecewise_linear(call: CallFlow) -> bool:
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:
-    """Whether nothing but the loss consumes the call."""
+    """Whether nothing but the loss consumes the call, or what it gives once it has been moved about."""
+    while call.next is not None and flow.calls[call.next].part == "model" and flow.calls[call.next].name in MOVES:
+        call = flow.calls[call.next]
     return call.next is None or flow.calls[call.next].part == "loss"

@@ -281,6 +281,22 @@ _TIME = {
     "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
 }
 
+_UNUSED = {
+    "Report.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "Flow.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "UnusedFacts.layer": "The trainable layer that no gradient reaches.",
+    "called": "True if the layer ran, or its parameters were used.",
+    "cut": (
+        "What took its result out of the graph, while numbers made of it still reach the loss: detach, no_grad,"
+        " checkpoint, or a call that has no gradient; else empty."
+    ),
+    "cut_at": "The source line where that happened.",
+    "feeds": "True if a layer that is trained works with what was cut off.",
+    "library": "True if the forward pass of an installed package leaves the layer out, or cuts it off.",
+    "conditional": "True if the forward pass calls the layer only under a condition.",
+    "held": "True if the optimizer holds the layer, false if not; null without an optimizer.",
+}
+
 _SETTING = {
     "Setting.model": "The class of the model.",
     "Setting.parameters": "How many numbers the model learns.",
@@ -334,7 +350,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME,
+    **_UNUSED, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 
