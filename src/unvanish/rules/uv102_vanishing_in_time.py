@@ -17,6 +17,7 @@ from unvanish.words.numbers import number, percent
     "vanishing through time",
     tier="vanishing",
     levels=("error", "note"),
+    needs=("time", "loss"),
     fires_on=(
         "lstm-lag-200", "rnn-lag-100", "lstm-recent-200", "convolutions-lag-200", "state-space-lag-200",
     ),

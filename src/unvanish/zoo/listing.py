@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unvanish.zoo.listing_sequences import SEQUENCES
 from unvanish.zoo.listing_steps import STEPS
+from unvanish.zoo.listing_treated import TREATED
 from unvanish.zoo.network import Network
 
 CHAINS = (
@@ -385,4 +386,4 @@ TRAINING = (
     ),
 )  # fmt: skip
 
-NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + SEQUENCES
+NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + TREATED + SEQUENCES
