@@ -98,7 +98,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(problem, model, this.capture.walks, effort, seed))
+            flow = flow.replace(time=time_facts(this))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
