@@ -204,6 +204,21 @@ def test_a_rate_too_large_diverges_and_is_not_called_near() -> None:
 # ── unstable ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_picture_of_unstable_shows_what_its_sentence_says():
+    outcome = lab.run("unstable", chains=500)
+    best = max(outcome.rows, key=lambda row: row["balanced"])
+    drawing = outcome.pictures[0]
+    size = f"{best['scale']:g}"
+    assert f"random weights of size {size} are the best" in outcome.sentence and f"size {size}" in drawing.title
+    median = {f"log10 weights {row['scale']:g}": row["log10_median"] for row in outcome.rows}
+    first = drawing.data[0]
+    assert first["log10 signal"] == best["log10_median"] and drawing.data[-1]["log10 signal"] == 0
+    others = [key for key in first if "weights" in key]
+    assert len(others) == 2 and all(first[key] == median[key] for key in others)
+    said = {each["text"] for each in drawing.tables["labels"]}
+    assert any(text.startswith(f"weights {size}: ") for text in said)
+
+
 def test_three_regimes_of_equal_weights() -> None:
     outcome = lab.run("unstable", chains=200)
     equal = dict(zip(by(outcome, "scale"), by(outcome, "log10_equal"), strict=True))

@@ -296,7 +296,7 @@ def _checks(rows: list[dict[str, Any]], gradient: float) -> Iterator[Check]:
 
 def _drawing(rows: list[dict[str, Any]]) -> Drawing:
     shown = [row for row in rows if row["curvature"] is not None]
-    drawing = Drawing.of(
+    return Drawing.of(
         "plane",
         "Small gradients, near the bottom and far from it",
         "A point for each network: the gradient of its first layer over the layer's norm against the curvature along"
@@ -305,5 +305,5 @@ def _drawing(rows: list[dict[str, Any]]) -> Drawing:
         [row["curvature"] for row in shown],
         [row["gradient"] - math.log10(row["size"]) for row in shown],
         [row["layer"] for row in shown],
+        joined=False,  # the places are no layers of one network
     )
-    return drawing.replace(tables={**drawing.tables, "path": []})  # the places are no layers of one network

@@ -245,6 +245,8 @@ def _picture(paths: dict[str, Path]) -> Drawing:
         ellipses(paths["gd"].points[0]),
         [{"optimizer": name, "points": until_there(path.points)} for name, path in paths.items()],
         (0.0, 0.0),
+        x_label="w₁, the flat direction",
+        y_label="w₂, the steep direction",
     )
 
 

@@ -241,6 +241,7 @@ def _picture(report: Report, layers: Sequence[LayerFlow], signals: Sequence[floa
         None,
         report.setting.dtype,
         compare=[(label, signals)],
+        line="as reported",
     )
 
 
