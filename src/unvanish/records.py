@@ -131,8 +131,8 @@ class LayerFlow(Record, frozen=True, kw_only=True):
 class LossFacts(Record, frozen=True, kw_only=True):
     """What the loss alone says, its outputs taken as free variables.
 
-    ``reference`` is L_ref, the loss there is to gain from an untrained start; ``relative_gap`` the share of it that is
-    still left. Both are None where the loss has no scale, with the reason in ``why``.
+    ``reference`` is L_ref, the achievable reduction of the loss from an untrained start; ``relative_gap`` the share of
+    it that remains. Both are None where the loss has no scale, with the reason in ``why``.
     """
 
     value: float

@@ -48,7 +48,7 @@ def add(commands: Any, words: Sequence[str]) -> None:
 
     theory = commands.add_parser(
         "theory", help="what mean-field theory says about an activation and an initialisation", epilog=EPILOG,
-        description="How signals and gradients of wide plain networks grow or shrink a layer, and how deep they reach.",
+        description="How signals and gradients of wide plain networks grow or shrink per layer, and how far they get.",
     )  # fmt: skip
     theory.add_argument("activation", metavar="ACTIVATION", help="such as sigmoid, tanh, relu or gelu")
     theory.add_argument("--depth", type=int, metavar="N", help="layers (default: 20)")

@@ -94,7 +94,7 @@ def _judge(
     else:
         reference, why = max(value, best_constant) - floor, ""
     if not reference > 0.0:
-        return facts.replace(why="the loss has nothing to gain on this batch from any output, so there is no scale")
+        return facts.replace(why="no output lowers the loss of this batch, so there is no scale")
     at_constant = best_constant is not None and value - floor >= PLATEAU * (best_constant - floor)
     return facts.replace(
         reference=reference, relative_gap=(value - floor) / reference, at_constant=at_constant, why=why

@@ -53,7 +53,7 @@ def drawn_at(width: float) -> Iterator[None]:
 class Drawing(Record, frozen=True):
     """One picture: which of the registered ones, its title, what it shows in words, and its finished tables.
 
-    ``narrow``: the tables for a page as narrow as a telephone; empty where a width was asked for.
+    ``narrow_tables``: the tables for a page as narrow as a telephone; empty where a width was asked for.
     ``data``: the numbers it shows as rows, for whoever reads a table rather than a drawing.
     """
 
@@ -62,7 +62,7 @@ class Drawing(Record, frozen=True):
     description: str
     tables: dict[str, list[dict[str, Any]]]
     data: tuple[dict[str, Any], ...] = ()
-    narrow: dict[str, list[dict[str, Any]]] = msgspec.field(default_factory=dict[str, list[dict[str, Any]]])
+    narrow_tables: dict[str, list[dict[str, Any]]] = msgspec.field(default_factory=dict[str, list[dict[str, Any]]])
 
     @classmethod
     def of(cls, name: str, title: str, description: str, *numbers: Any, **more: Any) -> Drawing:

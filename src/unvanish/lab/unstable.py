@@ -171,10 +171,14 @@ def _regimes(rows: list[dict[str, Any]], depth: int) -> str:
     fate = ""
     if beyond:
         exploded, vanished = (beyond[-1][share] for share in ("exploded", "vanished"))
-        fate = "; larger ones explode" if exploded > vanished else "; larger ones saturate and vanish once more"
-    smaller = "smaller ones vanish" if best is not rows[0] and rows[0]["vanished"] > 0.5 else ""
+        fate = (
+            "; with larger ones it explodes"
+            if exploded > vanished
+            else "; larger ones saturate, and the signal vanishes again"
+        )
+    smaller = "with smaller ones the signal vanishes" if best is not rows[0] and rows[0]["vanished"] > 0.5 else ""
     return (
-        f"Over {depth:,} layers random weights of size {best['scale']:g} are the best of these, and keep"
+        f"Over {depth:,} layers random weights of size {best['scale']:g} are the best of these: they keep"
         f" {best['balanced']:.0%} of the chains within a factor of 1,000{'; ' if smaller else ''}{smaller}{fate}."
     )
 

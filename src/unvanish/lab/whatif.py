@@ -255,7 +255,7 @@ def _notes(phi: Activation, s: Settings, weight: float, bias: float, left_out: i
     ]
     if s.initialisation == "orthogonal":
         notes.append(
-            "Orthogonal weights are in the mean as those of lecun; what they change is how little it scatters."
+            "On average orthogonal weights act as those of lecun; what they change is how little the result scatters."
         )
     if s.residual == "plain":
         notes.append(

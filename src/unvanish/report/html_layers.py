@@ -66,7 +66,7 @@ COLUMNS = (
     NAME, VERDICT, SIGNAL, GRADIENT, STEP_BACK, *GAINS,
     Column("transmission", "log10_transmission", times),
     CURVATURE,
-    Column("still to gain", "newton_decrement", percent),
+    Column("reduction left", "newton_decrement", percent),
     Column("steps to learn", "steps_to_learn", number),
     Column("saturated", "saturated_fraction", percent),
     Column("dead", "dead_fraction", percent),

@@ -49,9 +49,9 @@ def _parts(outcome: Outcome, prefix: str) -> list[Child]:
 def _figure(outcome: Outcome, place: int, prefix: str) -> Html:
     drawing = outcome.pictures[place]
     # the charts escape what they show by themselves
-    drawn = h("div", Html(outcome.chart(place).svg(prefix=prefix)), class_="wide" if drawing.narrow else None)
-    if drawing.narrow:
-        narrow = draw(drawing.name, drawing.narrow, title=drawing.title, description=drawing.description)
+    drawn = h("div", Html(outcome.chart(place).svg(prefix=prefix)), class_="wide" if drawing.narrow_tables else None)
+    if drawing.narrow_tables:
+        narrow = draw(drawing.name, drawing.narrow_tables, title=drawing.title, description=drawing.description)
         drawn = [drawn, h("div", Html(narrow.svg(prefix=f"{prefix}n")), class_="narrow")]
     return h("figure", h("div", drawn), h("figcaption", prose(drawing.description)))
 

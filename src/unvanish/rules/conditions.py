@@ -8,7 +8,7 @@ from unvanish.decide import HORIZON, decay_balances, gap_is_known, has_converged
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 
 UNREACHABLE = 0.2
-"""Share of the loss there is to gain that the last call may put out of reach."""
+"""Share of the achievable reduction that the last call may put out of reach."""
 
 FAR = 100.0
 """Times their own size by which the outputs may have to move."""

@@ -41,7 +41,7 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     Evidence: log10 T_rel, how strongly the outputs depend on the layer (Jacobian times size of the weights), relative
     to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error
     still left changes it. The change of the error signal along the dominant path is split into slopes, weights,
-    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` keeps quiet about the milder
+    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` does not report the milder
     layers.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
