@@ -14,7 +14,7 @@ import torch
 from unvanish import lab
 from unvanish.lab.activations import functions
 from unvanish.lab.chain import as_written, blame
-from unvanish.lab.phase import predicted_gain, theory_page
+from unvanish.lab.initialisations import predicted_gain, theory_page
 from unvanish.lab.ravine import OPTIMISERS, stepper, walk
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations, chain

@@ -112,7 +112,7 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _theory(args: argparse.Namespace) -> int:
-    from unvanish.lab.phase import theory_page
+    from unvanish.lab.initialisations import theory_page
 
     named = ("depth", "weight_variance", "bias_variance")
     given = {name: value for name in named if (value := getattr(args, name)) is not None}

@@ -37,11 +37,11 @@ def layers_of(capture: Capture) -> list[Layer]:
     for call in capture.calls:
         for parameter in call.parameters:
             users.setdefault(id(parameter), []).append(call)
-    found = [layer for name, kind, owned in _owners(capture.model) for layer in _at_work(users, name, kind, owned)]
+    found = [layer for name, kind, owned in owners(capture.model) for layer in _at_work(users, name, kind, owned)]
     return sorted(found, key=lambda each: math.inf if each.call is None else each.call)
 
 
-def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
+def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)

@@ -97,6 +97,19 @@ def evidence(fixes: Fixes) -> Iterator[str]:
             if fixes.split
             else "on the validation data that also chose"
         )
+    yield from checked_again(fixes)
+
+
+def checked_again(fixes: Fixes) -> Iterator[str]:
+    """What a check of the changed network says of each error found before, and what it says that was not said then."""
+    if fixes.best is None or fixes.after is None:
+        return
+    left = {finding.code: finding.level for finding in fixes.after.findings}
+    before = dict.fromkeys(f.code for f in fixes.before.findings if f.level == "error")
+    for code in before:
+        yield f"checked again: {code} {'is gone' if left.get(code) != 'error' else 'stays'}"
+    if new := [code for code, level in left.items() if level == "error" and code not in before]:
+        yield f"checked again: {', '.join(new)} {'is' if len(new) == 1 else 'are'} new"
 
 
 def _headline(fixes: Fixes, page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
@@ -15,6 +16,7 @@ from unvanish.rules.wording import judged, names, sources, subject
     "unused layers",
     tier="unused",
     levels=("error", "note"),
+    needs=(),
     fires_on=("unused-layer", "unused-expert"),
     silent_on=(
         "relu-he-20",
@@ -37,7 +39,8 @@ def unused(flow: Flow) -> list[Statement]:
 
     Evidence: the layer has no call from which the loss can be reached. It is a note where a numbered sibling of the
     same kind is used (experts), or where the layer is a side branch off a used layer whose result this loss does not
-    need (poolers), and an error otherwise.
+    need (poolers), and an error otherwise. Of a running training, a layer that had neither signal nor gradient in a
+    step; always a note.
 
     What helps: call the layer, or remove it; for a result cut off on the way, look for ``detach``, ``no_grad`` and
     conversions to numbers.
@@ -46,6 +49,9 @@ def unused(flow: Flow) -> list[Statement]:
     (experts without a sample).
     """
     layers = judged(flow, "unused")
+    if not flow.asks("calls"):
+        why = "without a signal and a gradient in this step; others may use"
+        return [_finding(flow, list(layers), "note", "this step", f"{why} {_them(layers)}")] if layers else []
     excused = [layer for layer in layers if _has_used_sibling(layer, flow) or _is_side_branch(layer, flow)]
     called = {call.module for call in flow.calls}
     cut = [layer for layer in layers if layer not in excused and _path(layer) in called]
@@ -58,7 +64,7 @@ def unused(flow: Flow) -> list[Statement]:
         findings.append(_finding(flow, cut, "error", "cut off", why))
     if excused:
         why = "not part of this loss on this batch; other batches or losses may use"
-        findings.append(_finding(flow, excused, "note", "this batch", f"{why} {'it' if len(excused) == 1 else 'them'}"))
+        findings.append(_finding(flow, excused, "note", "this batch", f"{why} {_them(excused)}"))
     return findings
 
 
@@ -71,6 +77,10 @@ def _finding(flow: Flow, layers: list[LayerFlow], level: str, cause: str, why: s
         message=f"{subject(flow, layers, 'is', 'are')} {why} ({parameters:,} parameters).{sources(layers)}",
         evidence=(Evidence(name="parameters without a gradient", value=float(parameters)),),
     )
+
+
+def _them(layers: Sequence[LayerFlow]) -> str:
+    return "it" if len(layers) == 1 else "them"
 
 
 def _path(layer: LayerFlow) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.preserve.tensors import KeptTensor
+from unvanish.trace.axes import Walks
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -79,6 +80,7 @@ class Capture:
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
+    walks: Walks = field(default_factory=Walks)
 
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""

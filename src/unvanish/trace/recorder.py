@@ -83,6 +83,8 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "call")
         if name == "register_hook":
             self.capture.hooked.add(place())
+        if self.part == "model":
+            self.capture.walks.note(name, args, kwargs)
         given = arguments((args, kwargs))
         for tensor in given:
             if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:

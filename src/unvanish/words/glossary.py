@@ -49,6 +49,10 @@ VERDICTS = {
     "unused": "The layer's parameters play no part in this loss: no path leads from them to it.",
     "nonfinite": "A number became infinite or not a number (nan); from there on nothing can be learned or judged.",
     "undecided": "What was measured does not settle the question; the reason stands beside it. Neither good nor bad.",
+    "not_asked": (
+        "What this look asked for cannot tell: the question that would decide was left out, as it is while a training"
+        " runs. Neither good nor bad; a full check asks it."
+    ),
     "pairing": (
         "The last layer and the loss do not fit: the loss expects raw scores and gets something already normalised"
         " or clipped, such as a softmax before a cross-entropy."
@@ -82,6 +86,7 @@ _REPORT = {
         "The report in one word: that of the first finding of level error, else of the first note, else healthy."
     ),
     "Report.healthy": "True if no finding has level error. Notes do not count.",
+    "flow": "All that was measured and decided, as one record; in JSON its fields stand here beside the findings.",
     "findings": "The statements about the network, most severe first.",
     "layers": "The layers with their numbers, input side first.",
     "Report.undecided": "What was not decided, each with the reason.",
@@ -98,6 +103,7 @@ _REPORT = {
         " reduction."
     ),
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
+    "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
 }
 
@@ -250,6 +256,36 @@ _ZERO = {
     "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
 }
 
+_TIME = {
+    "time": "How much of the error signal reaches each step of a sequence; only where the network goes along one.",
+    "TimeFacts.layer": "The recurrent module; empty for the inputs of a network without one.",
+    "steps": "How many steps the sequence has.",
+    "at": "The steps of the lists, the first one 0; of a long sequence some of them.",
+    "TimeFacts.log10_signal": (
+        "Log10 of the error signal at the inputs of each step beside that of the last tenth of the steps, from random"
+        " errors of the last outputs. Null: too small for its number type."
+    ),
+    "log10_loss_signal": "The same with the errors of the loss, wherever in the sequence they enter.",
+    "log10_state": "The same as log10_signal at the hidden state of each step.",
+    "TimeFacts.log10_gain": "Log10 of what one step back multiplies the error signal by, on average.",
+    "horizon": (
+        "How many steps at the end of the sequence get at least a thousandth of the last ones' signal; beyond its"
+        " beginning, guessed from the mean step. Null where the signal does not fall."
+    ),
+    "smallest_horizon": "The same for the smallest normal number of the type.",
+    "faint": "How many steps get less than a thousandth.",
+    "lost": "How many steps get less than what rounding takes off the last ones; those that get none do not count.",
+    "beyond": (
+        "How strongly what the targets ask depends on the inputs of one step, or of a few in a row, that gets less than"
+        " 10^-4: the square of a correlation."
+    ),
+    "beyond_chance": "The share of shuffles of the samples in which the best of all steps does as well.",
+    "within": "The same dependence on the steps that get more.",
+    "by_chance": "The dependence that one in a hundred shuffles reaches.",
+    "states_unseen": "Why the states were not looked at, or what is left out of them; else empty.",
+    "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
+}
+
 _SETTING = {
     "Setting.model": "The class of the model.",
     "Setting.parameters": "How many numbers the model learns.",
@@ -303,7 +339,7 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 
