@@ -37,7 +37,7 @@ or below (20 and 50 layers of BatchNorm and ReLU 0.5, 50 of SELU 1.3, linear 0.5
 sigmoid networks that do not, at 3.0 or above (20 tanh layers of weights 3/sqrt(n) 3.0, 10 of N(0,1) 3.7)."""
 
 CONVERGED = 1e-3
-"""Share of the loss there was to gain; with less than a thousandth left there is nothing worth a gradient."""
+"""Share of the achievable reduction of the loss; with less than a thousandth left there is nothing worth a gradient."""
 
 UNDERFLOW = 0.5
 """Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
@@ -122,12 +122,12 @@ def decide(flow: Flow) -> Flow:
 
 
 def gap_is_known(loss: LossFacts | None) -> bool:
-    """Whether it was measured how much loss is left to gain."""
+    """Whether it was measured how far the loss can still be reduced."""
     return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
 
 
 def has_converged(loss: LossFacts | None) -> bool:
-    """Whether less than CONVERGED of the loss there was to gain is left."""
+    """Whether less than CONVERGED of the achievable reduction of the loss is left."""
     return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
 
 
@@ -408,7 +408,9 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     if loss is None:
         questions.append(("converged or not", "the loss was not looked at on its own"))
     elif not gap_is_known(loss):
-        questions.append(("converged or not", loss.why or "the loss has no scale: how much is left to gain is unknown"))
+        questions.append(
+            ("converged or not", loss.why or "the loss has no scale: how far it can still be reduced is unknown")
+        )
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "not decided: the loss was not tried on other outputs"))
     questions += [

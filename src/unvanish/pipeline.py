@@ -280,7 +280,7 @@ _PLAIN = (
 
 _FALLS = (
     "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
-    " lower the loss of this batch by {:.2g} of what there is to gain; the curvature was not asked for"
+    " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
 )
 
 

@@ -145,8 +145,8 @@ class LayerFlow(Record, frozen=True, kw_only=True):
 class LossFacts(Record, frozen=True, kw_only=True):
     """What the loss alone says, its outputs taken as free variables.
 
-    ``reference`` is L_ref, the loss there is to gain from an untrained start; ``relative_gap`` the share of it that is
-    still left. Both are None where the loss has no scale, with the reason in ``why``.
+    ``reference`` is L_ref, the achievable reduction of the loss from an untrained start; ``relative_gap`` the share of
+    it that remains. Both are None where the loss has no scale, with the reason in ``why``.
     """
 
     value: float
@@ -337,7 +337,7 @@ class Trial(Record, frozen=True, kw_only=True):
     ``remedy``: the names of its edits joined by " + "; ``change``: what they do, for people. ``score`` is the mean over
     ``seeds`` trainings of ``steps`` steps each, ``score_spread`` the lowest and the highest of them, ``baseline`` the
     score of the network as it is after as many; None: not scored, or not finite. ``judged``: these are scores on data
-    that chose nothing. ``helped``: the gain was judged and exceeds ``needed``. ``reason``: why it is not the answer.
+    not used to choose. ``helped``: the gain was judged and exceeds ``needed``. ``reason``: why it is not the answer.
     """
 
     remedy: str

@@ -17,6 +17,7 @@ from unvanish.cli.terminal import (
     HEALTHY,
     STATUS,
     colorful,
+    entries,
     format_of,
     look_ahead,
     speaks_unicode,
@@ -112,9 +113,7 @@ def _zoo(args: argparse.Namespace) -> int:
     if args.name:
         network = zoo.get(args.name)
         return _judge(args, lambda: contextlib.nullcontext(network.build(args.seed)))
-    names = zoo.names()
-    widest = max(map(len, names))
-    write(sys.stdout, "\n".join(f"{name:<{widest}}  {zoo.describe(name)}" for name in names))
+    write(sys.stdout, entries([(name, zoo.describe(name)) for name in zoo.names()]))
     return HEALTHY
 
 

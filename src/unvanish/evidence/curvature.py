@@ -109,7 +109,7 @@ def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str
             return found
         d, rr = [a + rest / rr * b for a, b in zip(r, d, strict=True)], rest
     return (
-        f"after {MOST_CG_STEPS} steps of conjugate gradients the loss still to gain lies between {found:.1g} and"
+        f"after {MOST_CG_STEPS} steps of conjugate gradients the reduction left lies between {found:.1g} and"
         f" {found + missing:.1g} of L_ref: curvatures too far apart"
     )
 

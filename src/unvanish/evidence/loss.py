@@ -97,7 +97,7 @@ def _judge(
     else:
         reference, why = max(value, best_constant) - floor, ""
     if not reference > 0.0:
-        return facts.replace(why="the loss has nothing to gain on this batch from any output, so there is no scale")
+        return facts.replace(why="no output lowers the loss of this batch, so there is no scale")
     # Where a constant is the answer itself, as 0 is for the residual of an equation, no better than it says nothing.
     answer = best_constant is not None and best_constant - floor < CONVERGED * (value - floor)
     at_constant = best_constant is not None and not answer and value - floor >= PLATEAU * (best_constant - floor)

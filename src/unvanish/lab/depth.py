@@ -79,7 +79,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=tuple(_drawings(rows, tuple(KINDS), chance(data), s.seeds)),
         checks=tuple(_checks(rows)) if s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the images that judge."),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the test images."),
     )
 
 
@@ -124,7 +124,7 @@ def _shown(path: str) -> Outcome:
 COLUMNS = (
     Column("kind", "", "how the network is built and trained"),
     Column("hidden", "layers", "number of hidden layers"),
-    Column("accuracy", "", "share of right answers on the images that judge, mean over seeds, at the chosen rate"),
+    Column("accuracy", "", "share of right answers on the test images, mean over seeds, at the chosen rate"),
     Column("low", "", "of the worst seed"),
     Column("high", "", "of the best seed"),
     Column("rate", "", "the chosen learning rate"),

@@ -11,7 +11,7 @@ from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.sentences import beyond_headline, message, places, said, words
 from unvanish.rules import Event, Rule, known
-from unvanish.words.markup import Html, h, prose
+from unvanish.words.markup import Child, Html, h, prose
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
@@ -67,11 +67,15 @@ def _evidence(finding: Finding) -> Html | None:
     shown = [place for place in range(len(heads)) if place < 2 or any(row[place] for row in rows)]
     label = f"Evidence for {finding.code}"
     body = [
-        h("tr", h("th", row[0], scope="row"), [h("td", prose(str(row[place])), class_="n") for place in shown[1:]])
+        h("tr", h("th", row[0], scope="row"), [_number(row[place], heads[place]) for place in shown[1:]])
         for row in rows
     ]
     head = h("tr", [h("th", heads[place], scope="col", class_=place > 0 and "n") for place in shown])
-    return scrolling(label, h("caption", label, class_="unseen"), h("thead", head), h("tbody", body))
+    return scrolling(label, h("caption", label, class_="unseen"), h("thead", head), h("tbody", body), cards=True)
+
+
+def _number(said: Child, head: str) -> Html:
+    return h("td", prose(str(said)), class_="n", data_h=head if said else None)
 
 
 def _documentation(code: str) -> Html | None:

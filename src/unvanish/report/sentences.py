@@ -25,8 +25,8 @@ WORDS = {
     "dead_fraction": "dead units",
     "saturated_fraction": "saturated entries",
     "saturated_fraction, standardised": "saturated entries with standardised inputs",
-    "relative_gap": "loss still to gain",
-    "decrement": "loss a quadratic model promises",
+    "relative_gap": "achievable reduction left",
+    "decrement": "reduction a quadratic model promises",
     "residual_norm": "norm of the loss's derivative with respect to the outputs",
     "largest log10_rms before it": "largest root mean square before it",
 }
@@ -74,11 +74,11 @@ def beyond_headline(report: Report, finding: Finding) -> str:
 
 
 def loss_fact(report: Report) -> str:
-    """The loss, and how much of it is left to gain where that is known."""
+    """The loss, and how much of the achievable reduction remains, where that is known."""
     if report.loss is None:
         return "loss not looked at"
     gap = report.loss.relative_gap
-    left = "" if gap is None else f" ({percent(gap)} of what there was to gain is left)"
+    left = "" if gap is None else f" ({percent(gap)} of the achievable reduction remains)"
     return f"loss {number(report.loss.value)}{left}"
 
 

@@ -8,7 +8,7 @@ from unvanish.decide import HORIZON, decay_balances, gap_is_known, has_converged
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 
 UNREACHABLE = 0.2
-"""Share of the loss there is to gain that the last call may put out of reach."""
+"""Share of the achievable reduction that the last call may put out of reach."""
 
 FAR = 100.0
 """Times their own size by which the outputs may have to move."""
@@ -32,7 +32,7 @@ HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 
 
 def settled(flow: Flow) -> bool:
-    """Whether there is nothing left to gain, or nothing to gain where the weights stand."""
+    """Whether nothing is left to reduce, or no small move of the weights reduces it."""
     return has_converged(flow.loss) or is_stationary(flow)
 
 
@@ -42,7 +42,7 @@ def hindered(flow: Flow) -> bool:
 
 
 def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
-    """The steps that were tried and the loss still to gain; None where a word about them would mislead."""
+    """The steps that were tried and the reduction of the loss left; None where a word about them would mislead."""
     loss, step = flow.loss, flow.step
     if step is None or loss is None or settled(flow) or hindered(flow) or is_flat(flow) or decay_balances(flow):
         return None
@@ -51,7 +51,7 @@ def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
 
 
 def gap_of(loss: LossFacts) -> float | None:
-    """The loss still to gain, or None where it has no scale."""
+    """The reduction of the loss left, or None where it has no scale."""
     if not gap_is_known(loss) or loss.reference is None or loss.relative_gap is None:
         return None
     return loss.relative_gap * loss.reference

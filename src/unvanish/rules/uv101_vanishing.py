@@ -43,7 +43,7 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     Evidence: log10 T_rel, how strongly the outputs depend on the layer (Jacobian times size of the weights), relative
     to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error
     still left changes it. The change of the error signal along the dominant path is split into slopes, weights,
-    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` keeps quiet about the milder
+    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` does not report the milder
     layers. Of a running training: log10 of the error signal, and of gradient norm times weight norm, over the largest
     of a later layer, both below the same limit, because the error then stands for the random cotangents that T_rel is
     measured with. Of the reference networks, three seeds each, the lowest layer lay at -1.7 or above in all that train,

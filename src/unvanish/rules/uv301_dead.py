@@ -36,7 +36,7 @@ def dead_layer(flow: Flow) -> list[Statement]:
     """No gradient reaches the layer: something after it is off on the whole batch.
 
     Example: a ``ReLU`` whose inputs are negative for every sample, after one step that was too large or with a very
-    negative bias. Its slope is exactly zero there, so nothing before it is told anything.
+    negative bias. Its slope is exactly zero there, so no layer before it gets a signal.
 
     Why: a zero in the product of the chain rule wins whatever the other factors are. Unlike a vanished gradient it
     cannot grow back by training the dead layer; only layers after the block, or other data, could wake it.

@@ -68,7 +68,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     message = (
         f"{percent(share)} of the units of {place(worst)} are off for every sample of this batch{others}: their slope"
         " is"
-        f" zero, so they learn nothing and say nothing. It is not dead: the other {percent(1 - share)} still let a"
+        f" zero, so they neither learn nor contribute. It is not dead: the other {percent(1 - share)} still let a"
         " gradient"
         " through."
     )

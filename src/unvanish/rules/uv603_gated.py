@@ -23,7 +23,7 @@ from unvanish.rules.wording import judged, listing, names, subject
 def gated(flow: Flow) -> list[Statement]:
     """The layer gets little or no gradient yet, because a trainable tensor after it starts at zero or nearly so.
 
-    Example: a last layer that starts at zero, LoRA's B, the gates of ReZero, LayerScale with 1e-5. All are meant so.
+    Example: a last layer that starts at zero, LoRA's B, the gates of ReZero, LayerScale with 1e-5. All are intended.
 
     Why: the gate is a factor in the gradient of everything before it. The gate itself has a gradient, so it opens in
     the first steps, and the layers behind it begin to learn.

@@ -43,7 +43,7 @@ def no_signal(flow: Flow) -> list[Statement]:
     reacts = None if flow.loss is None else flow.loss.reacts
     flat = "the loss stays the same when the outputs are changed"
     cut = "the derivative of the loss by the outputs is exactly zero"
-    message = f"{subject(flow, layers, 'is', 'are')} told nothing by the loss: {flat if reacts is False else cut}"
+    message = f"{subject(flow, layers, 'gets', 'get')} no signal from the loss: {flat if reacts is False else cut}"
     if reacts is False and residual == 0:
         message += f", and {cut}"
     elif reacts and residual == 0:

@@ -49,7 +49,7 @@ __all__ = [
 
 NOTHING = "nothing to repair"
 IMPROVING = 0.03
-"""A network that wins this share of what there is to gain within the probe is improving …"""
+"""A network that reaches this share of the achievable reduction within the probe is improving …"""
 WORSE = 0.1
 """… unless it is still worse than the best constant answer by more than this share."""
 CONDITIONAL = ("UV704",)

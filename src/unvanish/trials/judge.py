@@ -1,4 +1,4 @@
-"""The last word: the chosen remedy against the network as it is, on data that chose nothing and over several seeds."""
+"""The last word: the chosen remedy against the network as it is, on data not used to choose and over several seeds."""
 
 from __future__ import annotations
 

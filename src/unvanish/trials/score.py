@@ -30,7 +30,7 @@ class CannotScoreError(Exception):
 class Scale:
     """How copies are scored, higher is better. To score a copy leaves no trace in it, nor in loss and metric.
 
-    With a metric: its value. Without: (L₀ − L) / L_ref, the share of the loss there was to gain that has been won, by
+    With a metric: its value. Without: (L₀ − L) / L_ref, the share of the achievable reduction that has been reached, by
     the problem's own loss on the outputs in their own meaning; L₀ is the loss as it is before any step. ``choosing``
     and ``judging`` are the two halves of the validation data; the same data where there is none or too little of it.
     ``graph``: outputs are computed with a graph, because model or loss take derivatives themselves.

@@ -17,8 +17,8 @@ VERDICTS = {
         " a small gradient alone is no proof."
     ),
     "exploding": (
-        "The error signal grows at every step back, so a small change of an early layer turns the output upside"
-        " down: training is unstable. Decided by log10_sensitivity_rise."
+        "The error signal grows at every step back, so a small change of an early layer changes the output beyond"
+        " recognition: training is unstable. Decided by log10_sensitivity_rise."
     ),
     "dead": (
         "The layer's gradient is exactly zero and will stay so: a later call sends nothing back, such as a ReLU"
@@ -26,7 +26,7 @@ VERDICTS = {
     ),
     "gated": (
         "A small or zero trainable factor on the way to the output (LayerScale, ReZero, LoRA's B) holds the layer"
-        " back. It is usually meant so: the factor learns first and opens the way."
+        " back. It is usually intended: the factor learns first and opens the way."
     ),
     "saddle": (
         "The gradient is exactly zero because several tensors are zero at once, each waiting for another: by"
@@ -38,7 +38,7 @@ VERDICTS = {
     ),
     "converged": (
         "The gradient is small because little is left to learn, not because it got lost. Decided by how much of the"
-        " loss there was to gain is left."
+        " achievable reduction of the loss remains."
     ),
     "plateau": "Nothing moves any more, and the loss is no better than that of the best constant output.",
     "underflow": (
@@ -66,7 +66,9 @@ VERDICTS = {
         "Most units of a layer are zero for every sample of this batch, so they neither contribute nor learn."
     ),
     "output_range": "The last call cannot produce the wanted outputs: its range ends before them.",
-    "output_scale": "The wanted outputs are far larger than what the network produces: the way there is too long.",
+    "output_scale": (
+        "The wanted outputs are far larger than what the network produces: getting there takes too many steps."
+    ),
     "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
@@ -96,7 +98,10 @@ _REPORT = {
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
     "Report.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
-    "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
+    "decrement": (
+        "By how much the layers that transmit could together still lower the loss, as a share of the achievable"
+        " reduction."
+    ),
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
     "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
@@ -168,9 +173,9 @@ _LAYER = {
         " change it."
     ),
     "newton_decrement": (
-        "The loss that moving this layer alone would still win, as a share of all there was to gain. A lower bound by a"
-        " quadratic model: ½ gᵀG⁻¹g with the Gauss-Newton curvature G, along the layer's gradient only; never more than"
-        " relative_gap. Null where it was not needed or not to be had."
+        "By how much moving this layer alone would still lower the loss, as a share of the achievable reduction. A"
+        " lower bound by a quadratic model: ½ gᵀG⁻¹g with the Gauss-Newton curvature G, along the layer's gradient"
+        " only; never more than relative_gap. Null where it was not needed or could not be measured."
     ),
     "log10_curvature": (
         "Log10 of the Gauss-Newton curvature along the layer's gradient: how fast the loss bends when the layer's"
@@ -210,8 +215,8 @@ _LOSS = {
     "residual_norm": "Norm of the loss's derivative with respect to the outputs: how much the loss asks for.",
     "best_constant": "The loss of the best output that is the same for all samples: what knowing nothing achieves.",
     "best_free": "The lowest loss any output can reach; null if there is no lowest.",
-    "reference": "The loss there was to gain from an untrained start, L_ref; the scale for everything else.",
-    "relative_gap": "The share of that loss which is still left to gain.",
+    "reference": "L_ref, the achievable reduction of the loss from an untrained start; the scale for everything else.",
+    "relative_gap": "The share of that reduction which remains.",
     "at_constant": "True if the outputs are practically the best constant.",
     "curvature": "How the loss bends with respect to the outputs, along a direction drawn at random.",
     "reacts": "False if the loss stays the same when the outputs are changed.",
@@ -224,7 +229,7 @@ _ENDS = {
     "OutputFacts.kind": "What the last call is, such as softmax or relu.",
     "low": "The least value the last call can produce; null if its range is not known.",
     "high": "The largest value the last call can produce; null if its range is not known.",
-    "unreachable": "The share of what there was to gain that no input of the last call can win back.",
+    "unreachable": "The share of the achievable reduction that no input of the last call can reach.",
     "wanted": "How far the loss asks the outputs to move, as a root mean square.",
     "rms": "The root mean square of the outputs.",
     "OutputFacts.end": "The index of the call whose range ends on one side of the outputs; see held.",
