@@ -18,9 +18,8 @@ from unvanish.evidence import layerwise
 from unvanish.evidence.free import free_loss
 from unvanish.evidence.gauss_newton import dot
 from unvanish.evidence.layerwise import MOST, Bend, bends
-from unvanish.flow.layers import layers_of
+from unvanish.flow.look import looking
 from unvanish.pipeline import diagnose
-from unvanish.trace.capture import record
 
 SEEDS = range(3)
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
@@ -54,10 +53,10 @@ LOSSES = [mse, entropy, binary]
 def found(problem: Problem) -> dict[str, Bend] | str:
     model: Any = problem.model
     report = diagnose(problem, effort="quick")
-    capture = record(problem, model)
-    layers, free = layers_of(capture), free_loss(problem, capture)
-    assert not isinstance(free, str)
-    return bends(problem, model, layers, {a.name: a for a in report.layers}, free, 0)
+    with looking(problem, model) as look:
+        free = free_loss(problem, look.capture)
+        assert not isinstance(free, str)
+        return bends(look, look.layers, {a.name: a for a in report.layers}, free)
 
 
 def numbers(problem: Problem) -> dict[str, Bend]:

@@ -3,14 +3,20 @@
 Each question removes false alarms of the questions after it: a layer that cannot receive a gradient has not vanished,
 and a small gradient in a network that has learned its task is no illness. A number that was not measured, or is not a
 number, never counts as healthy: the layer is "undecided" and the reason is kept.
+
+A look may ask for less than all, as one at a running training does (see ``Flow.asked``). What was not asked for is no
+fault of the network: a question whose numbers were left out is passed over, or answered by ``live`` from those that are
+there. Where neither tells, the layer is "not_asked".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
+from unvanish.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
 from unvanish.words.spans import span
 
 VANISHED = -2.5
@@ -18,9 +24,9 @@ VANISHED = -2.5
 above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
 
 BESIDE = -3.0
-"""The same limit for a layer beside a way that carries the signal, so that some layer before it transmits well. Gains of
-five stock models lie at -2.5 to -2.85 there while the models train; the labelled vanished layers stood in chains, where
-all that comes before a vanished layer transmits less."""
+"""The same limit for a layer beside a way that carries the signal, so that some layer before it transmits well. Gains
+of five stock models lie at -2.5 to -2.85 there while the models train; the labelled vanished layers stood in chains,
+where all that comes before a vanished layer transmits less."""
 
 SOUND = -1.5
 """Limit of log10 T_rel above which a layer transmits well."""
@@ -57,8 +63,10 @@ so far by chance."""
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 
-UNJUDGED = ("frozen", "unused", "undecided")
+UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
+
+NOT_ASKED = "this look did not ask for"
 
 CURVATURE = "not decided: needs curvature, which this check did not measure"
 
@@ -75,12 +83,12 @@ def decide(flow: Flow) -> Flow:
         return _with_undecided(stopped, [("how well each layer learns", why)])
     zeros = {facts.layer: facts for facts in flow.zeros}
     calls = {call.index: call for call in flow.calls}
-    beside = _beside(flow)
+    others = Others(*_estimates(flow), _beside(flow))
     layers: list[LayerFlow] = []
     reasons: dict[str, list[str]] = {}
     for layer in flow.layers:
         call = None if layer.call is None else calls.get(layer.call)
-        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name), layer.name in beside)
+        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name), others)
         if verdict == "gated" and decay_balances(flow):  # decay has made the tensors small and keeps them so
             verdict = "plateau" if flow.loss is not None and flow.loss.at_constant else "healthy"
         if verdict == "healthy" and (why := _not_a_number(_less_the_step(layer, flow), flow.loss, call)):
@@ -90,7 +98,10 @@ def decide(flow: Flow) -> Flow:
         layers.append(layer.replace(verdict=verdict))
     order = [layer.name for layer in layers]
     entries = [(f"the verdict of {span(names, order)}", why) for why, names in reasons.items()]
-    return _with_undecided(flow.replace(layers=tuple(layers)), entries + _open_questions(flow))
+    flow = flow.replace(layers=tuple(layers))
+    if (remark := _left_out(flow)) and remark not in flow.notes:
+        flow = flow.replace(notes=(*flow.notes, remark))
+    return _with_undecided(flow, entries + _open_questions(flow))
 
 
 def gap_is_known(loss: LossFacts | None) -> bool:
@@ -164,30 +175,58 @@ def _beside(flow: Flow) -> set[str]:
     return {name for index, name in marginal.items() if index in after}
 
 
-def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, beside: bool = False) -> tuple[str, str]:
-    """The verdict of one layer and, where that is "undecided", the reason."""
+class Others(NamedTuple):
+    """What is known of each layer only by comparing it with the others; empty where a walk has told it better."""
+
+    arrivals: dict[str, float]
+    growths: dict[str, float]
+    beside: set[str]
+
+
+def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
+    known = flow.asks(*NEEDED)
+    arrived = arrivals(flow.layers) if known and not flow.asks("log10_transmission") else {}
+    grown = known and flow.asks("log10_gain") and not flow.asks("log10_sensitivity_rise")
+    return arrived, growths(flow.layers) if grown else {}
+
+
+def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Others) -> tuple[str, str]:
+    """The verdict of one layer and, where that is "undecided" or "not_asked", the reason."""
     loss, still = flow.loss, is_stationary(flow)
     if layer.frozen:
         return "frozen", ""
-    if layer.call is None:
+    if _is_unused(layer, flow):
         return "unused", ""
     jacobian, gradient = layer.log10_jacobian_norm, layer.log10_grad_norm
-    if jacobian is None or not jacobian < math.inf:
-        return _missing("how strongly the outputs depend on it", jacobian)
-    if jacobian == -math.inf:
-        return _closed(gradient, zero)
+    if flow.asks("log10_jacobian_norm"):
+        if jacobian is None or not jacobian < math.inf:
+            return _missing("how strongly the outputs depend on it", jacobian)
+        if jacobian == -math.inf and flow.asks("zeros"):
+            return _closed(gradient, zero)
     if has_converged(loss):
         return "converged", ""
     if gradient is None or not gradient < math.inf:
         return _missing("the size of its gradient", gradient)
     if gradient == -math.inf:
-        return _silent(loss)
+        return _silent(loss) if flow.asks("log10_jacobian_norm", "zeros", "loss") else _zero(layer, flow)
     if is_flat(flow):
         return "no_signal", ""
-    transmission, rise, lost = layer.log10_transmission, layer.log10_sensitivity_rise, layer.underflow_fraction
+    told = _reached if flow.asks("log10_transmission") else _seen
+    return told(layer, flow, others, still)
+
+
+def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether it has no call; where the calls were not looked at, whether it had neither signal nor gradient."""
+    nothing = layer.log10_signal is None and layer.log10_grad_norm is None
+    return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
+
+
+def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
+    """Whether a layer with a gradient is reached by the signal, by the transmission of a walk."""
+    loss, transmission = flow.loss, layer.log10_transmission
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
-    if transmission < (BESIDE if beside else VANISHED):
+    if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
@@ -196,16 +235,46 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, beside: bool 
                 " constant output: its own part in the loss cannot be told from here"
             )
         return "vanished", ""
-    if rise is None or not math.isfinite(rise):
+    rise = layer.log10_sensitivity_rise
+    if flow.asks("log10_sensitivity_rise") and (rise is None or not math.isfinite(rise)):
         return _missing("the rise of its sensitivity", rise)
+    return _of_size(layer, flow, rise, still)
+
+
+def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
+    """The same from the numbers of a running training alone; the limits are those of the numbers they stand for."""
+    if not flow.asks(*NEEDED):
+        return "not_asked", f"{NOT_ASKED} how much of the signal reaches it"
+    arrival = others.arrivals.get(layer.name)
+    if arrival is None:
+        return "undecided", "its signal, the norm of its gradient or that of its weights was not measured"
+    if arrival < VANISHED:
+        return ("gated" if gate_after(flow.layers, layer, arrival) else "vanished"), ""
+    return _of_size(layer, flow, others.growths.get(layer.name, 0.0), still)
+
+
+def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> tuple[str, str]:
+    """Whether the signal that reaches a layer has a size it can learn from."""
     # Of a result that its activation cuts off nearly everywhere, the size says nothing.
-    if rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
+    if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
         return "exploding", ""
     if still:
-        return ("plateau" if loss is not None and loss.at_constant else "converged"), ""
-    if lost is None or not math.isfinite(lost):
+        return ("plateau" if flow.loss is not None and flow.loss.at_constant else "converged"), ""
+    lost = layer.underflow_fraction
+    if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
-    return ("underflow" if lost > UNDERFLOW or below_eps(layer, flow.setting.eps) else "healthy"), ""
+    # A gradient below eps may be that of a network that has learned its task, which only the loss tells.
+    small = flow.asks("loss") and below_eps(layer, flow.setting.eps)
+    return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
+    """A gradient of exactly zero where the network was not asked why: what was measured beside it may tell."""
+    if flow.asks("dead_fraction") and shut_by(flow.layers, layer):
+        return "dead", ""
+    if flow.asks("log10_weight_norm") and gate_after(flow.layers, layer, -math.inf):
+        return "gated", ""
+    return "not_asked", f"its gradient is exactly zero, and {NOT_ASKED} what a change of the zero tensors does to it"
 
 
 def below_eps(layer: LayerFlow, eps: float | None) -> bool:
@@ -269,6 +338,8 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     """What no layer's verdict answers: questions about the loss, and those that need curvature."""
     loss = flow.loss
     questions: list[tuple[str, str]] = []
+    if not flow.asks("loss"):
+        return questions
     if loss is None:
         questions.append(("converged or not", "the loss was not looked at on its own"))
     elif not gap_is_known(loss):
@@ -279,9 +350,15 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
         questions.append(
             ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
         )
-    elif may_be_stationary(flow) and flow.decrement is None and not falls(flow):
+    elif flow.asks("decrement") and may_be_stationary(flow) and flow.decrement is None and not falls(flow):
         questions.append(("whether this is a stationary point", CURVATURE))
     return questions
+
+
+def _left_out(flow: Flow) -> str:
+    """A remark on what a look at less than all did not ask for: the rules that need it have not spoken."""
+    rest = [name for name in EVERYTHING if name not in flow.asked]
+    return f"{NOT_ASKED} {', '.join(rest)}; what rests on them was not judged" if rest else ""
 
 
 def _with_undecided(flow: Flow, entries: Iterable[tuple[str, str]]) -> Flow:

@@ -15,10 +15,24 @@ SCHEMA = "unvanish.report/1"
 
 VERDICTS = (
     "healthy", "vanished", "exploding", "dead", "gated", "saddle", "no_signal", "converged", "plateau", "underflow",
-    "frozen", "unused", "nonfinite", "undecided",
+    "frozen", "unused", "nonfinite", "undecided", "not_asked",
 )  # fmt: skip
 
+LIVE = (
+    "log10_signal", "log10_grad_norm", "log10_weight_norm", "log10_gain", "saturated_fraction", "dead_fraction",
+    "underflow_fraction", "update_to_weight_ratio", "nonfinite",
+)  # fmt: skip
+"""What can be read while a training runs, without a walk of its own: fields of LayerFlow and Flow. "log10_gain" stands
+for the four gains by factor and for the layer before, too."""
+
+EVERYTHING = (
+    *LIVE, "calls", "log10_jacobian_norm", "log10_transmission", "log10_sensitivity_rise", "noise", "loss", "zeros",
+    "decrement", "step", "next_step", "rates", "output", "inputs",
+)  # fmt: skip
+"""All that a check may ask for, by the names of the fields that hold the answers."""
+
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class UnvanishError(ValueError):
@@ -331,25 +345,33 @@ class Flow(Record, frozen=True, kw_only=True):
     ``decrement``: the Gauss-Newton decrement of the layers that transmit, together: the loss they could still gain here
     by a quadratic model, as a share of L_ref; None where it was not needed (because the gradients do not cancel, or a
     step that was tried lowers the loss) or, with the reason in ``decrement_refused``, not to be had.
+
+    ``asked``: what was asked for, of EVERYTHING. A field that was not asked for says nothing; of one that was, None
+    means that the answer is not to be had.
     """
 
-    setting: Setting
     layers: tuple[LayerFlow, ...] = ()
+    undecided: tuple[tuple[str, str], ...] = ()
     calls: tuple[CallFlow, ...] = ()
     loss: LossFacts | None = None
+    setting: Setting
+    notes: tuple[str, ...] = ()
     zeros: tuple[ZeroFacts, ...] = ()
     unused: tuple[UnusedFacts, ...] = ()
     step: StepFacts | None = None
-    next_step: NextStep | None = None
-    rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
     decrement: float | None = None
+    rates: tuple[RateTrial, ...] = ()
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
-    undecided: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    next_step: NextStep | None = None
+    asked: tuple[str, ...] = EVERYTHING
+
+    def asks(self, *names: str) -> bool:
+        """Whether all of these were asked for."""
+        return set(names) <= set(self.asked)
 
 
 def to_builtins(record: Record) -> Any:
@@ -357,7 +379,7 @@ def to_builtins(record: Record) -> Any:
     return _spell(msgspec.to_builtins(record))
 
 
-def from_builtins(data: Any, kind: type[R]) -> R:
+def from_builtins(data: Any, kind: type[S]) -> S:
     """The record of type ``kind`` that ``to_builtins`` turned into ``data``."""
     try:
         return msgspec.convert(data, kind, strict=False)

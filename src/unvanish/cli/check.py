@@ -131,11 +131,12 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
         report = diagnose(given, effort=args.effort, seed=args.seed)
     report = filter_findings(report, args.select, args.ignore)
-    _deliver(args, report)
+    deliver(args, report)
     return HEALTHY if report.healthy or args.exit_zero else FOUND
 
 
-def _deliver(args: argparse.Namespace, report: Report) -> None:
+def deliver(args: argparse.Namespace, report: Report) -> None:
+    """Write the report in ``args.format``, to ``args.output`` or to standard output."""
     from unvanish.report import write_text
     from unvanish.report.formats import find
     from unvanish.report.text import render

@@ -41,11 +41,11 @@ def layers_of(capture: Capture) -> list[Layer]:
         for parameter in call.parameters:
             users.setdefault(id(parameter), []).append(call)
     used = None if capture.loss_index is None else capture.leading_to([capture.loss_index])
-    found = [a for name, kind, owned in _owners(capture.model) for a in _at_work(users, name, kind, owned, used)]
+    found = [a for name, kind, owned in owners(capture.model) for a in _at_work(users, name, kind, owned, used)]
     return sorted(found, key=lambda each: math.inf if each.call is None else each.call)
 
 
-def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
+def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)

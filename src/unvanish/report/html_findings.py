@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.sentences import beyond_headline, message, places, said, words
-from unvanish.rules import Rule, rules
+from unvanish.rules import Event, Rule, known
 from unvanish.words.markup import Html, h, prose
 from unvanish.words.spans import span
 
@@ -76,13 +76,13 @@ def _evidence(finding: Finding) -> Html | None:
 
 def _documentation(code: str) -> Html | None:
     """What the rule says about itself; None for a code that is not known here."""
-    rule = next((each for each in rules() if each.code == code), None)
+    rule = next((each for each in known() if each.code == code), None)
     if rule is None:
         return None
     return disclosed(f"About {code}: {rule.title}", *_paragraphs(rule))
 
 
-def _paragraphs(rule: Rule) -> Iterator[Html]:
+def _paragraphs(rule: Rule | Event) -> Iterator[Html]:
     for text in inspect.cleandoc(rule.doc).split("\n\n"):
         if "\n " in text:  # a formula or a listing stays as it is
             yield listing(text.split("\n"))

@@ -42,7 +42,7 @@ def headline(report: Report) -> str:
     first = deciding(report)
     if first is not None:
         return sentences(report, first)[0]
-    unjudged = sum(layer.verdict == "undecided" for layer in report.layers)
+    unjudged = sum(layer.verdict in ("undecided", "not_asked") for layer in report.layers)
     if not report.layers:
         return "nothing was found, but no layer was measured either."
     if unjudged:

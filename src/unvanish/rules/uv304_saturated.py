@@ -17,6 +17,7 @@ from unvanish.words.numbers import number, percent
     "saturated activations",
     tier="activations",
     levels=("error", "note"),
+    needs=("calls", "saturated_fraction", "loss"),
     remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
     fires_on=("saturated-tanh", "saturated-sigmoid"),
     silent_on=(

@@ -17,6 +17,7 @@ from unvanish.words.numbers import percent
     "converged",
     tier="remarks",
     levels=("note",),
+    needs=("loss",),
     fires_on=("converged-digits", "least-squares-optimum"),
     silent_on=(
         "stuck-sigmoid-10", "sigmoid-20", "relu-he-20", "loss-scaled-1e-6", "underflow-loss-1e-42", "plateau",

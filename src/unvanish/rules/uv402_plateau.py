@@ -15,6 +15,7 @@ from unvanish.words.numbers import percent
     "plateau",
     tier="plateau",
     levels=("error",),
+    needs=("loss", "decrement"),
     fires_on=("plateau", "plateau-noise-labels"),
     silent_on=(
         "converged-digits", "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50",

@@ -14,6 +14,7 @@ from unvanish.rules.wording import about
     "slow curvature",
     tier="slow",
     levels=("error",),
+    needs=("loss", "step"),
     remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
     fires_on=("slow-quadratic", "slow-linear-10"),
     silent_on=(

@@ -13,6 +13,7 @@ from unvanish.rules.wording import names, subject
     "noise",
     tier="remarks",
     levels=("note",),
+    needs=("noise",),
     fires_on=("plateau", "plateau-noise-labels", "least-squares-optimum"),
     silent_on=(
         "relu-he-20", "tanh-orthogonal-50", "residual-50", "unet-small", "shared-module-twice", "sigmoid-50",

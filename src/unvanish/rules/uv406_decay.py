@@ -13,6 +13,7 @@ from unvanish.rules import Statement, rule
     "weight decay cancels the gradient",
     tier="slow",
     levels=("error", "note"),
+    needs=("loss", "next_step"),
     fires_on=("decay-coupled", "decay-decoupled"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",

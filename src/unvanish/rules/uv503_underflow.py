@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import UNDERFLOW
+from unvanish.live import not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
@@ -15,6 +16,7 @@ from unvanish.words.numbers import percent
     "underflow of the number type",
     tier="rounding",
     levels=("error",),
+    needs=("underflow_fraction",),
     fires_on=("underflow-loss-1e-42", "half-precision-underflow"),
     silent_on=(
         "loss-scaled-1e-6",
@@ -55,7 +57,7 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {percent(_lost(worst))} of the"
         " non-zero"
-        f" entries of {worst.name} are below the smallest normal number of {kind}.{sources(layers)}"
+        f" entries of {worst.name} are below the smallest normal number of {kind}.{not_asked(flow)}{sources(layers)}"
     )
     return [
         Statement(

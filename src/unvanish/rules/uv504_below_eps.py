@@ -16,6 +16,7 @@ from unvanish.rules.wording import factor, judged, names, sources, subject
     "gradient below the optimizer's eps",
     tier="rounding",
     levels=("error",),
+    needs=("log10_grad_norm", "underflow_fraction", "loss"),
     fires_on=("below-eps-adam", "below-eps-rmsprop"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6", "underflow-loss-1e-42",

@@ -13,6 +13,7 @@ from unvanish.words.spans import span
     "the next step is not finite",
     tier="nonfinite",
     levels=("error",),
+    needs=("next_step",),
     remedies=("lr-0.1", "lr-0.01"),
     fires_on=("half-precision-eps", "half-precision-rate", "half-precision-moment"),
     silent_on=(

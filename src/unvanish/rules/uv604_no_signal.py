@@ -15,6 +15,7 @@ from unvanish.rules.wording import judged, names, subject
     "no signal from the loss",
     tier="no_signal",
     levels=("error",),
+    needs=("loss",),
     fires_on=("clamped-loss", "detached-loss"),
     silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu", "flat-loss"),
 )

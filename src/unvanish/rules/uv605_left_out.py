@@ -13,6 +13,7 @@ from unvanish.words.spans import span
     "left out of the optimizer",
     tier="remarks",
     levels=("note",),
+    needs=("next_step",),
     fires_on=("left-out", "left-out-front"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",

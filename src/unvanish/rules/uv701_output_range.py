@@ -15,6 +15,7 @@ from unvanish.words.numbers import number, percent
     "output range",
     tier="outputs",
     levels=("error",),
+    needs=("output",),
     remedies=("output-layer", "scale-targets"),
     fires_on=("output-range", "output-range-relu"),
     silent_on=(

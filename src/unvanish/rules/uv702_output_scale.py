@@ -15,6 +15,7 @@ from unvanish.words.numbers import number
     "output scale",
     tier="outputs",
     levels=("error", "note"),
+    needs=("loss", "step", "output"),
     remedies=("scale-targets",),
     fires_on=("output-scale", "output-scale-relu"),
     silent_on=(

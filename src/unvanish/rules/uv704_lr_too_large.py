@@ -21,6 +21,7 @@ STUCK = 0.95
     "learning rate too large",
     tier="learning_rate",
     levels=("error", "note"),
+    needs=("loss", "step"),
     remedies=("lr-0.1", "lr-0.01", "warmup", "clip-gradients"),
     fires_on=("lr-too-large", "lr-too-large-adam", "postnorm-large-rate"),
     silent_on=(

@@ -20,6 +20,7 @@ OTHERWISE = ("exploding", "underflow", "gated")
     "learning rate too small",
     tier="learning_rate",
     levels=("error", "note"),
+    needs=("loss", "step"),
     remedies=("lr-10", "lr-100"),
     fires_on=("lr-too-small", "lr-too-small-adam"),
     silent_on=(

@@ -16,6 +16,7 @@ from unvanish.words.numbers import number, percent
     "last layer and loss do not fit",
     tier="pairing",
     levels=("error",),
+    needs=("loss", "output"),
     remedies=("output-layer",),
     fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid", "relu-renormalised"),
     silent_on=(

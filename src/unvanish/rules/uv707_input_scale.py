@@ -15,6 +15,7 @@ from unvanish.words.numbers import number, percent
     "input scale",
     tier="inputs",
     levels=("error", "note"),
+    needs=("inputs",),
     remedies=("standardise-inputs", "batchnorm"),
     fires_on=("unscaled-inputs", "raw-pixels"),
     silent_on=(

@@ -14,6 +14,7 @@ from unvanish.rules.wording import judged, names
     "undecided",
     tier="undecided",
     levels=("error", "note"),
+    needs=(),
     fires_on=("clamped-loss", "flat-loss"),
     silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log", "small-cnn", "small-gpt"),
 )
@@ -35,8 +36,8 @@ def undecided(flow: Flow) -> list[Statement]:
     nothing.
     """
     known = [layer for layer in flow.layers if layer.verdict not in UNJUDGED]
-    layers = judged(flow, "undecided")
-    if flow.nonfinite or (known and not layers and gap_is_known(flow.loss)):
+    layers = (*judged(flow, "undecided"), *judged(flow, "not_asked"))
+    if flow.nonfinite or (known and not layers and (gap_is_known(flow.loss) or not flow.asks("loss"))):
         return []
     reasons = "; ".join(f"{what}: {why}" for what, why in flow.undecided)
     if known:

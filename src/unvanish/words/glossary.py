@@ -49,6 +49,10 @@ VERDICTS = {
     "unused": "The layer's parameters play no part in this loss: no path leads from them to it.",
     "nonfinite": "A number became infinite or not a number (nan); from there on nothing can be learned or judged.",
     "undecided": "What was measured does not settle the question; the reason stands beside it. Neither good nor bad.",
+    "not_asked": (
+        "What this look asked for cannot tell: the question that would decide was left out, as it is while a training"
+        " runs. Neither good nor bad; a full check asks it."
+    ),
     "pairing": (
         "The last layer and the loss do not fit: the loss expects raw scores and gets something already normalised"
         " or clipped, such as a softmax before a cross-entropy."
@@ -80,6 +84,7 @@ _REPORT = {
         "The report in one word: that of the first finding of level error, else of the first note, else healthy."
     ),
     "Report.healthy": "True if no finding has level error. Notes do not count.",
+    "flow": "All that was measured and decided, as one record; in JSON its fields stand here beside the findings.",
     "findings": "The statements about the network, most severe first.",
     "layers": "The layers with their numbers, input side first.",
     "Report.undecided": "What was not decided, each with the reason.",
@@ -93,6 +98,7 @@ _REPORT = {
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
+    "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
 }
 

@@ -1,0 +1,23 @@
+"""Flows of a running training: what a full look measured, less what only a walk of its own can tell."""
+
+from __future__ import annotations
+
+from unvanish.records import LIVE, Flow
+
+STRUCTURE = ("name", "kind", "source", "parameters", "frozen", "call", "before", "dtype")
+GAINS = ("log10_weight_gain", "log10_slope_gain", "log10_norm_gain", "log10_join_gain")
+
+
+def stripped(flow: Flow, asked: tuple[str, ...] = LIVE) -> Flow:
+    """Of the layers only the structure and the fields asked for; of the rest nothing; no verdicts."""
+    kept = {*STRUCTURE, *asked, *(GAINS if "log10_gain" in asked else ())}
+    kept |= {"gate"} if "log10_transmission" in asked else set()
+    layers = tuple(
+        type(layer)(**{field: getattr(layer, field) for field in layer.__struct_fields__ if field in kept})
+        for layer in flow.layers
+    )
+    more = {name: getattr(flow, name) for name in ("calls", "loss", "zeros", "step") if name in asked}
+    return Flow(
+        setting=flow.setting, layers=layers, nonfinite=flow.nonfinite, nonfinite_call=flow.nonfinite_call, asked=asked,
+        **more,
+    )  # fmt: skip
