@@ -300,7 +300,7 @@ def test_neighbours_fold(names: list[str], expected: str) -> None:
 
 
 def test_a_little_below_the_limit_a_layer_beside_a_sound_way_has_not_vanished() -> None:
-    """The layer before it transmits well, so its signal came by another way. In a chain that one transmits less."""
+    """The layer before it transmits well, so its signal came by another way: in a chain it would transmit less."""
     calls = tuple(
         CallFlow(index=k, name="linear", module="", source="", part="model", role="weights", inputs=inputs)
         for k, inputs in enumerate(((), (0,), (0, 1)))

@@ -97,13 +97,12 @@ def decide(flow: Flow) -> Flow:
         return _with_undecided(stopped, [("how well each layer learns", why)])
     zeros = {facts.layer: facts for facts in flow.zeros}
     calls = {call.index: call for call in flow.calls}
-    others = Others(*_estimates(flow))
-    beside = _beside(flow)
+    others = Others(*_estimates(flow), _beside(flow))
     layers: list[LayerFlow] = []
     reasons: dict[str, list[str]] = {}
     for layer in flow.layers:
         call = None if layer.call is None else calls.get(layer.call)
-        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name), others, layer.name in beside)
+        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name), others)
         if verdict == "gated" and decay_balances(flow):  # decay has made the tensors small and keeps them so
             verdict = "plateau" if flow.loss is not None and flow.loss.at_constant else "healthy"
         if verdict == "healthy":
@@ -208,20 +207,6 @@ def is_stationary(flow: Flow) -> bool:
     return flow.decrement is not None and flow.decrement < STATIONARY
 
 
-class Others(NamedTuple):
-    """What is known of each layer only by comparing it with the others; empty where a walk has told it better."""
-
-    arrivals: dict[str, float]
-    growths: dict[str, float]
-
-
-def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
-    known = flow.asks(*NEEDED)
-    arrived = arrivals(flow.layers) if known and not flow.asks("log10_transmission") else {}
-    grown = known and flow.asks("log10_gain") and not flow.asks("log10_sensitivity_rise")
-    return arrived, growths(flow.layers) if grown else {}
-
-
 def _beside(flow: Flow) -> set[str]:
     """The layers a little below the limit that are reached from a layer which transmits well: by another way, then."""
     marginal = {
@@ -237,7 +222,22 @@ def _beside(flow: Flow) -> set[str]:
     return {name for index, name in marginal.items() if index in after}
 
 
-def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Others, beside: bool) -> tuple[str, str]:
+class Others(NamedTuple):
+    """What is known of each layer only by comparing it with the others; empty where a walk has told it better."""
+
+    arrivals: dict[str, float]
+    growths: dict[str, float]
+    beside: set[str]
+
+
+def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
+    known = flow.asks(*NEEDED)
+    arrived = arrivals(flow.layers) if known and not flow.asks("log10_transmission") else {}
+    grown = known and flow.asks("log10_gain") and not flow.asks("log10_sensitivity_rise")
+    return arrived, growths(flow.layers) if grown else {}
+
+
+def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Others) -> tuple[str, str]:
     """The verdict of one layer and, where that is "undecided", the reason.
 
     So, too, where an exact zero was seen and its reason not asked for. What else was not asked for needs none.
@@ -265,9 +265,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
         return "no_signal", ""
     if not flow.asks(*NEEDED):
         return "not_asked", ""
-    return (
-        _reached(layer, flow, still, beside) if flow.asks("log10_transmission") else _seen(layer, flow, others, still)
-    )
+    told = _reached if flow.asks("log10_transmission") else _seen
+    return told(layer, flow, others, still)
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
@@ -276,12 +275,12 @@ def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
 
 
-def _reached(layer: LayerFlow, flow: Flow, still: bool, beside: bool) -> tuple[str, str]:
+def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
     """Whether a layer with a gradient is reached by the signal, by the transmission of a walk."""
     loss, transmission = flow.loss, layer.log10_transmission
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
-    if transmission < (BESIDE if beside else VANISHED):
+    if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:

@@ -64,9 +64,9 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite = _OfFlow(lambda flow: flow.nonfinite)
     nonfinite_call = _OfFlow(lambda flow: flow.nonfinite_call)
     next_step = _OfFlow(lambda flow: flow.next_step)
+    unused = _OfFlow(lambda flow: flow.unused)
     asked = _OfFlow(lambda flow: flow.asked)
     time = _OfFlow(lambda flow: flow.time)
-    unused = _OfFlow(lambda flow: flow.unused)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

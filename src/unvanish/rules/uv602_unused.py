@@ -44,8 +44,8 @@ def unused(flow: Flow) -> list[Statement]:
     trained layer consumes it is a note where the layer was called on what a used one computed (poolers), or has a twin
     that is trained (a target network). A layer never called is a note where a numbered sibling of the same kind is used
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
-    leaves it out; an error otherwise. Of a running training, a layer that had neither signal nor
-    gradient in a step; always a note.
+    leaves it out; an error otherwise. Of a running training, a layer that had neither signal nor gradient in a step;
+    always a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
@@ -95,8 +95,8 @@ def _finding(
         "cut off": _cut(by, where),
         "left out by the optimizer": f"{_cut(by, where)}; the optimizer does not hold {_them(layers)} either",
         "library": f"{_cut(by, where)}, by a library's own forward",
-        "this batch": f"{THIS_BATCH} {_them(layers)}",
         "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
+        "this batch": f"{THIS_BATCH} {_them(layers)}",
     }[cause]
     return Statement(
         level=level,
