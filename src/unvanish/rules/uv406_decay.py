@@ -13,6 +13,7 @@ from unvanish.rules import Statement, rule
     "weight decay cancels the gradient",
     tier="slow",
     levels=("error", "note"),
+    remedies=("no-weight-decay", "decoupled-decay"),
     needs=("loss", "next_step"),
     fires_on=("decay-coupled", "decay-decoupled"),
     silent_on=(
