@@ -14,13 +14,13 @@ from torch import nn
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.curvature import decrement
-from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.layerwise import Bend, bends, chosen
+from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
@@ -36,7 +36,7 @@ from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.backward import why_inexact
+from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.capture import one_clear_error
 from unvanish.trace.scaled import is_finite
@@ -136,14 +136,14 @@ def _walked(look: Look) -> tuple[Flow, More]:
     broken = _born(problem, capture)
     if broken is not None:
         return _bare(flow, look).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]), nothing
-    free = free_loss(problem, capture)
-    last = None if isinstance(free, str) else last_call(capture, free)
-    own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
-    facts = loss_facts(free, last, capture.loss, look.seed)
+    output_loss = loss_of_outputs(problem, capture)
+    last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
+    own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
+    facts = loss_facts(output_loss, last, capture.loss, look.seed)
     flow = flow.replace(loss=facts)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
-    reason = why_inexact()
+    reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
@@ -165,11 +165,13 @@ def _walked(look: Look) -> tuple[Flow, More]:
     flow = flow.replace(zeros=zero_facts(look, seen))
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look))
-    if look.effort == "quick" or isinstance(free, str):
+    if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 
     def more(flow: Flow) -> Flow:
-        return _with_bends(look, _more_evidence(look, flow, free, (last, own), updates), free)
+        return _with_gradient_curvatures(
+            look, _more_evidence(look, flow, output_loss, (last, own), updates), output_loss
+        )
 
     return flow, more
 
@@ -180,22 +182,22 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_bends(look: Look, flow: Flow, free: FreeLoss) -> Flow:
+def _with_gradient_curvatures(look: Look, flow: Flow, output_loss: OutputLoss) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
     picked = chosen(look, flow)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = bends(look, picked, {a.name: a for a in flow.layers}, free)
+    found = gradient_curvatures(look, picked, {a.name: a for a in flow.layers}, output_loss)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
     by_name = {a.name: shared[key] for a in look.layers if (key := frozenset(map(id, a.live))) in shared}
 
-    def share(bend: Bend) -> float | None:
+    def share(measured: GradientCurvature) -> float | None:
         if not loss.reference or loss.relative_gap is None:
             return None
-        log = bend.log10_gain - math.log10(loss.reference)
+        log = measured.log10_gain - math.log10(loss.reference)
         return min(loss.relative_gap, 10.0**log) if log < 300.0 else loss.relative_gap
 
     return flow.replace(
@@ -209,7 +211,7 @@ def _with_bends(look: Look, flow: Flow, free: FreeLoss) -> Flow:
 
 
 def _more_evidence(
-    look: Look, flow: Flow, free: FreeLoss, ends: tuple[Last | None, Last | None], updates: Updates | None
+    look: Look, flow: Flow, output_loss: OutputLoss, ends: tuple[Last | None, Last | None], updates: Updates | None
 ) -> Flow:
     """What a walk cannot tell: curvature, the next steps, the reach of the outputs, the scale of the inputs."""
     loss = flow.loss
@@ -225,7 +227,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=step_facts(look, updates, loss))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, free, loss.reference)
+        flow = _with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -239,7 +241,7 @@ def _more_evidence(
     return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_decrement(look: Look, flow: Flow, free: FreeLoss, reference: float) -> Flow:
+def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -252,10 +254,10 @@ def _with_decrement(look: Look, flow: Flow, free: FreeLoss, reference: float) ->
     weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     live = {id(p) for a in look.layers if a.name not in weak for p in a.live}
     only = [name for name, p in look.model.named_parameters() if id(p) in live]
-    found = decrement(look, free, reference, only)
+    found = decrement(look, output_loss, reference, only)
     gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
     if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(look, free, reference)
+        found = decrement(look, output_loss, reference)
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 

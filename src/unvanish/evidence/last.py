@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, loss_call, lowest
+from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Again, Call, Capture
@@ -35,7 +35,7 @@ class Last:
 
     call: Call
     calls: tuple[Call, ...]
-    free: FreeLoss
+    output_loss: OutputLoss
     shape: tuple[int, ...]
     kind: str = ""
     low: float | None = None
@@ -46,22 +46,24 @@ class Last:
         return _apply(self.calls, z)
 
     @property
-    def through(self) -> FreeLoss:
+    def through(self) -> OutputLoss:
         """The loss as a function of what goes into the calls."""
-        return FreeLoss(lambda z: self.free.at([self.apply(z[0])]), [self.free.now[0].new_zeros(self.shape)])
+        return OutputLoss(
+            lambda z: self.output_loss.at([self.apply(z[0])]), [self.output_loss.now[0].new_zeros(self.shape)]
+        )
 
     def reach(self) -> float | None:
         """The lowest loss that any input of the call gives."""
-        now = self.free.now[0]
+        now = self.output_loss.now[0]
         if now.shape != self.shape:
             now = normal_like(now.new_zeros(self.shape), torch.Generator().manual_seed(0))
         # Starts on both sides and in the middle: a ReLU has no gradient on its flat side.
         starts = (torch.full_like(now, 0.5), now, torch.zeros_like(now), now * 2.0)
-        found = [lowest(FreeLoss(self.through.at, [start]))[0] for start in starts]
+        found = [lowest(OutputLoss(self.through.at, [start]))[0] for start in starts]
         return min((value for value in found if value is not None), default=None)
 
 
-def last_call(capture: Capture, free: FreeLoss) -> Last | None:
+def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
     if capture.loss_call is not None and capture.loss_input is not None:
         func, args, kwargs, _ = capture.loss_call
@@ -70,34 +72,34 @@ def last_call(capture: Capture, free: FreeLoss) -> Last | None:
         if math.isclose(again, capture.loss, rel_tol=1e-5):
             index = capture.owner.get(capture.loss_input.slot[0])
             if index is not None and index >= 0:
-                return _limited(capture, index, FreeLoss(loss_call(capture), [args[0]]))
-    return output_call(capture, free)
+                return _limited(capture, index, OutputLoss(loss_call(capture), [args[0]]))
+    return output_call(capture, output_loss)
 
 
-def output_call(capture: Capture, free: FreeLoss) -> Last | None:
+def output_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the only output of the model, and the loss as a function of it. To be read before a walk."""
-    if len(capture.outputs) != 1 or len(free.now) != 1:
+    if len(capture.outputs) != 1 or len(output_loss.now) != 1:
         return None
     index = capture.owner.get(capture.outputs[0].slot[0])
-    return None if index is None or index < 0 else _limited(capture, index, free)
+    return None if index is None or index < 0 else _limited(capture, index, output_loss)
 
 
-def _limited(capture: Capture, index: int, free: FreeLoss) -> Last:
-    free = FreeLoss(free.at, [t.detach().as_subclass(Tensor) for t in free.now])
+def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
+    output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
     calls = _behind_weights(capture, index)
     changing = [c for c in calls if c.name not in MOVES]
     limiting = [c for c in changing if slope_of(c) is not None or not any(word in c.name for word in BETWEEN)]
     call = limiting[-1] if limiting else capture.calls[index]
     if all(slope_of(c) is not None for c in changing):  # of each number alone: where it is moved to changes nothing
         calls = changing
-    shape = tuple(free.now[0].shape) if calls is changing else _again(calls[0]).shape
+    shape = tuple(output_loss.now[0].shape) if calls is changing else _again(calls[0]).shape
     low, high = _range(limiting)
     if any("softmax" in c.name for c in changing):
-        return Last(call, tuple(calls), free, shape, "normalised")
+        return Last(call, tuple(calls), output_loss, shape, "normalised")
     if low is None and high is None:
-        return Last(capture.calls[index], tuple(calls), free, shape)
+        return Last(capture.calls[index], tuple(calls), output_loss, shape)
     kind = "clipped" if low is None or high is None else "bounded"
-    return Last(call, tuple(calls), free, shape, kind, low, high)
+    return Last(call, tuple(calls), output_loss, shape, kind, low, high)
 
 
 def _behind_weights(capture: Capture, index: int) -> list[Call]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unvanish.decide import OUT_OF_REACH, THOUSANDTH
 from unvanish.evidence.dependence import dependence, spread
 from unvanish.evidence.moving import fresh
-from unvanish.evidence.profile import NONE, Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
+from unvanish.evidence.profile import Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
 from unvanish.evidence.sequences import Last, Strand, Taps, last_of, strands_of
 from unvanish.evidence.twin import Twin, twin_of
 from unvanish.flow.look import Look
@@ -29,7 +29,7 @@ from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import TimeFacts
 from unvanish.trace.capture import autocast
-from unvanish.trace.scaled import norm_of, normal_like
+from unvanish.trace.scaled import LOG_ZERO, norm_of, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 from unvanish.words.numbers import SMALLEST_NORMAL
 
@@ -143,12 +143,12 @@ def _facts(
     facts = TimeFacts(layer=strand.layer, kind=strand.kind, steps=strand.steps)
     smallest = SMALLEST_NORMAL.get(str(strand.dtype).removeprefix("torch."), SMALLEST_NORMAL["float32"])
     raw = [strand.profile(known) for known in found]
-    if max(raw[0], default=NONE) == NONE:
+    if max(raw[0], default=LOG_ZERO) == LOG_ZERO:
         why = "no error signal comes back to its steps: the outputs do not depend on them"
         return facts.replace(why=why) if strand.layer else None
     if not all(s < math.inf for s in raw[0]):
         return facts.replace(why="the error signal at its steps is not finite")
-    if not strand.layer and sum(s > NONE for s in raw[0]) < 2:  # samples, or steps that nothing connects
+    if not strand.layer and sum(s > LOG_ZERO for s in raw[0]) < 2:  # samples, or steps that nothing connects
         return None
     signals = [without_rounding(each, smallest) for each in raw]
     twin = _twin(strand, modules, found[0], effort)
@@ -169,7 +169,7 @@ def _facts(
         horizon=horizon_of(signal, THOUSANDTH, gain),
         smallest_horizon=horizon_of(signal, smallest, gain),
         faint=len(faint),
-        lost=sum(s is None or NONE < s < eps for s in signal),
+        lost=sum(s is None or LOG_ZERO < s < eps for s in signal),
         states_unseen=twin if isinstance(twin, str) and not states else twin.left_out if isinstance(twin, Twin) else "",
     )
     out = below(signal, OUT_OF_REACH)

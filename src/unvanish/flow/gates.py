@@ -6,8 +6,9 @@ import math
 
 from unvanish.decide import VANISHED
 from unvanish.flow.layers import Layer, natural_norm
-from unvanish.flow.paths import NONE, Paths
+from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.scaled import LOG_ZERO
 
 GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights
@@ -37,7 +38,7 @@ class Gates:
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
-        if transmission is None or not NONE < transmission < GATE_LEFT or layer.call is None:
+        if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
         return single or self._branch(layer, transmission) or self._local(layer) or self._aside(layer, transmission)
@@ -109,8 +110,8 @@ class Gates:
         while weights <= BRANCH_WEIGHTS and (after := self.paths.next[here]) is not None:
             call = self.calls[after]
             others = [seen.probe("edges", (after, j)) for j in call.inputs if j != here]
-            lost = seen.probe("edges", (after, here)) - max(others, default=NONE)
-            if lost < -1.0 and max(others) > NONE and transmission - lost > VANISHED:
+            lost = seen.probe("edges", (after, here)) - max(others, default=LOG_ZERO)
+            if lost < -1.0 and max(others) > LOG_ZERO and transmission - lost > VANISHED:
                 return f"{call.name} in {call.module or 'the model'}"
             weights += self.paths.roles[after] == "weights"
             here = after

@@ -49,7 +49,7 @@ def match_shapes(draft: Draft) -> Change:
         "",
     ]
     sentence = f"outputs in the shape of the targets for the loss: {shapes} were compared each with each"
-    return draft.carry_out(sentence, (), code, ())
+    return draft.apply(sentence, (), code, ())
 
 
 def _compares_each_with_each(draft: Draft, outputs: Tensor) -> bool:

@@ -23,14 +23,14 @@ WIDE = 100_000  # output entries above which the search stays in their own dtype
 
 
 @dataclass(frozen=True)
-class FreeLoss:
+class OutputLoss:
     """The loss as a function of the outputs alone, and the outputs where it stands now."""
 
     at: Loss
     now: list[Tensor]
 
 
-def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
+def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
     if problem.loss_fn is not None:
         return _of_outputs(capture, _loss_of(problem, capture))
@@ -41,7 +41,7 @@ def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
         again = float(func(*args, **kwargs))
     if not math.isclose(again, capture.loss, rel_tol=1e-5):
         return "the loss inside the model is more than its recognised loss call"
-    return FreeLoss(loss_call(capture), [args[0]])
+    return OutputLoss(loss_call(capture), [args[0]])
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
@@ -70,7 +70,7 @@ def loss_call(capture: Capture) -> Loss:
     return at
 
 
-def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:
     values, replay = capture.values, capture.replay
     own = inner_loss(values) if not isinstance(values, Tensor) else None
     now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
@@ -84,7 +84,7 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | s
         with replay():
             return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 
-    return FreeLoss(at, now)
+    return OutputLoss(at, now)
 
 
 def searchable(output: Tensor) -> Tensor:
@@ -93,16 +93,16 @@ def searchable(output: Tensor) -> Tensor:
 
 
 def lowest(
-    free: FreeLoss, value: float | None = None, constant: list[Tensor] | None = None
+    output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
 ) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
 
     def at(z: Sequence[Tensor]) -> Tensor:
-        return free.at([a.to(t.dtype) for a, t in zip(z, free.now, strict=True)])
+        return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
-    found, place = minimise(at, [searchable(t) for t in free.now])
+    found, place = minimise(at, [searchable(t) for t in output_loss.now])
     if constant is not None and value is not None and (found is None or found > 0.9 * value):
-        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, free.now, strict=True)])
+        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
         if found is None or (other is not None and other < found):
             found, place = other, there
     return found, place
