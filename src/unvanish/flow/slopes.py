@@ -46,9 +46,13 @@ class Slope:
 
 def slope_of(call: Call) -> Slope | None:
     """The slope range of a call that treats each element alone, else None."""
-    if call.probe is None or _is_random(call.name):
+    return None if call.probe is None else slope_of_function(call.name, *call.probe)
+
+
+def slope_of_function(name: str, func: Any, args: Any, kwargs: Any) -> Slope | None:
+    """The same of the function itself; each function with each set of further arguments is tried once."""
+    if _is_random(name):
         return None
-    func, args, kwargs = call.probe
     key = (func, repr(args), repr(kwargs))
     if key not in _known:
         _known[key] = _try(func, args, kwargs)

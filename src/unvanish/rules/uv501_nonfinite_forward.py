@@ -16,6 +16,7 @@ OUTGROWING = 4.0
     "non-finite forward pass",
     tier="nonfinite",
     levels=("error",),
+    needs=("nonfinite",),
     remedies=("centred-sigmoid", "activation-tanh", "standardise-inputs"),
     fires_on=("nonfinite-log", "overflow-exp"),
     silent_on=(
