@@ -13,6 +13,7 @@ from torch import nn
 
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
+from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
@@ -35,10 +36,8 @@ from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_inexact
-from unvanish.trace.calls import Call, Capture
+from unvanish.trace.calls import Capture
 from unvanish.trace.capture import one_clear_error, record
-from unvanish.trace.scaled import is_finite
-from unvanish.trace.structure import tensors
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
@@ -134,11 +133,9 @@ def _walked(
 
     layers = layers_of(capture)
     flow = Flow(setting=_setting(problem, capture, optimizer, effort, seed), notes=_notes(capture))
-    broken = _born(problem, capture)
+    broken = forward_birth(problem, capture, flow, seed)
     if broken is not None:
-        return _bare(flow, capture, layers).replace(
-            nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]
-        ), nothing
+        return _bare(broken, capture, layers), nothing
     free = free_loss(problem, capture)
     last = None if isinstance(free, str) else last_call(capture, free)
     own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
@@ -153,8 +150,9 @@ def _walked(
     seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, updates=updates)
     measured, calls = measure(capture, layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
-    if seen.loss.broken is not None:
-        return flow.replace(nonfinite="backward", nonfinite_call=seen.loss.broken), nothing
+    if seen.loss.broken is not None and seen.loss.breaks_weights:
+        return backward_birth(problem, capture, flow, seen.loss.broken, seed), nothing
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -305,32 +303,6 @@ _FALLS = (
     "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
     " lower the loss of this batch by {:.2g} of what there is to gain; the curvature was not asked for"
 )
-
-
-def _born(problem: Problem, capture: Capture) -> tuple[int | None, tuple[str, ...]] | None:
-    """Where the first non-finite number of the forward pass came from; None where loss and outputs are finite."""
-    bad_outputs = not all(is_finite(t) for t in tensors(capture.values) if t.is_floating_point())
-    if math.isfinite(capture.loss) and not bad_outputs:
-        return None
-    notes: list[str] = []
-    if not all(is_finite(t) for t in tensors(problem.inputs) if t.is_floating_point()):
-        notes.append("the inputs already hold numbers that are not finite")
-    bad = [n for n, p in capture.model.named_parameters() if not bool(torch.isfinite(p.detach()).all())]
-    if bad:
-        notes.append(f"parameters already hold numbers that are not finite: {', '.join(bad[:3])}")
-    masks = ("masked_fill", "masked_fill_", "where")
-
-    def born_here(call: Call) -> bool:
-        return not call.finite and all(capture.calls[j].finite for j in call.inputs) and call.name not in masks
-
-    birth = next((c.index for c in capture.calls if born_here(c)), None)
-    before = [c for c in capture.calls if c.finite and (birth is None or c.index < birth)]
-    if before:
-        top = max(before, key=lambda c: c.rms)
-        notes.append(
-            f"the largest activations before it: rms {top.rms:.3g} after {top.name} in {top.module or 'the model'}"
-        )
-    return birth, tuple(notes)
 
 
 def _bare(flow: Flow, capture: Capture, layers: list[Layer]) -> Flow:

@@ -259,6 +259,25 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+class Birth(Record, frozen=True, kw_only=True):
+    """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
+
+    ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
+    "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss). ``row``: it normalises a row that is
+    -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
+    ``parameters``: tensors of the model that hold such numbers already.
+    """
+
+    numbers: str = ""
+    share: float | None = None
+    given: str = ""
+    maker: str = ""
+    row: bool = False
+    hidden_by: int | None = None
+    parameters: tuple[str, ...] = ()
+
+
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
 
@@ -327,6 +346,7 @@ class Flow(Record, frozen=True, kw_only=True):
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
+    birth: Birth | None = None
     undecided: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 

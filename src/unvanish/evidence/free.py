@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
@@ -41,7 +42,7 @@ def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
         again = float(func(*args, **kwargs))
     if not math.isclose(again, capture.loss, rel_tol=1e-5):
         return "the loss inside the model is more than its recognised loss call"
-    return FreeLoss(loss_call(capture), [args[0]])
+    return where_finite(loss_call(capture), [args[0]])
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
@@ -84,7 +85,20 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | s
         with replay():
             return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 
-    return FreeLoss(at, now)
+    return where_finite(at, now)
+
+
+def where_finite(loss: Loss, now: list[Tensor]) -> FreeLoss:
+    """The loss of the outputs that are finite: those that a mask has set to infinity stay where they are."""
+    masks = [None if is_finite(t) else torch.isfinite(t) for t in now]
+    if all(mask is None for mask in masks):
+        return FreeLoss(loss, now)
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        kept = zip(z, now, masks, strict=True)
+        return loss([a if mask is None else torch.where(mask, a, t.to(a.dtype)) for a, t, mask in kept])
+
+    return FreeLoss(at, [t.nan_to_num(0.0, 0.0, 0.0) for t in now])
 
 
 def searchable(output: Tensor) -> Tensor:

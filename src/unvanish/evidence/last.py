@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, loss_call, lowest
+from unvanish.evidence.free import FreeLoss, loss_call, lowest, where_finite
 from unvanish.trace.calls import Call, Capture
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
@@ -63,7 +63,7 @@ def last_call(capture: Capture, free: FreeLoss) -> Last | None:
         if math.isclose(again, capture.loss, rel_tol=1e-5):
             index = capture.owner.get(capture.loss_input.slot[0])
             if index is not None and index >= 0:
-                return _limited(capture, index, FreeLoss(loss_call(capture), [args[0]]))
+                return _limited(capture, index, where_finite(loss_call(capture), [args[0]]))
     return output_call(capture, free)
 
 

@@ -120,7 +120,7 @@ def _layer_flow(
 
 
 def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else NONE
+    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else NONE
 
 
 def _narrowest(layer: Layer, call: Call) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unvanish.records import (
     SCHEMA,
+    Birth,
     CallFlow,
     Finding,
     Flow,
@@ -30,7 +31,7 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step")
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "birth", "next_step")
 """Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -63,6 +64,7 @@ class Report(Record, frozen=True, kw_only=True):
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
+    birth: Birth | None = None
     next_step: NextStep | None = None
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.preserve.tensors import KeptTensor
+from unvanish.trace.births import Trouble
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -43,6 +44,7 @@ class Call:
     numel: int
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+    trouble: Trouble | None = None  # where its result is not finite
 
     @property
     def rms(self) -> float:
@@ -95,8 +97,11 @@ class Capture:
 
 
 def root_of(tensor: Tensor) -> Root:
-    """The graph slot of a tensor, without keeping the tensor."""
-    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
+    """The graph slot of a tensor, without keeping the tensor. Its rms is that of the entries that are finite."""
+    norm = norm_of(tensor.detach())
+    if not math.isfinite(norm):
+        norm = norm_of(tensor.detach().nan_to_num(0.0, 0.0, 0.0))
+    rms = norm / math.sqrt(max(1, tensor.numel()))
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
+from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
@@ -166,12 +167,19 @@ class Recorder(TorchFunctionMode):
         for node in new:
             owner.setdefault(node, index)
         call = self._call(name, inputs, leaves, fresh)
+        if not call.finite:
+            given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
+            call.trouble = trouble_of(name, args, kwargs, given, fresh)
         if _one_to_one(args, made):
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
+
+    def _unmade(self, tensor: Tensor) -> bool:
+        """Whether no recorded call has made it: a part of the batch, a mask, a weight."""
+        return tensor.grad_fn is None or self.capture.owner.get(tensor.grad_fn, PARAMETERS_ONLY) == PARAMETERS_ONLY
 
     def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
         values = [t for t in made if t.is_floating_point()] or made[:1]
@@ -192,6 +200,8 @@ class Recorder(TorchFunctionMode):
             finite=math.isfinite(norm),
             probe=None,
         )
+        if not call.finite:
+            call.trouble = trouble_of(name, (), {}, (), made)
         self.capture.calls.append(call)
         return call
 

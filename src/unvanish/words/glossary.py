@@ -94,6 +94,17 @@ _REPORT = {
     "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
+    "birth": "What is known of that call, and of weights that hold such numbers already; null where there is nothing.",
+    "numbers": "What the call made: nan, or inf.",
+    "Birth.share": "The share of the entries of its result that are not finite.",
+    "given": (
+        "What it was given that was not finite already: inputs, targets, weights (computed of finite parameters),"
+        " constant (without a gradient), mask (set to infinity on purpose); empty where it was given finite numbers."
+    ),
+    "maker": "The call that made what it was given, where one was found.",
+    "row": "True where it normalises a row that is -inf throughout, such as a softmax over a row masked whole.",
+    "hidden_by": "The index of the call that replaces what it made, so that the loss is finite; null where none does.",
+    "Birth.parameters": "Tensors of the model that hold numbers which are not finite already.",
 }
 
 _FINDING = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unvanish.zoo.listing_doubtful import DOUBTFUL
 from unvanish.zoo.listing_steps import STEPS
 from unvanish.zoo.network import Network
 
@@ -376,4 +377,4 @@ TRAINING = (
     ),
 )  # fmt: skip
 
-NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS
+NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + DOUBTFUL

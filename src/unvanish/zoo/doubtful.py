@@ -1,0 +1,68 @@
+"""Networks whose fault is easily missed, beside healthy ones that look like them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.problem import Problem
+from unvanish.zoo.digits import adam, digits
+from unvanish.zoo.mlps import stack
+
+
+class Written(nn.Module):
+    """Modules by name, and the forward pass as a function of them."""
+
+    def __init__(self, run: Callable[..., Tensor], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.run(self, *inputs)
+
+
+def regression(model: nn.Module, *more: Tensor, wants: Callable[[Tensor], Tensor] | None = None) -> Problem:
+    """64 samples of four inputs and, unless ``wants`` says otherwise, the sine of their sum."""
+    inputs = torch.randn(64, 4)
+    targets = torch.sin(inputs.sum(1, keepdim=True)) if wants is None else wants(inputs)
+    return Problem(
+        model=model,
+        inputs=(inputs, *more) if more else inputs,
+        targets=targets,
+        loss_fn=F.mse_loss,
+        optimizer=adam(model),
+    )
+
+
+def masked_attention(closed: int = 0, replaced: bool = True) -> Problem:
+    """Attention over groups of four samples under a mask of -inf; ``closed`` groups are masked whole.
+
+    Their rows of the softmax are nan; ``replaced`` puts zeros there afterwards.
+    """
+    shut = torch.zeros(16, 1, 4, dtype=torch.bool)
+    shut[:, :, 3] = True
+    shut[:closed] = True
+
+    def run(parts: Written, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(parts.embed(inputs)).view(16, 4, 16)
+        scores = (hidden @ hidden.mT / 4.0).masked_fill(shut, -math.inf)
+        mixed = parts.value(scores.softmax(-1) @ hidden)
+        if replaced:
+            mixed = torch.where(shut.all(-1, keepdim=True), torch.zeros_like(mixed), mixed)
+        return parts.head(mixed).flatten(0, 1)
+
+    return regression(Written(run, embed=nn.Linear(4, 16), value=nn.Linear(16, 16), head=nn.Linear(16, 1)))
+
+
+def infinite_weight() -> Problem:
+    """One weight is infinite already, as after a step that was not finite."""
+    model = stack(3, 32, "ReLU", "he")
+    with torch.no_grad():
+        model[2].get_parameter("weight")[0, 0] = math.inf
+    return digits(model)

@@ -1,0 +1,24 @@
+"""The rows of the networks whose fault is easily missed, and of the healthy ones that look like them."""
+
+from __future__ import annotations
+
+from unvanish.zoo.network import Network
+
+DOUBTFUL = (
+    Network(
+        name="masked-attention", builder="doubtful.masked_attention", expects=("healthy",), learns=True,
+        about="attention under a mask of -inf that leaves every row something",
+    ),
+    Network(
+        name="masked-row", builder="doubtful.masked_attention", options={"closed": 1, "replaced": False},
+        expects=("nonfinite",), codes=("UV501",), about="attention with a row that is masked whole: its softmax is nan",
+    ),
+    Network(
+        name="masked-row-replaced", builder="doubtful.masked_attention", options={"closed": 1}, expects=("nonfinite",),
+        codes=("UV501",), about="the same with zeros in place of the nan: the loss is finite, the gradient is not",
+    ),
+    Network(
+        name="infinite-weight", builder="doubtful.infinite_weight", expects=("nonfinite",), codes=("UV501",),
+        about="a weight that is infinite already",
+    ),
+)  # fmt: skip
