@@ -19,6 +19,7 @@ from typing import Any
 
 from unvanish import charts, cli, lab, records, report, trials, zoo
 from unvanish.cli.problem_file import loaded_problem
+from unvanish.lab.sources import SOURCES
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import COMMANDS, find, formats, names
 from unvanish.rules import Rule, rules
@@ -131,13 +132,21 @@ def _experiment(each: lab.Experiment) -> Iterable[str]:
     yield f"**{each.title}{'' if each.title.endswith('?') else '.'}** {each.question}"
     yield _prose(each.doc)
     if each.presets:
-        yield "Presets: " + "; ".join(f"`--preset {preset.name}` {preset.title}" for preset in each.presets) + "."
+        yield (
+            "Presets: "
+            + "; ".join(f"`--preset {preset.name}` {preset.title}{_cited(preset.source)}" for preset in each.presets)
+            + "."
+        )
     rows = [
         (f"`--{knob.name.replace('_', '-')}`", knob.help, f"{knob.allowed}{f', in {knob.unit}' if knob.unit else ''}",
          f"`{_default(knob)}`" if _default(knob) else "–")
         for knob in each.settings
     ]  # fmt: skip
     yield _table(("setting", "meaning", "takes", "default"), rows)
+
+
+def _cited(source: str) -> str:
+    return f" ({SOURCES[source]})" if source else ""
 
 
 def _default(knob: lab.Knob) -> str:

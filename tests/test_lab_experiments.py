@@ -61,7 +61,7 @@ def test_document_000_multiplies_the_wrong_thing(golden: Golden) -> None:
     )
     ratio = as_written(made, "000").value / made.weight_gradient.value[0]
     assert ratio == pytest.approx(float(expected["ratio"]), rel=1e-12)
-    (note,) = [note for note in lab.run("chain", preset="000").notes if "As document" in note]
+    (note,) = [note for note in lab.run("chain", preset="000").notes if "As source" in note]
     assert "10^-20.248: 10^6.434 times the true one" in note
 
 

@@ -258,7 +258,7 @@ def test_what_is_copied_runs_and_gives_the_same(visit):
 
 def test_presets_start_from_a_documents_example(visit):
     with visit() as page:
-        until_shown(page, lambda: page.get_by_role("button", name="Document 004: the same with 50 layers").click())
+        until_shown(page, lambda: page.get_by_role("button", name="50 layers, every weight 0.17").click())
         assert "Through 50 layers" in verdict(page) and "10^-67.856" in verdict(page)
 
 

@@ -31,7 +31,7 @@ from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
-from unvanish.problem import Optimizer, Problem
+from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
@@ -87,7 +87,7 @@ def _fields() -> str:
 
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
-    model, optimizer = problem.build(seed)
+    model, optimizer = problem.build_all(seed)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
     with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
         capture = record(problem, model)
@@ -124,7 +124,7 @@ More = Callable[[Flow], Flow]
 
 
 def _walked(
-    problem: Problem, capture: Capture, optimizer: Optimizer | None, effort: str, seed: int
+    problem: Problem, capture: Capture, optimizer: Optimizers | None, effort: str, seed: int
 ) -> tuple[Flow, More]:
     """What one walk and the loss alone tell, and what is still to be measured without the graph."""
 
@@ -313,7 +313,7 @@ def _bare(flow: Flow, capture: Capture, layers: list[Layer]) -> Flow:
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(problem: Problem, capture: Capture, optimizer: Optimizer | None, effort: str, seed: int) -> Setting:
+def _setting(problem: Problem, capture: Capture, optimizer: Optimizers | None, effort: str, seed: int) -> Setting:
     model = capture.model
     first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
     return Setting(
@@ -326,17 +326,17 @@ def _setting(problem: Problem, capture: Capture, optimizer: Optimizer | None, ef
         effort=effort,
         seed=seed,
         autocast="" if problem.autocast is None else str(problem.autocast).removeprefix("torch."),
-        optimizer="" if optimizer is None else type(optimizer).__name__,
+        optimizer="" if optimizer is None else name_of(optimizer),
         eps=None if optimizer is None else _eps(optimizer),
         torch=str(torch.__version__),
     )
 
 
-def _eps(optimizer: Optimizer) -> float | None:
-    """The eps beside the root of the second moment; other optimizers' eps means something else."""
+def _eps(optimizer: Optimizers) -> float | None:
+    """The eps beside the root of the second moment, where all have one; other optimizers' eps means something else."""
     adaptive = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
     found = [float(group["eps"]) for group in optimizer.param_groups if "eps" in group]
-    return max(found) if found and type(optimizer).__name__ in adaptive else None
+    return max(found) if found and all(type(part).__name__ in adaptive for part in parts_of(optimizer)) else None
 
 
 def _notes(capture: Capture) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,12 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader, Dataset
 
 from unvanish.preserve import seeded
 from unvanish.records import UnvanishError
 from unvanish.trace.structure import inner_loss, tensors
 
 Optimizer = torch.optim.Optimizer
+
+
+@dataclass(frozen=True)
+class Several:
+    """Optimizers that step together, each over parameters of its own."""
+
+    parts: tuple[Optimizer, ...]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
+
+
+Optimizers = Optimizer | Several
+
+
+def parts_of(optimizer: Optimizers) -> tuple[Optimizer, ...]:
+    return optimizer.parts if isinstance(optimizer, Several) else (optimizer,)
+
+
+def name_of(optimizer: Optimizers) -> str:
+    """The optimizer's class; each once where there are several."""
+    return " and ".join(dict.fromkeys(type(part).__name__ for part in parts_of(optimizer)))
 
 
 @dataclass(frozen=True)
@@ -27,6 +55,7 @@ class Problem:
     ``inputs``: Tensor -> ``model(x)``; tuple or list -> ``model(*x)``; any Mapping -> ``model(**x)``.
     ``loss_fn(outputs, targets)`` -> scalar. None: the output, or its ``.loss``, is the loss.
     ``optimizer``: a torch Optimizer over the model, or ``callable(parameters) -> Optimizer`` (needed with a factory).
+    Several, each over its own part: a sequence of them, which a callable may return too.
     ``train_batches``: re-iterable of (inputs, targets), lists or Mappings. ``validation``: (inputs, targets).
     ``metric(outputs, targets)`` -> float, higher is better. ``steps``: planned optimizer steps.
     ``autocast``: the torch.dtype to check under autocast.
@@ -38,7 +67,7 @@ class Problem:
     inputs: Any
     targets: Any = None
     loss_fn: Callable[..., Any] | None = None
-    optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+    optimizer: Optimizer | Sequence[Optimizer] | Callable[[Iterable[nn.Parameter]], Any] | None = None
     train_batches: Any = None
     validation: Any = None
     metric: Callable[..., float] | None = None
@@ -52,6 +81,12 @@ class Problem:
             )
         if self.inputs is None:
             raise UnvanishError("Problem(inputs=…) is None: give one batch, as the model takes it")
+        for name, one in (("inputs", self.inputs), ("validation", self.validation)):
+            if isinstance(one, (DataLoader, Dataset)):
+                raise UnvanishError(
+                    f"Problem({name}=…) is {_kind(one)}: give one batch, as in `inputs, targets = next(iter(loader))`;"
+                    " the loader itself goes into train_batches=loader"
+                )
         if self.loss_fn is None and self.targets is not None:
             raise UnvanishError(
                 "Problem has targets but no loss_fn: pass loss_fn(outputs, targets), or leave targets out if the model"
@@ -59,16 +94,23 @@ class Problem:
             )
         if self.loss_fn is not None and not callable(self.loss_fn):
             raise UnvanishError(f"Problem(loss_fn=…) takes a function, not {_kind(self.loss_fn)}")
+        if isinstance(self.loss_fn, type):
+            name = self.loss_fn.__name__
+            raise UnvanishError(f"Problem(loss_fn={name}) is a class: pass an instance of it, loss_fn={name}()")
         if self.loss_fn is not None and (misfit := _misfit(self.loss_fn)):
             raise UnvanishError(f"loss_fn is called as loss_fn(outputs, targets), which it does not take: {misfit}")
-        if isinstance(self.optimizer, Optimizer) and not isinstance(self.model, nn.Module):
+        if isinstance(self.optimizer, (list, tuple)):
+            _together(self.optimizer, "Problem(optimizer=…)")
+        instance = isinstance(self.optimizer, (Optimizer, list, tuple))
+        if instance and not isinstance(self.model, nn.Module):
             raise UnvanishError(
                 "Problem has a model factory and an optimizer instance: pass a function of the parameters instead, such"
                 " as optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
             )
-        if self.optimizer is not None and not isinstance(self.optimizer, Optimizer) and not callable(self.optimizer):
+        if self.optimizer is not None and not instance and not callable(self.optimizer):
             raise UnvanishError(
-                f"Problem(optimizer=…) takes a torch Optimizer or a function, not {_kind(self.optimizer)}"
+                "Problem(optimizer=…) takes a torch Optimizer, a sequence of them or a function, not"
+                f" {_kind(self.optimizer)}"
             )
         if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
             raise UnvanishError(f"Problem(steps=…) is the planned number of optimizer steps, not {self.steps!r}")
@@ -88,7 +130,17 @@ class Problem:
         return 1
 
     def build(self, seed: int = 0) -> tuple[nn.Module, Optimizer | None]:
-        """The eager model and its optimizer; a factory is called with torch's generator seeded by ``seed``."""
+        """The eager model and its one optimizer; raises UnvanishError where there are several."""
+        model, optimizer = self.build_all(seed)
+        if isinstance(optimizer, Several):
+            raise UnvanishError(
+                f"trials train with one optimizer, and the Problem has {len(optimizer.parts)} ({name_of(optimizer)});"
+                " give one with a parameter group for each part, as in torch.optim.Adam([{'params': …, 'lr': …}, …])"
+            )
+        return model, optimizer
+
+    def build_all(self, seed: int = 0) -> tuple[nn.Module, Optimizers | None]:
+        """The eager model and all that trains it; a factory is called with torch's generator seeded by ``seed``."""
         if isinstance(self.model, nn.Module):
             model: Any = self.model
         else:
@@ -121,20 +173,23 @@ class Problem:
             )
         return model, self._optimizer_of(model)
 
-    def _optimizer_of(self, model: nn.Module) -> Optimizer | None:
-        optimizer = self.optimizer
+    def _optimizer_of(self, model: nn.Module) -> Optimizers | None:
+        optimizer: Any = self.optimizer
         if optimizer is None:
             return None
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, (Optimizer, list, tuple)):
             optimizer = _run("optimizer(parameters)", optimizer, model.parameters())
-            if not isinstance(optimizer, Optimizer):
-                raise UnvanishError(
-                    f"optimizer(parameters) returned {_kind(optimizer)}; it must return a torch Optimizer"
-                )
+        if isinstance(optimizer, (list, tuple)):
+            optimizer = _together(optimizer, "optimizer(parameters) returned a sequence that")
+        if not isinstance(optimizer, Optimizer | Several):
+            raise UnvanishError(
+                f"optimizer(parameters) returned {_kind(optimizer)}; it must return a torch Optimizer, or a sequence of"
+                " them"
+            )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if held.isdisjoint(id(p) for p in model.parameters()):
             raise UnvanishError(
-                f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters; build it from"
+                f"the optimizer ({name_of(optimizer)}) holds none of the model's parameters; build it from"
                 " model.parameters() after the model has its final device and copy"
             )
         return optimizer
@@ -174,6 +229,27 @@ class Problem:
                 f"{source} {_kind(loss)}, which has no gradient; return the tensor itself, without .item() or float()"
             )
         return loss
+
+
+def _together(optimizers: Sequence[Any], what: str) -> Optimizers:
+    """Several optimizers as one; a single one is itself."""
+    if not optimizers:
+        raise UnvanishError(f"{what} holds no optimizer; leave it out, or give one over the model's parameters")
+    for each in optimizers:
+        if not isinstance(each, Optimizer):
+            raise UnvanishError(f"{what} holds {_kind(each)} among the optimizers; each must be a torch Optimizer")
+    holders: dict[int, Optimizer] = {}
+    for each in dict.fromkeys(optimizers):
+        for group in each.param_groups:
+            for parameter in group["params"]:
+                other = holders.setdefault(id(parameter), each)
+                if other is not each:
+                    raise UnvanishError(
+                        f"{what} has two optimizers, {type(other).__name__} and {type(each).__name__}, that hold the"
+                        f" same parameter (shape {tuple(parameter.shape)}); give each one its own part of the model"
+                    )
+    every = tuple(dict.fromkeys(optimizers))
+    return every[0] if len(every) == 1 else Several(every)
 
 
 def _misfit(loss_fn: Callable[..., Any]) -> str:

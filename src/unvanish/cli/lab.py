@@ -34,8 +34,8 @@ def add(commands: Any, words: Sequence[str]) -> None:
     if experiment is not None:
         settings = lab.add_argument_group(f"settings of {experiment.name}", experiment.question)
         if experiment.presets:
-            names = ", ".join(each.name for each in experiment.presets)
-            settings.add_argument("--preset", metavar="NAME", help=f"settings to start from: {names}")
+            listed = "; ".join(f"{each.name} ({each.title})" for each in experiment.presets)
+            settings.add_argument("--preset", metavar="NAME", help=f"settings to start from: {listed}")
         for knob in experiment.settings:
             option, text = f"--{knob.name.replace('_', '-')}", _help(knob)
             if isinstance(knob.default, bool):

@@ -14,9 +14,10 @@ from unvanish.records import NextStep
 
 def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
     """The next step as it arrives; None where it cannot be looked at, and where there is nothing to say about it."""
-    if updates.refused or not updates.keep:
-        return None
     called = [layer for layer in layers if layer.call is not None and layer.live]
+    left_out = tuple(a.name for a in called if a.first and not any(map(updates.held, a.live)))
+    if updates.refused or not updates.keep:
+        return NextStep(left_out=left_out) if left_out else None
     held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}
     bad = {key: count for key, p in held.items() if (count := _not_finite(updates, key, p))}
     broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
@@ -30,7 +31,7 @@ def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
         reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
         moved=sum(each.moved for each in arrived) / asked if asked else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
-        left_out=tuple(a.name for a in called if a.first and not any(id(p) in updates.groups for p in a.live)),
+        left_out=left_out,
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
     )
     return None if found == NextStep() else found
@@ -52,7 +53,7 @@ def _reason(updates: Updates, arrivals: Sequence[Arrival | None], parameters: Se
     if any(each is not None and each.bad_state for each in arrivals):
         return "state"
     for parameter in parameters:
-        eps = updates.optimizer.param_groups[updates.groups[id(parameter)]].get("eps")
+        eps = updates.group(parameter).get("eps")
         if eps is not None and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
             return "eps"
     return "rate"

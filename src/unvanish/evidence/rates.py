@@ -21,7 +21,7 @@ from torch import nn
 
 from unvanish.decide import VANISHED
 from unvanish.evidence.step import REAL_STEPS, stepped
-from unvanish.problem import Optimizer, Problem
+from unvanish.problem import Optimizers, Problem
 from unvanish.records import CallFlow, LayerFlow, RateTrial
 from unvanish.words.numbers import amount
 
@@ -56,7 +56,7 @@ def may_lose_signal(layers: Sequence[LayerFlow], calls: Sequence[CallFlow]) -> b
 
 
 def rate_trials(
-    problem: Problem, model: nn.Module, optimizer: Optimizer, layers: Sequence[LayerFlow], look: Look, seed: int
+    problem: Problem, model: nn.Module, optimizer: Optimizers, layers: Sequence[LayerFlow], look: Look, seed: int
 ) -> tuple[RateTrial, ...]:
     """Real steps at the learning rate, and at a larger or a smaller one; () without a learning rate.
 

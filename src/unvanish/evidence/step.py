@@ -23,7 +23,7 @@ from unvanish.decide import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow.updates import Updates, undecorated_step
-from unvanish.problem import Optimizer, Problem
+from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
@@ -50,7 +50,7 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
     best = min(finite, key=lambda m: finite[m], default=None)
     gap = _gap(loss, now)
     return StepFacts(
-        optimizer=type(optimizer).__name__,
+        optimizer=name_of(optimizer),
         lr=float(optimizer.param_groups[0].get("lr", math.nan)),
         loss=now,
         ladder=tuple(sorted(ladder.items())),
@@ -65,7 +65,7 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
 def with_real_steps(
     problem: Problem,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizers,
     facts: StepFacts,
     loss: LossFacts,
     seed: int,
@@ -168,7 +168,7 @@ def _needed(now: float, ladder: dict[float, float], finite: dict[float, float], 
     return max(1.0, math.log(10.0) / -math.log1p(-gained / gap)) if gained < 0.9 * gap else 1.0
 
 
-def _taken(optimizer: Optimizer) -> int | None:
+def _taken(optimizer: Optimizers) -> int | None:
     """The steps the optimizer has made, by its own count; None where it keeps none (plain SGD) or has not begun."""
     counts = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
     return max(counts, default=None)
@@ -185,7 +185,7 @@ def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
     return math.log(10.0) * taken / -math.log(left)
 
 
-def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, seed: int) -> float:
+def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int) -> float:
     """The loss of the batch after REAL_STEPS steps at ``scale`` times the learning rate (nan or inf if it diverges)."""
     with stepped(problem, model, optimizer, scale, REAL_STEPS, seed) as loss:
         return loss
@@ -193,7 +193,7 @@ def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizer, scale: 
 
 @contextmanager
 def stepped(
-    problem: Problem, model: nn.Module, optimizer: Optimizer, scale: float, steps: int, seed: int
+    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, steps: int, seed: int
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
@@ -203,7 +203,7 @@ def stepped(
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor:
-        step = _stand_in(optimizer, scale)
+        parts = [_stand_in(part, scale) for part in parts_of(optimizer)]
         for batch in batches:
             with torch.enable_grad():
                 loss = loss_again(batch, model, seed)
@@ -212,7 +212,8 @@ def stepped(
                 break
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
-            step()
+            for step in parts:
+                step()
         with torch.no_grad():
             return loss_again(problem, model, seed)
 
@@ -260,7 +261,7 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
     return undecorated_step(alone)
 
 
-def _limit(problem: Problem, model: nn.Module, optimizer: Optimizer, seed: int) -> float | None:
+def _limit(problem: Problem, model: nn.Module, optimizer: Optimizers, seed: int) -> float | None:
     """2/λ_max, for plain gradient descent only: other optimizers rescale the directions."""
     if type(optimizer) is not torch.optim.SGD:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from unvanish.problem import Optimizer
+from unvanish.problem import Optimizer, Optimizers, parts_of
 from unvanish.trace.scaled import norm_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
@@ -29,32 +29,64 @@ NARROW = (torch.float16, torch.bfloat16)
 
 
 class Updates:
-    """For each parameter: the norm of its next update, 0 where the optimizer does not hold it."""
+    """For each parameter: the norm of its next update by the optimizer that holds it, 0 where none does."""
 
-    def __init__(self, optimizer: Optimizer, keep: bool) -> None:
-        self.optimizer = optimizer
-        self.keep = keep  # the updates themselves too, for trying them
+    def __init__(self, optimizer: Optimizers, keep: bool) -> None:
+        """``keep``: the updates themselves too, for trying them."""
+        self.optimizer, self.keep = optimizer, keep
         self.changes: dict[int, Tensor] = {}
-        self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.arrivals: dict[int, Arrival] = {}
         self.pull: list[tuple[float, float]] = []  # per decaying parameter: norms of g and of g + λw
         self.found: dict[int, float] = {}
+        self.parts = [_Part(each, self) for each in parts_of(optimizer)]
+        self.holder = {key: part for part in self.parts for key in part.groups}
+
+    @property
+    def refused(self) -> str:
+        """Why some optimizer cannot be stepped, or ""."""
+        return next((part.refused for part in self.parts if part.refused), "")
+
+    def held(self, parameter: nn.Parameter) -> bool:
+        return id(parameter) in self.holder
+
+    def group(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """The settings by which the optimizer that holds a parameter steps it."""
+        part = self.holder[id(parameter)]
+        return part.optimizer.param_groups[part.groups[id(parameter)]]
+
+    def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """``gradient``: as the user's backward would leave it in ``parameter.grad`` (same shape and dtype)."""
+        part = self.holder.get(id(parameter))
+        if part is None:
+            self.found[id(parameter)] = 0.0
+        else:
+            part.read(parameter, gradient)
+
+    def flush(self) -> None:
+        """Step the parameters that wait; afterwards everything read so far is in ``found``."""
+        for part in self.parts:
+            part.flush()
+
+
+class _Part:
+    """One optimizer, and what of its parameters waits to be stepped."""
+
+    def __init__(self, optimizer: Optimizer, into: Updates) -> None:
+        self.optimizer, self.keep, self.changes, self.found = optimizer, into.keep, into.changes, into.found
+        self.arrivals, self.pull = into.arrivals, into.pull
+        self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
         self.waiting: list[tuple[nn.Parameter, Tensor]] = []
         self.entries = 0
 
     def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """``gradient``: as the user's backward would leave it in ``parameter.grad`` (same shape and dtype)."""
-        if id(parameter) not in self.groups:
-            self.found[id(parameter)] = 0.0
-        elif not self.refused:
+        if not self.refused:
             self.waiting.append((parameter, gradient))
             self.entries += parameter.numel()
             if self.entries >= TOGETHER:
                 self.flush()
 
     def flush(self) -> None:
-        """Step the parameters that wait; afterwards everything read so far is in ``found``."""
         waiting, self.waiting, self.entries = self.waiting, [], 0
         if not waiting or self.refused:
             return

@@ -34,7 +34,7 @@ Run = Callable[[Settings, Progress], Outcome]
 OnReport = Callable[["Report", Settings, Progress], Outcome]
 PACES = ("live", "short", "long")
 
-PARTS = ("knobs", "outcome", "readable", "network", "beside")
+PARTS = ("knobs", "outcome", "readable", "network", "beside", "sources")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
 _registry: dict[str, Experiment] = {}
 
@@ -45,11 +45,12 @@ class Stopped(Exception):  # noqa: N818 - a request, not a fault
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings with a name, such as those of a source document's own example."""
+    """Settings with a name. ``source``: the number of the source document whose own example they are, or ""."""
 
     name: str
     title: str
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def slopes(function: Callable[[Any], Any], z: Any) -> tuple[Any, Any]:
 
 
 def coarse_maximum() -> float:
-    """The largest σ′ on 100 points from −5 to 5, as document 001 plots it."""
+    """The largest σ′ on 100 points from −5 to 5, as source 001 plots it."""
     import numpy as np
 
     return float(activation("sigmoid").slope(np.linspace(-5, 5, 100)).max())

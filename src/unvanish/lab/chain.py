@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
+from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError
 from unvanish.theory import Chain, Scaled, activations, chain, running_product
 from unvanish.theory.chain import LOSSES, SMALLEST, overflow_from, zero_from
@@ -49,11 +50,11 @@ SETTINGS = (
     Knob("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
 )
 PRESETS = (
-    Preset("000", "Document 000: the recursion with φ in place of φ′", {"depth": 20, "written": "000"}),
-    Preset("001", "Document 001: weights drawn from N(0, 1)", {"depth": 20, "weight": 0.0, "noise": 1.0}),
+    Preset("000", "The recursion with φ in place of φ′", {"depth": 20, "written": "000"}, source="000"),
+    Preset("001", "Weights drawn from N(0, 1)", {"depth": 20, "weight": 0.0, "noise": 1.0}, source="001"),
     Preset(
         "003",
-        "Document 003: four weights, the squared error summed over a training set",
+        "Four weights and a training set",
         {
             "depth": 4,
             "weight": (1.541, -0.2934, -2.1788, 0.5684),
@@ -62,9 +63,10 @@ PRESETS = (
             "loss": "square",
             "written": "003-line-2",
         },
+        source="003",
     ),
-    Preset("004", "Document 004: 20 layers, every weight 0.17, input 1", {"depth": 20, "weight": 0.17}),
-    Preset("004-50", "Document 004: the same with 50 layers", {"depth": 50, "weight": 0.17}),
+    Preset("004", "20 layers, every weight 0.17", {"depth": 20, "weight": 0.17}, source="004"),
+    Preset("004-50", "50 layers, every weight 0.17", {"depth": 50, "weight": 0.17}, source="004"),
 )
 ROW = 36
 """What a row of the table weighs beside one number of an array: a dozen numbers, each of them an object."""
@@ -284,7 +286,8 @@ def _overflow(made: Chain | Layers) -> Outcome:
 def _comparison(made: Chain, written: str) -> str:
     theirs, true = as_written(made, written), made.weight_gradient[0]
     number, _, line = written.partition("-line-")
-    source = f"line {line} of document {number}" if line else f"document {number}"
+    source = f"line {line} of source {number}" if line else f"source {number}"
+    source += f" ({SOURCES[number]})"
     value = f"{'-' if theirs.sign < 0 else ''}{exactly(float(theirs.log10))}"
     if true.sign == 0 or theirs.sign == 0:
         return f"As {source} writes it, the gradient of w₁ is {value}."

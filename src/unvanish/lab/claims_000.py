@@ -1,4 +1,4 @@
-"""The claims of document 000, about f = 0.001 w₁² + w₂² and a chain of neurons."""
+"""What the first source claims about f = 0.001 w₁² + w₂² and a chain of neurons."""
 
 from __future__ import annotations
 

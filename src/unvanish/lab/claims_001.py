@@ -1,4 +1,4 @@
-"""The claims of document 001, about the product of weights and slopes and how unstable it is."""
+"""What the second source claims about the product of weights and slopes and how unstable it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The claims of documents 002, about what a small derivative says, and 003, about a chain of four."""
+"""What the third source claims about what a small derivative says, and the fourth about a chain of four."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The claims of document 004, about causes of the vanishing gradient and remedies for it."""
+"""What the fifth source claims about causes of the vanishing gradient and remedies for it."""
 
 from __future__ import annotations
 

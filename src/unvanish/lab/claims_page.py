@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unvanish.lab import Outcome
 from unvanish.lab import run as run_experiment
+from unvanish.lab.sources import SOURCES
 
 WRITER = "python -m unvanish.lab.claims_page docs/claims.md"
 
@@ -26,21 +27,12 @@ def _sections(outcome: Outcome) -> Iterator[str]:
     )
     yield outcome.sentence
     for source in sorted({row["document"] for row in outcome.rows}):
-        yield f"## {source} {TITLES[source]}"
+        yield f"## {SOURCES[source][0].upper()}{SOURCES[source][1:]} ({source})"
         lines = ["| claim | verdict | what is true | shown by |", "| --- | --- | --- | --- |"]
         for row in (each for each in outcome.rows if each["document"] == source):
             cells = (row["says"], row["verdict"], row["truth"], f"`{row['command']}`")
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         yield "\n".join(lines)
-
-
-TITLES = {
-    "000": "A question and an answer: why a vanishing gradient is not an optimum",
-    "001": "A chapter of a course: what causes the vanishing gradient",
-    "002": "A question about Nielsen's book: is a small gradient good news?",
-    "003": "A blog post: how the gradient vanishes in a chain of four",
-    "004": "An encyclopedia entry: the problem, its causes and remedies",
-}
 
 
 if __name__ == "__main__":

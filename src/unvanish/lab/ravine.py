@@ -27,7 +27,7 @@ SETTINGS = (
     Knob("steps", 200_000, "steps at most", 1, 1_000_000, "steps", log=True),
 )
 PRESETS = (
-    Preset("000", "Document 000: gradient descent with 0.5 from (1, 1)", {}),
+    Preset("000", "Gradient descent at rate 0.5 from (1, 1)", {}, source="000"),
     Preset("far", "A hundred times farther: Adagrad loses", {"w1": 100.0, "w2": 100.0}),
 )
 COLUMNS = (

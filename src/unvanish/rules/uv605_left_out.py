@@ -36,10 +36,11 @@ def left_out(flow: Flow) -> list[Statement]:
     if flow.next_step is None or not flow.next_step.left_out:
         return []
     names = flow.next_step.left_out
+    still = sum(layer.parameters for layer in flow.layers if layer.name in names)
     message = (
         f"{span(names, [layer.name for layer in flow.layers])} {'is' if len(names) == 1 else 'are'} trainable, but"
-        f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} parameters: no step moves"
-        " them. If that is meant, freeze them."
+        f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} {still:,} parameters: no"
+        " step moves them. If that is meant, freeze them."
     )
     return [
         Statement(

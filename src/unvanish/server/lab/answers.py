@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from unvanish.lab import Experiment, Outcome, get
 from unvanish.lab.outcome import Drawing
+from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError, to_builtins
 from unvanish.report.formats import names
 
@@ -28,7 +29,11 @@ def described(experiment: Experiment) -> dict[str, Any]:
         if not knob.local
     ]  # fmt: skip
     presets = [
-        {"title": each.title, "settings": {name: _plain(value) for name, value in each.settings.items()}}
+        {
+            "title": each.title,
+            "source": SOURCES.get(each.source, ""),
+            "settings": {name: _plain(value) for name, value in each.settings.items()},
+        }
         for each in experiment.presets
     ]
     return {

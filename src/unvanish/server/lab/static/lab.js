@@ -109,7 +109,7 @@ function form() {
       toAddress();
       form();
       changed();
-    }}, each.title));
+    }}, each.title, ...(each.source ? [make('small', {}, ` ${each.source}`)] : [])));
     parts.push(make('fieldset', {}, make('legend', {}, 'Start from'), make('div', {className: 'column'}, ...buttons)));
   }
   $('settings').replaceChildren(...parts);
