@@ -227,7 +227,7 @@ def test_numbers_without_a_gradient_are_traced_to_their_maker() -> None:
 def test_weights_that_are_nan_already_come_first() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
     with torch.no_grad():
-        model[2].weight[0, 3] = math.nan
+        model[2].get_parameter("weight")[0, 3] = math.nan
     finding = nonfinite(diagnose(Problem(model, torch.randn(32, 8), torch.randn(32, 1), F.mse_loss)))
     assert finding.message.startswith("2.weight holds nan or inf already") and finding.layers == ("2",)
     assert finding.cause == "parameters"
@@ -238,7 +238,7 @@ def test_weights_that_are_nan_and_not_met_by_this_batch_are_found() -> None:
     asked = Problem(model, torch.arange(32) % 10, torch.arange(32) % 3, F.cross_entropy)
     assert diagnose(asked).healthy
     with torch.no_grad():
-        model[0].weight[19] = math.nan
+        model[0].get_parameter("weight")[19] = math.nan
     report = diagnose(asked)
     assert nonfinite(report).message.startswith("0.weight holds nan") and not report.nonfinite
     assert "vanished" not in {layer.verdict for layer in report.layers}

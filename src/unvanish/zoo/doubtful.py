@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ def masked_attention(closed: int = 0, replaced: bool = True) -> Problem:
     shut[:, :, 3] = True
     shut[:closed] = True
 
-    def run(parts: Written, inputs: Tensor) -> Tensor:
+    def run(parts: Any, inputs: Tensor) -> Tensor:
         hidden = torch.tanh(parts.embed(inputs)).view(16, 4, 16)
         scores = (hidden @ hidden.mT / 4.0).masked_fill(shut, -math.inf)
         mixed = parts.value(scores.softmax(-1) @ hidden)
