@@ -30,7 +30,7 @@ COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
-    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts,
+    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
     records.ZeroFacts, records.Setting, records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check,
     lab.Drawing,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from unvanish.evidence.layerwise import Bend, bends, chosen
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.zeros import zero_facts
@@ -140,7 +141,9 @@ def _walked(
     last = None if isinstance(free, str) else last_call(capture, free)
     own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
     facts = loss_facts(free, last, capture.loss, seed)
-    flow = flow.replace(loss=facts)
+    flow = flow.replace(
+        loss=facts, pairs=None if isinstance(free, str) else pair_facts(problem, capture, free, facts, seed)
+    )
     if capture.loss_root is None:
         return _bare(flow, capture, layers), nothing
     reason = why_inexact()

@@ -229,6 +229,21 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     constant: float | None = None
 
 
+class PairFacts(Record, frozen=True, kw_only=True):
+    """A loss that may not compare each output with its own target although the targets vary.
+
+    ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
+    the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
+    over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    """
+
+    outputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    source: str = ""
+    shuffled: float
+    won: float
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
@@ -342,6 +357,7 @@ class Flow(Record, frozen=True, kw_only=True):
     rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
+    pairs: PairFacts | None = None
     decrement: float | None = None
     decrement_refused: str = ""
     nonfinite: str = ""

@@ -18,6 +18,7 @@ from unvanish.records import (
     LossFacts,
     NextStep,
     OutputFacts,
+    PairFacts,
     RateTrial,
     Record,
     Setting,
@@ -31,7 +32,7 @@ from unvanish.records import (
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "birth", "next_step")
+WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "birth", "next_step", "pairs")
 """Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -66,6 +67,7 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite_call: int | None = None
     birth: Birth | None = None
     next_step: NextStep | None = None
+    pairs: PairFacts | None = None
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

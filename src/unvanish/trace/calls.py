@@ -77,6 +77,7 @@ class Capture:
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
+    compared: tuple[tuple[int, ...], Tensor, str] | None = None  # a shape and the target it meets first in the loss
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
@@ -84,7 +85,7 @@ class Capture:
 
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
-        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
+        self.loss_root, self.loss_input, self.values, self.loss_call, self.compared = None, None, None, None, None
         self.outputs.clear()
         self.of_parameters.clear()
         nodes = sorted(self.owner, key=lambda n: n._sequence_nr())

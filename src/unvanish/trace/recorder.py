@@ -174,6 +174,8 @@ class Recorder(TorchFunctionMode):
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
+        if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
+            self._remember_target(call, args, kwargs)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
 
@@ -236,6 +238,13 @@ class Recorder(TorchFunctionMode):
             _, inputs, leaves = self._reach([node])
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
+
+    def _remember_target(self, call: Call, args: Any, kwargs: Any) -> None:
+        given = arguments((args, kwargs))
+        outputs = [t for t in given if t.grad_fn is not None]
+        targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
+        if outputs and targets:
+            self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
 
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}

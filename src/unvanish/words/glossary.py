@@ -239,6 +239,11 @@ _ENDS = {
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
     "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
+    "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
+    "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
+    "targets": "The shape of the targets that meet them.",
+    "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
     "largest_deviation": "How far the most extreme input feature is from being standardised.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,3 +68,18 @@ def infinite_weight() -> Problem:
     with torch.no_grad():
         model[2].get_parameter("weight")[0, 0] = math.inf
     return digits(model)
+
+
+def squared_error(flat: bool = False, mean_first: bool = False) -> Problem:
+    """Least squares of outputs (N, 1) written out; ``flat``: against targets (N,), each output with each target.
+
+    ``mean_first``: of the means over the samples.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if mean_first:
+            return (outputs.mean(0) - targets.mean(0)).square().sum()
+        return (outputs - targets).square().mean()
+
+    sound = regression(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1)))
+    return replace(sound, loss_fn=loss, targets=sound.targets.squeeze(1) if flat else sound.targets)

@@ -21,4 +21,16 @@ DOUBTFUL = (
         name="infinite-weight", builder="doubtful.infinite_weight", expects=("nonfinite",), codes=("UV501",),
         about="a weight that is infinite already",
     ),
+    Network(
+        name="paired-targets", builder="doubtful.squared_error", expects=("healthy",), learns=True,
+        about="least squares written out, outputs and targets of one shape",
+    ),
+    Network(
+        name="broadcast-targets", builder="doubtful.squared_error", options={"flat": True}, expects=("pairing",),
+        codes=("UV708",), about="the same with targets (N,) against outputs (N, 1): all pairs are compared",
+    ),
+    Network(
+        name="mean-before-loss", builder="doubtful.squared_error", options={"mean_first": True}, expects=("pairing",),
+        codes=("UV708",), about="the same of the means over the samples",
+    ),
 )  # fmt: skip
