@@ -17,6 +17,7 @@ from unvanish.evidence.birth import backward_birth, forward_birth, harmless_birt
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
+from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.layerwise import Bend, bends, chosen
 from unvanish.evidence.loss import loss_facts
@@ -140,7 +141,10 @@ def _walked(
     free = free_loss(problem, capture)
     last = None if isinstance(free, str) else last_call(capture, free)
     own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
-    facts = loss_facts(free, last, capture.loss, seed)
+    if isinstance(free, str) and capture.inside:
+        facts = inside_facts(problem, capture, free, seed)
+    else:
+        facts = loss_facts(free, last, capture.loss, seed)
     flow = flow.replace(
         loss=facts, pairs=None if isinstance(free, str) else pair_facts(problem, capture, free, facts, seed)
     )

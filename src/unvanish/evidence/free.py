@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
+from unvanish.trace.capture import same_loss
 from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
@@ -33,16 +34,15 @@ class FreeLoss:
 
 def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
+    if capture.inside:
+        return "the loss is computed inside the model by no loss function that is recognised"
     if problem.loss_fn is not None:
         return _of_outputs(capture, _loss_of(problem, capture))
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
-    func, args, kwargs, _ = capture.loss_call
-    with capture.replay():
-        again = float(func(*args, **kwargs))
-    if not math.isclose(again, capture.loss, rel_tol=1e-5):
+    if not same_loss(capture):
         return "the loss inside the model is more than its recognised loss call"
-    return where_finite(loss_call(capture), [args[0]])
+    return where_finite(loss_call(capture), [capture.loss_call[1][0]])
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:

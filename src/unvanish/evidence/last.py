@@ -6,7 +6,6 @@ undefined or even lower outside of them. What can be reached through the last ca
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from unvanish.evidence.free import FreeLoss, loss_call, lowest, where_finite
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.capture import same_loss
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
 MOST = 6  # calls without weights that are followed back
@@ -56,14 +56,10 @@ class Last:
 
 def last_call(capture: Capture, free: FreeLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
-    if capture.loss_call is not None and capture.loss_input is not None:
-        func, args, kwargs, _ = capture.loss_call
-        with capture.replay():
-            again = float(func(*args, **kwargs))
-        if math.isclose(again, capture.loss, rel_tol=1e-5):
-            index = capture.owner.get(capture.loss_input.slot[0])
-            if index is not None and index >= 0:
-                return _limited(capture, index, where_finite(loss_call(capture), [args[0]]))
+    if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
+        index = capture.owner.get(capture.loss_input.slot[0])
+        if index is not None and index >= 0:
+            return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
     return output_call(capture, free)
 
 

@@ -29,7 +29,7 @@ def loss_facts(free: FreeLoss | str, last: Last | None, value: float, seed: int)
     if isinstance(free, str):
         return LossFacts(value=value, why=free)
     try:
-        residual, curvature = _first_and_second(free, seed)
+        residual, curvature = first_and_second(free, seed)
         moves = _moves(free, value, seed)
         best_constant, best_free = _best(free, last, value)
     except Exception as error:  # a user's loss may refuse detached outputs; what it says is the reason
@@ -106,7 +106,8 @@ def _least(free: FreeLoss) -> float:
     return max(torch.finfo(t.dtype).smallest_normal * max(1, t.numel()) for t in free.now)
 
 
-def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
+def first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
+    """The norm of the loss's derivative with respect to the outputs, and its curvature in a random direction."""
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         z = [t.detach().clone().requires_grad_(True) for t in free.now]

@@ -74,6 +74,7 @@ class Capture:
     loss_root: Root | None = None
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
+    inside: tuple[int, ...] = ()  # of a model that returns its own loss: the calls whose results ``outputs`` are
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
