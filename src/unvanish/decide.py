@@ -150,6 +150,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str,
     jacobian, gradient = layer.log10_jacobian_norm, layer.log10_grad_norm
     if jacobian is None or not jacobian < math.inf:
         return _missing("how strongly the outputs depend on it", jacobian)
+    if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
+        return "dead", ""
     if jacobian == -math.inf:
         return _closed(gradient, zero)
     if has_converged(loss):

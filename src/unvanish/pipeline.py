@@ -26,7 +26,7 @@ from unvanish.evidence.output import output_facts
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
-from unvanish.evidence.zeros import zero_facts
+from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.layers import Layer, layers_of
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -168,7 +168,9 @@ def _walked(
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, layers))
-    flow = flow.replace(zeros=zero_facts(problem, capture, layers, seen, seed))
+    zeros = zero_facts(problem, capture, layers, seen, seed)
+    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    flow = flow.replace(zeros=without_normalisers(capture, layers, weak, zeros))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
     if effort == "quick" or isinstance(free, str):

@@ -44,6 +44,7 @@ class Call:
     numel: int
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+    again: tuple[Any, ...] | None = None  # of a normaliser: (func, args, kwargs), its tensors replaced by ones
     trouble: Trouble | None = None  # where its result is not finite
 
     @property

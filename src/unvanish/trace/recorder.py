@@ -24,7 +24,7 @@ from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
-from unvanish.trace.structure import arguments, detached, tensors
+from unvanish.trace.structure import arguments, detached, rebuild, tensors
 
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
@@ -171,6 +171,8 @@ class Recorder(TorchFunctionMode):
             given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
         if _one_to_one(args, made):
+            if "norm" in name:
+                call.again = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
@@ -263,6 +265,10 @@ def _name_of(node: Node) -> str:
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+
+
+def _ones(tensor: Tensor) -> Tensor:
+    return torch.ones(tensor.shape, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
 
 
 def _transformed() -> bool:

@@ -83,3 +83,35 @@ def squared_error(flat: bool = False, mean_first: bool = False) -> Problem:
 
     sound = regression(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1)))
     return replace(sound, loss_fn=loss, targets=sound.targets.squeeze(1) if flat else sound.targets)
+
+
+def guarded_clamp() -> Problem:
+    """An ELU written with ``where``: its clamp keeps the exponential from overflowing and is flat for every sample."""
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        z = parts.first(inputs)
+        return parts.head(torch.where(z < 0, z.clamp(max=0.0).exp() - 1.0, z))
+
+    model = Written(run, first=nn.Linear(4, 16), head=nn.Linear(16, 1))
+    with torch.no_grad():
+        model.first.get_parameter("bias").add_(3.0)  # type: ignore[operator]
+    return regression(model)
+
+
+def penalty_off() -> Problem:
+    """A penalty on large activations, none of which is large."""
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        z = parts.first(inputs)
+        return parts.head(z.tanh()) + (z.abs() - 10.0).relu().mean(1, keepdim=True)
+
+    return regression(Written(run, first=nn.Linear(4, 16), head=nn.Linear(16, 1)))
+
+
+def one_number(kind: str) -> Problem:
+    """A normaliser over groups of a single number each: what is left of it is its bias."""
+    norm = nn.GroupNorm(16, 16) if kind == "group" else nn.LayerNorm(1)
+    width = 16 if kind == "group" else 1
+    return regression(
+        nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, width), norm, nn.ReLU(), nn.Linear(width, 1))
+    )

@@ -33,4 +33,20 @@ DOUBTFUL = (
         name="mean-before-loss", builder="doubtful.squared_error", options={"mean_first": True}, expects=("pairing",),
         codes=("UV708",), about="the same of the means over the samples",
     ),
+    Network(
+        name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
+        about="an ELU written with where: the clamp in it is flat, beside a path that is not",
+    ),
+    Network(
+        name="penalty-off", builder="doubtful.penalty_off", expects=("healthy",), learns=True,
+        about="a penalty on large activations that none of them reaches",
+    ),
+    Network(
+        name="groupnorm-one-number", builder="doubtful.one_number", options={"kind": "group"}, expects=("dead",),
+        codes=("UV302",), about="group normalisation over one number a group",
+    ),
+    Network(
+        name="layernorm-one-number", builder="doubtful.one_number", options={"kind": "layer"}, expects=("dead",),
+        codes=("UV302",), about="layer normalisation over one number",
+    ),
 )  # fmt: skip
