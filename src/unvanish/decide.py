@@ -49,6 +49,9 @@ so far by chance."""
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 
+CRAWL = 1_000
+"""Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
+
 UNJUDGED = ("frozen", "unused", "undecided")
 """Verdicts that say nothing about how a layer learns."""
 

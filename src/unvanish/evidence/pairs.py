@@ -60,10 +60,9 @@ def _ask(free: FreeLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | No
     generator = torch.Generator().manual_seed(seed)
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
     noise = [normal_like(t, generator) * (spread or 1.0) for t in free.now]
-    deal = torch.randperm(len(free.now[0]), generator=generator)
     mean = [t.mean(0, keepdim=True) for t in free.now]
     first = _scattered(free, mean, noise)
-    again = _scattered(free, mean, [n[deal.to(n.device)] for n in noise])
+    again = _scattered(free, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
     shuffled = abs(again - first) / abs(first) if first else math.inf
     if not (shuffled <= SAME or _meets_all(shape, tuple(target.shape))):
         return None

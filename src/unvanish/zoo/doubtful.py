@@ -115,3 +115,17 @@ def one_number(kind: str) -> Problem:
     return regression(
         nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, width), norm, nn.ReLU(), nn.Linear(width, 1))
     )
+
+
+def ravine(w1: float = 1.0, w2: float = 0.0, scale: float = 1.0) -> Problem:
+    """f = 0.001 w1² + w2² by gradient descent at a rate of 0.5, which leaves nothing of w2 and all of w1.
+
+    The output is the parameter itself; ``scale`` multiplies the loss and divides the rate.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return scale * (outputs.square() * torch.tensor([0.001, 1.0])).sum()
+
+    model = Written(lambda parts, _: parts.w, w=nn.Parameter(torch.tensor([w1, w2])))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5 / scale)
+    return Problem(model, torch.zeros(1, 1), None, loss, optimizer)

@@ -49,4 +49,8 @@ DOUBTFUL = (
         name="layernorm-one-number", builder="doubtful.one_number", options={"kind": "layer"}, expects=("dead",),
         codes=("UV302",), about="layer normalisation over one number",
     ),
+    Network(
+        name="ravine", builder="doubtful.ravine", expects=("slow",), codes=("UV404",), learns=False,
+        about="f = 0.001 w1² + w2², at the bottom of the steep direction: the flat one is left",
+    ),
 )  # fmt: skip
