@@ -21,7 +21,7 @@ from unvanish.pipeline import look
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.trace import exact, recorder
-from unvanish.trace.backward import walk, why_inexact
+from unvanish.trace.backward import walk, why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import record
 from unvanish.trace.plain import plain_walk
@@ -342,8 +342,8 @@ def test_torch_has_the_private_sides_of_checkpointing(name: str) -> None:
 
 
 def test_this_torch_is_supported() -> None:
-    why_inexact.cache_clear()
-    assert why_inexact() == ""
+    why_unsupported.cache_clear()
+    assert why_unsupported() == ""
 
 
 @pytest.fixture
@@ -354,15 +354,15 @@ def a_torch_without_input_metadata(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AttributeError(f"'{type(node).__name__}' object has no attribute '_input_metadata'")
 
     monkeypatch.setattr(exact, "_apply", apply)
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
     yield
     monkeypatch.undo()
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
 
 
 @pytest.mark.usefixtures("a_torch_without_input_metadata")
 def test_supported_names_what_is_missing_and_a_check_falls_back_to_torchs_own_backward() -> None:
-    reason = why_inexact()
+    reason = why_unsupported()
     assert "AttributeError" in reason and "_input_metadata" in reason
     look = pytest.importorskip("unvanish.pipeline").look
     torch.manual_seed(0)
@@ -389,11 +389,11 @@ def test_every_effort_falls_back_with_all_of_its_evidence(name: str, effort: str
 def test_supported_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     right = exact._fit
     monkeypatch.setattr(exact, "_fit", lambda gradient, metadata: 1.001 * right(gradient, metadata))
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
     try:
-        assert "differs from autograd" in why_inexact()
+        assert "differs from autograd" in why_unsupported()
     finally:
-        why_inexact.cache_clear()
+        why_unsupported.cache_clear()
 
 
 def test_the_first_call_that_sends_something_non_finite_back_is_named() -> None:

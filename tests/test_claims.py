@@ -49,9 +49,9 @@ def test_commands_name_experiments_and_settings_that_there_are(claim):
     words = claim.command().split()[1:]
     arguments = cli._parser(words).parse_args(joined(words))
     given = {
-        name.removeprefix("knob_"): value
+        name.removeprefix("parameter_"): value
         for name, value in vars(arguments).items()
-        if name.startswith("knob_") and value is not None
+        if name.startswith("parameter_") and value is not None
     }
     experiment = lab.get(claim.experiment)
     assert arguments.experiment == claim.experiment and set(given) == set(claim.settings)

@@ -180,7 +180,7 @@ def mistakes_are_explained(kind: str, page: Page, file: Path, copy: Path, out: P
         ('remedy Adam "upper case"', "'Adam' is no name for a remedy: write one such as activation-softsign"),
         ('picture ladder "No question"', "a picture answers a question: 'No question' needs a question mark"),
         ('experiment chain "Again"', "src/unvanish/lab/chain.py is already there"),
-        ('experiment knobs "A part"', "src/unvanish/lab/knobs.py is already there"),
+        ('experiment parameters "A part"', "src/unvanish/lab/parameters.py is already there"),
         ('format oneline ""', "the title says what it is: write it as one line without quotes"),
     ],
 )

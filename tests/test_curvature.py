@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev
 from unvanish import Problem, pipeline, zoo
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
 from unvanish.flow.layers import natural_norm
-from unvanish.pipeline import diagnose, free_loss
+from unvanish.pipeline import diagnose, loss_of_outputs
 from unvanish.trace.capture import record
 
 SEEDS = range(4)
@@ -59,9 +59,9 @@ LOSSES = [mse, entropy, binary]
 def found(problem: Problem, reference: float, **more: Any) -> float | str:
     model: Any = problem.model
     capture = record(problem, model)
-    free = free_loss(problem, capture)
-    assert not isinstance(free, str), free
-    return decrement(problem, model, free, reference, 0, **more)
+    output_loss = loss_of_outputs(problem, capture)
+    assert not isinstance(output_loss, str), output_loss
+    return decrement(problem, model, output_loss, reference, 0, **more)
 
 
 def number(problem: Problem, reference: float, **more: Any) -> float:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from unvanish import Problem
 from unvanish.decide import decide
-from unvanish.evidence.free import free_loss
 from unvanish.evidence.last import last_call
 from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.output_loss import loss_of_outputs
 from unvanish.pipeline import look
 from unvanish.records import LossFacts
 from unvanish.trace.capture import record
@@ -36,8 +36,10 @@ def facts(outputs: Tensor, targets: Any, loss_fn: Callable[..., Any], seed: int 
     model = Given(outputs)
     problem = Problem(model, outputs.detach(), targets, loss_fn)
     capture = record(problem, model)
-    free = free_loss(problem, capture)
-    return loss_facts(free, None if isinstance(free, str) else last_call(capture, free), capture.loss, seed)
+    output_loss = loss_of_outputs(problem, capture)
+    return loss_facts(
+        output_loss, None if isinstance(output_loss, str) else last_call(capture, output_loss), capture.loss, seed
+    )
 
 
 def outputs(*shape: int) -> Tensor:

@@ -145,7 +145,7 @@ def test_a_finished_check_under_autocast(untouched: Same) -> None:
 
 def test_a_finished_check_with_the_plain_walk(untouched: Same, monkeypatch: pytest.MonkeyPatch) -> None:
     for home in (pipeline, backward):
-        monkeypatch.setattr(home, "why_inexact", lambda: "it is tried here")
+        monkeypatch.setattr(home, "why_unsupported", lambda: "it is tried here")
     for effort in ("quick", "auto", "full"):
         model, optimizer = busy()
         with untouched(model, optimizer):

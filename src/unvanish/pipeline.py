@@ -15,14 +15,14 @@ from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, 
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
-from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.layerwise import Bend, bends, chosen
+from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
@@ -37,7 +37,7 @@ from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.backward import why_inexact
+from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import one_clear_error, record
 from unvanish.trace.tape import Tape
@@ -138,19 +138,20 @@ def _walked(
     broken = forward_birth(problem, capture, flow, seed)
     if broken is not None:
         return _bare(broken, capture, layers), nothing
-    free = free_loss(problem, capture)
-    last = None if isinstance(free, str) else last_call(capture, free)
-    own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
-    if isinstance(free, str) and capture.inside:
-        facts = inside_facts(problem, capture, free, seed)
+    output_loss = loss_of_outputs(problem, capture)
+    last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
+    own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
+    if isinstance(output_loss, str) and capture.inside:
+        facts = inside_facts(problem, capture, output_loss, seed)
     else:
-        facts = loss_facts(free, last, capture.loss, seed)
+        facts = loss_facts(output_loss, last, capture.loss, seed)
     flow = flow.replace(
-        loss=facts, pairs=None if isinstance(free, str) else pair_facts(problem, capture, free, facts, seed)
+        loss=facts,
+        pairs=None if isinstance(output_loss, str) else pair_facts(problem, capture, output_loss, facts, seed),
     )
     if capture.loss_root is None:
         return _bare(flow, capture, layers), nothing
-    reason = why_inexact()
+    reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
@@ -173,13 +174,13 @@ def _walked(
     flow = flow.replace(zeros=without_normalisers(capture, layers, weak, zeros))
     if effort == "full":
         flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
-    if effort == "quick" or isinstance(free, str):
+    if effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
     model = capture.model
 
     def more(flow: Flow) -> Flow:
-        flow = _more_evidence(problem, model, flow, free, (last, own), layers, updates, seed)
-        return _with_bends(problem, model, flow, free, layers, effort, seed)
+        flow = _more_evidence(problem, model, flow, output_loss, (last, own), layers, updates, seed)
+        return _with_gradient_curvatures(problem, model, flow, output_loss, layers, effort, seed)
 
     return flow, more
 
@@ -190,24 +191,24 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_bends(
-    problem: Problem, model: nn.Module, flow: Flow, free: FreeLoss, layers: list[Layer], effort: str, seed: int
+def _with_gradient_curvatures(
+    problem: Problem, model: nn.Module, flow: Flow, output_loss: OutputLoss, layers: list[Layer], effort: str, seed: int
 ) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
     picked = chosen(flow, layers, effort)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = bends(problem, model, picked, {a.name: a for a in flow.layers}, free, seed)
+    found = gradient_curvatures(problem, model, picked, {a.name: a for a in flow.layers}, output_loss, seed)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
     by_name = {a.name: shared[key] for a in layers if (key := frozenset(map(id, a.live))) in shared}
 
-    def share(bend: Bend) -> float | None:
+    def share(measured: GradientCurvature) -> float | None:
         if not loss.reference or loss.relative_gap is None:
             return None
-        log = bend.log10_gain - math.log10(loss.reference)
+        log = measured.log10_gain - math.log10(loss.reference)
         return min(loss.relative_gap, 10.0**log) if log < 300.0 else loss.relative_gap
 
     return flow.replace(
@@ -224,7 +225,7 @@ def _more_evidence(
     problem: Problem,
     model: nn.Module,
     flow: Flow,
-    free: FreeLoss,
+    output_loss: OutputLoss,
     ends: tuple[Last | None, Last | None],
     layers: Sequence[Layer],
     updates: Updates | None,
@@ -244,7 +245,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(problem, model, flow, free, layers, loss.reference, seed)
+        flow = _with_decrement(problem, model, flow, output_loss, layers, loss.reference, seed)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -262,7 +263,7 @@ def _with_decrement(
     problem: Problem,
     model: nn.Module,
     flow: Flow,
-    free: FreeLoss,
+    output_loss: OutputLoss,
     layers: Sequence[Layer],
     reference: float,
     seed: int,
@@ -279,10 +280,10 @@ def _with_decrement(
     weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     live = {id(p) for a in layers if a.name not in weak for p in a.live}
     only = [name for name, p in model.named_parameters() if id(p) in live]
-    found = decrement(problem, model, free, reference, seed, only)
+    found = decrement(problem, model, output_loss, reference, seed, only)
     gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
     if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(problem, model, free, reference, seed)
+        found = decrement(problem, model, output_loss, reference, seed)
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 

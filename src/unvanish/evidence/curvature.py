@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.decide import STATIONARY
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
 from unvanish.evidence.moving import loss_again
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
 from unvanish.problem import Problem
 from unvanish.trace.scaled import norm_of, normal_like
@@ -34,7 +34,7 @@ LANCZOS_STEPS = 40
 
 
 def decrement(
-    problem: Problem, model: nn.Module, free: FreeLoss, reference: float, seed: int, only: Sequence[str] = ()
+    problem: Problem, model: nn.Module, output_loss: OutputLoss, reference: float, seed: int, only: Sequence[str] = ()
 ) -> float | str:
     """The decrement over ``reference``, or why it cannot be had.
 
@@ -43,7 +43,9 @@ def decrement(
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
-        product = _Relative(GaussNewton(problem, model, free, [p for _, p in named], seed), [n for n, _ in named])
+        product = _Relative(
+            GaussNewton(problem, model, output_loss, [p for _, p in named], seed), [n for n, _ in named]
+        )
         gradient = product.gradient()
         if not product.is_whole(gradient):
             return "an operation of the model has no second derivative"
@@ -72,7 +74,7 @@ class _Relative:
 
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
         product = self.product
-        return self.scaled(product.pull(product.bend(product.push(self.scaled(v)))))
+        return self.scaled(product.vjp(product.hvp(product.jvp(self.scaled(v)))))
 
 
 def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.problem import Problem
 from unvanish.trace.calls import LOSS_CALLS
 from unvanish.trace.scaled import norm_of, shift
@@ -31,37 +31,39 @@ class GaussNewton:
     """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
 
     def __init__(
-        self, problem: Problem, model: nn.Module, free: FreeLoss, parameters: Sequence[nn.Parameter], seed: int
+        self, problem: Problem, model: nn.Module, output_loss: OutputLoss, parameters: Sequence[nn.Parameter], seed: int
     ) -> None:
         self.parameters = list(parameters)
         with torch.enable_grad(), double_differentiable():
             found = _watched(problem, model, seed)
-            if [t.shape for t in found] != [t.shape for t in free.now]:
+            if [t.shape for t in found] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
             self.outputs = [t for t in found if t.requires_grad]
             every = [t.detach().requires_grad_(t.requires_grad) for t in found]
-            self.free = [t for t in every if t.requires_grad]
-            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
+            self.leaves = [t for t in every if t.requires_grad]
+            self.residual = torch.autograd.grad(
+                output_loss.at(every), self.leaves, create_graph=True, allow_unused=True
+            )
             self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
             self.pulled = torch.autograd.grad(
                 self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
             )
 
-    def push(self, v: Sequence[Tensor | None]) -> list[Tensor]:
+    def jvp(self, v: Sequence[Tensor | None]) -> list[Tensor]:
         """J v: how the outputs move when the parameters move along v."""
         pairs = [(j, t) for j, t in zip(self.pulled, v, strict=True) if j is not None and t is not None]
         moved = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
                                     allow_unused=True) if pairs else [None] * len(self.dual)  # fmt: skip
         return _filled(moved, self.outputs)
 
-    def bend(self, y: Sequence[Tensor]) -> list[Tensor]:
+    def hvp(self, y: Sequence[Tensor]) -> list[Tensor]:
         """H y: how the loss's derivative by the outputs changes when they move along y."""
         live = [(r, t) for r, t in zip(self.residual, y, strict=True) if r is not None and r.requires_grad]
-        bent = torch.autograd.grad([r for r, _ in live], self.free, [t for _, t in live], retain_graph=True,
-                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
+        bent = torch.autograd.grad([r for r, _ in live], self.leaves, [t for _, t in live], retain_graph=True,
+                                   allow_unused=True) if live else [None] * len(self.leaves)  # fmt: skip
         return _filled(bent, self.outputs)
 
-    def pull(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
+    def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
         """Jᵀy, by all parameters or by those given."""
         chosen = self.parameters if parameters is None else list(parameters)
         found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
@@ -70,7 +72,7 @@ class GaussNewton:
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""
         asked = [None if r is None else shift(r.detach(), power) for r in self.residual]
-        return self.pull(_filled(asked, self.outputs))
+        return self.vjp(_filled(asked, self.outputs))
 
     def log10_residual(self) -> float:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
@@ -82,8 +84,8 @@ class GaussNewton:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
         if not all(j.requires_grad for j in self.pulled if j is not None):
             return False
-        pushed = self.push(v)
-        return math.isclose(dot(pushed, pushed), dot(v, self.pull(pushed)), rel_tol=WHOLE)
+        pushed = self.jvp(v)
+        return math.isclose(dot(pushed, pushed), dot(v, self.vjp(pushed)), rel_tol=WHOLE)
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.loss import FLAT, first_and_second
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import LossFacts
@@ -37,7 +37,7 @@ def inside_facts(problem: Problem, capture: Capture, why: str, seed: int) -> Los
     facts = LossFacts(value=value, why=why)
     try:
         _, now = _run(problem, model, dict.fromkeys(ends), seed)
-        free = FreeLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
+        free = OutputLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
         if not math.isclose(float(free.at(now).detach()), value, rel_tol=1e-5, abs_tol=1e-30):
             return facts
         residual, curvature = first_and_second(free, seed)
@@ -52,7 +52,7 @@ def inside_facts(problem: Problem, capture: Capture, why: str, seed: int) -> Los
     return facts.replace(reacts=max(map(abs, moves)) > FLAT * abs(value))
 
 
-def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:
+def _moves(free: OutputLoss, value: float, seed: int) -> list[float]:
     generator = torch.Generator().manual_seed(seed + 1)
     sizes = [float(t.double().pow(2).mean().sqrt()) or 1.0 for t in free.now]
     tried = [[t + c * s for t, s in zip(free.now, sizes, strict=True)] for c in SHIFTS]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, loss_call, lowest, where_finite
+from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest, where_finite
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.capture import same_loss
 
@@ -31,7 +31,7 @@ class Last:
 
     call: Call
     calls: tuple[Call, ...]
-    free: FreeLoss
+    output_loss: OutputLoss
     kind: str = ""
     low: float | None = None
     high: float | None = None
@@ -41,38 +41,40 @@ class Last:
         return _apply(self.calls, z)
 
     @property
-    def through(self) -> FreeLoss:
+    def through(self) -> OutputLoss:
         """The loss as a function of what goes into the calls."""
-        return FreeLoss(lambda z: self.free.at([self.apply(z[0])]), [torch.zeros_like(self.free.now[0])])
+        return OutputLoss(
+            lambda z: self.output_loss.at([self.apply(z[0])]), [torch.zeros_like(self.output_loss.now[0])]
+        )
 
     def reach(self) -> float | None:
         """The lowest loss that any input of the call gives."""
-        now = self.free.now[0]
+        now = self.output_loss.now[0]
         # Starts on both sides and in the middle: a ReLU has no gradient on its flat side.
         starts = (torch.full_like(now, 0.5), now, torch.zeros_like(now), now * 2.0)
-        found = [lowest(FreeLoss(self.through.at, [start]))[0] for start in starts]
+        found = [lowest(OutputLoss(self.through.at, [start]))[0] for start in starts]
         return min((value for value in found if value is not None), default=None)
 
 
-def last_call(capture: Capture, free: FreeLoss) -> Last | None:
+def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
     if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
         index = capture.owner.get(capture.loss_input.slot[0])
         if index is not None and index >= 0:
             return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
-    return output_call(capture, free)
+    return output_call(capture, output_loss)
 
 
-def output_call(capture: Capture, free: FreeLoss) -> Last | None:
+def output_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the only output of the model, and the loss as a function of it. To be read before a walk."""
-    if len(capture.outputs) != 1 or len(free.now) != 1:
+    if len(capture.outputs) != 1 or len(output_loss.now) != 1:
         return None
     index = capture.owner.get(capture.outputs[0].slot[0])
-    return None if index is None or index < 0 else _limited(capture, index, free)
+    return None if index is None or index < 0 else _limited(capture, index, output_loss)
 
 
-def _limited(capture: Capture, index: int, free: FreeLoss) -> Last:
-    free = FreeLoss(free.at, [t.detach().as_subclass(Tensor) for t in free.now])
+def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
+    output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
     call, chain = capture.calls[index], list[Call]()
     here: Call | None = call
     reshaped = False
@@ -88,10 +90,10 @@ def _limited(capture: Capture, index: int, free: FreeLoss) -> Last:
         here = capture.calls[here.inputs[0]] if len(here.inputs) == 1 else None
     calls = tuple(chain)
     if any("softmax" in c.name for c in calls):
-        return Last(call, calls, free, "normalised")
+        return Last(call, calls, output_loss, "normalised")
     low, high = _range(calls)
     kind = "" if low is None and high is None else "clipped" if low is None or high is None else "bounded"
-    return Last(call, calls, free, kind, low, high)
+    return Last(call, calls, output_loss, kind, low, high)
 
 
 def _apply(calls: tuple[Call, ...], z: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.loss import best_constant_of
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.problem import Problem
 from unvanish.records import LossFacts, PairFacts
 from unvanish.trace.calls import Capture
@@ -30,7 +30,7 @@ SAME = 1e-5
 mean over n pairs moves by about 1/sqrt(n), which reaches it at 10^10 entries."""
 
 
-def pair_facts(problem: Problem, capture: Capture, free: FreeLoss, loss: LossFacts, seed: int) -> PairFacts | None:
+def pair_facts(problem: Problem, capture: Capture, free: OutputLoss, loss: LossFacts, seed: int) -> PairFacts | None:
     """What speaks for outputs that have no target of their own; None where nothing does, or it cannot be asked."""
     rows = {t.shape[0] if t.ndim else 1 for t in free.now}
     if loss.best_constant is None or len(rows) > 1 or min(rows) < 2:
@@ -43,7 +43,7 @@ def pair_facts(problem: Problem, capture: Capture, free: FreeLoss, loss: LossFac
         return None
 
 
-def _met(problem: Problem, capture: Capture, free: FreeLoss, samples: int) -> Met | None:
+def _met(problem: Problem, capture: Capture, free: OutputLoss, samples: int) -> Met | None:
     """The shapes that meet in the loss, if the targets differ from sample to sample and the loss uses them."""
     met = capture.compared
     if met is not None and _differ(met[1], samples):
@@ -54,7 +54,7 @@ def _met(problem: Problem, capture: Capture, free: FreeLoss, samples: int) -> Me
     return tuple(free.now[0].shape), own, "" if met is None else met[2]
 
 
-def _ask(free: FreeLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
+def _ask(free: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
     shape, target, source = met
     assert loss.best_constant is not None
     generator = torch.Generator().manual_seed(seed)
@@ -80,7 +80,7 @@ def _ask(free: FreeLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | No
     return PairFacts(outputs=shape, targets=tuple(target.shape), source=source, shuffled=shuffled, won=won / cost)
 
 
-def _scattered(free: FreeLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
+def _scattered(free: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
     return float(free.at([c + n for c, n in zip(centre, noise, strict=True)]))
 
 

@@ -8,7 +8,6 @@ shuts nothing, and moving it would open a layer that only sees the zeros of a de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,17 +23,16 @@ from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import normal_like
+from unvanish.trace.scaled import LOG_ZERO, normal_like
 
 NUDGE = 1e-2
-NONE = -math.inf
 
 
 def zero_facts(
     problem: Problem, capture: Capture, layers: Sequence[Layer], seen: Observed, seed: int
 ) -> tuple[ZeroFacts, ...]:
     """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
-    shut = [a for a in layers if a.live and a.call is not None and _reach(seen, a) == NONE]
+    shut = [a for a in layers if a.live and a.call is not None and _reach(seen, a) == LOG_ZERO]
     if not shut:
         return ()
     model = capture.model
@@ -49,11 +47,11 @@ def zero_facts(
             again = record(problem, model)
             (tape,) = walk(again, [output_cotangents(again, seed)])
             opened = tape.leaves
-    live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), NONE) > NONE}
+    live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), LOG_ZERO) > LOG_ZERO}
     stops = _blocking(capture.calls, seen)
     facts = []
     for layer in shut:
-        opens = any(opened.get(id(p), NONE) > NONE for p in layer.live)
+        opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
         behind = _downstream(layer, capture.calls)
         blocking = [_maker_of_zeros(c, capture.calls) or c for c in stops if c.index in behind]
         if not blocking and (maker := _maker_of_zeros(capture.calls[layer.calls[-1]], capture.calls)):
@@ -119,7 +117,9 @@ def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
 
 
 def _reach(seen: Observed, layer: Layer) -> float:
-    return max((max(seen.probe("leaves", id(p)), seen.loss.leaves.get(id(p), NONE)) for p in layer.live), default=NONE)
+    return max(
+        (max(seen.probe("leaves", id(p)), seen.loss.leaves.get(id(p), LOG_ZERO)) for p in layer.live), default=LOG_ZERO
+    )
 
 
 def _blocking(calls: Sequence[Call], seen: Observed) -> list[Call]:
@@ -128,7 +128,7 @@ def _blocking(calls: Sequence[Call], seen: Observed) -> list[Call]:
     for call in calls:
         got = seen.probe("signals", call.index)
         sent = [seen.probe("edges", (call.index, j)) for j in call.inputs]
-        if got > NONE and sent and max(sent) == NONE:
+        if got > LOG_ZERO and sent and max(sent) == LOG_ZERO:
             blocking.append(call)
     return blocking
 

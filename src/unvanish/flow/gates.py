@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from unvanish.flow.layers import Layer, natural_norm
-from unvanish.flow.paths import NONE, Paths
+from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.scaled import LOG_ZERO
 
 GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights
@@ -33,7 +34,7 @@ class Gates:
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
-        if transmission is None or not NONE < transmission < GATE_LEFT or layer.call is None:
+        if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
         return single or self._branch(layer, transmission) or self._local(layer)

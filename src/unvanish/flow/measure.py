@@ -10,11 +10,11 @@ from torch import nn
 
 from unvanish.flow.gates import Gates
 from unvanish.flow.layers import Layer, natural_norm
-from unvanish.flow.paths import NONE, Observed, Paths
+from unvanish.flow.paths import Observed, Paths
 from unvanish.flow.slopes import role, slope_of
 from unvanish.records import CallFlow, LayerFlow, LossFacts
 from unvanish.trace.calls import Call, Capture
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import LOG_ZERO, norm_of
 from unvanish.trace.tape import norm_together
 
 
@@ -39,8 +39,8 @@ def measure(
 def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: int) -> CallFlow:
     signal, after = seen.loss.signals.get(call.index), paths.next[call.index]
     step = None
-    if after is not None and seen.loss.signals.get(after, NONE) > NONE:
-        step = seen.loss.edges.get((after, call.index), NONE) - seen.loss.signals[after]
+    if after is not None and seen.loss.signals.get(after, LOG_ZERO) > LOG_ZERO:
+        step = seen.loss.edges.get((after, call.index), LOG_ZERO) - seen.loss.signals[after]
     entries, units = seen.saturated.get(call.index, (None, None))
     return CallFlow(
         index=call.index,
@@ -53,7 +53,7 @@ def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: 
         next=after,
         trunk=paths.trunk[call.index],
         finite=call.finite,
-        log10_rms=(math.log10(call.rms) if call.rms > 0 else NONE) if call.finite else None,
+        log10_rms=(math.log10(call.rms) if call.rms > 0 else LOG_ZERO) if call.finite else None,
         log10_signal=None if signal is None else signal + 0.5 * math.log10(batch_size),
         log10_gain=step,
         log10_sensitivity=paths.sensitivity[call.index],
@@ -97,10 +97,10 @@ def _layer_flow(
         **_activation_after(layer.call, paths, seen),
     )
     before, factors = paths.back(layer.call, at)
-    if before is not None and signal is not None and signal > NONE:
+    if before is not None and signal is not None and signal > LOG_ZERO:
         flow = flow.replace(
             before=at[before],
-            log10_gain=seen.loss.signals.get(before, NONE) - signal,
+            log10_gain=seen.loss.signals.get(before, LOG_ZERO) - signal,
             log10_weight_gain=factors["weights"],
             log10_slope_gain=factors["slopes"],
             log10_norm_gain=factors["norm"],
@@ -120,7 +120,7 @@ def _layer_flow(
 
 
 def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else NONE
+    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
 
 
 def _narrowest(layer: Layer, call: Call) -> str:
@@ -164,7 +164,7 @@ def _against_the_loss(live: list[nn.Parameter], seen: Observed, loss: LossFacts 
     if loss is None or not loss.residual_norm or not math.isfinite(jacobian):
         return {}
     residual = math.log10(loss.residual_norm)
-    gradient = norm_together([seen.loss.leaves.get(id(p), NONE) for p in live])
+    gradient = norm_together([seen.loss.leaves.get(id(p), LOG_ZERO) for p in live])
     found: dict[str, float | None] = {
         "log10_alignment": gradient - jacobian - residual + 0.5 * math.log10(max(1, seen.outputs))
     }
@@ -194,7 +194,7 @@ def _transmission(
         own[layer.name] = norm_together([slope[n] + _log(norms[n]) for n in live])
         full[layer.name] = norm_together([slope[n] + _log(max(norms[n], natural_norm(n, p))) for n, p in live.items()])
         size[layer.name] = 0.5 * math.log10(max(1, sum(p.numel() for p in live.values())))
-    best = [(NONE, NONE)] * len(calls)
+    best = [(LOG_ZERO, LOG_ZERO)] * len(calls)
     by_call: dict[int, list[Layer]] = {}
     for layer in layers:
         if layer.name in own:
@@ -212,5 +212,5 @@ def _transmission(
             down = [best[i] for i in layer.calls]
             by_norm = mine - max(mine, *(n for n, _ in down))
             by_rms = rms - max(rms, *(r for _, r in down))
-            result[layer.name] = NONE if mine == NONE else max(by_norm, by_rms)
+            result[layer.name] = LOG_ZERO if mine == LOG_ZERO else max(by_norm, by_rms)
     return result

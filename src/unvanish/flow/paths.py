@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from unvanish.trace.calls import Call
+from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import Tape, norm_together
 
-NONE = -math.inf
 ROLES = ("weights", "slopes", "norm", "join")
 
 
@@ -27,9 +27,9 @@ class Observed:
     def probe(self, read: str, key: object) -> float:
         """Root mean square over the probes of one of their readings."""
         if len(self.probes) == 1:
-            return getattr(self.probes[0], read).get(key, NONE)
-        found = [getattr(tape, read).get(key, NONE) for tape in self.probes]
-        return norm_together(found) - 0.5 * math.log10(max(1, len(found))) if found else NONE
+            return getattr(self.probes[0], read).get(key, LOG_ZERO)
+        found = [getattr(tape, read).get(key, LOG_ZERO) for tape in self.probes]
+        return norm_together(found) - 0.5 * math.log10(max(1, len(found))) if found else LOG_ZERO
 
 
 class Paths:
@@ -48,10 +48,13 @@ class Paths:
 
     def _dominant(self, index: int) -> int | None:
         def strength(consumer: int) -> tuple[float, float]:
-            probe, loss = self.seen.probe("edges", (consumer, index)), self.seen.loss.edges.get((consumer, index), NONE)
+            probe, loss = (
+                self.seen.probe("edges", (consumer, index)),
+                self.seen.loss.edges.get((consumer, index), LOG_ZERO),
+            )
             return probe, loss
 
-        kids = [k for k in self.consumers[index] if strength(k) != (NONE, NONE)] or self.consumers[index]
+        kids = [k for k in self.consumers[index] if strength(k) != (LOG_ZERO, LOG_ZERO)] or self.consumers[index]
         return max(kids, key=strength, default=None)
 
     def _sensitivity(self, call: Call) -> float | None:
@@ -95,11 +98,11 @@ class Paths:
             inputs = self.calls[here].inputs
             if not inputs:
                 return None, factors
-            prior = max(inputs, key=lambda j: (edges.get((here, j), NONE), j))
-            sent, mine = edges.get((here, prior), NONE), signals.get(here, NONE)
-            arrived = signals.get(prior, NONE)
-            factors[self.roles[here]] += NONE if sent == NONE else sent - mine
-            if sent != NONE:
+            prior = max(inputs, key=lambda j: (edges.get((here, j), LOG_ZERO), j))
+            sent, mine = edges.get((here, prior), LOG_ZERO), signals.get(here, LOG_ZERO)
+            arrived = signals.get(prior, LOG_ZERO)
+            factors[self.roles[here]] += LOG_ZERO if sent == LOG_ZERO else sent - mine
+            if sent != LOG_ZERO:
                 factors["join"] += arrived - sent  # what the other consumers of the same result add or cancel
             if prior in stops:
                 return prior, factors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
 
@@ -19,11 +19,11 @@ FLAT = 0.01
 """A slope below this share of the largest one counts as saturated, as in the check of a network."""
 
 SETTINGS = (
-    Knob("names", "common", "activations with commas between, or common, or all"),
-    Knob("mean", 0.0, "mean of the pre-activations", -50, 50),
-    Knob("deviation", 1.0, "standard deviation of the pre-activations", 0.001, 100, log=True),
-    Knob("samples", 10_000, "pre-activations drawn", 100, 1_000_000, log=True),
-    Knob("seed", 0, "of the pre-activations", 0, 2**31 - 1),
+    Parameter("names", "common", "activations with commas between, or common, or all"),
+    Parameter("mean", 0.0, "mean of the pre-activations", -50, 50),
+    Parameter("deviation", 1.0, "standard deviation of the pre-activations", 0.001, 100, log=True),
+    Parameter("samples", 10_000, "pre-activations drawn", 100, 1_000_000, log=True),
+    Parameter("seed", 0, "of the pre-activations", 0, 2**31 - 1),
 )
 COLUMNS = (
     Column("name"),
@@ -138,7 +138,7 @@ def coarse_maximum() -> float:
 
 
 def _names(asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    from unvanish.lab.knobs import nearest
+    from unvanish.lab.parameters import nearest
 
     if asked in ("common", "all"):
         return BY_DEFAULT if asked == "common" else known

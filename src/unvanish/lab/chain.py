@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
 from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError
@@ -28,10 +28,12 @@ KNOWN = {20: -26.6821253948, 50: -67.8561163924}
 WRITTEN = ("none", "000", "003-line-2", "003-line-3")
 
 SETTINGS = (
-    Knob("depth", 20, "layers", 1, 100_000, "layers", log=True, slide=(1, 1_000)),
-    Knob("width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, "neurons", log=True),
-    Knob("weight", (0.17,), "w of every layer, or one for each", -1_000, 1_000, slide=(-8, 8)),
-    Knob(
+    Parameter("depth", 20, "layers", 1, 100_000, "layers", log=True, slide=(1, 1_000)),
+    Parameter(
+        "width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, "neurons", log=True
+    ),
+    Parameter("weight", (0.17,), "w of every layer, or one for each", -1_000, 1_000, slide=(-8, 8)),
+    Parameter(
         "noise",
         0.0,
         "standard deviation of what is added to each weight; weight 0 and noise 1 is N(0, 1)",
@@ -39,15 +41,15 @@ SETTINGS = (
         100,
         slide=(0, 3),
     ),
-    Knob("bias", 0.0, "the bias of every layer", -1_000, 1_000, slide=(-5, 5)),
-    Knob("input", (1.0,), "one input, or the inputs of a training set", -1e6, 1e6, slide=(-5, 5)),
-    Knob("target", (0.0,), "what the output should be, for each input or for all", -1e6, 1e6, slide=(-2, 2)),
-    Knob("loss", "output", "what is differentiated: the output, ½ Σ (o − y)² or Σ (o − y)²", choices=LOSSES),
-    Knob("activation", "sigmoid", "φ", choices=activations()),
-    Knob("residual", False, "each layer adds what entered it: a + φ(w·a + b)"),
-    Knob("written", "none", "a source document's own formula, to compare with", choices=WRITTEN),
-    Knob("seed", 0, "of the noise", 0, 2**31 - 1),
-    Knob("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
+    Parameter("bias", 0.0, "the bias of every layer", -1_000, 1_000, slide=(-5, 5)),
+    Parameter("input", (1.0,), "one input, or the inputs of a training set", -1e6, 1e6, slide=(-5, 5)),
+    Parameter("target", (0.0,), "what the output should be, for each input or for all", -1e6, 1e6, slide=(-2, 2)),
+    Parameter("loss", "output", "what is differentiated: the output, ½ Σ (o − y)² or Σ (o − y)²", choices=LOSSES),
+    Parameter("activation", "sigmoid", "φ", choices=activations()),
+    Parameter("residual", False, "each layer adds what entered it: a + φ(w·a + b)"),
+    Parameter("written", "none", "a source document's own formula, to compare with", choices=WRITTEN),
+    Parameter("seed", 0, "of the noise", 0, 2**31 - 1),
+    Parameter("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
 )
 PRESETS = (
     Preset("000", "The recursion with φ in place of φ′", {"depth": 20, "written": "000"}, source="000"),

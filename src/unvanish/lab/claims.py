@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from unvanish.lab import Check, Column, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab import Check, Column, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab import run as run_experiment
 from unvanish.words.numbers import spell
 
@@ -83,10 +83,10 @@ def claims() -> tuple[Claim, ...]:
     question="Which statements of the five source documents hold, which do not, and by which number?",
     sources=("000", "001", "002", "003", "004"),
     settings=(
-        Knob("trained", True, "also the claims for which networks are trained"),
-        Knob("full", False, "train these as long as remedies and depth do by themselves, several minutes"),
-        Knob("document", "all", "one document, or all", choices=("all", "000", "001", "002", "003", "004")),
-        Knob("verdict", "all", "one verdict, or all", choices=("all", *VERDICTS)),
+        Parameter("trained", True, "also the claims for which networks are trained"),
+        Parameter("full", False, "train these as long as remedies and depth do by themselves, several minutes"),
+        Parameter("document", "all", "one document, or all", choices=("all", "000", "001", "002", "003", "004")),
+        Parameter("verdict", "all", "one verdict, or all", choices=("all", *VERDICTS)),
     ),
     pace="long",
 )

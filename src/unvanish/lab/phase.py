@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
@@ -33,13 +33,15 @@ GRID = (41, 31)
 LEAST_WIDTH_CHECKED = 100
 
 SETTINGS = (
-    Knob("activation", "tanh", "φ", choices=activations()),
-    Knob("weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4),
-    Knob("bias_variance", 0.05, "σ_b²", 0, 1e4),
-    Knob("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
-    Knob("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
-    Knob("networks", 3, "measured networks at each setting", 1, 50),
-    Knob("seed", 0, "of the measured networks", 0, 2**31 - 1),
+    Parameter("activation", "tanh", "φ", choices=activations()),
+    Parameter(
+        "weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4
+    ),
+    Parameter("bias_variance", 0.05, "σ_b²", 0, 1e4),
+    Parameter("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
+    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
+    Parameter("networks", 3, "measured networks at each setting", 1, 50),
+    Parameter("seed", 0, "of the measured networks", 0, 2**31 - 1),
 )
 PRESETS = (
     Preset("relu", "ReLU without biases", {"activation": "relu", "bias_variance": 0.0, "weight_variance": (1, 2, 3)}),
@@ -49,7 +51,7 @@ PRESETS = (
         {"activation": "sigmoid", "bias_variance": 0.0, "weight_variance": (1, 10, 50, 103.0, 200)},
     ),
 )
-DEPTH = Knob("depth", 20, "layers that are predicted", 1, 100_000, "layers")
+DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000, "layers")
 COLUMNS = (
     Column("weight_variance", help="σ_w²"),
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),
@@ -280,7 +282,7 @@ def theory_page(
     if bias_variance is not None and weight_variance is None:
         raise UnvanishError(f"theory: a bias variance of {bias_variance!r} needs a weight variance beside it")
     bias_variance = bias_variance or 0.0
-    by_name = {knob.name: knob for knob in SETTINGS}
+    by_name = {parameter.name: parameter for parameter in SETTINGS}
     too_deep = width > 0 and depth > (by_name["depth"].high or 0)
     width = 0 if too_deep else width
     given = {"depth": depth, "bias_variance": bias_variance, "width": width, "networks": networks}
@@ -321,9 +323,9 @@ def _page_sentence(phi: Activation, depth: int, row: dict[str, Any]) -> str:
     return f"{said}; σ_w² = {one.sigma_w2:.6g} with σ_b² = {max(one.sigma_b2, 0):.6g} holds it at variance 1{kept}."
 
 
-def _within(knob: Knob, value: Any) -> None:
+def _within(parameter: Parameter, value: Any) -> None:
     try:
-        knob.check(value)
+        parameter.check(value)
     except UnvanishError as error:
         raise UnvanishError(f"theory: {error}") from None
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unvanish.lab import Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
@@ -25,17 +25,17 @@ EXAMPLE = "sigmoid-20"
 TORCH_NAMES = {"leaky_relu": "leaky_relu_0.01", "prelu": "leaky_relu_0.2", "hardtanh": "hardtanh", "swish": "silu"}
 
 SETTINGS = (
-    Knob(
+    Parameter(
         "report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here", local=True
     ),
-    Knob("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
-    Knob(
+    Parameter("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
+    Parameter(
         "initialisation",
         "critical",
         "variances of weights and biases; critical: those that hold the gradient",
         choices=INITIALISATIONS,
     ),
-    Knob(
+    Parameter(
         "residual",
         "none",
         "plain: each layer adds what entered it; scaled: with its branch times 1/√L",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import activation
@@ -19,11 +19,11 @@ FITTED_FROM, FITTED_NETWORKS = 4, 10
 """Fewer widths, or networks, than this give no power worth checking."""
 
 SETTINGS = (
-    Knob("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
-    Knob("depth", 4, "layers, the output's among them", 2, 30, "layers"),
-    Knob("activation", "tanh", "φ", choices=PHIS),
-    Knob("networks", 12, "networks of each width", 1, 200),
-    Knob("seed", 0, "of the networks and the data", 0, 2**31 - 1),
+    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
+    Parameter("depth", 4, "layers, the output's among them", 2, 30, "layers"),
+    Parameter("activation", "tanh", "φ", choices=PHIS),
+    Parameter("networks", 12, "networks of each width", 1, 200),
+    Parameter("seed", 0, "of the networks and the data", 0, 2**31 - 1),
 )
 COLUMNS = (
     Column("width", "units"),

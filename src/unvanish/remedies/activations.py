@@ -21,7 +21,7 @@ def swap_hidden(draft: Draft, make: str, name: str, label: str, parts: tuple[obj
         paths = [layer.path for layer in anatomy.without_activation]
         code = [f"model = insert_after(model, {paths!r}, lambda layer: ({make})())"]
         sentence = f"{label} behind {len(paths)} layers that had no activation"
-        return draft.carry_out(sentence, [*parts, surgery.insert_after], code, paths)
+        return draft.apply(sentence, [*parts, surgery.insert_after], code, paths)
     if not others:
         known = f"every activation between its layers is {label} already"
         raise Refused(known if anatomy.hidden else "no activation was found between its layers")

@@ -82,7 +82,7 @@ class Anatomy:
     @classmethod
     def of(cls, draft: Draft) -> Anatomy:
         """Run the draft's model once on its batch. Raises Refused where that fails."""
-        return draft.once("anatomy", lambda: cls._read(draft))
+        return draft.cached("anatomy", lambda: cls._read(draft))
 
     @classmethod
     def _read(cls, draft: Draft) -> Anatomy:

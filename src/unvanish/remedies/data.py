@@ -44,7 +44,7 @@ def standardise_inputs(draft: Draft) -> Change:
         raise Refused("the inputs have mean 0 and deviation 1 already")
     code = [f"model = nn.Sequential(Standardise(sample_inputs, {_dims(draft)}), model).train(model.training)"]
     sentence = f"inputs brought to mean 0 and deviation 1, as measured on {len(sample)} samples"
-    return draft.carry_out(sentence, [surgery.Standardise], code, [""])
+    return draft.apply(sentence, [surgery.Standardise], code, [""])
 
 
 def _dims(draft: Draft) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ def scale_targets(draft: Draft) -> Change:
         "model = model.to(next(model.parameters()).device)",
     ]
     sentence = f"outputs given in the targets' units ({how}), and the loss taken in units of their spread"
-    return draft.carry_out(sentence, [surgery.Rescale], code, [""])
+    return draft.apply(sentence, [surgery.Rescale], code, [""])
 
 
 ROWS_LOOKED_AT = 1000

@@ -172,7 +172,7 @@ def lsuv_init(draft: Draft) -> Change:
     paths = [layer.path for layer in layers]
     code = [f"model = lsuv(model, {paths!r}, lambda net: {call_text(draft)}, seed={draft.seed()})"]
     sentence = f"orthogonal weights scaled to outputs of deviation 1 in {counted(layers)}{note}"
-    return draft.carry_out(sentence, [surgery.lsuv], code, paths)
+    return draft.apply(sentence, [surgery.lsuv], code, paths)
 
 
 @remedy(
@@ -200,7 +200,7 @@ def centred_init(draft: Draft) -> Change:
         raise Refused("no layer with a bias is fed by a sigmoid")
     code = [f"model = centred(model, {behind!r}, {others!r}, seed={draft.seed()})"]
     sentence = f"weights and biases that centre the sigmoids, drawn anew in {counted(layers)}{note}"
-    return draft.carry_out(sentence, [surgery.centred], code, [layer.path for layer in layers])
+    return draft.apply(sentence, [surgery.centred], code, [layer.path for layer in layers])
 
 
 def _can_be_centred(module: Any) -> bool:
@@ -242,7 +242,7 @@ def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_st
         code.append(f"model = initialise(model, {hidden!r}, lambda w, g: {drawn}, seed={draft.seed()}{biases})")
     if last:
         code.append(f"model = initialise(model, {last!r}, lambda w, g: {plain}, seed={draft.seed()})")
-    return draft.carry_out(sentence, [surgery.initialise], code, [*hidden, *last])
+    return draft.apply(sentence, [surgery.initialise], code, [*hidden, *last])
 
 
 def counted(layers: list[Layer]) -> str:

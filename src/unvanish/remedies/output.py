@@ -166,13 +166,13 @@ def _carry_out(draft: Draft, site: Site | None, loss: str | None, restore: str) 
     if restore:
         code.append(f"restore_outputs = lambda outputs: {restore}  # for predictions and metrics")
     if site is None:
-        return draft.carry_out(f"{said[0]}: the outputs are logits", (), code, ())
+        return draft.apply(f"{said[0]}: the outputs are logits", (), code, ())
     sentence = " and ".join([f"no {site.name.replace('_', ' ')} at the end", *said])
     state = draft.model, draft.loss_fn, draft.restore_outputs
     anatomy = Anatomy.of(draft)
     try:
         swapped = swap(draft, anatomy, [site], "nn.Identity", sentence)
-        more = draft.carry_out(sentence, (), code, ()) if code else None
+        more = draft.apply(sentence, (), code, ()) if code else None
     except Refused:
         draft.model, draft.loss_fn, draft.restore_outputs = state
         raise

@@ -40,7 +40,7 @@ def residual(draft: Draft) -> Change:
     scale = round(1.0 / math.sqrt(count), 6)
     code = [f"model = wrap_blocks(model, {blocks!r}, scale={scale!r}, learn=False)"]
     sentence = f"a residual connection around {_counted(count)}: x + {scale:.3g} · block(x)"
-    return draft.carry_out(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
+    return draft.apply(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
 
 
 @remedy(
@@ -62,7 +62,7 @@ def rezero(draft: Draft) -> Change:
     blocks, count = _blocks(draft)
     code = [f"model = wrap_blocks(model, {blocks!r}, scale=0.0, learn=True)"]
     sentence = f"a residual connection around {_counted(count)}, behind a gate that starts at zero: x + α · block(x)"
-    return draft.carry_out(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
+    return draft.apply(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
 
 
 def _blocks(draft: Draft) -> tuple[dict[str, list[tuple[int, int]]], int]:

@@ -25,7 +25,7 @@ def swap(draft: Draft, anatomy: Anatomy, sites: Sequence[Site], make: str, sente
     for owner in sorted(calls, key=len, reverse=True):
         code.append(f"model = replace_calls(model, {owner!r}, {calls[owner]!r}, {make})")
     needed = [*parts, *([surgery.replace] if modules else []), *([surgery.replace_calls] if calls else [])]
-    return draft.carry_out(sentence, needed, code, [*modules, *calls])
+    return draft.apply(sentence, needed, code, [*modules, *calls])
 
 
 def _plan(draft: Draft, anatomy: Anatomy, sites: Sequence[Site]) -> tuple[list[str], dict[str, list[str]]]:
@@ -71,7 +71,7 @@ def _owner(anatomy: Anatomy, index: int, inside_module: bool) -> str:
 
 def _nodes(draft: Draft, anatomy: Anatomy, path: str, wanted: list[int]) -> list[str]:
     """The names, in the traced forward of one module, of the activations behind these calls."""
-    graph = draft.once(("graph", path), lambda: _traced(draft, path))
+    graph = draft.cached(("graph", path), lambda: _traced(draft, path))
     owner = anatomy.modules[path]
     prefix = f"{path}." if path else ""
     sites = {site.path for site in anatomy.sites if site.module}

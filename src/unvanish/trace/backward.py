@@ -21,15 +21,15 @@ def walk(
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
     ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node)`` each node of a
-    call just before it is released (not where ``why_inexact`` has a reason). Returns one Tape a channel. Without a
+    call just before it is released (not where ``why_unsupported`` has a reason). Returns one Tape a channel. Without a
     graph the tapes are empty.
     """
-    run = plain_walk if why_inexact() else exact_walk
+    run = plain_walk if why_unsupported() else exact_walk
     return run(capture, channels, on_leaf, on_node)
 
 
 @cache
-def why_inexact() -> str:
+def why_unsupported() -> str:
     """ "" where this torch has the private details the walk rests on, else what went wrong on a small graph."""
     try:
         w = torch.full((2, 2), 0.5, dtype=torch.float64, device="cpu", requires_grad=True)

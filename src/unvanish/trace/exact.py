@@ -19,7 +19,7 @@ from unvanish.records import UnvanishError
 from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
 from unvanish.trace.capture import drop_locals
 from unvanish.trace.checkpoints import one_backward
-from unvanish.trace.scaled import ZERO, Device, Host, Scaled, room, shift
+from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, room, shift
 from unvanish.trace.tape import OnLeaf, OnNode, Partly, Raw, Start, Tape
 
 
@@ -183,7 +183,7 @@ class _Walk:
             mantissas, exponent = self.math.align(list(parts.values()))
             given = dict(zip(parts, mantissas, strict=True))
             results = [(edge, self.math.settle(g, exponent)) for edge, g in _apply(node, sides, given)]
-        if self.math is not Host or all(p.log2 == ZERO for p in parts.values()):
+        if self.math is not Host or all(p.log2 == LOG_ZERO for p in parts.values()):
             return results
         if any(not p.log2 < math.inf for p in parts.values()):
             return results
@@ -193,7 +193,7 @@ class _Walk:
                 again = {nr: shift(m, step) for nr, m in given.items()}
                 found = _apply(node, sides, again)[index][1]
                 better = self.math.settle(found, exponent - step)
-                if better.log2 != ZERO and math.isfinite(better.log2):
+                if better.log2 != LOG_ZERO and math.isfinite(better.log2):
                     results[index] = (edge, better)
         return results
 
@@ -215,10 +215,10 @@ def _size(value: Scaled) -> Any:
 def _retry(result: Scaled, exponent: int) -> int:
     """By what power of two to scale a node's input before trying again; 0 where the first result is good."""
     log2, mantissa = result.log2, result.mantissa
-    if result.exponent == exponent and ZERO < log2 < math.inf and not mantissa.is_sparse:
+    if result.exponent == exponent and LOG_ZERO < log2 < math.inf and not mantissa.is_sparse:
         return 0  # it was in the comfortable range as it came
     space = room(mantissa.dtype)
-    if log2 == ZERO:
+    if log2 == LOG_ZERO:
         return space
     if not math.isfinite(log2):
         return -space

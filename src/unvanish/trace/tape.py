@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unvanish.trace.calls import Node, Root
-from unvanish.trace.scaled import ZERO, Scaled
+from unvanish.trace.scaled import LOG_ZERO, Scaled
 
 Start = Sequence[tuple[Root, Tensor]]
 OnLeaf = Callable[[nn.Parameter, int, Scaled], None]
@@ -77,7 +77,7 @@ def norm_together(logs: Sequence[float]) -> float:
     """log10 of the norm of a vector whose parts have norms 10^x, x in ``logs``."""
     if len(logs) == 1:
         return logs[0]
-    top = max(logs, default=ZERO)
+    top = max(logs, default=LOG_ZERO)
     if not math.isfinite(top):
         return top if not any(math.isnan(x) for x in logs) else math.nan
     return top + 0.5 * math.log10(sum(10.0 ** (2 * (x - top)) for x in logs))

@@ -142,7 +142,7 @@ def start(original: Draft, candidate: Candidate, seed: int, batches: Batches, ma
         original, made = replace(original, loss_fn=copy.deepcopy(original.loss_fn)), {}
     with seeded(seed):
         found = _edited(original, candidate, seed, made)
-        draft = found.draft.another()
+        draft = found.draft.fork()
         if any(draft.model is kept.model for kept in (original, *(each.draft for each in made.values()))):
             draft.model, draft.recipe = copied(draft.model, draft.recipe)
         optimizer = draft.recipe.build(draft.model.parameters())
@@ -157,11 +157,11 @@ def _edited(original: Draft, candidate: Candidate, seed: int, made: Made) -> Edi
     if candidate in made:
         return made[candidate]
     if not candidate:
-        draft = original.another()
+        draft = original.fork()
         draft.generator = torch.Generator().manual_seed(seed)
         return Edited(draft, (), torch.get_rng_state())
     before = _edited(original, candidate[:-1], seed, made)
-    draft = before.draft.another()
+    draft = before.draft.fork()
     torch.set_rng_state(before.random_state)
     change = get(candidate[-1]).apply(draft)
     found = Edited(draft, (*before.changes, change), torch.get_rng_state())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from unvanish.decide import VANISHED
-from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.last import last_call, output_call
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.flow.layers import layers_of, natural_norm
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -67,15 +67,15 @@ def _are_gone(problem: Problem, staying: Collection[str]) -> bool:
     with untouched(model, 0, problem.loss_fn):
         capture = record(problem, model)
         try:
-            free = free_loss(problem, capture)
-            return isinstance(free, str) or not any(code in staying for code in _possible(capture, free))
+            output_loss = loss_of_outputs(problem, capture)
+            return isinstance(output_loss, str) or not any(code in staying for code in _possible(capture, output_loss))
         finally:
             capture.release()
 
 
-def _possible(capture: Capture, free: FreeLoss) -> Iterator[str]:
+def _possible(capture: Capture, output_loss: OutputLoss) -> Iterator[str]:
     """The findings about the last calls that their kinds and what they give now allow."""
-    last, own = last_call(capture, free), output_call(capture, free)
+    last, own = last_call(capture, output_loss), output_call(capture, output_loss)
     kind = "" if last is None else last.kind
     ahead = () if last is None else capture.calls[last.call.index + 1 :]
     logits = any(call.name in TAKES_LOGITS for call in ahead)
@@ -83,7 +83,7 @@ def _possible(capture: Capture, free: FreeLoss) -> Iterator[str]:
         yield "UV701"
     held = False
     if own is not None and own.kind == "clipped":
-        held = bool((own.free.now[0] == (own.high if own.low is None else own.low)).any())
+        held = bool((own.output_loss.now[0] == (own.high if own.low is None else own.low)).any())
     if kind == "normalised" or (kind and logits) or held:
         yield "UV706"
 

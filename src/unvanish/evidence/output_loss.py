@@ -25,14 +25,14 @@ WIDE = 100_000  # output entries above which the search stays in their own dtype
 
 
 @dataclass(frozen=True)
-class FreeLoss:
+class OutputLoss:
     """The loss as a function of the outputs alone, and the outputs where it stands now."""
 
     at: Loss
     now: list[Tensor]
 
 
-def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
+def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
     if capture.inside:
         return "the loss is computed inside the model by no loss function that is recognised"
@@ -71,7 +71,7 @@ def loss_call(capture: Capture) -> Loss:
     return at
 
 
-def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:
     values, replay = capture.values, capture.replay
     own = inner_loss(values) if not isinstance(values, Tensor) else None
     now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
@@ -88,17 +88,17 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | s
     return where_finite(at, now)
 
 
-def where_finite(loss: Loss, now: list[Tensor]) -> FreeLoss:
+def where_finite(loss: Loss, now: list[Tensor]) -> OutputLoss:
     """The loss of the outputs that are finite: those that a mask has set to infinity stay where they are."""
     masks = [None if is_finite(t) else torch.isfinite(t) for t in now]
     if all(mask is None for mask in masks):
-        return FreeLoss(loss, now)
+        return OutputLoss(loss, now)
 
     def at(z: Sequence[Tensor]) -> Tensor:
         kept = zip(z, now, masks, strict=True)
         return loss([a if mask is None else torch.where(mask, a, t.to(a.dtype)) for a, t, mask in kept])
 
-    return FreeLoss(at, [t.nan_to_num(0.0, 0.0, 0.0) for t in now])
+    return OutputLoss(at, [t.nan_to_num(0.0, 0.0, 0.0) for t in now])
 
 
 def searchable(output: Tensor) -> Tensor:
@@ -107,16 +107,16 @@ def searchable(output: Tensor) -> Tensor:
 
 
 def lowest(
-    free: FreeLoss, value: float | None = None, constant: list[Tensor] | None = None
+    output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
 ) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
 
     def at(z: Sequence[Tensor]) -> Tensor:
-        return free.at([a.to(t.dtype) for a, t in zip(z, free.now, strict=True)])
+        return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
-    found, place = minimise(at, [searchable(t) for t in free.now])
+    found, place = minimise(at, [searchable(t) for t in output_loss.now])
     if constant is not None and value is not None and (found is None or found > 0.9 * value):
-        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, free.now, strict=True)])
+        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
         if found is None or (other is not None and other < found):
             found, place = other, there
     return found, place

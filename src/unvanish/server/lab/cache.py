@@ -16,7 +16,7 @@ LONGEST = 2_000
 """Rows: a table of more is worked out again instead of being kept."""
 
 
-class Memory:
+class Cache:
     """Outcomes by experiment and settings, the oldest forgotten first; at any number of threads."""
 
     def __init__(self) -> None:
