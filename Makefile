@@ -36,5 +36,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 # The pip of a new environment may be older than dependency groups, which came with 25.1.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) 'pip>=25.1'
-	$(PIP) --editable '.[dks,lab,pictures]' --group dev
+	$(PIP) --editable '.[dks,lab,pictures,ray,workers]' --group dev
 	touch $@ $(VENV)/.installed

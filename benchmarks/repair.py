@@ -31,7 +31,7 @@ from repair_cases import cases
 
 import unvanish
 from unvanish.remedies import Refused, remedies
-from unvanish.trials import in_doubt, open_race, ordered, probe, search
+from unvanish.trials import applicable, in_doubt, open_race, ordered, probe, search, sees_a_fault
 from unvanish.trials import trial as trial_module
 from unvanish.trials.candidates import at_random
 from unvanish.trials.judge import confirm
@@ -75,10 +75,12 @@ class Row:
 def diagnosed(race: Race) -> Candidate | None:
     """The package's own search: probe, candidates by the findings, racing."""
     findings, improving = probe(race)
-    if improving and all(f.level != "error" for f in findings) and not in_doubt(findings):
-        return AS_IS
     race.set_findings(findings)
-    return search(race, ordered(remedies(), findings, race.seed), lambda _: None)
+    catalogue = applicable(race)
+    healthy = improving and all(f.level != "error" for f in findings)
+    if healthy and not in_doubt(findings) and not sees_a_fault(catalogue):
+        return AS_IS
+    return search(race, ordered(catalogue, findings, race.seed), lambda _: None)
 
 
 def raced_at_random(race: Race) -> Candidate | None:

@@ -22,7 +22,9 @@ from unvanish.cli.problem_file import loaded_problem
 from unvanish.lab.sources import SOURCES
 from unvanish.remedies import Remedy, remedies
 from unvanish.report.formats import COMMANDS, find, formats, names
+from unvanish.report.saved import FIELDS
 from unvanish.rules import Rule, rules
+from unvanish.rules.events import EVENTS
 from unvanish.words import glossary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +33,8 @@ GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
     records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
-    records.ZeroFacts, records.Setting, records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check,
-    lab.Drawing,
+    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting, records.Flow,
+    trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5
@@ -54,6 +56,9 @@ def rules_page() -> str:
         "## Verdicts",
         _table(("verdict", "meaning"), verdicts),
         *(part for rule in rules() for part in (f"## {_heading(rule)}", *_rule(rule))),
+        "## Found only while a training is watched",
+        "These compare a layer with its own past, and are notes: a change is no illness by itself.",
+        *(part for each in EVENTS.values() for part in (f"### {each.code} {each.title}", _prose(each.doc))),
     )
 
 
@@ -83,7 +88,9 @@ def glossary_page() -> str:
 
 
 def field_names(record: Any) -> tuple[str, ...]:
-    """The fields of a record or a data class, in their order."""
+    """The fields of a record or a data class, in their order; of a report those of its file, then its own."""
+    if record is report.Report:
+        return tuple(dict.fromkeys((*FIELDS, *record.__struct_fields__)))
     return tuple(getattr(record, "__struct_fields__", ()) or record.__dataclass_fields__)
 
 

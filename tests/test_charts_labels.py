@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import pytest
 
+from unvanish import lab
 from unvanish.charts import Tables, paths, plane, remedies, speeds, staircase
 from unvanish.charts.labels import Box, Label, Spot, along, between, box, place, slid
 from unvanish.charts.theme import token
+from unvanish.lab.outcome import drawn_at
 from unvanish.lab.readable import readable
 
 WEIGHTS = "pale: weight gradient"
@@ -156,14 +158,57 @@ def test_names_of_paths_that_end_at_one_place_cover_no_path(width):
          (frame["y_high"] - y) / (frame["y_high"] - frame["y_low"]) * plot_height)
         for x, y in ((1.0, 1.0), (0.0, 0.0))
     ]  # fmt: skip
-    named = [room_of(tables, text) for text in texts(tables) if " after " in text]
+    named = [room_of(tables, text) for text in texts(tables) if text.endswith((" step", " steps"))]
     assert len(named) == 6
     assert not any(name.shared(each) for name in named for each in along(ends, pen=1))
 
 
+@pytest.mark.parametrize("width", (620, 820, 1000))
+def test_in_the_ravine_each_name_stands_beside_its_own_path(width):
+    with drawn_at(width):
+        tables = lab.run("ravine").pictures[0].tables
+    frame = tables["frame"][0]
+    plot_width = frame["width"] - frame["left"] - frame["right"]
+    plot_height = frame["height"] - frame["top"] - frame["bottom"]
+    points = {}
+    for each in tables["lines"]:
+        x = (each["x"] - frame["x_low"]) / (frame["x_high"] - frame["x_low"]) * plot_width
+        y = (frame["y_high"] - each["y"]) / (frame["y_high"] - frame["y_low"]) * plot_height
+        points.setdefault(each["color"], []).append((x, y))
+    named = {each["color"]: each["text"] for each in tables["labels"] if " after " in each["text"]}
+    assert len(named) == 6 and set(named) == set(points)
+    for color, text in named.items():
+        room = room_of(tables, text)
+        near = Box(room.left - 20, room.top - 20, room.right + 20, room.bottom + 20)
+        assert any(near.shared(Box(x - 1, y - 1, x + 1, y + 1)) for x, y in between(points[color], 3)), text
+
+
+def test_the_only_point_of_a_verdict_has_its_word_beside_it():
+    given = (["a", "b", "c"], [-12.0, 0.0, -6.0], [0.0, 0.0, -6.0], ["vanished", "healthy", "plateau"])
+    for joined in (True, False):
+        tables = plane.tables(*given, joined=joined)
+        assert bool(tables["path"]) is joined
+        frame = tables["frame"][0]
+        for verdict, x, y in zip(given[3], given[1], given[2], strict=True):
+            across = (x - frame["x_low"]) / (frame["x_high"] - frame["x_low"])
+            down = (frame["y_high"] - y) / (frame["y_high"] - frame["y_low"])
+            px = across * (frame["width"] - frame["left"] - frame["right"])
+            py = down * (frame["height"] - frame["top"] - frame["bottom"])
+            room = room_of(tables, verdict)
+            assert room.shared(Box(px - 40, py - 32, px + 40, py + 32)), verdict
+
+
+def test_with_others_beside_it_a_staircase_says_its_own_name():
+    names, signal = ["a", "b", "c"], [-2.0, -1.0, 0.0]
+    tables = staircase.tables(names, signal, compare=[("weights 4", [-6.0, -3.0, 0.0])], line="weights 6")
+    said = texts(tables)
+    assert [text for text in said if text.startswith("weights 6: ")] and "weights 4" in said
+    assert not [text for text in texts(staircase.tables(names, signal)) if ":" in text]
+
+
 def test_the_axis_of_speeds_says_what_it_counts_and_so_do_its_rows():
     given = ([16, 32], ["one weight"], [[-1.0, -2.0]])
-    assert "step" in texts(speeds.tables(*given))
+    assert "training step" in texts(speeds.tables(*given))
     assert "units a layer" in texts(speeds.tables(*given, across="units a layer"))
     rows = readable("speeds", speeds.tables, given, {"across": "units a layer"})
     assert rows == [{"units a layer": 16, "log10 one weight": -1.0}, {"units a layer": 32, "log10 one weight": -2.0}]

@@ -264,7 +264,8 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize("argv", [["zoo"], ["zoo", "--list"]])
-def test_the_zoo_is_listed(argv, capsys):
+def test_the_zoo_is_listed(monkeypatch, argv, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(zoo.names())

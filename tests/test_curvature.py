@@ -16,8 +16,8 @@ from torch.func import functional_call, jacrev
 from unvanish import Problem, pipeline, zoo
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
 from unvanish.flow.layers import natural_norm
+from unvanish.flow.look import looking
 from unvanish.pipeline import diagnose, loss_of_outputs
-from unvanish.trace.capture import record
 
 SEEDS = range(4)
 NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side
@@ -58,10 +58,10 @@ LOSSES = [mse, entropy, binary]
 
 def found(problem: Problem, reference: float, **more: Any) -> float | str:
     model: Any = problem.model
-    capture = record(problem, model)
-    output_loss = loss_of_outputs(problem, capture)
-    assert not isinstance(output_loss, str), output_loss
-    return decrement(problem, model, output_loss, reference, 0, **more)
+    with looking(problem, model) as look:
+        output_loss = loss_of_outputs(problem, look.capture)
+        assert not isinstance(output_loss, str), output_loss
+        return decrement(look, output_loss, reference, **more)
 
 
 def number(problem: Problem, reference: float, **more: Any) -> float:
@@ -413,7 +413,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     calls: list[tuple[str, ...]] = []
 
     def listening(*args: Any) -> float | str:
-        calls.append(tuple(args[5]) if len(args) > 5 else ())
+        calls.append(tuple(args[3]) if len(args) > 3 else ())
         return decrement(*args)
 
     monkeypatch.setattr(pipeline, "decrement", listening)

@@ -19,7 +19,7 @@ from unvanish.records import UnvanishError
 from unvanish.remedies import remedies
 from unvanish.report.explain import explain
 from unvanish.report.formats import formats, names
-from unvanish.rules import rules
+from unvanish.rules import known, rules
 from unvanish.words.glossary import VERDICT_WORDS, field_entry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,8 +178,8 @@ def test_commands_that_name_nothing_are_noticed():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_codes_and_files_named_in_prose_exist(page):
     text = page.read_text(encoding="utf-8")
-    known = {rule.code for rule in rules()}
-    assert set(re.findall(r"\bUV\d{3}\b", text)) <= known
+    codes = {each.code for each in known()}
+    assert set(re.findall(r"\bUV\d{3}\b", text)) <= codes
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link
     # What carries a comment behind `python docs/build.py` and the like is a command; a path has a folder and an ending.
@@ -319,7 +319,23 @@ def option_names() -> dict[str, tuple[str, ...]]:
     }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+TRAINED = sorted((ROOT / "examples").glob("train_*.py"))
+CHECKED = [path for path in sorted((ROOT / "examples").glob("*.py")) if path not in TRAINED]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.name)
+def test_every_training_script_runs_watched_and_does_not_know_of_it(path, tmp_path, capsys):
+    text = path.read_text(encoding="utf-8")
+    assert "import unvanish" not in text
+    said = re.search(rf"^unvanish (run examples/{path.name}.*)$", text, re.MULTILINE)
+    assert said is not None
+    words = said[1].replace("examples/", f"{ROOT}/examples/", 1).split()
+    assert cli.main([words[0], "-o", str(tmp_path / "r.unvanish"), "--every", "20", *words[1:]]) == 0
+    assert unvanish.load_run(tmp_path / "r.unvanish").steps
+    assert "unvanish: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.name)
 def test_every_example_is_a_problem_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
     said = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)

@@ -336,7 +336,9 @@ def test_progress_tells_the_ranking_as_it_stands() -> None:
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, {"on": "ray"}, "on='ray'"),
+        ({}, {"on": "cloud"}, "on='cloud'"),
+        ({}, {"on": "ray", "workers": 2}, "workers of its own"),
+        ({}, {"workers": 0}, "workers=0"),
         ({"steps": None}, {}, "how long a training is"),
         ({}, {"budget": 29}, "too small for one rung"),
         ({}, {"budget": 0}, "budget=0"),

@@ -231,10 +231,10 @@ def test_columns_that_say_nothing_are_left_out():
 def test_paper_gets_the_first_columns_of_a_broad_table_and_is_told_so():
     layers = [made_reports.layer("a", 0.0, **dict.fromkeys([each.field for each in COLUMNS[4:17]], 0.5))]
     made = "".join(layer_tables(layers))
-    assert '<div class="scroll broad"' in made
+    assert '<div class="scroll broad cards"' in made
     sheet = style("parts.css")
     assert f"nth-child(n+{PRINTED + 1}){{display:none}}" in sheet
-    assert '<div class="scroll broad"' not in "".join(layer_tables(MADE["vanishing-20"].layers))
+    assert '<div class="scroll broad cards"' not in "".join(layer_tables(MADE["vanishing-20"].layers))
 
 
 def test_zeros_infinities_and_what_was_not_measured_look_different():

@@ -14,6 +14,7 @@ from browser import open_page
 from made_reports import MADE
 from test_html import NAMES, PAGES, contrast, written
 
+from unvanish import lab
 from unvanish.charts import theme
 from unvanish.words.markup import visible
 
@@ -57,6 +58,32 @@ def faults(page: Any) -> list[str]:
         pytest.skip("the package axe-playwright-python is not installed: its rules cannot be applied")
     found = Axe().run(page).response["violations"]
     return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
+SEEN = """() => ({
+  clipped: [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth + 1
+    || each.scrollHeight > each.clientHeight + 1).map(each => each.getAttribute('aria-label')),
+  pictures: [...document.querySelectorAll('figure svg')].map(each => each.getBoundingClientRect())
+    .filter(box => box.width).map(box => box.width),
+  letters: [...document.querySelectorAll('figure svg text')].filter(each => each.getBoundingClientRect().width)
+    .map(each => parseFloat(getComputedStyle(each).fontSize) * each.getScreenCTM().a || 99),
+})"""
+
+
+@pytest.mark.parametrize("name", ["unstable", "phase", "ravine", "bottom", "report"])
+@pytest.mark.parametrize(("width", "least"), [(420, 360), (1280, 800)])
+def test_no_table_is_clipped_and_pictures_use_the_width(show: Show, name: str, width: int, least: int):
+    html = written(TOLD) if name == "report" else lab.run(name).to_html()
+    with show(html, width=width) as page:
+        open_all(page)
+        seen = page.evaluate(SEEN)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if width < 560:
+            heads = page.locator(".scroll.cards thead").first
+            assert heads.bounding_box()["width"] <= 2, "the heads stand beside each number instead"
+    assert not seen["clipped"]
+    assert seen["pictures"] and min(seen["pictures"]) >= least
+    assert min(seen["letters"]) >= 10.5, "a picture is drawn for its width, not shrunk"
 
 
 @pytest.mark.parametrize("name", PAGES)

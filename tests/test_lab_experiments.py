@@ -14,7 +14,7 @@ import torch
 from unvanish import lab
 from unvanish.lab.activations import functions
 from unvanish.lab.chain import as_written, blame
-from unvanish.lab.phase import predicted_gain, theory_page
+from unvanish.lab.initialisations import predicted_gain, theory_page
 from unvanish.lab.ravine import OPTIMISERS, stepper, walk
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations, chain
@@ -166,7 +166,7 @@ def test_a_thousand_steps_do_not_reach_the_minimum() -> None:
     near, far = lab.run("ravine"), lab.run("ravine", preset="far")
     assert by(near, "w1_after_1000")[0] == pytest.approx(0.999**1000, rel=1e-12)
     assert "needs 4,603 steps" in near.sentence and "Adagrad needs 9 steps" in near.sentence
-    assert "2,301.4 steps more" in near.notes[1] and "2,301.4 steps more" in far.notes[1]
+    assert "2,301.4 more steps" in near.notes[1] and "2,301.4 steps more" in far.notes[1]
     assert "needs 9,206 steps" in far.sentence and "Adagrad needs 91,942 steps" in far.sentence
     assert max(by(far, "distance_over_bound")) == pytest.approx(499.617, abs=1e-3)
     assert dict(zip(by(near, "optimiser"), by(near, "steps"), strict=True))["newton"] == 1
@@ -204,6 +204,21 @@ def test_a_rate_too_large_diverges_and_is_not_called_near() -> None:
 # ── unstable ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_picture_of_unstable_shows_what_its_sentence_says():
+    outcome = lab.run("unstable", chains=500)
+    best = max(outcome.rows, key=lambda row: row["balanced"])
+    drawing = outcome.pictures[0]
+    size = f"{best['scale']:g}"
+    assert f"random weights of size {size} are the best" in outcome.sentence and f"size {size}" in drawing.title
+    median = {f"log10 weights {row['scale']:g}": row["log10_median"] for row in outcome.rows}
+    first = drawing.data[0]
+    assert first["log10 signal"] == best["log10_median"] and drawing.data[-1]["log10 signal"] == 0
+    others = [key for key in first if "weights" in key]
+    assert len(others) == 2 and all(first[key] == median[key] for key in others)
+    said = {each["text"] for each in drawing.tables["labels"]}
+    assert any(text.startswith(f"weights {size}: ") for text in said)
+
+
 def test_three_regimes_of_equal_weights() -> None:
     outcome = lab.run("unstable", chains=200)
     equal = dict(zip(by(outcome, "scale"), by(outcome, "log10_equal"), strict=True))
@@ -221,9 +236,9 @@ def test_random_weights_are_rarely_in_balance(seed: int) -> None:
         assert row["log10_low"] <= row["log10_median"] <= row["log10_high"]
     share = dict(zip(by(outcome, "scale"), by(outcome, "balanced"), strict=True))
     assert share[0.5] == share[64.0] == 0.0 and 0.3 < share[6.0] < 0.65
-    assert "larger ones saturate and vanish once more" in outcome.sentence
+    assert "larger ones saturate, and the signal vanishes again" in outcome.sentence
     growing = lab.run("unstable", chains=1_000, seed=seed, activation="identity", weight=[0.2, 1, 2, 10])
-    assert "larger ones explode" in growing.sentence
+    assert "with larger ones it explodes" in growing.sentence
 
 
 def test_weights_of_a_standard_normal_vanish_as_published(golden: Golden) -> None:

@@ -18,9 +18,8 @@ from unvanish.evidence import layerwise
 from unvanish.evidence.gauss_newton import dot
 from unvanish.evidence.layerwise import MOST, GradientCurvature, gradient_curvatures
 from unvanish.evidence.output_loss import loss_of_outputs
-from unvanish.flow.layers import layers_of
+from unvanish.flow.look import looking
 from unvanish.pipeline import diagnose
-from unvanish.trace.capture import record
 
 SEEDS = range(3)
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
@@ -54,10 +53,10 @@ LOSSES = [mse, entropy, binary]
 def found(problem: Problem) -> dict[str, GradientCurvature] | str:
     model: Any = problem.model
     report = diagnose(problem, effort="quick")
-    capture = record(problem, model)
-    layers, output_loss = layers_of(capture), loss_of_outputs(problem, capture)
-    assert not isinstance(output_loss, str)
-    return gradient_curvatures(problem, model, layers, {a.name: a for a in report.layers}, output_loss, 0)
+    with looking(problem, model) as look:
+        output_loss = loss_of_outputs(problem, look.capture)
+        assert not isinstance(output_loss, str)
+        return gradient_curvatures(look, look.layers, {a.name: a for a in report.layers}, output_loss)
 
 
 def numbers(problem: Problem) -> dict[str, GradientCurvature]:

@@ -210,7 +210,7 @@ def test_remedies_are_sorted_and_told_apart_by_shape_too():
         "helps", "unsure", "as it is", "diverged",
     ]  # fmt: skip
     assert {"×1.0", "×10⁻³·⁰", "0.90", "no score", "chance", "as is", remedies.GAINS} <= set(said)
-    assert any("filled: whole range above" in text for text in said)
+    assert any("filled dot: all seeds above" in text for text in said)
 
 
 def test_remedies_without_gains_have_no_column_for_them():
@@ -351,7 +351,7 @@ def test_curves_leave_the_panel_and_come_back_as_another_line():
     assert [each["order"] for each in phi] == [1, 2, 3]
     assert len({each["line"] for each in phi}) == 1
     assert not tables["areas"]
-    assert texts(tables)[-1] == "pre-activation"
+    assert texts(tables)[-1] == "pre-activation; φ: the activation, φ′: its slope"
 
 
 def test_the_histogram_stands_on_zero_and_its_tallest_bar_reaches_half_way_up():

@@ -43,7 +43,7 @@ def test_what_only_developers_need_is_no_extra_of_the_package(built: dict[str, P
     with zipfile.ZipFile(built["wheel"]) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         metadata = email.message_from_bytes(wheel.read(name))
-    assert set(metadata.get_all("Provides-Extra", [])) == {"pictures", "lab", "dks"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"pictures", "lab", "dks", "ray", "workers"}
     required = " ".join(metadata.get_all("Requires-Dist", []))
     assert not {"pytest", "ruff", "pyright", "hypothesis", "torchdiag"} & set(re.findall(r"[\w-]+", required))
     assert {"dev", "bench"} == set(PROJECT["dependency-groups"])

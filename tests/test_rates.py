@@ -15,6 +15,7 @@ from unvanish import zoo
 from unvanish.decide import VANISHED
 from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
 from unvanish.evidence.step import REAL_STEPS
+from unvanish.flow.look import looking
 from unvanish.flow.updates import TOGETHER, Updates
 from unvanish.pipeline import diagnose, look
 from unvanish.problem import Problem
@@ -86,7 +87,8 @@ def test_a_larger_rate_is_tried_where_the_signal_survives_and_a_smaller_one_wher
         now = next(found)
         return [a.replace(log10_transmission=now) for a in layers]
 
-    tried = rate_trials(problem, model, problem.optimizer, layers, fake, 0)  # type: ignore[arg-type]
+    with looking(problem, model) as look:
+        tried = rate_trials(look, problem.optimizer, layers, fake)  # type: ignore[arg-type]
     assert tuple(t.scale for t in tried) == scales
     assert [t.log10_transmission for t in tried] == [x if math.isfinite(x) else None for x in left]
 

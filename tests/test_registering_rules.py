@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unvanish import rules, zoo
-from unvanish.records import Finding, Flow
+from unvanish.records import EVERYTHING, Finding, Flow
 from unvanish.remedies import remedies
 from unvanish.rules import TIERS, Rule, Statement, refuse_unknown, rule, stamped
 
@@ -37,6 +37,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Rule]:
 def test_a_sound_rule_is_registered(registry: dict[str, Rule]) -> None:
     rule(**SOUND)(judge)
     assert registry["UV799"].verdict == "vanished"
+    assert registry["UV799"].needs == EVERYTHING, "a rule that does not say is spared a flow that lacks something"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,11 @@ def test_a_sound_rule_is_registered(registry: dict[str, Rule]) -> None:
         ({"fires_on": ()}, "needs networks it fires on and networks it is silent on"),
         ({"silent_on": ()}, "needs networks it fires on and networks it is silent on"),
         ({"fires_on": "sigmoid-20"}, "fires_on='sigmoid-20' is a text; write a tuple"),
+        (
+            {"needs": ("log10_transmision",)},
+            "no measurement is called 'log10_transmision'; did you mean",
+        ),
+        ({"needs": "loss"}, "needs='loss' is a text; write a tuple"),
         ({"silent_on": ("sigmoid-20",)}, "sigmoid-20 cannot stand in fires_on and in silent_on"),
     ],
 )

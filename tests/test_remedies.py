@@ -18,6 +18,7 @@ from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.remedies import Change, Draft, Refused, get, remedies, remedy
+from unvanish.remedies.draft import called
 from unvanish.report.advice import advice
 from unvanish.report.explain import explain
 from unvanish.rules import rules
@@ -59,7 +60,8 @@ def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return 0.0
     if not targets.is_floating_point():
         return float((outputs.argmax(1) == targets).float().mean())
-    variance, error = float(targets.var(correction=0)), float((outputs - targets).square().mean())
+    error = float((outputs.reshape(targets.shape) - targets).square().mean())
+    variance = float(targets.var(correction=0))
     if variance == 0.0:
         return 1.0 / (1.0 + error)
     if set(targets.unique().tolist()) == {0.0, 1.0}:
@@ -77,15 +79,14 @@ def train(draft: Draft, steps: int, seed: int) -> float:
                 group["lr"] = rate * draft.recipe.rate(step)
             optimizer.zero_grad()
             assert draft.loss_fn is not None
-            loss = draft.loss_fn(draft.model(draft.inputs), draft.targets)
+            loss = draft.loss_fn(called(draft.model, draft.inputs), draft.targets)
             if not math.isfinite(loss.item()):
                 break
             loss.backward()
-            if draft.recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(draft.model.parameters(), draft.recipe.clip)
+            draft.recipe.clip_gradients(list(draft.model.parameters()))
             optimizer.step()
         with torch.no_grad():
-            outputs = draft.model(draft.inputs)
+            outputs = called(draft.model, draft.inputs)
     return score(outputs if draft.restore_outputs is None else draft.restore_outputs(outputs), draft.targets)
 
 

@@ -277,9 +277,9 @@ def test_images_get_batchnorm_of_channels_and_sequences_layernorm() -> None:
                                                       nn.Linear(4, 3)), SEQUENCES))  # fmt: skip
 
 
-def test_residual_wrapping_outside_a_sequential_is_refused() -> None:
-    with pytest.raises(Refused, match=r"nn\.Sequential"):
-        get("residual").apply(draft_of(Functional(), ROWS))
+def test_residual_wrapping_of_a_forward_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(Refused, match=r"torch\.fx cannot trace"):
+        get("residual").apply(draft_of(DataDependent(), ROWS))
 
 
 def test_groups_of_parameters_keep_their_settings_through_a_change() -> None:

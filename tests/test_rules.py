@@ -80,8 +80,8 @@ def test_vanishing_says_how_much_is_lost_and_to_what() -> None:
     assert finding.cause == "slopes"
     assert finding.message == (
         "fc1 hardly learns: of the error signal that reaches fc3 only 10^-4.0 arrives at fc1, because each of the 2"
-        " steps back multiplies it by about 0.010 (slopes 0.032, weights 0.32). It is not converged: 100% of the loss"
-        " is still to gain. Called at net.py:7."
+        " steps back multiplies it by about 0.010 (slopes 0.032, weights 0.32). It is not converged: 100% of the"
+        " achievable reduction of the loss remains. Called at net.py:7."
     )
     numbers = {evidence.name: evidence.value for evidence in finding.evidence}
     assert numbers == {
@@ -334,7 +334,9 @@ def test_converged_is_a_note_that_mentions_weak_layers() -> None:
     learned = UNLEARNED.replace(relative_gap=2e-4)
     (finding,) = found(flow(layer("fc1", log10_transmission=-9.0), layer("fc2"), loss=learned))
     assert (finding.code, finding.level, finding.layers) == ("UV401", "note", ("fc1", "fc2"))
-    assert finding.message.startswith("fc1, fc2 have learned the task: 0.02% of the loss is left to gain.")
+    assert finding.message.startswith(
+        "fc1, fc2 have learned the task: 0.02% of the achievable reduction of the loss remains."
+    )
     assert "On a new task fc1 would hardly learn" in finding.message
 
 

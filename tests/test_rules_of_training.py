@@ -294,7 +294,7 @@ def test_nothing_is_said_about_steps_where_something_else_is_wrong(
 def test_a_plateau_is_told_from_an_optimum_and_from_vanishing() -> None:
     (finding,) = found(net().replace(decrement=1e-4))
     assert (finding.code, finding.level, finding.layers) == ("UV402", "error", ("fc1", "fc2"))
-    assert "It is not converged: 100% of the loss is still to gain." in finding.message
+    assert "It is not converged: 100% of the achievable reduction of the loss remains." in finding.message
     assert "transmission at least 0.5" in finding.message  # 10^-0.3
     (optimum,) = found(net().replace(decrement=1e-4, loss=START.replace(at_constant=False)))
     assert (optimum.code, optimum.level) == ("UV401", "note")

@@ -22,7 +22,6 @@ from unvanish.population.modules import network
 from unvanish.population.points import points
 from unvanish.population.store import column_kinds
 from unvanish.population.summary import limit, plane
-from unvanish.population.workers import results
 
 SMALL: dict[str, Any] = {
     "grid": {"depth": [3, 6], "activation": ["sigmoid", "tanh"], "weight_variance": [0.5, 1.5, 4.0]},
@@ -234,8 +233,8 @@ def test_files_that_cannot_be_written_are_refused_before_anything_runs(
     for name, said in (("s.txt", "the suffix '.txt'"), ("s", "no suffix"), ("no/s.csv", "there is no directory")):
         with pytest.raises(UnvanishError, match=said):
             unvanish.sweep(SMALL, to=tmp_path / name)
-    with pytest.raises(UnvanishError, match="runs on this machine"):
-        unvanish.sweep(SMALL, on="ray")
+    with pytest.raises(UnvanishError, match="'ray://HOST:PORT'"):
+        unvanish.sweep(SMALL, on="rya")
 
 
 def test_missing_packages_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +328,62 @@ def test_a_factory_of_ones_own_is_checked_point_by_point(tmp_path: Path) -> None
     assert "4 failed" in str(done) or "6 failed" in str(done)
 
 
+HOSTILE = """
+import time, torch
+from torch import nn
+import unvanish
+
+def build(ill):
+    if ill == "hangs":
+        time.sleep(600)
+    if ill == "hangs holding the lock":
+        import re
+        re.match("(a|a)+$", "a" * 60 + "b")
+    if ill == "eats":
+        held = []
+        while True:
+            held.append(b"x" * 2**24)
+    if ill == "raises":
+        raise ArithmeticError("no such network")
+    x = torch.randn(16, 8)
+    return unvanish.Problem(nn.Linear(8, 3), x, torch.arange(16) % 3, nn.CrossEntropyLoss())
+"""
+BAD_GRID = """
+[grid]
+ill = ["no", "hangs", "hangs holding the lock", "eats", "raises", "not at all"]
+[fixed]
+model = "bad.py:build"
+[run]
+timeout = 20
+memory = 1
+"""
+
+
+def check_of_bad_points(rows: Any) -> None:
+    found = {row["ill"]: row["error"] for row in rows}
+    assert found["no"] == found["not at all"] == ""
+    hung = {error for ill, error in found.items() if ill.startswith("hangs")}
+    assert hung == {"it took more than 20 s, so its process was ended"}
+    assert "GiB of memory, 1.0 GiB at most" in found["eats"]
+    assert found["raises"] == "ArithmeticError: no such network"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is watched where /proc tells it")
+def test_a_point_that_hangs_or_eats_its_memory_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(HOSTILE)
+    check_of_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), to=tmp_path / "s.sqlite").points)
+
+
+def test_the_limits_of_a_point_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(HOSTILE)
+    for line, said in (("timeout = 0", "seconds that a network"), ("memory = 'all'", "GiB that the process")):
+        text = BAD_GRID.replace("memory = 1", "").replace("timeout = 20", line)
+        with pytest.raises(UnvanishError, match=f"line 7.*{said}" if "timeout" in line else said):
+            read_grid(written(tmp_path, text))
+    with pytest.raises(UnvanishError, match="for networks of your own"):
+        read_grid({**SMALL, "run": {"timeout": 5}})
+
+
 def test_a_factory_that_does_not_take_a_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     text = "[grid]\n{} = [2, 12]\n[fixed]\nmodel = 'mine.py:build'\n"
@@ -344,7 +399,7 @@ def test_a_factory_that_does_not_take_a_name_is_refused(tmp_path: Path) -> None:
 def test_workers_give_the_same_rows_as_this_process() -> None:
     grid = read_grid(SMALL)
     stretches = [(0, 5), (5, 9), (9, 12)]
-    found = dict(results(grid, iter(stretches), 2))
+    found = dict(sweeping.spread(grid, iter(stretches), 2))
     assert {start: found[start] for start, _ in stretches} == {a: work.rows(grid, a, b) for a, b in stretches}
 
 
@@ -391,8 +446,8 @@ def test_the_command_writes_a_file_and_a_picture(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "m.svg").read_text().startswith("<svg") and (tmp_path / "m.svg.sqlite").exists()
     assert main(["sweep", str(path), "-o", str(tmp_path / "m.html")]) == 2
     assert "names no known format" in capsys.readouterr().err
-    assert main(["sweep", str(path), "--on", "ray", "-o", str(tmp_path / "n.csv")]) == 2
-    assert "runs on this machine" in capsys.readouterr().err
+    assert main(["sweep", str(path), "--on", "there", "-o", str(tmp_path / "n.csv")]) == 2
+    assert "it runs on 'local'" in capsys.readouterr().err
 
 
 def test_every_example_grid_can_be_read() -> None:

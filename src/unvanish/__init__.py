@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from unvanish.records import UnvanishError
     from unvanish.report import Report
     from unvanish.trials import fix
+    from unvanish.watching.run import load_run
+    from unvanish.watching.watch import watch
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix", "sweep"]
+__all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix", "load_run", "sweep", "watch"]
 
 # Loaded on first use: importing the package must not cost an import of torch.
 _LAZY = {
@@ -34,7 +36,9 @@ _LAZY = {
     "assert_healthy": "health",
     "diagnose": "pipeline",
     "fix": "trials",
+    "load_run": "watching.run",
     "sweep": "population.sweeping",
+    "watch": "watching.watch",
 }
 _SUBMODULES = ("lab", "zoo")  # modules to be used by their own names, such as unvanish.lab.run
 

@@ -3,19 +3,33 @@
 Each question removes false alarms of the questions after it: a layer that cannot receive a gradient has not vanished,
 and a small gradient in a network that has learned its task is no illness. A number that was not measured, or is not a
 number, never counts as healthy: the layer is "undecided" and the reason is kept.
+
+A look may ask for less than all, as one at a running training does (see ``Flow.asked``). What was not asked for is no
+fault of the network: a question whose numbers were left out is passed over, or answered by ``live`` from those that are
+there. Where neither tells, the layer is "not_asked".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
+from unvanish.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
 
 VANISHED = -2.5
 """Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
 above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
+
+BESIDE = -3.0
+"""The same limit for a layer beside a way that carries the signal, so that some layer before it transmits well. Gains
+of five stock models lie at -2.5 to -2.85 there while the models train; the labelled vanished layers stood in chains,
+where all that comes before a vanished layer transmits less."""
+
+SOUND = -1.5
+"""Limit of log10 T_rel above which a layer transmits well."""
 
 EXPLODING = 2.5
 """Limit of the growth of the relative sensitivity outside normalised layers, in decades. Networks that train lie at 1.4
@@ -23,7 +37,7 @@ or below (20 and 50 layers of BatchNorm and ReLU 0.5, 50 of SELU 1.3, linear 0.5
 sigmoid networks that do not, at 3.0 or above (20 tanh layers of weights 3/sqrt(n) 3.0, 10 of N(0,1) 3.7)."""
 
 CONVERGED = 1e-3
-"""Share of the loss there was to gain; with less than a thousandth left there is nothing worth a gradient."""
+"""Share of the achievable reduction of the loss; with less than a thousandth left there is nothing worth a gradient."""
 
 UNDERFLOW = 0.5
 """Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
@@ -46,14 +60,30 @@ BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
 
+THOUSANDTH = -3.0
+"""log10 of the share of the last steps' signal below which a step of a sequence is faint. Of LSTMs, GRUs and RNNs whose
+target was an input 5 … 30 steps back, all learned it in 2,000 steps where 10^-3.4 or more arrived there at the start,
+and none where it was 10^-4.9 or less; between, it depended on the learning rate."""
+
+OUT_OF_REACH = -4.0
+"""log10 of the share from which on a step that is needed counts as lost: between those two limits."""
+
+CHANCE = 0.01
+"""Share of shuffles that may give as much before a dependence counts as shown."""
+
+STUCK = 100
+"""Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 
 CRAWL = 1_000
 """Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
 
-UNJUDGED = ("frozen", "unused", "undecided")
+UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
+
+NOT_ASKED = "this look did not ask for"
 
 CURVATURE = "not decided: needs curvature, which this check did not measure"
 
@@ -70,13 +100,16 @@ def decide(flow: Flow) -> Flow:
         return _with_undecided(stopped, [("how well each layer learns", why)])
     zeros = {facts.layer: facts for facts in flow.zeros}
     calls = {call.index: call for call in flow.calls}
+    others = Others(*_estimates(flow), _beside(flow))
     layers: list[LayerFlow] = []
     reasons: dict[str, list[str]] = {}
     for layer in flow.layers:
         call = None if layer.call is None else calls.get(layer.call)
-        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name))
+        verdict, why = _verdict(_with_rise(layer, call), flow, zeros.get(layer.name), others)
         if verdict == "gated" and decay_balances(flow):  # decay has made the tensors small and keeps them so
             verdict = "plateau" if flow.loss is not None and flow.loss.at_constant else "healthy"
+        if verdict == "healthy":
+            verdict, why = _through_time(layer, flow)
         if verdict == "healthy" and (why := _not_a_number(_less_the_step(layer, flow), flow.loss, call)):
             verdict = "undecided"
         if why:
@@ -84,16 +117,19 @@ def decide(flow: Flow) -> Flow:
         layers.append(layer.replace(verdict=verdict))
     order = [layer.name for layer in layers]
     entries = [(f"the verdict of {span(names, order)}", why) for why, names in reasons.items()]
-    return _with_undecided(flow.replace(layers=tuple(layers)), entries + _open_questions(flow))
+    flow = flow.replace(layers=tuple(layers))
+    if (remark := _left_out(flow)) and remark not in flow.notes:
+        flow = flow.replace(notes=(*flow.notes, remark))
+    return _with_undecided(flow, entries + _open_questions(flow))
 
 
 def gap_is_known(loss: LossFacts | None) -> bool:
-    """Whether it was measured how much loss is left to gain."""
+    """Whether it was measured how far the loss can still be reduced."""
     return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
 
 
 def has_converged(loss: LossFacts | None) -> bool:
-    """Whether less than CONVERGED of the loss there was to gain is left."""
+    """Whether less than CONVERGED of the achievable reduction of the loss is left."""
     return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
 
 
@@ -138,37 +174,118 @@ def decay_balances(flow: Flow) -> bool:
     return step is not None and step.decay_balance is not None and step.decay_balance < BALANCED
 
 
+def time_level(flow: Flow, facts: TimeFacts) -> str:
+    """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
+
+    Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
+    the inputs of a step that gets less than 10^-4 of the last steps' signal, and less on those of any other.
+    """
+    if facts.why or not facts.faint or has_converged(flow.loss) or flow.nonfinite:
+        return ""
+    at_constant = flow.loss is not None and flow.loss.at_constant
+    if is_stationary(flow) and not at_constant:
+        return ""
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    stays = at_constant and (is_stationary(flow) or taken >= STUCK)
+    if depends_beyond(facts) or (stays and facts.lost):
+        return "error"
+    return "note" if facts.lost else ""
+
+
+def depends_beyond(facts: TimeFacts) -> bool:
+    """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
+    if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:
+        return False
+    # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
+    return facts.beyond_chance <= CHANCE and _z(facts.beyond) - _z(facts.within) > _z(facts.by_chance)
+
+
+def _z(squared: float) -> float:
+    """Fisher's z of a correlation, of which the square is given: its spread by chance is the same for all sizes."""
+    return math.atanh(min(math.sqrt(max(squared, 0.0)), 1.0 - 1e-12))
+
+
 def is_stationary(flow: Flow) -> bool:
     """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
     return flow.decrement is not None and flow.decrement < STATIONARY
 
 
-def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str, str]:
-    """The verdict of one layer and, where that is "undecided", the reason."""
+def _beside(flow: Flow) -> set[str]:
+    """The layers a little below the limit that are reached from a layer which transmits well: by another way, then."""
+    marginal = {
+        a.call: a.name for a in flow.layers if a.log10_transmission and BESIDE < a.log10_transmission < VANISHED
+    }
+    if not marginal:
+        return set()
+    sound = {a.call for a in flow.layers if a.log10_transmission is not None and a.log10_transmission > SOUND}
+    after = set[int]()
+    for call in flow.calls:
+        if call.index in sound or any(j in after for j in call.inputs):
+            after.add(call.index)
+    return {name for index, name in marginal.items() if index in after}
+
+
+class Others(NamedTuple):
+    """What is known of each layer only by comparing it with the others; empty where a walk has told it better."""
+
+    arrivals: dict[str, float]
+    growths: dict[str, float]
+    beside: set[str]
+
+
+def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
+    known = flow.asks(*NEEDED)
+    arrived = arrivals(flow.layers) if known and not flow.asks("log10_transmission") else {}
+    grown = known and flow.asks("log10_gain") and not flow.asks("log10_sensitivity_rise")
+    return arrived, growths(flow.layers) if grown else {}
+
+
+def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Others) -> tuple[str, str]:
+    """The verdict of one layer and, where that is "undecided", the reason.
+
+    So, too, where an exact zero was seen and its reason not asked for. What else was not asked for needs none.
+    """
     loss, still = flow.loss, is_stationary(flow)
     if layer.frozen:
         return "frozen", ""
-    if layer.call is None:
+    if _is_unused(layer, flow):
         return "unused", ""
     jacobian, gradient = layer.log10_jacobian_norm, layer.log10_grad_norm
-    if jacobian is None or not jacobian < math.inf:
-        return _missing("how strongly the outputs depend on it", jacobian)
-    if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
-        return "dead", ""
-    if jacobian == -math.inf:
-        return _closed(gradient, zero)
+    if not flow.asks("log10_grad_norm"):
+        return ("converged" if has_converged(loss) else "not_asked"), ""
+    if flow.asks("log10_jacobian_norm"):
+        if jacobian is None or not jacobian < math.inf:
+            return _missing("how strongly the outputs depend on it", jacobian)
+        if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
+            return "dead", ""
+        if jacobian == -math.inf and flow.asks("zeros"):
+            return _closed(gradient, zero)
     if has_converged(loss):
         return "converged", ""
     if gradient is None or not gradient < math.inf:
         return _missing("the size of its gradient", gradient)
     if gradient == -math.inf:
-        return _silent(loss)
+        return _silent(loss) if flow.asks("log10_jacobian_norm", "zeros", "loss") else _zero(layer, flow)
     if is_flat(flow):
         return "no_signal", ""
-    transmission, rise, lost = layer.log10_transmission, layer.log10_sensitivity_rise, layer.underflow_fraction
+    if not flow.asks(*NEEDED):
+        return "not_asked", ""
+    told = _reached if flow.asks("log10_transmission") else _seen
+    return told(layer, flow, others, still)
+
+
+def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether it has no call; where the calls were not looked at, whether it had neither signal nor gradient."""
+    nothing = layer.log10_signal is None and layer.log10_grad_norm is None
+    return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
+
+
+def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
+    """Whether a layer with a gradient is reached by the signal, by the transmission of a walk."""
+    loss, transmission = flow.loss, layer.log10_transmission
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
-    if transmission < VANISHED:
+    if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
@@ -177,16 +294,56 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None) -> tuple[str,
                 " constant output: its own part in the loss cannot be told from here"
             )
         return "vanished", ""
-    if rise is None or not math.isfinite(rise):
+    rise = layer.log10_sensitivity_rise
+    # without the calls a result of exactly zero, which has no rise, cannot be told from a rise that was not to be had
+    if flow.asks("log10_sensitivity_rise", "calls") and (rise is None or not math.isfinite(rise)):
         return _missing("the rise of its sensitivity", rise)
+    return _of_size(layer, flow, rise, still)
+
+
+def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
+    """The same from the numbers of a running training alone; the limits are those of the numbers they stand for."""
+    arrival = others.arrivals.get(layer.name)
+    if arrival is None:
+        return "undecided", "its signal, the norm of its gradient or that of its weights was not measured"
+    if arrival < VANISHED:
+        return ("gated" if gate_after(flow.layers, layer, arrival) else "vanished"), ""
+    return _of_size(layer, flow, others.growths.get(layer.name, 0.0), still)
+
+
+def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> tuple[str, str]:
+    """Whether the signal that reaches a layer has a size it can learn from."""
     # Of a result that its activation cuts off nearly everywhere, the size says nothing.
-    if rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
+    if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
         return "exploding", ""
     if still:
-        return ("plateau" if loss is not None and loss.at_constant else "converged"), ""
-    if lost is None or not math.isfinite(lost):
+        return ("plateau" if flow.loss is not None and flow.loss.at_constant else "converged"), ""
+    lost = layer.underflow_fraction
+    if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
-    return ("underflow" if lost > UNDERFLOW or below_eps(layer, flow.setting.eps) else "healthy"), ""
+    # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
+    small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
+    return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
+    """A gradient of exactly zero where the network was not asked why: what was measured beside it may tell."""
+    if flow.asks("dead_fraction") and shut_by(flow.layers, layer):
+        return "dead", ""
+    if flow.asks("log10_weight_norm") and gate_after(flow.layers, layer, -math.inf):
+        return "gated", ""
+    return "not_asked", f"its gradient is exactly zero, and {NOT_ASKED} what a change of the zero tensors does to it"
+
+
+def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
+    """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
+    name = layer.name.partition("#")[0]
+    facts = next((each for each in flow.time if each.layer and each.layer in (layer.name, name)), None)
+    if facts is None:
+        return "healthy", ""
+    if facts.why:
+        return "undecided", f"its time axis was not looked at: {facts.why}"
+    return ("vanished" if time_level(flow, facts) == "error" else "healthy"), ""
 
 
 def below_eps(layer: LayerFlow, eps: float | None) -> bool:
@@ -250,19 +407,32 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     """What no layer's verdict answers: questions about the loss, and those that need curvature."""
     loss = flow.loss
     questions: list[tuple[str, str]] = []
+    if not flow.asks("loss"):
+        return questions
     if loss is None:
         questions.append(("converged or not", "the loss was not looked at on its own"))
     elif not gap_is_known(loss):
-        questions.append(("converged or not", loss.why or "the loss has no scale: how much is left to gain is unknown"))
+        questions.append(
+            ("converged or not", loss.why or "the loss has no scale: how far it can still be reduced is unknown")
+        )
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "not decided: the loss was not tried on other outputs"))
+    questions += [
+        ("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer
+    ]
     if flow.decrement_refused:
         questions.append(
             ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
         )
-    elif may_be_stationary(flow) and flow.decrement is None and not falls(flow):
+    elif flow.asks("decrement") and may_be_stationary(flow) and flow.decrement is None and not falls(flow):
         questions.append(("whether this is a stationary point", CURVATURE))
     return questions
+
+
+def _left_out(flow: Flow) -> str:
+    """A remark on what a look at less than all did not ask for: the rules that need it have not spoken."""
+    rest = [name for name in EVERYTHING if name not in flow.asked]
+    return f"{NOT_ASKED} {', '.join(rest)}; what rests on them was not judged" if rest else ""
 
 
 def _with_undecided(flow: Flow, entries: Iterable[tuple[str, str]]) -> Flow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,13 @@ from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
+from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
-from unvanish.flow.layers import Layer, layers_of
+from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
+from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
@@ -39,7 +41,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
-from unvanish.trace.capture import one_clear_error, record
+from unvanish.trace.capture import one_clear_error
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
@@ -92,13 +94,12 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     model, optimizer = problem.build_all(seed)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
     with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
-        capture = record(problem, model)
-        try:
-            flow, more = _walked(problem, capture, optimizer, effort, seed)
-        finally:
-            capture.release()
+        with looking(problem, model, optimizer, effort, seed) as this:
+            flow, more = _walked(this)
         go_on()
         flow = more(flow)
+        if not flow.nonfinite and flow.layers:
+            flow = flow.replace(time=time_facts(this))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -125,41 +126,37 @@ def _collector_waiting() -> Iterator[Callable[[], None]]:
 More = Callable[[Flow], Flow]
 
 
-def _walked(
-    problem: Problem, capture: Capture, optimizer: Optimizers | None, effort: str, seed: int
-) -> tuple[Flow, More]:
+def _walked(look: Look) -> tuple[Flow, More]:
     """What one walk and the loss alone tell, and what is still to be measured without the graph."""
 
     def nothing(flow: Flow) -> Flow:
         return flow
 
-    layers = layers_of(capture)
-    flow = Flow(setting=_setting(problem, capture, optimizer, effort, seed), notes=_notes(capture))
-    broken = forward_birth(problem, capture, flow, seed)
+    problem, capture = look.problem, look.capture
+    flow = Flow(setting=_setting(look), notes=_notes(capture))
+    broken = forward_birth(look, flow)
     if broken is not None:
-        return _bare(broken, capture, layers), nothing
+        return _bare(broken, look), nothing
     output_loss = loss_of_outputs(problem, capture)
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
-        facts = inside_facts(problem, capture, output_loss, seed)
+        facts = inside_facts(look, output_loss)
     else:
-        facts = loss_facts(output_loss, last, capture.loss, seed)
-    flow = flow.replace(
-        loss=facts,
-        pairs=None if isinstance(output_loss, str) else pair_facts(problem, capture, output_loss, facts, seed),
-    )
+        facts = loss_facts(output_loss, last, capture.loss, look.seed)
+    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
-        return _bare(flow, capture, layers), nothing
+        return _bare(flow, look), nothing
     reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
-    updates = None if optimizer is None else Updates(optimizer, keep=effort != "quick")
-    seen = observe(capture, layers, probes=EFFORTS[effort], seed=seed, updates=updates)
-    measured, calls = measure(capture, layers, seen, problem.batch_size, facts)
+    updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
+    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
+    measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
     if seen.loss.broken is not None and seen.loss.breaks_weights:
-        return backward_birth(problem, capture, flow, seen.loss.broken, seed), nothing
+        return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
     if updates is not None and updates.refused:
         refused = (
@@ -168,19 +165,20 @@ def _walked(
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
-        flow = flow.replace(next_step=next_step(updates, layers))
-    zeros = zero_facts(problem, capture, layers, seen, seed)
+        flow = flow.replace(next_step=next_step(updates, look.layers))
+    held = None if updates is None else updates.held
+    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    flow = flow.replace(zeros=without_normalisers(capture, layers, weak, zeros))
-    if effort == "full":
-        flow = _with_noise(flow, noise_flags(problem, capture.model, layers, seed))
-    if effort == "quick" or isinstance(output_loss, str):
+    flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
+    if look.effort == "full":
+        flow = _with_noise(flow, noise_flags(look))
+    if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
-    model = capture.model
 
     def more(flow: Flow) -> Flow:
-        flow = _more_evidence(problem, model, flow, output_loss, (last, own), layers, updates, seed)
-        return _with_gradient_curvatures(problem, model, flow, output_loss, layers, effort, seed)
+        return _with_gradient_curvatures(
+            look, _more_evidence(look, flow, output_loss, (last, own), updates), output_loss
+        )
 
     return flow, more
 
@@ -191,19 +189,17 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_gradient_curvatures(
-    problem: Problem, model: nn.Module, flow: Flow, output_loss: OutputLoss, layers: list[Layer], effort: str, seed: int
-) -> Flow:
+def _with_gradient_curvatures(look: Look, flow: Flow, output_loss: OutputLoss) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
-    picked = chosen(flow, layers, effort)
+    picked = chosen(look, flow)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = gradient_curvatures(problem, model, picked, {a.name: a for a in flow.layers}, output_loss, seed)
+    found = gradient_curvatures(look, picked, {a.name: a for a in flow.layers}, output_loss)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
-    by_name = {a.name: shared[key] for a in layers if (key := frozenset(map(id, a.live))) in shared}
+    by_name = {a.name: shared[key] for a in look.layers if (key := frozenset(map(id, a.live))) in shared}
 
     def share(measured: GradientCurvature) -> float | None:
         if not loss.reference or loss.relative_gap is None:
@@ -222,14 +218,7 @@ def _with_gradient_curvatures(
 
 
 def _more_evidence(
-    problem: Problem,
-    model: nn.Module,
-    flow: Flow,
-    output_loss: OutputLoss,
-    ends: tuple[Last | None, Last | None],
-    layers: Sequence[Layer],
-    updates: Updates | None,
-    seed: int,
+    look: Look, flow: Flow, output_loss: OutputLoss, ends: tuple[Last | None, Last | None], updates: Updates | None
 ) -> Flow:
     """What a walk cannot tell: curvature, the next steps, the reach of the outputs, the scale of the inputs."""
     loss = flow.loss
@@ -240,34 +229,26 @@ def _more_evidence(
     if last is not None:
         flow = flow.replace(output=output_facts(last, own, loss))
     flow = flow.replace(
-        inputs=input_facts(problem, flow.layers, flow.calls, lambda other: quick_look(other, model, seed))
+        inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = flow.replace(step=step_facts(problem, model, updates, loss, seed))
+        flow = flow.replace(step=step_facts(look, updates, loss))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(problem, model, flow, output_loss, layers, loss.reference, seed)
+        flow = _with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
         rates = rate_trials(
-            problem, model, updates.optimizer, flow.layers, lambda: quick_look(problem, model, seed)[0], seed
+            look, updates.optimizer, flow.layers, lambda: quick_look(look.problem, look.model, look.seed)[0]
         )
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
-    return flow.replace(step=with_real_steps(problem, model, updates.optimizer, step, loss, seed, walked))
+    return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_decrement(
-    problem: Problem,
-    model: nn.Module,
-    flow: Flow,
-    output_loss: OutputLoss,
-    layers: Sequence[Layer],
-    reference: float,
-    seed: int,
-) -> Flow:
+def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -278,12 +259,12 @@ def _with_decrement(
         note = _FALLS.format(flow.step.optimizer, flow.step.lowered)
         return flow.replace(notes=(*flow.notes, note))
     weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    live = {id(p) for a in layers if a.name not in weak for p in a.live}
-    only = [name for name, p in model.named_parameters() if id(p) in live]
-    found = decrement(problem, model, output_loss, reference, seed, only)
+    live = {id(p) for a in look.layers if a.name not in weak for p in a.live}
+    only = [name for name, p in look.model.named_parameters() if id(p) in live]
+    found = decrement(look, output_loss, reference, only)
     gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
     if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(problem, model, output_loss, reference, seed)
+        found = decrement(look, output_loss, reference)
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 
@@ -293,14 +274,11 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
     ``model`` is looked at instead of the problem's own; both empty where its loss has no graph. The caller sees to it
     that the model's state is kept (see ``preserve.untouched``).
     """
-    capture = record(problem, model)
-    try:
-        layers = layers_of(capture)
-        if capture.loss_root is None:
+    with looking(problem, model, seed=seed) as look:
+        if look.capture.loss_root is None:
             return (), ()
-        return measure(capture, layers, observe(capture, layers, seed=seed), problem.batch_size)
-    finally:
-        capture.release()
+        seen = observe(look.capture, look.layers, seed=seed)
+        return measure(look.capture, look.layers, seen, problem.batch_size)
 
 
 _PLAIN = (
@@ -311,20 +289,20 @@ _PLAIN = (
 
 _FALLS = (
     "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
-    " lower the loss of this batch by {:.2g} of what there is to gain; the curvature was not asked for"
+    " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
 )
 
 
-def _bare(flow: Flow, capture: Capture, layers: list[Layer]) -> Flow:
+def _bare(flow: Flow, look: Look) -> Flow:
     """A flow of the forward pass alone: names, kinds, places and activations; no signal."""
     seen = Observed(Tape(), [], 1)
-    measured, calls = measure(capture, layers, seen, 1)
-    plain = tuple(m.replace(call=layer.call) for m, layer in zip(measured, layers, strict=True))
+    measured, calls = measure(look.capture, look.layers, seen, 1)
+    plain = tuple(m.replace(call=layer.call) for m, layer in zip(measured, look.layers, strict=True))
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(problem: Problem, capture: Capture, optimizer: Optimizers | None, effort: str, seed: int) -> Setting:
-    model = capture.model
+def _setting(look: Look) -> Setting:
+    problem, model, optimizer = look.problem, look.model, look.optimizer
     first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
     return Setting(
         model=type(model).__name__,
@@ -333,8 +311,8 @@ def _setting(problem: Problem, capture: Capture, optimizer: Optimizers | None, e
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),
         mode="train" if model.training else "eval",
-        effort=effort,
-        seed=seed,
+        effort=look.effort,
+        seed=look.seed,
         autocast="" if problem.autocast is None else str(problem.autocast).removeprefix("torch."),
         optimizer="" if optimizer is None else name_of(optimizer),
         eps=None if optimizer is None else _eps(optimizer),

@@ -15,10 +15,24 @@ SCHEMA = "unvanish.report/1"
 
 VERDICTS = (
     "healthy", "vanished", "exploding", "dead", "gated", "saddle", "no_signal", "converged", "plateau", "underflow",
-    "frozen", "unused", "nonfinite", "undecided",
+    "frozen", "unused", "nonfinite", "undecided", "not_asked",
 )  # fmt: skip
 
+LIVE = (
+    "log10_signal", "log10_grad_norm", "log10_weight_norm", "log10_gain", "saturated_fraction", "dead_fraction",
+    "underflow_fraction", "update_to_weight_ratio", "nonfinite",
+)  # fmt: skip
+"""What can be read while a training runs, without a walk of its own: fields of LayerFlow and Flow. "log10_gain" stands
+for the four gains by factor and for the layer before, too."""
+
+EVERYTHING = (
+    *LIVE, "calls", "log10_jacobian_norm", "log10_transmission", "log10_sensitivity_rise", "noise", "loss", "zeros",
+    "decrement", "step", "next_step", "rates", "output", "inputs", "time",
+)  # fmt: skip
+"""All that a check may ask for, by the names of the fields that hold the answers."""
+
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class UnvanishError(ValueError):
@@ -131,8 +145,8 @@ class LayerFlow(Record, frozen=True, kw_only=True):
 class LossFacts(Record, frozen=True, kw_only=True):
     """What the loss alone says, its outputs taken as free variables.
 
-    ``reference`` is L_ref, the loss there is to gain from an untrained start; ``relative_gap`` the share of it that is
-    still left. Both are None where the loss has no scale, with the reason in ``why``.
+    ``reference`` is L_ref, the achievable reduction of the loss from an untrained start; ``relative_gap`` the share of
+    it that remains. Both are None where the loss has no scale, with the reason in ``why``.
     """
 
     value: float
@@ -293,6 +307,60 @@ class Birth(Record, frozen=True, kw_only=True):
     parameters: tuple[str, ...] = ()
 
 
+class TimeFacts(Record, frozen=True, kw_only=True):
+    """How much of the error signal reaches each step of a sequence.
+
+    ``layer``: the recurrent module, "" for the inputs of the network; ``kind``: its class, or the call that goes along
+    them. Signals are log10, beside that of the last steps, at the steps ``at``, the first one first: of a random probe
+    of the last outputs at the inputs (``log10_signal``) and at the states (``log10_state``), of the loss at the inputs.
+    None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
+    hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
+    not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
+    ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
+    and of one of the others, at most; ``beyond_chance``: how often shuffled samples give as much, ``by_chance``: what
+    one in a hundred gives. ``why``: why nothing was looked at.
+    """
+
+    layer: str
+    kind: str
+    steps: int
+    at: tuple[int, ...] = ()
+    log10_signal: tuple[float | None, ...] = ()
+    log10_loss_signal: tuple[float | None, ...] = ()
+    log10_state: tuple[float | None, ...] = ()
+    log10_gain: float | None = None
+    horizon: int | None = None
+    smallest_horizon: int | None = None
+    faint: int = 0
+    lost: int = 0
+    beyond: float | None = None
+    beyond_chance: float | None = None
+    within: float | None = None
+    by_chance: float | None = None
+    states_unseen: str = ""
+    why: str = ""
+
+
+class UnusedFacts(Record, frozen=True, kw_only=True):
+    """Why a layer has no gradient at all: no path of the graph leads from it to the loss.
+
+    ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
+    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; ``cut_at``: a
+    source line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out,
+    or cuts it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``:
+    whether the optimizer holds it; None without one.
+    """
+
+    layer: str
+    called: bool
+    cut: str = ""
+    cut_at: str = ""
+    feeds: bool = False
+    library: bool = False
+    conditional: bool = False
+    held: bool | None = None
+
+
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
 
@@ -303,7 +371,7 @@ class Trial(Record, frozen=True, kw_only=True):
     ``remedy``: the names of its edits joined by " + "; ``change``: what they do, for people. ``score`` is the mean over
     ``seeds`` trainings of ``steps`` steps each, ``score_spread`` the lowest and the highest of them, ``baseline`` the
     score of the network as it is after as many; None: not scored, or not finite. ``judged``: these are scores on data
-    that chose nothing. ``helped``: the gain was judged and exceeds ``needed``. ``reason``: why it is not the answer.
+    not used to choose. ``helped``: the gain was judged and exceeds ``needed``. ``reason``: why it is not the answer.
     """
 
     remedy: str
@@ -345,26 +413,36 @@ class Flow(Record, frozen=True, kw_only=True):
     ``decrement``: the Gauss-Newton decrement of the layers that transmit, together: the loss they could still gain here
     by a quadratic model, as a share of L_ref; None where it was not needed (because the gradients do not cancel, or a
     step that was tried lowers the loss) or, with the reason in ``decrement_refused``, not to be had.
+
+    ``asked``: what was asked for, of EVERYTHING. A field that was not asked for says nothing; of one that was, None
+    means that the answer is not to be had.
     """
 
-    setting: Setting
     layers: tuple[LayerFlow, ...] = ()
+    undecided: tuple[tuple[str, str], ...] = ()
     calls: tuple[CallFlow, ...] = ()
     loss: LossFacts | None = None
+    setting: Setting
+    notes: tuple[str, ...] = ()
     zeros: tuple[ZeroFacts, ...] = ()
+    unused: tuple[UnusedFacts, ...] = ()
     step: StepFacts | None = None
-    next_step: NextStep | None = None
-    rates: tuple[RateTrial, ...] = ()
     output: OutputFacts | None = None
     inputs: InputFacts | None = None
-    pairs: PairFacts | None = None
+    time: tuple[TimeFacts, ...] = ()
     decrement: float | None = None
+    rates: tuple[RateTrial, ...] = ()
     decrement_refused: str = ""
     nonfinite: str = ""
     nonfinite_call: int | None = None
+    next_step: NextStep | None = None
+    asked: tuple[str, ...] = EVERYTHING
+    pairs: PairFacts | None = None
     birth: Birth | None = None
-    undecided: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+
+    def asks(self, *names: str) -> bool:
+        """Whether all of these were asked for."""
+        return set(names) <= set(self.asked)
 
 
 def to_builtins(record: Record) -> Any:
@@ -372,7 +450,7 @@ def to_builtins(record: Record) -> Any:
     return _spell(msgspec.to_builtins(record))
 
 
-def from_builtins(data: Any, kind: type[R]) -> R:
+def from_builtins(data: Any, kind: type[S]) -> S:
     """The record of type ``kind`` that ``to_builtins`` turned into ``data``."""
     try:
         return msgspec.convert(data, kind, strict=False)

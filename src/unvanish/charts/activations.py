@@ -10,7 +10,7 @@ from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Box, Label, Spot, place, row
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import linear
-from unvanish.charts.measure import shorten
+from unvanish.charts.measure import shorten, text_width
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
 
@@ -25,6 +25,7 @@ MOST_POINTS = 160
 KEYS = ("x", "phi", "slope", "density")
 ENTERS = "pre-activation"
 HISTOGRAM = "shaded: histogram of the pre-activations"
+NAMED = "φ: the activation, φ′: its slope"
 
 
 class Panel(NamedTuple):
@@ -91,6 +92,7 @@ def tables(
     named = list(zip(thin, panels, strict=True))
     shaded = any(each.get("density") for each in thin)
     foot = f"{ENTERS}; {HISTOGRAM}" if shaded else ENTERS
+    foot = f"{foot}; {NAMED}" if text_width(f"{foot}; {NAMED}") < width - 8 else foot
     middle = Spot(frame.plot_width / 2, frame.plot_height + BOTTOM - 12, "center")
     return {
         "frame": [frame.row([], [], [], [])],

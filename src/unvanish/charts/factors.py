@@ -33,7 +33,7 @@ BAR = 2.5
 """Pixels a bar needs; in a network too deep for that, the factors are lines."""
 PEN = 2.5
 """Pixels between the points of a line; where layers are closer, neighbours share one point."""
-OVER, OVER_SHORT = "a step back from the layer multiplies by", "a step back multiplies by"
+OVER, OVER_SHORT = "a step back through the layer multiplies the signal by", "a step back multiplies by"
 
 
 @picture("factors", "Which factor is to blame?", tables=("bars", "lines", "products", "one", "labels"))

@@ -70,7 +70,7 @@ def tables(
     boxes, lines, said = key(scale, frame, 4 - TOP, free)
     ticks = linear(frame.x_low, frame.x_high, frame.plot_width, 56, 1)
     labels = [row(text, Spot(-frame.left + 6, -top + 9 + LINE * at), "mut") for at, text in enumerate(told)]
-    labels.append(row("step", Spot(frame.plot_width / 2, frame.plot_height + 30, "center"), "mut"))
+    labels.append(row("training step", Spot(frame.plot_width / 2, frame.plot_height + 30, "center"), "mut"))
     if not axis:
         labels.append(row(NUMBERED, Spot(-frame.left + 10, frame.plot_height / 2, "center"), "mut", angle=-90))
     layer_ticks = ([*range(1, len(names) + 1)], axis) if axis else whole(len(names), frame.plot_height, 22)

@@ -28,6 +28,10 @@ CELL = 6
 """Pixels: two paths that cross the same square of this size are taken for lying on each other there."""
 THIN, WIDER, COVERED, SOLID = 1.7, 2.8, 0.3, (1, 0)
 """Width of a path in pixels; what it gains for each path drawn over so large a share of it, so that both are seen."""
+LABEL_STEP, MOST_PLACES = 24, 40
+"""Pixels between two places of a path where its name may stand, and how many of them are tried, its end first."""
+ROOMY = 400
+"""Pixels: on a narrower plot the names of the paths are as short as can be."""
 MINIMUM, GONE = "minimum", "leaves the picture"
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 
@@ -206,24 +210,35 @@ def _dots(path: Path) -> Iterator[Row]:
 
 
 def _names(paths: Sequence[Path], cells: set[tuple[int, int]], minimum: Point, frame: Frame) -> list[Row]:
-    """Each optimizer's name and steps, as near to the end of its path as all paths leave free; the minimum."""
+    """Each optimizer's name and steps beside its path, as near to its end as all paths leave free; the minimum."""
     x, y = frame.x(minimum[0]), frame.y(minimum[1])
     labels = [Label(MINIMUM, around(x, y, 12), "fg")]
     for path in paths:
         if not path.seen:
             continue
         left = len(path.points) <= path.steps or path.seen[-1][0] < len(path.points) - 1
-        said = GONE if left else f"after {path.steps:,} {'step' if path.steps == 1 else 'steps'}"
+        count = f"{path.steps:,} {'step' if path.steps == 1 else 'steps'}"
+        said = GONE if left else f"after {count}" if frame.plot_width >= ROOMY else count
         text = f"{shorten(path.name, frame.plot_width * 0.4, bold=True)} {said}"
-        ends = [path.pixels[math.ceil(len(path.seen) * share / 8) - 1] for share in (8, 7, 6, 5)]
-        spots = [spot for px, py in ends for reach in (10, 20) for spot in around(px, py, reach)]
+        places = _places(path.pixels)
+        spots = [spot for reach in (10, 16) for px, py in places[:MOST_PLACES] for spot in around(px, py, reach)]
         color = SERIES[path.series % len(SERIES)][0]
-        labels.append(Label(text, (*spots, *_elsewhere(ends[0], frame)), color, bold=True, needed=True))
+        labels.append(Label(text, (*spots, *_elsewhere(places, frame)), color, bold=True, needed=True))
     marks = [Box(x * CELL - 1, y * CELL - 1, (x + 1) * CELL + 1, (y + 1) * CELL + 1) for x, y in cells]
     return place(labels, [*marks, Box(x - 7, y - 7, x + 7, y + 7)], Box(2, 0, frame.plot_width, frame.plot_height))
 
 
-def _elsewhere(end: Point, frame: Frame) -> list[Spot]:
-    """Places all over the plot, the nearest to the end of a path first."""
+def _places(pixels: Sequence[Point]) -> list[Point]:
+    """Some places of a path, its end first."""
+    places = [pixels[-1]]
+    for at in between(reversed(pixels), LABEL_STEP):
+        if math.dist(at, places[-1]) >= LABEL_STEP / 2:
+            places.append(at)
+    return places
+
+
+def _elsewhere(path: Sequence[Point], frame: Frame) -> list[Spot]:
+    """Places all over the plot, the nearest to a path first."""
     spots = [Spot(x, y) for x in range(4, int(frame.plot_width), 24) for y in range(8, int(frame.plot_height), 15)]
-    return sorted(spots, key=lambda spot: math.dist(end, spot[:2]))
+    few = path[:: len(path) // 4 or 1]
+    return sorted(spots, key=lambda spot: min(math.dist(at, spot[:2]) for at in few))

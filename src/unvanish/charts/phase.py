@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.diverging import cells, edges, key, layers, shades
+from unvanish.charts.diverging import cells, edges, key, key_width, layers, shades
 from unvanish.charts.labels import Box, Label, Spot, around, place, row
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import linear
@@ -18,6 +18,7 @@ from unvanish.records import UnvanishError
 
 TOP, BOTTOM, RIGHT, PLOT_HEIGHT = 46, 44, 16, 260
 WEIGHT, BIAS = "weight variance σ_w²", "bias variance σ_b²"
+CHI, CHI_SHORT = "χ₁, by which a layer multiplies the squared gradient", "χ₁ per layer"
 CRITICAL = "χ₁ = 1: gradients keep their size"
 SHOWN = 0.75
 """Share of the plane that is not at the end of the scale: towards no weights χ₁ falls without end."""
@@ -76,6 +77,7 @@ def tables(
     drawn, hatching = cells([[scale.of(value) for value in line] for line in logs], x, y)
     free = "blank: no value" if any(value is None for line in logs for value in line) else ""
     boxes, lines, said = key(scale, frame, -TOP + 4, free)
+    head = CHI if text_width(CHI) + key_width(scale) + 30 <= width else CHI_SHORT
     inside = _inside(frame, across, up, logs, critical, points)
     return {
         "frame": [
@@ -92,7 +94,7 @@ def tables(
         "labels": [
             *said,
             *inside,
-            row("χ₁", Spot(-frame.left + 6, -TOP + 9), "mut"),
+            row(head, Spot(-frame.left + 6, -TOP + 9), "mut"),
             row(BIAS, Spot(-frame.left + 12, frame.plot_height / 2, "center"), "mut", angle=-90),
             row(WEIGHT, Spot(frame.plot_width / 2, frame.plot_height + 31, "center"), "mut"),
         ],

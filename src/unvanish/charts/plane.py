@@ -24,7 +24,8 @@ NAMED, LARGE = 24, 60
 LONGEST = 96
 DIAGONAL_ROOM = 78
 ACROSS, ACROSS_SHORT = "curvature of the loss along the gradient (Gauss–Newton)", "curvature along the gradient"
-OVER = "gradient ‖g‖ / ‖w‖; lines: distance to go"
+OVER = "gradient relative to the weights, ‖g‖ / ‖w‖; lines: distance to the minimum"
+OVER_SHORT = "gradient ‖g‖ / ‖w‖; lines: distance to go"
 FAR, NEAR = "far: more than ‖w‖ to go", "near: less than ‖w‖ to go"
 
 
@@ -64,13 +65,14 @@ def tables(
     log10_relative_gradient: Numbers,
     verdicts: Sequence[str] | None = None,
     *,
+    joined: bool = True,
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
     """The columns of the plane: per layer, log10 of the curvature along its gradient and of ‖gradient‖ / ‖weights‖.
 
     The quotient of the two is the distance to the minimum of a quadratic, in units of ‖weights‖. None is left out, -inf
-    stands at "0". UnvanishError where no layer has both numbers.
+    stands at "0". ``joined``: a line runs from layer to layer. UnvanishError where no layer has both numbers.
     """
     count = len(names)
     if len(log10_curvature) != count or len(log10_relative_gradient) != count:
@@ -95,15 +97,16 @@ def tables(
         )
     frame = _frame(across, up, width, height or HEIGHT)
     said = verdicts or [""] * count
+    path = points if joined and len(points) <= LARGE else []
     size = 56 if len(points) <= LARGE else 22
     x_ticks, x_names = across.ticks(frame.plot_width, 50)
     return {
         "frame": [frame.row(x_ticks, x_names, *up.ticks(frame.plot_height))],
         "wash": _wash(frame, up),
         "diagonals": [_diagonal(frame, power) for power in _powers(frame)],
-        "path": [{"x": each.x, "y": each.y, "order": each.at} for each in points if len(points) <= LARGE],
+        "path": [{"x": each.x, "y": each.y, "order": each.at} for each in path],
         "points": [{"x": each.x, "y": each.y, "size": size, **symbol(said[each.at] or None)} for each in points],
-        "labels": _labels(names, points, said, frame, count),
+        "labels": _labels(names, points, path, said, frame, count),
     }
 
 
@@ -150,7 +153,12 @@ def _diagonal(frame: Frame, power: int) -> Row:
 
 
 def _labels(
-    names: Sequence[str], points: Sequence[Point], verdicts: Sequence[str], frame: Frame, count: int
+    names: Sequence[str],
+    points: Sequence[Point],
+    path: Sequence[Point],
+    verdicts: Sequence[str],
+    frame: Frame,
+    count: int,
 ) -> list[Row]:
     top = [
         Label(
@@ -168,8 +176,7 @@ def _labels(
     marks = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in ((frame.x(each.x), frame.y(each.y)) for each in points)]
     edge = _diagonal(frame, 0)
     marks += along([(frame.x(edge[x]), frame.y(edge[y])) for x, y in (("x", "y"), ("x2", "y2"))])
-    if len(points) <= LARGE:
-        marks += along([(frame.x(each.x), frame.y(each.y)) for each in points], pen=1)
+    marks += along([(frame.x(each.x), frame.y(each.y)) for each in path], pen=1)
     own = [
         *_missing(count - len(points), count, frame),
         *_words(points, verdicts, frame),
@@ -177,7 +184,7 @@ def _labels(
         *_names(short, points, frame),
     ]
     return [
-        row(OVER, Spot(-LEFT + 6, -TOP + 12), "mut"),
+        row(OVER if text_width(OVER) < frame.width - 8 else OVER_SHORT, Spot(-LEFT + 6, -TOP + 12), "mut"),
         row(across, slid(across, Spot(frame.plot_width / 2, frame.plot_height + BOTTOM - 10, "center"), whole), "mut"),
         *place(top, [], Box(-LEFT, -TOP, frame.plot_width + RIGHT, 0)),
         *place(own, marks, inside),
@@ -214,9 +221,12 @@ def _words(points: Sequence[Point], verdicts: Sequence[str], frame: Frame) -> It
         order = [*own[middle : middle + 4], *own[max(middle - 4, 0) : middle], own[0], own[-1]]
         spots = [
             Spot(frame.x(each.x), frame.y(each.y) + side * away, "center")
-            for away in (30, 18, 46)
+            for away in (19, 30)
             for each in order
             for side in (-1, 1)
+        ]
+        spots += [
+            spot for reach in (12, 24) for each in own for spot in around(frame.x(each.x), frame.y(each.y), reach)
         ]
         yield Label(verdict.replace("_", " "), tuple(spots), look(verdict).color, bold=True)
 

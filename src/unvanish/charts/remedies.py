@@ -21,7 +21,7 @@ LONGEST_NAME = 0.36
 """Share of the width that names may take."""
 GAINS = "signal at layer 1"
 NO_SCORE = "no score"
-FILLED = "filled: whole range above “as is”"
+FILLED = "filled dot: all seeds above “as is”"
 LOOKS = {"as is": ("circle", "mut", "bg"), "better": ("circle", "down", "down"), "other": ("diamond", "up", "bg")}
 """Symbol, outline and ground: the network as it is, a remedy whose whole range lies above it, the others."""
 

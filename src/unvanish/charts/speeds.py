@@ -53,7 +53,7 @@ def tables(
     log10_values: Sequence[Numbers],
     *,
     quantity: str = "",
-    across: str = "step",
+    across: str = "training step",
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:

@@ -26,7 +26,7 @@ STEP_SLOT, SYMBOL_SLOT, TICK_SLOT = 2.5, 12.0, 5.0
 """Pixels a layer needs to be drawn as a step, with a symbol, and with a tick for its weight gradient."""
 FINEST = 0.5
 """Pixels: layers closer than that are thinned out, extremes kept."""
-SIGNAL, WEIGHTS = "error signal per sample", "pale: weight gradient"
+SIGNAL, WEIGHTS, ENTERS = "error signal per sample", "pale: weight gradient", "error at the output "
 
 
 @picture(
@@ -65,6 +65,7 @@ def tables(
     verdicts: Sequence[str] | None = None,
     compare: Sequence[tuple[str, Numbers]] = (),
     *,
+    line: str = "",
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
@@ -95,7 +96,7 @@ def tables(
     floors = _floors(frame, dtype, grid)
     rules = [{"x": frame.x_low, "x2": frame.x_high, "y": each["y"]} for each, _ in floors]
     marks = _covered(lines, [*weights, *rules], frame)
-    labels = [*_own(axis, log10_signal, scale, frame), *_of_others(compare, scale, frame, count)]
+    labels = [*_own(axis, log10_signal, scale, frame, line), *_of_others(compare, scale, frame, count)]
     labels += [label for _, label in floors]
     labels += [*_gaps(log10_signal, frame), *_of_weights(weights, frame, grid)]
     # a floor whose name finds no room is not drawn either: a line that says nothing is a riddle
@@ -190,7 +191,7 @@ def _covered(lines: Sequence[Row], level: Sequence[Row], frame: Frame) -> list[B
     return found
 
 
-def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame) -> Iterator[Label]:
+def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame, line: str) -> Iterator[Label]:
     """The error where it enters, the first layer, the worst one, and a place where the signal is exactly zero."""
     known = [at for at, value in enumerate(values) if scale.at(value) is not None]
     if not known:
@@ -200,12 +201,14 @@ def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame) -> Itera
         name = "" if axis.named else f"{shorten(axis.names[at], frame.plot_width * 0.3, bold=True)}: "
         x = {"left": frame.x(at + 0.5) + 2, "right": frame.x(at + 1.5) - 2, "center": frame.x(at + 1)}[align]
         text = f"{prefix or name}{raise_powers(amount(values[at]))}"
-        return Label(text, _beside(x, frame.y(scale.at(values[at]) or 0.0), align), bold=not prefix, needed=needed)
+        return Label(
+            text, _beside(x, frame.y(scale.at(values[at]) or 0.0), align), bold=prefix != ENTERS, needed=needed
+        )
 
     first, last = known[0], known[-1]
-    yield label(last, "right", "error at the output ", True)
+    yield label(last, "right", ENTERS, True)
     if first != last:
-        yield label(first, "left", needed=True)
+        yield label(first, "left", f"{shorten(line, frame.plot_width * 0.4, bold=True)}: " if line else "", needed=True)
     finite = [at for at in known if math.isfinite(values[at] or 0.0)]
     level = {at: values[at] or 0.0 for at in finite}
     zeros = [at for at in known if values[at] == -math.inf]

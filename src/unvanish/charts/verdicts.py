@@ -35,6 +35,7 @@ LOOKS: dict[str, Look] = {
     "unused": Look("triangle-right", "mut", False),
     "nonfinite": Look("diamond", "up", True),
     "undecided": Look("triangle-left", "mut", False),
+    "not_asked": Look("triangle-left", "mut", True),
 }
 """No two look the same without their colour."""
 UNKNOWN = Look("circle", "down", False)

@@ -17,6 +17,7 @@ from unvanish.cli.terminal import (
     HEALTHY,
     STATUS,
     colorful,
+    entries,
     format_of,
     look_ahead,
     speaks_unicode,
@@ -112,9 +113,7 @@ def _zoo(args: argparse.Namespace) -> int:
     if args.name:
         network = zoo.get(args.name)
         return _judge(args, lambda: contextlib.nullcontext(network.build(args.seed)))
-    names = zoo.names()
-    widest = max(map(len, names))
-    write(sys.stdout, "\n".join(f"{name:<{widest}}  {zoo.describe(name)}" for name in names))
+    write(sys.stdout, entries([(name, zoo.describe(name)) for name in zoo.names()]))
     return HEALTHY
 
 
@@ -131,11 +130,12 @@ def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManage
 
         report = diagnose(given, effort=args.effort, seed=args.seed)
     report = filter_findings(report, args.select, args.ignore)
-    _deliver(args, report)
+    deliver(args, report)
     return HEALTHY if report.healthy or args.exit_zero else FOUND
 
 
-def _deliver(args: argparse.Namespace, report: Report) -> None:
+def deliver(args: argparse.Namespace, report: Report) -> None:
+    """Write the report in ``args.format``, to ``args.output`` or to standard output."""
     from unvanish.report import write_text
     from unvanish.report.formats import find
     from unvanish.report.text import render

@@ -43,7 +43,16 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
-    command.add_argument("--on", default="local", metavar="WHERE", help="where trials run (default: %(default)s)")
+    command.add_argument(
+        "--on", default="local", metavar="WHERE", help="local, ray, or ray://HOST:PORT (default: %(default)s)"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes of this machine that train (default: %(default)s)",
+    )
     command.add_argument(
         "--format", choices=names("fix"), help="of the answer (default: by the suffix of -o, else text)"
     )
@@ -77,7 +86,7 @@ def _fix(args: argparse.Namespace) -> int:
         try:
             fixes = fix(
                 problem, budget=args.budget, seeds=args.seeds, on=args.on, seed=args.seed, resume=args.resume,
-                anyway=args.anyway, progress=lambda standing: progress(*_told(standing)),
+                anyway=args.anyway, workers=args.workers, progress=lambda standing: progress(*_told(standing)),
             )  # fmt: skip
         finally:
             progress.clear()

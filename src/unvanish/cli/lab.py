@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, width, write, write_bytes
+from unvanish.cli.terminal import HEALTHY, Progress, entries, look_ahead, width, write, write_bytes
 from unvanish.report.formats import names
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add(commands: Any, words: Sequence[str]) -> None:
 
     theory = commands.add_parser(
         "theory", help="what mean-field theory says about an activation and an initialisation", epilog=EPILOG,
-        description="How signals and gradients of wide plain networks grow or shrink a layer, and how deep they reach.",
+        description="How signals and gradients of wide plain networks grow or shrink per layer, and how far they get.",
     )  # fmt: skip
     theory.add_argument("activation", metavar="ACTIVATION", help="such as sigmoid, tanh, relu or gelu")
     theory.add_argument("--depth", type=int, metavar="N", help="layers (default: 20)")
@@ -102,8 +102,7 @@ def _lab(args: argparse.Namespace) -> int:
     if args.list:
         from unvanish.lab import experiments
 
-        widest = max(len(each.name) for each in experiments())
-        write(sys.stdout, "\n".join(f"{each.name:<{widest}}  {each.title}" for each in experiments()))
+        write(sys.stdout, entries([(each.name, each.title) for each in experiments()]))
         return HEALTHY
     if args.experiment is None:
         from unvanish.server import serve
@@ -121,7 +120,7 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _theory(args: argparse.Namespace) -> int:
-    from unvanish.lab.phase import theory_page
+    from unvanish.lab.initialisations import theory_page
 
     named = ("depth", "weight_variance", "bias_variance")
     given = {name: value for name in named if (value := getattr(args, name)) is not None}
@@ -142,12 +141,13 @@ def _answer(args: argparse.Namespace, work: Callable[[Callable[[float, str], Non
         outcome = work(progress)
     finally:
         progress.clear()
-    if chosen in (None, "text") and args.output is None and sys.stdout.isatty():
+    if chosen in (None, "text") and args.output is None:
         from unvanish.report.lab_text import render
 
         write(sys.stdout, render(outcome, width()))
         return HEALTHY
-    data = find(chosen or "text", "lab").write(outcome)
+    assert chosen is not None  # -o names a format
+    data = find(chosen, "lab").write(outcome)
     if args.output is not None:
         write_text(Path(args.output), data)
         write(sys.stderr, f"unvanish: {outcome.sentence}")

@@ -22,7 +22,9 @@ def add(commands: Any) -> None:
         description="Where does a network train? The flow at initialisation, and accuracy where asked, of every point.",
     )  # fmt: skip
     command.add_argument("grid", metavar="GRID.toml", help="what varies, what is fixed, and how it is run")
-    command.add_argument("--on", default="local", metavar="WHERE", help="where it runs: local, this machine")
+    command.add_argument(
+        "--on", default="local", metavar="WHERE", help="local, ray, or ray://HOST:PORT (default: %(default)s)"
+    )
     command.add_argument(
         "-o", "--output", metavar="FILE",
         help="the results, .sqlite, .csv or .parquet, or the map, .svg, .png or .pdf (default: GRID.sqlite here)",

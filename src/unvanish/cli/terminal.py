@@ -6,7 +6,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Generator, Mapping
+import textwrap
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +16,8 @@ from unvanish.records import UnvanishError
 HEALTHY, FOUND, FAILED, INTERRUPTED = 0, 1, 2, 130
 STATUS = "exit status: 0 healthy, 1 findings of level error, 2 wrong usage or an error"
 WIDEST = 140
+LEAST = 16
+"""Columns that a text beside a name has at least."""
 
 
 def write(stream: TextIO, text: str) -> None:
@@ -109,6 +112,21 @@ class Progress:
 def width() -> int:
     """Columns of the terminal, at most as many as a line of text is read well in."""
     return min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
+
+
+def entries(listed: Sequence[tuple[str, str]]) -> str:
+    """Names and what they are, wrapped beside the names, below them where those take more than half of the width.
+
+    Into a pipe, where grep and cut read, an entry is one line.
+    """
+    names = max((len(name) for name, _ in listed), default=0) + 2
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return "\n".join(f"{name:<{names}}{text}" for name, text in listed)
+    beside = 2 * names < width()
+    indent = " " * (names if beside else 4)
+    texts = (textwrap.wrap(text, max(width() - len(indent), LEAST)) for _, text in listed)
+    heads = (f"{name:<{names}}" if beside else f"{name}\n{indent}" for name, _ in listed)
+    return "\n".join(head + f"\n{indent}".join(text) for head, text in zip(heads, texts, strict=True))
 
 
 def colorful() -> bool:

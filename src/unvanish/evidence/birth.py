@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again
+from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import Birth, Flow
 from unvanish.trace.births import hiders, origins
@@ -24,8 +25,9 @@ from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import arguments, tensors
 
 
-def forward_birth(problem: Problem, capture: Capture, flow: Flow, seed: int) -> Flow | None:
+def forward_birth(look: Look, flow: Flow) -> Flow | None:
     """The flow of a forward pass whose loss is not finite; None where it is."""
+    capture = look.capture
     if math.isfinite(capture.loss):
         return None
     calls, found = capture.calls, origins(capture.calls)
@@ -34,9 +36,9 @@ def forward_birth(problem: Problem, capture: Capture, flow: Flow, seed: int) -> 
     if index is None and end is not None and calls[end].trouble is not None:
         index, facts = _masked_loss(capture, end)
     else:
-        facts = _birth(problem, capture, index, seed)
+        facts = _birth(look, index)
     notes = list(flow.notes)
-    if "inputs" in _broken_batch(problem):
+    if "inputs" in _broken_batch(look.problem):
         notes.append("the inputs already hold numbers that are not finite")
     if facts.parameters:
         notes.append(f"parameters already hold numbers that are not finite: {', '.join(facts.parameters[:3])}")
@@ -49,16 +51,16 @@ def forward_birth(problem: Problem, capture: Capture, flow: Flow, seed: int) -> 
     return flow.replace(nonfinite="forward", nonfinite_call=index, birth=facts, notes=tuple(notes))
 
 
-def backward_birth(problem: Problem, capture: Capture, flow: Flow, broken: int, seed: int) -> Flow:
+def backward_birth(look: Look, flow: Flow, broken: int) -> Flow:
     """The flow of a gradient that is not finite from the call ``broken`` on back, although the loss is finite."""
-    calls, found = capture.calls, origins(capture.calls)
+    calls, found = look.capture.calls, origins(look.capture.calls)
     here = [found[index] for index in (broken, *calls[broken].inputs)]
     index = min((k for k in here if k is not None), default=None)
     if index is None:
-        facts = _birth(problem, capture, broken, seed) if _masked_row(calls[broken]) else None
+        facts = _birth(look, broken) if _masked_row(calls[broken]) else None
         return flow.replace(nonfinite="backward", nonfinite_call=broken, birth=facts)
     hidden = next(hiders(calls, index), None)
-    facts = _birth(problem, capture, index, seed).replace(hidden_by=None if hidden is None else hidden.index)
+    facts = _birth(look, index).replace(hidden_by=None if hidden is None else hidden.index)
     return flow.replace(nonfinite="forward", nonfinite_call=index, birth=facts)
 
 
@@ -109,19 +111,19 @@ def _masked_row(call: Call) -> bool:
     return call.trouble is not None and call.trouble.row
 
 
-def _birth(problem: Problem, capture: Capture, index: int | None, seed: int) -> Birth:
-    call = None if index is None else capture.calls[index]
+def _birth(look: Look, index: int | None) -> Birth:
+    call = None if index is None else look.capture.calls[index]
     trouble = None if call is None else call.trouble
-    facts = Birth(parameters=already_broken(capture.model))
+    facts = Birth(parameters=already_broken(look.model))
     if trouble is None:
         return facts
     facts = facts.replace(numbers="nan" if trouble.nan else "inf", share=trouble.share, row=trouble.row)
     if not trouble.given or facts.parameters:
         return facts
-    if batch := _broken_batch(problem):
+    if batch := _broken_batch(look.problem):
         return facts.replace(given=batch[0] if call is not None and call.part == "model" else batch[-1])
     kind = "weights" if trouble.weights else "constant"
-    return facts.replace(given=kind, maker=_maker(problem, capture.model, _Watch(trouble.given == "nan", kind), seed))
+    return facts.replace(given=kind, maker=_maker(look, _Watch(trouble.given == "nan", kind)))
 
 
 def _broken_batch(problem: Problem) -> tuple[str, ...]:
@@ -131,10 +133,10 @@ def _broken_batch(problem: Problem) -> tuple[str, ...]:
     return tuple(name for name, found in floats.items() if not all(map(is_finite, found)))
 
 
-def _maker(problem: Problem, model: nn.Module, watch: _Watch, seed: int) -> str:
+def _maker(look: Look, watch: _Watch) -> str:
     """The call that made of finite numbers the first that is not, found by one more pass; "" where none is seen."""
     with suppress(Exception), torch.enable_grad(), watch:
-        loss_again(problem, model, seed)
+        loss_again(look.problem, look.model, look.seed)
     return watch.found
 
 

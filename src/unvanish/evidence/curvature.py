@@ -23,6 +23,7 @@ from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_diffe
 from unvanish.evidence.moving import loss_again
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
+from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.trace.scaled import norm_of, normal_like
 
@@ -33,19 +34,16 @@ CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
 LANCZOS_STEPS = 40
 
 
-def decrement(
-    problem: Problem, model: nn.Module, output_loss: OutputLoss, reference: float, seed: int, only: Sequence[str] = ()
-) -> float | str:
+def decrement(look: Look, output_loss: OutputLoss, reference: float, only: Sequence[str] = ()) -> float | str:
     """The decrement over ``reference``, or why it cannot be had.
 
     Of all trainable parameters together, or of those named in ``only``. A lower bound, right to CLOSE where the search
     got that far; always on the same side of STATIONARY as the decrement itself, or it is not given.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and (not only or n in only)]
+    named = [(n, p) for n, p in look.model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
-        product = _Relative(
-            GaussNewton(problem, model, output_loss, [p for _, p in named], seed), [n for n, _ in named]
-        )
+        product = GaussNewton(look.problem, look.model, output_loss, [p for _, p in named], look.seed)
+        product = _Relative(product, [n for n, _ in named])
         gradient = product.gradient()
         if not product.is_whole(gradient):
             return "an operation of the model has no second derivative"
@@ -111,7 +109,7 @@ def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str
             return found
         d, rr = [a + rest / rr * b for a, b in zip(r, d, strict=True)], rest
     return (
-        f"after {MOST_CG_STEPS} steps of conjugate gradients the loss still to gain lies between {found:.1g} and"
+        f"after {MOST_CG_STEPS} steps of conjugate gradients the reduction left lies between {found:.1g} and"
         f" {found + missing:.1g} of L_ref: curvatures too far apart"
     )
 

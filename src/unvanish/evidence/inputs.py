@@ -18,10 +18,10 @@ from unvanish.records import CallFlow, InputFacts, LayerFlow
 FAR = 10.0  # rms of some feature: an order of magnitude beyond a standardised one
 Layers = Sequence[LayerFlow]
 Calls = Sequence[CallFlow]
-Look = Callable[[Problem], tuple[Layers, Calls]]
+QuickLook = Callable[[Problem], tuple[Layers, Calls]]
 
 
-def input_facts(problem: Problem, layers: Layers, calls: Calls, look: Look) -> InputFacts | None:
+def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook) -> InputFacts | None:
     """The first layer and the first bounded activation before and after standardising.
 
     None where the inputs are of ordinary size or no one tensor.

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.loss import FLAT, first_and_second
 from unvanish.evidence.output_loss import OutputLoss
+from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import LossFacts
@@ -27,21 +28,22 @@ SHIFTS = (-2.0, -1.0, -0.3, 0.3, 1.0, 2.0)
 NOISES = (0.1, 0.3, 1.0)
 
 
-def inside_facts(problem: Problem, capture: Capture, why: str, seed: int) -> LossFacts:
+def inside_facts(look: Look, why: str) -> LossFacts:
     """What can be had without a scale: the loss's derivative by the last tensors, and whether it is at a minimum.
 
     A minimum is claimed only of a loss that is exactly zero and rises wherever the tensors were moved: a satisfied
     hinge. A ReLU that is off would let some move lower the loss.
     """
-    model, ends, value = capture.model, capture.inside, capture.loss
+    problem, model, seed = look.problem, look.model, look.seed
+    ends, value = look.capture.inside, look.capture.loss
     facts = LossFacts(value=value, why=why)
     try:
         _, now = _run(problem, model, dict.fromkeys(ends), seed)
-        free = OutputLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
-        if not math.isclose(float(free.at(now).detach()), value, rel_tol=1e-5, abs_tol=1e-30):
+        output_loss = OutputLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
+        if not math.isclose(float(output_loss.at(now).detach()), value, rel_tol=1e-5, abs_tol=1e-30):
             return facts
-        residual, curvature = first_and_second(free, seed)
-        moves = _moves(free, value, seed) if residual == 0.0 else []
+        residual, curvature = first_and_second(output_loss, seed)
+        moves = _moves(output_loss, value, seed) if residual == 0.0 else []
     except Exception:  # what the model does with other numbers is its own affair: nothing more is known
         return facts
     facts = facts.replace(residual_norm=residual, curvature=curvature, reacts=residual > 0.0 or None)
@@ -52,12 +54,14 @@ def inside_facts(problem: Problem, capture: Capture, why: str, seed: int) -> Los
     return facts.replace(reacts=max(map(abs, moves)) > FLAT * abs(value))
 
 
-def _moves(free: OutputLoss, value: float, seed: int) -> list[float]:
+def _moves(output_loss: OutputLoss, value: float, seed: int) -> list[float]:
     generator = torch.Generator().manual_seed(seed + 1)
-    sizes = [float(t.double().pow(2).mean().sqrt()) or 1.0 for t in free.now]
-    tried = [[t + c * s for t, s in zip(free.now, sizes, strict=True)] for c in SHIFTS]
-    tried += [[t + normal_like(t, generator) * (c * s) for t, s in zip(free.now, sizes, strict=True)] for c in NOISES]
-    return [float(free.at(z).detach()) - value for z in tried]
+    sizes = [float(t.double().pow(2).mean().sqrt()) or 1.0 for t in output_loss.now]
+    tried = [[t + c * s for t, s in zip(output_loss.now, sizes, strict=True)] for c in SHIFTS]
+    tried += [
+        [t + normal_like(t, generator) * (c * s) for t, s in zip(output_loss.now, sizes, strict=True)] for c in NOISES
+    ]
+    return [float(output_loss.at(z).detach()) - value for z in tried]
 
 
 class _Instead(TorchFunctionMode):

@@ -23,7 +23,7 @@ from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
 from unvanish.evidence.gauss_newton import GaussNewton, dot
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
-from unvanish.problem import Problem
+from unvanish.flow.look import Look
 from unvanish.records import Flow, LayerFlow
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
@@ -35,7 +35,7 @@ MARGIN = 10.0  # decades from either end of a type's range: room for what a grad
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
 
-def chosen(flow: Flow, layers: Sequence[Layer], effort: str) -> list[Layer]:
+def chosen(look: Look, flow: Flow) -> list[Layer]:
     """The layers worth looking at: with "auto" those a small gradient of which is in question, with "full" all."""
     moving = {
         a.name: a.log10_transmission
@@ -43,10 +43,10 @@ def chosen(flow: Flow, layers: Sequence[Layer], effort: str) -> list[Layer]:
         if a.log10_transmission is not None and math.isfinite(a.log10_transmission)
     }
     small = has_converged(flow.loss) or (may_be_stationary(flow) and not falls(flow))
-    every = effort == "full" or small
-    asked = [a for a in layers if a.name in moving and (every or moving[a.name] < VANISHED)]
+    every = look.effort == "full" or small
+    asked = [a for a in look.layers if a.name in moving and (every or moving[a.name] < VANISHED)]
     own = list({frozenset(id(p) for p in a.live): a for a in reversed(asked)}.values())[::-1]  # a shared one once
-    most = MOST.get(effort, 0)
+    most = MOST.get(look.effort, 0)
     if len(own) <= most:
         return own
     return [own[round(k * (len(own) - 1) / (most - 1))] for k in range(most)] if most > 1 else []
@@ -60,14 +60,9 @@ class GradientCurvature(NamedTuple):
 
 
 def gradient_curvatures(
-    problem: Problem,
-    model: nn.Module,
-    layers: Sequence[Layer],
-    flows: Mapping[str, LayerFlow],
-    output_loss: OutputLoss,
-    seed: int,
+    look: Look, layers: Sequence[Layer], flows: Mapping[str, LayerFlow], output_loss: OutputLoss
 ) -> dict[str, GradientCurvature] | str:
-    """By layer; or why curvature cannot be had.
+    """By layer, of those given; or why curvature cannot be had.
 
     ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. A layer whose
     gradient is zero or not finite, or along which the loss does not bend upwards, is left out.
@@ -75,9 +70,9 @@ def gradient_curvatures(
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
     found: dict[str, GradientCurvature] = {}
     try:
-        product = GaussNewton(problem, model, output_loss, parameters, seed)
+        product = GaussNewton(look.problem, look.model, output_loss, parameters, look.seed)
         power = _power([flows[layer.name] for layer in layers], product)
-        gradients = _walked(problem, model, parameters) if power is None else _pulled(product, power)
+        gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
         if sides and not product.is_whole(_together(product, sides)):
             return "an operation of the model has no second derivative"
@@ -118,7 +113,7 @@ def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:
     return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else LOG_ZERO) for key, g in found.items()}
 
 
-def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
+def _walked(look: Look, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
     """The exact gradient of each of the parameters, by id, with its power of two."""
     wanted, kept = {id(p) for p in parameters}, dict[int, Scaled]()
 
@@ -126,7 +121,7 @@ def _walked(problem: Problem, model: nn.Module, parameters: Sequence[nn.Paramete
         if id(parameter) in wanted:
             kept[id(parameter)] = gradient
 
-    capture = record(problem, model)
+    capture = record(look.problem, look.model)
     root = capture.loss_root
     if root is not None:
         start = torch.ones(root.shape, dtype=root.dtype, device=root.device)

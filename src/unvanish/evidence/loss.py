@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from unvanish.evidence.last import Last
-from unvanish.evidence.output_loss import Loss, OutputLoss, lowest, minimise, searchable
+from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
 from unvanish.trace.scaled import normal_like
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 PLATEAU = 0.98
+CONVERGED = 1e-3  # of the loss now: what a constant misses of the best output is less than what counts as left to gain
 
 
 def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, seed: int) -> LossFacts:
@@ -79,6 +80,8 @@ def _judge(
         reacts=reacts,
     )
     floor = best_free if best_free is not None else 0.0 if value > 0.0 else None
+    if floor is not None and best_constant is not None and 0.0 < floor - best_constant <= ENOUGH * abs(value):
+        floor = best_constant  # the search of all outputs stopped that close to it
     if floor == -math.inf or (floor is not None and best_constant is not None and best_constant < floor - 1e-6 * value):
         floor = None
     if minimum:
@@ -94,8 +97,10 @@ def _judge(
     else:
         reference, why = max(value, best_constant) - floor, ""
     if not reference > 0.0:
-        return facts.replace(why="the loss has nothing to gain on this batch from any output, so there is no scale")
-    at_constant = best_constant is not None and value - floor >= PLATEAU * (best_constant - floor)
+        return facts.replace(why="no output lowers the loss of this batch, so there is no scale")
+    # Where a constant is the answer itself, as 0 is for the residual of an equation, no better than it says nothing.
+    answer = best_constant is not None and best_constant - floor < CONVERGED * (value - floor)
+    at_constant = best_constant is not None and not answer and value - floor >= PLATEAU * (best_constant - floor)
     return facts.replace(
         reference=reference, relative_gap=(value - floor) / reference, at_constant=at_constant, why=why
     )

@@ -33,17 +33,17 @@ def put_back(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
 def outputs_again(problem: Problem, model: nn.Module, seed: int) -> Any:
     """One more forward pass with the same random numbers (the same dropout masks); their generators stay put."""
     with seeded(seed), autocast(problem, model):
-        return _fresh(problem).outputs(model)
+        return fresh(problem).outputs(model)
 
 
 def loss_again(problem: Problem, model: nn.Module, seed: int) -> Tensor:
     """The loss of one more forward pass with the same random numbers."""
     with seeded(seed), autocast(problem, model):
-        again = _fresh(problem)
+        again = fresh(problem)
         return again.loss(again.outputs(model))
 
 
-def _fresh(problem: Problem) -> Problem:
+def fresh(problem: Problem) -> Problem:
     """The problem on a copy of its batch: a forward pass that changes its inputs in place changes nothing after it."""
     again = copy.copy(problem)
     for name in ("inputs", "targets"):

@@ -17,12 +17,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unvanish.flow.layers import Layer
+from unvanish.flow.look import Look
 from unvanish.problem import Problem
+from unvanish.records import UnvanishError
 from unvanish.trace.backward import walk
-from unvanish.trace.capture import record
+from unvanish.trace.capture import interrupt_behind, record
 from unvanish.trace.scaled import Scaled, shift
 
 CHUNKS = 8
@@ -30,23 +31,28 @@ LEVEL = 0.01  # above this probability of a mean as large by chance, the gradien
 MOST_PARAMETERS = 20_000_000  # eight gradients of more than these would not fit beside a training step
 
 
-def noise_flags(problem: Problem, model: nn.Module, layers: Sequence[Layer], seed: int) -> dict[str, bool] | str:
+def noise_flags(look: Look) -> dict[str, bool] | str:
     """By layer: whether its gradient on this batch looks like noise; or why that cannot be said."""
-    if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
+    if sum(p.numel() for p in look.model.parameters()) > MOST_PARAMETERS:
         return f"the model has more than {MOST_PARAMETERS:,} parameters, and eight of its gradients are needed"
-    chunks = _chunks(problem)
+    chunks = _chunks(look.problem)
     if chunks is None:
         return f"the batch cannot be cut into {CHUNKS} chunks of samples"
     gradients: dict[int, list[Scaled]] = {}
     for chunk in chunks:
-        capture = record(chunk, model)
+        try:
+            capture = record(chunk, look.model)
+        except UnvanishError as error:
+            if (stop := interrupt_behind(error)) is not None:
+                raise stop from None
+            return f"the samples of this batch cannot be cut apart: on an eighth of them {error}"
         if capture.loss_root is None:
             return "a chunk of the batch has a loss without a gradient"
         root = capture.loss_root
         start = torch.ones(root.shape, dtype=root.dtype, device=root.device)
         walk(capture, [[(root, start)]], lambda p, _, g: gradients.setdefault(id(p), []).append(g))
     found = {}
-    for layer in layers:
+    for layer in look.layers:
         own = [gradients[id(p)] for p in layer.live if len(gradients.get(id(p), ())) == CHUNKS]
         if own:
             chance = by_chance(_gram(own))

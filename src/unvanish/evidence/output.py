@@ -1,8 +1,8 @@
 """What the last call can give the loss: the lowest loss that any input of that call could reach.
 
 A sigmoid under an unbounded target, a softmax before a loss that makes its own, a ReLU on logits: the layers may
-transmit perfectly and the loss still cannot be won. Only the loss that stays out of reach is evidence, not the pairing
-of names.
+transmit perfectly and the loss still cannot be reduced further. Only the loss that stays out of reach is evidence, not
+the pairing of names.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unvanish.evidence.loss import best_constant_of
 from unvanish.evidence.output_loss import OutputLoss
+from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import LossFacts, PairFacts
 from unvanish.trace.calls import Capture
@@ -30,20 +31,20 @@ SAME = 1e-5
 mean over n pairs moves by about 1/sqrt(n), which reaches it at 10^10 entries."""
 
 
-def pair_facts(problem: Problem, capture: Capture, free: OutputLoss, loss: LossFacts, seed: int) -> PairFacts | None:
+def pair_facts(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFacts | None:
     """What speaks for outputs that have no target of their own; None where nothing does, or it cannot be asked."""
-    rows = {t.shape[0] if t.ndim else 1 for t in free.now}
+    rows = {t.shape[0] if t.ndim else 1 for t in output_loss.now}
     if loss.best_constant is None or len(rows) > 1 or min(rows) < 2:
         return None
     try:
         with torch.no_grad():
-            met = _met(problem, capture, free, min(rows))
-            return None if met is None else _ask(free, loss, met, seed)
+            met = _met(look.problem, look.capture, output_loss, min(rows))
+            return None if met is None else _ask(output_loss, loss, met, look.seed)
     except Exception:  # a loss that refuses other outputs or targets: nothing is claimed
         return None
 
 
-def _met(problem: Problem, capture: Capture, free: OutputLoss, samples: int) -> Met | None:
+def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: int) -> Met | None:
     """The shapes that meet in the loss, if the targets differ from sample to sample and the loss uses them."""
     met = capture.compared
     if met is not None and _differ(met[1], samples):
@@ -51,27 +52,28 @@ def _met(problem: Problem, capture: Capture, free: OutputLoss, samples: int) -> 
     own = next((t for t in tensors(problem.targets) if _differ(t, samples)), None)
     if own is None or not _matter(problem, capture):
         return None
-    return tuple(free.now[0].shape), own, "" if met is None else met[2]
+    return tuple(output_loss.now[0].shape), own, "" if met is None else met[2]
 
 
-def _ask(free: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
+def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
     shape, target, source = met
     assert loss.best_constant is not None
     generator = torch.Generator().manual_seed(seed)
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
-    noise = [normal_like(t, generator) * (spread or 1.0) for t in free.now]
-    mean = [t.mean(0, keepdim=True) for t in free.now]
-    first = _scattered(free, mean, noise)
-    again = _scattered(free, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
+    noise = [normal_like(t, generator) * (spread or 1.0) for t in output_loss.now]
+    mean = [t.mean(0, keepdim=True) for t in output_loss.now]
+    first = _scattered(output_loss, mean, noise)
+    again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
     shuffled = abs(again - first) / abs(first) if first else math.inf
     if not (shuffled <= SAME or _meets_all(shape, tuple(target.shape))):
         return None
     with torch.enable_grad():
-        _, constant = best_constant_of(free)
+        _, constant = best_constant_of(output_loss)
     if constant is None:
         return None
     cost = (
-        _scattered(free, [c.to(t.dtype) for c, t in zip(constant, free.now, strict=True)], noise) - loss.best_constant
+        _scattered(output_loss, [c.to(t.dtype) for c, t in zip(constant, output_loss.now, strict=True)], noise)
+        - loss.best_constant
     )
     lowest = loss.value if loss.best_free is None else loss.best_free
     won = max(0.0, loss.best_constant - min(lowest, loss.best_constant))
@@ -80,8 +82,8 @@ def _ask(free: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | 
     return PairFacts(outputs=shape, targets=tuple(target.shape), source=source, shuffled=shuffled, won=won / cost)
 
 
-def _scattered(free: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
-    return float(free.at([c + n for c, n in zip(centre, noise, strict=True)]))
+def _scattered(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
+    return float(output_loss.at([c + n for c, n in zip(centre, noise, strict=True)]))
 
 
 def _meets_all(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:

@@ -17,11 +17,10 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from torch import nn
-
 from unvanish.decide import VANISHED
 from unvanish.evidence.step import REAL_STEPS, stepped
-from unvanish.problem import Optimizers, Problem
+from unvanish.flow.look import Look
+from unvanish.problem import Optimizers
 from unvanish.records import CallFlow, LayerFlow, RateTrial
 from unvanish.words.numbers import amount
 
@@ -29,7 +28,7 @@ MANY = 8  # normalised additions on the stream: fewer have not been seen to fail
 MOVED = 1.0 / 300.0  # of its size, by one step: a network that moves less keeps its signal at three times the rate
 LARGER, SMALLER = 3.0, 0.1  # of the rate: what is tried where the signal survives, and where it is lost
 SUMS = ("add", "add_", "__add__", "__iadd__", "__radd__")
-Look = Callable[[], Sequence[LayerFlow]]
+Measure = Callable[[], Sequence[LayerFlow]]
 
 
 def normalised_sums(calls: Sequence[CallFlow]) -> int:
@@ -56,11 +55,11 @@ def may_lose_signal(layers: Sequence[LayerFlow], calls: Sequence[CallFlow]) -> b
 
 
 def rate_trials(
-    problem: Problem, model: nn.Module, optimizer: Optimizers, layers: Sequence[LayerFlow], look: Look, seed: int
+    look: Look, optimizer: Optimizers, layers: Sequence[LayerFlow], measure: Measure
 ) -> tuple[RateTrial, ...]:
     """Real steps at the learning rate, and at a larger or a smaller one; () without a learning rate.
 
-    ``look`` measures the layers of the model as it stands.
+    ``measure`` measures the layers of the model as it stands.
     """
     alive = {a.name for a in layers if a.log10_transmission is not None and a.log10_transmission > VANISHED}
     lr = float(optimizer.param_groups[0].get("lr", math.nan))
@@ -68,10 +67,11 @@ def rate_trials(
         return ()
 
     def tried(scale: float) -> RateTrial:
-        with stepped(problem, model, optimizer, scale, REAL_STEPS, seed) as loss:
+        with stepped(look.problem, look.model, optimizer, scale, REAL_STEPS, look.seed) as loss:
             left = None
             if math.isfinite(loss):
-                found = [a.log10_transmission for a in look() if a.name in alive and a.log10_transmission is not None]
+                now = [a.log10_transmission for a in measure() if a.name in alive]
+                found = [value for value in now if value is not None]
                 left = min(found) if found and all(math.isfinite(t) for t in found) else None
         return RateTrial(scale=scale, lr=scale * lr, steps=REAL_STEPS, loss=loss, log10_transmission=left)
 

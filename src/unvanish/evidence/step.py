@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from unvanish.decide import CRAWL, HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
+from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
@@ -37,13 +38,13 @@ BENT = 2.0  # times its share by which a longer step may win more: rounding of t
 ULPS = 8.0  # spacings of the narrowest type at the loss: two losses that differ by less may be the same one
 
 
-def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossFacts, seed: int) -> StepFacts | None:
+def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | None:
     """What multiples of the optimizer's next step do to the loss of this batch. None where they cannot be had."""
-    optimizer = updates.optimizer
+    optimizer, problem, model = updates.optimizer, look.problem, look.model
     moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
     if updates.refused or not moves:
         return None
-    now, ladder = _ladder(problem, model, moves, seed)
+    now, ladder = _ladder(problem, model, moves, look.seed)
     if not math.isfinite(now):
         return None
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
@@ -63,18 +64,13 @@ def step_facts(problem: Problem, model: nn.Module, updates: Updates, loss: LossF
 
 
 def with_real_steps(
-    problem: Problem,
-    model: nn.Module,
-    optimizer: Optimizers,
-    facts: StepFacts,
-    loss: LossFacts,
-    seed: int,
-    walked: float | None = None,
+    look: Look, optimizer: Optimizers, facts: StepFacts, loss: LossFacts, walked: float | None = None
 ) -> StepFacts:
     """The facts with real steps wherever the ladder makes the learning rate look too large or too small.
 
     ``walked``: the loss after REAL_STEPS steps at the present rate, where it is known already.
     """
+    problem, model, seed = look.problem, look.model, look.seed
     planned = problem.steps or HORIZON
     raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * _gap(loss, facts.loss)
     many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned

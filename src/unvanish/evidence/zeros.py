@@ -15,46 +15,44 @@ import torch
 from torch import nn
 
 from unvanish.flow.layers import Layer
+from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
 from unvanish.flow.slopes import constant_by_construction, removes_all
 from unvanish.flow.transmission import output_cotangents
-from unvanish.problem import Problem
 from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
-from unvanish.trace.calls import Call, Capture
+from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, normal_like
 
 NUDGE = 1e-2
 
 
-def zero_facts(
-    problem: Problem, capture: Capture, layers: Sequence[Layer], seen: Observed, seed: int
-) -> tuple[ZeroFacts, ...]:
+def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
     """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
-    shut = [a for a in layers if a.live and a.call is not None and _reach(seen, a) == LOG_ZERO]
+    shut = [a for a in look.layers if a.live and a.call is not None and _reach(seen, a) == LOG_ZERO]
     if not shut:
         return ()
-    model = capture.model
+    calls = look.capture.calls
     zero = {
         n: p
-        for n, p in model.named_parameters()
+        for n, p in look.model.named_parameters()
         if p.requires_grad and p.numel() and not _is_bias(n, p) and not bool(p.detach().any())
     }
     opened: dict[int, float] = {}
     if zero:
-        with nudged(list(zero.values()), seed):
-            again = record(problem, model)
-            (tape,) = walk(again, [output_cotangents(again, seed)])
+        with nudged(list(zero.values()), look.seed):
+            again = record(look.problem, look.model)
+            (tape,) = walk(again, [output_cotangents(again, look.seed)])
             opened = tape.leaves
     live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), LOG_ZERO) > LOG_ZERO}
-    stops = _blocking(capture.calls, seen)
+    stops = _blocking(calls, seen)
     facts = []
     for layer in shut:
         opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
-        behind = _downstream(layer, capture.calls)
-        blocking = [_maker_of_zeros(c, capture.calls) or c for c in stops if c.index in behind]
-        if not blocking and (maker := _maker_of_zeros(capture.calls[layer.calls[-1]], capture.calls)):
+        behind = _downstream(layer, calls)
+        blocking = [_maker_of_zeros(c, calls) or c for c in stops if c.index in behind]
+        if not blocking and (maker := _maker_of_zeros(calls[layer.calls[-1]], calls)):
             blocking = [maker]
         blocking = list({c.index: c for c in blocking}.values())
         facts.append(
@@ -69,13 +67,12 @@ def zero_facts(
     return tuple(facts)
 
 
-def without_normalisers(
-    capture: Capture, layers: Sequence[Layer], weak: Collection[str], facts: tuple[ZeroFacts, ...]
-) -> tuple[ZeroFacts, ...]:
+def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFacts, ...]) -> tuple[ZeroFacts, ...]:
     """The facts, and those of layers in ``weak`` whose every way to the loss ends in a normaliser of single numbers.
 
     What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors.
     """
+    capture = look.capture
     if not weak or capture.loss_index is None:
         return facts
     ends = {call.index for call in capture.calls if removes_all(call)}
@@ -88,7 +85,7 @@ def without_normalisers(
             alive.add(index)
             waiting += [] if index in ends else capture.calls[index].inputs
     found = {each.layer: each for each in facts}
-    for layer in layers:
+    for layer in look.layers:
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
         if layer.name in weak and layer.live and layer.calls and cut:
             last = [capture.calls[k] for k in sorted(ends & _downstream(layer, capture.calls))]

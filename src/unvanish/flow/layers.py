@@ -13,7 +13,10 @@ from unvanish.trace.places import module_path
 
 @dataclass(slots=True)
 class Layer:
-    """One module that owns parameters, in one of its calls. ``calls``: indices that consume its parameters."""
+    """One module that owns parameters, in one of its calls.
+
+    ``calls``: those that consume its parameters; only those that the loss uses, if it uses any.
+    """
 
     name: str
     kind: str
@@ -27,7 +30,7 @@ class Layer:
 
     @property
     def call(self) -> int | None:
-        """The call whose output is the layer's own: the last that consumes its parameters."""
+        """The call whose output is the layer's own: the last of them."""
         return self.calls[-1] if self.calls else None
 
 
@@ -37,11 +40,12 @@ def layers_of(capture: Capture) -> list[Layer]:
     for call in capture.calls:
         for parameter in call.parameters:
             users.setdefault(id(parameter), []).append(call)
-    found = [layer for name, kind, owned in _owners(capture.model) for layer in _at_work(users, name, kind, owned)]
+    used = None if capture.loss_index is None else capture.leading_to([capture.loss_index])
+    found = [a for name, kind, owned in owners(capture.model) for a in _at_work(users, name, kind, owned, used)]
     return sorted(found, key=lambda each: math.inf if each.call is None else each.call)
 
 
-def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
+def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)
@@ -58,7 +62,9 @@ def _owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     return [(name, kind, owned) for name, (kind, owned) in owners.items()]
 
 
-def _at_work(users: dict[int, list[Call]], name: str, kind: str, owned: dict[str, nn.Parameter]) -> list[Layer]:
+def _at_work(
+    users: dict[int, list[Call]], name: str, kind: str, owned: dict[str, nn.Parameter], used: set[int] | None
+) -> list[Layer]:
     found = {c.index: c for p in owned.values() for c in users.get(id(p), ())}
     inside = [c for c in found.values() if any(frame[0] == name for frame in c.frames)]
     groups: dict[int, list[int]] = {}
@@ -68,7 +74,7 @@ def _at_work(users: dict[int, list[Call]], name: str, kind: str, owned: dict[str
     if not groups:
         return [Layer(name, kind, owned, [])]
     return [
-        Layer(name if k == 1 else f"{name}#{k}", kind, owned, calls, k == 1)
+        Layer(name if k == 1 else f"{name}#{k}", kind, owned, [i for i in calls if i in (used or ())] or calls, k == 1)
         for k, calls in enumerate((groups[turn] for turn in sorted(groups)), start=1)
     ]
 

@@ -9,6 +9,7 @@ from unvanish.trace.calls import Call
 from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import Tape, norm_together
 
+DERIVATIVE = "grad"  # torch.autograd.grad with a graph of its own
 ROLES = ("weights", "slopes", "norm", "join")
 
 
@@ -70,7 +71,10 @@ class Paths:
         Between one call with weights and the next the growth counts, unless a normaliser stands between them: weights
         that are normalised afterwards have a gradient at right angles to themselves that shrinks as they grow, so that
         training scales its own step down (Arora, Li & Lyu 2019, Theoretical analysis of auto rate-tuning by batch
-        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it.
+        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it. What
+        follows the last call with weights does not count: where it takes the difference of two numbers, as the residual
+        of an equation does, the outputs tend to zero while the network stays what it is. Nor does a derivative that the
+        model takes of itself: it multiplies each wave by its frequency, which is what it is asked for.
         """
         # Per call: sensitivity at the nearest call with weights from here on, the rise there, and whether a normaliser
         # stands on the way to it.
@@ -79,11 +83,12 @@ class Paths:
             mine, after = self.sensitivity[index], self.next[index]
             last = after is None or self.calls[after].part == "loss"
             ahead, rise, normed = (None, 0.0, False) if after is None or last else state[after]
-            if mine is not None and (last or self.roles[index] == "weights"):
+            derivative = self.calls[index].name == DERIVATIVE
+            if mine is not None and self.roles[index] == "weights" and not derivative:
                 grown = 0.0 if ahead is None or normed else mine - ahead
                 state[index] = (mine, max(0.0, grown + rise), False)
             else:
-                state[index] = (ahead, rise, normed or self.roles[index] == "norm")
+                state[index] = (ahead, rise, normed or derivative or self.roles[index] == "norm")
         return [rise for _, rise, _ in state]
 
     def rise(self, index: int) -> float | None:

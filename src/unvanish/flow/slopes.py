@@ -46,9 +46,13 @@ class Slope:
 
 def slope_of(call: Call) -> Slope | None:
     """The slope range of a call that treats each element alone, else None."""
-    if call.probe is None or _is_random(call.name):
+    return None if call.probe is None else slope_of_function(call.name, *call.probe)
+
+
+def slope_of_function(name: str, func: Any, args: Any, kwargs: Any) -> Slope | None:
+    """The same of the function itself; each function with each set of further arguments is tried once."""
+    if _is_random(name):
         return None
-    func, args, kwargs = call.probe
     key = (func, repr(args), repr(kwargs))
     if key not in _known:
         _known[key] = _try(func, args, kwargs)
@@ -144,9 +148,9 @@ def removes_all(call: Call) -> bool:
     Tried in float64, with weights of 1 and inputs of size 1,000, beside which its eps is nothing: nine entries in ten
     send back less than a millionth of what any other normaliser does. In the network's own type rounding hides it.
     """
-    if call.again is None:
+    if call.alone is None:
         return False
-    func, args, kwargs = call.again
+    func, args, kwargs = call.alone
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.enable_grad(), warnings.catch_warnings():

@@ -15,10 +15,10 @@ from unvanish.trace.calls import Capture, Root
 def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
     """N(0,1) / rms(output) for every differentiable output of the model; random signs where there are few entries.
 
-    Where the model returns its own loss alone, the outputs are what its recognised loss call consumes; failing that,
-    the loss itself.
+    Where layers run inside the loss, the outputs are theirs. Where the model returns its own loss alone, they are what
+    its recognised loss call consumes; failing that, the loss itself.
     """
-    roots = list(capture.outputs)
+    roots = capture.ends or list(capture.outputs)
     if not roots and capture.loss_input is not None:
         roots = [capture.loss_input]
     if not roots and capture.loss_root is not None:
@@ -38,5 +38,5 @@ def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
 
 def output_entries(capture: Capture) -> int:
     """How many output entries the cotangents of ``output_cotangents`` have together."""
-    roots = capture.outputs or ([capture.loss_input] if capture.loss_input else [])
+    roots = capture.ends or capture.outputs or ([capture.loss_input] if capture.loss_input else [])
     return sum(max(1, torch.Size(root.shape).numel()) for root in roots) or 1

@@ -21,7 +21,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sigmoid, weight 4, bias −2", {**PLAIN, "activation": "sigmoid", "weight": (4.0,), "bias": -2.0}),
     ("a residual connection", {"residual": True}),
 )
-UNIT = "−|log10|; 0: all"
+UNIT = "powers of ten away from all of it (0: all of it)"
 
 
 def beside(s: Settings, made: Chain | Layers, make: Callable[[Settings], Chain | Layers]) -> Drawing | None:

@@ -172,7 +172,7 @@ def vanished(task: Task, gradient: float, seed: int) -> nn.Sequential:
 @experiment(
     "bottom",
     title="A small gradient is not the bottom",
-    question="What does a gradient of a given size say about the way that is left, without a scale to measure it by?",
+    question="What does the size of a gradient say of the distance to the minimum, without a scale to measure it by?",
     sources=("000", "002"),
     settings=(
         Parameter("gradient", 1e-6, "length of the first layer's gradient everywhere", 1e-9, 1e-3, log=True),
@@ -188,7 +188,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
     output at the best constant); one at a saddle (all weights zero: the gradient is exactly 0); and a deep sigmoid
     network, its output at the best constant too. Each is measured with the curvature as the scale: with h the
     Gauss-Newton curvature along the gradient g of the first layer, distance = ‖g‖ / h, here in units of the layer's own
-    norm; and the Newton decrement ½ gᵀG⁺g, the loss that this layer alone would still win back if the network were
+    norm; and the Newton decrement ½ gᵀG⁺g, by how much this layer alone would still lower the loss if the network were
     linear in it. The last columns are what ``unvanish.diagnose`` says.
 
     No look at one place can tell a local minimum from the best one: both are converged, and only a known best loss, 0
@@ -280,7 +280,7 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
     return (
         f"A first-layer gradient of {10 ** near['gradient']:.1g} lies {10 ** near['distance']:.1g} times the layer's"
         f" own size from a minimum, and one of {10 ** far['gradient']:.1g} in a vanished network"
-        f" {10 ** far['distance']:.1g} times: without the curvature a gradient says nothing about the way that is left."
+        f" {10 ** far['distance']:.1g} times: without the curvature a gradient does not say how far the minimum is."
     )
 
 
@@ -296,7 +296,7 @@ def _checks(rows: list[dict[str, Any]], gradient: float) -> Iterator[Check]:
 
 def _drawing(rows: list[dict[str, Any]]) -> Drawing:
     shown = [row for row in rows if row["curvature"] is not None]
-    drawing = Drawing.of(
+    return Drawing.of(
         "plane",
         "Small gradients, near the bottom and far from it",
         "A point for each network: the gradient of its first layer over the layer's norm against the curvature along"
@@ -305,5 +305,5 @@ def _drawing(rows: list[dict[str, Any]]) -> Drawing:
         [row["curvature"] for row in shown],
         [row["gradient"] - math.log10(row["size"]) for row in shown],
         [row["layer"] for row in shown],
+        joined=False,  # the places are no layers of one network
     )
-    return drawing.replace(tables={**drawing.tables, "path": []})  # the places are no layers of one network

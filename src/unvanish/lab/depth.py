@@ -10,8 +10,12 @@ from statistics import fmean
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
+from unvanish.lab.swept import swept
 from unvanish.population.batched import Design, Images, chance, images, tuned
+from unvanish.population.data import load
+from unvanish.population.names import NAMES
 from unvanish.population.threads import one_thread
+from unvanish.records import UnvanishError
 
 KINDS: dict[str, tuple[Design, str]] = {
     "sigmoid": (Design(1), "SGD"),
@@ -44,6 +48,7 @@ KINDS: dict[str, tuple[Design, str]] = {
         Parameter("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
         Parameter("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
         Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
+        Parameter("sweep", "", "the .sqlite file of a sweep with training, to be shown instead", local=True),
     ),
     pace="long",
 )
@@ -56,6 +61,8 @@ def run(s: Settings, progress: Progress) -> Outcome:
     number of rates over three decades, on images that take no part in the training; accuracy is that on images that
     took no part in the choice either.
     """
+    if s.sweep:
+        return _shown(s.sweep)
     data = images(s.data, s.folder, s.images)
     jobs = _jobs(s)
     weights = [hidden + 5 for _, hidden in jobs]  # the first layer and what surrounds a step weigh about five layers
@@ -72,16 +79,54 @@ def run(s: Settings, progress: Progress) -> Outcome:
         sentence=_sentence(rows),
         columns=COLUMNS,
         rows=tuple(rows),
-        pictures=tuple(_drawings(rows, chance(data), s)),
+        pictures=tuple(_drawings(rows, tuple(KINDS), chance(data), s.seeds)),
         checks=tuple(_checks(rows)) if s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the images that judge."),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the test images."),
+    )
+
+
+MOST_KINDS = 12
+"""Lines that one picture can hold."""
+
+
+def _shown(path: str) -> Outcome:
+    """The same table and pictures of a sweep with training: of each kind and depth the rate that trained best."""
+    grid, points, missing = swept(path, "depth")
+    if not grid.train:
+        raise UnvanishError(f"lab depth: {path!r} is a sweep without training; train = true in [run] gives accuracies")
+    told = [name for name in grid.names if name not in ("depth", "lr")]
+    best: dict[tuple[str, int], tuple[float, dict[str, Any]]] = {}
+    for point in points:
+        own = point.settings
+        kind = ", ".join(f"{name.replace('_', ' ')} {own[name]}" for name in told) or str(own.get("activation", "tanh"))
+        scores, loss = [row["accuracy"] for row in point.rows], point.mean("training_loss")
+        rate = own.get("lr", NAMES["lr"].default)
+        values = (kind, own["depth"], fmean(scores), min(scores), max(scores), rate)
+        row = dict(zip((column.name for column in COLUMNS), values, strict=True))
+        loss = math.inf if loss is None else loss
+        if (kind, own["depth"]) not in best or loss < best[kind, own["depth"]][0]:
+            best[kind, own["depth"]] = loss, row
+    rows = sorted((row for _, row in best.values()), key=lambda row: row["hidden"])
+    kinds = tuple(dict.fromkeys(row["kind"] for row in rows))
+    constant = chance(load(grid.data))
+    chosen = "Of several learning rates the one with the lowest training loss is shown." if "lr" in grid.names else ""
+    few = len(kinds) <= MOST_KINDS
+    crowded = "" if few else f"There are {len(kinds)} kinds of networks, and a picture holds {MOST_KINDS}."
+    best_row = max(rows, key=lambda row: row["accuracy"])
+    return Outcome(
+        sentence=f"Of {len(rows)} kinds and depths {_layers(best_row['hidden'])} of {best_row['kind']} do best, with an"
+        f" accuracy of {best_row['accuracy']:.2f}.",
+        columns=COLUMNS,
+        rows=tuple(rows),
+        pictures=tuple(_drawings(rows, kinds, constant, grid.seeds)) if few else (),
+        notes=tuple(filter(None, (f"The networks are those of {path}.", chosen, crowded, missing))),
     )
 
 
 COLUMNS = (
     Column("kind", "", "how the network is built and trained"),
     Column("hidden", "layers", "number of hidden layers"),
-    Column("accuracy", "", "share of right answers on the images that judge, mean over seeds, at the chosen rate"),
+    Column("accuracy", "", "share of right answers on the test images, mean over seeds, at the chosen rate"),
     Column("low", "", "of the worst seed"),
     Column("high", "", "of the best seed"),
     Column("rate", "", "the chosen learning rate"),
@@ -144,10 +189,12 @@ def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
     yield Check(what, "more than 0.5", round(kept, 3), kept > 0.5)
 
 
-def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> Iterator[Drawing]:
+def _drawings(
+    rows: list[dict[str, Any]], kinds: tuple[str, ...], best_constant: float, seeds: int
+) -> Iterator[Drawing]:
     depths = sorted({row["hidden"] for row in rows})
     if len(depths) > 1:
-        yield _lines(rows, depths, best_constant, s)
+        yield _lines(rows, kinds, depths, best_constant, seeds)
     for hidden in dict.fromkeys([*depths[-1:], *depths[:1]]):
         own = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
         dots = [
@@ -165,7 +212,7 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
         yield Drawing.of(
             "remedies",
             f"What does a network with {_layers(hidden)} learn?",
-            f"Accuracy of {len(own)} networks with {_layers(hidden)}: a dot for the mean over {s.seeds} seeds, a line"
+            f"Accuracy of {len(own)} networks with {_layers(hidden)}: a dot for the mean over {seeds} seeds, a line"
             f" from the worst to the best, sorted; chance is {best_constant:.3g}.",
             dots,
             chance=best_constant,
@@ -173,16 +220,18 @@ def _drawings(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> 
         )
 
 
-def _lines(rows: list[dict[str, Any]], depths: list[int], best_constant: float, s: Settings) -> Drawing:
+def _lines(
+    rows: list[dict[str, Any]], kinds: tuple[str, ...], depths: list[int], best_constant: float, seeds: int
+) -> Drawing:
     found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
-    scores = [[found.get((kind, hidden), 0.0) for hidden in depths] for kind in KINDS]
+    scores = [[found.get((kind, hidden), 0.0) for hidden in depths] for kind in kinds]
     return Drawing.of(
         "speeds",
         "Does accuracy survive more layers?",
-        f"Accuracy over the number of hidden layers, on a logarithmic scale, a line for each of {len(KINDS)} ways to"
-        f" build and train a network; the mean over {s.seeds} seeds. The best constant answer has {best_constant:.3g}.",
+        f"Accuracy over the number of hidden layers, on a logarithmic scale, a line for each of {len(kinds)} ways to"
+        f" build and train a network; the mean over {seeds} seeds. The best constant answer has {best_constant:.3g}.",
         depths,
-        list(KINDS),
+        list(kinds),
         [[math.log10(score) if score else None for score in own] for own in scores],
         quantity="accuracy",
         across="hidden layers",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from unvanish.charts import Chart
 
 SCHEMA = "unvanish.outcome/1"
+NARROW = 360
+"""Pixels of a picture on a telephone."""
 
 
 class Column(Record, frozen=True):
@@ -51,6 +53,7 @@ def drawn_at(width: float) -> Iterator[None]:
 class Drawing(Record, frozen=True):
     """One picture: which of the registered ones, its title, what it shows in words, and its finished tables.
 
+    ``narrow_tables``: the tables for a page as narrow as a telephone; empty where a width was asked for.
     ``data``: the numbers it shows as rows, for whoever reads a table rather than a drawing.
     """
 
@@ -59,6 +62,7 @@ class Drawing(Record, frozen=True):
     description: str
     tables: dict[str, list[dict[str, Any]]]
     data: tuple[dict[str, Any], ...] = ()
+    narrow_tables: dict[str, list[dict[str, Any]]] = msgspec.field(default_factory=dict[str, list[dict[str, Any]]])
 
     @classmethod
     def of(cls, name: str, title: str, description: str, *numbers: Any, **more: Any) -> Drawing:
@@ -66,8 +70,9 @@ class Drawing(Record, frozen=True):
         tables = importlib.import_module(f"unvanish.charts.{name}").tables
         rows = readable(name, tables, numbers, more)
         if (width := _width.get()) is not None:
-            more = {"width": width, **more}
-        return cls(name, title, description, tables(*numbers, **more), tuple(rows))
+            return cls(name, title, description, tables(*numbers, **{"width": width, **more}), tuple(rows))
+        narrow = tables(*numbers, **{"width": NARROW, **more})
+        return cls(name, title, description, tables(*numbers, **more), tuple(rows), narrow)
 
 
 class Check(Record, frozen=True):

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
+from unvanish.lab.swept import swept
+from unvanish.population.names import NAMES
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
@@ -17,10 +19,8 @@ from unvanish.theory.meanfield import (
     critical_with_bias,
     fixed_point,
     grid_chi1,
-    moments,
     saturation,
 )
-from unvanish.words.numbers import exactly
 
 TRAINABLE = 6.0
 """Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""
@@ -42,6 +42,7 @@ SETTINGS = (
     Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
     Parameter("networks", 3, "measured networks at each setting", 1, 50),
     Parameter("seed", 0, "of the measured networks", 0, 2**31 - 1),
+    Parameter("sweep", "", "the .sqlite file of a sweep over weight_variance, to be shown instead", local=True),
 )
 PRESETS = (
     Preset("relu", "ReLU without biases", {"activation": "relu", "bias_variance": 0.0, "weight_variance": (1, 2, 3)}),
@@ -79,6 +80,8 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
     Source: Poole et al. 2016; Schoenholz et al. 2017.
     """
+    if s.sweep:
+        return _shown(s)
     phi = activation(s.activation)
     rows: list[dict[str, Any]] = []
     for place, weight in enumerate(s.weight_variance):
@@ -89,9 +92,41 @@ def run(s: Settings, progress: Progress) -> Outcome:
         sentence=_sentence(s, phi, lines),
         columns=COLUMNS,
         rows=tuple(rows),
-        pictures=(_diagram(phi, s),),
-        checks=_checks(rows, s),
-        notes=(*_notes(phi), *_reach(rows)),
+        pictures=(_diagram(phi, [(weight, s.bias_variance) for weight in s.weight_variance]),),
+        checks=_checks(rows, s.width),
+        notes=(*notes_on(phi), *_reach(rows)),
+    )
+
+
+def _shown(s: Settings) -> Outcome:
+    """The networks of a sweep beside the same prediction, from what the sweep measured."""
+    grid, points, missing = swept(s.sweep, "phase")
+    points = [point for point in points if point.settings.get("activation", "tanh") == s.activation]
+    plain = [p for p in points if p.settings.get("norm", "none") == "none" and not p.settings.get("skip")]
+    if "weight_variance" not in {*grid.names, *grid.fixed} or not plain:
+        raise UnvanishError(
+            f"lab phase: {s.sweep!r} has no plain networks of {s.activation} with a weight_variance; choose another"
+            " activation, or another file"
+        )
+    phi = activation(s.activation)
+    rows: list[dict[str, Any]] = []
+    for point in plain:
+        weight, bias = float(point.settings["weight_variance"]), float(point.settings.get("bias_variance", 0.0))
+        gain = point.mean("log10_gain")
+        named = {name: point.settings.get(name, NAMES[name].default) for name in ("bias_variance", "depth", "width")}
+        row = _values(phi, fixed_point(phi, weight, bias), None if gain is None else 2 * gain)
+        rows.append({"weight_variance": weight, **named, **row})
+    shown = [(row["weight_variance"], row["bias_variance"]) for row in rows]
+    off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and row["q"] < math.inf)
+    middle = f"by {off[len(off) // 2]:.3g} % in the middle" if off else "in nothing that can be compared"
+    added = (Column("bias_variance", help="σ_b²"), Column("depth", "layers"), Column("width", "units"))
+    return Outcome(
+        sentence=f"{len(rows)} networks of {phi.name} differ {middle} from the prediction for wide ones at rest.",
+        columns=(COLUMNS[0], *added, *COLUMNS[1:]),
+        rows=tuple(rows),
+        pictures=(_diagram(phi, list(dict.fromkeys(shown))),),
+        checks=_checks(rows, min(row["width"] for row in rows)),
+        notes=tuple(filter(None, (f"The networks are those of {s.sweep}.", *notes_on(phi), *_reach(rows), missing))),
     )
 
 
@@ -139,11 +174,16 @@ def _limit_start(found: FixedPoint) -> float:
 
 
 def _row(phi: Activation, found: FixedPoint, s: Settings) -> dict[str, Any]:
-    measured = difference = None
+    gain = None
     if s.width:
         gain = measured_gain(phi.name, found, depth=s.depth, width=s.width, networks=s.networks, seed=s.seed)
-        measured = 10**gain
-        difference = 100 * (measured / found.chi1 - 1) if found.chi1 else None
+    return _values(phi, found, gain)
+
+
+def _values(phi: Activation, found: FixedPoint, gain: float | None) -> dict[str, Any]:
+    """One row; ``gain``: log10 of what a layer of real networks multiplies the squared error signal by."""
+    measured = None if gain is None else 10**gain
+    difference = 100 * (measured / found.chi1 - 1) if measured is not None and found.chi1 else None
     values = (
         found.sigma_w2, found.q, found.q_slope, found.chi1, measured, difference, found.depth_scale,
         TRAINABLE * found.depth_scale, saturated_at(phi, found), phase_of(found),
@@ -178,7 +218,7 @@ def _sentence(s: Settings, phi: Activation, lines: tuple[Critical, ...]) -> str:
     )
 
 
-def _notes(phi: Activation) -> tuple[str, ...]:
+def notes_on(phi: Activation) -> tuple[str, ...]:
     one = critical(phi, 1.0)
     if not one.feasible:
         return (f"There is no critical initialisation at variance 1: σ_b² would have to be {one.sigma_b2:.4g}.",)
@@ -204,8 +244,8 @@ def _reach(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def _checks(rows: list[dict[str, Any]], s: Settings) -> tuple[Check, ...]:
-    if s.width < LEAST_WIDTH_CHECKED:
+def _checks(rows: list[dict[str, Any]], width: int) -> tuple[Check, ...]:
+    if width < LEAST_WIDTH_CHECKED:
         return ()
     # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10 % is three times that at width 100
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and math.isfinite(row["q"]))
@@ -213,12 +253,14 @@ def _checks(rows: list[dict[str, Any]], s: Settings) -> tuple[Check, ...]:
     return (Check("median difference between networks and prediction, in %", "at most 10", middle, middle <= 10.0),)
 
 
-def _diagram(phi: Activation, s: Settings) -> Drawing:
+def _diagram(phi: Activation, shown: list[tuple[float, float]]) -> Drawing:
+    """``shown``: σ_w² and σ_b² of each network."""
     import numpy as np
 
-    lines = critical_with_bias(phi, s.bias_variance)
-    widest = max(*s.weight_variance, *(line.sigma_w2 for line in lines), 1.0) * 1.1
-    tallest = max(4 * s.bias_variance, 0.1 * widest)
+    highest = max(bias for _, bias in shown)
+    lines = critical_with_bias(phi, highest)
+    widest = max(*(weight for weight, _ in shown), *(line.sigma_w2 for line in lines), 1.0) * 1.1
+    tallest = max(4 * highest, 0.1 * widest)
     weights, biases = np.linspace(widest / 100, widest, GRID[0]), np.linspace(0, tallest, GRID[1])
     chi = grid_chi1(phi, weights, biases)
     line = [critical(phi, q) for q in np.geomspace(1e-4, 1e3, 200).tolist()]
@@ -227,7 +269,7 @@ def _diagram(phi: Activation, s: Settings) -> Drawing:
         for c in line
         if c.feasible and c.sigma_w2 <= widest and c.sigma_b2 <= tallest
     ]
-    points = [(w, s.bias_variance, f"{w:g}") for w in s.weight_variance]
+    points = [(weight, bias, f"{weight:g}") for weight, bias in shown]
     return Drawing.of(
         "phase",
         f"χ₁ of {phi.name} over the variances of weights and biases",
@@ -238,137 +280,3 @@ def _diagram(phi: Activation, s: Settings) -> Drawing:
         sorted(set(inside)),
         points,
     )
-
-
-INITIALISATIONS = (
-    ("torch's default Linear", 1 / 3, None),
-    ("LeCun, or Xavier between equal widths", 1.0, 0.0),
-    ("He", 2.0, 0.0),
-    ("N(0, 1/fan-in) weights, N(0, 1) biases", 1.0, 1.0),
-)
-"""Name, σ_w², σ_b². The biases of torch's Linear have variance 1 / (3 · fan-in)."""
-PAGE_COLUMNS = (
-    Column("initialisation"),
-    Column("weight_variance", help="σ_w²: fan-in times the variance of the weights"),
-    Column("bias_variance", help="σ_b²"),
-    *COLUMNS[1:3],
-    COLUMNS[3],
-    COLUMNS[6],
-    Column(
-        "log10_gain", "log10", "what the gradient's norm is multiplied by on its way back: predicted, layer by layer"
-    ),
-    Column("log10_measured", "log10", "the same of random networks, by the tool's own check"),
-    COLUMNS[8],
-    COLUMNS[9],
-)
-
-
-@one_thread()
-def theory_page(
-    name: str,
-    depth: int = 20,
-    weight_variance: float | None = None,
-    bias_variance: float | None = None,
-    width: int = 256,
-    networks: int = 3,
-) -> Outcome:
-    """What mean-field theory says about an activation, for the common initialisations and one of the user's.
-
-    ``width`` and ``networks``: the random networks that are measured beside the prediction, as far as they are not
-    deeper than such networks are measured (200 layers); width 0 measures nothing. Inputs have variance 1. Raises
-    UnvanishError for values out of range.
-    """
-    phi = activation(name)
-    if bias_variance is not None and weight_variance is None:
-        raise UnvanishError(f"theory: a bias variance of {bias_variance!r} needs a weight variance beside it")
-    bias_variance = bias_variance or 0.0
-    by_name = {parameter.name: parameter for parameter in SETTINGS}
-    too_deep = width > 0 and depth > (by_name["depth"].high or 0)
-    width = 0 if too_deep else width
-    given = {"depth": depth, "bias_variance": bias_variance, "width": width, "networks": networks}
-    for key, value in given.items():
-        _within(DEPTH if key == "depth" else by_name[key], value)
-    if weight_variance is not None:
-        _within(by_name["weight_variance"], weight_variance)
-    rows = [
-        _page_row(phi, title, weight, bias, depth, width, networks)
-        for title, weight, bias in _initialisations(phi, weight_variance, bias_variance, width)
-    ]
-    return Outcome(
-        experiment="theory",
-        title=f"{phi.name} in the mean",
-        settings={"activation": name, "weight_variance": weight_variance, **given},
-        sentence=_page_sentence(phi, depth, rows[-1] if weight_variance is not None else rows[0]),
-        columns=PAGE_COLUMNS,
-        rows=tuple(rows),
-        notes=(*_notes(phi), *((f"Networks of {depth:,} layers are not measured.",) if too_deep else ())),
-    )
-
-
-def _page_sentence(phi: Activation, depth: int, row: dict[str, Any]) -> str:
-    """One initialisation in words, and the nearest thing to a cure: a variance that holds the gradient."""
-    said = (
-        f"Through {depth:,} layers of {phi.name} with {row['initialisation']} the gradient's norm is multiplied by"
-        f" {exactly(row['log10_gain'])} (χ₁ = {row['chi1']:.6g}, {row['phase']})"
-    )
-    if critical_everywhere(phi):
-        return f"{said}; σ_w² = {critical(phi, 1.0).sigma_w2:.6g} without biases holds it."
-    roots = critical_with_bias(phi, 0.0)
-    if roots:
-        return f"{said}; without biases σ_w² = {roots[0].sigma_w2:.6g} holds it, at variance {roots[0].q:.6g}."
-    one = critical(phi, 1.0)
-    if not one.feasible:
-        return f"{said}; no variances hold it."
-    kept = "" if one.q_slope < 1 else ", though the variance does not stay there"
-    return f"{said}; σ_w² = {one.sigma_w2:.6g} with σ_b² = {max(one.sigma_b2, 0):.6g} holds it at variance 1{kept}."
-
-
-def _within(parameter: Parameter, value: Any) -> None:
-    try:
-        parameter.check(value)
-    except UnvanishError as error:
-        raise UnvanishError(f"theory: {error}") from None
-
-
-def _initialisations(phi: Activation, weight: float | None, bias: float, width: int) -> list[tuple[str, float, float]]:
-    fan_in = width or 256
-    found = [(title, w, 1 / (3 * fan_in) if b is None else b) for title, w, b in INITIALISATIONS]
-    one = critical(phi, 1.0)
-    if one.feasible:
-        found.append(("critical at variance 1", one.sigma_w2, max(one.sigma_b2, 0.0)))
-    found += [("critical without biases", each.sigma_w2, 0.0) for each in critical_with_bias(phi, 0.0)]
-    if weight is not None:
-        found.append(("the variances asked for", weight, bias))
-    elif bias:
-        found += [("critical with the biases asked for", each.sigma_w2, bias) for each in critical_with_bias(phi, bias)]
-    return found
-
-
-def _page_row(
-    phi: Activation, title: str, weight: float, bias: float, depth: int, width: int, networks: int
-) -> dict[str, Any]:
-    found = fixed_point(phi, weight, bias)
-    measured = None
-    if width:
-        gain = measured_gain(phi.name, found, depth=depth, width=width, networks=networks, seed=0, start=1.0)
-        measured = gain * (depth - 1) / 2
-    values = (
-        title, weight, bias, found.q, found.q_slope, found.chi1, found.depth_scale,
-        predicted_gain(phi, weight, bias, depth), measured, saturated_at(phi, found), phase_of(found),
-    )  # fmt: skip
-    return dict(zip((column.name for column in PAGE_COLUMNS), values, strict=True))
-
-
-def predicted_gain(phi: Activation, sigma_w2: float, sigma_b2: float, depth: int, start: float = 1.0) -> float:
-    """log10 of what the gradient's norm is multiplied by from the last of ``depth`` layers to the first.
-
-    The variance goes its way from ``start``, the pre-activations before the first layer; every layer has its own χ₁.
-    """
-    q, total = sigma_w2 * moments(phi, start).square + sigma_b2, 0.0
-    for _ in range(depth - 1):
-        if not 0 < q < math.inf:
-            return math.nan
-        here = moments(phi, q)
-        total += 0.5 * math.log10(sigma_w2 * here.slope_square)
-        q = sigma_w2 * here.square + sigma_b2
-    return total

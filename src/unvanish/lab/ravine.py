@@ -218,7 +218,8 @@ def _farther(rate: float) -> str:
         return f"At rate {rate:g} gradient descent never settles: that needs a rate below {2 / CURVATURE[1]:g}."
     more = math.log(0.1) / math.log(slowest)
     return (
-        f"A start ten times as far costs gradient descent {more:,.1f} steps more: a step leaves {slowest:.10g} of it."
+        f"Starting ten times as far away costs gradient descent {more:,.1f} more steps:"
+        f" each leaves {slowest:.10g} of it."
     )
 
 
@@ -245,6 +246,8 @@ def _picture(paths: dict[str, Path]) -> Drawing:
         ellipses(paths["gd"].points[0]),
         [{"optimizer": name, "points": until_there(path.points)} for name, path in paths.items()],
         (0.0, 0.0),
+        x_label="w₁, the flat direction",
+        y_label="w₂, the steep direction",
     )
 
 

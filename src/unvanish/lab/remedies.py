@@ -132,13 +132,13 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=(_drawing(rows, chance(data), s),) if rows else (),
         checks=tuple(_checks(rows)) if s.hidden >= 20 and s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the images that judge."),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the test images."),
     )
 
 
 COLUMNS = (
     Column("remedy", "", "what was changed in the sigmoid network, which else is torch's default under SGD"),
-    Column("accuracy", "", "share of right answers on the images that judge, mean over seeds, at the chosen rate"),
+    Column("accuracy", "", "share of right answers on the test images, mean over seeds, at the chosen rate"),
     Column("low", "", "of the worst seed"),
     Column("high", "", "of the best seed"),
     Column("rescued", "", "yes, partly or no: how far from the best constant answer to one hidden layer"),

@@ -286,7 +286,7 @@ def _drawing(hidden: int, run: Tensor) -> Drawing:
         steps,
         names,
         values,
-        quantity="‖mean of δ‖",
+        quantity="size of the error signal, averaged over the batch",
     )
 
 

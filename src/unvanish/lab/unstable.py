@@ -17,6 +17,8 @@ FAR = 3.0
 MOST_NUMBERS = 20_000_000
 WIDEST = (6.89415103227293, 0.447743204694303)
 """|w| and width of the widest window, from arithmetic with 60 digits."""
+FEWER = 0.25
+"""Share of the best size's balanced chains that another size keeps at most to be drawn beside it."""
 GROWTH_RATE = 5.0
 REVERSED_SHARE = 1e-8
 """How far the fastest weight moves in the first step, as a share of its size."""
@@ -82,13 +84,16 @@ def _scale(s: Settings, progress: Progress) -> Outcome:
         "factors_above_1",
     )
     rows: list[dict[str, Any]] = []
+    staircases: list[list[float]] = []
     for place, scale in enumerate(s.weight):
         progress(place / len(s.weight), f"weights of size {scale:g}")
         generator = np.random.default_rng([s.seed, place])
         weights = scale * generator.standard_normal((s.chains, s.depth))
         biases = -weights / 2 if s.centred else generator.standard_normal((s.chains, s.depth))
         inputs = generator.uniform(0, 1, s.chains)
-        gain, above = _gain(weights, biases, inputs, s.activation)
+        signal, above = _signal(weights, biases, inputs, s.activation)
+        staircases.append(np.quantile(signal, 0.5, axis=0, method="nearest").tolist())
+        gain = signal[:, 0]
         low, middle, high = np.quantile(gain, (0.05, 0.5, 0.95), method="nearest").tolist()
         shares = (float((gain < -FAR).mean()), float((np.abs(gain) <= FAR).mean()), float((gain > FAR).mean()))
         equal = _equal(scale, s)
@@ -113,24 +118,25 @@ def _scale(s: Settings, progress: Progress) -> Outcome:
             Column("factors_above_1", help="share of single factors of at least 1"),
         ),
         rows=tuple(rows),
-        pictures=(_three(rows, s),),
+        pictures=(_random(rows, staircases, s), _three(rows, s)),
         checks=(_factor_bound(s, rows),) if s.activation == "sigmoid" else (),
         notes=(_all_equal(rows, s),) if s.activation == "sigmoid" else (),
     )
 
 
-def _gain(weights: Any, biases: Any, inputs: Any, phi: str) -> tuple[Any, float]:
-    """log10 |∂out/∂a₁| of each chain, and the share of single factors that are at least 1."""
+def _signal(weights: Any, biases: Any, inputs: Any, phi: str) -> tuple[Any, float]:
+    """log10 |∂out/∂a| of each chain (rows) behind each of its layers, and the share of factors that are at least 1."""
     import numpy as np
 
     from unvanish.theory import activation
     from unvanish.theory.chain import forward
-    from unvanish.theory.products import running_product
+    from unvanish.theory.products import running_product_back
 
     f = activation(phi)
     z, _ = forward(weights, biases, inputs, f, residual=False)
     factors = weights[:, 1:] * f.slope(z[:, 1:])
-    return running_product(factors)[:, -1].log10, float((np.abs(factors) >= 1).mean())
+    back = running_product_back(factors).log10
+    return np.hstack([back, np.zeros((len(back), 1))]), float((np.abs(factors) >= 1).mean())
 
 
 def _factor_bound(s: Settings, rows: list[dict[str, Any]]) -> Check:
@@ -155,17 +161,46 @@ def _all_equal(rows: list[dict[str, Any]], s: Settings) -> str:
     )
 
 
+def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: row["balanced"])
+
+
 def _regimes(rows: list[dict[str, Any]], depth: int) -> str:
-    best = max(rows, key=lambda row: row["balanced"])
+    best = _best(rows)
     beyond = [row for row in rows if row["scale"] > best["scale"]]
     fate = ""
     if beyond:
         exploded, vanished = (beyond[-1][share] for share in ("exploded", "vanished"))
-        fate = "; larger ones explode" if exploded > vanished else "; larger ones saturate and vanish once more"
-    smaller = "smaller ones vanish" if best is not rows[0] and rows[0]["vanished"] > 0.5 else ""
+        fate = (
+            "; with larger ones it explodes"
+            if exploded > vanished
+            else "; larger ones saturate, and the signal vanishes again"
+        )
+    smaller = "with smaller ones the signal vanishes" if best is not rows[0] and rows[0]["vanished"] > 0.5 else ""
     return (
-        f"Over {depth:,} layers random weights of size {best['scale']:g} are the best of these, and keep"
+        f"Over {depth:,} layers random weights of size {best['scale']:g} are the best of these: they keep"
         f" {best['balanced']:.0%} of the chains within a factor of 1,000{'; ' if smaller else ''}{smaller}{fate}."
+    )
+
+
+def _random(rows: list[dict[str, Any]], staircases: list[list[float]], s: Settings) -> Drawing:
+    """What the sentence says: the best size, and the next smaller and larger ones that keep far fewer chains."""
+    best = rows.index(_best(rows))
+    far = [at for at, row in enumerate(rows) if row["balanced"] <= FEWER * rows[best]["balanced"]]
+    smaller = max(
+        (at for at in far if rows[at]["scale"] < rows[best]["scale"]), key=lambda at: rows[at]["scale"], default=best
+    )
+    larger = min(
+        (at for at in far if rows[at]["scale"] > rows[best]["scale"]), key=lambda at: rows[at]["scale"], default=best
+    )
+    return Drawing.of(
+        "staircase",
+        f"Random weights of size {rows[best]['scale']:g}, and of other sizes",
+        "The error signal per layer, as the median over random chains, each with an error of 1 at its output.",
+        [str(layer + 1) for layer in range(s.depth)],
+        staircases[best],
+        compare=[(f"weights {rows[at]['scale']:g}", staircases[at]) for at in (smaller, larger) if at != best],
+        line=f"weights {rows[best]['scale']:g}",
     )
 
 
@@ -183,6 +218,7 @@ def _three(rows: list[dict[str, Any]], s: Settings) -> Drawing:
         names,
         _equal(level["scale"], s).tolist(),
         compare=[(f"weights {scale:g}", _equal(scale, s).tolist()) for scale in others],
+        line=f"weights {level['scale']:g}",
     )
 
 
@@ -260,6 +296,7 @@ def _growth(s: Settings, progress: Progress) -> Outcome:
                 [row["step"] for row in rows],
                 ["mean weight", "gain"],
                 [[math.log10(row["weight"]) for row in rows], [row["log10_gain"] for row in rows]],
+                quantity="mean size of a weight, and gain from input to output",
             ),
         ),
     )

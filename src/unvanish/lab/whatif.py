@@ -241,6 +241,7 @@ def _picture(report: Report, layers: Sequence[LayerFlow], signals: Sequence[floa
         None,
         report.setting.dtype,
         compare=[(label, signals)],
+        line="as reported",
     )
 
 
@@ -254,7 +255,7 @@ def _notes(phi: Activation, s: Settings, weight: float, bias: float, left_out: i
     ]
     if s.initialisation == "orthogonal":
         notes.append(
-            "Orthogonal weights are in the mean as those of lecun; what they change is how little it scatters."
+            "On average orthogonal weights act as those of lecun; what they change is how little the result scatters."
         )
     if s.residual == "plain":
         notes.append(

@@ -140,5 +140,5 @@ def _picture(rows: list[dict[str, Any]]) -> Drawing:
         list(lines),
         [[row[column] for row in rows] for column in lines.values()],
         quantity="size of the gradient",
-        across="units a layer",
+        across="units per layer",
     )

@@ -18,11 +18,13 @@ from unvanish.records import UnvanishError
 
 DESIGNS = ("grid", "random", "sobol")
 SECTIONS = (*DESIGNS, "fixed", "run")
-RUN: dict[str, tuple[str, type, Any]] = {
+RUN: dict[str, tuple[str, type | tuple[type, ...], Any]] = {
     "seeds": ("a whole number, 1 or more", int, 1),
     "train": ("true or false", bool, False),
     "data": ('"mnist", "digits" or "file.py:function"', str, "mnist"),
     "steps": ("a whole number, 1 or more (optimizer steps)", int, 300),
+    "timeout": ("a number above 0 (seconds that a network of your own may take)", (int, float), 600.0),
+    "memory": ("a number above 0 (GiB that the process of such a network may hold)", (int, float), 0.0),
 }
 DATA = ("mnist", "digits")
 MOST_POINTS = 2**40
@@ -54,7 +56,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked grid. ``model``: an own factory as (absolute file, function), else ("", "")."""
+    """A checked grid. ``model``: an own factory as (absolute file, function), else ("", "").
+
+    ``timeout`` and ``memory``: seconds and GiB that a network of an own factory may take; memory 0: its share of what
+    is free.
+    """
 
     design: str
     axes: tuple[Axis, ...]
@@ -66,6 +72,8 @@ class Grid:
     train: bool = False
     data: str = "mnist"
     steps: int = 300
+    timeout: float = 600.0
+    memory: float = 0.0
     source: str = ""
 
     @property
@@ -81,6 +89,15 @@ class Grid:
             "model": list(self.model), "point_seed": self.point_seed, "seeds": self.seeds, "train": self.train,
             "data": self.data if self.train else "", "steps": self.steps if self.train else 0,
         }  # fmt: skip
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> Grid:
+        """The grid with that identity."""
+        axes = tuple(
+            Axis(name, tuple(values), low, high, log, name in NAMES and NAMES[name].whole)
+            for name, values, low, high, log in identity["axes"]
+        )
+        return cls(**{**identity, "axes": axes, "model": tuple(identity["model"])})
 
 
 def read_grid(grid: str | Path | Mapping[str, Any]) -> Grid:
@@ -153,6 +170,9 @@ class _Reader:
                 "run", "train", "networks of your own model are checked, not trained; leave it out, or train in"
                 f" {model[1]}() before it returns",
             )  # fmt: skip
+        for name in ("timeout", "memory"):
+            if not model[0] and name in self.data.get("run", {}):
+                raise self.error("run", name, 'it is for networks of your own, model = "file.py:build" in [fixed]')
         if not model[0]:
             self._check_plain(design, axes, fixed, run["train"])
         return Grid(design, axes, count, fixed, model, seed, source=self.source, **run)
@@ -164,8 +184,8 @@ class _Reader:
                 hint = "it belongs to [fixed] or [grid]" if name in NAMES else nearest(str(name), RUN)
                 raise self.error("run", name, f"there is no such setting; {hint}")
             allowed, kind, _ = RUN[name]
-            is_bool = isinstance(value, bool)
-            if not isinstance(value, kind) or is_bool != (kind is bool) or (kind is int and not value >= 1):
+            fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+            if not fits or (kind not in (bool, str) and not (1 if kind is int else 1e-9) <= value < math.inf):
                 raise self.error("run", name, f"{value!r} is not {allowed}")
         run = {name: given.get(name, default) for name, (_, _, default) in RUN.items()}
         for name in ("data", "steps"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,8 @@ from unvanish.records import UnvanishError
 
 @cache
 def _module(path: str) -> ModuleType:
+    if not Path(path).is_file() and Path(path).name in os.listdir():
+        path = str(Path(Path(path).name).absolute())  # on another machine it was sent along to where the process runs
     loader = importlib.machinery.SourceFileLoader(f"unvanish_sweep_{Path(path).stem}", path)
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None

@@ -118,6 +118,21 @@ def read(path: Path, grid: Grid, query: str = "", values: Sequence[Any] = ()) ->
         base.close()
 
 
+def grid_of(path: Path) -> Grid:
+    """The grid that a file was made for; UnvanishError where it holds no sweep."""
+    try:
+        base = sqlite3.connect(f"file:{path.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
+        try:
+            known = dict(base.execute("SELECT key, value FROM sweep"))
+        finally:
+            base.close()
+    except sqlite3.Error as error:
+        raise UnvanishError(f"{str(path)!r} is not the .sqlite file of a sweep: {error}") from None
+    if known.get("schema") != SCHEMA:
+        raise UnvanishError(f"{str(path)!r} is of schema {known.get('schema')!r}, not {SCHEMA!r}")
+    return Grid.of(json.loads(known["grid"]))
+
+
 def export(path: Path, file: Path, grid: Grid) -> None:
     """Write all rows to a .csv or .parquet file; it appears when it is whole."""
     beside = path.with_name(f".{path.name}.part")

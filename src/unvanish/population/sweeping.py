@@ -11,11 +11,14 @@ from typing import Any, overload
 
 from unvanish.population.factory import arguments
 from unvanish.population.grid import Grid, read_grid
+from unvanish.population.lasting import Stretch, lasting, limits_of, lost, work_on
 from unvanish.population.row import Row
-from unvanish.population.store import EXPORTS, SUFFIXES, Store, export, need_pyarrow, read
+from unvanish.population.store import EXPORTS, SUFFIXES, Store, export, grid_of, need_pyarrow, read
 from unvanish.population.work import rows, stretch
-from unvanish.population.workers import cores, results
 from unvanish.records import UnvanishError
+from unvanish.workers import cluster
+from unvanish.workers.local import answers, cores
+from unvanish.workers.process import Process
 
 Progress = Callable[[float, str], None]
 ALONE = 3.0
@@ -103,7 +106,8 @@ def sweep(
     ``to``: the file, .sqlite, .db, .csv or .parquet; the last two are written at the end, and FILE.sqlite beside them
     holds the results as they come. None: a file in the temporary directory. An interrupted sweep goes on when it is
     called with the same grid and ``to``; nothing is repeated but the stretch that was being worked on. ``on``: "local",
-    this machine, with one process a core as soon as that pays. ``progress`` is told the share done and the time left.
+    this machine, with one process a core as soon as that pays; "ray", the Ray cluster that runs here, or one started
+    for it; "ray://HOST:PORT", one that is reached from outside. ``progress`` is told the share done and the time left.
 
     Every item of ``.points`` has ``point``, ``seed``, the settings, and: ``log10_signal_ratio`` (of the error signal,
     first layer over last), ``predicted_log10_signal_ratio`` (mean-field theory; None for a model of your own),
@@ -114,8 +118,7 @@ def sweep(
 
     Raises UnvanishError, with the line, for a grid that cannot be read, and for a file of another sweep.
     """
-    if on != "local":
-        raise UnvanishError(f"sweep(on={on!r}): a sweep runs on this machine, on='local'")
+    on_ray = cluster.is_cluster(on, "sweep")
     asked = read_grid(grid)
     _check_model(asked)
     target = Path(to) if to is not None else Path(tempfile.mkdtemp(prefix="unvanish-")) / "sweep.sqlite"
@@ -123,13 +126,23 @@ def sweep(
     tell = progress or (lambda share, what: None)
     store = Store(file, asked, stretch(asked))
     try:
-        _run(store, tell)
+        if on_ray:
+            with cluster.connected(on, _folder(asked)) as ray:
+                _run(store, tell, ray)
+        else:
+            _run(store, tell)
     finally:
         store.close()
     finished = Sweep(target, asked, file)
     if target != file:
         finished.save(target)
     return finished
+
+
+def opened(path: str | Path) -> Sweep:
+    """The sweep of a .sqlite or .db file, finished or not; UnvanishError where it is none."""
+    file = Path(path)
+    return Sweep(file, grid_of(file), file)
 
 
 def _file(target: Path) -> Path:
@@ -152,8 +165,14 @@ def _check_model(grid: Grid) -> None:
             raise UnvanishError(f"{grid.source}: {name}: {what}" if name else f"{grid.source}: {what}")
 
 
-def _run(store: Store, tell: Progress) -> None:
-    """Work through what is missing, alone at first and with other processes when it takes long."""
+def _folder(grid: Grid) -> Path | None:
+    """Where the user's own code lies, if there is any."""
+    file = grid.model[0] or (grid.data.rpartition(":")[0] if grid.train else "")
+    return Path(file).parent if file else None
+
+
+def _run(store: Store, tell: Progress, ray: Any = None) -> None:
+    """Work through what is missing: on Ray, or alone at first and with other processes when it takes long."""
     grid = store.grid
     left = store.missing()
     begun, before = time.monotonic(), store.done()
@@ -166,6 +185,10 @@ def _run(store: Store, tell: Progress) -> None:
         rest = spent / max(1, state[0] - before) * (grid.points - state[0])
         tell(state[0] / grid.points, f"{state[0]:,} of {grid.points:,} points, {duration(rest)} left")
 
+    if ray is not None:
+        for start, found in _on_ray(ray, grid, left, -(-(grid.points - before) // store.size)):
+            keep(start, found)
+        return
     count = cores()
     if not grid.model[0]:  # code of the user's may take its process with it, and must not take this one
         for start, stop in left:
@@ -174,8 +197,27 @@ def _run(store: Store, tell: Progress) -> None:
             rest = spent / max(1, state[0] - before) * (grid.points - state[0])
             if count > 1 and spent > ALONE and rest > 2 * ALONE:
                 break
-    for start, found in results(grid, left, count):
+    for start, found in spread(grid, left, count):
         keep(start, found)
+
+
+def spread(grid: Grid, stretches: Iterator[Stretch], count: int) -> Iterator[tuple[int, list[Row]]]:
+    """First point and rows of each stretch, in the order in which they are done, by so many processes."""
+    limits = limits_of(grid, count)
+
+    def do(process: Process, stretch: Stretch) -> tuple[int, list[Row]]:
+        return stretch[0], lasting(process, grid, stretch, limits)
+
+    return answers(work_on(grid), do, stretches, count)
+
+
+def _on_ray(ray: Any, grid: Grid, stretches: Iterator[Stretch], total: int) -> Iterator[tuple[int, list[Row]]]:
+    """The same by the workers of a cluster."""
+    do = "unvanish.population.lasting:on_ray"
+    for (start, stop), found in cluster.answers(ray, work_on(grid), do, stretches, total):
+        if isinstance(found, cluster.LostJob):
+            found = lost(grid, start, stop, f"the workers of Ray that it was given to were lost ({found.said})")
+        yield start, found
 
 
 def duration(seconds: float) -> str:

@@ -62,17 +62,24 @@ def _sizes(grid: Grid) -> tuple[int, int]:
     return (found.inputs, found.classes) if found else (0, 0)
 
 
-def rows(grid: Grid, start: int, stop: int) -> list[Row]:
-    """The rows of the points ``start`` … ``stop`` − 1, seed by seed; a point that raises has its error in the row."""
+def answer(grid: Grid, question: tuple[int, int, Sequence[int]]) -> list[Row]:
+    """What a process that works for a sweep is asked: first point, the one behind the last, and seeds."""
+    return rows(grid, *question)
+
+
+def rows(grid: Grid, start: int, stop: int, seeds: Sequence[int] = ()) -> list[Row]:
+    """The rows of the points ``start`` … ``stop`` − 1, seed by seed; a point that raises has its error in the row.
+
+    ``seeds``: some of the grid's, for networks of the user's alone; the package's are worked on with all of them.
+    """
     some = points(grid, start, stop)
     settings = [{**grid.fixed, **each} for each in some]
+    seeds = seeds or range(grid.seeds)
     if grid.model[0]:
-        found = [factory.checked(grid.model, each, seed) for each in settings for seed in range(grid.seeds)]
+        found = [factory.checked(grid.model, each, seed) for each in settings for seed in seeds]
     else:
         found = _plain(grid, settings)
-    heads = [
-        (start + at, seed, *each.values()) for at, each in enumerate(some) for seed in range(grid.seeds)
-    ]  # fmt: skip
+    heads = [(start + at, seed, *each.values()) for at, each in enumerate(some) for seed in seeds]
     return [(*head, *row) for head, row in zip(heads, found, strict=True)]
 
 

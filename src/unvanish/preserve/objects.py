@@ -146,7 +146,7 @@ class Belongings:
             self.sequences.append((value, list(value)))
             return [*value, *(() if type(value) in _BARE else self.attributes(value))]
         if isinstance(value, (tuple, frozenset)):
-            return list(value)
+            return [part for part in value]  # noqa: C416 - list() asks for a length, which some tuples refuse
         if isinstance(value, torch.Generator):
             self.state(value.get_state, value.set_state)
         elif isinstance(value, random.Random):

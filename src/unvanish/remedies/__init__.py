@@ -23,7 +23,7 @@ from unvanish.rules import refuse_unknown, rules
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
-KINDS = ("init", "activation", "normalisation", "residual", "output", "data", "optimizer", "rate", "clip")
+KINDS = ("init", "activation", "normalisation", "residual", "output", "data", "numbers", "optimizer", "rate", "clip")
 Apply = Callable[[Draft], Change]
 _registry: dict[str, Remedy] = {}
 
@@ -33,7 +33,9 @@ class Remedy:
     """A registered remedy: its slug, what kind of edit it is, the findings it answers, and the function that acts.
 
     ``apply(draft)`` changes the draft and returns the Change; it raises Refused, and leaves the draft as it was, where
-    the remedy does not apply.
+    the remedy does not apply. ``only_for``: "" where it applies to most networks; "kind" where it is refused on all
+    but one kind of them; "fault" where it looks for the fault that it repairs and is refused without it. Of the latter
+    two a search leaves out what does not apply, and what saw its fault it tries first.
     """
 
     slug: str
@@ -44,6 +46,7 @@ class Remedy:
     cures_on: tuple[str, ...]
     no_help_on: tuple[str, ...]
     doc: str
+    only_for: str = ""
 
 
 def remedy(
@@ -54,6 +57,7 @@ def remedy(
     answers: Iterable[str],
     cures_on: Iterable[str],
     no_help_on: Iterable[str],
+    only_for: str = "",
 ) -> Callable[[Apply], Apply]:
     """Register a remedy. What does not fit is refused when its file is imported, with what to write instead."""
 
@@ -61,7 +65,8 @@ def remedy(
         for name, given in (("answers", answers), ("cures_on", cures_on), ("no_help_on", no_help_on)):
             if isinstance(given, str):
                 raise ValueError(f"{slug}: {name}={given!r} is a text; write a tuple, with a comma for a single name")
-        made = Remedy(slug, title, kind, apply, tuple(answers), tuple(cures_on), tuple(no_help_on), apply.__doc__ or "")
+        proofs = tuple(cures_on), tuple(no_help_on)
+        made = Remedy(slug, title, kind, apply, tuple(answers), *proofs, apply.__doc__ or "", only_for)
         if fault := _fault(made) or _unknown(made):
             raise ValueError(fault)
         _registry[slug] = made
@@ -76,6 +81,8 @@ def _fault(made: Remedy) -> str:
         return f"{made.slug} is registered twice: give one of the two remedies another name"
     if made.kind not in KINDS:
         return f"{made.slug} is of no known kind: {made.kind!r}; choose one of {', '.join(KINDS)}"
+    if made.only_for not in ("", "kind", "fault"):
+        return f'{made.slug}: only_for={made.only_for!r} must be "", "kind" or "fault"'
     missing = [word for word in ("What:", "Helps:", "Does not help:", "Source:") if word not in made.doc]
     if missing:
         return f"the documentation of {made.slug} lacks {', '.join(missing)}: its docstring needs a line for each"

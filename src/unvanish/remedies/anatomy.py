@@ -176,10 +176,10 @@ class Anatomy:
     def at_output(self) -> Site | None:
         """The one activation or softmax that the outputs come straight out of; None where there is none or several."""
         ends = [call for call in self.calls if call.index not in self.consumers]
-        found = [site for site in self.sites if any(end.index in site.calls for end in map(self._back, ends))]
+        found = [site for site in self.sites if any(end.index in site.calls for end in map(self.behind, ends))]
         return found[0] if len(found) == 1 and not found[0].gate else None
 
-    def _back(self, call: Call) -> Call:
+    def behind(self, call: Call) -> Call:
         """The call itself, or what comes before it where it only changes the shape."""
         while plain(call.name) in PASSES and len(call.inputs) == 1:
             call = self.calls[call.inputs[0]]
@@ -190,7 +190,7 @@ class Anatomy:
         if not call.inputs:
             yield "input"
         for index in call.inputs:
-            yield plain(self._back(self.calls[index]).name)
+            yield plain(self.behind(self.calls[index]).name)
 
     def _followers(self, call: Call) -> Iterator[str]:
         """The names of what consumes a call, past calls that only change the shape."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import Anatomy
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import outputs_of
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0)}
 MARGIN = 0.1  # share of a bounded output's range that is left free on each side
@@ -84,7 +81,7 @@ def scale_targets(draft: Draft) -> Change:
         raise Refused("the model computes its own loss; scale the targets where they are loaded")
     if not isinstance(targets, Tensor) or not targets.is_floating_point() or not isinstance(draft.targets, Tensor):
         raise Refused("the targets are not one tensor of real numbers: this is no regression")
-    outputs = _outputs(draft)
+    outputs = outputs_of(draft.model, draft.inputs)
     if not isinstance(outputs, Tensor) or outputs.shape != draft.targets.shape:
         raise Refused("outputs and targets do not have the same shape: this is no plain regression")
     if set(torch.unique(targets[:ROWS_LOOKED_AT]).tolist()) <= {0.0, 1.0}:
@@ -124,8 +121,3 @@ def _units(draft: Draft, targets: Tensor) -> tuple[float, float, str]:
     mean, deviation = float(targets.mean()), float(targets.std(correction=0))
     deviation = deviation if deviation > 0.0 else 1.0
     return float(f"{mean:.6g}"), float(f"{deviation:.6g}"), f"mean {mean:.4g}, deviation {deviation:.4g}"
-
-
-def _outputs(draft: Draft) -> Any:
-    with untouched(draft.model, 0), torch.no_grad():
-        return called(draft.model, draft.inputs)

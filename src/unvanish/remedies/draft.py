@@ -262,9 +262,29 @@ def called(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
+def asks_for_a_graph(error: BaseException | None) -> bool:
+    """Whether this is what a forward raises that differentiates something itself, where no graph is built."""
+    return isinstance(error, RuntimeError) and "does not require grad" in str(error)
+
+
+def outputs_of(model: nn.Module, inputs: Any, seed: int = 0) -> Any:
+    """The outputs on one batch, without a graph; the model is left as it was.
+
+    A forward that takes derivatives itself is run with one.
+    """
+    for graph in (False, True):
+        try:
+            with untouched(model, seed), torch.set_grad_enabled(graph):
+                return rebuild(called(model, inputs), lambda tensor: tensor.detach().clone())
+        except RuntimeError as error:
+            if graph or not asks_for_a_graph(error):
+                raise
+    raise AssertionError
+
+
 def _run(model: nn.Module, loss_fn: Callable[..., Any] | None, inputs: Any, targets: Any) -> None:
     """One forward pass and loss in the mode the model is in, and one pass in the other; nothing is left behind."""
-    with untouched(model, 0, loss_fn), torch.no_grad():
+    with untouched(model, 0, loss_fn):
         outputs = called(model, inputs)
         if loss_fn is not None:
             loss_fn(outputs, targets)

@@ -199,7 +199,7 @@ def centred_init(draft: Draft) -> Change:
     if not behind:
         raise Refused("no layer with a bias is fed by a sigmoid")
     code = [f"model = centred(model, {behind!r}, {others!r}, seed={draft.seed()})"]
-    sentence = f"weights and biases that centre the sigmoids, drawn anew in {counted(layers)}{note}"
+    sentence = f"weights and biases that centre the sigmoids, redrawn in {counted(layers)}{note}"
     return draft.apply(sentence, [surgery.centred], code, [layer.path for layer in layers])
 
 

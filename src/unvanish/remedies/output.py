@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy
 from unvanish.remedies.anatomy import Anatomy, Site
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import outputs_of
+from unvanish.remedies.output_inside import output_inside
 from unvanish.remedies.swap import swap
 from unvanish.trace.scaled import normal_like
 
@@ -36,7 +37,8 @@ def output_layer(draft: Draft) -> Change:
 
     What: a softmax, sigmoid or other clipping activation at the very end is taken away. Classes get the cross-entropy
     of logits, zeros and ones the binary one, quantities keep their loss. What the loss does is tried on made-up outputs
-    where its name does not tell. ``restore_outputs`` gives probabilities again.
+    where its name does not tell. ``restore_outputs`` gives probabilities again. Where the model computes its own loss,
+    that loss stays, and only an activation before it that does not fit is taken away.
     Helps: a softmax before a loss that makes its own, a softmax over one unit, a ReLU on logits, targets outside the
     range of the last activation, logarithms of zero.
     Does not help: a network whose gradient is lost on the way.
@@ -44,8 +46,8 @@ def output_layer(draft: Draft) -> Change:
     Pattern recognition and machine learning, section 4.3.6.
     """
     if draft.loss_fn is None:
-        raise Refused("the model computes its own loss; change the last activation and the loss there")
-    outputs, targets = _outputs(draft), draft.targets
+        return output_inside(draft)
+    outputs, targets = outputs_of(draft.model, draft.inputs), draft.targets
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         raise Refused("outputs or targets are not one tensor; " + BY_HAND)
     if outputs.is_complex() or targets.is_complex():
@@ -185,8 +187,3 @@ def loss_code(loss: str, draft: Draft) -> list[str]:
     if loss == "cross_entropy":
         return [*lines, "    return F.cross_entropy(outputs, targets)", "", ""]
     return [*lines, f"    return F.{loss}(outputs, targets.reshape(outputs.shape).to(outputs.dtype))", "", ""]
-
-
-def _outputs(draft: Draft) -> Any:
-    with untouched(draft.model, 0), torch.no_grad():
-        return called(draft.model, draft.inputs)

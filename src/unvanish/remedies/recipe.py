@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unvanish.problem import Optimizer
 from unvanish.records import UnvanishError
 
+SMALLEST = 1e-3  # norm of a tensor that is still to be moved where it is all zeros
 IGNORED = {"params", "initial_lr", "max_lr", "min_lr"}  # what a scheduler leaves in a group
 
 
@@ -21,12 +22,14 @@ class Recipe:
     """An optimizer class with its options, a largest gradient norm, and steps of linear warm-up.
 
     ``options``: of the first group of parameters. ``groups``: (options, parameters) of every group, where there are
-    several; a new parameter joins the first. ``clip``: None for no clipping.
+    several; a new parameter joins the first. ``clip``: None for no clipping. ``clip_layers``: the largest norm of each
+    tensor's gradient, as a share of the norm of the tensor.
     """
 
     optimizer: type[Optimizer]
     options: dict[str, Any]
     clip: float | None = None
+    clip_layers: float | None = None
     warmup: int = 0
     groups: tuple[tuple[dict[str, Any], tuple[nn.Parameter, ...]], ...] = ()
 
@@ -72,6 +75,16 @@ class Recipe:
                 " optimizer=lambda parameters: … with one of torch.optim"
             ) from error
 
+    def clip_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Cut the gradients as the recipe says: each tensor's own, then all together."""
+        if self.clip_layers is not None:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    largest = self.clip_layers * max(float(parameter.detach().norm()), SMALLEST)
+                    nn.utils.clip_grad_norm_(parameter, largest)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+
     def rate(self, step: int) -> float:
         """What the learning rate is multiplied by at a step, the first of which is 0."""
         return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
@@ -80,6 +93,11 @@ class Recipe:
         """The same with every learning rate multiplied."""
         scaled = tuple(({**options, "lr": float(options["lr"]) * factor}, part) for options, part in self.groups)
         return replace(self, options={**self.options, "lr": self.lr * factor}, groups=scaled)
+
+    def with_options(self, **options: Any) -> Recipe:
+        """The same with these settings in every group."""
+        groups = tuple(({**own, **options}, part) for own, part in self.groups)
+        return replace(self, options={**self.options, **options}, groups=groups)
 
     def code(self, model: nn.Module) -> list[str]:
         """The lines that make the optimizer of ``model``, each group of parameters by the names it has there."""
@@ -94,6 +112,14 @@ class Recipe:
                 "# call warmup.step() after every optimizer.step()",
                 "warmup = torch.optim.lr_scheduler.LambdaLR("
                 f"optimizer, lambda step: min(1.0, (step + 1) / {self.warmup}))",
+            ]
+        if self.clip_layers is not None:
+            lines += [
+                "# before every optimizer.step():",
+                "#     for p in model.parameters():",
+                "#         if p.grad is not None:",
+                "#             torch.nn.utils.clip_grad_norm_("
+                f"p, {self.clip_layers:g} * max(float(p.detach().norm()), 1e-3))",
             ]
         if self.clip is not None:
             lines.append(

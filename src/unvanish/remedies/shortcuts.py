@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from unvanish.preserve import untouched
-from unvanish.remedies import Change, Draft, Refused, remedy, surgery
+from unvanish.remedies import Change, Draft, remedy, surgery
 from unvanish.remedies.anatomy import LINEAR, Anatomy, is_activation
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import outputs_of
+from unvanish.remedies.written import written_blocks
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
@@ -29,18 +30,18 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupN
 def residual(draft: Draft) -> Change:
     """Each of L blocks adds to what came in instead of replacing it: x + f(x)/√L.
 
-    What: in an nn.Sequential, each Linear or convolution that keeps the shape, with the normalisation and activation
-    that follow it, becomes one block x + f(x)/√L.
+    What: in an nn.Sequential, or in a forward that torch.fx can read (a loop over an nn.ModuleList), each Linear or
+    convolution that keeps the shape, with the normalisation and activation that follow it, becomes one block
+    x + f(x)/√L; so does a module of several layers.
     Helps: vanishing in plain networks of any depth; 1,000 layers of 4 (σ − ½); plain sigmoids at a learning rate of 1.
-    Does not help: with a small learning rate it looks dead at first. It is refused where layers do not stand in an
-    nn.Sequential: a forward with branches cannot be cut safely.
+    Does not help: with a small learning rate it looks dead at first. It is refused, with the reason, where torch.fx
+    cannot read a forward outside of nn.Sequential, and for blocks that have a shortcut of their own.
     Source: He, Zhang, Ren & Sun 2016, Deep residual learning; Hanin & Rolnick 2018, How to start training.
     """
-    blocks, count = _blocks(draft)
-    scale = round(1.0 / math.sqrt(count), 6)
-    code = [f"model = wrap_blocks(model, {blocks!r}, scale={scale!r}, learn=False)"]
-    sentence = f"a residual connection around {_counted(count)}: x + {scale:.3g} · block(x)"
-    return draft.apply(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
+    plan = _plan(draft)
+    scale = round(1.0 / math.sqrt(plan.count), 6)
+    sentence = f"a residual connection around {_counted(plan.count)}: x + {scale:.3g} · block(x)"
+    return plan.apply(draft, sentence, scale, learn=False)
 
 
 @remedy(
@@ -56,21 +57,46 @@ def rezero(draft: Draft) -> Change:
 
     What: the blocks of ``residual``, with a trainable gate instead of the fixed 1/√L.
     Helps: vanishing in deep plain networks, narrow networks whose units die: at the start the network is shallow.
-    Does not help: faults of the last layer, the loss or the step size; networks outside nn.Sequential (refused).
+    Does not help: faults of the last layer, the loss or the step size.
     Source: Bachlechner et al. 2021, ReZero is all you need.
     """
-    blocks, count = _blocks(draft)
-    code = [f"model = wrap_blocks(model, {blocks!r}, scale=0.0, learn=True)"]
-    sentence = f"a residual connection around {_counted(count)}, behind a gate that starts at zero: x + α · block(x)"
-    return draft.apply(sentence, [surgery.Residual, surgery.wrap_blocks], code, _paths(blocks))
+    plan = _plan(draft)
+    what = f"a residual connection around {_counted(plan.count)}"
+    sentence = f"{what}, behind a gate that starts at zero: x + α · block(x)"
+    return plan.apply(draft, sentence, 0.0, learn=True)
 
 
-def _blocks(draft: Draft) -> tuple[dict[str, list[tuple[int, int]]], int]:
-    """Per Sequential the first and last child of each block that can be wrapped, and how many there are."""
+@dataclass(frozen=True)
+class _Plan:
+    """How blocks are given a way around: the blocks of each module, and what does it."""
+
+    blocks: dict[str, Any]
+    wrap: Callable[..., nn.Module]
+    part: type[nn.Module]
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.blocks.values()))
+
+    def apply(self, draft: Draft, sentence: str, scale: float, learn: bool) -> Change:
+        code = f"model = {self.wrap.__name__}(model, {self.blocks!r}, scale={scale!r}, learn={learn})"
+        paths = [f"{path}.{first}".lstrip(".") for path, spans in self.blocks.items() for first, _ in spans]
+        return draft.apply(sentence, [self.part, self.wrap], [code], paths)
+
+
+def _plan(draft: Draft) -> _Plan:
+    """The blocks of every nn.Sequential; where there are none, those of forwards that are written out."""
+    if blocks := _blocks(draft):
+        return _Plan(blocks, surgery.wrap_blocks, surgery.Residual)
+    return _Plan(written_blocks(draft), surgery.add_shortcuts, surgery.Shortcut)
+
+
+def _blocks(draft: Draft) -> dict[str, list[tuple[int, int]]]:
+    """Per Sequential the first and last child of each block that can be wrapped."""
     anatomy = Anatomy.of(draft)
     last = {layer.path for layer in anatomy.layers if layer.last}
     activations = {site.path for site in anatomy.hidden if site.module}
-    shapes = _shapes(draft)
+    shapes = shapes_of(draft)
     found: dict[str, list[tuple[int, int]]] = {}
     for path, container in draft.model.named_modules():
         if isinstance(container, nn.Sequential):
@@ -78,12 +104,7 @@ def _blocks(draft: Draft) -> tuple[dict[str, list[tuple[int, int]]], int]:
             spans = _spans(list(container), names, last, activations, shapes)
             if spans and len(names) == len(container):
                 found[path] = spans
-    if not found:
-        raise Refused(
-            "no block of an nn.Sequential keeps its shape (a Linear or convolution with as many outputs as inputs, and"
-            " its activation); add x + f(x) in the forward by hand"
-        )
-    return found, sum(map(len, found.values()))
+    return found
 
 
 def _spans(
@@ -109,7 +130,7 @@ def _follows(module: nn.Module) -> bool:
     return is_activation(module) or isinstance(module, NORMS)
 
 
-def _shapes(draft: Draft) -> Shapes:
+def shapes_of(draft: Draft) -> Shapes:
     """The shapes that go into and come out of each module called once with one tensor."""
     model = copy.deepcopy(draft.model)
     found: Shapes = {}
@@ -123,14 +144,9 @@ def _shapes(draft: Draft) -> Shapes:
                 found[path] = tuple(given[0].shape), tuple(result.shape)
 
         module.register_forward_hook(note)
-    with untouched(model, 0), torch.no_grad():
-        called(model, draft.inputs)
+    outputs_of(model, draft.inputs)
     shared = {path for path in twice if not is_activation(model.get_submodule(path))}
     return {path: shape for path, shape in found.items() if path not in shared}
-
-
-def _paths(blocks: dict[str, list[tuple[int, int]]]) -> list[str]:
-    return [f"{path}.{first}".lstrip(".") for path, spans in blocks.items() for first, _ in spans]
 
 
 def _counted(count: int) -> str:

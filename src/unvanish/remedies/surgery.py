@@ -114,7 +114,7 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
         layer = model.get_submodule(path)
         hook = layer.register_forward_hook(lambda _, __, y: seen.__setitem__("std", float(y.detach().float().std())))
         for _ in range(5):
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 run(model)
             if not 1e-12 < seen["std"] < math.inf or abs(seen["std"] - 1.0) < 0.05:
@@ -126,6 +126,53 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
         for buffer, was in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(was)
     return model
+
+
+def open_gates(model: nn.Module, paths: list[str], bias: float) -> nn.Module:
+    """Set the bias of the gate that keeps the state, the second of an LSTM's four and of a GRU's three."""
+    with torch.no_grad():
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            for name, tensor in layer.named_parameters():
+                if "bias" in name:
+                    tensor[layer.hidden_size : 2 * layer.hidden_size] = bias if "bias_ih" in name else 0.0
+    return model
+
+
+def chrono(model: nn.Module, paths: list[str], steps: int, seed: int) -> nn.Module:
+    """Draw the bias of the gate that keeps the state as log u, 1 < u < steps − 1; an LSTM's input gate gets −log u."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            width = layer.hidden_size
+            for name, tensor in layer.named_parameters():
+                if "bias" in name:
+                    tensor[width : 2 * width] = 0.0
+                if "bias_ih" in name:
+                    keep = torch.log(1.0 + max(1, steps - 2) * torch.rand(width, generator=generator)).to(tensor)
+                    tensor[width : 2 * width] = keep
+                    if isinstance(layer, (nn.LSTM, nn.LSTMCell)):
+                        tensor[:width] = -keep
+    return model
+
+
+class InFloat32(nn.Module):
+    """A model of float32 weights that takes inputs of 16 bits, and tensors in any container, as they come."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        def wide(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+            if type(value) in (tuple, list):
+                return type(value)(wide(each) for each in value)
+            return {key: wide(each) for key, each in value.items()} if type(value) is dict else value
+
+        return self.model(*wide(args), **wide(kwargs))
 
 
 class CentredSigmoid(nn.Module):
@@ -156,6 +203,35 @@ def wrap_blocks(model: nn.Module, blocks: dict[str, list[tuple[int, int]]], scal
         for first, last in reversed(blocks[path]):
             children[first : last + 1] = [Residual(nn.Sequential(*children[first : last + 1]), scale, learn)]
         model = put(model, path, nn.Sequential(*children).train(model.training))
+    return model
+
+
+class Shortcut(nn.Module):
+    """x + scale · y, or with ``learn`` the scale as a parameter that starts there."""
+
+    def __init__(self, like: Tensor, scale: float, learn: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(like.new_full((), scale)) if learn else scale
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.scale * y
+
+
+def add_shortcuts(model: nn.Module, blocks: dict[str, list[tuple[str, str]]], scale: float, learn: bool) -> nn.Module:
+    """Add what goes into the first node to what the last one makes, for each block of the forward of each module."""
+    for path in sorted(blocks, key=len, reverse=True):
+        owner = model.get_submodule(path)
+        graph = trace(owner)
+        nodes = {node.name: node for node in graph.nodes}
+        like = next(owner.parameters()).detach()
+        for number, (first, last) in enumerate(blocks[path]):
+            owner.add_module(f"shortcut{number}", Shortcut(like, scale, learn))
+            with graph.inserting_after(nodes[last]):
+                new = graph.call_module(f"shortcut{number}")
+            nodes[last].replace_all_uses_with(new)
+            new.args = (nodes[first].args[0], nodes[last])
+        changed = fx.GraphModule(owner, graph, type(owner).__name__).train(owner.training)
+        model = put(model, path, changed)
     return model
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from unvanish.preserve import untouched
 from unvanish.remedies import surgery
 from unvanish.remedies.anatomy import ACTIVATIONS, SQUASHES, Anatomy, Site, plain
-from unvanish.remedies.draft import Change, Draft, Refused, called
+from unvanish.remedies.draft import Change, Draft, Refused, outputs_of
 from unvanish.trace.structure import tensors
 
 
@@ -71,7 +70,7 @@ def _owner(anatomy: Anatomy, index: int, inside_module: bool) -> str:
 
 def _nodes(draft: Draft, anatomy: Anatomy, path: str, wanted: list[int]) -> list[str]:
     """The names, in the traced forward of one module, of the activations behind these calls."""
-    graph = draft.cached(("graph", path), lambda: _traced(draft, path))
+    graph = traced(draft, path)
     owner = anatomy.modules[path]
     prefix = f"{path}." if path else ""
     sites = {site.path for site in anatomy.sites if site.module}
@@ -113,8 +112,12 @@ def _events(anatomy: Anatomy, path: str) -> dict[int, list[tuple[str, list[int]]
     return {turn: sorted(events.values(), key=lambda event: event[1]) for turn, events in found.items()}
 
 
+def traced(draft: Draft, path: str) -> fx.Graph:
+    """The forward of one module as a graph, once it is known to do what the module does. Raises Refused."""
+    return draft.cached(("graph", path), lambda: _traced(draft, path))
+
+
 def _traced(draft: Draft, path: str) -> fx.Graph:
-    """The forward of one module as a graph, once it is known to do what the module does."""
     where = path or "the model"
     owner, other = (copy.deepcopy(draft.model).get_submodule(path) for _ in range(2))
     try:
@@ -122,24 +125,23 @@ def _traced(draft: Draft, path: str) -> fx.Graph:
         in_other_mode = surgery.trace(other.train(not other.training))
     except Exception as error:
         raise Refused(
-            f"the activation is called as a function in {where}, whose forward torch.fx cannot trace"
+            f"what is to be changed is a call in the forward of {where}, which torch.fx cannot trace"
             f" ({type(error).__name__}: {error}); change it in the source"
         ) from error
     if str(graph) != str(in_other_mode):
         raise Refused(f"the forward of {where} depends on self.training, which a traced copy would lose")
-    traced = surgery.put(copy.deepcopy(draft.model), path, fx.GraphModule(owner, graph).train(owner.training))
+    again = surgery.put(copy.deepcopy(draft.model), path, fx.GraphModule(owner, graph).train(owner.training))
     for seed in range(2):
-        if not _same(_outputs(draft.model, draft.inputs, seed), _outputs(traced, draft.inputs, seed)):
+        if not _same(_outputs(draft.model, draft.inputs, seed), _outputs(again, draft.inputs, seed)):
             raise Refused(f"torch.fx reads the forward of {where} as something else than it does; change it by hand")
     return graph
 
 
 def _outputs(model: nn.Module, inputs: Any, seed: int) -> list[torch.Tensor] | str:
-    with untouched(model, seed), torch.no_grad():
-        try:
-            return [tensor.clone() for tensor in tensors(called(model, inputs))]
-        except Exception as error:  # a traced forward may fail where the real one does not
-            return str(error)
+    try:
+        return list(tensors(outputs_of(model, inputs, seed)))
+    except Exception as error:  # a traced forward may fail where the real one does not
+        return str(error)
 
 
 def _same(first: list[torch.Tensor] | str, second: list[torch.Tensor] | str) -> bool:

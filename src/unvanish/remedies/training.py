@@ -18,7 +18,7 @@ def replaced_by(draft: Draft, kind: type[Any], lr: float) -> Change:
     before = draft.recipe
     if before.optimizer is kind:
         raise Refused(f"it is trained by {kind.__name__} already")
-    draft.recipe = Recipe(kind, {"lr": lr}, clip=before.clip, warmup=before.warmup)
+    draft.recipe = Recipe(kind, {"lr": lr}, before.clip, before.clip_layers, before.warmup)
     return Change(sentence=f"{kind.__name__} with learning rate {lr:g} instead of {before.optimizer.__name__}")
 
 
@@ -117,7 +117,13 @@ def momentum(draft: Draft) -> Change:
     """
     recipe = draft.recipe
     if recipe.optimizer is not torch.optim.SGD:
-        draft.recipe = Recipe(torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}, clip=recipe.clip, warmup=recipe.warmup)
+        draft.recipe = Recipe(
+            torch.optim.SGD,
+            {"lr": 0.01, "momentum": 0.9},
+            clip=recipe.clip,
+            clip_layers=recipe.clip_layers,
+            warmup=recipe.warmup,
+        )
         return Change(sentence=f"SGD with learning rate 0.01 and momentum 0.9 instead of {recipe.optimizer.__name__}")
     if recipe.options.get("momentum"):
         raise Refused(f"it is trained with momentum {recipe.options['momentum']:g} already")

@@ -3,83 +3,94 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from unvanish.records import (
     SCHEMA,
-    Birth,
-    CallFlow,
     Finding,
     Flow,
-    InputFacts,
-    LayerFlow,
-    LossFacts,
-    NextStep,
-    OutputFacts,
-    PairFacts,
-    RateTrial,
     Record,
-    Setting,
-    StepFacts,
     UnvanishError,
-    ZeroFacts,
-    from_builtins,
-    to_builtins,
 )
+from unvanish.report.saved import flattened, parts_of
 
 if TYPE_CHECKING:
     from unvanish.charts import Chart
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "birth", "next_step", "pairs")
-"""Fields that the JSON holds only where they say something: programs that read reports have not seen them before."""
-
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+T = TypeVar("T")
+
+
+class _OfFlow(Generic[T]):
+    """A field of a report's Flow as an attribute of the report."""
+
+    def __init__(self, get: Callable[[Flow], T]) -> None:
+        self.get = get
+
+    def __get__(self, report: Report, owner: object = None) -> T:
+        return self.get(report.flow)
 
 
 class Report(Record, frozen=True, kw_only=True):
     """One check of one network. ``print(report)`` shows it; ``report.save("x.json")`` keeps it.
 
     ``verdict`` is the word of the first finding of level "error", else of the first note, else "healthy"; ``healthy``
-    says that no finding has level "error"; ``undecided`` holds pairs (what, why). It has every field of the Flow it is
-    about, so that it can be judged again from its file.
+    says that no finding has level "error"; ``undecided`` holds pairs (what, why). ``flow`` is all that was measured and
+    decided, and its fields are attributes of the report, too: ``judge(report.flow)`` gives the findings again, of a
+    report read from its file as well.
     """
 
     schema: str = SCHEMA
-    verdict: str
-    healthy: bool
+    flow: Flow
     findings: tuple[Finding, ...]
-    layers: tuple[LayerFlow, ...]
-    undecided: tuple[tuple[str, str], ...]
-    calls: tuple[CallFlow, ...]
-    loss: LossFacts | None
-    setting: Setting
-    notes: tuple[str, ...]
-    zeros: tuple[ZeroFacts, ...] = ()
-    step: StepFacts | None = None
-    output: OutputFacts | None = None
-    inputs: InputFacts | None = None
-    decrement: float | None = None
-    rates: tuple[RateTrial, ...] = ()
-    decrement_refused: str = ""
-    nonfinite: str = ""
-    nonfinite_call: int | None = None
-    birth: Birth | None = None
-    next_step: NextStep | None = None
-    pairs: PairFacts | None = None
+
+    layers = _OfFlow(lambda flow: flow.layers)
+    undecided = _OfFlow(lambda flow: flow.undecided)
+    calls = _OfFlow(lambda flow: flow.calls)
+    loss = _OfFlow(lambda flow: flow.loss)
+    setting = _OfFlow(lambda flow: flow.setting)
+    notes = _OfFlow(lambda flow: flow.notes)
+    zeros = _OfFlow(lambda flow: flow.zeros)
+    step = _OfFlow(lambda flow: flow.step)
+    output = _OfFlow(lambda flow: flow.output)
+    inputs = _OfFlow(lambda flow: flow.inputs)
+    decrement = _OfFlow(lambda flow: flow.decrement)
+    rates = _OfFlow(lambda flow: flow.rates)
+    decrement_refused = _OfFlow(lambda flow: flow.decrement_refused)
+    nonfinite = _OfFlow(lambda flow: flow.nonfinite)
+    nonfinite_call = _OfFlow(lambda flow: flow.nonfinite_call)
+    next_step = _OfFlow(lambda flow: flow.next_step)
+    unused = _OfFlow(lambda flow: flow.unused)
+    asked = _OfFlow(lambda flow: flow.asked)
+    time = _OfFlow(lambda flow: flow.time)
+    pairs = _OfFlow(lambda flow: flow.pairs)
+    birth = _OfFlow(lambda flow: flow.birth)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
         """The report on a flow whose layers have been decided and on which the rules have spoken."""
-        found = tuple(findings)
-        measured = {name: getattr(flow, name) for name in Flow.__struct_fields__}
-        return cls(verdict=_verdict(found), healthy=_healthy(found), findings=found, **measured)
+        return cls(flow=flow, findings=tuple(findings))
 
     @property
-    def flow(self) -> Flow:
-        """All that was measured and decided: ``judge(report.flow)`` gives the findings again, of a saved report too."""
-        return Flow(**{name: getattr(self, name) for name in Flow.__struct_fields__})
+    def verdict(self) -> str:
+        """The report in one word."""
+        ordered = [f for f in self.findings if f.level == "error"] or self.findings
+        return ordered[0].verdict if ordered else "healthy"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no finding has level "error"."""
+        return all(f.level != "error" for f in self.findings)
+
+    def replace(self, **changes: Any) -> Report:
+        """A copy with some fields, of the report or of its flow, changed."""
+        inner = {name: changes.pop(name) for name in Flow.__struct_fields__ if name in changes}
+        flow = changes.pop("flow", self.flow)
+        return super().replace(flow=flow.replace(**inner), **changes)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -92,7 +103,7 @@ class Report(Record, frozen=True, kw_only=True):
         if found != SCHEMA:
             what = f"its schema is {found!r}" if found is not None else 'it has no "schema" at the top level'
             raise UnvanishError(f"reading a report: expected a JSON object of schema {SCHEMA!r}, but {what}")
-        return from_builtins(data, cls)
+        return cls.from_flow(*parts_of(data))
 
     def to_json(self, indent: int | None = 1) -> str:
         """ASCII JSON, the same for the same report; ``indent=None`` puts it on one line.
@@ -100,15 +111,10 @@ class Report(Record, frozen=True, kw_only=True):
         Numbers that are not finite are the strings "-inf", "inf" and "nan"; null means not measured.
         """
         separators = (",", ":") if indent is None else None
-        data = {
-            key: value
-            for key, value in to_builtins(self).items()
-            if key not in WHERE_NEEDED or getattr(self, key) not in ("", None)
-        }
-        return json.dumps(data, indent=indent, separators=separators, allow_nan=False)
+        return json.dumps(flattened(self), indent=indent, separators=separators, allow_nan=False)
 
     def chart(self, name: str = "staircase", *, title: str | None = None, width: int = 620) -> Chart:
-        """The picture "staircase", "plane" or "factors" of this report; a notebook shows it, ``save`` keeps it.
+        """The picture "staircase", "plane", "factors" or "through_time" of this report, for a notebook or ``save``.
 
         ``title``: None for the question it answers, "" for none; ``width`` in pixels. UnvanishError where its numbers
         were not measured or the packages that draw are missing.
@@ -151,7 +157,7 @@ def filter_findings(report: Report, select: Sequence[str] = (), ignore: Sequence
     An empty ``select`` selects everything.
     """
     found = tuple(f for f in report.findings if _fit(f.code, select or ("",)) > _fit(f.code, ignore))
-    return report.replace(findings=found, verdict=_verdict(found), healthy=_healthy(found))
+    return report.replace(findings=found)
 
 
 def write_text(path: Path, content: str | bytes) -> None:
@@ -161,15 +167,6 @@ def write_text(path: Path, content: str | bytes) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
-
-
-def _verdict(findings: Sequence[Finding]) -> str:
-    ordered = [f for f in findings if f.level == "error"] or findings
-    return ordered[0].verdict if ordered else "healthy"
-
-
-def _healthy(findings: Sequence[Finding]) -> bool:
-    return all(f.level != "error" for f in findings)
 
 
 def _fit(code: str, prefixes: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from unvanish.records import UnvanishError
 from unvanish.report.advice import Advice, advice
-from unvanish.rules import Rule, rules
+from unvanish.rules import Event, Rule, known
 from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS
 
 WIDTH = 80
@@ -26,7 +26,7 @@ def explain(topic: str = "") -> str:
     if not topic.strip():
         return _contents()
     wanted = _plain(topic)
-    for rule in rules():
+    for rule in known():
         if wanted in (_plain(rule.code), rule.code[2:]):
             return _rule_page(rule)
     for remedy in advice().values():
@@ -43,7 +43,7 @@ def _by_words(wanted: str) -> list[str]:
     """The page of the one title that holds these words, else the titles that do, else the entries that do."""
     words = r"[\W_]+".join(map(re.escape, wanted.split("_")))
     pattern = re.compile(rf"(?<![a-z0-9]){words}(?:s|es)?(?![a-z0-9])", re.IGNORECASE)
-    in_rules = [rule for rule in rules() if pattern.search(rule.title)]
+    in_rules = [rule for rule in known() if pattern.search(rule.title)]
     in_remedies = [remedy for remedy in advice().values() if pattern.search(f"{remedy.slug} {remedy.title}")]
     if len(in_rules) == 1:
         return [_rule_page(in_rules[0])]
@@ -51,14 +51,14 @@ def _by_words(wanted: str) -> list[str]:
         return [_remedy_page(in_remedies[0])]
     said = [f"{rule.code}  {rule.title}" for rule in in_rules]
     said += [f"{remedy.slug}  {remedy.title}" for remedy in in_remedies]
-    said += [f"{rule.code}  {rule.title}" for rule in rules() if pattern.search(rule.doc)]
+    said += [f"{rule.code}  {rule.title}" for rule in known() if pattern.search(rule.doc)]
     if not said:
         said = [f"{key.rpartition('.')[2]}  (term)" for key, entry in GLOSSARY.items() if pattern.search(entry)]
     said = list(dict.fromkeys(said))
     return ["\n".join([f"{wanted.replace('_', ' ')!r} stands in:", *(f"  {line}" for line in said)])] if said else []
 
 
-def _rule_page(rule: Rule) -> str:
+def _rule_page(rule: Rule | Event) -> str:
     head = f"{rule.code}  {rule.title} (verdict: {rule.verdict.replace('_', ' ')})"
     # a paragraph with indented lines is a formula or a listing and stays as it is
     paragraphs = [text if "\n " in text else _wrapped(text) for text in inspect.cleandoc(rule.doc).split("\n\n")]
@@ -78,7 +78,7 @@ def _verdict_page(wanted: str) -> Iterator[str]:
     if wanted not in VERDICT_WORDS:
         return
     yield f"{wanted.replace('_', ' ')}  (verdict)\n\n{_wrapped(GLOSSARY[wanted])}"
-    found = [rule for rule in rules() if rule.verdict == wanted]
+    found = [rule for rule in known() if rule.verdict == wanted]
     if found:
         yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first_line(rule), indent=2)}" for rule in found)
 
@@ -92,7 +92,7 @@ def _entries(wanted: str) -> Iterator[str]:
 
 
 def _contents() -> str:
-    codes = "\n".join(f"  {rule.code}  {rule.title}" for rule in rules())
+    codes = "\n".join(f"  {rule.code}  {rule.title}" for rule in known())
     terms = sorted({key.rpartition(".")[2] for key in GLOSSARY} - set(VERDICT_WORDS), key=str.lower)
     parts = (
         f"Codes\n{codes}",
@@ -105,7 +105,7 @@ def _contents() -> str:
 
 
 def _nearest(wanted: str) -> str:
-    topics = [rule.code for rule in rules()] + list(advice()) + [key.rpartition(".")[2] for key in GLOSSARY]
+    topics = [rule.code for rule in known()] + list(advice()) + [key.rpartition(".")[2] for key in GLOSSARY]
     by_plain = {_plain(topic): topic for topic in topics}
     near = difflib.get_close_matches(wanted, by_plain, n=3, cutoff=0.5)
     if near:
@@ -113,7 +113,7 @@ def _nearest(wanted: str) -> str:
     return "`unvanish explain` without a topic lists them all"
 
 
-def _first_line(rule: Rule) -> str:
+def _first_line(rule: Rule | Event) -> str:
     return inspect.cleandoc(rule.doc).partition("\n")[0]
 
 

@@ -82,11 +82,11 @@ def _table(fixes: Fixes) -> Html | None:
         h(
             "tr",
             h("th", trial.remedy, scope="row"),
-            h("td", score(trial.score), class_="n"),
-            h("td", "–" if trial.baseline is None else score(trial.baseline), class_="n"),
-            h("td", f"{trial.steps:,}", class_="n"),
-            h("td", _dots(trial, scale)),
-            h("td", "judged" if trial.judged and trial is not fixes.as_is else trial.reason),
+            h("td", score(trial.score), class_="n", data_h="score"),
+            h("td", "–" if trial.baseline is None else score(trial.baseline), class_="n", data_h="as is"),
+            h("td", f"{trial.steps:,}", class_="n", data_h="steps"),
+            h("td", _dots(trial, scale), class_="long"),
+            h("td", "judged" if trial.judged and trial is not fixes.as_is else trial.reason, class_="long"),
         )
         for trial in trials
     ]
@@ -95,7 +95,7 @@ def _table(fixes: Fixes) -> Html | None:
         "section",
         h("h2", f"What was tried ({fixes.unit}, higher is better)"),
         h("p", note),
-        scrolling("What was tried", h("thead", h("tr", heads)), h("tbody", rows)),
+        scrolling("What was tried", h("thead", h("tr", heads)), h("tbody", rows), cards=True),
     )
 
 

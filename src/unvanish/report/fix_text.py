@@ -87,12 +87,29 @@ def evidence(fixes: Fixes) -> Iterator[str]:
     yield f"as it is {score(trial.baseline)}{_range(base, trial.seeds)}"
     yield f"changed {score(trial.score)}{_range(trial.score_spread, trial.seeds)}"
     if trial.score is not None and trial.baseline is not None and trial.needed is not None:
-        yield f"gain {score(trial.score - trial.baseline)}, asked for: more than {score(trial.needed)}"
+        yield f"gain {score(trial.score - trial.baseline)}, needed: more than {score(trial.needed)}"
     yield f"after {_steps(trial.steps)} each, {trial.seeds} {'seed' if trial.seeds == 1 else 'seeds'}"
     if not fixes.unseen:
         yield "training scores: nothing is claimed about unseen data"
     else:
-        yield "on validation data that chose nothing" if fixes.split else "on the validation data that also chose"
+        yield (
+            "on validation data that was not used to choose it"
+            if fixes.split
+            else "on the validation data that also chose"
+        )
+    yield from checked_again(fixes)
+
+
+def checked_again(fixes: Fixes) -> Iterator[str]:
+    """What a check of the changed network says of each error found before, and what it says that was not said then."""
+    if fixes.best is None or fixes.after is None:
+        return
+    left = {finding.code: finding.level for finding in fixes.after.findings}
+    before = dict.fromkeys(f.code for f in fixes.before.findings if f.level == "error")
+    for code in before:
+        yield f"checked again: {code} {'is gone' if left.get(code) != 'error' else 'stays'}"
+    if new := [code for code, level in left.items() if level == "error" and code not in before]:
+        yield f"checked again: {', '.join(new)} {'is' if len(new) == 1 else 'are'} new"
 
 
 def _headline(fixes: Fixes, page: Page) -> None:
@@ -242,7 +259,7 @@ def _cost(fixes: Fixes, page: Page) -> None:
     if fixes.cut_off:
         number_of = len(fixes.cut_off)
         facts.append(
-            f"{number_of} {'change' if number_of == 1 else 'changes'} put last: the trouble is still there with them"
+            f"{number_of} {'change' if number_of == 1 else 'changes'} tried last: they leave the fault as it is"
         )
     page.facts("Spent:", facts)
     for remark in fixes.remarks:

@@ -9,8 +9,9 @@ from unvanish.report import frame
 from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
-from unvanish.report.html_pictures import drawing, question
+from unvanish.report.html_pictures import drawing, question, time_axis
 from unvanish.report.sentences import checked, headline, tally, words
+from unvanish.report.through_time import TITLE
 from unvanish.words.glossary import GLOSSARY
 from unvanish.words.markup import Child, Html, h, prose
 
@@ -65,6 +66,8 @@ def banner(report: Report) -> Html:
 def _sections(report: Report) -> Iterator[Section]:
     """The parts of the page that have something to say."""
     yield from _pictures(report)
+    if report.time:
+        yield Section("time", TITLE, time_axis(report))
     if report.findings:
         yield Section("why", "Why?", [finding_article(report, finding) for finding in report.findings])
     if report.layers:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.sentences import beyond_headline, message, places, said, words
-from unvanish.rules import Rule, rules
-from unvanish.words.markup import Html, h, prose
+from unvanish.rules import Event, Rule, known
+from unvanish.words.markup import Child, Html, h, prose
 from unvanish.words.spans import span
 
 if TYPE_CHECKING:
@@ -67,22 +67,26 @@ def _evidence(finding: Finding) -> Html | None:
     shown = [place for place in range(len(heads)) if place < 2 or any(row[place] for row in rows)]
     label = f"Evidence for {finding.code}"
     body = [
-        h("tr", h("th", row[0], scope="row"), [h("td", prose(str(row[place])), class_="n") for place in shown[1:]])
+        h("tr", h("th", row[0], scope="row"), [_number(row[place], heads[place]) for place in shown[1:]])
         for row in rows
     ]
     head = h("tr", [h("th", heads[place], scope="col", class_=place > 0 and "n") for place in shown])
-    return scrolling(label, h("caption", label, class_="unseen"), h("thead", head), h("tbody", body))
+    return scrolling(label, h("caption", label, class_="unseen"), h("thead", head), h("tbody", body), cards=True)
+
+
+def _number(said: Child, head: str) -> Html:
+    return h("td", prose(str(said)), class_="n", data_h=head if said else None)
 
 
 def _documentation(code: str) -> Html | None:
     """What the rule says about itself; None for a code that is not known here."""
-    rule = next((each for each in rules() if each.code == code), None)
+    rule = next((each for each in known() if each.code == code), None)
     if rule is None:
         return None
     return disclosed(f"About {code}: {rule.title}", *_paragraphs(rule))
 
 
-def _paragraphs(rule: Rule) -> Iterator[Html]:
+def _paragraphs(rule: Rule | Event) -> Iterator[Html]:
     for text in inspect.cleandoc(rule.doc).split("\n\n"):
         if "\n " in text:  # a formula or a listing stays as it is
             yield listing(text.split("\n"))

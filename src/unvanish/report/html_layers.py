@@ -66,7 +66,7 @@ COLUMNS = (
     NAME, VERDICT, SIGNAL, GRADIENT, STEP_BACK, *GAINS,
     Column("transmission", "log10_transmission", times),
     CURVATURE,
-    Column("still to gain", "newton_decrement", percent),
+    Column("reduction left", "newton_decrement", percent),
     Column("steps to learn", "steps_to_learn", number),
     Column("saturated", "saturated_fraction", percent),
     Column("dead", "dead_fraction", percent),
@@ -115,14 +115,19 @@ def told(layers: Sequence[LayerFlow], columns: Iterable[Column]) -> list[Column]
 def table(rows: Iterable[LayerFlow | Fold], columns: Sequence[Column], caption: str) -> Html:
     """A table of layers and folds that scrolls by itself, with its header in sight."""
     heads = [h("th", each.header, scope="col", class_=each.numeric and "n", title=each.meaning) for each in columns]
-    body = [_run(row, columns) if isinstance(row, Fold) else _row(row, columns) for row in rows]
+    rows = list(rows)
+    cards = len(rows) <= UNFOLDED
+    body = [_run(row, columns) if isinstance(row, Fold) else _row(row, columns, cards) for row in rows]
     parts = (h("caption", caption), h("thead", h("tr", heads)), h("tbody", body))
-    return scrolling(caption, *parts, broad=len(columns) > PRINTED)
+    return scrolling(caption, *parts, broad=len(columns) > PRINTED, cards=cards)
 
 
-def scrolling(label: str, *parts: Html, broad: bool = False) -> Html:
-    """A table in a box of its own, which the keyboard can scroll; of a broad one paper holds the first columns only."""
-    kind = "scroll broad" if broad else "scroll"
+def scrolling(label: str, *parts: Html, broad: bool = False, cards: bool = False) -> Html:
+    """A table in a box of its own, which the keyboard can scroll; of a broad one paper holds the first columns only.
+
+    ``cards``: on a narrow page a row is a block of its own, each cell behind its ``data-h``, so that nothing is cut.
+    """
+    kind = f"scroll{' broad' if broad else ''}{' cards' if cards else ''}"
     return h("div", h("table", parts), class_=kind, role="group", aria_label=label, tabindex=0)
 
 
@@ -143,17 +148,17 @@ def meanings(columns: Iterable[Column]) -> Html:
     return disclosed("What the columns mean", h("dl", entries, class_="terms"))
 
 
-def _row(layer: LayerFlow, columns: Sequence[Column]) -> Html:
-    return h("tr", [_cell(layer, column) for column in columns])
+def _row(layer: LayerFlow, columns: Sequence[Column], cards: bool) -> Html:
+    return h("tr", [_cell(layer, column, column.header if cards else None) for column in columns])
 
 
-def _cell(layer: LayerFlow, column: Column) -> Html:
+def _cell(layer: LayerFlow, column: Column, head: str | None) -> Html:
     said = column.cell(layer)
     if column is NAME:
         return h("th", h("bdi", said), scope="row")
     if column is VERDICT:
-        return h("td", h("span", said, class_=f"word {tone(layer.verdict)}"))
-    return h("td", prose(said) if column.numeric else said, class_=column.numeric and "n")
+        return h("td", h("span", said, class_=f"word {tone(layer.verdict)}"), data_h=head)
+    return h("td", prose(said) if column.numeric else said, class_=column.numeric and "n", data_h=head)
 
 
 def _run(run: Fold, columns: Sequence[Column]) -> Html:

@@ -10,6 +10,7 @@ from unvanish.charts import find
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report.html_layers import PICTURES, disclosed, folded, listing, table, told
 from unvanish.report.staircase import Fold, bar, bar_scale, fold
+from unvanish.report.through_time import shown
 from unvanish.words.markup import Child, Html, h, prose, visible
 from unvanish.words.numbers import amount
 
@@ -51,6 +52,20 @@ def drawing(report: Report, name: str, prefix: str) -> Drawing:
     numbers = table(rows, told(report.layers, PICTURES[name]), f"The numbers of the picture: {question(name)}")
     summary = "The numbers of this picture" + (", folded" if len(rows) < len(report.layers) else "")
     return Drawing([h("figure", h("div", drawn), caption), disclosed(summary, numbers)])
+
+
+def time_axis(report: Report) -> Child:
+    """The error signal along the steps of sequences: a picture, or bars of characters, and a sentence for each."""
+    told = shown(report.time, report.setting.dtype)
+    said = [[h("dt", visible(name)), h("dd", prose(sentence))] for name, _, sentence in told]
+    words = h("dl", said, class_="terms")
+    try:
+        charts = {size: report.chart("through_time", title="", width=width) for size, width in WIDTHS.items()}
+        drawn = [h("div", Html(each.svg(f"uvtime-{size}")), class_=size) for size, each in charts.items()]
+    except UnvanishError:
+        lines = [bars for _, bars, _ in told if bars]
+        return [listing(lines) if lines else None, words]
+    return [h("figure", h("div", drawn)), words]
 
 
 def text_staircase(layers: Sequence[LayerFlow]) -> Html:

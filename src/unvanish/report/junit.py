@@ -67,7 +67,9 @@ def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence
         _fail(case, report, errors, _first_case(report, errors[0]))
     elif layer.verdict == "undecided":
         ET.SubElement(case, "skipped", message="what was measured does not settle whether this layer is healthy")
-    if layer.verdict not in ("healthy", "undecided"):
+    elif layer.verdict == "not_asked":
+        ET.SubElement(case, "skipped", message="what would tell whether this layer is healthy was not asked for")
+    if layer.verdict not in ("healthy", "undecided", "not_asked"):
         _output(case, [f"verdict: {words(layer.verdict)}"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unvanish.charts import draw
 from unvanish.report import frame
 from unvanish.report.formats import writer
 from unvanish.report.html_layers import disclosed, scrolling
@@ -13,6 +14,9 @@ from unvanish.words.markup import Child, Html, h, prose
 
 if TYPE_CHECKING:
     from unvanish.lab.outcome import Column, Outcome
+
+LONG = 24
+"""Characters beyond which a cell takes a line of its own on a narrow page."""
 
 
 @writer("html", suffix=".html", of="lab", media="text/html; charset=utf-8")
@@ -44,23 +48,34 @@ def _parts(outcome: Outcome, prefix: str) -> list[Child]:
 
 def _figure(outcome: Outcome, place: int, prefix: str) -> Html:
     drawing = outcome.pictures[place]
-    # the chart escapes what it shows by itself
-    return h("figure", Html(outcome.chart(place).svg(prefix=prefix)), h("figcaption", prose(drawing.description)))
+    # the charts escape what they show by themselves
+    drawn = h("div", Html(outcome.chart(place).svg(prefix=prefix)), class_="wide" if drawing.narrow_tables else None)
+    if drawing.narrow_tables:
+        narrow = draw(drawing.name, drawing.narrow_tables, title=drawing.title, description=drawing.description)
+        drawn = [drawn, h("div", Html(narrow.svg(prefix=f"{prefix}n")), class_="narrow")]
+    return h("figure", h("div", drawn), h("figcaption", prose(drawing.description)))
 
 
 def _table(outcome: Outcome) -> Html:
     columns = shown(outcome)
-    words = [any(isinstance(row.get(column.name), str) for row in outcome.rows) for column in columns]
+    kinds = [_kind([row.get(column.name) for row in outcome.rows]) for column in columns]
     heads = [
-        h("th", header(column), scope="col", class_=None if text else "n", title=column.help or None)
-        for column, text in zip(columns, words, strict=True)
+        h("th", header(column), scope="col", class_=kind, title=column.help or None)
+        for column, kind in zip(columns, kinds, strict=True)
     ]
-    rows = [h("tr", [_td(c, row, text) for c, text in zip(columns, words, strict=True)]) for row in outcome.rows]
-    return scrolling("Table of results", h("thead", h("tr", heads)), h("tbody", rows))
+    rows = [h("tr", [_td(c, row, kind) for c, kind in zip(columns, kinds, strict=True)]) for row in outcome.rows]
+    return scrolling("Table of results", h("thead", h("tr", heads)), h("tbody", rows), cards=True)
 
 
-def _td(column: Column, row: dict[str, Any], text: bool) -> Html:
-    return h("td", cell(column, row) if text else prose(cell(column, row)), class_=None if text else "n")
+def _kind(values: Sequence[Any]) -> str | None:
+    """The class of a column: "n" of numbers, "long" of sentences, None of words."""
+    words = [value for value in values if isinstance(value, str)]
+    return "n" if not words else "long" if max(map(len, words)) > LONG else None
+
+
+def _td(column: Column, row: dict[str, Any], kind: str | None) -> Html:
+    said = cell(column, row)
+    return h("td", prose(said) if kind == "n" else said, class_=kind, data_h=header(column))
 
 
 def _listed(title: str, lines: Sequence[str]) -> Html | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from unvanish.report.formats import writer
+from unvanish.report.grid import lines
+from unvanish.report.page import NARROWEST
 from unvanish.words.markup import visible
 from unvanish.words.numbers import exact, exactly, spell
 
@@ -30,14 +32,15 @@ def write(outcome: Outcome) -> str:
 def render(outcome: Outcome, width: int | None = None) -> str:
     """The sentence, the settings, the table (long ones folded), the checks and the notes as lines of plain text.
 
-    ``width``: the columns of the terminal, at which sentences are wrapped; None wraps nothing.
+    ``width``: the columns of the terminal, into which everything is fitted (40 at least); None wraps nothing.
     """
+    width = width and max(width, NARROWEST)
     parts = [_wrapped(visible(outcome.sentence), width)]
     if said := settings(outcome):
         parts.append(_wrapped("Settings: " + "  ".join(said), width))
     if outcome.rows:
         tall = any(isinstance(value, str) and len(value) > SENTENCE for row in outcome.rows for value in row.values())
-        parts.append("\n".join(_records(outcome, width) if tall else _table(outcome)))
+        parts.append("\n".join(_records(outcome, width) if tall else _table(outcome, width)))
     if outcome.checks:
         failed = [check for check in outcome.checks if not check.ok]
         many = len(outcome.checks) > MANY_CHECKS
@@ -58,7 +61,7 @@ def _wrapped(line: str, width: int | None, indent: str = "", more: str = "") -> 
         return indent + line
     return textwrap.fill(
         line, width, initial_indent=indent, subsequent_indent=indent + (more or "  " * bool(indent)),
-        break_long_words=False, break_on_hyphens=False,
+        break_on_hyphens=False,
     )  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def shown(outcome: Outcome) -> list[Column]:
     return [column for column in outcome.columns if column.name not in signs]
 
 
-def _table(outcome: Outcome) -> list[str]:
+def _table(outcome: Outcome, width: int | None) -> list[str]:
     columns = shown(outcome)
     rows = list(outcome.rows)
     folded = len(rows) > SHOWN
@@ -103,14 +106,8 @@ def _table(outcome: Outcome) -> list[str]:
     if folded:
         gap = f"⋮ {len(rows) - SHOWN:,} more"
         grid.insert(1 + SHOWN // 2, [gap, *[""] * (len(columns) - 1)])
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     left = [all(isinstance(row.get(column.name), (str, list, tuple)) for row in kept) for column in columns]
-    lines: list[str] = []
-    for line in grid:
-        placed = zip(line, widths, left, strict=True)
-        cells = [said.ljust(width) if words else said.rjust(width) for said, width, words in placed]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    return lines(grid, left, width)
 
 
 def _records(outcome: Outcome, width: int | None) -> Iterator[str]:
@@ -123,7 +120,8 @@ def _records(outcome: Outcome, width: int | None) -> Iterator[str]:
     ]
     name = max(len(header(column)) for column in long) + 1
     for place, row in enumerate(outcome.rows):
-        yield "\n" * (place > 0) + "  ".join(cell(column, row) for column in columns if column not in long)
+        short = "  ".join(cell(column, row) for column in columns if column not in long)
+        yield "\n" * (place > 0) + _wrapped(short, width)
         for column in long:
             lead = f"{header(column)}:".ljust(name)
             yield _wrapped(f"{lead} {cell(column, row)}", width, "  ", " " * (name + 1))

@@ -11,6 +11,7 @@ from unvanish.report.formats import writer
 from unvanish.report.places import title
 from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
 from unvanish.report.text import STAIRCASE, backward_staircase
+from unvanish.report.through_time import TITLE, shown
 from unvanish.words.markup import visible
 from unvanish.words.spans import span
 
@@ -35,6 +36,12 @@ def _blocks(report: Report) -> Iterator[str]:
     if drawn:
         yield f"### {STAIRCASE}"
         yield listing(drawn)
+    if report.time:
+        yield f"### {TITLE}"
+    for name, bars, sentence in shown(report.time, report.setting.dtype):
+        yield _plain(f"{name}: {sentence}")
+        if bars:
+            yield listing(bars)
     if report.findings:
         yield "### Findings"
         yield _table(("code", "what", "level", "layers"), (_row(report, finding) for finding in report.findings))

@@ -16,9 +16,9 @@ NARROWEST = 40
 MOST_PARTS = 20
 """Parts of a module path: of a longer one the middle is cut out, whatever stands there."""
 FAULT, FINE, QUIET, STRONG = "#d55e00", "#0072b2", "dim", "bold"
-STYLES = {"healthy": FINE, "converged": FINE, "gated": QUIET, "frozen": QUIET, "undecided": QUIET}
+STYLES = {"healthy": FINE, "converged": FINE, "gated": QUIET, "frozen": QUIET, "undecided": QUIET, "not_asked": QUIET}
 
-ASCII = str.maketrans("▏▎▍▌▋▊▉█┊⋮×·–…", "---#####::x,-~")
+ASCII = str.maketrans("▏▎▍▌▋▊▉█┊⋮×·–…▁▂▃▄▅▆▇", "---#####::x,-~_.-=+*%")
 """Stand-ins of the same width for what the layout draws; the rest is spelled out by ``clean`` beforehand."""
 SPELLED = {"…": "...", "·": "-", "±": "+-", "−": "-", "–": "-", "×": "x", "√": "sqrt", "‖": "||", "≥": ">=", "≤": "<="}
 

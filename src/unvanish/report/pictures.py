@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from unvanish.charts import WIDTH, Chart, Tables, draw, factors, find, plane, staircase
+from unvanish.charts import through_time as through_time_picture
 from unvanish.charts.measure import shorten
+from unvanish.decide import THOUSANDTH
 from unvanish.records import LayerFlow, UnvanishError
+from unvanish.report import through_time
 from unvanish.words.numbers import amount, times
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ PARTS = {
 
 
 def chart(report: Report, name: str, *, title: str | None = None, width: int = WIDTH) -> Chart:
-    """The picture of that name for this report: "staircase", "plane" or "factors".
+    """The picture of that name for this report: "staircase", "plane", "factors" or "through_time".
 
     ``title``: None for the picture's own question, "" for none. UnvanishError for another picture, or one whose numbers
     this report does not have.
@@ -38,7 +41,7 @@ def chart(report: Report, name: str, *, title: str | None = None, width: int = W
         raise UnvanishError(f"drawing the picture {name!r} of a report: the report has no layers")
     tables, say = _PICTURES[name]
     question = find(name).question if title is None else title
-    return draw(name, tables(report, width), title=question, description=say(report.layers))
+    return draw(name, tables(report, width), title=question, description=say(report))
 
 
 def relative_gradient(layer: LayerFlow) -> float | None:
@@ -79,6 +82,18 @@ def _factors(report: Report, width: int) -> Tables:
         )
     parts = {part: [getattr(each, field) for each in layers] for part, field in PARTS.items()}
     return factors.tables([each.name for each in layers], parts, [each.log10_gain for each in layers], width=width)
+
+
+def _through_time(report: Report, width: int) -> Tables:
+    at, lines = through_time.lines(report.time)
+    if not lines:
+        raise UnvanishError("drawing the time axis of a report: the error signal was measured along no sequence")
+    return through_time_picture.tables(at, list(lines), list(lines.values()), THOUSANDTH, width=width)
+
+
+def _say_through_time(report: Report) -> str:
+    said = [f"{name}: {sentence}" for name, _, sentence in through_time.shown(report.time, report.setting.dtype)]
+    return ". ".join(said) + "."
 
 
 def _say_staircase(layers: Sequence[LayerFlow]) -> str:
@@ -129,8 +144,9 @@ def _verdicts(layers: Sequence[LayerFlow]) -> str:
     return f"Layers from the input: {listed}."
 
 
-_PICTURES: dict[str, tuple[Callable[[Report, int], Tables], Callable[[Sequence[LayerFlow]], str]]] = {
-    "staircase": (_staircase, _say_staircase),
-    "plane": (_plane, _say_plane),
-    "factors": (_factors, _say_factors),
+_PICTURES: dict[str, tuple[Callable[[Report, int], Tables], Callable[[Report], str]]] = {
+    "staircase": (_staircase, lambda report: _say_staircase(report.layers)),
+    "plane": (_plane, lambda report: _say_plane(report.layers)),
+    "factors": (_factors, lambda report: _say_factors(report.layers)),
+    "through_time": (_through_time, _say_through_time),
 }

@@ -48,7 +48,7 @@ def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]
 
 def title(finding: Finding) -> str:
     """What the finding's rule finds, such as "vanishing gradient"; its verdict where the rule is not known here."""
-    from unvanish.rules import rules
+    from unvanish.rules import known
 
-    titles = {rule.code: rule.title for rule in rules()}
+    titles = {rule.code: rule.title for rule in known()}
     return titles.get(finding.code, words(finding.verdict))

@@ -19,6 +19,7 @@ from unvanish.words.markup import visible
 if TYPE_CHECKING:
     from unvanish.report import Report
     from unvanish.rules import Rule
+    from unvanish.rules.events import Event
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT = "%SRCROOT%"
@@ -33,8 +34,10 @@ def write(report: Report) -> str:
     the rule, the model and the layers, so that a moved line does not make an old finding new.
     """
     from unvanish.rules import rules
+    from unvanish.rules.events import EVENTS
 
-    known = rules()
+    said = {finding.code for finding in report.findings}
+    known = (*rules(), *(each for each in EVENTS.values() if each.code in said))
     run: Json = {
         "tool": {"driver": _driver(known)},
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": list(_notifications(report))}],
@@ -46,13 +49,13 @@ def write(report: Report) -> str:
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, allow_nan=False)
 
 
-def _driver(known: Iterable[Rule]) -> Json:
+def _driver(known: Iterable[Rule | Event]) -> Json:
     from unvanish import __version__
 
     return {"name": "unvanish", "semanticVersion": __version__, "rules": [_rule(rule) for rule in known]}
 
 
-def _rule(rule: Rule) -> Json:
+def _rule(rule: Rule | Event) -> Json:
     """What a rule says of itself: the first line of its documentation in short, all of it as help.
 
     There is no helpUri: the package has no site whose addresses would hold, and the help stands here in full.

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from unvanish.records import SCHEMA, VERDICTS
-from unvanish.report import Report
+from unvanish.report.saved import FLAT
 from unvanish.words.glossary import field_entry
 
 NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["-inf", "inf", "nan"]}]}
@@ -17,7 +17,7 @@ NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["-inf", "inf", "nan"]}]}
 
 def report_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of ``Report.to_json``; a number may also be "-inf", "inf" or "nan"."""
-    made = cast("dict[str, Any]", _numbers(msgspec.json.schema(Report)))
+    made = cast("dict[str, Any]", _numbers(msgspec.json.schema(FLAT)))
     for record, definition in made["$defs"].items():
         definition["description"] = inspect.cleandoc(definition["description"])
         for field, shape in definition["properties"].items():

@@ -25,8 +25,8 @@ WORDS = {
     "dead_fraction": "dead units",
     "saturated_fraction": "saturated entries",
     "saturated_fraction, standardised": "saturated entries with standardised inputs",
-    "relative_gap": "loss still to gain",
-    "decrement": "loss a quadratic model promises",
+    "relative_gap": "achievable reduction left",
+    "decrement": "reduction a quadratic model promises",
     "residual_norm": "norm of the loss's derivative with respect to the outputs",
     "largest log10_rms before it": "largest root mean square before it",
 }
@@ -42,7 +42,7 @@ def headline(report: Report) -> str:
     first = deciding(report)
     if first is not None:
         return sentences(report, first)[0]
-    unjudged = sum(layer.verdict == "undecided" for layer in report.layers)
+    unjudged = sum(layer.verdict in ("undecided", "not_asked") for layer in report.layers)
     if not report.layers:
         return "nothing was found, but no layer was measured either."
     if unjudged:
@@ -74,11 +74,11 @@ def beyond_headline(report: Report, finding: Finding) -> str:
 
 
 def loss_fact(report: Report) -> str:
-    """The loss, and how much of it is left to gain where that is known."""
+    """The loss, and how much of the achievable reduction remains, where that is known."""
     if report.loss is None:
         return "loss not looked at"
     gap = report.loss.relative_gap
-    left = "" if gap is None else f" ({percent(gap)} of what there was to gain is left)"
+    left = "" if gap is None else f" ({percent(gap)} of the achievable reduction remains)"
     return f"loss {number(report.loss.value)}{left}"
 
 

@@ -15,6 +15,7 @@ from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
 from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
 from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks
 from unvanish.report.table import FACTORS, Column, draw, layout
+from unvanish.report.through_time import TITLE, shown
 from unvanish.words.numbers import amount
 from unvanish.words.spans import span
 
@@ -31,7 +32,7 @@ def render(report: Report, width: int = 80, color: bool = False, unicode: bool =
 
     ``color`` adds ANSI colours, which only repeat what the words say; without ``unicode`` the text is plain ASCII.
     """
-    text = _set((_headline, _staircase, _findings, _undecided, _closing), report, width, color, unicode)
+    text = _set((_headline, _staircase, _time, _findings, _undecided, _closing), report, width, color, unicode)
     return text if unicode else text.translate(ASCII)
 
 
@@ -98,6 +99,16 @@ def _steps(report: Report, page: Page) -> None:
         draw(page, telling, hidden, None, 0)
     if "called at" not in [column.header for column in columns]:
         _places(layers, page)
+
+
+def _time(report: Report, page: Page) -> None:
+    if report.time:
+        page.title(TITLE)
+    for name, bars, sentence in shown(report.time, report.setting.dtype, page.width - 2):
+        page.line()
+        page.print((page.clean(f"{name}: {sentence}"), ""))
+        if bars:
+            page.line((f"  {bars}", ""))
 
 
 def _legend(page: Page, scale: Scale | None, columns: Sequence[Column], rows: Sequence[LayerFlow | Fold]) -> None:

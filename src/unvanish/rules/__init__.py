@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from unvanish.records import CallFlow, Evidence, Finding, Flow, Record
+from unvanish.records import EVERYTHING, CallFlow, Evidence, Finding, Flow, Record
+from unvanish.rules.events import EVENTS, Event
 from unvanish.words.glossary import FLAGS, VERDICT_WORDS
 
 LEVELS = ("error", "note")
@@ -62,6 +63,7 @@ class Rule:
     fires_on: tuple[str, ...]
     silent_on: tuple[str, ...]
     remedies: tuple[str, ...] = ()
+    needs: tuple[str, ...] = EVERYTHING
 
     @property
     def doc(self) -> str:
@@ -78,15 +80,18 @@ def rule(
     fires_on: tuple[str, ...],
     silent_on: tuple[str, ...],
     remedies: tuple[str, ...] = (),
+    needs: tuple[str, ...] = EVERYTHING,
 ) -> Callable[[Judge], Judge]:
     """Register a rule. What does not fit is refused when its file is imported, with what to write instead.
 
     ``tier``: its place in the order, one of TIERS. ``levels``: the levels its statements may have. ``remedies``: the
-    remedies it may name. The networks and remedies themselves are unknown here; see ``refuse_unknown``.
+    remedies it may name. The networks and remedies themselves are unknown here; see ``refuse_unknown``. ``needs``: the
+    measurements without which it cannot speak, by the names in ``records.EVERYTHING``; of a flow that was not asked for
+    all of them, such as one of a running training, the rule is not asked. A rule that does not say needs everything.
     """
 
     def register(judge: Judge) -> Judge:
-        made = Rule(code, verdict, title, tier, levels, judge, fires_on, silent_on, remedies)
+        made = Rule(code, verdict, title, tier, levels, judge, fires_on, silent_on, remedies, needs)
         if fault := _fault(made):
             raise ValueError(fault)
         _registry[code] = made
@@ -115,9 +120,12 @@ def _fault(made: Rule) -> str:
         return f"{code}: levels={made.levels!r} must be a tuple of one or both of {LEVELS}"
     if not made.fires_on or not made.silent_on:
         return f"{code} needs networks it fires on and networks it is silent on: name some of `unvanish zoo --list`"
-    for name in ("levels", "fires_on", "silent_on", "remedies"):
+    for name in ("levels", "fires_on", "silent_on", "remedies", "needs"):
         if isinstance(getattr(made, name), str):
             return f"{code}: {name}={getattr(made, name)!r} is a text; write a tuple, with a comma for a single name"
+    for name in made.needs:
+        if name not in EVERYTHING:
+            return f"{code}: no measurement is called {name!r};{_near(name, EVERYTHING)} records.EVERYTHING lists them"
     if both := set(made.fires_on) & set(made.silent_on):
         return f"{code}: {', '.join(sorted(both))} cannot stand in fires_on and in silent_on"
     return ""
@@ -156,10 +164,19 @@ def rules() -> tuple[Rule, ...]:
     return tuple(sorted(_registry.values(), key=lambda r: (TIERS.index(r.tier), r.code)))
 
 
+def known() -> tuple[Rule | Event, ...]:
+    """All that a finding's code may stand for: the rules, and the changes that only a watched training shows."""
+    return (*rules(), *EVENTS.values())
+
+
 def judge(flow: Flow) -> tuple[Finding, ...]:
-    """All findings about a flow whose layers have been decided, most severe first."""
+    """All findings about a flow whose layers have been decided, most severe first.
+
+    A rule is asked only where all that it ``needs`` was asked for.
+    """
     there = _activation(flow.calls)
-    found = [_without(there, stamped(each, statement)) for each in rules() for statement in each.judge(flow)]
+    asked = [each for each in rules() if flow.asks(*each.needs)]
+    found = [_without(there, stamped(each, statement)) for each in asked for statement in each.judge(flow)]
     return tuple(sorted(found, key=lambda f: f.level != "error"))
 
 

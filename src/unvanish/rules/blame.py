@@ -31,8 +31,12 @@ class Route(NamedTuple):
 def route(flow: Flow, start: LayerFlow) -> Route:
     """Follow ``CallFlow.next`` from a layer's call to the last layer, summing the gains of what lies between.
 
+    Where the calls were not looked at, follow the layers that name each other as the one ``before`` instead.
+
     A call's ``log10_gain`` is what the step back to it from its ``next`` multiplies by: it is the factor of ``next``.
     """
+    if not flow.asks("calls"):
+        return _along_layers(flow, start)
     calls = {call.index: call for call in flow.calls}
     owners = {layer.call: layer for layer in flow.layers if layer.call is not None}
     best = Route("", 0, {}, 0.0)
@@ -49,6 +53,26 @@ def route(flow: Flow, start: LayerFlow) -> Route:
             best = _completed(Route(end.name, steps, dict(gains), 0.0), start, end)
         here = after
     return best
+
+
+def _along_layers(flow: Flow, start: LayerFlow) -> Route:
+    """The route by the layers' own gains, each the step back to the layer before; where it forks, by the strongest."""
+    after: dict[str, list[LayerFlow]] = {}
+    for layer in flow.layers if flow.asks("log10_gain", "log10_signal") else ():
+        if layer.before and layer.log10_signal is not None:
+            after.setdefault(layer.before, []).append(layer)
+    gains: dict[str, float] = {}
+    here, steps = start, 0
+    while ways := after.pop(here.name, None):
+        here, steps = max(ways, key=lambda layer: layer.log10_signal or -math.inf), steps + 1
+        for role, gain in zip(FACTORS.values(), _gains(here), strict=True):
+            if gain is not None and not math.isnan(gain) and gain != 0.0:
+                gains[role] = gains.get(role, 0.0) + gain
+    return _completed(Route(here.name, steps, gains, 0.0), start, here) if steps else Route("", 0, {}, 0.0)
+
+
+def _gains(layer: LayerFlow) -> tuple[float | None, ...]:
+    return layer.log10_slope_gain, layer.log10_weight_gain, layer.log10_norm_gain, layer.log10_join_gain
 
 
 def cause(path: Route, *, shrinking: bool) -> str:

@@ -8,7 +8,7 @@ from unvanish.decide import HORIZON, decay_balances, gap_is_known, has_converged
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 
 UNREACHABLE = 0.2
-"""Share of the loss there is to gain that the last call may put out of reach."""
+"""Share of the achievable reduction that the last call may put out of reach."""
 
 FAR = 100.0
 """Times their own size by which the outputs may have to move."""
@@ -19,12 +19,20 @@ TAKES_LOGITS = (
 )  # fmt: skip
 """Loss functions, and first steps of hand-made ones, that normalise what they are given."""
 
+MOVES = (
+    "view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "contiguous",
+    "clone", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "T", "t", "expand",
+    "expand_as", "broadcast_to", "__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim", "flip",
+    "roll", "repeat", "tile", "repeat_interleave", "atleast_1d", "atleast_2d",
+)  # fmt: skip
+"""Calls that put numbers elsewhere, or leave some out, and change none of them."""
+
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
 
 
 def settled(flow: Flow) -> bool:
-    """Whether there is nothing left to gain, or nothing to gain where the weights stand."""
+    """Whether nothing is left to reduce, or no small move of the weights reduces it."""
     return has_converged(flow.loss) or is_stationary(flow)
 
 
@@ -34,7 +42,7 @@ def hindered(flow: Flow) -> bool:
 
 
 def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
-    """The steps that were tried and the loss still to gain; None where a word about them would mislead."""
+    """The steps that were tried and the reduction of the loss left; None where a word about them would mislead."""
     loss, step = flow.loss, flow.step
     if step is None or loss is None or settled(flow) or hindered(flow) or is_flat(flow) or decay_balances(flow):
         return None
@@ -43,7 +51,7 @@ def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
 
 
 def gap_of(loss: LossFacts) -> float | None:
-    """The loss still to gain, or None where it has no scale."""
+    """The reduction of the loss left, or None where it has no scale."""
     if not gap_is_known(loss) or loss.reference is None or loss.relative_gap is None:
         return None
     return loss.relative_gap * loss.reference
@@ -148,5 +156,7 @@ def is_piecewise_linear(call: CallFlow) -> bool:
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:
-    """Whether nothing but the loss consumes the call."""
+    """Whether nothing but the loss consumes the call, or what it gives once it has been moved about."""
+    while call.next is not None and flow.calls[call.next].part == "model" and flow.calls[call.next].name in MOVES:
+        call = flow.calls[call.next]
     return call.next is None or flow.calls[call.next].part == "loss"

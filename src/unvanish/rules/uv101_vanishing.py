@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import UNDERFLOW, VANISHED
+from unvanish.live import ARRIVAL, arrivals, not_asked
 from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
@@ -15,6 +16,7 @@ from unvanish.rules.wording import called, factor, judged, names, not_converged,
     "vanishing gradient",
     tier="vanishing",
     levels=("error",),
+    needs=("log10_signal", "log10_grad_norm", "log10_weight_norm"),
     remedies=(
         "centred-init", "centred-sigmoid", "batchnorm", "residual", "activation-tanh", "activation-selu",
         "activation-relu", "layernorm", "rezero", "orthogonal-init", "lsuv-init", "he-init", "critical-init",
@@ -41,8 +43,11 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     Evidence: log10 T_rel, how strongly the outputs depend on the layer (Jacobian times size of the weights), relative
     to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error
     still left changes it. The change of the error signal along the dominant path is split into slopes, weights,
-    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` keeps quiet about the milder
-    layers.
+    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` does not report the milder
+    layers. Of a running training: log10 of the error signal, and of gradient norm times weight norm, over the largest
+    of a later layer, both below the same limit, because the error then stands for the random cotangents that T_rel is
+    measured with. Of the reference networks, three seeds each, the lowest layer lay at -1.7 or above in all that train,
+    and at -3.8 or below in all with a vanishing gradient.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
@@ -52,20 +57,22 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     long-term dependencies with gradient descent is difficult; Glorot & Bengio 2010, Understanding the difficulty of
     training deep feedforward neural networks.
     """
-    layers = [each for each in judged(flow, "vanished") if _transmission(each) < threshold]
+    values = _values(flow)
+    layers = [each for each in judged(flow, "vanished") if values[each.name] < threshold]
     if not layers:
         return []
-    worst = min(layers, key=_transmission)
+    worst = min(layers, key=lambda each: values[each.name])
     path = route(flow, worst)
     lost = [layer for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
-    evidence = [Evidence(name="log10_transmission", value=_transmission(worst), relation="<", threshold=threshold)]
+    name = "log10_transmission" if flow.asks("log10_transmission") else ARRIVAL
+    evidence = [Evidence(name=name, value=values[worst.name], relation="<", threshold=threshold)]
     evidence += gain_evidence(path)
     evidence += [
         Evidence(name="underflow_fraction", value=layer.underflow_fraction, relation=">", threshold=UNDERFLOW)
         for layer in lost[:1]
     ]
-    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(worst, path)}."
-    message += not_converged(flow) + sources(layers)
+    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
+    message += not_converged(flow) + not_asked(flow) + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
         Statement(
@@ -78,18 +85,25 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     ]
 
 
-def _transmission(layer: LayerFlow) -> float:
-    """A layer judged vanished has one; a flow that says otherwise is not worth an alarm."""
-    return 0.0 if layer.log10_transmission is None else layer.log10_transmission
+def _values(flow: Flow) -> dict[str, float]:
+    """What the verdict rests on. A layer judged vanished has it; a flow that says otherwise is not worth an alarm."""
+    if flow.asks("log10_transmission"):
+        known = {each.name: each.log10_transmission for each in flow.layers}
+    else:
+        arrived = arrivals(flow.layers)
+        known = {each.name: arrived.get(each.name) for each in flow.layers}
+    return {name: 0.0 if value is None else value for name, value in known.items()}
 
 
-def _reason(worst: LayerFlow, path: Route) -> str:
-    """The loss of signal where it explains the verdict, else the transmission itself."""
+def _reason(flow: Flow, worst: LayerFlow, path: Route, values: dict[str, float]) -> str:
+    """The loss of signal where it explains the verdict, else the number that it rests on."""
     if path.end and path.change < -1:
         arrives = f"only {factor(path.change)} arrives at {called(worst.name)}"
         share = f"of the error signal that reaches {called(path.end)} {arrives}"
         return f"{share}, because {because(path)}"
-    share = factor(_transmission(worst))
+    share = factor(values[worst.name])
+    if not flow.asks("log10_transmission"):
+        return f"at most {share} of the error signal that reaches the later layers arrives at {called(worst.name)}"
     return f"the outputs depend on {called(worst.name)} only {share} times as much as on the best layer after it"
 
 

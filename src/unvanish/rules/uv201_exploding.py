@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import EXPLODING
+from unvanish.live import GROWTH, growths, not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
@@ -15,6 +16,7 @@ from unvanish.rules.wording import called, factor, judged, names, sources, subje
     "exploding gradient",
     tier="exploding",
     levels=("error",),
+    needs=("log10_signal", "log10_grad_norm", "log10_weight_norm"),
     remedies=("activation-tanh", "activation-selu", "centred-sigmoid", "clip-gradients"),
     fires_on=("chaotic-tanh-50",),
     silent_on=("relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "sigmoid-20"),
@@ -34,7 +36,9 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     where a normaliser stands between them: such weights have a gradient at right angles to themselves, which shrinks as
     they grow, so that training scales its own step down. Networks that train reach 1.4 at most (20 and 50 layers of
     BatchNorm and ReLU 0.5, 50 of SELU 1.3), chaotic ones start at 3.0. Loss scale and rescaled ReLU layers leave it
-    alone. What it does not see: a hundred layers of batch normalisation, whose growth is real and hard to train.
+    alone. Of a running training: how much the error signal, and gradient norm times weight norm, both grow along the
+    layers, with the same exceptions and the same limit; reference networks that train lie at 1.6 or below. What it does
+    not see: a hundred layers of batch normalisation, whose growth is real and hard to train.
 
     What helps: another activation; clipping the gradient stops divergence in some cases. Weights of the critical size
     are the theory's answer. Batch normalisation explodes at a hundred layers itself.
@@ -43,13 +47,18 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     Exponential expressivity in deep neural networks through transient chaos; Hanin 2018, Which neural net architectures
     give rise to exploding and vanishing gradients?
     """
-    layers = [each for each in judged(flow, "exploding") if _rise(each) > threshold]
+    rises = _rises(flow)
+    layers = [each for each in judged(flow, "exploding") if rises[each.name] > threshold]
     if not layers:
         return []
-    worst = max(layers, key=_rise)
+    worst = max(layers, key=lambda each: rises[each.name])
     path = route(flow, worst)
-    rise = Evidence(name="log10_sensitivity_rise", value=_rise(worst), relation=">", threshold=threshold)
-    message = f"{subject(flow, layers, 'upsets', 'upset')} the whole network: {_reason(worst, path)}.{sources(layers)}"
+    name = "log10_sensitivity_rise" if flow.asks("log10_sensitivity_rise") else GROWTH
+    rise = Evidence(name=name, value=rises[worst.name], relation=">", threshold=threshold)
+    message = (
+        f"{subject(flow, layers, 'upsets', 'upset')} the whole network: {_reason(flow, worst, path, rises)}."
+        f"{not_asked(flow)}{sources(layers)}"
+    )
     return [
         Statement(
             layers=names(layers),
@@ -60,16 +69,20 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     ]
 
 
-def _rise(layer: LayerFlow) -> float:
-    """A layer judged exploding has one; a flow that says otherwise is not worth an alarm."""
-    return 0.0 if layer.log10_sensitivity_rise is None else layer.log10_sensitivity_rise
+def _rises(flow: Flow) -> dict[str, float]:
+    """What the verdict rests on. A layer judged exploding has it; a flow that says otherwise is not worth an alarm."""
+    if not flow.asks("log10_sensitivity_rise"):
+        return growths(flow.layers)
+    return {each.name: each.log10_sensitivity_rise or 0.0 for each in flow.layers}
 
 
-def _reason(worst: LayerFlow, path: Route) -> str:
-    """The growth of the signal where it explains the verdict, else the sensitivity itself."""
+def _reason(flow: Flow, worst: LayerFlow, path: Route, rises: dict[str, float]) -> str:
+    """The growth of the signal where it explains the verdict, else the number that it rests on."""
     if path.end and path.change > 1:
         way = f"from {called(path.end)} back to {called(worst.name)}"
         return f"the error signal grows {factor(path.change)} times {way}; {because(path)}"
-    share = factor(_rise(worst))
+    share = factor(rises[worst.name])
+    if not flow.asks("log10_sensitivity_rise"):
+        return f"the error signal grows at least {share} times on its way back to {called(worst.name)}"
     change = f"a small change of {called(worst.name)} changes the outputs"
     return f"{change} {share} times as much as the same change further on"

@@ -17,6 +17,7 @@ from unvanish.words.numbers import number
     "forward growth",
     tier="exploding",
     levels=("error",),
+    needs=("calls", "loss"),
     remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm"),
     fires_on=("exploding-linear-30", "exploding-relu-12"),
     silent_on=(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from unvanish.records import Evidence, Flow
+from unvanish.live import not_asked, shut_by
+from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, sources, subject
+from unvanish.rules.wording import called, judged, listing, names, sources, subject
 
 
 @rule(
@@ -15,6 +17,7 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     "dead layer",
     tier="dead",
     levels=("error",),
+    needs=("log10_grad_norm",),
     remedies=("rezero", "batchnorm", "he-init", "orthogonal-init", "lsuv-init"),
     fires_on=("dead-relu", "relu-on-logits"),
     silent_on=(
@@ -33,14 +36,15 @@ def dead_layer(flow: Flow) -> list[Statement]:
     """No gradient reaches the layer: something after it is off on the whole batch.
 
     Example: a ``ReLU`` whose inputs are negative for every sample, after one step that was too large or with a very
-    negative bias. Its slope is exactly zero there, so nothing before it is told anything.
+    negative bias. Its slope is exactly zero there, so no layer before it gets a signal.
 
     Why: a zero in the product of the chain rule wins whatever the other factors are. Unlike a vanished gradient it
     cannot grow back by training the dead layer; only layers after the block, or other data, could wake it.
 
     Evidence: log10 of the Jacobian norm is -inf, a true zero: underflow has been excluded by exact scaling. Moving
     every exactly-zero tensor a little does not bring a gradient back, which excludes gates and saddles. The calls
-    that receive a signal and send none back are named. It is a statement about this batch.
+    that receive a signal and send none back are named. It is a statement about this batch. Of a running training: the
+    gradient is exactly zero, and an activation from here on is off for every unit and every sample.
 
     What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size.
 
@@ -50,6 +54,8 @@ def dead_layer(flow: Flow) -> list[Statement]:
     layers = [each for each in judged(flow, "dead") if each.name not in facts or not facts[each.name].by_construction]
     if not layers:
         return []
+    if not flow.asks("zeros"):
+        return [_seen(flow, layers)]
     blocks = listing(block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by)
     why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
     message = (
@@ -64,3 +70,21 @@ def dead_layer(flow: Flow) -> list[Statement]:
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
         )
     ]
+
+
+def _seen(flow: Flow, layers: Sequence[LayerFlow]) -> Statement:
+    """The same from the numbers of a running training, where no tensor was moved and no block was looked for."""
+    blocks = listing(f"the activation after {called(shut_by(flow.layers, layer))}" for layer in layers)
+    message = (
+        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient on this batch: {blocks} is off for every"
+        f" unit and every sample.{not_asked(flow)}"
+    )
+    return Statement(
+        layers=names(layers),
+        cause=blocks,
+        message=message + sources(layers),
+        evidence=(
+            Evidence(name="log10_grad_norm", value=-math.inf, relation="=", threshold=-math.inf),
+            Evidence(name="dead_fraction", value=1.0, relation="=", threshold=1.0),
+        ),
+    )

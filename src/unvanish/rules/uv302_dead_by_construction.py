@@ -15,6 +15,7 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     "dead by construction",
     tier="dead_by_construction",
     levels=("error",),
+    needs=("zeros",),
     remedies=("output-layer",),
     fires_on=("softmax-one-unit", "groupnorm-one-number", "layernorm-one-number"),
     silent_on=("guarded-clamp", "dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from unvanish.decide import DEAD_UNITS
+from unvanish.live import not_asked
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, goes_around, is_piecewise_linear, makes_outputs, settled
-from unvanish.rules.wording import names, place
+from unvanish.rules.wording import called, names, place
 from unvanish.words.numbers import percent
 
 
@@ -16,6 +17,7 @@ from unvanish.words.numbers import percent
     "dead units",
     tier="activations",
     levels=("error",),
+    needs=("dead_fraction",),
     remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
     fires_on=("dead-units", "dead-channels"),
     silent_on=(
@@ -37,8 +39,9 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     greater than ``threshold``. Half-dead ReLU layers are healthy; of the outputs themselves, none can be spared: one is
     enough while the loss is no better than that of a constant. A batch of fewer than ``samples`` is not asked: on
     one sample a trained, sparse network has most of its units off. Nor is a call that more of the signal goes around
-    than through (the clamp beside an exponential, a penalty that is off): its units speak there. Where a layer is dead
-    altogether UV301 speaks.
+    than through (the clamp beside an exponential, a penalty that is off): its units speak there. Of a running training,
+    where the calls were not looked at, the share is that of the activation after each layer, whatever it is. Where a
+    layer is dead altogether UV301 speaks.
 
     What helps: a smaller learning rate, an activation with a slope on both sides, batch normalisation before it.
 
@@ -47,6 +50,8 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     """
     if settled(flow) or flow.setting.batch_size < samples or any(layer.verdict == "dead" for layer in flow.layers):
         return []
+    if not flow.asks("calls"):
+        return _seen(flow, threshold)
     worse = flow.loss is not None and flow.loss.at_constant
     calls = [
         call
@@ -66,7 +71,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     message = (
         f"{percent(share)} of the units of {place(worst)} are off for every sample of this batch{others}: their slope"
         " is"
-        f" zero, so they learn nothing and say nothing. It is not dead: the other {percent(1 - share)} still let a"
+        f" zero, so they neither learn nor contribute. It is not dead: the other {percent(1 - share)} still let a"
         " gradient"
         " through."
     )
@@ -74,6 +79,29 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         Statement(
             layers=names(layers),
             cause=worst.name,
+            message=message,
+            evidence=(Evidence(name="dead_fraction", value=share, relation=">", threshold=threshold),),
+        )
+    ]
+
+
+def _seen(flow: Flow, threshold: float) -> list[Statement]:
+    """The same from the layers of a running training, whose activations have no record of their own."""
+    layers = [layer for layer in flow.layers if (layer.dead_fraction or 0.0) > threshold]
+    if not layers:
+        return []
+    worst = max(layers, key=lambda layer: layer.dead_fraction or 0.0)
+    share = worst.dead_fraction or 0.0
+    others = f"; {len(layers)} activations are so" if len(layers) > 1 else ""
+    message = (
+        f"{percent(share)} of the units of the activation after {called(worst.name)} are off for every sample of this"
+        f" batch{others}: their slope is next to nothing, so they learn nothing. It is not dead: the other"
+        f" {percent(1 - share)} still let a gradient through.{not_asked(flow)}"
+    )
+    return [
+        Statement(
+            layers=names(layers),
+            cause="activation",
             message=message,
             evidence=(Evidence(name="dead_fraction", value=share, relation=">", threshold=threshold),),
         )

@@ -17,6 +17,7 @@ from unvanish.words.numbers import number, percent
     "saturated activations",
     tier="activations",
     levels=("error", "note"),
+    needs=("calls", "saturated_fraction", "loss"),
     remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
     fires_on=("saturated-tanh", "saturated-sigmoid"),
     silent_on=(
@@ -34,8 +35,8 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     gradient to its weights, however wrong it is.
 
     Evidence: the share of entries whose slope is below 1 % of the activation's largest, greater than ``threshold``,
-    while the loss is no better than that of the best constant output: units that are sure and right are flat too. The
-    outputs themselves do not count: one that is sure and wrong is flat as well, and the loss turns it round. Where
+    while the loss is no better than that of the best constant output: confident, correct units are flat too. The
+    outputs themselves do not count: a confidently wrong one is flat as well, and the loss corrects it. Where
     standardised inputs undo it UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
     pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
     The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
@@ -85,6 +86,6 @@ def _message(worst: CallFlow, count: int, loss: float) -> str:
     return (
         f"{percent(worst.saturated_fraction or 0.0)} of what leaves {place(worst)} lies on its flat ends{others}:"
         " there the"
-        " slope is nearly zero, so the layers before it are told almost nothing. They are not flat because the network"
-        f" is sure and right: its loss, {number(loss)}, is no better than that of a constant output."
+        " slope is nearly zero, so the layers before it get almost no signal. They are not flat because the network"
+        f" is confident and correct: its loss, {number(loss)}, is no better than that of a constant output."
     )

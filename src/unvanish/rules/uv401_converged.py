@@ -17,6 +17,7 @@ from unvanish.words.numbers import percent
     "converged",
     tier="remarks",
     levels=("note",),
+    needs=("loss",),
     fires_on=("converged-digits", "least-squares-optimum"),
     silent_on=(
         "stuck-sigmoid-10", "sigmoid-20", "relu-he-20", "loss-scaled-1e-6", "underflow-loss-1e-42", "plateau",
@@ -24,13 +25,13 @@ from unvanish.words.numbers import percent
     ),
 )  # fmt: skip
 def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
-    """There is nothing left to gain: the gradient is small because the outputs are already right.
+    """Hardly anything is left to learn: the gradient is small because the outputs are already right.
 
     Example: a network trained on the digits until its loss is a ten-thousandth of what it was. All its gradients are
     tiny, and nothing is wrong with it.
 
     Why: a gradient is the product of how strongly the outputs depend on a layer and what the loss still asks of the
-    outputs. A check that looks at the product alone cannot tell a healthy end from an illness; the second factor has
+    outputs. A check that looks at the product alone cannot tell a finished training from a fault; the second factor has
     to be looked at on its own.
 
     Evidence: the loss above its floor, as a share of the larger of itself and the loss of the best constant output,
@@ -48,12 +49,13 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
         return []
     if gap is not None and gap < threshold:
         left = percent(max(gap, 0.0))
-        message = f"{subject(flow, layers, 'has', 'have')} learned the task: {left} of the loss is left to gain."
+        message = f"{subject(flow, layers, 'has', 'have')} learned the task: {left}"
+        message += " of the achievable reduction of the loss remains."
         evidence = Evidence(name="relative_gap", value=gap, relation="<", threshold=threshold)
     elif is_stationary(flow):
         message = (
             f"{subject(flow, layers, 'has', 'have')} reached an optimum better than any constant output: a quadratic"
-            f" model promises only {percent(flow.decrement)} of the loss there was to gain."
+            f" model promises only {percent(flow.decrement)} of the achievable reduction of the loss."
         )
         evidence = Evidence(name="decrement", value=flow.decrement, relation="<", threshold=STATIONARY)
     else:

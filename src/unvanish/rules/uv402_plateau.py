@@ -15,6 +15,7 @@ from unvanish.words.numbers import percent
     "plateau",
     tier="plateau",
     levels=("error",),
+    needs=("loss", "decrement"),
     fires_on=("plateau", "plateau-noise-labels"),
     silent_on=(
         "converged-digits", "least-squares-optimum", "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50",
@@ -22,7 +23,7 @@ from unvanish.words.numbers import percent
     ),
 )  # fmt: skip
 def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
-    """There is nothing to gain where the weights stand, although nothing has been learned.
+    """No small move of the weights lowers the loss, although nothing has been learned.
 
     Example: targets that have nothing to do with the inputs. Least squares then settles on the mean of the targets;
     its gradient is zero, and no optimizer moves it.
@@ -31,7 +32,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     here it is no lower than that of a constant output, which needs no inputs at all.
 
     Evidence: the Gauss-Newton decrement, what a quadratic model of the loss in the parameters that receive a signal
-    still promises, as a share of the loss there was to gain, below ``threshold``; and the loss at 98 % or more of that
+    still promises, as a share of the achievable reduction, below ``threshold``; and the loss at 98 % or more of that
     of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau.
 
     What helps: see whether the inputs carry the targets at all (shuffled rows, a wrong join); a different start; a
@@ -49,9 +50,9 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     )
     message = (
         f"{subject(flow, layers, 'stands', 'stand')} still: in the parameters that receive a signal a quadratic model"
-        f" promises only {percent(flow.decrement)} of the loss there is to gain, and the loss is no better than that"
+        f" promises only {percent(flow.decrement)} of the achievable reduction, and the loss is no better than that"
         " of a"
-        " constant output, because at these weights the samples' wishes cancel."
+        " constant output, because at these weights the per-sample gradients cancel."
         f"{not_converged(flow)}{reaches}{sources(layers)}"
     )
     return [

@@ -15,6 +15,7 @@ from unvanish.rules.wording import about
     "slow curvature",
     tier="slow",
     levels=("error",),
+    needs=("loss", "step"),
     remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
     fires_on=("slow-quadratic", "slow-linear-10", "ravine"),
     silent_on=(
@@ -23,7 +24,7 @@ from unvanish.rules.wording import about
     ),
 )  # fmt: skip
 def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = CRAWL) -> list[Statement]:
-    """Plain gradient descent crawls: its learning rate is near its limit, and the way to go needs a far larger one.
+    """Plain gradient descent crawls: its learning rate is near its limit, and the distance left needs a far larger one.
 
     Example: two features of which one is 300 times larger than the other. The steep direction allows a rate of 1; the
     flat one, where all of the error is left, would need 100,000.
@@ -50,8 +51,8 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     if not (step.best * rate > multiple and rate > near and step.needed > steps and little_gained(step, gap)):
         return []
     message = (
-        f"At this pace 90% of what is to gain takes about {about(step.needed)} steps: the way down is {step.best:,.0f}"
-        f" steps long at once, because it is flat, while the steepest direction allows a learning rate of"
+        f"At this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would be"
+        f" {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
         f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: a larger one"
         " diverges. The curvatures are too far apart."
     )

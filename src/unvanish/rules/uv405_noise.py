@@ -13,6 +13,7 @@ from unvanish.rules.wording import names, subject
     "noise",
     tier="remarks",
     levels=("note",),
+    needs=("noise",),
     fires_on=("plateau", "plateau-noise-labels", "least-squares-optimum"),
     silent_on=(
         "relu-he-20", "tanh-orthogonal-50", "residual-50", "unet-small", "shared-module-twice", "sigmoid-50",
@@ -26,7 +27,7 @@ def noise(flow: Flow) -> list[Statement]:
     is as large as chance would make it.
 
     Why: the gradient is a mean over samples. Where their scatter is as large as the mean, a step follows the sample and
-    not the task. Healthy layers on 64 … 128 samples often look so; it is no illness.
+    not the task. Healthy layers on 64 … 128 samples often look like this; it is no fault.
 
     Evidence: the batch is cut into eight chunks; the squared length of the mean of their gradients, over what it would
     be if the true mean were zero, is an F variable with Satterthwaite's degrees of freedom. A layer with p > 0.01 is
@@ -44,7 +45,7 @@ def noise(flow: Flow) -> list[Statement]:
     size = flow.setting.batch_size
     message = (
         f"The gradient of {subject(flow, layers, 'is', 'are')} no larger than its scatter over the {size} samples of"
-        " this batch: the samples disagree. It is no verdict: healthy layers on a small batch often look so."
+        " this batch: the samples disagree. This is no verdict: healthy layers on a small batch often look like this."
     )
     return [
         Statement(

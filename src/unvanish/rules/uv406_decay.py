@@ -13,6 +13,8 @@ from unvanish.rules import Statement, rule
     "weight decay cancels the gradient",
     tier="slow",
     levels=("error", "note"),
+    remedies=("no-weight-decay", "decoupled-decay"),
+    needs=("loss", "next_step"),
     fires_on=("decay-coupled", "decay-decoupled"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
@@ -23,10 +25,10 @@ def decay(flow: Flow, *, threshold: float = BALANCED) -> list[Statement]:
     """The pull of the weight decay and the gradient are equal and opposite: training stands still between them.
 
     Example: SGD with a weight decay of 0.3 on a small classifier. After 1,000 steps the gradient is far from zero and
-    the loss far from its end, yet no weight moves.
+    the loss far from its minimum, yet no weight moves.
 
     Why: what the optimizer follows is the gradient of the loss plus that of the penalty. At the minimum of the sum the
-    loss's own gradient is no zero; a larger learning rate changes nothing about it.
+    loss's own gradient is not zero, and a larger learning rate does not change that.
 
     Evidence: |g + λw| / |g| over all weights that decay, below ``threshold``; for decay that is applied to the weights
     themselves (AdamW) the same of the step with and without it. By chance vectors of so many entries never cancel to a

@@ -18,8 +18,9 @@ OUTGROWING = 4.0
     "non-finite forward pass",
     tier="nonfinite",
     levels=("error",),
+    needs=("nonfinite",),
     remedies=("centred-sigmoid", "activation-tanh", "standardise-inputs"),
-    fires_on=("nonfinite-log", "overflow-exp", "masked-row", "masked-row-replaced", "infinite-weight"),
+    fires_on=("nonfinite-log", "overflow-exp", "masked-row", "masked-rows", "infinite-weight"),
     silent_on=(
         "nonfinite-sqrt0",
         "masked-attention",

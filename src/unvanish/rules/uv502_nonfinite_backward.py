@@ -18,6 +18,7 @@ LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308
     "non-finite backward pass",
     tier="nonfinite",
     levels=("error",),
+    needs=("nonfinite", "log10_grad_norm"),
     remedies=("centred-sigmoid", "activation-tanh"),
     fires_on=("nonfinite-sqrt0",),
     silent_on=(

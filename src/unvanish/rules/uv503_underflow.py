@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import UNDERFLOW
+from unvanish.live import not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
@@ -15,6 +16,7 @@ from unvanish.words.numbers import percent
     "underflow of the number type",
     tier="rounding",
     levels=("error",),
+    needs=("underflow_fraction",),
     fires_on=("underflow-loss-1e-42", "half-precision-underflow"),
     silent_on=(
         "loss-scaled-1e-6",
@@ -34,12 +36,12 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     normal number is 6.1e-5.
 
     Why: below the smallest normal number of a type the digits fade, and a little further down everything is 0. The
-    network itself is fine: the signal reaches the layer in proportion, and only its unit is too small.
+    network itself is fine: the signal reaches the layer in proportion, and it is only small in absolute size.
 
     Evidence: the share of the layer's gradient entries that are truly not zero, by an exact walk, and lie below the
     smallest normal number of the type they are computed in; more than ``threshold``. A layer whose signal has
     vanished on the way is UV101's, whatever its type, and one below the optimizer's eps UV504's. A stricter
-    ``threshold`` keeps quiet about the milder layers.
+    ``threshold`` does not report the milder layers.
 
     What helps: scale the loss up and the gradient down again before the step (a gradient scaler), or compute in
     bfloat16, which has the range of float32.
@@ -55,7 +57,7 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {percent(_lost(worst))} of the"
         " non-zero"
-        f" entries of {worst.name} are below the smallest normal number of {kind}.{sources(layers)}"
+        f" entries of {worst.name} are below the smallest normal number of {kind}.{not_asked(flow)}{sources(layers)}"
     )
     return [
         Statement(

@@ -16,6 +16,7 @@ from unvanish.rules.wording import factor, judged, names, sources, subject
     "gradient below the optimizer's eps",
     tier="rounding",
     levels=("error",),
+    needs=("log10_grad_norm", "loss", "decrement"),
     fires_on=("below-eps-adam", "below-eps-rmsprop"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "preln-transformer-6", "underflow-loss-1e-42",
@@ -52,7 +53,7 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'has', 'have')} a gradient below the optimizer's eps: its entries have an rms of"
         f" {factor(_rms(least))} in {least.name}, eps is {eps:.1g}, so the steps are about {share} of what the learning"
-        f" rate says. It is not vanished: the signal arrives, only its unit is too small."
+        f" rate says. It is not vanished: the signal arrives, it is only small in absolute size."
         f"{sources(layers)}"
     )
     return [

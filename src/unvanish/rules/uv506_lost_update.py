@@ -13,6 +13,7 @@ from unvanish.rules import Statement, rule
     "update lost to rounding",
     tier="rounding",
     levels=("error", "note"),
+    needs=("next_step",),
     fires_on=("bfloat16-adamw", "bfloat16-small-rate"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",

@@ -13,6 +13,7 @@ from unvanish.rules.wording import judged, names, subject
     "frozen layers",
     tier="remarks",
     levels=("note",),
+    needs=(),
     fires_on=("frozen-backbone", "generator-frozen-discriminator"),
     silent_on=("relu-he-20", "unused-layer", "sigmoid-20", "small-cnn", "small-gpt", "zero-head"),
 )

@@ -15,6 +15,7 @@ from unvanish.rules.wording import judged, names, subject
     "no signal from the loss",
     tier="no_signal",
     levels=("error",),
+    needs=("loss",),
     fires_on=("clamped-loss", "detached-loss"),
     silent_on=("converged-digits", "sigmoid-50", "underflow-loss-1e-42", "loss-scaled-1e-6", "dead-relu", "flat-loss"),
 )
@@ -42,7 +43,7 @@ def no_signal(flow: Flow) -> list[Statement]:
     reacts = None if flow.loss is None else flow.loss.reacts
     flat = "the loss stays the same when the outputs are changed"
     cut = "the derivative of the loss by the outputs is exactly zero"
-    message = f"{subject(flow, layers, 'is', 'are')} told nothing by the loss: {flat if reacts is False else cut}"
+    message = f"{subject(flow, layers, 'gets', 'get')} no signal from the loss: {flat if reacts is False else cut}"
     if reacts is False and residual == 0:
         message += f", and {cut}"
     elif reacts and residual == 0:

@@ -13,6 +13,7 @@ from unvanish.words.spans import span
     "left out of the optimizer",
     tier="remarks",
     levels=("note",),
+    needs=("next_step",),
     fires_on=("left-out", "left-out-front"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
@@ -24,7 +25,7 @@ def left_out(flow: Flow) -> list[Statement]:
 
     Example: an optimizer made of the head's parameters alone, or made before a layer was replaced by a new one.
 
-    Why: the gradient is computed and then ignored; the layer stays as it was drawn.
+    Why: the gradient is computed and then ignored; the layer keeps its initial weights.
 
     Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups.
 

@@ -15,6 +15,7 @@ from unvanish.words.numbers import number, percent
     "output range",
     tier="outputs",
     levels=("error",),
+    needs=("output",),
     remedies=("output-layer", "scale-targets"),
     fires_on=("output-range", "output-range-relu"),
     silent_on=(
@@ -23,7 +24,7 @@ from unvanish.words.numbers import number, percent
     ),
 )  # fmt: skip
 def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
-    """The targets lie outside the range of the last activation, so the loss cannot be won.
+    """The targets lie outside the range of the last activation, so the loss cannot be reduced further.
 
     Example: house prices for a network that ends in a sigmoid. The outputs stop at 1, whatever is learned.
 
@@ -31,7 +32,7 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statemen
     their slope, and with it the gradient of the whole network, goes to zero.
 
     Evidence: the lowest loss that any input of the last call can reach, against the lowest of any output, as a share of
-    the loss there is to gain; more than ``threshold`` is out of reach. The name of the activation is no evidence.
+    the achievable reduction; more than ``threshold`` is out of reach. The name of the activation is no evidence.
 
     What helps: no activation after the last layer, or targets scaled into its range.
 
@@ -47,8 +48,8 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statemen
     low = "-∞" if output.low is None else number(output.low)
     high = "∞" if output.high is None else number(output.high)
     message = (
-        f"{percent(lost)} of the loss there is to gain is out of reach: the targets lie outside {low} … {high}, the"
-        " range of"
+        f"{percent(lost)} of the achievable reduction of the loss is out of reach: the targets lie outside"
+        f" {low} … {high}, the range of"
         f" {place(call)}. The layers may be sound: what stops them is the last activation."
     )
     return [

@@ -15,6 +15,7 @@ from unvanish.words.numbers import number
     "output scale",
     tier="outputs",
     levels=("error", "note"),
+    needs=("loss", "step", "output"),
     remedies=("scale-targets",),
     fires_on=("output-scale", "output-scale-relu"),
     silent_on=(
@@ -31,7 +32,7 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
-    ``far``. An error only where more steps are needed than planned (10,000 where nobody said) and steps really taken
+    ``far``. An error only where more steps are needed than planned (10,000 if none are given) and steps really taken
     left more than nine tenths of the gap; else a note.
 
     What helps: standardised targets, or a last layer whose bias and scale start at theirs.

@@ -17,6 +17,7 @@ from unvanish.words.numbers import number
     "flat loss",
     tier="flat_loss",
     levels=("error",),
+    needs=("loss",),
     fires_on=("flat-loss", "flat-loss-regression"),
     silent_on=(
         "clamped-loss", "converged-digits", "loss-scaled-1e-6", "underflow-loss-1e-42", "relu-he-20", "small-cnn",

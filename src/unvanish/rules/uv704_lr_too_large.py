@@ -21,6 +21,7 @@ STUCK = 0.95
     "learning rate too large",
     tier="learning_rate",
     levels=("error", "note"),
+    needs=("loss", "step"),
     remedies=("lr-0.1", "lr-0.01", "warmup", "clip-gradients"),
     fires_on=("lr-too-large", "lr-too-large-adam", "postnorm-large-rate"),
     silent_on=(
@@ -38,10 +39,10 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[S
     Why: the gradient is right only near where it was taken. A step longer than the valley is wide ends higher on the
     other side; on a quadratic that begins at a rate of 2 over the largest curvature.
 
-    Evidence: the optimizer's own next step raises the loss of this batch by more than ``rise`` of what is left to gain,
+    Evidence: the optimizer's own next step raises the loss of this batch by more than ``rise`` of the reduction left,
     a smaller multiple of the same step lowers it, and after several steps really taken (and taken back) the loss is
     still that much above the start, or not finite. A first step that later ones make good is no fault. Near the end,
-    where a rise is less than ``least`` of what there was to gain, a rate that hops about is no fault either.
+    where a rise is less than ``least`` of the achievable reduction, a loss that fluctuates is no fault either.
     Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: six
     real steps at the rate, then as many at three times the rate where the signal survives, at a tenth where it does
     not, taken back each time. It is an error where the signal vanishes at the rate itself, the loss is left at that of

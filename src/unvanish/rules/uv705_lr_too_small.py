@@ -20,6 +20,7 @@ OTHERWISE = ("exploding", "underflow", "gated")
     "learning rate too small",
     tier="learning_rate",
     levels=("error", "note"),
+    needs=("loss", "step"),
     remedies=("lr-10", "lr-100"),
     fires_on=("lr-too-small", "lr-too-small-adam"),
     silent_on=(
@@ -40,11 +41,11 @@ def lr_too_small(
     below what the curvature allows, the loss falls in a straight line that is much too flat.
 
     Evidence: of the multiples of the next step that were tried the best is at least ``multiple``; closing 90 % of the
-    gap takes more than ``times`` the planned steps (10,000 where nobody said); and the same number of steps, really
+    gap takes more than ``times`` the planned steps (10,000 if none are given); and the same number of steps, really
     taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
     the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the
-    optimizer has counted all of the planned steps, and more than ``left`` of the loss is still to gain, more than the
+    optimizer has counted all of the planned steps, and more than ``left`` of the reduction remains, more than the
     planned steps are proof enough. Where layers are vanished, dead, gated, exploding or below eps, or the rate is near
     its limit, the rate is not what is wrong.
 
@@ -87,7 +88,7 @@ def lr_too_small(
 def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
     said = [f"The {planned(step):,} steps that were planned have been taken."] if proven and over else []
     said.append(
-        f"At this pace 90% of what is to gain takes about {about(needed)} steps, and {planned(step):,} are"
+        f"At this pace 90% of the achievable reduction takes about {about(needed)} steps, and {planned(step):,} are"
         f" {'planned' if step.planned is not None else 'assumed'}."
     )
     if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
@@ -96,7 +97,7 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
             f" {step.scale:.3g} times the rate lower the loss by {number(step.loss - step.walked_scaled)}, as many at"
             " the"
             f" present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches the"
-            " layers, the steps waste it."
+            " layers, the steps are too short to use it."
         )
     else:
         said.append("That the learning rate is at fault was not shown: the pace may change by itself.")

@@ -15,6 +15,7 @@ from unvanish.words.numbers import number, percent
     "input scale",
     tier="inputs",
     levels=("error", "note"),
+    needs=("inputs",),
     remedies=("standardise-inputs", "batchnorm"),
     fires_on=("unscaled-inputs", "raw-pixels"),
     silent_on=(
@@ -53,7 +54,7 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
         message += (
             f" {percent(inputs.saturated)} of what leaves the first bounded activation lies on its flat ends;"
             " standardised,"
-            f" {percent(inputs.saturated_standardised)}. It is not the weights: the same ones are fine then."
+            f" {percent(inputs.saturated_standardised)}. It is not the weights: the same weights work then."
         )
         evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
         evidence.append(

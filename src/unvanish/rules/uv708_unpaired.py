@@ -13,6 +13,7 @@ from unvanish.words.numbers import number
     "outputs and targets do not pair",
     tier="pairing",
     levels=("error",),
+    needs=("loss", "output"),
     fires_on=("broadcast-targets", "mean-before-loss"),
     silent_on=(
         "paired-targets", "relu-he-20", "small-cnn", "small-gpt", "lstm", "unet-small", "plateau", "converged-digits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.decide import UNJUDGED, gap_is_known
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
@@ -14,6 +16,7 @@ from unvanish.rules.wording import judged, names
     "undecided",
     tier="undecided",
     levels=("error", "note"),
+    needs=(),
     fires_on=("clamped-loss", "flat-loss"),
     silent_on=("relu-he-20", "sigmoid-20", "converged-digits", "nonfinite-log", "small-cnn", "small-gpt"),
 )
@@ -27,7 +30,8 @@ def undecided(flow: Flow) -> list[Statement]:
     healthy.
 
     Evidence: the number of layers that were judged, and the reasons one by one. An error where not a single layer was
-    judged, because then nothing at all is known; a note otherwise.
+    judged, because then nothing at all is known; a note otherwise. What was not asked for, as while a training runs, is
+    no open question, but for a gradient of exactly zero whose reason was left out: that is a note.
 
     What helps: what each reason says; often a larger batch, a loss given apart from the model, or thawed layers.
 
@@ -35,8 +39,9 @@ def undecided(flow: Flow) -> list[Statement]:
     nothing.
     """
     known = [layer for layer in flow.layers if layer.verdict not in UNJUDGED]
-    layers = judged(flow, "undecided")
-    if flow.nonfinite or (known and not layers and gap_is_known(flow.loss)):
+    failed, left_out = judged(flow, "undecided"), judged(flow, "not_asked")
+    layers = (*failed, *(layer for layer in left_out if layer.log10_grad_norm == -math.inf))
+    if flow.nonfinite or not (layers or _other_questions(flow, bool(known), bool(left_out))):
         return []
     reasons = "; ".join(f"{what}: {why}" for what, why in flow.undecided)
     if known:
@@ -47,7 +52,7 @@ def undecided(flow: Flow) -> list[Statement]:
         message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
     return [
         Statement(
-            level="note" if known else "error",
+            level="note" if known or (left_out and not failed) else "error",
             layers=names(layers),
             cause="",
             message=message,
@@ -58,3 +63,8 @@ def undecided(flow: Flow) -> list[Statement]:
             ),
         )
     ]
+
+
+def _other_questions(flow: Flow, known: bool, left_out: bool) -> bool:
+    """Whether something is open where no layer is: what the loss asks of all, or that there is nothing to judge."""
+    return not left_out if not known else flow.asks("loss") and not gap_is_known(flow.loss)

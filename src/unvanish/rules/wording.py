@@ -71,7 +71,7 @@ def not_converged(flow: Flow, pronoun: str = "It is") -> str:
     gap = None if flow.loss is None else flow.loss.relative_gap
     if gap is None or not math.isfinite(gap):
         return ""
-    return f" {pronoun} not converged: {percent(gap)} of the loss is still to gain."
+    return f" {pronoun} not converged: {percent(gap)} of the achievable reduction of the loss remains."
 
 
 def weakest(layers: Iterable[LayerFlow]) -> float | None:

@@ -36,7 +36,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_eager())
-            stack.enter_context(recompute_once())
+            stack.enter_context(recompute_once(recorder.cuts.in_checkpoint))
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
@@ -48,7 +48,8 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
             recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
-        _read_ends(capture, problem)
+            _read_layers_ends(capture)
+        _read_own_ends(capture, problem)
         if recorder.disturbed:
             raise UnvanishError(
                 "another thread ran the model while it was checked; check it where its training stands still, or check"
@@ -84,7 +85,7 @@ def one_clear_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (stop := _interrupt_behind(error)) is not None:
+        if (stop := interrupt_behind(error)) is not None:
             raise stop from None  # it cut something short, which then failed in turn
         if isinstance(error, UnvanishError):
             raise
@@ -94,7 +95,7 @@ def one_clear_error() -> Iterator[None]:
         ) from error
 
 
-def _interrupt_behind(error: BaseException) -> BaseException | None:
+def interrupt_behind(error: BaseException) -> BaseException | None:
     here: BaseException | None = error
     while here is not None and (isinstance(here, (Exception, SystemExit, GeneratorExit))):
         here = here.__context__
@@ -142,9 +143,9 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         )
 
 
-def _read_ends(capture: Capture, problem: Problem) -> None:
+def _read_own_ends(capture: Capture, problem: Problem) -> None:
     """Outputs for a model that returns its own loss alone: what its recognised loss call is given, else its ends."""
-    if not returns_loss(capture, problem.batch_size) or capture.loss_root is None:
+    if not returns_loss(capture, problem.batch_size) or capture.loss_root is None or capture.ends:
         return
     if capture.loss_input is not None and same_loss(capture):
         capture.outputs = []
@@ -162,6 +163,20 @@ def same_loss(capture: Capture) -> bool:
     with capture.replay():
         again = float(func(*args, **kwargs))
     return math.isclose(again, capture.loss, rel_tol=1e-5)
+
+
+def _read_layers_ends(capture: Capture) -> None:
+    """Where the layers end, if some run inside the loss: what leads to them counts as the model's."""
+    owned = [(root, capture.owner.get(root.slot[0], -1)) for root in capture.ends]
+    owned = [(root, index) for root, index in owned if index >= 0]
+    inside = capture.leading_to(index for _, index in owned)
+    for call in capture.calls:
+        if call.index in inside:
+            call.part = "model"
+    owned += [(root, capture.owner.get(root.slot[0], -1)) for root in capture.outputs if owned]
+    before = {index: capture.leading_to(capture.calls[index].inputs) for _, index in owned if index >= 0}
+    passed = {i for index in before for i in before[index]}
+    capture.ends = [root for root, index in owned if index >= 0 and index not in passed]
 
 
 @contextmanager

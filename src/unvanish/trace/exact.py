@@ -74,7 +74,7 @@ class _Walk:
         for index, channel in enumerate(channels):
             for root, cotangent in channel:
                 self.put(root.slot, index, self.math.settle(cotangent, 0), True)
-        ends = (self.capture.loss_root, self.capture.loss_input, *self.capture.outputs)
+        ends = (self.capture.loss_root, self.capture.loss_input, *self.capture.outputs, *self.capture.ends)
         for root in (*(root for channel in channels for root, _ in channel), *ends):
             if root is not None:
                 root.slot = (None, 0)  # or the whole graph would stay alive behind its end

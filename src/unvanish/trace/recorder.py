@@ -21,7 +21,8 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.births import trouble_of
-from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.cuts import Cuts
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, rebuild, tensors
@@ -41,6 +42,7 @@ class Recorder(TorchFunctionMode):
         self.frames: tuple[tuple[str, int], ...] = ()
         self.thread = threading.get_ident()
         self.others = {t.ident for t in threading.enumerate()} - {self.thread}
+        self.cuts = Cuts(capture)
         self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
         self.weights: dict[int, Any] = {
@@ -66,6 +68,10 @@ class Recorder(TorchFunctionMode):
             if threading.get_ident() != self.thread:
                 return
             self.adopt(output)
+            if self.part == "loss" and id(module) in self.names and not any(path for path, _ in self.frames[:-1]):
+                with torch._C.DisableTorchFunction():
+                    made = [t for t in tensors(output) if t.grad_fn is not None and t.is_floating_point()]
+                    self.capture.ends += [root_of(t) for t in made if not t.is_nested]
             if type(module).__name__ != "OptimizedModule":
                 self.frames = self.frames[:-1]
 
@@ -84,6 +90,8 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "call")
         if name == "register_hook":
             self.capture.hooked.add(place())
+        if self.part == "model":
+            self.capture.walks.note(name, args, kwargs)
         given = arguments((args, kwargs))
         for tensor in given:
             if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
@@ -92,14 +100,17 @@ class Recorder(TorchFunctionMode):
         if name in EMPTY and isinstance(out, Tensor):
             with torch.no_grad():
                 out.zero_()  # what the memory held before is no measurement
-        if isinstance(out, (Tensor, tuple, list)):
-            made = arguments(out)
+        if name == "__setitem__" and isinstance(args[0], Tensor):
+            self.cuts.follow(name, given, self.cuts.among(given), [args[0]])
+        elif isinstance(out, (Tensor, tuple, list)):
+            made, behind = arguments(out), self.cuts.among(given)
+            self.cuts.follow(name, given, behind, made)
             if self._weights_alone(given):
                 for tensor in made:
                     self.weights[id(tensor)] = weakref.ref(tensor)
                 self._own_as_weights(made)
             elif made:
-                self._record(func, "T" if name == "__get__" else name, args, kwargs, made)
+                self._record(func, "T" if name == "__get__" else name, args, kwargs, made, behind)
         return out
 
     def adopt(self, tree: Any) -> None:
@@ -155,7 +166,7 @@ class Recorder(TorchFunctionMode):
             stack.extend(n for n, _ in node.next_functions if n is not None)
         return list(new), calls, list(leaves.values())
 
-    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor], behind: list[int]) -> None:
         owner = self.capture.owner
         fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
         if not fresh:
@@ -170,14 +181,17 @@ class Recorder(TorchFunctionMode):
         if not call.finite:
             given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
+        call.cuts = behind
         if _one_to_one(args, made):
             if "norm" in name:
-                call.again = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
+                call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, args, kwargs)
+        if not call.parameters:
+            call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
 
@@ -269,6 +283,23 @@ def _one_to_one(args: Any, made: list[Tensor]) -> bool:
 
 def _ones(tensor: Tensor) -> Tensor:
     return torch.ones(tensor.shape, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
+
+
+def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> Again | None:
+    """How to make the call on another tensor: the others among its arguments may only say which entries go where."""
+    if len(made) != 1 or not args or not isinstance(args[0], Tensor) or args[0].is_nested:
+        return None
+    rest = tuple(args[1:])
+    if name.endswith("_as"):  # of the second tensor only the shape or the type counts
+        rest = tuple(_hollow(a) if isinstance(a, Tensor) else a for a in rest)
+    elif any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):
+        return None
+    return Again(func, rest, {k: v for k, v in kwargs.items() if k != "inplace"}, tuple(args[0].shape))
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """One of the same shape and type that holds a single number."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def _transformed() -> bool:

@@ -54,7 +54,7 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return [value[key] for key in value]
     if isinstance(value, (tuple, list)):
-        return list(value)
+        return [part for part in value]  # noqa: C416 - list() asks for a length, which some tuples refuse
     return [own for name in _fields(value) if (own := _attribute(value, name)) is not None]
 
 

@@ -14,11 +14,12 @@ from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
-from unvanish.remedies import remedies
+from unvanish.remedies import Remedy, remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
 from unvanish.trials.candidates import ordered
+from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
 from unvanish.trials.ledger import Ledger, Standing
@@ -35,6 +36,7 @@ __all__ = [
     "Plan",
     "Race",
     "Standing",
+    "applicable",
     "fix",
     "in_doubt",
     "measure",
@@ -42,11 +44,12 @@ __all__ = [
     "ordered",
     "probe",
     "search",
+    "sees_a_fault",
 ]
 
 NOTHING = "nothing to repair"
 IMPROVING = 0.03
-"""A network that wins this share of what there is to gain within the probe is improving …"""
+"""A network that reaches this share of the achievable reduction within the probe is improving …"""
 WORSE = 0.1
 """… unless it is still worse than the best constant answer by more than this share."""
 CONDITIONAL = ("UV704",)
@@ -64,6 +67,7 @@ def fix(
     resume: str | Path | Fixes | None = None,
     anyway: bool = False,
     pretrained: bool | None = None,
+    workers: int = 1,
 ) -> Fixes:
     """Try remedies on copies of the network, measure them, and hand over the smallest change that repairs it.
 
@@ -73,13 +77,17 @@ def fix(
     interrupted search. ``anyway``: search also where nothing is wrong. ``pretrained``: the weights are worth keeping,
     so none is ever drawn anew (default: yes where optimizer or normalisation layers have seen training).
 
+    ``workers``: processes of this machine that train, this one among them. ``on``: "ray" or "ray://HOST:PORT" to train
+    on a cluster as well. The problem must be such that it can be sent there, with cloudpickle.
+
     The problem is left as it was: every training runs on a copy. The same problem, seed and budget give the same
-    answer. Ctrl-C ends the search with the best so far. Raises UnvanishError where nothing can be tried.
+    answer, by however many processes. Ctrl-C ends the search with the best so far. Raises UnvanishError where nothing
+    can be tried.
     """
-    if on != "local":
-        raise UnvanishError(f"fix(on={on!r}): trials run in this process only, for which on='local' stands")
     plan = planned(problem, budget, seeds, seed)
-    with torch.inference_mode(False), torch.enable_grad(), seeded(seed):
+    with (
+        torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew,
+    ):  # fmt: skip
         before = diagnose(problem, seed=seed)
         race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
@@ -89,15 +97,28 @@ def fix(
         try:
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
-            if healthy and not anyway and not in_doubt(findings):
-                return answer(race, NOTHING, None, None, remarks)
             race.set_findings(findings)
-            chosen = search(race, ordered(remedies(), findings, seed), remarks.append)
+            catalogue = applicable(race)
+            if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
+                return answer(race, NOTHING, None, None, remarks)
+            race.enlist(crew(race.copies))
+            chosen = search(race, ordered(catalogue, findings, seed), remarks.append)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
+            race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def applicable(race: Race) -> tuple[Remedy, ...]:
+    """All remedies but those for a kind of network that this is not, or for a fault that it does not have."""
+    return tuple(each for each in remedies() if not each.only_for or race.applies((each.slug,)))
+
+
+def sees_a_fault(catalogue: Sequence[Remedy]) -> bool:
+    """Whether a remedy that looks for its fault has found it, though nothing else was seen to be wrong."""
+    return any(each.only_for == "fault" for each in catalogue)
 
 
 def in_doubt(findings: Sequence[Finding]) -> bool:

@@ -8,27 +8,14 @@ from dataclasses import replace
 
 from unvanish.pipeline import diagnose
 from unvanish.records import Trial
-from unvanish.remedies import Refused, get, script
 from unvanish.report import Report
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement
 from unvanish.trials.patch import patch_of
+from unvanish.trials.questions import Describe
 from unvanish.trials.race import Race
 from unvanish.trials.state import written
 from unvanish.trials.train import AS_IS, Candidate, Copy, title
-
-PREAMBLE = '''\
-"""A snippet, no whole program: {what}
-
-Run this where these names stand for your own objects:
-  model, loss_fn      the untrained network and its loss; both are changed
-  inputs, targets     one batch of training data
-  sample_inputs, sample_targets   some thousand training samples, for statistics (the batch will do)
-  restore_outputs     None; afterwards a function that gives outputs their old meaning, or still None
-Afterwards `optimizer` trains the changed network.
-"""
-
-'''
 
 
 def answer(
@@ -41,6 +28,7 @@ def answer(
     interrupted: bool = False,
 ) -> Fixes:
     """The Fixes of this race. ``verdict``: what to say where nothing was accepted, unless it is "no remedy found"."""
+    race.expect_descriptions()
     trials = _trials(race, chosen, judgement)
     copy = None
     if chosen is not None and judgement is not None and judgement.accepted:
@@ -88,12 +76,6 @@ def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:
     return each
 
 
-def code_of(copy: Copy) -> str:
-    """The Python text that makes the change of this copy without unvanish."""
-    what = " ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
-    return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe, copy.draft.model)
-
-
 def _trials(race: Race, chosen: Candidate | None, judgement: Judgement | None) -> tuple[Trial, ...]:
     found: list[Trial] = []
     order = [c for _, _, c in race.ledger.standings() if c not in (AS_IS, chosen)]
@@ -136,17 +118,10 @@ def _raced(race: Race, candidate: Candidate) -> Trial:
 
 
 def _described(race: Race, candidate: Candidate) -> Trial:
-    """What the edits do, in words and code, as made on a fresh copy where the one of the trial is gone."""
-    remedy = title(candidate)
-    each = race.copies.trained.get((candidate, race.seed))
-    try:
-        each = each or race.copies.fresh(candidate, race.seed)
-    except Refused as refusal:
-        return Trial(remedy=remedy, edits=candidate, reason=str(refusal))
-    if not candidate:
-        return Trial(remedy=remedy, edits=candidate, change="nothing")
-    change = " ".join(made.sentence for made in each.changes) or ", ".join(get(slug).title for slug in candidate)
-    return Trial(remedy=remedy, edits=candidate, change=change, code=code_of(each))
+    """What the edits do, in words and code."""
+    found = race.ask(Describe(candidate, race.seed)).trial
+    assert found is not None
+    return found
 
 
 def _as_is(race: Race, judgement: Judgement | None) -> Trial:

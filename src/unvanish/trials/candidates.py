@@ -14,15 +14,18 @@ RANDOM_EVERY = 5
 """One candidate in five is drawn at random: a diagnosis may be wrong, and racing is cheap."""
 PARTNERS = ("standardise-inputs", "output-layer", "optimizer-adam", "lr-10", "lr-0.1", "critical-init")
 """What repaired most often as the second edit of a pair."""
-STRUCTURE = ("activation", "normalisation", "residual", "output", "data", "init", "optimizer", "rate", "clip")
+STRUCTURE = (
+    "activation", "normalisation", "residual", "output", "data", "numbers", "init", "optimizer", "rate", "clip",
+)  # fmt: skip
 """The order in which the edits of a pair are made: weights are drawn for the layers that are there in the end."""
 
 
 def ordered(catalogue: Sequence[Remedy], findings: Sequence[Finding], seed: int) -> Iterator[Candidate]:
     """Every single edit and every pair, once each: answers to the findings, pairs with them, other singles, random.
 
-    The answers of several findings take turns, errors first. Then, in turn: two answers, a pair of an answer and a
-    likely partner, a single edit not yet tried; every fifth candidate is drawn at random from all.
+    ``catalogue``: of the remedies for one kind of network or one fault only those that apply. Those that saw their
+    fault come first; the answers of several findings take turns, errors first. Then, in turn: two answers, a pair of an
+    answer and a likely partner, a single edit not yet tried; every fifth candidate is drawn at random from all.
     """
     remedies = {each.slug: each for each in catalogue}
     answers = _answers(catalogue, findings)
@@ -45,13 +48,14 @@ def at_random(catalogue: Sequence[Remedy], seed: int) -> Iterator[Candidate]:
 
 def _answers(catalogue: Sequence[Remedy], findings: Sequence[Finding]) -> list[str]:
     known = {each.slug for each in catalogue}
+    seen = [each.slug for each in catalogue if each.only_for == "fault"]
     lists: list[list[str]] = []
     for finding in sorted(findings, key=lambda f: f.level != "error"):
         named = [slug for slug in finding.remedies if slug in known]
         named += [each.slug for each in catalogue if any(finding.code.startswith(code) for code in each.answers)]
         lists.append(list(dict.fromkeys(named)))
     turns = chain.from_iterable(zip_longest(*lists))
-    return list(dict.fromkeys(slug for slug in turns if slug is not None))
+    return list(dict.fromkeys([*seen, *(slug for slug in turns if slug is not None)]))
 
 
 def _by_kind(remedies: Sequence[Remedy]) -> list[str]:

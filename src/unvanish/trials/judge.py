@@ -1,4 +1,4 @@
-"""The last word: the chosen remedy against the network as it is, on data that chose nothing and over several seeds."""
+"""The last word: the chosen remedy against the network as it is, on data not used to choose and over several seeds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def confirm(race: Race, chosen: Candidate) -> Judgement | None:
     """
     rung = race.plan.rungs[-1]
     seeds: list[int] = []
-    for seed in range(race.seed, race.seed + race.plan.seeds):
+    every = range(race.seed, race.seed + race.plan.seeds)
+    race.expect((each, seed, rung) for seed in every for each in (AS_IS, chosen))
+    for seed in every:
         try:
             _both(race, chosen, seed, rung)
         except BudgetSpentError:
@@ -55,6 +57,7 @@ def confirm(race: Race, chosen: Candidate) -> Judgement | None:
         return None
     steps = _affordable(race, chosen, seeds)
     if steps > rung:
+        race.expect(((each, seed, steps) for seed in seeds for each in (AS_IS, chosen)), own=chosen)
         for seed in seeds:
             _both(race, chosen, seed, steps)
     return judge(race, chosen, seeds, max(steps, rung))

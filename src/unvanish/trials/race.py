@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from unvanish.decide import VANISHED
 from unvanish.problem import Problem
 from unvanish.records import Finding
 from unvanish.remedies import Refused, get
 from unvanish.report import Report
+from unvanish.trials.crew import Crew
 from unvanish.trials.ledger import BudgetSpentError, Key, Ledger, Standing
 from unvanish.trials.plan import Plan
+from unvanish.trials.questions import Answer, Describe, Look, Question, Train, answered
 from unvanish.trials.train import AS_IS, Candidate, Copy
 from unvanish.trials.trial import Copies, Measure
-from unvanish.trials.veto import transmission
 
 STAYING = ("UV701", "UV702", "UV706", "UV707")
 """Findings about the outputs and inputs: an edit that leaves one of them is put last, as one that cuts a layer off is.
@@ -32,7 +34,8 @@ class Race:
     ``on_measure`` is called after every measure; ``keep`` too, to write it down; ``replay`` holds measures and costs
     written down earlier: they are taken over as they are, and counted, without training again. Without ``veto`` no
     candidate is put last for the layers it leaves cut off, or the finding it leaves. ``refused``: why a remedy does not
-    apply; ``flows``: the transmission of candidates that were looked at; ``vetoed``: those put last.
+    apply; ``flows``: the transmission of candidates that were looked at; ``vetoed``: those put last. ``crew``: who
+    answers the questions of a race beside this process; ``stood``: the steps that copies elsewhere have taken.
     """
 
     plan: Plan
@@ -48,6 +51,8 @@ class Race:
     flows: dict[Candidate, float] = field(default_factory=dict)
     vetoed: list[Candidate] = field(default_factory=list)
     at_start: dict[tuple[Candidate, int], tuple[float, ...]] = field(default_factory=dict)
+    crew: Crew | None = None
+    stood: dict[tuple[Candidate, int], int] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:
@@ -92,8 +97,44 @@ class Race:
         self.on_measure(Standing(ledger.spent, ledger.budget, doing, self.copies.scale.unit, ledger.ranking()))
         return measure
 
+    def enlist(self, crew: Crew | None) -> None:
+        """Let these answer from now on, and those before them no longer."""
+        if self.crew is not None:
+            self.crew.close()
+        self.crew = crew
+        self.stood = {key: copy.steps for key, copy in self.copies.trained.items()}
+
+    def expect(self, keys: Iterable[Key], own: Candidate | None = None) -> None:
+        """Let others begin with what will be reached next, as far as the budget carries it.
+
+        ``own``: a candidate whose copy with the first seed will be needed in this process, trained as far as that.
+        """
+        if self.crew is None:
+            return
+        wanted: list[Question] = []
+        left = self.ledger.left
+        for candidate, seed, steps in keys:
+            if (candidate, seed, steps) in self.ledger.measures or (candidate, seed, steps) in self.replay:
+                continue
+            left -= self.ledger.price(candidate, seed, steps)
+            if left < 0:
+                break
+            wanted.append(Train(candidate, seed, steps))
+        self.crew.expect(wanted, [each for each in wanted if each.candidate == own and each.seed == self.seed])
+
+    def ask(self, question: Question) -> Answer:
+        """The answer, by whoever has it first."""
+        return answered(self.copies, question) if self.crew is None else self.crew.take(question)
+
+    def expect_descriptions(self) -> None:
+        """Let those who have nothing better to do describe the trials there are so far."""
+        if self.crew is not None:
+            self.crew.expect(Describe(candidate, self.seed) for _, _, candidate in self.ledger.standings())
+
     def _measured(self, candidate: Candidate, seed: int, steps: int) -> tuple[Measure, int]:
         """The measure and the steps it took, which count also where it is interrupted."""
+        if self.crew is not None:
+            return self._measured_by_crew(candidate, seed, steps)
         self.copy(candidate, seed)
         before = self.copies.taken
         try:
@@ -102,6 +143,17 @@ class Race:
             cost = self.copies.taken - before
             self.ledger.spent += cost
         return measure, cost
+
+    def _measured_by_crew(self, candidate: Candidate, seed: int, steps: int) -> tuple[Measure, int]:
+        """The same by any process; it counts what this one would have taken, going on with the copy it had."""
+        found = self.ask(Train(candidate, seed, steps))
+        if found.measure is None:
+            raise Refused(found.refused)
+        before = max(self.stood.get((candidate, seed), 0), self.ledger.reached.get((candidate, seed), 0))
+        cost = found.steps if before > steps else max(0, found.steps - before)
+        self.stood[candidate, seed] = max(before, found.steps)
+        self.ledger.spent += cost
+        return found.measure, cost
 
     def judged(self, candidate: Candidate, seed: int, steps: int) -> tuple[float, ...]:
         """Its scores on the data that judges; () where its copy was not trained for exactly so many steps."""
@@ -122,9 +174,11 @@ class Race:
         if self.copies.fits_in_memory:
             return
         kept = {AS_IS, *wanted}
-        for candidate, seed in [key for key in self.copies.trained if key[0] not in kept and key[1] == self.seed]:
-            del self.copies.trained[candidate, seed]
-            self.ledger.reached.pop((candidate, seed), None)
+        known = {*self.copies.trained, *self.ledger.reached}
+        for key in [key for key in known if key[0] not in kept and key[1] == self.seed]:
+            self.copies.trained.pop(key, None)
+            self.ledger.reached.pop(key, None)
+            self.stood.pop(key, None)
 
     def admitted(self, stream: Iterator[Candidate], count: int) -> list[Candidate]:
         """The next ``count`` candidates that apply and leave no layer cut off; those that do only where others run out.
@@ -134,42 +188,70 @@ class Race:
         admitted: list[Candidate] = []
         demoted: list[Candidate] = []
         looked = 0
-        while len(admitted) < count and (looked < 3 * count or len(admitted) + len(demoted) < count):
-            candidate = next(stream, None)
-            if candidate is None:
+        while len(admitted) < count:
+            # so many will be looked at in any case, whatever is seen
+            sure = max(min(count - len(admitted), 3 * count - looked), count - len(admitted) - len(demoted))
+            some = list(islice(stream, max(0, sure)))
+            if not some:
                 break
-            looked += 1
-            kind = self._look(candidate)
-            if kind == "applies":
-                admitted.append(candidate)
-            elif kind == "cut off":
-                demoted.append(candidate)
+            self._expect_looks(some)
+            looked += len(some)
+            for candidate in some:
+                kind = self._look(candidate)
+                if kind == "applies":
+                    admitted.append(candidate)
+                elif kind == "cut off":
+                    demoted.append(candidate)
         self.vetoed += demoted
-        return [*admitted, *filter(self._applies, demoted[: count - len(admitted)])]
+        return [*admitted, *filter(self.applies, demoted[: count - len(admitted)])]
+
+    def _expect_looks(self, candidates: Iterable[Candidate]) -> None:
+        if self.crew is None:
+            return
+        wanted: dict[Candidate, Look] = {}
+        for each in candidates:
+            structure = _structure(each)
+            if any(slug in self.refused for slug in each) or self.flows.get(structure, 0.0) < VANISHED:
+                continue
+            if not self.veto or structure in self.flows:
+                wanted[each] = Look(each, self.seed)
+            elif structure not in wanted:
+                wanted[structure] = Look(each, self.seed, self._staying())
+        self.crew.expect(wanted.values())
+
+    def _staying(self) -> frozenset[str] | None:
+        """What a look asks for; None: only whether it applies."""
+        if not self.veto:
+            return None
+        return frozenset(f.code for f in self.findings if f.level == "error" and f.code in STAYING)
 
     def _look(self, candidate: Candidate) -> str:
         if any(slug in self.refused for slug in candidate):
             return "refused"
-        structure = tuple(slug for slug in candidate if get(slug).kind not in BLIND)
+        structure = _structure(candidate)
         if self.veto and self.flows.get(structure, 0.0) < VANISHED:
             return "cut off"
-        if not self._applies(candidate):
+        staying = None if structure in self.flows else self._staying()
+        found = self._ask_about(candidate, staying)
+        if found is None:
             return "refused"
-        if not self.veto:
-            return "applies"
-        if structure not in self.flows:
-            staying = {f.code for f in self.findings if f.level == "error" and f.code in STAYING}
-            self.flows[structure] = transmission(self.problem, self.copy(candidate, self.seed), staying)
-        cut_off = self.flows[structure] < VANISHED
-        if cut_off or not self.copies.fits_in_memory:
-            del self.copies.trained[candidate, self.seed]
+        if found.flow is not None:
+            self.flows[structure] = found.flow
+        cut_off = self.veto and self.flows[structure] < VANISHED
         return "cut off" if cut_off else "applies"
 
-    def _applies(self, candidate: Candidate) -> bool:
-        try:
-            self.copy(candidate, self.seed)
-        except Refused as refusal:
-            if len(candidate) == 1:
-                self.refused[candidate[0]] = str(refusal)
-            return False
-        return True
+    def applies(self, candidate: Candidate) -> bool:
+        """Whether these edits can be made; why a single one cannot is noted in ``refused``."""
+        return self._ask_about(candidate, None) is not None
+
+    def _ask_about(self, candidate: Candidate, staying: frozenset[str] | None) -> Answer | None:
+        """The answer to a look; None where it does not apply, which is noted."""
+        found = self.ask(Look(candidate, self.seed, staying))
+        if found.refused and len(candidate) == 1:
+            self.refused[candidate[0]] = found.refused
+        return None if found.refused else found
+
+
+def _structure(candidate: Candidate) -> Candidate:
+    """The edits that touch the flow of the gradient."""
+    return tuple(slug for slug in candidate if get(slug).kind not in BLIND)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +12,13 @@ from torch import Tensor
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
-from unvanish.remedies.draft import called
+from unvanish.remedies.draft import asks_for_a_graph, called
 from unvanish.trace.capture import autocast
 from unvanish.trace.structure import rebuild, tensors
 from unvanish.trials.batches import Batch, pair
 from unvanish.trials.train import AS_IS, Copy, loss_of
 
+T = TypeVar("T")
 FEWEST_TO_SPLIT = 20
 GROUPS = 10
 
@@ -30,15 +30,17 @@ class CannotScoreError(Exception):
 class Scale:
     """How copies are scored, higher is better. To score a copy leaves no trace in it, nor in loss and metric.
 
-    With a metric: its value. Without: (L₀ − L) / L_ref, the share of the loss there was to gain that has been won, by
+    With a metric: its value. Without: (L₀ − L) / L_ref, the share of the achievable reduction that has been reached, by
     the problem's own loss on the outputs in their own meaning; L₀ is the loss as it is before any step. ``choosing``
     and ``judging`` are the two halves of the validation data; the same data where there is none or too little of it.
+    ``graph``: outputs are computed with a graph, because model or loss take derivatives themselves.
     """
 
     def __init__(self, problem: Problem, start: float = 0.0, reference: float | None = None) -> None:
         self.problem = problem
         self.start = start
         self.reference = reference
+        self.graph = False
         self.unseen = problem.validation is not None
         whole = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
         if self.unseen and any(t.shape[:1] == (0,) for t in tensors(whole[0])):
@@ -50,8 +52,7 @@ class Scale:
     def set_start(self, copy: Copy) -> tuple[float, float | None]:
         """Note the loss as it is, before any step: the zero of the scale where there is no metric, and its unit."""
         if self.problem.metric is None:
-            with self._as_it_was(copy):
-                loss = self._loss(copy, *self._outputs(copy, self.choosing))
+            loss = self._as_it_was(copy, lambda: self._loss(copy, *self._outputs(copy, self.choosing)))
             self.start = loss if math.isfinite(loss) else 0.0
             if self.reference is None or not self.reference > 0.0:
                 self.reference = abs(self.start) or 1.0
@@ -64,23 +65,33 @@ class Scale:
         """
         if not copy.finite:
             return -math.inf
-        with self._as_it_was(copy):
-            return self._score(copy, *self._outputs(copy, self.choosing))
+        return self._as_it_was(copy, lambda: self._score(copy, *self._outputs(copy, self.choosing)))
 
     def judged(self, copy: Copy) -> list[float]:
         """The score on the data that judges, then what it is without each tenth of them, where outputs can be cut."""
         if not copy.finite:
             return [-math.inf]
+
+        def scores() -> list[float]:
+            outputs, targets = self._outputs(copy, self.judging)
+            return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
+
         try:
-            with self._as_it_was(copy):
-                outputs, targets = self._outputs(copy, self.judging)
-                return [self._score(copy, outputs, targets), *self._left_out(copy, outputs, targets)]
+            return self._as_it_was(copy, scores)
         except CannotScoreError:
             return [-math.inf]
 
-    def _as_it_was(self, copy: Copy) -> AbstractContextManager[object]:
+    def _as_it_was(self, copy: Copy, work: Callable[[], T]) -> T:
         """Random numbers follow from the copy's seed; model, loss and metric are afterwards as they were."""
-        return untouched(copy.model, copy.seed, self.problem.loss_fn, self.problem.metric)
+        try:
+            kept = untouched(copy.model, copy.seed, self.problem.loss_fn, self.problem.metric)
+            with kept, torch.set_grad_enabled(self.graph):
+                return work()
+        except (UnvanishError, CannotScoreError) as error:
+            if self.graph or not asks_for_a_graph(error.__cause__):
+                raise
+        self.graph = True
+        return self._as_it_was(copy, work)
 
     def _left_out(self, copy: Copy, outputs: Any, targets: Any) -> list[float]:
         count = rows(outputs)
@@ -96,7 +107,7 @@ class Scale:
         inputs, targets = data
         copy.model.eval()
         try:
-            with torch.no_grad(), autocast(self.problem, copy.model):
+            with autocast(self.problem, copy.model):
                 outputs = called(copy.model, inputs)
                 if copy.draft.restore_outputs is not None:
                     outputs = copy.draft.restore_outputs(outputs)
@@ -116,7 +127,7 @@ class Scale:
         if metric is None:
             found = (self.start - self._loss(copy, outputs, targets)) / (self.reference or 1.0)
         else:
-            found = self._metric(metric, copy, outputs, targets)
+            found = self._metric(metric, copy, rebuild(outputs, Tensor.detach) if self.graph else outputs, targets)
         return found if math.isfinite(found) else -math.inf
 
     def _metric(self, metric: Callable[..., Any], copy: Copy, outputs: Any, targets: Any) -> float:
@@ -139,8 +150,7 @@ class Scale:
 
     def _loss(self, copy: Copy, outputs: Any, targets: Any) -> float:
         try:
-            with torch.no_grad():
-                return float(loss_of(self.problem.loss_fn, outputs, targets))
+            return float(loss_of(self.problem.loss_fn, outputs, targets))
         except UnvanishError:
             raise
         except Exception as error:

@@ -29,6 +29,7 @@ def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None
         if not field:
             return None
         finalists = sorted([*finalists, *heat(race, field)], key=race.ledger.key, reverse=True)
+    race.expect_descriptions()
     chosen = smallest_of_the_best(race, finalists)
     try:
         chosen = minimised(race, chosen)
@@ -56,6 +57,7 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
         stay = -(-len(left) // QUARTER)
         if place:
             left = sorted(left, key=race.ledger.key, reverse=True)[:stay]
+        race.expect((candidate, race.seed, rung) for candidate in (AS_IS, *left))
         race.reach(AS_IS, race.seed, rung, "as is")
         for count, candidate in enumerate(left, 1):
             race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
@@ -99,8 +101,9 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
         found = race.reach(candidate, second, rung, f"a second seed: {title(candidate)}")
         return min(race.ledger.key(candidate), found.key)
 
-    floor = worse(chosen)
     rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
+    race.expect([(chosen, second, rung), *((rival, race.seed, rung) for rival in rivals)])
+    floor = worse(chosen)
     if runner_up is not None and floor < race.ledger.key(runner_up) - CLOSE:
         rivals.append(runner_up)
     for rival in rivals:

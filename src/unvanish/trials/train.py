@@ -188,14 +188,14 @@ def train(each: Copy, problem: Problem, to: int) -> None:
                 if each.steps <= recipe.warmup:
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * recipe.rate(each.steps)
-                _step(each, problem, parameters, recipe.clip)
+                _step(each, problem, parameters)
         finally:
             each.resume_random = random_states()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 
 
-def _step(each: Copy, problem: Problem, parameters: list[Tensor], clip: float | None) -> None:
+def _step(each: Copy, problem: Problem, parameters: list[Tensor]) -> None:
     inputs, targets = next(each.walk)
     each.optimizer.zero_grad(set_to_none=True)
     each.steps += 1
@@ -207,8 +207,7 @@ def _step(each: Copy, problem: Problem, parameters: list[Tensor], clip: float | 
             each.failure = f"the loss was {value} at step {each.steps}"
             return
         loss.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(parameters, clip)
+        each.draft.recipe.clip_gradients(parameters)
         each.optimizer.step()
     except UnvanishError:
         raise

@@ -13,7 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from unvanish.decide import VANISHED
 from unvanish.evidence.last import last_call, output_call
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
-from unvanish.flow.layers import layers_of, natural_norm
+from unvanish.flow.layers import natural_norm
+from unvanish.flow.look import looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.transmission import output_cotangents
@@ -148,18 +149,13 @@ def _lowest_of(
 def quick_layers(problem: Problem) -> tuple[LayerFlow, ...]:
     """The layers after one walk, without verdicts; none where loss or outputs are not finite or have no gradient."""
     model, _ = problem.build()
-    with untouched(model, 0, problem.loss_fn):
-        capture = record(problem, model)
-        try:
-            outputs = (t for t in tensors(capture.values) if t.is_floating_point())
-            finite = math.isfinite(capture.loss) and all(bool(torch.isfinite(t).all()) for t in outputs)
-            if capture.loss_root is None or not finite:
-                return ()
-            layers = layers_of(capture)
-            seen = observe(capture, layers)
-            return measure(capture, layers, seen, problem.batch_size)[0]
-        finally:
-            capture.release()
+    with untouched(model, 0, problem.loss_fn), looking(problem, model) as look:
+        capture = look.capture
+        outputs = (t for t in tensors(capture.values) if t.is_floating_point())
+        finite = math.isfinite(capture.loss) and all(bool(torch.isfinite(t).all()) for t in outputs)
+        if capture.loss_root is None or not finite:
+            return ()
+        return measure(capture, look.layers, observe(capture, look.layers), problem.batch_size)[0]
 
 
 def _decided(layers: Sequence[LayerFlow]) -> float | None:

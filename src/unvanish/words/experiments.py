@@ -20,6 +20,7 @@ LAB = {
     "description": "What the picture shows, in words, for whoever does not see it.",
     "tables": "The finished columns that the picture is drawn from.",
     "data": "The numbers of the picture as plain rows, to be read as a table.",
+    "narrow_tables": "The same columns for a narrow page; empty where the picture was asked for at one width.",
     "what": "What is claimed to hold.",
     "expected": "The number or text that ought to come out.",
     "found": "The number or text that came out.",

@@ -17,8 +17,8 @@ VERDICTS = {
         " a small gradient alone is no proof."
     ),
     "exploding": (
-        "The error signal grows at every step back, so a small change of an early layer turns the output upside"
-        " down: training is unstable. Decided by log10_sensitivity_rise."
+        "The error signal grows at every step back, so a small change of an early layer changes the output beyond"
+        " recognition: training is unstable. Decided by log10_sensitivity_rise."
     ),
     "dead": (
         "The layer's gradient is exactly zero and will stay so: a later call sends nothing back, such as a ReLU"
@@ -26,7 +26,7 @@ VERDICTS = {
     ),
     "gated": (
         "A small or zero trainable factor on the way to the output (LayerScale, ReZero, LoRA's B) holds the layer"
-        " back. It is usually meant so: the factor learns first and opens the way."
+        " back. It is usually intended: the factor learns first and opens the way."
     ),
     "saddle": (
         "The gradient is exactly zero because several tensors are zero at once, each waiting for another: by"
@@ -38,7 +38,7 @@ VERDICTS = {
     ),
     "converged": (
         "The gradient is small because little is left to learn, not because it got lost. Decided by how much of the"
-        " loss there was to gain is left."
+        " achievable reduction of the loss remains."
     ),
     "plateau": "Nothing moves any more, and the loss is no better than that of the best constant output.",
     "underflow": (
@@ -49,6 +49,10 @@ VERDICTS = {
     "unused": "The layer's parameters play no part in this loss: no path leads from them to it.",
     "nonfinite": "A number became infinite or not a number (nan); from there on nothing can be learned or judged.",
     "undecided": "What was measured does not settle the question; the reason stands beside it. Neither good nor bad.",
+    "not_asked": (
+        "What this look asked for cannot tell: the question that would decide was left out, as it is while a training"
+        " runs. Neither good nor bad; a full check asks it."
+    ),
     "pairing": (
         "The last layer and the loss do not fit: the loss expects raw scores and gets something already normalised"
         " or clipped, such as a softmax before a cross-entropy."
@@ -62,7 +66,9 @@ VERDICTS = {
         "Most units of a layer are zero for every sample of this batch, so they neither contribute nor learn."
     ),
     "output_range": "The last call cannot produce the wanted outputs: its range ends before them.",
-    "output_scale": "The wanted outputs are far larger than what the network produces: the way there is too long.",
+    "output_scale": (
+        "The wanted outputs are far larger than what the network produces: getting there takes too many steps."
+    ),
     "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
@@ -80,6 +86,7 @@ _REPORT = {
         "The report in one word: that of the first finding of level error, else of the first note, else healthy."
     ),
     "Report.healthy": "True if no finding has level error. Notes do not count.",
+    "flow": "All that was measured and decided, as one record; in JSON its fields stand here beside the findings.",
     "findings": "The statements about the network, most severe first.",
     "layers": "The layers with their numbers, input side first.",
     "Report.undecided": "What was not decided, each with the reason.",
@@ -91,8 +98,12 @@ _REPORT = {
     "zeros": "For each layer whose gradient is exactly zero, what happened when the zero tensors were moved a little.",
     "Report.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
     "Flow.nonfinite": "The pass, forward or backward, that met numbers which are not finite; empty if none did.",
-    "decrement": "The loss that the layers that transmit could together still gain, as a share of all there was.",
+    "decrement": (
+        "By how much the layers that transmit could together still lower the loss, as a share of the achievable"
+        " reduction."
+    ),
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
+    "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
     "birth": "What is known of that call, and of weights that hold such numbers already; null where there is nothing.",
     "numbers": "What the call made: nan, or inf.",
@@ -173,9 +184,9 @@ _LAYER = {
         " change it."
     ),
     "newton_decrement": (
-        "The loss that moving this layer alone would still win, as a share of all there was to gain. A lower bound by a"
-        " quadratic model: ½ gᵀG⁻¹g with the Gauss-Newton curvature G, along the layer's gradient only; never more than"
-        " relative_gap. Null where it was not needed or not to be had."
+        "By how much moving this layer alone would still lower the loss, as a share of the achievable reduction. A"
+        " lower bound by a quadratic model: ½ gᵀG⁻¹g with the Gauss-Newton curvature G, along the layer's gradient"
+        " only; never more than relative_gap. Null where it was not needed or could not be measured."
     ),
     "log10_curvature": (
         "Log10 of the Gauss-Newton curvature along the layer's gradient: how fast the loss bends when the layer's"
@@ -215,8 +226,8 @@ _LOSS = {
     "residual_norm": "Norm of the loss's derivative with respect to the outputs: how much the loss asks for.",
     "best_constant": "The loss of the best output that is the same for all samples: what knowing nothing achieves.",
     "best_free": "The lowest loss any output can reach; null if there is no lowest.",
-    "reference": "The loss there was to gain from an untrained start, L_ref; the scale for everything else.",
-    "relative_gap": "The share of that loss which is still left to gain.",
+    "reference": "L_ref, the achievable reduction of the loss from an untrained start; the scale for everything else.",
+    "relative_gap": "The share of that reduction which remains.",
     "at_constant": "True if the outputs are practically the best constant.",
     "curvature": "How the loss bends with respect to the outputs, along a direction drawn at random.",
     "reacts": "False if the loss stays the same when the outputs are changed.",
@@ -229,7 +240,7 @@ _ENDS = {
     "OutputFacts.kind": "What the last call is, such as softmax or relu.",
     "low": "The least value the last call can produce; null if its range is not known.",
     "high": "The largest value the last call can produce; null if its range is not known.",
-    "unreachable": "The share of what there was to gain that no input of the last call can win back.",
+    "unreachable": "The share of the achievable reduction that no input of the last call can reach.",
     "wanted": "How far the loss asks the outputs to move, as a root mean square.",
     "rms": "The root mean square of the outputs.",
     "OutputFacts.end": "The index of the call whose range ends on one side of the outputs; see held.",
@@ -259,6 +270,52 @@ _ZERO = {
     "gates": "Zero tensors of other layers that have a gradient of their own and so will open the way.",
     "blocked_by": "The calls that receive an error signal and send none back.",
     "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
+}
+
+_TIME = {
+    "time": "How much of the error signal reaches each step of a sequence; only where the network goes along one.",
+    "TimeFacts.layer": "The recurrent module; empty for the inputs of a network without one.",
+    "steps": "How many steps the sequence has.",
+    "at": "The steps of the lists, the first one 0; of a long sequence some of them.",
+    "TimeFacts.log10_signal": (
+        "Log10 of the error signal at the inputs of each step beside that of the last tenth of the steps, from random"
+        " errors of the last outputs. Null: too small for its number type."
+    ),
+    "log10_loss_signal": "The same with the errors of the loss, wherever in the sequence they enter.",
+    "log10_state": "The same as log10_signal at the hidden state of each step.",
+    "TimeFacts.log10_gain": "Log10 of what one step back multiplies the error signal by, on average.",
+    "horizon": (
+        "How many steps at the end of the sequence get at least a thousandth of the last ones' signal; beyond its"
+        " beginning, guessed from the mean step. Null where the signal does not fall."
+    ),
+    "smallest_horizon": "The same for the smallest normal number of the type.",
+    "faint": "How many steps get less than a thousandth.",
+    "lost": "How many steps get less than what rounding takes off the last ones; those that get none do not count.",
+    "beyond": (
+        "How strongly what the targets ask depends on the inputs of one step, or of a few in a row, that gets less than"
+        " 10^-4: the square of a correlation."
+    ),
+    "beyond_chance": "The share of shuffles of the samples in which the best of all steps does as well.",
+    "within": "The same dependence on the steps that get more.",
+    "by_chance": "The dependence that one in a hundred shuffles reaches.",
+    "states_unseen": "Why the states were not looked at, or what is left out of them; else empty.",
+    "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
+}
+
+_UNUSED = {
+    "Report.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "Flow.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "UnusedFacts.layer": "The trainable layer that no gradient reaches.",
+    "called": "True if the layer ran, or its parameters were used.",
+    "cut": (
+        "What took its result out of the graph, while numbers made of it still reach the loss: detach, no_grad,"
+        " checkpoint, or a call that has no gradient; else empty."
+    ),
+    "cut_at": "The source line where that happened.",
+    "feeds": "True if a layer that is trained works with what was cut off.",
+    "library": "True if the forward pass of an installed package leaves the layer out, or cuts it off.",
+    "conditional": "True if the forward pass calls the layer only under a condition.",
+    "held": "True if the optimizer holds the layer, false if not; null without an optimizer.",
 }
 
 _SETTING = {
@@ -314,7 +371,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME,
+    **_UNUSED, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 

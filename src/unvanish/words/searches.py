@@ -35,7 +35,7 @@ SEARCH = {
     "spent": "Of a search: the optimizer steps that its trainings took.",
     "seeds": "Of a search: how many trainings were to judge the choice, and as many the network as it is.",
     "refused": "Of a search: the remedies that do not apply to this network, each with the reason.",
-    "cut_off": "Of a search: the changes that were put last, because a layer stays without signal after them.",
+    "cut_off": "Of a search: the changes that were tried last, because a layer stays without signal after them.",
     "remarks": "Of a search: what was not done, and what should be known when its answer is read.",
     "interrupted": "Of a search: True if it was stopped before its end; the answer is then the best so far.",
     "state": "Of a search: its measurements, from which a later search of the same problem goes on.",

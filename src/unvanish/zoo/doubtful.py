@@ -42,10 +42,10 @@ def regression(model: nn.Module, *more: Tensor, wants: Callable[[Tensor], Tensor
     )
 
 
-def masked_attention(closed: int = 0, replaced: bool = True) -> Problem:
+def masked_attention(closed: int = 0) -> Problem:
     """Attention over groups of four samples under a mask of -inf; ``closed`` groups are masked whole.
 
-    Their rows of the softmax are nan; ``replaced`` puts zeros there afterwards.
+    Their rows of the softmax are nan.
     """
     shut = torch.zeros(16, 1, 4, dtype=torch.bool)
     shut[:, :, 3] = True
@@ -55,8 +55,6 @@ def masked_attention(closed: int = 0, replaced: bool = True) -> Problem:
         hidden = torch.tanh(parts.embed(inputs)).view(16, 4, 16)
         scores = (hidden @ hidden.mT / 4.0).masked_fill(shut, -math.inf)
         mixed = parts.value(scores.softmax(-1) @ hidden)
-        if replaced:
-            mixed = torch.where(shut.all(-1, keepdim=True), torch.zeros_like(mixed), mixed)
         return parts.head(mixed).flatten(0, 1)
 
     return regression(Written(run, embed=nn.Linear(4, 16), value=nn.Linear(16, 16), head=nn.Linear(16, 1)))

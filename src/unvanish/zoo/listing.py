@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from unvanish.zoo.listing_doubtful import DOUBTFUL
+from unvanish.zoo.listing_sequences import SEQUENCES
 from unvanish.zoo.listing_steps import STEPS
+from unvanish.zoo.listing_treated import TREATED
 from unvanish.zoo.network import Network
 
 CHAINS = (
@@ -57,6 +59,14 @@ MLPS = (
         name="exploding-relu-12", builder="mlps.mlp",
         options={"depth": 12, "width": 128, "activation": "ReLU", "init": "standard-normal"}, expects=("exploding",),
         codes=("UV202",), learns=False, about="12 ReLU layers of width 128 with N(0, 1) weights: growth by 8 a layer",
+    ),
+    Network(
+        name="batchnorm-relu-50", builder="mlps.mlp", options={"depth": 50, "activation": "ReLU", "norm": True},
+        expects=("exploding",), codes=("UV203",), about="50 ReLU layers with batch normalisation",
+    ),
+    Network(
+        name="batchnorm-relu-80", builder="mlps.mlp", options={"depth": 80, "activation": "ReLU", "norm": True},
+        expects=("exploding",), codes=("UV203",), about="80 ReLU layers with batch normalisation",
     ),
     Network(
         name="chaotic-tanh-50", builder="mlps.mlp", options={"depth": 50, "activation": "Tanh", "init": "chaotic"},
@@ -377,4 +387,4 @@ TRAINING = (
     ),
 )  # fmt: skip
 
-NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + DOUBTFUL
+NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + TREATED + SEQUENCES + DOUBTFUL

@@ -10,12 +10,8 @@ DOUBTFUL = (
         about="attention under a mask of -inf that leaves every row something",
     ),
     Network(
-        name="masked-row", builder="doubtful.masked_attention", options={"closed": 1, "replaced": False},
+        name="masked-row", builder="doubtful.masked_attention", options={"closed": 1},
         expects=("nonfinite",), codes=("UV501",), about="attention with a row that is masked whole: its softmax is nan",
-    ),
-    Network(
-        name="masked-row-replaced", builder="doubtful.masked_attention", options={"closed": 1}, expects=("nonfinite",),
-        codes=("UV501",), about="the same with zeros in place of the nan: the loss is finite, the gradient is not",
     ),
     Network(
         name="infinite-weight", builder="doubtful.infinite_weight", expects=("nonfinite",), codes=("UV501",),

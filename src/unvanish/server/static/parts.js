@@ -119,14 +119,15 @@ function linked(value) {
   return make('a', {href: `#${name}?${new URLSearchParams([['v', '1'], ...settings])}`}, value);
 }
 
+const heading = ({name, unit}) => name.replace('log10_', '').replaceAll('_', ' ') + (unit && unit !== 'log10' ? ` (${unit})` : '');
+
 /** A table of records; a logarithm in a column of the unit log10 is shown as the number it stands for. */
 export function table(caption, columns, rows) {
   const signs = new Set(columns.map(each => each.sign).filter(Boolean));
   const seen = columns.filter(each => !signs.has(each.name));
   const worded = name => rows.some(row => (typeof row[name] === 'string' && !(row[name] in {'-inf': 0, inf: 0, nan: 0})) || row[name] instanceof Node);
   const text = new Set(seen.map(each => each.name).filter(worded));
-  const head = seen.map(each => make('th', {scope: 'col', title: each.help, className: text.has(each.name) ? 'text' : ''},
-    each.name.replace('log10_', '').replaceAll('_', ' ') + (each.unit && each.unit !== 'log10' ? ` (${each.unit})` : '')));
+  const head = seen.map(each => make('th', {scope: 'col', title: each.help, className: text.has(each.name) ? 'text' : ''}, heading(each)));
   const cell = (each, row) => {
     const value = row[each.name];
     if (value === null || value === undefined) return '–';
@@ -134,7 +135,7 @@ export function table(caption, columns, rows) {
     if (typeof value === 'boolean') return value ? 'yes' : 'no';
     return typeof value === 'number' ? shown(value) : linked(value);
   };
-  const body = rows.map(row => make('tr', {}, ...seen.map(each => make('td', {className: text.has(each.name) ? 'text' : ''}, cell(each, row)))));
+  const body = rows.map(row => make('tr', {}, ...seen.map(each => make('td', {className: text.has(each.name) ? 'text' : '', 'data-h': heading(each)}, cell(each, row)))));
   const parts = [make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...body)];
   return make('table', {}, ...(caption ? [make('caption', {}, caption)] : []), ...parts);
 }

@@ -1,0 +1,50 @@
+"""One look at a network: what all who measure something of it need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from unvanish.flow.layers import Layer, layers_of
+from unvanish.problem import Optimizers, Problem
+from unvanish.trace.calls import Capture
+from unvanish.trace.capture import record
+
+
+@dataclass(frozen=True)
+class Look:
+    """A problem, one recorded forward pass of a model on it, and how much is to be measured.
+
+    ``capture`` has its graph only inside ``looking``; the calls stay. ``optimizer``: the problem's own, made; None
+    where it has none. ``seed``: of every random number that the look draws itself.
+    """
+
+    problem: Problem
+    capture: Capture
+    layers: list[Layer]
+    optimizer: Optimizers | None = None
+    effort: str = "auto"
+    seed: int = 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that was looked at, which need not be the problem's own."""
+        return self.capture.model
+
+
+@contextmanager
+def looking(
+    problem: Problem, model: nn.Module, optimizer: Optimizers | None = None, effort: str = "auto", seed: int = 0
+) -> Iterator[Look]:
+    """A forward pass of ``model`` on the problem, whose graph is there inside and taken apart afterwards.
+
+    The caller sees to it that the model's state is kept (see ``preserve.untouched``).
+    """
+    capture = record(problem, model)
+    try:
+        yield Look(problem, capture, layers_of(capture), optimizer, effort, seed)
+    finally:
+        capture.release()

@@ -1,0 +1,137 @@
+"""What the numbers of a running training can tell of a layer, where nothing was asked of the network itself.
+
+A full check sends random cotangents through the network and asks how strongly its outputs depend on a layer. While a
+training runs there is only what the step leaves behind: the error signal at each layer's output, and the norms of its
+gradient and of its weights. Single ones of these change with the scale of the loss and with a rescaled layer, so no
+limit on them means anything. Taken relative to the later layers of the same step the scale of the loss is gone, and in
+gradient norm times weight norm that of the layer is gone, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from unvanish.records import Flow, LayerFlow
+
+NEEDED = ("log10_signal", "log10_grad_norm", "log10_weight_norm")
+"""What both estimates rest on."""
+
+ARRIVAL = "log10 of the signal that arrives, over the most at a later layer"
+GROWTH = "log10 of the growth of the signal on its way back"
+"""What the two estimates are called where a finding rests on them."""
+
+SMALL = 0.03
+"""Share of its ordinary norm below which a trainable tensor is meant to be opened by training; as in a full check."""
+
+ALONE = -1.5
+"""What must be left of an attenuation without the one step back across a small tensor; as in a full check."""
+
+
+def sizes_to_judge(layer: LayerFlow) -> tuple[float, float] | None:
+    """log10 of the error signal and of gradient norm times weight norm; None where one is missing or not a number.
+
+    The second is the change of the loss by a change of the weights in proportion to themselves. Rescaling a ReLU layer
+    and the next one against it leaves it alone.
+    """
+    signal, gradient, weights = layer.log10_signal, layer.log10_grad_norm, layer.log10_weight_norm
+    if signal is None or gradient is None or weights is None:
+        return None
+    size = -math.inf if -math.inf in (gradient, weights) else gradient + weights
+    return None if any(math.isnan(x) or x == math.inf for x in (signal, size)) else (signal, size)
+
+
+def arrivals(layers: Sequence[LayerFlow]) -> dict[str, float]:
+    """Per trainable layer, log10 of what arrives of the error signal, over the most that arrives at a layer after it.
+
+    Three readings, and the largest counts, on the side of silence: of the signal itself (√N times a norm over all
+    samples, so that samples that pull in opposite directions do not cancel), of gradient norm times weight norm, and of
+    the same per entry, so that a layer of few weights is not called weak for that. It stands for the transmission of a
+    full check, with the error in place of random cotangents. After a layer is whatever ran later: the order stands for
+    the graph.
+    """
+    found: dict[str, float] = {}
+    most: list[float] = [-math.inf] * 3
+    for layer in reversed(layers):
+        sizes = None if layer.frozen else sizes_to_judge(layer)
+        if sizes is None:
+            continue
+        signal, size = sizes
+        mine = (signal, size, size - 0.5 * math.log10(max(1, layer.parameters)))
+        most = [max(pair) for pair in zip(most, mine, strict=True)]
+        found[layer.name] = max((a - b for a, b in zip(mine, most, strict=True) if a > -math.inf), default=-math.inf)
+    return found
+
+
+def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
+    """Per trainable layer, how many decades the error signal grows on its way back to it from the output.
+
+    Of the signal and of gradient norm times weight norm, each added up along the layers' own ``before``, and the
+    smaller counts: a tiny tensor has a small product by itself, and a rescaled layer a large signal. A fall counts,
+    but never below zero, and growth next to a normaliser not at all: weights that are normalised afterwards have a
+    gradient at right angles to themselves, so that training scales its own step down (Arora, Li & Lyu 2019, Theoretical
+    analysis of auto rate-tuning by batch normalization).
+    """
+    after: dict[str, list[LayerFlow]] = {}
+    for layer in layers:
+        after.setdefault(layer.before, []).append(layer)
+    found: dict[str, tuple[float, float]] = {}
+    for layer in reversed(layers):
+        mine = None if layer.frozen else sizes_to_judge(layer)
+        ways: list[tuple[float, float]] = []
+        for later in after.get(layer.name, ()):
+            theirs, (signal, size) = sizes_to_judge(later), found.get(later.name, (0.0, 0.0))
+            if mine is not None and theirs is not None and not _normed(later) and not _normed(layer):
+                steps = [a - b if -math.inf not in (*mine, *theirs) else 0.0 for a, b in zip(mine, theirs, strict=True)]
+                signal, size = signal + steps[0], size + steps[1]
+            ways.append((max(0.0, signal), max(0.0, size)))
+        found[layer.name] = min(ways, key=min, default=(0.0, 0.0))
+    return {name: min(pair) for name, pair in found.items()}
+
+
+def _normed(layer: LayerFlow) -> bool:
+    """Whether the layer is a normaliser, or one stands between it and the layer before."""
+    return "Norm" in layer.kind or layer.log10_norm_gain not in (None, 0.0)
+
+
+def gate_after(layers: Sequence[LayerFlow], layer: LayerFlow, arrival: float) -> str:
+    """The name of a later layer, small or exactly zero and trainable, that alone explains what is missing; "" if none.
+
+    The shapes are unknown: small is below SMALL of the ordinary norm of a square matrix of as many entries. Behind an
+    exact zero nothing arrives, and it is a gate only where it has a gradient of its own and where this layer is not
+    exactly zero itself: two zeros in a row may wait for each other, which these numbers do not tell.
+    """
+    at = next((k for k, each in enumerate(layers) if each.name == layer.name), len(layers))
+    zero = layer.log10_grad_norm == -math.inf
+    for gate in layers[at + 1 :]:
+        weights, gradient = gate.log10_weight_norm, gate.log10_grad_norm
+        if gate.frozen or weights is None or gradient is None or not -math.inf < gradient < math.inf:
+            continue
+        if zero and weights == -math.inf and layer.log10_weight_norm != -math.inf:
+            return gate.name
+        step = gate.log10_gain
+        small = weights < math.log10(SMALL) + 0.25 * math.log10(max(1, gate.parameters)) - 0.5 * math.log10(3.0)
+        if not zero and small and step is not None and step < -1.0 and arrival - step > ALONE:
+            return gate.name
+    return ""
+
+
+def shut_by(layers: Sequence[LayerFlow], layer: LayerFlow) -> str:
+    """The name of the layer, this one or a later one, whose whole activation is off for every sample; "" if none."""
+    at = next((k for k, each in enumerate(layers) if each.name == layer.name), len(layers))
+    return next(
+        (each.name for each in layers[at:] if (each.dead_fraction or 0.0) >= 1.0 and each.log10_grad_norm == -math.inf),
+        "",
+    )
+
+
+def not_asked(flow: Flow) -> str:
+    """A sentence that says what a finding from these numbers leaves open."""
+    return (
+        ""
+        if flow.asks("log10_transmission", "loss")
+        else (
+            " Read off a running training: how strongly the outputs depend on each layer, and whether there is anything"
+            " left to learn, was not asked."
+        )
+    )

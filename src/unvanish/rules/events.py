@@ -1,0 +1,64 @@
+"""What is found only over time, while a training is watched: codes, words and titles of the changes.
+
+They are no rules, because a rule reads one look at a network; whoever watches compares several. See
+``watching.history``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One kind of change, as ``explain`` shows it."""
+
+    code: str
+    verdict: str
+    title: str
+    doc: str
+
+
+EVENTS = {
+    each.code: each
+    for each in (
+        Event("UV801", "vanished", "a layer's gradient has fallen against its own past", """
+            The norm of the layer's gradient over the median of the layers of the same step has been at least a decade
+            below its baseline, the median of its first samples, for three samples in a row.""",
+        ),
+        Event("UV802", "exploding", "a layer's gradient has grown against its own past", """
+            The norm of the layer's gradient over the median of the layers of the same step has been at least a decade
+            above its baseline for three samples in a row.""",
+        ),
+        Event("UV803", "dead", "units have died in training", """
+            The share of the units of the layer's activation that are off for the whole batch has risen by at least
+            half since the first samples.""",
+        ),
+        Event("UV804", "dead", "an activation has saturated in training", """
+            The share of saturated entries of the layer's activation has risen by at least half since the first
+            samples.""",
+        ),
+        Event("UV805", "exploding", "the loss jumped", """
+            The loss of one sampled step was at least ten times the running median of the last samples. A single batch
+            can do that; where it comes back, look at the learning rate and at the data.""",
+        ),
+        Event("UV806", "plateau", "a layer has stopped moving", """
+            The update of the layer relative to its weights, over the median of the layers of the same step, has been at
+            least two decades below its baseline for three samples in a row. A whole network that comes to rest, at the
+            end of its schedule or at its minimum, is none.""",
+        ),
+        Event("UV807", "plateau", "the learning rate has decayed to nothing", """
+            The learning rate has fallen below a thousandth of its largest value while every layer's update is below a
+            millionth of its weights: the training stands still.""",
+        ),
+        Event("UV808", "underflow", "steps were skipped because the scaled loss overflowed", """
+            A GradScaler found gradients that are not finite after it had multiplied the loss by its scale, skipped the
+            step and halved the scale. A few such steps at the start are how it finds its scale; that is no fault. Where
+            the loss itself is not finite the finding says that instead.""",
+        ),
+        Event("UV809", "converged", "the training has converged", """
+            The last eight sampled losses all were below a hundredth of the first. Small gradients are what is to be
+            expected there, and no fault. A loss that cannot come near zero is not judged.""",
+        ),
+    )
+}  # fmt: skip

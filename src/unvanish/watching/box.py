@@ -1,0 +1,259 @@
+"""The black box: of the step that is running, what it takes to run the same step again under a full check.
+
+Held are references, never copies: the inputs of the outermost module calls, the random state before each, the error
+signals that came back to their outputs. With the linear loss Σ output · signal, whose gradient is the step's own, no
+loss function is needed. Nothing is held longer than until the optimizer has moved the weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.decide import decide
+from unvanish.pipeline import look
+from unvanish.preserve import random_states
+from unvanish.problem import Problem
+from unvanish.records import EVERYTHING, Flow, UnvanishError
+from unvanish.report import Report
+from unvanish.rules import judge
+from unvanish.trace.structure import inner_loss, tensors
+from unvanish.watching.loss_graph import between, birth, name_of, steep
+
+MOST = 8
+"""At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
+
+PROBE = 256
+"""So many entries of each output are kept, to see whether a repetition gives the same."""
+
+OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
+"""What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
+
+
+@dataclass
+class Entry:
+    """One call of an outermost module."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    versions: list[tuple[Tensor, int]]
+    random: Any
+    autocast: torch.dtype | None
+    training: bool
+    outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
+    signals: dict[int, Tensor] = field(default_factory=dict)
+    loss: bool = False
+
+    @property
+    def samples(self) -> int:
+        return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
+
+    def changed(self) -> bool:
+        """Whether an input was written over since the call."""
+        return any(tensor._version != version for tensor, version in self.versions)
+
+
+class Box:
+    """The calls of the step that is running."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.samples = 0
+        self.ends: set[Any] = set()
+        self.loss: Any = None
+        self.loss_birth = ""
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An outermost module is about to run."""
+        versions = [(each, each._version) for each in tensors((args, kwargs)) if not each.is_inference()]
+        home = next((each.device.type for each in module.parameters()), "cpu")
+        cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
+        entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
+        self.entries.append(entry)
+        self.samples += entry.samples
+        del self.entries[:-MOST]
+
+    def after(self, outputs: Any) -> None:
+        """It has run: wait for the signals at its outputs."""
+        entry = self.entries[-1]
+        loss = inner_loss(outputs)
+        entry.loss = isinstance(loss, Tensor)
+        for at, tensor in enumerate(tensors(outputs)):
+            if tensor.requires_grad:
+                self.ends.add(tensor.grad_fn)
+                entry.outputs.append((at, _probe(tensor)))
+                tensor.register_hook(_receiver(entry.signals, at))
+
+    def loss_is(self, loss: Tensor, finite: bool) -> None:
+        """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it."""
+        self.loss = loss.grad_fn
+        if not finite:
+            self.loss_birth = birth(between(self.loss, self.ends))
+
+    def clear(self) -> None:
+        self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
+
+
+def _receiver(signals: dict[int, Tensor], at: int) -> Any:
+    def receive(signal: Tensor) -> None:
+        signals[at] = signal
+
+    return receive
+
+
+def _probe(tensor: Tensor) -> Tensor | None:
+    return tensor.detach().view(-1)[:PROBE].clone() if tensor.is_contiguous() else None
+
+
+def _random_state(home: str) -> Any:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a repetition of the step showed: a report, or the ``reason`` why there is none.
+
+    ``born``: where the first number that is not finite came from: "data", "parameters", "forward", "loss", "backward",
+    or "" where the step had none.
+    """
+
+    report: Report | None = None
+    reason: str = ""
+    born: str = ""
+
+
+def replay(box: Box) -> Replay:
+    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step."""
+    if not box.entries:
+        return Replay(reason="no call of a watched module was seen in this step")
+    for entry in box.entries:
+        bad = [name for name, each in entry.module.named_parameters() if not _finite(each)]
+        if bad:
+            return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
+        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
+            return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
+    found = Replay(reason="nothing in this step can be run again")
+    for entry in box.entries:
+        found = _again(entry)
+        if found.born == "loss":
+            return Replay(found.report, _of_loss(box), "loss")
+        if found.born or found.report is None:
+            return found
+    return found
+
+
+def _again(entry: Entry) -> Replay:
+    if not entry.signals:
+        return Replay(reason="no error signal came back to the outputs of the model")
+    if entry.changed():
+        return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
+    broken_loss = not all(_finite(each) for each in entry.signals.values())
+    try:
+        inputs = _inputs(entry)
+        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
+        problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
+        with _as_then(entry):
+            flow = look(problem, "quick")
+    except UnvanishError as error:
+        return Replay(reason=f"the step could not be run again: {error}")
+    flow = decide(flow.replace(asked=WALKED, loss=None, zeros=()))
+    report = Report.from_flow(flow, judge(flow))
+    if flow.nonfinite == "forward":
+        return Replay(report, born="forward")
+    if broken_loss:
+        return Replay(report, born="loss")
+    return Replay(report, born="backward" if _broken(flow) else "")
+
+
+def _of_loss(box: Box) -> str:
+    """Which call between the model and the loss it was, as far as the graph tells."""
+    if box.loss_birth:
+        return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+    nodes = between(box.loss, box.ends)
+    if suspects := steep(nodes):
+        return (
+            "the outputs of the model and the loss are finite, and the signal that comes back from the loss is not; of"
+            f" the calls between them {' and '.join(suspects)} can have an infinite slope"
+        )
+    calls = ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "none that was seen"
+    return (
+        f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
+    )
+
+
+def _broken(flow: Flow) -> bool:
+    return bool(flow.nonfinite) or any(each.log10_grad_norm in (math.inf,) for each in flow.layers)
+
+
+def _inputs(entry: Entry) -> Any:
+    if not entry.kwargs:
+        return entry.args
+    if not entry.args:
+        return entry.kwargs
+    bound = inspect.signature(entry.module.forward).bind(*entry.args, **entry.kwargs)
+    if any(
+        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in bound.arguments
+        for p in bound.signature.parameters.values()
+    ):
+        raise UnvanishError("the model takes positional and further named arguments at once")
+    return dict(bound.arguments)
+
+
+def _linear(entry: Entry) -> Any:
+    def loss_fn(outputs: Any, signals: dict[int, Tensor]) -> Tensor:
+        given = list(tensors(outputs))
+        for at, probe in entry.outputs:
+            here = given[at].detach()
+            same = probe is None or not here.is_contiguous() or _same(here.view(-1)[:PROBE], probe)
+            if not same:
+                raise UnvanishError(
+                    "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
+                    " generator of its own, or data that has changed)"
+                )
+        parts = [(given[at] * signal.to(given[at].dtype)).sum() for at, signal in signals.items()]
+        return torch.stack([each.float() if each.element_size() < 4 else each for each in parts]).sum()
+
+    return loss_fn
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(
+        torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True)
+    )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
+
+
+@contextmanager
+def _as_then(entry: Entry) -> Iterator[None]:
+    """The mode and the random state of the call; afterwards those of now."""
+    put_back = random_states()
+    mode = entry.module.training
+    modes = [(each, each.training) for each in entry.module.modules()] if mode != entry.training else []
+
+    def start(module: nn.Module, args: Any) -> None:
+        torch.set_rng_state(entry.random[0])
+        if entry.random[1] is not None:
+            torch.cuda.set_rng_state_all(entry.random[1])
+
+    hook = entry.module.register_forward_pre_hook(start, prepend=True)
+    try:
+        if modes:
+            entry.module.train(entry.training)
+        yield
+    finally:
+        hook.remove()
+        for module, training in modes:
+            module.training = training
+        put_back()

@@ -1,0 +1,152 @@
+"""What only the past of a layer tells: it was otherwise before. Needs no torch.
+
+A departure is at least a decade from the layer's own baseline, held over several samples; what it is a departure of is
+taken relative to the other layers of the same step, so that a loss that falls, or a rate that changes, is none.
+These findings are notes: a change is no illness by itself, and the rules of a check say where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import median
+
+from unvanish.records import Evidence, Finding
+from unvanish.rules.events import EVENTS
+from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
+
+WARM_UP = 8
+"""Samples that make the first baseline."""
+
+HELD = 3
+"""Samples in a row that a departure must last, and that it must be away to be over."""
+
+DECADE = 1.0
+"""log10: below a factor of ten is the range of ordinary training."""
+
+SHUT = 0.5
+"""Share of units; that half of a layer has gone dead is more than the sparsity that training settles at."""
+
+CONVERGED = 0.01
+"""Share of the first loss that is left; a loss whose lowest value is not zero never gets there, and is not judged."""
+
+SPIKE = 1.0
+"""log10 of the loss over its running median."""
+
+
+MOVES = FIELDS.index("update_to_weight_ratio")
+
+
+@dataclass
+class Episode:
+    """A change while it lasts."""
+
+    began: int
+    told: bool = False
+    on: int = 0
+    off: int = 0
+
+
+@dataclass
+class History:
+    """The baselines so far, and the episodes that are open. ``watch(sample, columns)`` gives what is new."""
+
+    baselines: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+    episodes: dict[tuple[str, int], Episode] = field(default_factory=dict)
+    settled: set[tuple[int, str]] = field(default_factory=set)
+    losses: list[float] = field(default_factory=list)
+    highest_rate: float = 0.0
+    first_loss: float | None = None
+
+    def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
+        """New findings, and (code, layer) of those that are over."""
+        began: list[Finding] = []
+        over: list[tuple[str, str]] = []
+        for code, at, value, base, there in [*self._layers(sample), *self._whole(sample)]:
+            key, name = (code, at), columns[at].name if at >= 0 else ""
+            episode = self.episodes.setdefault(key, Episode(sample.step))
+            if there and not episode.on:
+                episode.began = sample.step
+            episode.on, episode.off = (episode.on + 1, 0) if there else (0, episode.off + 1)
+            if not episode.told and episode.on >= (1 if code == "UV805" else HELD):
+                episode.told = True
+                began.append(_finding(code, name, value, base, episode.began))
+            elif episode.told and episode.off >= HELD:
+                over.append((code, name))
+                del self.episodes[key]
+        return began, over
+
+    def _layers(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
+        found: list[tuple[str, int, float, float, bool]] = []
+        of_group, moves = relative_sizes(sample), relative_sizes(sample, MOVES)
+        for at, row in sample.rows.items():
+            size = of_group.get(at)
+            base = self._baseline(at, "size", size)
+            if base is not None and size is not None:
+                found.append(("UV801", at, size, base, size < base - DECADE))
+                found.append(("UV802", at, size, base, size > base + DECADE))
+            for code, name in (("UV803", "dead_fraction"), ("UV804", "saturated_fraction")):
+                share = row[FIELDS.index(name)]
+                start = self._baseline(at, name, share)
+                if start is not None and not math.isnan(share):
+                    found.append((code, at, share, start, share > start + SHUT))
+            move = moves.get(at)
+            first = self._baseline(at, "move", move)
+            if first is not None and move is not None:
+                found.append(("UV806", at, move, first, move < first - 2 * DECADE))
+        return found
+
+    def _whole(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
+        found: list[tuple[str, int, float, float, bool]] = []
+        loss = sample.series.get("loss", math.nan)
+        if loss > 0.0 and math.isfinite(loss):
+            if len(self.losses) >= WARM_UP:
+                usual = median(self.losses)
+                found.append(("UV805", -1, loss, usual, math.log10(loss / usual) > SPIKE))
+            self.losses = [*self.losses[-4 * WARM_UP :], loss]
+            if self.first_loss is None:
+                self.first_loss = loss
+            recent = self.losses[-WARM_UP:]
+            episode = self.episodes.get(("UV809", -1))
+            share = 10.0 * CONVERGED if episode is not None and episode.told else CONVERGED
+            low = len(self.losses) > WARM_UP and max(recent) < share * self.first_loss
+            found.append(("UV809", -1, loss, self.first_loss, low))
+        rate = sample.series.get("learning_rate", math.nan)
+        self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)
+        known = [row[MOVES] for row in sample.rows.values() if not math.isnan(row[MOVES])]
+        if known and self.highest_rate and not math.isnan(rate):
+            still = rate < 1e-3 * self.highest_rate and max(known) < 1e-6
+            found.append(("UV807", -1, rate, self.highest_rate, still))
+        return found
+
+    def _baseline(self, at: int, name: str, value: float | None) -> float | None:
+        """The median of the first samples; None while there are too few of them."""
+        values = self.baselines.setdefault((at, name), [])
+        if len(values) == 1 and (at, name) in self.settled:
+            return values[0]
+        if value is not None and math.isfinite(value):
+            values.append(value)
+        if len(values) >= WARM_UP:
+            self.settled.add((at, name))
+            values[:] = [median(values)]
+        return None
+
+
+def _finding(code: str, layer: str, value: float, base: float, step: int) -> Finding:
+    event = EVENTS[code]
+    where = f" in {layer}" if layer else ""
+    sense = {
+        "UV801": f"10^{value:.1f} of the other layers', 10^{base:.1f} in its first samples",
+        "UV802": f"10^{value:.1f} of the other layers', 10^{base:.1f} in its first samples",
+        "UV803": f"{value:.0%} of its units are off for the whole batch, {base:.0%} in the first samples",
+        "UV804": f"{value:.0%} of its entries are saturated, {base:.0%} in the first samples",
+        "UV805": f"{value:.3g}, usually {base:.3g}",
+        "UV806": f"its update, relative to its weights, is 10^{value:.1f} of the other layers', 10^{base:.1f} at first",
+        "UV807": f"it is {value:.2g}, at most it was {base:.2g}",
+        "UV809": f"the loss is {value:.2g}, in the first sample it was {base:.2g}",
+    }[code]
+    return Finding(
+        code=code, verdict=event.verdict, level="note", layers=(layer,) if layer else (),
+        message=f"since step {step}: {event.title}{where} ({sense}).",
+        evidence=(Evidence(name="value", value=value), Evidence(name="baseline", value=base)),
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""A run as a report: the same record, text and pictures as a check's. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.decide import NOT_ASKED, decide
+from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
+from unvanish.report import Report
+from unvanish.rules import judge
+from unvanish.watching.run_file import Reader
+from unvanish.watching.sample import FIELDS, SERIES, Sample, flow_of
+
+WHAT = (
+    "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is"
+    " anything left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
+)
+
+
+def report_of(file: Reader) -> Report:
+    """The last sampled step, and what was found in the whole run."""
+    rows = list(file.samples("WHERE level = 0"))[-1:]
+    if not rows:
+        raise UnvanishError(f"no step was sampled in {str(file.path)!r}: the optimizer has not made a step yet")
+    columns = file.columns()
+    _, step, series, numbers, _ = rows[0]
+    width = len(FIELDS)
+    sample = Sample(step, series=dict(zip(SERIES, series, strict=True)))
+    for at in range(len(numbers) // width):
+        row = tuple(numbers[at * width : (at + 1) * width])
+        if not all(math.isnan(value) for value in row):
+            sample.rows[at] = row
+    sample.order = file.facts.get("order") or sorted(sample.rows)
+    groups = file.facts.get("groups") or [sorted(sample.rows)]
+    setting = from_builtins(file.facts["setting"], Setting)
+    flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
+    notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
+    flow = flow.replace(notes=(*notes, WHAT.format(step), *file.facts.get("notes", ())))
+    return Report.from_flow(flow, _all(flow, file))
+
+
+def last_of(file: Reader) -> Report:
+    """The newer of the last full check and the last sampled step."""
+    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
+    newest = max((last for _, last, *_ in file.samples("WHERE level = 0")), default=-1)
+    if not checks or checks[0][0] < newest:
+        return report_of(file)
+    report = Report.from_json(checks[0][1])
+    return Report.from_flow(report.flow, _all(report.flow, file))
+
+
+def _together(flows: list[Flow], setting: Setting) -> Flow:
+    if not flows:
+        return Flow(setting=setting, asked=LIVE)
+    notes = tuple(dict.fromkeys(note for each in flows for note in each.notes))
+    undecided = tuple(dict.fromkeys(pair for each in flows for pair in each.undecided))
+    broken = next((each.nonfinite for each in flows if each.nonfinite), "")
+    layers = tuple(layer for each in flows for layer in each.layers)
+    return flows[0].replace(layers=layers, notes=notes, undecided=undecided, nonfinite=broken)
+
+
+def _all(flow: Flow, file: Reader) -> list[Finding]:
+    """What the rules say of the last step, then what the run's own record holds beside it."""
+    now = judge(flow)
+    known = {(each.code, each.layers) for each in now}
+    before = [
+        finding.replace(
+            message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message
+        )
+        for began, until, finding in file.findings()
+        if (finding.code, finding.layers) not in known and (until is None or finding.level == "error")
+    ]
+    return sorted([*now, *before], key=lambda each: each.level != "error")
+
+
+def _when(began: int, until: int | None) -> str:
+    return f"at step {began}" if until is None else f"from step {began}, over at step {until}"

@@ -1,0 +1,254 @@
+"""The file of a run: SQLite, written while the training runs, read by others meanwhile. Needs no torch.
+
+Schema ``unvanish.run/1``. ``facts``: what was watched. ``layers``: a row a layer, in the order of the numbers.
+``samples``: a sampled step a row; ``lowest`` and ``highest`` hold, layer after layer, the numbers of ``sample.FIELDS``
+as little-endian float32 (``highest`` is NULL where the row is a single step), ``series`` those of ``sample.SERIES``.
+``events`` and ``reports``: findings and full checks as JSON. Old samples are thinned: of sixteen neighbours the lowest
+and the highest of each number stay, so that no peak is lost and the file stays small however long the run.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import math
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unvanish.records import Finding, Record, UnvanishError, from_builtins, to_builtins
+from unvanish.watching.sample import FIELDS, NOTHING, SERIES, Column, Sample
+
+SCHEMA = "unvanish.run/1"
+FLUSH = 1.0
+"""Seconds of samples that a kill may cost."""
+
+KEPT = 2_048
+"""Rows of one thickness; when there are twice as many, the older half is thinned."""
+
+THINNED = 16
+"""Neighbouring rows that become one."""
+
+TABLES = """
+CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE layers (at INTEGER PRIMARY KEY, name TEXT, kind TEXT, parameters INTEGER, frozen INTEGER);
+CREATE TABLE samples (step INTEGER PRIMARY KEY, last INTEGER, level INTEGER, series BLOB, lowest BLOB, highest BLOB);
+CREATE INDEX by_level ON samples (level, step);
+CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, finding TEXT);
+CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEXT);
+"""
+
+
+class RunFile:
+    """The one writer of a file. What cannot be written is dropped and ``broken`` says why; nothing raises later."""
+
+    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
+        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made."""
+        self.path, self.broken, self.process = path, "", os.getpid()
+        self.waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self.flushed = time.monotonic()
+        self.counts: dict[int, int] = {}
+        self.columns = 0
+        if path is not None:
+            _made(path)
+        self.base = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
+        self.base.execute("PRAGMA journal_mode=WAL")
+        self.base.execute("PRAGMA synchronous=NORMAL")
+        self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+        self.fact(schema=SCHEMA, started=time.time(), **facts)
+        self.flush()
+
+    def fact(self, **facts: Any) -> None:
+        """Remember something of the whole run; numbers, strings and lists of them."""
+        for key, value in facts.items():
+            self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", key, json.dumps(value))
+
+    def layers(self, columns: Sequence[Column]) -> None:
+        """Write the layers that have come since."""
+        for at in range(self.columns, len(columns)):
+            each = columns[at]
+            row = (at, each.name, each.kind, int(each.parameters), int(each.frozen))
+            self._write("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", *row)
+        self.columns = len(columns)
+
+    def sample(self, sample: Sample) -> None:
+        """Write a sampled step, now or with the next flush."""
+        numbers = [number for at in range(self.columns) for number in sample.rows.get(at, NOTHING)]
+        series = _blob([float(sample.series.get(name, math.nan)) for name in SERIES], "d")
+        row = (int(sample.step), int(sample.step), 0, series, _blob(numbers), None)
+        self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?)", *row)
+        self.counts[0] = self.counts.get(0, 0) + 1
+        if time.monotonic() - self.flushed > FLUSH:
+            self.flush()
+
+    def event(self, step: int, finding: Finding) -> None:
+        """Write a finding with the step at which it began; at once."""
+        self._write("INSERT INTO events (step, finding) VALUES (?, ?)", int(step), _json(finding))
+        self.flush()
+
+    def over(self, step: int, code: str, layers: Sequence[str]) -> None:
+        """A finding no longer holds since ``step``."""
+        self._write(
+            "UPDATE events SET until = ? WHERE until IS NULL AND json_extract(finding, '$.code') = ?"
+            " AND json_extract(finding, '$.layers') = ?",
+            int(step), code, json.dumps(list(layers), separators=(",", ":")),
+        )  # fmt: skip
+
+    def report(self, step: int, why: str, text: str) -> None:
+        """Keep a full report, as its JSON, and why it was made."""
+        self._write("INSERT INTO reports (step, why, report) VALUES (?, ?, ?)", int(step), why, text)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, in one transaction, and thin what is old."""
+        self.flushed = time.monotonic()
+        if self.broken or self.process != os.getpid():  # a forked child leaves the file to its parent
+            self.waiting.clear()
+            return
+        try:
+            self.base.execute("BEGIN IMMEDIATE")
+            for statement, values in self.waiting:
+                self.base.execute(statement, values)
+            for level in sorted(self.counts):
+                if self.counts[level] >= 2 * KEPT:
+                    self._thin(level)
+            self.base.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.broken = f"{type(error).__name__}: {error}"
+            if self.base.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # what was committed before stays whole
+                    self.base.execute("ROLLBACK")
+        self.waiting.clear()
+
+    def close(self, **facts: Any) -> None:
+        """Write the rest and fold it into the one file."""
+        self.fact(ended=time.time(), **facts)
+        self.flush()
+        if self.process == os.getpid():
+            try:
+                self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                with contextlib.suppress(sqlite3.Error):  # somebody is reading: the log stays beside it
+                    self.base.execute("PRAGMA journal_mode=DELETE")
+                self.base.close()
+            except sqlite3.Error as error:
+                self.broken = self.broken or str(error)
+
+    def _write(self, statement: str, *values: Any) -> None:
+        if not self.broken:
+            self.waiting.append((statement, values))
+
+    def _thin(self, level: int) -> None:
+        rows = self.base.execute(
+            "SELECT step, last, series, lowest, highest FROM samples WHERE level = ? ORDER BY step LIMIT ?",
+            (level, KEPT),
+        ).fetchall()
+        for at in range(0, len(rows) // THINNED * THINNED, THINNED):
+            some = rows[at : at + THINNED]
+            self.base.executemany("DELETE FROM samples WHERE step = ?", [(row[0],) for row in some])
+            self.base.execute(
+                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
+                (some[0][0], some[-1][1], level + 1, some[-1][2], *_extremes([(row[3], row[4]) for row in some])),
+            )
+        self.counts[level] -= len(rows) // THINNED * THINNED
+        self.counts[level + 1] = self.counts.get(level + 1, 0) + len(rows) // THINNED
+
+
+def _made(path: Path) -> None:
+    """An empty file that nobody else has."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        raise UnvanishError(
+            f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
+        ) from None
+    except OSError as error:
+        raise UnvanishError(f"cannot make the run file {str(path)!r}: {error.strerror or error}") from None
+
+
+def _extremes(blobs: Iterable[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
+    """Of several rows the lowest and the highest of each number; NaN, not measured, counts for neither."""
+    lowest: list[float] = []
+    highest: list[float] = []
+    for low, high in blobs:
+        lows, highs = numbers(low), numbers(high or low)
+        missing = len(lows) - len(lowest)
+        lowest += [math.nan] * missing
+        highest += [math.nan] * missing
+        for at, (one, other) in enumerate(zip(lows, highs, strict=True)):
+            if not one >= lowest[at]:
+                lowest[at] = lowest[at] if one != one else one
+            if not other <= highest[at]:
+                highest[at] = highest[at] if other != other else other
+    return _blob(lowest), _blob(highest)
+
+
+def _blob(values: Iterable[float], kind: str = "f") -> bytes:
+    made = array.array(kind, values)
+    if sys.byteorder == "big":
+        made.byteswap()
+    return made.tobytes()
+
+
+def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
+    """What a blob of a run file holds."""
+    found = array.array(kind)
+    found.frombytes(blob)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def _json(record: Record) -> str:
+    return json.dumps(to_builtins(record), separators=(",", ":"))
+
+
+class Reader:
+    """An open run file, read only; every question is a short transaction, so that the writer is never held up."""
+
+    def __init__(self, path: str | Path) -> None:
+        """UnvanishError where there is no run of ours."""
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UnvanishError(f"there is no run file {str(path)!r}")
+        try:
+            self.base = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+            self.facts = {key: json.loads(value) for key, value in self.base.execute("SELECT key, value FROM facts")}
+        except (sqlite3.Error, ValueError) as error:
+            raise UnvanishError(
+                f"{str(path)!r} is no run file of unvanish, or is cut off ({error}); its -wal belongs beside it"
+            ) from None
+        if self.facts.get("schema") != SCHEMA:
+            raise UnvanishError(f"{str(path)!r} has the schema {self.facts.get('schema')!r}, and this is {SCHEMA!r}")
+
+    def ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows; UnvanishError where the file is damaged."""
+        try:
+            return self.base.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise UnvanishError(f"reading {str(self.path)!r}: {error}") from None
+
+    def columns(self) -> list[Column]:
+        found = self.ask("SELECT name, kind, parameters, frozen FROM layers ORDER BY at")
+        return [Column(name, kind, parameters, bool(frozen)) for name, kind, parameters, frozen in found]
+
+    def findings(self) -> list[tuple[int, int | None, Finding]]:
+        """Each with the step at which it began and that since which it is over, or None."""
+        rows = self.ask("SELECT step, until, finding FROM events ORDER BY id")
+        return [(step, until, from_builtins(json.loads(text), Finding)) for step, until, text in rows]
+
+    def samples(self, query: str = "", values: Sequence[Any] = ()) -> Iterator[tuple[int, int, Any, Any, Any]]:
+        """(first step, last step, series, lowest, highest) of each row; of a single step the last two agree."""
+        for first, last, series, low, high in self.ask(
+            f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
+        ):
+            lowest = numbers(low)
+            yield first, last, numbers(series, "d"), lowest, lowest if high is None else numbers(high)
+
+
+WIDTH = len(FIELDS)

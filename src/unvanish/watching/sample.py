@@ -1,0 +1,99 @@
+"""One sampled step as plain numbers, and the flow that the rules of a check read. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from unvanish.records import LIVE, Flow, LayerFlow, Setting
+
+FIELDS = (
+    "log10_signal", "log10_grad_norm", "log10_weight_norm", "update_to_weight_ratio", "saturated_fraction",
+    "dead_fraction", "underflow_fraction",
+)  # fmt: skip
+"""The numbers of a layer in a sampled step, in the order of the run file; fields of a LayerFlow. NaN: not measured; a
+norm of +inf: the gradient holds a number that is not finite."""
+
+SERIES = ("loss", "learning_rate", "log10_grad_norm", "log10_grad_norm_clipped", "loss_scale")
+"""The numbers of the whole step: the loss and the largest learning rate; the gradient's norm as the last backward left
+it (divided by the loss scale) and as the optimizer saw it, after clipping; the scale of a GradScaler."""
+
+Row = tuple[float, ...]
+NOTHING: Row = (math.nan,) * len(FIELDS)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stays the same of a layer."""
+
+    name: str
+    kind: str
+    parameters: int
+    frozen: bool = False
+
+
+@dataclass
+class Sample:
+    """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward."""
+
+    step: int
+    rows: dict[int, Row] = field(default_factory=dict)
+    series: dict[str, float] = field(default_factory=dict)
+    groups: list[tuple[int, ...]] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+
+
+def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:
+    """The layers of one group in the order in which they ran, as a check would have them."""
+    wanted = set(group)
+    known = [at for at in sample.order if at in wanted and at in sample.rows]
+    layers: list[LayerFlow] = []
+    before: LayerFlow | None = None
+    for at in known:
+        numbers = _numbers(sample.rows[at])
+        if numbers.get("log10_signal") is None or numbers.get("log10_grad_norm") is None:
+            continue
+        column = columns[at]
+        mine, theirs = numbers["log10_signal"], None if before is None else before.log10_signal
+        gain = theirs - mine if theirs is not None and mine is not None and _both_finite(mine, theirs) else None
+        before = LayerFlow(
+            name=column.name, kind=column.kind, source="", parameters=column.parameters, frozen=column.frozen,
+            before="" if before is None else before.name, log10_gain=gain, **numbers,
+        )  # fmt: skip
+        layers.append(before)
+    broken = any(each.log10_grad_norm == math.inf for each in layers)
+    return Flow(setting=setting, layers=tuple(layers), nonfinite="backward" if broken else "", asked=LIVE)
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    return {name: None if math.isnan(value) else value for name, value in zip(FIELDS, row, strict=True)}
+
+
+def _both_finite(one: float, other: float) -> bool:
+    return math.isfinite(one) and math.isfinite(other)
+
+
+GRADIENT = FIELDS.index("log10_grad_norm")
+
+
+def relative_sizes(sample: Sample, place: int = GRADIENT) -> dict[int, float]:
+    """Per layer log10 of its gradient norm (or of the number at ``place``), less the median of its group in the step.
+
+    So it is free of the size of the loss, and of the learning rate.
+    """
+    as_log = place == GRADIENT
+    found: dict[int, float] = {}
+    for group in sample.groups:
+        known = {at: sample.rows[at][place] for at in group if at in sample.rows}
+        if not as_log:
+            known = {
+                at: -math.inf if value == 0.0 else math.log10(value) for at, value in known.items() if value >= 0.0
+            }
+        finite = [value for value in known.values() if math.isfinite(value)]
+        if len(finite) > 1:
+            middle = median(finite)
+            found |= {at: value - middle for at, value in known.items() if not math.isnan(value)}
+    return found

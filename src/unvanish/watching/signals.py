@@ -1,0 +1,149 @@
+"""The forward and backward pass of a sampled step: error signals at the layers' outputs, activations that are shut."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from unvanish.flow.slopes import slope_of_function
+from unvanish.trace.structure import arguments
+from unvanish.watching.norms import dead_and_saturated, norm
+from unvanish.watching.table import Table
+
+HOPS = 4
+"""Between a layer's output and its activation stand at most so many calls, such as a view or a scale."""
+
+
+class Signals:
+    """Hooks that are there only while a step is sampled. ``guard`` wraps each, so that none can stop the training."""
+
+    def __init__(self, table: Table, guard: Callable[[Any], Any]) -> None:
+        self.table, self.guard = table, guard
+        self.hooks: list[Any] = []
+        self.squares: dict[int, list[float | Tensor]] = {}
+        self.shares: dict[int, tuple[float, float]] = {}
+        self.made: dict[Any, int] = {}
+        self.compiled: set[int] = set()
+        self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
+        self.hidden: set[int] = set()  # modules inside a compiled one
+        self.open = False
+
+    def arm(self, roots: list[nn.Module]) -> None:
+        """Set the hooks for the next forward pass."""
+        if self.hooks:
+            return
+        hidden = self.hidden | {id(inner) for root in roots for inner in _compiled(root)}
+        for place in self.table:
+            if place.module is None:
+                continue
+            if id(place.module) in hidden:
+                self.compiled.add(place.at)
+                continue
+            seen = self.guard(functools.partial(self._output, place.at))
+            self.hooks.append(place.module.register_forward_hook(seen))
+
+    def disarm(self) -> None:
+        while self.hooks:
+            self.hooks.pop().remove()
+
+    @property
+    def armed(self) -> bool:
+        return bool(self.hooks)
+
+    def _output(self, at: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        del module, inputs
+        with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
+            for tensor in arguments(outputs):
+                if tensor.requires_grad:
+                    if tensor.grad_fn is not None:
+                        self.made[tensor.grad_fn] = at
+                    tensor.register_hook(self.guard(functools.partial(self._signal, at)))
+
+    def _signal(self, at: int, cotangent: Tensor) -> None:
+        if self.open:  # not in torch.autograd.grad, whose gradients are no parameter's
+            self.squares.setdefault(at, []).append(norm(cotangent))
+
+    def activation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at a call that may be an activation, before it runs: it may write over its input."""
+        inputs, more = args[0], args[1:]
+        if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
+            return
+        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        with saved_tensors_hooks(_same, _same):  # a checkpoint around us counts what is saved, and this is not its own
+            kind = slope_of_function(getattr(func, "__name__", ""), func, more, kwargs)
+        if kind is None or not kind.activation or (at := self._layer_of(inputs.grad_fn)) is None:
+            return
+        mine = dead_and_saturated(func, more, kwargs, inputs, kind.largest)
+        before = self.shares.get(at, (1.0, 1.0))  # of several calls, what is dead in all
+        self.shares[at] = min(before[0], mine[0]), min(before[1], mine[1])
+
+    def _layer_of(self, node: Any) -> int | None:
+        for _ in range(HOPS):
+            if node in self.made:
+                return self.made[node]
+            ahead = [each for each, _ in node.next_functions if each is not None and not hasattr(each, "variable")]
+            if len(ahead) != 1:
+                return None
+            node = ahead[0]
+        return None
+
+    def take(self, samples: int) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
+        """Of each layer log10(√N·‖∂L/∂y‖), N = ``samples``, over all backward passes since; then (saturated, dead)."""
+        waiting = [value for values in self.squares.values() for value in values if isinstance(value, Tensor)]
+        known = iter(torch.stack([v.double() for v in waiting]).tolist() if waiting else ())
+        found: dict[int, float] = {}
+        for at, values in self.squares.items():
+            size = math.hypot(*(next(known) if isinstance(value, Tensor) else value for value in values))
+            found[at] = log10(size * math.sqrt(max(1, samples)))
+        shares = dict(self.shares)
+        self.squares.clear()
+        self.shares.clear()
+        self.made.clear()
+        return found, shares
+
+
+class Activations(TorchFunctionMode):
+    """Shows every call of a forward pass to ``signals``, and changes none."""
+
+    def __init__(self, signals: Signals) -> None:
+        super().__init__()
+        self.look = signals.guard(signals.activation)
+        self.others = signals.others
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and type(args[0]) is Tensor and func not in self.others:
+            if any(isinstance(each, Tensor) for each in args[1:]) or getattr(func, "__name__", "") in (
+                "__get__",
+                "__set__",
+            ):
+                self.others.add(func)
+            elif args[0].requires_grad:
+                self.look(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _compiled(root: nn.Module) -> list[nn.Module]:
+    """The modules inside compiled ones: a hook that comes after the first call is not run there."""
+    found: list[nn.Module] = []
+    for module in root.modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            found.extend(module.modules())
+    return found
+
+
+def log10(value: float) -> float:
+    """−inf of 0; what is not a number or infinite is +inf."""
+    if value == 0.0:
+        return -math.inf
+    return math.log10(value) if 0.0 < value < math.inf else math.inf

@@ -1,0 +1,368 @@
+"""``unvanish.watch``: a training loop, watched from inside the process that runs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unvanish.decide import decide
+from unvanish.problem import name_of
+from unvanish.records import Finding, Setting, UnvanishError, to_builtins
+from unvanish.report import Report
+from unvanish.rules import judge
+from unvanish.watching import interposed
+from unvanish.watching.box import Box, Replay, replay
+from unvanish.watching.history import EVENTS, HELD, Episode, History
+from unvanish.watching.run import Run
+from unvanish.watching.run_file import RunFile
+from unvanish.watching.sample import Sample, flow_of
+from unvanish.watching.watcher import Watcher
+
+LOG = logging.getLogger("unvanish")
+
+
+class Watch:
+    """A training that is being watched; ``with unvanish.watch(…) as run:`` or ``run.close()`` ends it."""
+
+    def __init__(
+        self, *, every: int, check_every: int | None, path: Path, on_finding: Callable[[Finding], Any] | None,
+    ) -> None:  # fmt: skip
+        self.check_every, self.on_finding = check_every, on_finding
+        self.watcher = Watcher(every, self._sampled, self._broken)
+        self.history = History()
+        self.episodes: dict[str, Episode] = {}
+        self.found: list[Finding] = []
+        self.news: list[Finding] = []
+        self.nonfinite = False
+        self.closed = False
+        self.path, self.first = path, rank() == 0
+        self.file = RunFile(
+            path if self.first else None, {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
+        )
+        self._layout: tuple[Any, ...] = ()
+        self._notes: list[str] = []
+        interposed.listen(self.watcher)
+
+    # What the user asks
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that was found so far, in the order in which it began."""
+        return tuple(self.found)
+
+    @property
+    def step(self) -> int:
+        """How many steps the optimizer has made."""
+        return self.watcher.step
+
+    def report(self) -> Report:
+        """The last sampled step with all that was found; UnvanishError where no step was sampled yet."""
+        if not self.closed:
+            self.file.flush()
+        return Run(self.path).report()
+
+    def close(self, why: str = "") -> None:
+        """End the watching; the training may go on. Once is enough."""
+        if self.closed:
+            return
+        self.closed = True
+        watcher = self.watcher
+        if watcher.now.stepped and not watcher.failed:
+            watcher.guarded(watcher.finish)()
+        watcher.detach()
+        interposed.stop_listening(watcher)
+        self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
+        self._announce()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        del trace
+        self.close("" if kind is None else f"{kind.__name__}: {error}"[:500])
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    # What the watcher tells
+
+    def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        self.watcher.before_step(optimizer, args, kwargs)
+        if self.check_every is not None and self.watcher.step % self.check_every == 0:
+            self.check()
+        self._announce()
+
+    def after_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        del args, kwargs
+        self.watcher.after_step(optimizer)
+        self._announce()
+
+    def add_model(self, name: str, model: nn.Module) -> None:
+        """Watch a model, or the one inside what it is wrapped in."""
+        inner = unwrapped(model)
+        compiled = hasattr(model, "_orig_mod")
+        self.watcher.add_model(name, inner, model if compiled else None)
+
+    def check(self, why: str = "check") -> None:
+        """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
+        self.watcher.guarded(self._check)(why)
+
+    def _check(self, why: str) -> None:
+        self.watcher.busy = True
+        try:
+            found = replay(self.watcher.box)
+        finally:
+            self.watcher.busy = False
+        step = self.watcher.step
+        if found.report is None:
+            LOG.warning("no full check at step %d: %s", step, found.reason)
+            return
+        self.file.report(step, why, found.report.to_json(indent=None))
+        told = {(each.code, each.layers) for each in self.found}
+        for finding in found.report.findings:
+            if finding.level == "error" and (finding.code, finding.layers) not in told:
+                self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+
+    def _announce(self) -> None:
+        """Tell what is new, outside of what keeps our errors from the training: the callback is the user's."""
+        news, self.news = self.news, []
+        for finding in news if self.first else ():
+            LOG.warning("%s %s", finding.code, finding.message)
+        if self.on_finding is not None:
+            for finding in news:
+                self.on_finding(finding)
+
+    def _tell(self, finding: Finding, step: int) -> None:
+        self.found.append(finding)
+        self.news.append(finding)
+        self.file.event(step, finding)
+
+    def _sampled(self, sample: Sample) -> None:
+        self._prepare(sample)
+        self.file.sample(sample)
+        setting = self.setting()
+        now: dict[str, Finding] = {}
+        for group in sample.groups:
+            flow = decide(flow_of(sample, self.watcher.columns, setting, group))
+            for finding in judge(flow):
+                if finding.verdict not in ("nonfinite", "undecided"):
+                    now.setdefault(finding.code, finding)
+        self._follow(sample.step, now)
+        began, over = self.history.watch(sample, self.watcher.columns)
+        for finding in began:
+            self._tell(finding, sample.step)
+        for code, layer in over:
+            self.file.over(sample.step, code, (layer,) if layer else ())
+        self.nonfinite = self.nonfinite and any(row[1] == math.inf for row in sample.rows.values())
+        if self.file.broken:
+            raise UnvanishError(f"the run file cannot be written ({self.file.broken}); the training goes on unwatched")
+
+    def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
+        """One finding an episode: at once in the first sample, later when it has held; over when it is long gone."""
+        for code, finding in now.items():
+            episode = self.episodes.setdefault(code, Episode(step))
+            if not episode.on and not episode.told:
+                episode.began = step
+            episode.on, episode.off = episode.on + 1, 0
+            if not episode.told and (step == 0 or episode.on >= HELD):
+                episode.told = True
+                self._tell(finding.replace(message=f"since step {episode.began}: {finding.message}"), episode.began)
+                self.told_layers = finding.layers
+        for code in [code for code in self.episodes if code not in now]:
+            episode = self.episodes[code]
+            episode.on, episode.off = 0, episode.off + 1
+            if not episode.told or episode.off >= HELD:
+                if episode.told:
+                    for finding in self.found:
+                        if finding.code == code:
+                            self.file.over(step, code, finding.layers)
+                del self.episodes[code]
+
+    def _broken(self, step: int, box: Box, what: str) -> None:
+        """A number that is not finite: run the step again before the weights move, and say where it was born."""
+        if what == "scale":
+            self._skipped(step)
+            return
+        if self.nonfinite:
+            return
+        self.nonfinite = True
+        self.watcher.busy = True
+        try:
+            found = replay(box)
+        finally:
+            self.watcher.busy = False
+        for finding in _named(step, found):
+            self._tell(finding, step)
+        if found.report is not None:
+            self.file.report(step, "nonfinite", found.report.to_json(indent=None))
+
+    def _skipped(self, step: int) -> None:
+        if self.watcher.skipped == HELD:
+            event = EVENTS["UV808"]
+            self._tell(Finding(code=event.code, verdict=event.verdict, level="note",
+                message=f"at step {step}: {HELD} steps were skipped so far because the scaled loss overflowed; the loss"
+                " itself is finite."), step)  # fmt: skip
+
+    def _prepare(self, sample: Sample) -> None:
+        self.file.layers(self.watcher.columns)
+        if self.watcher.notes != self._notes:
+            self._notes = list(self.watcher.notes)
+            self.file.fact(notes=self._notes)
+        layout = (sample.order, sample.groups)
+        if layout != self._layout:
+            self._layout = layout
+            self.file.fact(order=sample.order, groups=sample.groups, setting=to_builtins(self.setting()))
+
+    def setting(self) -> Setting:
+        """What is watched, in the form of a check's setting."""
+        models = list(self.watcher.table.models.values())
+        optimizers = list(self.watcher.optimizers.values())
+        first = next((p for model in models for p in model.parameters()), None)
+        return Setting(
+            model=" and ".join(type(model).__name__ for model in models),
+            parameters=sum(column.parameters for column in self.watcher.columns),
+            batch_size=max(1, self.watcher.box.samples),
+            dtype="" if first is None else str(first.dtype).removeprefix("torch."),
+            device="" if first is None else str(first.device),
+            mode="train" if all(model.training for model in models) else "eval",
+            effort="live",
+            seed=0,
+            exact=False,
+            optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
+            torch=str(torch.__version__),
+        )
+
+
+def _named(step: int, found: Replay) -> list[Finding]:
+    """What a repetition showed, as findings with the step."""
+    mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
+    if mine and found.born != "loss":
+        return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
+    code = "UV502" if found.born == "backward" else "UV501"
+    what = {
+        "data": "the batch holds numbers that are not finite",
+        "parameters": "the weights are not finite",
+        "loss": "the loss made a number that is not finite",
+    }.get(found.born, "a gradient is not finite")
+    return [
+        Finding(
+            code=code,
+            verdict="nonfinite",
+            level="error",
+            cause=found.born,
+            message=f"at step {step}: {what}: {found.reason}.",
+        )
+    ]
+
+
+def watch(
+    model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
+    optimizer: Any,
+    *,
+    every: int = 10,
+    check_every: int | None = None,
+    to: str | Path = "runs/",
+    on_finding: Callable[[Finding], Any] | None = None,
+) -> Watch:
+    """Watch a training loop from now on, without changing what it does.
+
+    ``model``: one module, a sequence of them, or names and modules. ``optimizer``: one, or a sequence of them; wrapped
+    ones, such as accelerate's, are looked through. Every ``every``-th step of the optimizer is sampled: error signals,
+    gradient and weight norms, updates, shut activations. ``to``: a folder, in which the run gets a file of its own, or
+    the name of a file that is not there yet. ``on_finding(finding)`` is called once for each finding, which the logger
+    "unvanish" shows as well.
+
+    Use it as a context, or call ``close()``. Raises UnvanishError where these do not fit together; once it runs, an
+    error of ours is logged, never raised.
+    """
+    models = _models(model)
+    optimizers = _optimizers(optimizer)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
+    known = {id(p) for each in models.values() for p in each.parameters()}
+    for each in optimizers:
+        if known.isdisjoint(id(p) for group in each.param_groups for p in group["params"]):
+            raise UnvanishError(
+                f"the optimizer ({type(each).__name__}) holds none of the parameters of the watched model; pass the"
+                " model it was built from"
+            )
+    run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=on_finding)
+    for name, each in models.items():
+        run.add_model(name, each)
+    for each in optimizers:
+        run.watcher.add_optimizer(each)
+        run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
+        run.watcher.hooks.append(each.register_step_post_hook(run.after_step))
+    return run
+
+
+def _models(model: Any) -> dict[str, nn.Module]:
+    if isinstance(model, nn.Module):
+        models: dict[Any, Any] = {"": model}
+    elif isinstance(model, Mapping):
+        models = dict(model)
+    elif isinstance(model, (list, tuple)):
+        models = {str(at): each for at, each in enumerate(model)}
+    else:
+        raise UnvanishError(f"watch(model) takes a module, a sequence or a mapping of them, not {type(model).__name__}")
+    for each in models.values():
+        if not isinstance(each, nn.Module):
+            raise UnvanishError(f"watch(model) holds a {type(each).__name__}, which is no nn.Module")
+    if not models:
+        raise UnvanishError("watch(model) holds no model")
+    return {str(name): each for name, each in models.items()}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and DistributedDataParallel, which runs without the other processes."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def rank() -> int:
+    """Which of several processes this is; 0 where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0") or 0)
+
+
+def _optimizers(optimizer: Any) -> list[Any]:
+    several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    found: list[Any] = []
+    for each in several:
+        while not isinstance(each, torch.optim.Optimizer) and hasattr(each, "optimizer"):
+            each = each.optimizer
+        if not isinstance(each, torch.optim.Optimizer):
+            raise UnvanishError(
+                f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}"
+            )
+        found.append(each)
+    if not found:
+        raise UnvanishError("watch(optimizer) holds no optimizer")
+    return found
+
+
+def run_path(to: str | Path) -> Path:
+    """The file of a new run: ``to`` itself where it names one, else a name of its own in that folder."""
+    path = Path(to)
+    if path.suffix and not path.is_dir():
+        return path
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for more in range(1_000):
+        found = path / f"{stamp}{f'-{more}' if more else ''}.unvanish"
+        if not found.exists():
+            return found
+    raise UnvanishError(f"cannot find a free name for a run in {str(path)!r}")

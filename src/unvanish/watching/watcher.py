@@ -1,0 +1,331 @@
+"""The watch loop: what happens at each forward, backward and optimizer step of a training that is watched.
+
+Most steps cost a look at the loss and at one small gradient. A sampled step carries hooks, and its numbers are read
+just before the optimizer moves the weights. Nothing here changes what the training does: every hook returns nothing,
+the random state is put back after a repetition, and an error of ours ends the watching, never the training.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.watching.box import Box
+from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
+from unvanish.watching.sample import NOTHING, Column, Sample
+from unvanish.watching.signals import Activations, Signals
+from unvanish.watching.table import Place, Table
+
+LOG = logging.getLogger("unvanish")
+
+
+COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+SHARDED = (
+    "some layers are spread over several processes (DTensor); a part of a norm is no norm, and to add the parts up"
+    " would mean to wait for the others, so they are left out"
+)
+
+
+@dataclass
+class Step:
+    """What is known of the optimizer step that is coming."""
+
+    losses: list[float | Tensor] = field(default_factory=list)
+    rows: dict[int, list[float]] = field(default_factory=dict)
+    groups: list[tuple[int, ...]] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    unclipped: float = math.nan
+    clipped: dict[int, float] = field(default_factory=dict)
+    moves: dict[int, Moves] = field(default_factory=dict)
+    stepped: set[int] = field(default_factory=set)
+    rate: float = math.nan
+    scale: float = 1.0
+    scaled: bool = False
+    fresh: bool = False  # a backward has run since the last optimizer read its gradients
+    suspicious: bool = False
+
+
+class Watcher:
+    """Follows a training loop. ``on_sample(sample)`` and ``on_broken(step, box, what)`` are told what it saw."""
+
+    def __init__(
+        self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, Box, str], None],
+    ) -> None:  # fmt: skip
+        self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
+        self.table, self.box = Table(), Box()
+        self.signals = Signals(self.table, self.guarded)
+        self.columns: list[Column] = []
+        self.optimizers: dict[int, Any] = {}
+        self.hooks: list[Any] = []
+        self.step, self.skipped, self.depth = 0, 0, 0
+        self.now = Step()
+        self.mode: Activations | None = None
+        self.busy = False
+        self.notes: list[str] = []
+        self.failed, self.process = "", os.getpid()
+        self.first: Tensor | None = None
+        self.inside: Any = None  # the optimizer that is calling its closure
+
+    # What is watched
+
+    def add_model(self, name: str, model: nn.Module, outer: nn.Module | None = None) -> None:
+        """Watch a model's outermost calls, and its layers on sampled steps.
+
+        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs.
+        """
+        self.table.add(name, model)
+        self._columns()
+        if outer is not None:
+            self.signals.hidden |= {id(each) for each in model.modules()}
+        for module in (outer or model, *model.children()):
+            seen = model if module is outer else module
+            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
+            self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._arm()
+
+    def add_optimizer(self, optimizer: Any) -> None:
+        """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
+        self.optimizers.setdefault(id(optimizer), optimizer)
+
+    def _columns(self) -> None:
+        for place in list(self.table)[len(self.columns) :]:
+            count = sum(each.numel() for each in place.parameters)
+            if place.sharded and SHARDED not in self.notes:
+                self.notes.append(SHARDED)
+            self.columns.append(Column(place.name, place.kind, count, not place.trainable))
+        candidates = [p for place in self.table for p in place.trainable]
+        self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
+
+    def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
+        """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
+
+        @functools.wraps(hook)
+        def safe(*args: Any, **kwargs: Any) -> None:
+            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process:
+                return
+            try:
+                hook(*args, **kwargs)
+            except Exception as error:
+                self.fail(error)
+
+        return safe
+
+    def fail(self, error: BaseException) -> None:
+        """Stop watching because of an error of ours; it is said once."""
+        if not self.failed:
+            self.failed = f"{type(error).__name__}: {error}"
+            LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
+            LOG.debug("where", exc_info=error)
+        self._leave_mode()
+
+    def detach(self) -> None:
+        """Take every hook away."""
+        self.signals.disarm()
+        self._leave_mode()
+        while self.hooks:
+            self.hooks.pop().remove()
+
+    # The forward pass
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the coming step is sampled."""
+        return self.step % self.every == 0
+
+    def _arm(self) -> None:
+        if self.sampled:
+            self.signals.arm(list(self.table.models.values()))
+        else:
+            self.signals.disarm()
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
+        self.guarded(self._before)(module, module, args, {})
+
+    def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module is called; ``model``: what is run again in its stead."""
+        del module
+        self.depth += 1
+        if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
+            return
+        self.box.before(model, args, kwargs)
+        if self.signals.compiled and COMPILED not in self.notes:
+            self.notes.append(COMPILED)
+        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
+            self.mode = Activations(self.signals)
+            self.mode.__enter__()
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        del module, args, kwargs
+        self.depth -= 1
+        if self.depth or self.signals.open:
+            return
+        self._leave_mode()
+        self.box.after(outputs)
+
+    def _leave_mode(self) -> None:
+        if self.mode is not None:
+            mode, self.mode = self.mode, None
+            mode.__exit__(None, None, None)
+
+    # The backward pass (see ``interposed``)
+
+    def backward_starts(self, loss: Tensor) -> None:
+        self.guarded(self._backward_starts)(loss)
+
+    def _backward_starts(self, loss: Tensor) -> None:
+        self.signals.open = True
+        value = loss.detach()
+        known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
+        self.now.losses.append(known)
+        if isinstance(known, float) and not math.isfinite(known):
+            self.now.suspicious = True
+        self.box.loss_is(loss, not self.now.suspicious)
+
+    def backward_ends(self) -> None:
+        self.guarded(self._backward_ends)()
+
+    def _backward_ends(self) -> None:
+        self.signals.open = False
+        self.now.fresh = True
+        if self.inside is not None and not self.now.rows:
+            self._read(self.inside)
+        elif self.sampled and self.inside is None:
+            self.now.unclipped = size_of_all(self.table)
+
+    def loss_is_scaled(self, scaler: Any) -> None:
+        self.now.scaled, self.now.scale = True, float(scaler.get_scale())
+
+    def scaler_updates(self, scaler: Any) -> None:
+        self.guarded(self._scaler_updates)(scaler)
+
+    def _scaler_updates(self, scaler: Any) -> None:
+        if not self.now.scaled or self.now.stepped or not self.now.losses:
+            self.now.scaled = False
+            return
+        self.now.scaled = False
+        self.skipped += 1
+        self.on_broken(self.step, self.box, "loss" if self.now.suspicious else "scale")
+        self._next(count=False)
+
+    # The optimizer's step
+
+    def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        """The optimizer is about to move the weights."""
+        self.guarded(self._before_step)(optimizer, args, kwargs or {})
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if id(optimizer) in self.now.stepped:
+            self.finish()
+        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.now.stepped.add(id(optimizer))
+        self._find_new(optimizer)
+        if any(callable(each) for each in (*args[1:], *kwargs.values())):
+            self.inside = optimizer
+            if self.sampled:
+                self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
+        elif self.sampled:
+            self._read(optimizer)
+            self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
+        elif self.now.suspicious or not self._first_is_finite():
+            self._read(optimizer)
+
+    def _find_new(self, optimizer: Any) -> None:
+        if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
+            self._columns()
+
+    def _first_is_finite(self) -> bool:
+        """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
+        first = self.first
+        if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
+            return True
+        return math.isfinite(first.grad.sum().item())
+
+    def _read(self, optimizer: Any) -> None:
+        """The numbers of the layers that this optimizer holds, before it moves them."""
+        now, places = self.now, self.table.of(held(optimizer))
+        fused = scale_of(optimizer)
+        found = sizes(places, fused)
+        signals, shares = self.signals.take(self.box.samples)
+        scale = math.log10(now.scale) if now.scaled else 0.0
+        mine = tuple(at for at in found)
+        for at, (size, weight, lost) in found.items():
+            row = now.rows.setdefault(at, list(NOTHING))
+            row[0] = signals[at] - scale if at in signals else math.nan
+            row[1], row[2] = size, weight
+            row[4], row[5] = shares.get(at, (math.nan, math.nan))
+            row[6] = math.nan if lost is None else lost
+            now.clipped[at] = size
+        if now.fresh or not now.groups:
+            now.groups.append(mine)
+        else:
+            now.groups[-1] = (*now.groups[-1], *(at for at in mine if at not in now.groups[-1]))
+        now.fresh = False
+        now.order += [at for at in self._in_order(signals, places) if at not in now.order]
+        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and float(overflow):
+            self.skipped += 1
+            self.on_broken(self.step, self.box, "loss" if now.suspicious else "scale")
+        elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
+            self.on_broken(self.step, self.box, "gradient")
+            now.suspicious = False
+
+    def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
+        """The layers as they ran: signals come in from the last to the first; those without one, by their place."""
+        known = list(signals)[::-1]
+        return known + [place.at for place in places if place.at not in signals]
+
+    def after_step(self, optimizer: Any) -> None:
+        """The weights have moved."""
+        self.guarded(self._after_step)(optimizer)
+
+    def _after_step(self, optimizer: Any) -> None:
+        self.inside = None
+        moves = self.now.moves.pop(id(optimizer), None)
+        for at, ratio in (moves.ratios() if moves is not None else {}).items():
+            if at in self.now.rows:
+                self.now.rows[at][3] = ratio
+        mine = {id(each) for each in held(optimizer)}
+        self.box.entries = [
+            each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
+        ]
+        if self.now.stepped >= set(self.optimizers):
+            self.finish()
+
+    def finish(self) -> None:
+        """The training step is over: tell what was sampled, and get ready for the next."""
+        if self.now.rows and self.sampled:
+            sample = Sample(self.step, {at: tuple(row) for at, row in self.now.rows.items()})
+            sample.groups, sample.order, sample.series = self.now.groups, self.now.order, self._series()
+            self.on_sample(sample)
+        self._next()
+
+    def _series(self) -> dict[str, float]:
+        now = self.now
+        losses = [float(each) for each in now.losses]
+        scale = now.scale if now.scaled or now.scale != 1.0 else 1.0
+        return {
+            "loss": losses[-1] / scale if losses else math.nan,
+            "learning_rate": now.rate,
+            "log10_grad_norm": now.unclipped - math.log10(scale),
+            "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
+            "loss_scale": scale if now.scale != 1.0 else math.nan,
+        }
+
+    def _next(self, count: bool = True) -> None:
+        self.step += count
+        self.now = Step()
+        self.signals.take(1)
+        self.box.clear()
+        self._arm()

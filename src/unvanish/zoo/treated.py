@@ -1,0 +1,145 @@
+"""Networks with one fault that one particular change removes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.problem import Problem
+from unvanish.zoo.digits import adam
+
+
+def broadcast_loss() -> Problem:
+    """Outputs of shape (N, 1) for targets of shape (N,): the squared error compares each with each."""
+    inputs = torch.randn(64, 6)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 1))
+    targets = torch.sin(inputs[:, 0]) + 0.5 * inputs[:, 1]
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=_square, optimizer=adam(model, 1e-2))
+
+
+def _square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+def decayed_adam(decay: float = 0.3) -> Problem:
+    """The sine of a sum, under an Adam whose weight decay is added to the gradient."""
+    inputs = torch.randn(64, 4)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=decay)
+    targets = torch.sin(inputs.sum(1, keepdim=True))
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=optimizer)
+
+
+class Rate(nn.Module):
+    """A positive rate: an exponential below zero, a line above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(5, 32), nn.Tanh()), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.head(self.body(x)) + 100.0
+        return torch.where(z <= 0.0, torch.exp(z), 1.0 + z)
+
+
+def where_exp() -> Problem:
+    """The branch that is not taken overflows; the loss is finite and its gradient is not."""
+    inputs = torch.randn(64, 5)
+    model = Rate()
+    targets = 101.0 + torch.tanh(inputs[:, :1])
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+class Reader(nn.Module):
+    """One head of attention over padded words, the mean over the real ones; a text may be empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(12, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        pad = words == 0
+        h = self.embed(words)
+        scores = (h @ h.transpose(1, 2) / 4.0).masked_fill(pad[:, None, :], -math.inf)
+        h = h + self.mix(torch.softmax(scores, -1) @ h)
+        h = torch.where(pad[..., None], torch.zeros_like(h), h)
+        return self.head(h.sum(1))
+
+
+def masked_rows() -> Problem:
+    """Every eighth text is empty: its softmax is nan throughout, and is replaced afterwards."""
+    words = torch.randint(1, 12, (64, 5))
+    words[::8] = 0
+    counts = torch.stack([(words == word).sum(1) for word in (2, 5, 9)], 1) + torch.tensor([0.2, 0.1, 0.0])
+    model = Reader()
+    return Problem(
+        model=model, inputs=words, targets=counts.argmax(1), loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2)
+    )
+
+
+def norm_of_one() -> Problem:
+    """A group normalisation with one channel a group, behind a linear layer: a number less its own mean."""
+    inputs = torch.randn(64, 8)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.GroupNorm(16, 16), nn.ReLU(), nn.Linear(16, 3)
+    )
+    targets = inputs[:, :3].argmax(1)
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2))
+
+
+class Recaller(nn.Module):
+    """An LSTM whose last state decides."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read, self.head = nn.LSTM(1, width, batch_first=True), nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(x)[0][:, -1])
+
+
+def recall(steps: int) -> Problem:
+    """The first of so many numbers is wanted at the end; the others are 0, so that nothing else tells samples apart."""
+    inputs = torch.zeros(64, steps, 1)
+    inputs[:, 0] = torch.randn(64, 1)
+    model = Recaller(32)
+    return Problem(model=model, inputs=inputs, targets=inputs[:, 0], loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+class Convolved(nn.Module):
+    """Graph convolutions: each layer takes means over the neighbours of a node."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 2)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        h = torch.relu(self.embed(x))
+        for layer in self.layers:
+            h = torch.relu(mean @ layer(h))
+        return self.head(h)
+
+
+def smoothed(depth: int) -> Problem:
+    """Nodes of a dense random graph, each of which is asked for a feature of its own."""
+    nodes = 64
+    edges = (torch.rand(nodes, nodes) < 0.1).float()
+    edges = ((edges + edges.T + torch.eye(nodes)) > 0).float()
+    root = edges.sum(1).rsqrt()
+    inputs = torch.randn(nodes, 8)
+    model = Convolved(depth, 32)
+    return Problem(
+        model=model,
+        inputs=(inputs, root[:, None] * edges * root),
+        targets=(inputs[:, 0] > 0).long(),
+        loss_fn=F.cross_entropy,
+        optimizer=adam(model, 3e-3),
+    )

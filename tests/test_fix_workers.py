@@ -1,0 +1,184 @@
+"""A search by several processes gives the answer of one, also when one of them dies in the middle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_sweep_killed import children
+from torch import nn
+
+import unvanish
+from unvanish import UnvanishError
+from unvanish.cli import main
+from unvanish.trials.crew import Crew
+from unvanish.trials.questions import Answer, Train
+from unvanish.workers.pickled import pickled
+
+
+def deep(**changes: Any) -> unvanish.Problem:
+    """A deep sigmoid network, with functions that only cloudpickle can send."""
+    torch.manual_seed(3)
+    x = torch.randn(400, 6)
+    y = (x.sum(1) > 0).long()
+    sizes = [6, *[10] * 9]
+    pairs = itertools.pairwise(sizes)
+    model = nn.Sequential(*(m for a, b in pairs for m in (nn.Linear(a, b), nn.Sigmoid())), nn.Linear(10, 2))
+    given: dict[str, Any] = {
+        "optimizer": lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+        "train_batches": list(zip(x[:320].split(32), y[:320].split(32), strict=True)),
+        "validation": (x[320:], y[320:]),
+        "metric": lambda outputs, targets: (outputs.argmax(1) == targets).float().mean().item(),
+        "steps": 160,
+        **changes,
+    }
+    return unvanish.Problem(given.pop("model", model), x[:64], y[:64], F.cross_entropy, **given)
+
+
+def of_a_factory() -> unvanish.Problem:
+    """Without validation data and metric, and with weights that follow from the seed."""
+    return deep(
+        model=lambda: nn.Sequential(
+            *(m for _ in range(9) for m in (nn.Linear(6, 6), nn.Sigmoid(), nn.Dropout(0.1))), nn.Linear(6, 2)
+        ),
+        validation=None,
+        metric=None,
+    )
+
+
+def same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
+    assert one.to_json() == other.to_json()
+    assert one.state == other.state
+    assert (one.model is None) == (other.model is None)
+    if one.model is not None and other.model is not None:
+        weights = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize(("made", "seed"), [(deep, 0), (deep, 5), (of_a_factory, 3)])
+def test_two_processes_give_the_answer_of_one(made: Callable[[], unvanish.Problem], seed: int) -> None:
+    one = unvanish.fix(made(), seeds=2, seed=seed)
+    assert len(one.trials) > 5
+    same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")
+def test_a_process_that_is_killed_changes_nothing() -> None:
+    killed: list[int] = []
+
+    def kill(standing: Any) -> None:
+        if standing.doing.startswith("race") and len(killed) < 3 and (there := children(os.getpid())):
+            killed.append(there[-1])
+            os.kill(there[-1], signal.SIGKILL)
+
+    before = set(children(os.getpid()))
+    found = unvanish.fix(deep(), seeds=1, workers=2, progress=kill)
+    assert len(killed) == 3 and not before & set(killed)
+    same(unvanish.fix(deep(), seeds=1), found)
+    assert set(children(os.getpid())) <= before  # none is left over
+
+
+def test_the_search_goes_on_from_a_file_by_other_processes(tmp_path: Path) -> None:
+    whole = unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "state.json")
+    part = {**whole.state, "measures": whole.state["measures"][:9]}
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    same(whole, unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "part.json"))
+    same(whole, unvanish.fix(deep(), seeds=2, resume=tmp_path / "state.json"))
+
+
+def test_the_number_of_threads_is_put_back() -> None:
+    torch.set_num_threads(2)
+    try:
+        unvanish.fix(deep(steps=40), seeds=1, workers=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_what_cannot_be_sent_is_said() -> None:
+    with pytest.raises(UnvanishError, match="the Problem cannot be sent to another process"):
+        unvanish.fix(deep(metric=Locked()), workers=2)
+
+
+class Locked:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
+        with self.lock:
+            return 0.5
+
+
+def test_parts_of_a_tensor_are_sent_without_the_rest() -> None:
+    whole = torch.arange(100_000.0).reshape(1000, 100)
+    tied = nn.Linear(4, 4)
+    parts = {"parts": list(whole.split(10))[:3], "step": whole[::500], "tied": [tied.weight, tied.weight], "all": whole}
+    data = pickled(parts, "it")
+    assert len(data) < whole.numel() * 4 + 20_000
+    back = pickle.loads(data)
+    assert all(torch.equal(a, b) for a, b in zip(back["parts"], parts["parts"], strict=True))
+    assert torch.equal(back["step"], parts["step"]) and back["tied"][0] is back["tied"][1]
+    assert isinstance(back["tied"][0], nn.Parameter) and not back["parts"][0].requires_grad
+
+
+def test_a_question_that_fails_elsewhere_is_answered_here() -> None:
+    seen: list[Train] = []
+
+    def mine(question: Any) -> Answer:
+        seen.append(question)
+        return Answer(steps=question.steps)
+
+    crew = Crew(mine)
+    asked = [Train(("a",), 0, steps) for steps in (1, 2, 3)]
+    crew.expect(asked, own=[asked[2]])
+    assert crew.some(5, 0) == asked[:2]
+    crew.put(asked[0], Answer(steps=7))
+    crew.put(asked[1], None)  # it raised there
+    assert crew.take(asked[0]).steps == 7 and not seen
+    assert crew.take(asked[1]).steps == 2 and asked[1] in seen
+    assert crew.take(asked[2]).steps == 3
+
+
+def test_the_command_takes_a_file_with_its_own_functions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside.py").write_text("import torch\n\ndef rate(p):\n    return torch.optim.Adam(p, lr=1e-3)\n")
+    (tmp_path / "mine.py").write_text(FILE)
+    assert main(["fix", f"{tmp_path}/mine.py", "--seeds", "1", "--format", "json"]) in (0, 1)
+    alone = capsys.readouterr().out
+    assert main(["fix", f"{tmp_path}/mine.py", "--seeds", "1", "--format", "json", "--workers", "2"]) in (0, 1)
+    assert capsys.readouterr().out == alone
+    assert '"spent"' in alone
+
+
+FILE = """
+import torch, unvanish, beside
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(8))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return x
+
+def loss(outputs, targets):
+    return (outputs - targets).square().mean()
+
+torch.manual_seed(0)
+x = torch.randn(64, 8)
+problem = unvanish.Problem(Net(), x, x.sigmoid(), loss, beside.rate, steps=160)
+"""
