@@ -77,6 +77,9 @@ STUCK = 100
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 
+CRAWL = 1_000
+"""Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
+
 UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
 
@@ -253,6 +256,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
     if flow.asks("log10_jacobian_norm"):
         if jacobian is None or not jacobian < math.inf:
             return _missing("how strongly the outputs depend on it", jacobian)
+        if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
+            return "dead", ""
         if jacobian == -math.inf and flow.asks("zeros"):
             return _closed(gradient, zero)
     if has_converged(loss):

@@ -243,6 +243,21 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     constant: float | None = None
 
 
+class PairFacts(Record, frozen=True, kw_only=True):
+    """A loss that may not compare each output with its own target although the targets vary.
+
+    ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
+    the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
+    over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    """
+
+    outputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    source: str = ""
+    shuffled: float
+    won: float
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
@@ -271,6 +286,25 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     gates: tuple[str, ...] = ()
     blocked_by: tuple[str, ...] = ()
     by_construction: bool = False
+
+
+class Birth(Record, frozen=True, kw_only=True):
+    """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
+
+    ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
+    "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss). ``row``: it normalises a row that is
+    -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
+    ``parameters``: tensors of the model that hold such numbers already.
+    """
+
+    numbers: str = ""
+    share: float | None = None
+    given: str = ""
+    maker: str = ""
+    row: bool = False
+    hidden_by: int | None = None
+    parameters: tuple[str, ...] = ()
 
 
 class TimeFacts(Record, frozen=True, kw_only=True):
@@ -403,6 +437,8 @@ class Flow(Record, frozen=True, kw_only=True):
     nonfinite_call: int | None = None
     next_step: NextStep | None = None
     asked: tuple[str, ...] = EVERYTHING
+    pairs: PairFacts | None = None
+    birth: Birth | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""
