@@ -41,7 +41,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
-from unvanish.trace.capture import one_clear_error
+from unvanish.trace.capture import forward_is_finite, one_clear_error
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
