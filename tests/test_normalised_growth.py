@@ -70,7 +70,7 @@ def test_the_growth_is_that_of_the_exact_jacobians_in_double(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_neither_the_size_of_the_weights_nor_that_of_the_loss_changes_it(seed: int) -> None:
     before = growth(unvanish.diagnose(stacked(20, seed)).flow)
-    problem = stacked(20, seed)
+    problem: Any = stacked(20, seed)
     with torch.no_grad():
         problem.model[4].weight.mul_(50.0)
         problem.model[4].bias.mul_(50.0)
