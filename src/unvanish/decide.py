@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from unvanish.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.reach import depends_beyond
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
 
@@ -59,17 +60,6 @@ DEAD_UNITS = 0.9
 BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
-
-THOUSANDTH = -3.0
-"""log10 of the share of the last steps' signal below which a step of a sequence is faint. Of LSTMs, GRUs and RNNs whose
-target was an input 5 … 30 steps back, all learned it in 2,000 steps where 10^-3.4 or more arrived there at the start,
-and none where it was 10^-4.9 or less; between, it depended on the learning rate."""
-
-OUT_OF_REACH = -4.0
-"""log10 of the share from which on a step that is needed counts as lost: between those two limits."""
-
-CHANCE = 0.01
-"""Share of shuffles that may give as much before a dependence counts as shown."""
 
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
@@ -190,19 +180,6 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     if depends_beyond(facts) or (stays and facts.lost):
         return "error"
     return "note" if facts.lost else ""
-
-
-def depends_beyond(facts: TimeFacts) -> bool:
-    """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
-    if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:
-        return False
-    # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
-    return facts.beyond_chance <= CHANCE and _z(facts.beyond) - _z(facts.within) > _z(facts.by_chance)
-
-
-def _z(squared: float) -> float:
-    """Fisher's z of a correlation, of which the square is given: its spread by chance is the same for all sizes."""
-    return math.atanh(min(math.sqrt(max(squared, 0.0)), 1.0 - 1e-12))
 
 
 def is_stationary(flow: Flow) -> bool:
@@ -337,8 +314,7 @@ def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
 
 def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
     """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
-    name = layer.name.partition("#")[0]
-    facts = next((each for each in flow.time if each.layer and each.layer in (layer.name, name)), None)
+    facts = next((each for each in flow.time if each.layer and each.layer == layer.name.partition("#")[0]), None)
     if facts is None:
         return "healthy", ""
     if facts.why:

@@ -308,18 +308,7 @@ class Birth(Record, frozen=True, kw_only=True):
 
 
 class TimeFacts(Record, frozen=True, kw_only=True):
-    """How much of the error signal reaches each step of a sequence.
-
-    ``layer``: the recurrent module, "" for the inputs of the network; ``kind``: its class, or the call that goes along
-    them. Signals are log10, beside that of the last steps, at the steps ``at``, the first one first: of a random probe
-    of the last outputs at the inputs (``log10_signal``) and at the states (``log10_state``), of the loss at the inputs.
-    None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
-    hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
-    not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
-    ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
-    and of one of the others, at most; ``beyond_chance``: how often shuffled samples give as much, ``by_chance``: what
-    one in a hundred gives. ``why``: why nothing was looked at.
-    """
+    """How much of the error signal reaches each step of a sequence, in log10; the glossary has every field."""
 
     layer: str
     kind: str
