@@ -15,7 +15,7 @@ from made_reports import shipped_schema
 
 from unvanish import zoo
 from unvanish.decide import EXPLODING, VANISHED, decide
-from unvanish.live import arrivals, growths
+from unvanish.decide.live import arrivals, growths
 from unvanish.pipeline import diagnose
 from unvanish.records import EVERYTHING, LIVE, Finding, Flow, LayerFlow, Setting
 from unvanish.report import Report

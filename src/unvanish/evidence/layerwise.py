@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
+from unvanish.decide import VANISHED
+from unvanish.decide.stationary import falls, has_converged, may_be_stationary
 from unvanish.evidence.gauss_newton import GaussNewton, dot
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from unvanish.decide import has_converged, is_stationary
+from unvanish.decide.stationary import has_converged, is_stationary
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, names, sources

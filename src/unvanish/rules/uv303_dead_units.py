@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import DEAD_UNITS
-from unvanish.live import not_asked
+from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, goes_around, is_piecewise_linear, makes_outputs, settled
