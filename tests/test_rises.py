@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Problem
-from unvanish.decide import EXPLODING, decide
+from unvanish.decide import decide
+from unvanish.decide.limits import EXPLODING
 from unvanish.flow.paths import Observed, Paths
 from unvanish.pipeline import look
 from unvanish.trace.calls import Call

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 import unvanish
 from unvanish import zoo
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.records import Finding, UnvanishError
 from unvanish.remedies import Remedy, _registry, remedies, transform
 from unvanish.remedies.activations import swap_hidden

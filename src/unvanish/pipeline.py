@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import VANISHED, decide
-from unvanish.decide.stationary import STATIONARY, falls, has_converged, is_stationary, may_be_stationary
+from unvanish.decide import decide
+from unvanish.decide.limits import STATIONARY, VANISHED
+from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement

@@ -15,45 +15,16 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from unvanish.decide.limits import BALANCED, BESIDE, DEAD_UNITS, EXPLODING, SOUND, UNDERFLOW, VANISHED
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
 from unvanish.decide.reach import depends_beyond
 from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
 
-VANISHED = -2.5
-"""Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
-above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
-
-BESIDE = -3.0
-"""The same limit for a layer beside a way that carries the signal, so that some layer before it transmits well. Gains
-of five stock models lie at -2.5 to -2.85 there while the models train; the labelled vanished layers stood in chains,
-where all that comes before a vanished layer transmits less."""
-
-SOUND = -1.5
-"""Limit of log10 T_rel above which a layer transmits well."""
-
-EXPLODING = 2.5
-"""Limit of the growth of the relative sensitivity outside normalised layers, in decades. Networks that train lie at 1.4
-or below (20 and 50 layers of BatchNorm and ReLU 0.5, 50 of SELU 1.3, linear 0.5, He-initialised ReLU 0.9); tanh and
-sigmoid networks that do not, at 3.0 or above (20 tanh layers of weights 3/sqrt(n) 3.0, 10 of N(0,1) 3.7)."""
-
-UNDERFLOW = 0.5
-"""Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
-lost or rounded to a few bits."""
-
-DEAD_UNITS = 0.9
-"""Share of a layer's units that are flat for every sample; half-dead ReLU layers are healthy."""
-
-BALANCED = 0.1
-"""Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
-so far by chance."""
-
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
 
-HORIZON = 10_000
-"""Steps of a training whose length nobody has named."""
 
 CRAWL = 1_000
 """Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""

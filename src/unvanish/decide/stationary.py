@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import CONVERGED, FLAT, STATIONARY, SUSPECT, VANISHED
 from unvanish.records import Flow, LossFacts
-
-CONVERGED = 1e-3
-"""Share of the achievable reduction of the loss; with less than a thousandth left there is nothing worth a gradient."""
-
-STATIONARY = 1e-3
-"""Share of L_ref that a quadratic model still promises; below, the gradient is as good as zero where it stands."""
-
-FLAT = 1e-6
-"""Share of itself by which the loss must move to count as reacting: about the rounding of float32."""
-
-SUSPECT = -0.75
-"""log10 of a layer's alignment with the loss. At -0.85 a true optimum was missed by a limit of -1.5; above -0.75 the
-gradient does not cancel and a decrement need not be computed."""
 
 
 def gap_is_known(loss: LossFacts | None) -> bool:

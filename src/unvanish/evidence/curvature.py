@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide.stationary import STATIONARY
+from unvanish.decide.limits import STATIONARY
 from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
 from unvanish.evidence.moving import loss_again
 from unvanish.evidence.output_loss import OutputLoss

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.decide.stationary import falls, has_converged, may_be_stationary
 from unvanish.evidence.gauss_newton import GaussNewton, dot
 from unvanish.evidence.output_loss import OutputLoss

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import CRAWL, HORIZON
+from unvanish.decide import CRAWL
+from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow.look import Look

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.flow.layers import Layer, natural_norm
 from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unvanish.decide import EXPLODING, VANISHED
+from unvanish.decide.limits import EXPLODING, VANISHED
 from unvanish.population import chains, data, factory, stacked
 from unvanish.population.grid import Grid
 from unvanish.population.names import ACTIVATIONS, NAMES

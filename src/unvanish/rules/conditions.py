@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import HORIZON, decay_balances
+from unvanish.decide import decay_balances
+from unvanish.decide.limits import HORIZON
 from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 

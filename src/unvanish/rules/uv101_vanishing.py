@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import UNDERFLOW, VANISHED
+from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.decide.live import ARRIVAL, arrivals, not_asked
 from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule

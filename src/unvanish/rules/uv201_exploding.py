@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import EXPLODING
+from unvanish.decide.limits import EXPLODING
 from unvanish.decide.live import GROWTH, growths, not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import DEAD_UNITS
+from unvanish.decide.limits import DEAD_UNITS
 from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.decide import BALANCED, decay_balances
+from unvanish.decide import decay_balances
+from unvanish.decide.limits import BALANCED
 from unvanish.decide.stationary import has_converged
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule

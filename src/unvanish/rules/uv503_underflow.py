@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import UNDERFLOW
+from unvanish.decide.limits import UNDERFLOW
 from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule

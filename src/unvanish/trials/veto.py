@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.evidence.last import last_call, output_call
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.flow.layers import owners
