@@ -32,8 +32,8 @@ COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
-    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts,
-    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Setting, records.Flow,
+    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
+    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting, records.Flow,
     trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"

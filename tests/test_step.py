@@ -295,8 +295,8 @@ def test_a_learning_rate_too_small_is_walked_with_a_larger_one() -> None:
 
 
 def test_the_planned_steps_decide_whether_it_is_too_small() -> None:
-    assert step_of(look(quadratic(1e-3, steps=10_000))).walked is None
-    assert step_of(look(quadratic(1e-3, steps=100))).walked is not None
+    assert step_of(look(quadratic(2e-3, steps=10_000))).walked is None
+    assert step_of(look(quadratic(2e-3, steps=100))).walked is not None
 
 
 def test_the_larger_rate_stays_below_the_limit_of_the_sharpest_direction() -> None:

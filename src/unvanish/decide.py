@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from unvanish.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.reach import depends_beyond
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
 
@@ -60,22 +61,14 @@ BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
 
-THOUSANDTH = -3.0
-"""log10 of the share of the last steps' signal below which a step of a sequence is faint. Of LSTMs, GRUs and RNNs whose
-target was an input 5 … 30 steps back, all learned it in 2,000 steps where 10^-3.4 or more arrived there at the start,
-and none where it was 10^-4.9 or less; between, it depended on the learning rate."""
-
-OUT_OF_REACH = -4.0
-"""log10 of the share from which on a step that is needed counts as lost: between those two limits."""
-
-CHANCE = 0.01
-"""Share of shuffles that may give as much before a dependence counts as shown."""
-
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
 
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
+
+CRAWL = 1_000
+"""Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
 
 UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
@@ -189,19 +182,6 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     return "note" if facts.lost else ""
 
 
-def depends_beyond(facts: TimeFacts) -> bool:
-    """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
-    if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:
-        return False
-    # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
-    return facts.beyond_chance <= CHANCE and _z(facts.beyond) - _z(facts.within) > _z(facts.by_chance)
-
-
-def _z(squared: float) -> float:
-    """Fisher's z of a correlation, of which the square is given: its spread by chance is the same for all sizes."""
-    return math.atanh(min(math.sqrt(max(squared, 0.0)), 1.0 - 1e-12))
-
-
 def is_stationary(flow: Flow) -> bool:
     """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
     return flow.decrement is not None and flow.decrement < STATIONARY
@@ -253,6 +233,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
     if flow.asks("log10_jacobian_norm"):
         if jacobian is None or not jacobian < math.inf:
             return _missing("how strongly the outputs depend on it", jacobian)
+        if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
+            return "dead", ""
         if jacobian == -math.inf and flow.asks("zeros"):
             return _closed(gradient, zero)
     if has_converged(loss):
@@ -332,8 +314,7 @@ def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
 
 def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
     """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
-    name = layer.name.partition("#")[0]
-    facts = next((each for each in flow.time if each.layer and each.layer in (layer.name, name)), None)
+    facts = next((each for each in flow.time if each.layer and each.layer == layer.name.partition("#")[0]), None)
     if facts is None:
         return "healthy", ""
     if facts.why:

@@ -13,18 +13,21 @@ from torch import nn
 
 from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
+from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.inputs import input_facts
+from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
+from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
-from unvanish.evidence.zeros import zero_facts
+from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -37,10 +40,8 @@ from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
-from unvanish.trace.calls import Call, Capture
+from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error
-from unvanish.trace.scaled import is_finite
-from unvanish.trace.structure import tensors
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
@@ -133,14 +134,18 @@ def _walked(look: Look) -> tuple[Flow, More]:
 
     problem, capture = look.problem, look.capture
     flow = Flow(setting=_setting(look), notes=_notes(capture))
-    broken = _born(problem, capture)
+    broken = forward_birth(look, flow)
     if broken is not None:
-        return _bare(flow, look).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]), nothing
+        return _bare(broken, look), nothing
     output_loss = loss_of_outputs(problem, capture)
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
-    facts = loss_facts(output_loss, last, capture.loss, look.seed)
-    flow = flow.replace(loss=facts)
+    if isinstance(output_loss, str) and capture.inside:
+        facts = inside_facts(look, output_loss)
+    else:
+        facts = loss_facts(output_loss, last, capture.loss, look.seed)
+    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
     reason = why_unsupported()
@@ -150,8 +155,9 @@ def _walked(look: Look) -> tuple[Flow, More]:
     seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
-    if seen.loss.broken is not None:
-        return flow.replace(nonfinite="backward", nonfinite_call=seen.loss.broken), nothing
+    if seen.loss.broken is not None and seen.loss.breaks_weights:
+        return backward_birth(look, flow, seen.loss.broken), nothing
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -162,7 +168,8 @@ def _walked(look: Look) -> tuple[Flow, More]:
         flow = flow.replace(next_step=next_step(updates, look.layers))
     held = None if updates is None else updates.held
     flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
-    flow = flow.replace(zeros=zero_facts(look, seen))
+    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -284,32 +291,6 @@ _FALLS = (
     "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
     " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
 )
-
-
-def _born(problem: Problem, capture: Capture) -> tuple[int | None, tuple[str, ...]] | None:
-    """Where the first non-finite number of the forward pass came from; None where loss and outputs are finite."""
-    bad_outputs = not all(is_finite(t) for t in tensors(capture.values) if t.is_floating_point())
-    if math.isfinite(capture.loss) and not bad_outputs:
-        return None
-    notes: list[str] = []
-    if not all(is_finite(t) for t in tensors(problem.inputs) if t.is_floating_point()):
-        notes.append("the inputs already hold numbers that are not finite")
-    bad = [n for n, p in capture.model.named_parameters() if not bool(torch.isfinite(p.detach()).all())]
-    if bad:
-        notes.append(f"parameters already hold numbers that are not finite: {', '.join(bad[:3])}")
-    masks = ("masked_fill", "masked_fill_", "where")
-
-    def born_here(call: Call) -> bool:
-        return not call.finite and all(capture.calls[j].finite for j in call.inputs) and call.name not in masks
-
-    birth = next((c.index for c in capture.calls if born_here(c)), None)
-    before = [c for c in capture.calls if c.finite and (birth is None or c.index < birth)]
-    if before:
-        top = max(before, key=lambda c: c.rms)
-        notes.append(
-            f"the largest activations before it: rms {top.rms:.3g} after {top.name} in {top.module or 'the model'}"
-        )
-    return birth, tuple(notes)
 
 
 def _bare(flow: Flow, look: Look) -> Flow:

@@ -243,6 +243,21 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     constant: float | None = None
 
 
+class PairFacts(Record, frozen=True, kw_only=True):
+    """A loss that may not compare each output with its own target although the targets vary.
+
+    ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
+    the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
+    over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    """
+
+    outputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    source: str = ""
+    shuffled: float
+    won: float
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
@@ -273,19 +288,27 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
-class TimeFacts(Record, frozen=True, kw_only=True):
-    """How much of the error signal reaches each step of a sequence.
+class Birth(Record, frozen=True, kw_only=True):
+    """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
 
-    ``layer``: the recurrent module, "" for the inputs of the network; ``kind``: its class, or the call that goes along
-    them. Signals are log10, beside that of the last steps, at the steps ``at``, the first one first: of a random probe
-    of the last outputs at the inputs (``log10_signal``) and at the states (``log10_state``), of the loss at the inputs.
-    None: too small for the number type. ``log10_gain``: decades a step back. ``horizon``: how many steps at the end
-    hear at least a thousandth, ``smallest_horizon`` the smallest normal number of the type; None where the signal does
-    not fall. ``faint``: the number of steps below a thousandth, ``lost``: below the type's rounding, though not zero.
-    ``beyond``, ``within``: how much what the targets ask depends on the inputs of one step that gets less than 10^-4,
-    and of one of the others, at most; ``beyond_chance``: how often shuffled samples give as much, ``by_chance``: what
-    one in a hundred gives. ``why``: why nothing was looked at.
+    ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
+    "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss). ``row``: it normalises a row that is
+    -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
+    ``parameters``: tensors of the model that hold such numbers already.
     """
+
+    numbers: str = ""
+    share: float | None = None
+    given: str = ""
+    maker: str = ""
+    row: bool = False
+    hidden_by: int | None = None
+    parameters: tuple[str, ...] = ()
+
+
+class TimeFacts(Record, frozen=True, kw_only=True):
+    """How much of the error signal reaches each step of a sequence, in log10; the glossary has every field."""
 
     layer: str
     kind: str
@@ -403,6 +426,8 @@ class Flow(Record, frozen=True, kw_only=True):
     nonfinite_call: int | None = None
     next_step: NextStep | None = None
     asked: tuple[str, ...] = EVERYTHING
+    pairs: PairFacts | None = None
+    birth: Birth | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

@@ -6,17 +6,17 @@ undefined or even lower outside of them. What can be reached through the last ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest
+from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest, where_finite
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Again, Call, Capture
+from unvanish.trace.capture import same_loss
 from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
@@ -65,14 +65,10 @@ class Last:
 
 def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
-    if capture.loss_call is not None and capture.loss_input is not None:
-        func, args, kwargs, _ = capture.loss_call
-        with capture.replay():
-            again = float(func(*args, **kwargs))
-        if math.isclose(again, capture.loss, rel_tol=1e-5):
-            index = capture.owner.get(capture.loss_input.slot[0])
-            if index is not None and index >= 0:
-                return _limited(capture, index, OutputLoss(loss_call(capture), [args[0]]))
+    if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
+        index = capture.owner.get(capture.loss_input.slot[0])
+        if index is not None and index >= 0:
+            return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
     return output_call(capture, output_loss)
 
 

@@ -30,7 +30,7 @@ def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, s
     if isinstance(output_loss, str):
         return LossFacts(value=value, why=output_loss)
     try:
-        residual, curvature = _first_and_second(output_loss, seed)
+        residual, curvature = first_and_second(output_loss, seed)
         moves = _moves(output_loss, value, seed)
         best_constant, best_free = _best(output_loss, last, value)
     except Exception as error:  # a user's loss may refuse detached outputs; what it says is the reason
@@ -111,7 +111,8 @@ def _least(output_loss: OutputLoss) -> float:
     return max(torch.finfo(t.dtype).smallest_normal * max(1, t.numel()) for t in output_loss.now)
 
 
-def _first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float | None]:
+def first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float | None]:
+    """The norm of the loss's derivative with respect to the outputs, and its curvature in a random direction."""
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         z = [t.detach().clone().requires_grad_(True) for t in output_loss.now]

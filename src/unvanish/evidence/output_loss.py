@@ -14,6 +14,8 @@ from torch import Tensor
 
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
+from unvanish.trace.capture import same_loss
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
@@ -32,16 +34,15 @@ class OutputLoss:
 
 def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
+    if capture.inside:
+        return "the loss is computed inside the model by no loss function that is recognised"
     if problem.loss_fn is not None:
         return _of_outputs(capture, _loss_of(problem, capture))
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
-    func, args, kwargs, _ = capture.loss_call
-    with capture.replay():
-        again = float(func(*args, **kwargs))
-    if not math.isclose(again, capture.loss, rel_tol=1e-5):
+    if not same_loss(capture):
         return "the loss inside the model is more than its recognised loss call"
-    return OutputLoss(loss_call(capture), [args[0]])
+    return where_finite(loss_call(capture), [capture.loss_call[1][0]])
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
@@ -84,7 +85,20 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss |
         with replay():
             return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 
-    return OutputLoss(at, now)
+    return where_finite(at, now)
+
+
+def where_finite(loss: Loss, now: list[Tensor]) -> OutputLoss:
+    """The loss of the outputs that are finite: those that a mask has set to infinity stay where they are."""
+    masks = [None if is_finite(t) else torch.isfinite(t) for t in now]
+    if all(mask is None for mask in masks):
+        return OutputLoss(loss, now)
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        kept = zip(z, now, masks, strict=True)
+        return loss([a if mask is None else torch.where(mask, a, t.to(a.dtype)) for a, t, mask in kept])
+
+    return OutputLoss(at, [t.nan_to_num(0.0, 0.0, 0.0) for t in now])
 
 
 def searchable(output: Tensor) -> Tensor:

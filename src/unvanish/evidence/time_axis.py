@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import OUT_OF_REACH, THOUSANDTH
 from unvanish.evidence.dependence import dependence, spread
 from unvanish.evidence.moving import fresh
 from unvanish.evidence.profile import Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
@@ -27,6 +26,7 @@ from unvanish.evidence.twin import Twin, twin_of
 from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
+from unvanish.reach import OUT_OF_REACH, THOUSANDTH
 from unvanish.records import TimeFacts
 from unvanish.trace.capture import autocast
 from unvanish.trace.scaled import LOG_ZERO, norm_of, normal_like

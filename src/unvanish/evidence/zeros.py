@@ -8,7 +8,7 @@ shuts nothing, and moving it would open a layer that only sees the zeros of a de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
-from unvanish.flow.slopes import constant_by_construction
+from unvanish.flow.slopes import constant_by_construction, removes_all
 from unvanish.flow.transmission import output_cotangents
 from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
@@ -65,6 +65,34 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
             )
         )
     return tuple(facts)
+
+
+def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFacts, ...]) -> tuple[ZeroFacts, ...]:
+    """The facts, and those of layers in ``weak`` whose every way to the loss ends in a normaliser of single numbers.
+
+    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors.
+    """
+    capture = look.capture
+    if not weak or capture.loss_index is None:
+        return facts
+    ends = {call.index for call in capture.calls if removes_all(call)}
+    if not ends:
+        return facts
+    alive, waiting = set[int](), [capture.loss_index]
+    while waiting:
+        index = waiting.pop()
+        if index not in alive and index >= 0:
+            alive.add(index)
+            waiting += [] if index in ends else capture.calls[index].inputs
+    found = {each.layer: each for each in facts}
+    for layer in look.layers:
+        cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
+        if layer.name in weak and layer.live and layer.calls and cut:
+            last = [capture.calls[k] for k in sorted(ends & _downstream(layer, capture.calls))]
+            found[layer.name] = ZeroFacts(
+                layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
+            )
+    return tuple(found.values())
 
 
 def _is_bias(name: str, parameter: nn.Parameter) -> bool:

@@ -121,7 +121,7 @@ def _layer_flow(
 
 
 def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else LOG_ZERO
+    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
 
 
 def _narrowest(layer: Layer, call: Call) -> str:

@@ -14,7 +14,7 @@ from unvanish.remedies.draft import called
     "match-shapes",
     "outputs in the shape of the targets",
     kind="data",
-    answers=("UV402", "UV706"),
+    answers=("UV402", "UV706", "UV708"),
     cures_on=("broadcast-loss",),
     no_help_on=("output-scale", "lr-too-small", "plateau"),
     only_for="fault",

@@ -67,6 +67,8 @@ class Report(Record, frozen=True, kw_only=True):
     unused = _OfFlow(lambda flow: flow.unused)
     asked = _OfFlow(lambda flow: flow.asked)
     time = _OfFlow(lambda flow: flow.time)
+    pairs = _OfFlow(lambda flow: flow.pairs)
+    birth = _OfFlow(lambda flow: flow.birth)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -117,6 +117,36 @@ def feeding(flow: Flow, call: CallFlow) -> tuple[LayerFlow, ...]:
     return tuple(layer for layer in flow.layers if layer.name in found)
 
 
+PARTS = ("chunk", "split", "unbind", "__getitem__", "narrow", "select", "tensor_split", "unsafe_chunk", "unsafe_split")
+"""Calls whose consumers each take a part of the result, so that one says nothing about the units of another."""
+
+
+def goes_around(flow: Flow, call: CallFlow) -> bool:
+    """Whether what the call is made of, back to the last call with weights, reaches the loss along another path.
+
+    A guard (the clamp beside an exponential), a penalty that is off, a second head: the units carry their signal on.
+    """
+    calls = {each.index: each for each in flow.calls}
+    consumers: dict[int, list[CallFlow]] = {}
+    for each in flow.calls:
+        for index in each.inputs:
+            consumers.setdefault(index, []).append(each)
+    own, waiting = {call.index}, list(call.inputs)
+    while waiting:
+        index = waiting.pop()
+        maker = calls.get(index)
+        if maker is None or index in own:
+            continue
+        own.add(index)
+        others = [each for each in consumers.get(index, ()) if each.index not in own]
+        live = [each for each in others if each.log10_signal is not None and each.log10_signal > -math.inf]
+        if live and maker.name not in PARTS and maker.next not in own:
+            return True
+        if maker.role not in ("weights", "norm"):
+            waiting += maker.inputs
+    return False
+
+
 def is_piecewise_linear(call: CallFlow) -> bool:
     """Whether the entries that are not flat pass at full slope: then being flat for half of them is no fault.
 

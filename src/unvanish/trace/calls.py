@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
+from unvanish.trace.births import Trouble
 from unvanish.trace.cuts import Cut
 from unvanish.trace.scaled import norm_of
 
@@ -56,7 +57,9 @@ class Call:
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
     again: Again | None = None  # where one tensor goes in and one comes out, of whatever shapes
+    alone: tuple[Any, ...] | None = None  # of a normaliser: (func, args, kwargs), its tensors replaced by ones
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
+    trouble: Trouble | None = None  # where its result is not finite
 
     @property
     def rms(self) -> float:
@@ -86,10 +89,12 @@ class Capture:
     loss_root: Root | None = None
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
+    inside: tuple[int, ...] = ()  # of a model that returns its own loss: the calls whose results ``outputs`` are
     ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
+    compared: tuple[tuple[int, ...], Tensor, str] | None = None  # a shape and the target it meets first in the loss
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
@@ -107,7 +112,7 @@ class Capture:
 
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
-        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
+        self.loss_root, self.loss_input, self.values, self.loss_call, self.compared = None, None, None, None, None
         self.outputs.clear()
         self.ends.clear()
         self.of_parameters.clear()
@@ -121,8 +126,11 @@ class Capture:
 
 
 def root_of(tensor: Tensor) -> Root:
-    """The graph slot of a tensor, without keeping the tensor."""
-    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
+    """The graph slot of a tensor, without keeping the tensor. Its rms is that of the entries that are finite."""
+    norm = norm_of(tensor.detach())
+    if not math.isfinite(norm):
+        norm = norm_of(tensor.detach().nan_to_num(0.0, 0.0, 0.0))
+    rms = norm / math.sqrt(max(1, tensor.numel()))
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 

@@ -18,6 +18,7 @@ from unvanish.preserve.tensors import kept_tensors
 from unvanish.records import UnvanishError
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
+from unvanish.trace.ends import ends_of, returns_loss, roots_of
 from unvanish.trace.places import blame
 from unvanish.trace.recorder import Recorder
 from unvanish.trace.scaled import is_finite
@@ -48,7 +49,8 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
             recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
-            _read_ends(capture)
+            _read_layers_ends(capture)
+        _read_own_ends(capture, problem)
         if recorder.disturbed:
             raise UnvanishError(
                 "another thread ran the model while it was checked; check it where its training stands still, or check"
@@ -148,7 +150,29 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         )
 
 
-def _read_ends(capture: Capture) -> None:
+def _read_own_ends(capture: Capture, problem: Problem) -> None:
+    """Outputs for a model that returns its own loss alone: what its recognised loss call is given, else its ends."""
+    if not returns_loss(capture, problem.batch_size) or capture.loss_root is None or capture.ends:
+        return
+    if capture.loss_input is not None and same_loss(capture):
+        capture.outputs = []
+    elif found := ends_of(capture, problem.batch_size):
+        roots = roots_of(capture, found)
+        if len(roots) == len(found):
+            capture.outputs, capture.inside = roots, tuple(found)
+
+
+def same_loss(capture: Capture) -> bool:
+    """Whether the recognised loss call, made once more, gives the whole loss."""
+    if capture.loss_call is None:
+        return False
+    func, args, kwargs, _ = capture.loss_call
+    with capture.replay():
+        again = float(func(*args, **kwargs))
+    return math.isclose(again, capture.loss, rel_tol=1e-5)
+
+
+def _read_layers_ends(capture: Capture) -> None:
     """Where the layers end, if some run inside the loss: what leads to them counts as the model's."""
     owned = [(root, capture.owner.get(root.slot[0], -1)) for root in capture.ends]
     owned = [(root, index) for root, index in owned if index >= 0]

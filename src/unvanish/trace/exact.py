@@ -20,7 +20,7 @@ from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
 from unvanish.trace.capture import drop_locals
 from unvanish.trace.checkpoints import one_backward
 from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, room, shift
-from unvanish.trace.tape import OnLeaf, OnNode, Raw, Start, Tape
+from unvanish.trace.tape import OnLeaf, OnNode, Partly, Raw, Start, Tape
 
 
 class _Edge(NamedTuple):
@@ -149,12 +149,12 @@ class _Walk:
             raw = self.raw[channel]
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
-                raw.signals += [(me, parts[nr].log2) for nr, (_, foreign) in held.items() if foreign]
+                raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
             for edge, result in self.guarded(me, node, self.through, node, sides, parts):
                 other = edge.call
                 foreign = other != me
                 if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
-                    raw.edges.append(((me, other), result.log2))
+                    raw.edges.append(((me, other), _size(result)))
                 if raw.broken is None and isinstance(result.log2, float) and not result.log2 < math.inf:
                     raw.broken = me
                 self.put((edge.child, edge.nr), channel, result, foreign)
@@ -203,6 +203,13 @@ def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
     nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
     shape = None if nested else torch.Size(metadata.shape)
     return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype)
+
+
+def _size(value: Scaled) -> Any:
+    """log2 of the norm; where that is not finite, with that of the entries that are."""
+    if not isinstance(value.log2, float) or value.log2 < math.inf:
+        return value.log2
+    return Partly(value.log2, Host.settle(value.mantissa.nan_to_num(0.0, 0.0, 0.0), value.exponent).log2)
 
 
 def _retry(result: Scaled, exponent: int) -> int:

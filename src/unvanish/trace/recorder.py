@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
+from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
-from unvanish.trace.structure import arguments, detached, tensors
+from unvanish.trace.structure import arguments, detached, rebuild, tensors
 
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
@@ -177,15 +178,26 @@ class Recorder(TorchFunctionMode):
         for node in new:
             owner.setdefault(node, index)
         call = self._call(name, inputs, leaves, fresh)
+        if not call.finite:
+            given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
+            call.trouble = trouble_of(name, args, kwargs, given, fresh)
         call.cuts = behind
         if _one_to_one(args, made):
+            if "norm" in name:
+                call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
+        if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
+            self._remember_target(call, args, kwargs)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
+
+    def _unmade(self, tensor: Tensor) -> bool:
+        """Whether no recorded call has made it: a part of the batch, a mask, a weight."""
+        return tensor.grad_fn is None or self.capture.owner.get(tensor.grad_fn, PARAMETERS_ONLY) == PARAMETERS_ONLY
 
     def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
         values = [t for t in made if t.is_floating_point()] or made[:1]
@@ -206,6 +218,8 @@ class Recorder(TorchFunctionMode):
             finite=math.isfinite(norm),
             probe=None,
         )
+        if not call.finite:
+            call.trouble = trouble_of(name, (), {}, (), made)
         self.capture.calls.append(call)
         return call
 
@@ -241,6 +255,13 @@ class Recorder(TorchFunctionMode):
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
 
+    def _remember_target(self, call: Call, args: Any, kwargs: Any) -> None:
+        given = arguments((args, kwargs))
+        outputs = [t for t in given if t.grad_fn is not None]
+        targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
+        if outputs and targets:
+            self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
+
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
         self.capture.loss_call = (func, *cut, index)
@@ -258,6 +279,10 @@ def _name_of(node: Node) -> str:
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+
+
+def _ones(tensor: Tensor) -> Tensor:
+    return torch.ones(tensor.shape, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
 
 
 def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> Again | None:

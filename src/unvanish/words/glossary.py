@@ -105,6 +105,17 @@ _REPORT = {
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
     "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
+    "birth": "What is known of that call, and of weights that hold such numbers already; null where there is nothing.",
+    "numbers": "What the call made: nan, or inf.",
+    "Birth.share": "The share of the entries of its result that are not finite.",
+    "given": (
+        "What it was given that was not finite already: inputs, targets, weights (computed of finite parameters),"
+        " constant (without a gradient), mask (set to infinity on purpose); empty where it was given finite numbers."
+    ),
+    "maker": "The call that made what it was given, where one was found.",
+    "row": "True where it normalises a row that is -inf throughout, such as a softmax over a row masked whole.",
+    "hidden_by": "The index of the call that replaces what it made, so that the loss is finite; null where none does.",
+    "Birth.parameters": "Tensors of the model that hold numbers which are not finite already.",
 }
 
 _FINDING = {
@@ -239,6 +250,11 @@ _ENDS = {
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
     "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
+    "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
+    "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
+    "targets": "The shape of the targets that meet them.",
+    "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
     "largest_deviation": "How far the most extreme input feature is from being standardised.",
