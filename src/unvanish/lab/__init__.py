@@ -34,7 +34,7 @@ Run = Callable[[Settings, Progress], Outcome]
 OnReport = Callable[["Report", Settings, Progress], Outcome]
 PACES = ("live", "short", "long")
 
-PARTS = ("parameters", "outcome", "readable", "network", "beside", "sources", "swept", "initialisations")
+PARTS = ("parameters", "outcome", "readable", "network", "beside", "sources", "swept", "initialisations", "window")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
 _registry: dict[str, Experiment] = {}
 

@@ -6,17 +6,16 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
+from unvanish.lab.window import window
 from unvanish.records import UnvanishError
 from unvanish.theory import activations, chain
-from unvanish.theory.window import LEAST_WEIGHT, widest_window, window_width
+from unvanish.theory.window import LEAST_WEIGHT
 from unvanish.words.numbers import exactly
 
 PARTS = ("scale", "window", "growth", "reversed")
 FAR = 3.0
 """Powers of ten from which a first layer counts as vanished or exploded against the last."""
 MOST_NUMBERS = 20_000_000
-WIDEST = (6.89415103227293, 0.447743204694303)
-"""|w| and width of the widest window, from arithmetic with 60 digits."""
 FEWER = 0.25
 """Share of the best size's balanced chains that another size keeps at most to be drawn beside it."""
 GROWTH_RATE = 5.0
@@ -61,7 +60,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
     growth: a chain that learns a steep step; its weights grow until its gain exceeds one. reversed: weights so large
     that the gradient grows on its way back, so that the late layers are the slow ones.
     """
-    return {"scale": _scale, "window": _window, "growth": _growth, "reversed": _reversed}[s.part](s, progress)
+    return {"scale": _scale, "window": window, "growth": _growth, "reversed": _reversed}[s.part](s, progress)
 
 
 def _scale(s: Settings, progress: Progress) -> Outcome:
@@ -220,39 +219,6 @@ def _three(rows: list[dict[str, Any]], s: Settings) -> Drawing:
         compare=[(f"weights {scale:g}", _equal(scale, s).tolist()) for scale in others],
         line=f"weights {level['scale']:g}",
     )
-
-
-def _window(s: Settings, progress: Progress) -> Outcome:
-    best, width = widest_window()
-    rows = [{"weight": w, "width": window_width(w), "width_found": _width_found(w)} for w in s.weight]
-    off = max(abs(row["width"] - row["width_found"]) for row in rows)
-    return Outcome(
-        sentence=(
-            "A sigmoid layer passes the gradient on undiminished only for |w| ≥ 4, and then for inputs in an interval"
-            f" of at most {width:.6f}, reached at |w| = {best:.3f}."
-        ),
-        columns=(
-            Column("weight", help="|w|"),
-            Column("width", help="of the interval of inputs a with |w·σ′(w·a + b)| ≥ 1, whatever b"),
-            Column("width_found", help="the same, counted on a fine grid of inputs"),
-        ),
-        rows=tuple(rows),
-        checks=(
-            Check.close("widest window", WIDEST[1], width, 1e-12),
-            Check.close("its |w|", WIDEST[0], best, 1e-6),
-            Check("formula against counting, largest difference", 0.0, off, off < 1e-4),
-        ),
-    )
-
-
-def _width_found(weight: float) -> float:
-    import numpy as np
-
-    from unvanish.theory import activation
-
-    # with |w| ≥ 4 the window is never wider than 0.448, so that [-1/2, 1/2] around the steepest input holds it
-    inputs = np.linspace(-0.5, 0.5, 100_001)
-    return float((np.abs(weight) * activation("sigmoid").slope(weight * inputs) >= 1).mean())
 
 
 def _growth(s: Settings, progress: Progress) -> Outcome:
