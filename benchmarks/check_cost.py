@@ -69,13 +69,13 @@ def measure_time(name: str, repeats: int) -> dict[str, float]:
         seconds.setdefault("step", []).append(timed(lambda: step(stepped)))
         for effort in EFFORTS:
             if seconds.get(effort, [0.0])[0] < LONG:
-                found = timed(lambda e=effort: unvanish.diagnose(problem, effort=e))
-                seconds.setdefault(effort, []).append(found)
+                elapsed = timed(lambda e=effort: unvanish.diagnose(problem, effort=e))
+                seconds.setdefault(effort, []).append(elapsed)
         plain, walked = backward_and_walk(problem)
         walks.append(walked / plain)
     middle = {what: statistics.median(each[1:] or each) for what, each in seconds.items()}
-    found = {f"{e}_in_steps": middle[e] / middle["step"] for e in EFFORTS}
-    return {"step_ms": 1e3 * middle["step"], **found, "walk_in_backwards": statistics.median(walks[1:])}
+    elapsed = {f"{e}_in_steps": middle[e] / middle["step"] for e in EFFORTS}
+    return {"step_ms": 1e3 * middle["step"], **elapsed, "walk_in_backwards": statistics.median(walks[1:])}
 
 
 def peak_of(name: str, what: str) -> float:
@@ -106,17 +106,17 @@ def walk_alone(problem: unvanish.Problem) -> None:
 
 
 def measure_memory(name: str, efforts: Sequence[str]) -> dict[str, float]:
-    found = {}
+    peaks = {}
     for what in ("step", "backward", "walk", *efforts):
         command = [sys.executable, __file__, "--peak", name, what]
         # Every tensor of some size is mapped and unmapped by itself, so that what is freed leaves the resident set.
         quick = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         run = subprocess.run(command, check=True, capture_output=True, text=True, env=quick)
-        found[what] = max(1.0, float(run.stdout))
+        peaks[what] = max(1.0, float(run.stdout))
     return {
-        "step_mib": found["step"],
-        **{f"{e}_in_step_peaks": found[e] / found["step"] for e in efforts},
-        "walk_in_backward_peaks": found["walk"] / found["backward"],
+        "step_mib": peaks["step"],
+        **{f"{e}_in_step_peaks": peaks[e] / peaks["step"] for e in efforts},
+        "walk_in_backward_peaks": peaks["walk"] / peaks["backward"],
     }
 
 

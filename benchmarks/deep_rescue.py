@@ -100,8 +100,8 @@ def load(name: str) -> Data:
     if name == DIGITS:
         from sklearn.datasets import load_digits
 
-        found: Any = load_digits()
-        images, labels = torch.tensor(found.data / 16.0, dtype=torch.float32), torch.tensor(found.target)
+        digits: Any = load_digits()
+        images, labels = torch.tensor(digits.data / 16.0, dtype=torch.float32), torch.tensor(digits.target)
         train = 1200
     else:
         images, labels = mnist.load(None) if name == "MNIST 1,000" else mnist.load(MNIST, 10_000)
@@ -159,8 +159,8 @@ def race(given: unvanish.Problem, before: unvanish.Report) -> Race:
 
 def judged(given: Race, edits: tuple[str, ...], seed: int, steps: int) -> float | None:
     """The score on the half that chose nothing; None where the training left the numbers."""
-    found = given.reach(edits, seed, steps, "")
-    return None if found.failure or not math.isfinite(found.judged[0]) else round(found.judged[0], 4)
+    measure = given.reach(edits, seed, steps, "")
+    return None if measure.failure or not math.isfinite(measure.judged[0]) else round(measure.judged[0], 4)
 
 
 def measured(
@@ -244,14 +244,14 @@ def run(results: list[Result], searches: list[Search], only: Sequence[str]) -> I
             if known or not wanted or decides(line, depth) != decisive:
                 continue
             seeds = SEEDS if depth < VERY_DEEP else SEEDS[:1]
-            results.append(found := measured(line, depth, data, rates_for(line, depth, results), seeds))
-            yield f"{data}, {depth} layers, {line.name}: {cell(found)}, {found.seconds:g} s"
+            results.append(result := measured(line, depth, data, rates_for(line, depth, results), seeds))
+            yield f"{data}, {depth} layers, {line.name}: {cell(result)}, {result.seconds:g} s"
 
     yield from lines(decisive=True)
     for depth, (optimizer, rate), seed in product(FOUND_AT, USERS, SEEDS) if not only else ():
         if not any((s.depth, s.optimizer, s.seed) == (depth, optimizer, seed) for s in searches):
-            searches.append(found := searched(depth, optimizer, rate, seed))
-            yield f"fix: {', '.join(search_row(found))}, {found.seconds:g} s"
+            searches.append(result := searched(depth, optimizer, rate, seed))
+            yield f"fix: {', '.join(search_row(result))}, {result.seconds:g} s"
     yield from lines(decisive=False)
 
 

@@ -88,12 +88,12 @@ def mean(scores: Sequence[float | None]) -> float:
 
 def targets(results: Sequence[Result], searches: Sequence[Search]) -> list[dict[str, Any]]:
     """What was aimed at, what came of it, and whether it holds (None: not measured)."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for name, depth, least in TARGETS:
         mine = [r for r in results if (r.line, r.depth, r.data) == (name, depth, DIGITS)]
         score = mean(mine[0].scores) if mine else None
         what = f"{name}, {depth:,} layers: {least:.2f} or better"
-        found.append({"what": what, "found": score, "holds": None if score is None else score >= least})
+        rows.append({"what": what, "found": score, "holds": None if score is None else score >= least})
     for depth in FOUND_AT:
         mine = [s for s in searches if s.depth == depth]
         reached = sum(s.score is not None and s.score >= REACHED for s in mine)
@@ -101,9 +101,9 @@ def targets(results: Sequence[Result], searches: Sequence[Search]) -> list[dict[
         what = (
             f"fix, default sigmoid network of {depth} layers: {REACHED:.2f} or better within its budget, every search"
         )
-        told = f"{reached} of {len(mine)} searches ({in_full} where trained in full)" if mine else None
-        found.append({"what": what, "found": told, "holds": reached == len(mine) if mine else None})
-    return found
+        tally = f"{reached} of {len(mine)} searches ({in_full} where trained in full)" if mine else None
+        rows.append({"what": what, "found": tally, "holds": reached == len(mine) if mine else None})
+    return rows
 
 
 PAGE = """\
@@ -187,13 +187,13 @@ def _searches(searches: Sequence[Search]) -> str:
 
 def search_row(search: Search) -> list[str]:
     """The cells of one search in the table."""
-    own = ""
+    scores = ""
     if search.score is not None and search.as_is is not None:
-        own = f"{search.score:.2f} after {search.judged_at} ({search.as_is:.2f})"
+        scores = f"{search.score:.2f} after {search.judged_at} ({search.as_is:.2f})"
     chosen = search.chosen or search.verdict
     trained = f"{search.optimizer} {search.rate:g}"
     spent = f"{search.spent:,} of {search.budget:,}"
-    return [str(search.depth), trained, str(search.seed), chosen, own, spent, _scores(search.full)]
+    return [str(search.depth), trained, str(search.seed), chosen, scores, spent, _scores(search.full)]
 
 
 def _scores(scores: Sequence[float | None]) -> str:
@@ -203,8 +203,8 @@ def _scores(scores: Sequence[float | None]) -> str:
 def _holds(target: dict[str, Any]) -> str:
     if target["holds"] is None:
         return f"{target['what']}: not measured"
-    found = target["found"] if isinstance(target["found"], str) else f"{target['found']:.3f}"
-    return f"{target['what']}: {found}, {'holds' if target['holds'] else 'missed'}"
+    score = target["found"] if isinstance(target["found"], str) else f"{target['found']:.3f}"
+    return f"{target['what']}: {score}, {'holds' if target['holds'] else 'missed'}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

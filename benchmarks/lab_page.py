@@ -48,8 +48,8 @@ def server() -> tuple[subprocess.Popen[str], str, float]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(r"http://\S+", line):
-            return process, found[0], time.perf_counter() - start
+        if address := re.search(r"http://\S+", line):
+            return process, address[0], time.perf_counter() - start
     raise RuntimeError("the server said no address")
 
 
@@ -62,17 +62,17 @@ def measured(browser: Any, address: str) -> dict[str, Any]:
     start = time.perf_counter()
     page.goto(address)
     page.wait_for_selector("body[data-state=ready]")
-    found: dict[str, Any] = {"ready_s": round(time.perf_counter() - start, 3), "slider_to_paint_ms": {}}
+    numbers: dict[str, Any] = {"ready_s": round(time.perf_counter() - start, 3), "slider_to_paint_ms": {}}
     page.wait_for_selector("body[data-beside]")
     for depth in DEPTHS:
         page.goto(f"{address.split('?')[0]}#chain?v=1&depth={depth}")
         page.wait_for_timeout(500)
         page.evaluate(MOVE, [10, 3])  # the first calls compile
         times = page.evaluate(MOVE, [EVENTS, 0])
-        said = {"median": statistics.median(times), "p95": percentile(times, 0.95), "most": max(times)}
-        found["slider_to_paint_ms"][str(depth)] = {name: round(value, 1) for name, value in said.items()}
+        summary = {"median": statistics.median(times), "p95": percentile(times, 0.95), "most": max(times)}
+        numbers["slider_to_paint_ms"][str(depth)] = {name: round(value, 1) for name, value in summary.items()}
     page.close()
-    return found
+    return numbers
 
 
 def main() -> None:
@@ -85,15 +85,15 @@ def main() -> None:
     try:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            found = measured(browser, address)
-            found["browser"] = f"Chromium {browser.version}"
+            numbers = measured(browser, address)
+            numbers["browser"] = f"Chromium {browser.version}"
             browser.close()
     finally:
         process.terminate()
         process.wait(10)
     load = os.getloadavg()[0]
     result = {**provenance(threads=1), "events": EVENTS, "load_of_the_machine": round(load, 1),
-              "command_to_address_s": round(until_said, 2), **found}  # fmt: skip
+              "command_to_address_s": round(until_said, 2), **numbers}  # fmt: skip
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.save:

@@ -49,14 +49,14 @@ class Shuffled:
 
 def cases() -> dict[str, Case]:
     """Every case by its name; those of the shared zoo only where it lies beside this checkout."""
-    found = {name: Case(name, build) for name, build in OWN.items()}
+    by_name = {name: Case(name, build) for name, build in OWN.items()}
     if ZOO.is_dir():
         sys.path.insert(0, str(ZOO))
         zoo = importlib.import_module("cases")
         broken, controls = zoo.verified(str(ZOO / "truth.json"))
         for name in [*broken, *controls]:
-            found[name] = Case(name, _shared(zoo, name), name in controls)
-    return found
+            by_name[name] = Case(name, _shared(zoo, name), name in controls)
+    return by_name
 
 
 def _shared(zoo: Any, name: str) -> Callable[[str, int], unvanish.Problem]:

@@ -54,15 +54,17 @@ def grad_norms(model: nn.Module, loss_fn: Any, inputs: Tensor, targets: Tensor) 
     loss_fn(model(inputs), targets).backward()
     owners = [[p for p in m.parameters(recurse=False) if p.requires_grad] for m in model.modules()]
     return [
-        math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in own if p.grad is not None)) for own in owners if own
+        math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in group if p.grad is not None))
+        for group in owners
+        if group
     ]
 
 
 def by_limits(norms: list[float], low: float, high: float = 1e3) -> Alarms:
     """Vanishing below ``low`` in any layer, exploding above ``high`` in any."""
-    found = {"nan" for n in norms if not math.isfinite(n)}
-    found |= {"vanishing" for n in norms if n < low} | {"exploding" for n in norms if n > high}
-    return tuple(sorted(found))
+    alarms = {"nan" for n in norms if not math.isfinite(n)}
+    alarms |= {"vanishing" for n in norms if n < low} | {"exploding" for n in norms if n > high}
+    return tuple(sorted(alarms))
 
 
 def by_ratio(norms: list[float], low: float = 1e-3, high: float = 1e3) -> Alarms:
@@ -91,17 +93,17 @@ def torchdiag(model: nn.Module, optimizer: Any, loss_fn: Any, inputs: Tensor, ta
     """Its three checks of training: dead neurons, gradients, and one whole step."""
     import torchdiag as tool  # type: ignore[import-not-found]
 
-    found: set[str] = set()
+    alarms: set[str] = set()
     if any(layer["dead_pct"] > 20 for layer in tool.check_dead_neurons(model, inputs).values()):
-        found.add("dead")
+        alarms.add("dead")
     step = tool.verify_step(model, optimizer, loss_fn, inputs, targets)
     if not math.isfinite(float(step["loss"])):
-        found.add("nan")
+        alarms.add("nan")
     if step["params_unchanged"] and not step["params_updated"]:
-        found.add("dead")
+        alarms.add("dead")
     words = {"VANISH": "vanishing", "EXPLODE": "exploding", "no_grad": "dead"}
     statuses = [layer["status"] for layer in tool.check_gradients(model).values()]
-    return tuple(sorted(found | {words[s] for s in statuses if s in words}))
+    return tuple(sorted(alarms | {words[s] for s in statuses if s in words}))
 
 
 def _with_norms(judge: Callable[[list[float]], Alarms]) -> Rival:
@@ -119,13 +121,13 @@ RIVALS: dict[str, Rival] = {
 
 def installed() -> dict[str, str]:
     """The rivals at hand and their versions; one that is not installed is absent."""
-    found = dict.fromkeys(RIVALS, "")
+    versions = dict.fromkeys(RIVALS, "")
     for name in ("torch-audit", "torchdiag"):
         if importlib.util.find_spec(name.replace("-", "_")) is None:
-            del found[name]
+            del versions[name]
         else:
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def ask(model: nn.Module, optimizer: Any, loss_fn: Any, inputs: Tensor, targets: Tensor) -> dict[str, Alarms]:

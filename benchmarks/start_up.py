@@ -41,8 +41,8 @@ def main() -> None:
             times[name].append(milliseconds(arguments))
     bare = statistics.median(times["python -c pass"])
     rows = {}
-    for name, found in times.items():
-        rows[name] = {"median_ms": statistics.median(found), "beyond_python_ms": statistics.median(found) - bare}
+    for name, measured in times.items():
+        rows[name] = {"median_ms": statistics.median(measured), "beyond_python_ms": statistics.median(measured) - bare}
         print(
             f"{name:25s} {rows[name]['median_ms']:6.1f} ms, {rows[name]['beyond_python_ms']:6.1f} beyond a bare Python"
         )

@@ -40,12 +40,12 @@ def tanh_limit() -> Iterator[Row]:
     for weight in sorted({row["weight_variance"] for row in rows}):
         scale = fixed_point(activation("tanh"), weight, 0.05).depth_scale
         trained = [row["depth"] for row in rows if row["weight_variance"] == weight and row["accuracy"] >= LEARNED]
-        limit, found = 6 * scale, max(trained, default=0)
-        said = f"at most {limit:,.0f} layers" if limit < 1_000 else "more than 1,000 layers"
-        word = "trains deeper" if found > limit else "within the limit"
-        if found < min(limit, deepest) / 2:
+        limit, deepest_trained = 6 * scale, max(trained, default=0)
+        limited = f"at most {limit:,.0f} layers" if limit < 1_000 else "more than 1,000 layers"
+        word = "trains deeper" if deepest_trained > limit else "within the limit"
+        if deepest_trained < min(limit, deepest) / 2:
             word = "fewer than half of it in 300 steps"
-        yield "tanh, deepest trained", f"σ_w² = {weight:g}", said, f"{found} layers", word
+        yield "tanh, deepest trained", f"σ_w² = {weight:g}", limited, f"{deepest_trained} layers", word
 
 
 def sigmoid_ratio() -> Iterator[Row]:
@@ -54,10 +54,10 @@ def sigmoid_ratio() -> Iterator[Row]:
         for depth in (20, 200):
             some = [row for row in rows if row["depth"] == depth]
             expected = some[0]["predicted_log10_signal_ratio"]
-            found = statistics.fmean(row["log10_signal_ratio"] for row in some)
-            off = found - expected
+            ratio = statistics.fmean(row["log10_signal_ratio"] for row in some)
+            off = ratio - expected
             word = "agrees" if abs(off) < 0.3 else f"{abs(off):.1f} decades {'less' if off < 0 else 'more'}"
-            yield "sigmoid, log10 of signal", f"{init}, {depth} layers", f"{expected:.2f}", f"{found:.2f}", word
+            yield "sigmoid, log10 of signal", f"{init}, {depth} layers", f"{expected:.2f}", f"{ratio:.2f}", word
 
 
 def fluctuation() -> Iterator[Row]:
@@ -67,10 +67,16 @@ def fluctuation() -> Iterator[Row]:
         signals = [
             2 * math.log(10) * row["log10_signal_ratio"] for row in some if row["log10_signal_ratio"] > -math.inf
         ]
-        expected, found = 5 * depth / width, statistics.variance(signals)
-        error = found * math.sqrt(2 / (len(signals) - 1))
-        word = "agrees" if abs(found - expected) < 3 * error + 0.1 * expected else f"×{found / expected:.2f}"
-        yield "ReLU, variance of ln ‖δ‖²", f"{depth} × {width}", f"{expected:.2f}", f"{found:.2f} ± {error:.2f}", word
+        expected, spread = 5 * depth / width, statistics.variance(signals)
+        error = spread * math.sqrt(2 / (len(signals) - 1))
+        word = "agrees" if abs(spread - expected) < 3 * error + 0.1 * expected else f"×{spread / expected:.2f}"
+        yield (
+            "ReLU, variance of ln ‖δ‖²",
+            f"{depth} × {width}",
+            f"{expected:.2f}",
+            f"{spread:.2f} ± {error:.2f}",
+            word,
+        )
 
 
 def batchnorm() -> Iterator[Row]:
@@ -79,31 +85,31 @@ def batchnorm() -> Iterator[Row]:
     for batch, some in grouped(sweep("batchnorm"), "batch"):
         # the first layer's step is another one, for its inputs are no ReLU's; it is in both
         off = statistics.fmean(row["log10_signal_ratio"] - row["predicted_log10_signal_ratio"] for row in some)
-        found = expected * 10 ** (off / (some[0]["depth"] - 1))
-        word = "agrees within 1 %" if abs(found / expected - 1) < 0.01 else f"{100 * (found / expected - 1):+.0f} %"
-        yield "batch norm and ReLU, gain a layer", f"batch {batch}", f"{expected:.4f}", f"{found:.4f}", word
+        gain = expected * 10 ** (off / (some[0]["depth"] - 1))
+        word = "agrees within 1 %" if abs(gain / expected - 1) < 0.01 else f"{100 * (gain / expected - 1):+.0f} %"
+        yield "batch norm and ReLU, gain a layer", f"batch {batch}", f"{expected:.4f}", f"{gain:.4f}", word
 
 
 def residual() -> Iterator[Row]:
     """The depth at which residual branches stop helping; the prediction is that 1/√L keeps the signal at any depth."""
     for (phi, skip), some in grouped(sweep("residual"), "activation", "skip"):
         scores = {
-            depth: statistics.fmean(row["accuracy"] for row in own) for depth, own in grouped(some, "depth")
+            depth: statistics.fmean(row["accuracy"] for row in members) for depth, members in grouped(some, "depth")
         }  # fmt: skip
         trained = [depth for depth, score in scores.items() if score >= LEARNED]
         kept = "signal kept at any depth" if isinstance(skip, str) else "–"
-        found = f"trains up to {max(trained)} layers" if trained else "trains at no depth"
+        reach = f"trains up to {max(trained)} layers" if trained else "trains at no depth"
         deep = max(scores)
-        yield f"{phi}, residual × {skip}", f"5 … {deep} layers", kept, found, f"accuracy {scores[deep]:.2f} at {deep}"
+        yield f"{phi}, residual × {skip}", f"5 … {deep} layers", kept, reach, f"accuracy {scores[deep]:.2f} at {deep}"
 
 
 def grouped(rows: list[dict[str, Any]], *names: str) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Rows with the same settings, in the order in which they come."""
-    found: dict[Any, list[dict[str, Any]]] = {}
+    groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
-    for key, own in found.items():
-        yield (key if len(names) > 1 else key[0]), own
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    for key, members in groups.items():
+        yield (key if len(names) > 1 else key[0]), members
 
 
 STUDIES = (tanh_limit, sigmoid_ratio, fluctuation, batchnorm, residual)
@@ -133,7 +139,7 @@ def main() -> None:
     if args.page:
         args.page.write_text(page(studies), encoding="utf-8")
     if args.save:
-        rows = {title: [dict(zip(HEADS, row, strict=True)) for row in own] for title, own in studies.items()}
+        rows = {title: [dict(zip(HEADS, row, strict=True)) for row in lines] for title, lines in studies.items()}
         args.save.write_text(json.dumps({**provenance(1), "studies": rows}, indent=1) + "\n")
 
 

@@ -181,7 +181,7 @@ def main() -> None:
         for kind, seconds in {"those of this grid": rows[-1]["a_network_s"], **KINDS}.items():
             rows += estimate(kind, seconds, small, large)
     if args.only in (None, "fix"):
-        rows += [searched("deep_sigmoid", steps, args.repeats) for steps in (400, 1_600)]
+        rows += [searched("deep_sigmoid", steps, args.repeats) for steps in (1_600, 400)]
     for row in rows:
         print(json.dumps(row))
     if args.save:

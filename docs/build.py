@@ -32,9 +32,9 @@ COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
-    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts,
-    records.ZeroFacts, records.TimeFacts, records.Setting, records.Flow, trials.Fixes, records.Trial, lab.Outcome,
-    lab.Column, lab.Check, lab.Drawing,
+    records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
+    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting, records.Flow,
+    trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5
@@ -145,9 +145,10 @@ def _experiment(each: lab.Experiment) -> Iterable[str]:
             + "."
         )
     rows = [
-        (f"`--{knob.name.replace('_', '-')}`", knob.help, f"{knob.allowed}{f', in {knob.unit}' if knob.unit else ''}",
-         f"`{_default(knob)}`" if _default(knob) else "–")
-        for knob in each.settings
+        (f"`--{parameter.name.replace('_', '-')}`", parameter.help,
+         f"{parameter.allowed}{f', in {parameter.unit}' if parameter.unit else ''}",
+         f"`{_default(parameter)}`" if _default(parameter) else "–")
+        for parameter in each.settings
     ]  # fmt: skip
     yield _table(("setting", "meaning", "takes", "default"), rows)
 
@@ -156,10 +157,14 @@ def _cited(source: str) -> str:
     return f" ({SOURCES[source]})" if source else ""
 
 
-def _default(knob: lab.Knob) -> str:
-    if isinstance(knob.default, bool):
-        return str(knob.default).lower()
-    return ",".join(f"{each:g}" for each in knob.default) if isinstance(knob.default, tuple) else str(knob.default)
+def _default(parameter: lab.Parameter) -> str:
+    if isinstance(parameter.default, bool):
+        return str(parameter.default).lower()
+    return (
+        ",".join(f"{each:g}" for each in parameter.default)
+        if isinstance(parameter.default, tuple)
+        else str(parameter.default)
+    )
 
 
 def pictures_part() -> str:
@@ -247,8 +252,10 @@ def lab_output(readme: str) -> str:
     command = next(line for line in re.findall(r"^unvanish (lab .*)$", readme, re.MULTILINE) if "--list" not in line)
     words = shlex.split(command, comments=True)
     given = vars(cli._parser(words).parse_args(cli.lab.joined(words)))
-    knobs = ((key.removeprefix("knob_"), value) for key, value in given.items() if key.startswith("knob_"))
-    outcome = lab.run(given["experiment"], **{name: value for name, value in knobs if value is not None})
+    parameters = (
+        (key.removeprefix("parameter_"), value) for key, value in given.items() if key.startswith("parameter_")
+    )
+    outcome = lab.run(given["experiment"], **{name: value for name, value in parameters if value is not None})
     return f"```text\n{str(outcome).rstrip()}\n```"
 
 

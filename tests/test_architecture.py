@@ -24,8 +24,8 @@ PUBLIC_NAMES = 15
 
 
 def submodules() -> list[str]:
-    found = pkgutil.walk_packages(unvanish.__path__, "unvanish.")
-    return [module.name for module in found if not module.name.endswith("__main__")]
+    modules = pkgutil.walk_packages(unvanish.__path__, "unvanish.")
+    return [module.name for module in modules if not module.name.endswith("__main__")]
 
 
 def nodes(path: Path, kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
@@ -58,11 +58,11 @@ def test_ceilings(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_inheritance_among_our_own_classes_but_records(path: Path) -> None:
-    own = own_classes()
+    classes = own_classes()
     for node in nodes(path, ast.ClassDef):
         assert isinstance(node, ast.ClassDef)
         bases = {ast.unparse(base).rpartition(".")[2].partition("[")[0] for base in node.bases}
-        assert bases & own <= {"Record", "UnvanishError"}, f"{node.name} inherits from {bases & own}"
+        assert bases & classes <= {"Record", "UnvanishError"}, f"{node.name} inherits from {bases & classes}"
 
 
 def test_few_public_names_and_each_is_what_it_says() -> None:
@@ -70,8 +70,8 @@ def test_few_public_names_and_each_is_what_it_says() -> None:
     for module in submodules():
         importlib.import_module(module)
     for name in unvanish.__all__:
-        found = getattr(unvanish, name)
-        assert isinstance(found, str) or callable(found), f"unvanish.{name} became {found!r}: a module of that name?"
+        value = getattr(unvanish, name)
+        assert isinstance(value, str) or callable(value), f"unvanish.{name} became {value!r}: a module of that name?"
     assert set(unvanish.__all__) <= set(dir(unvanish))
 
 

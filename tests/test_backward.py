@@ -21,7 +21,7 @@ from unvanish.pipeline import look
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.trace import exact, recorder
-from unvanish.trace.backward import walk, why_inexact
+from unvanish.trace.backward import walk, why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import record
 from unvanish.trace.plain import plain_walk
@@ -40,36 +40,36 @@ def by_autograd(given: Problem) -> Gradients:
 
 
 def dense(gradient: Scaled) -> Tensor:
-    found = shift(gradient.mantissa, gradient.exponent) if isinstance(gradient.exponent, int) else (
+    shifted = shift(gradient.mantissa, gradient.exponent) if isinstance(gradient.exponent, int) else (
         gradient.mantissa * torch.exp2(gradient.exponent).to(gradient.mantissa.dtype)
     )  # fmt: skip
-    return found.to_dense() if found.is_sparse else found
+    return shifted.to_dense() if shifted.is_sparse else shifted
 
 
 def by_walk(given: Problem, engine: Any = walk) -> tuple[Gradients, Tape, Capture]:
     model: Any = given.model
     capture = record(given, model)
     names = {id(p): n for n, p in model.named_parameters()}
-    found: Gradients = {}
+    gradients: Gradients = {}
 
     def on_leaf(parameter: Tensor, channel: int, gradient: Scaled) -> None:
         if id(parameter) in names:
-            assert names[id(parameter)] not in found, "a gradient was handed over before it was complete"
-            found[names[id(parameter)]] = dense(gradient)
+            assert names[id(parameter)] not in gradients, "a gradient was handed over before it was complete"
+            gradients[names[id(parameter)]] = dense(gradient)
 
     assert capture.loss_root is not None
     start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype)
     (tape,) = engine(capture, [[(capture.loss_root, start)]], on_leaf)
-    return found, tape, capture
+    return gradients, tape, capture
 
 
-def relative_error(found: Gradients, expected: Gradients) -> float:
+def relative_error(gradients: Gradients, expected: Gradients) -> float:
     """The largest entry's difference as a share of its gradient's norm."""
-    assert found.keys() == expected.keys()
+    assert gradients.keys() == expected.keys()
     norms = {name: float(right.to_dense().norm()) for name, right in expected.items()}
     # A bias before a batch norm has no gradient but what rounding leaves: a floor of 1e-3 of the largest.
     floor = 1e-3 * max(norms.values())
-    return max(float((found[n] - g.to_dense()).abs().max()) / max(norms[n], floor) for n, g in expected.items())
+    return max(float((gradients[n] - g.to_dense()).abs().max()) / max(norms[n], floor) for n, g in expected.items())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -78,8 +78,8 @@ def test_equal_to_autograd_in_float64(name: str, seed: int) -> None:
     torch.manual_seed(seed + 100)
     expected = by_autograd(problem(name, seed))
     torch.manual_seed(seed + 100)
-    found, _, _ = by_walk(problem(name, seed))
-    assert relative_error(found, expected) < 1e-12
+    gradients, _, _ = by_walk(problem(name, seed))
+    assert relative_error(gradients, expected) < 1e-12
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,7 +88,7 @@ def test_two_channels_give_what_two_walks_give(name: str, seed: int) -> None:
     """The second channel is the first times −3, sent through the same nodes before they are released."""
     torch.manual_seed(seed + 100)
     capture = record(given := problem(name, seed), given.model)  # type: ignore[arg-type]
-    found: tuple[dict[int, Tensor], ...] = ({}, {})
+    gradients: tuple[dict[int, Tensor], ...] = ({}, {})
     root = capture.loss_root
     assert root is not None
     start = torch.ones(root.shape, dtype=root.dtype)
@@ -96,10 +96,10 @@ def test_two_channels_give_what_two_walks_give(name: str, seed: int) -> None:
     one, three = walk(
         capture,
         [[(root, start)], [(again, -3.0 * start)]],
-        lambda p, channel, g: found[channel].update({id(p): dense(g)}),
+        lambda p, channel, g: gradients[channel].update({id(p): dense(g)}),
     )
     assert relative_error(
-        {str(k): g for k, g in found[1].items()}, {str(k): -3.0 * g for k, g in found[0].items()}
+        {str(k): g for k, g in gradients[1].items()}, {str(k): -3.0 * g for k, g in gradients[0].items()}
     ) < 1e-12  # fmt: skip
     top = max(one.signals.values())
     for key in one.signals:
@@ -111,27 +111,27 @@ def test_two_channels_give_what_two_walks_give(name: str, seed: int) -> None:
 def test_float32_lstm_through_its_fused_kernel(seed: int) -> None:
     torch.manual_seed(seed)
     expected = by_autograd(problem("lstm", seed, torch.float32))
-    found, _, capture = by_walk(problem("lstm", seed, torch.float32))
+    gradients, _, capture = by_walk(problem("lstm", seed, torch.float32))
     assert any(call.name == "lstm" for call in capture.calls)
-    assert relative_error(found, expected) < 1e-5
+    assert relative_error(gradients, expected) < 1e-5
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_bfloat16_autocast_against_autograd_under_the_same_autocast(seed: int) -> None:
     torch.manual_seed(seed)
     given = autocast_mlp()
-    found, _, _ = by_walk(given)
+    gradients, _, _ = by_walk(given)
     expected = by_autograd(given)
     # Both sum the two uses of one weight, in bfloat16 and in whatever order: 8 bits of mantissa.
-    assert relative_error(found, expected) < 2.0**-7
+    assert relative_error(gradients, expected) < 2.0**-7
 
 
 def test_gradients_of_a_nodes_unused_argument_and_of_frozen_parameters_stay_out() -> None:
     given = problem("several_outputs", 0)
     model: Any = given.model
     model.value.weight.requires_grad_(False)
-    found, _, _ = by_walk(given)
-    assert set(found) == {"trunk.weight", "trunk.bias", "logits.weight", "logits.bias", "value.bias"}
+    gradients, _, _ = by_walk(given)
+    assert set(gradients) == {"trunk.weight", "trunk.bias", "logits.weight", "logits.bias", "value.bias"}
 
 
 class Counted(nn.Module):
@@ -180,9 +180,9 @@ def test_a_reentrant_checkpoint_of_inputs_without_gradient_trains_nothing_as_in_
         lambda m, x: m.head(checkpoint(m.first, x, use_reentrant=True)), first=nn.Linear(3, 4), head=nn.Linear(4, 2)
     )
     given = Problem(model, torch.randn(5, 3), torch.randn(5, 2), squares)
-    found, _, _ = by_walk(given)
+    gradients, _, _ = by_walk(given)
     expected = by_autograd(given)
-    assert set(found) == set(expected) == {"head.weight", "head.bias"}
+    assert set(gradients) == set(expected) == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "unet", "transformer_encoder", "lstm_cells", "tied_weights"])
@@ -297,9 +297,9 @@ def test_torch_has_the_private_detail(name: str) -> None:
     elif name == "_sequence_nr":
         assert node._sequence_nr() > node.next_functions[0][0]._sequence_nr(), changed
     else:
-        found = node(torch.tensor([3.0, 5.0]))
-        found = found[0] if isinstance(found, tuple) else found
-        assert torch.equal(found, torch.tensor([[3.0] * 3, [5.0] * 3])), changed
+        value = node(torch.tensor([3.0, 5.0]))
+        value = value[0] if isinstance(value, tuple) else value
+        assert torch.equal(value, torch.tensor([[3.0] * 3, [5.0] * 3])), changed
 
 
 def test_torch_has_what_leaves_and_custom_functions_are_told_by() -> None:
@@ -319,9 +319,9 @@ def test_torch_has_what_leaves_and_custom_functions_are_told_by() -> None:
 
     out: Any = Plain.apply(x)
     node = out.grad_fn
-    told = "custom Functions no longer are BackwardCFunction with apply and needs_input_grad: _apply must follow"
-    assert isinstance(node, torch.autograd.function.BackwardCFunction), told
-    assert node.needs_input_grad == (True,) and torch.equal(node.apply(torch.ones(2)), torch.full((2,), 7.0)), told
+    hint = "custom Functions no longer are BackwardCFunction with apply and needs_input_grad: _apply must follow"
+    assert isinstance(node, torch.autograd.function.BackwardCFunction), hint
+    assert node.needs_input_grad == (True,) and torch.equal(node.apply(torch.ones(2)), torch.full((2,), 7.0)), hint
 
 
 def test_torch_tells_when_a_function_transform_is_running() -> None:
@@ -332,8 +332,8 @@ def test_torch_tells_when_a_function_transform_is_running() -> None:
         return row
 
     torch.vmap(look)(torch.ones(2, 2))
-    told = "torch._C._functorch.peek_interpreter_stack no longer tells: _transformed must follow"
-    assert inside == [True] and not recorder._transformed(), told
+    hint = "torch._C._functorch.peek_interpreter_stack no longer tells: _transformed must follow"
+    assert inside == [True] and not recorder._transformed(), hint
 
 
 @pytest.mark.parametrize("name", ["CheckpointFunction", "_checkpoint_hook", "GraphExecGroup"])
@@ -342,8 +342,8 @@ def test_torch_has_the_private_sides_of_checkpointing(name: str) -> None:
 
 
 def test_this_torch_is_supported() -> None:
-    why_inexact.cache_clear()
-    assert why_inexact() == ""
+    why_unsupported.cache_clear()
+    assert why_unsupported() == ""
 
 
 @pytest.fixture
@@ -354,15 +354,15 @@ def a_torch_without_input_metadata(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AttributeError(f"'{type(node).__name__}' object has no attribute '_input_metadata'")
 
     monkeypatch.setattr(exact, "_apply", apply)
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
     yield
     monkeypatch.undo()
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
 
 
 @pytest.mark.usefixtures("a_torch_without_input_metadata")
 def test_supported_names_what_is_missing_and_a_check_falls_back_to_torchs_own_backward() -> None:
-    reason = why_inexact()
+    reason = why_unsupported()
     assert "AttributeError" in reason and "_input_metadata" in reason
     look = pytest.importorskip("unvanish.pipeline").look
     torch.manual_seed(0)
@@ -389,11 +389,11 @@ def test_every_effort_falls_back_with_all_of_its_evidence(name: str, effort: str
 def test_supported_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     right = exact._fit
     monkeypatch.setattr(exact, "_fit", lambda gradient, metadata: 1.001 * right(gradient, metadata))
-    why_inexact.cache_clear()
+    why_unsupported.cache_clear()
     try:
-        assert "differs from autograd" in why_inexact()
+        assert "differs from autograd" in why_unsupported()
     finally:
-        why_inexact.cache_clear()
+        why_unsupported.cache_clear()
 
 
 def test_the_first_call_that_sends_something_non_finite_back_is_named() -> None:

@@ -267,9 +267,9 @@ def test_odd_parameters_do_not_disturb_their_neighbours(kind: str, optimizer: An
     model = ODD[kind]()
     loss = F.cross_entropy(model(X), Y)
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.layer.parameters()))]).norm()
-    found = {a.name: a for a in decide(look(Problem(model, X, Y, F.cross_entropy, optimizer))).layers}
-    assert found["layer"].log10_grad_norm == pytest.approx(float(expected.log10()), abs=1e-5)
-    assert found["layer"].verdict == "healthy"
+    by_name = {a.name: a for a in decide(look(Problem(model, X, Y, F.cross_entropy, optimizer))).layers}
+    assert by_name["layer"].log10_grad_norm == pytest.approx(float(expected.log10()), abs=1e-5)
+    assert by_name["layer"].verdict == "healthy"
 
 
 def cnn() -> nn.Sequential:

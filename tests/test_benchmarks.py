@@ -67,8 +67,8 @@ def test_a_majority_is_more_than_half_of_the_runs(verdicts: Any, credits: list[f
 
 
 def test_extras_are_counted_once_a_run(verdicts: Any, run: Any) -> None:
-    found = run("a", "fault", 0.5, ["UV101", "UV201"], ["UV201"], ["UV403"])
-    assert verdicts.extras(found, verdicts.Accepted(("UV1",), verdicts.LOOKS)) == ("UV201", "UV403")
+    made = run("a", "fault", 0.5, ["UV101", "UV201"], ["UV201"], ["UV403"])
+    assert verdicts.extras(made, verdicts.Accepted(("UV1",), verdicts.LOOKS)) == ("UV201", "UV403")
 
 
 def test_the_tally_of_a_small_table(verdicts: Any, run: Any) -> None:
@@ -158,8 +158,8 @@ def test_a_layers_gradient_norm_joins_its_weight_and_bias() -> None:
 
 def test_the_saved_file_holds_every_run_and_spells_numbers_that_are_not_finite(verdicts: Any, run: Any) -> None:
     runs = [run("a", "fault", float("nan"), ["UV501"], [], [])]
-    own = [("chain-4", 3, verdicts.Look("as built", "vanished", ("UV101",)))]
-    data = json.loads(verdicts.as_json({"seeds": [3]}, runs, own))
+    looks = [("chain-4", 3, verdicts.Look("as built", "vanished", ("UV101",)))]
+    data = json.loads(verdicts.as_json({"seeds": [3]}, runs, looks))
     assert data["seeds"] == [3]
     assert data["runs"][0]["score"] == "nan" and data["runs"][0]["looks"][0]["errors"] == ["UV501"]
     assert data["own_zoo"][0]["network"] == "chain-4" and data["own_zoo"][0]["verdict"] == "vanished"
@@ -197,8 +197,8 @@ def test_a_target_is_judged_by_the_mean_over_seeds_and_a_diverged_training_count
     rescue: Any, saved: dict[str, Any]
 ) -> None:
     """(0.95 + 0.94 + 0.93)/3 = 0.94; (0.97 + 0.98 + 0)/3 = 0.65; one of two searches found 0.93."""
-    found = [(target["found"], target["holds"]) for target in saved["targets"]]
-    assert found == [
+    targets = [(target["found"], target["holds"]) for target in saved["targets"]]
+    assert targets == [
         (0.94, True),
         (0.65, False),
         (None, None),
@@ -219,8 +219,8 @@ def test_the_page_of_deep_rescues(rescue: Any, saved: dict[str, Any]) -> None:
         f"| {line} | 0.96 0.96 0.97 (0.001) | 0.95 0.94 0.93 (0.001) |",
     ]
     assert "| MNIST 1,000 | shallow | 2 | 0.97 (0.001) |" in page
-    own = "0.94 after 190 (0.10) | 2,280 of 2,280 | 0.95 0.92 0.93"
-    assert f"| 20 | Adam 0.001 | 0 | residual + lr-10 | {own} |" in page
+    row = "0.94 after 190 (0.10) | 2,280 of 2,280 | 0.95 0.92 0.93"
+    assert f"| 20 | Adam 0.001 | 0 | residual + lr-10 | {row} |" in page
     assert "| 20 | Adam 0.001 | 0 | repaired |  | 2,280 of 2,280 | 0.10 0.10 0.10 |" in page
     assert f"- {rescue.TARGETS[2][0]}, 1,000 layers: 0.95 or better: not measured" in page
     assert f"- {residual}, 100 layers: 0.95 or better: 0.650, missed" in page
@@ -239,11 +239,11 @@ def test_every_target_names_a_line_and_every_edit_a_remedy(rescue: Any) -> None:
 def test_a_line_of_two_layers_is_measured_with_the_better_learning_rate(rescue: Any) -> None:
     """1e-6 cannot move the weights in 30 steps, so 0.03 is chosen, and the shipped digits are learned above chance."""
     deep = importlib.import_module("deep_rescue")
-    found = deep.measured(deep.CENTRED, 2, "MNIST 1,000", (1e-6, 0.03), (0, 1), 30)
-    assert found.rate == 0.03 and found.probes["0.03"] > found.probes["1e-06"]
-    assert len(found.scores) == 2 and min(found.scores) > 0.5
+    result = deep.measured(deep.CENTRED, 2, "MNIST 1,000", (1e-6, 0.03), (0, 1), 30)
+    assert result.rate == 0.03 and result.probes["0.03"] > result.probes["1e-06"]
+    assert len(result.scores) == 2 and min(result.scores) > 0.5
     again = deep.measured(deep.CENTRED, 2, "MNIST 1,000", (1e-6, 0.03), (0, 1), 30)
-    assert again.scores == found.scores
+    assert again.scores == result.scores
 
 
 def test_critical_weights_of_a_sigmoid_have_variance_103(rescue: Any) -> None:

@@ -85,7 +85,7 @@ def test_one_forward_pass_and_no_gradient_written() -> None:
 def test_every_call_has_its_module_and_its_line() -> None:
     capture = captured(Problem(TwoBlocks(), torch.randn(3, 4), torch.randn(3, 2), squares))
     forward = TwoBlocks.forward
-    found = [(call.name, call.module, call.source) for call in capture.calls if call.part == "model"]
+    calls = [(call.name, call.module, call.source) for call in capture.calls if call.part == "model"]
     expected = [
         ("linear", "lin", line_of(forward, "self.lin(x)")),
         ("relu", "", line_of(forward, "F.relu")),
@@ -96,7 +96,7 @@ def test_every_call_has_its_module_and_its_line() -> None:
         ("cat", "", line_of(forward, "torch.cat")),
         ("linear", "head", line_of(forward, "self.head(h)")),
     ]
-    assert found == expected
+    assert calls == expected
     assert [call.inputs for call in capture.calls[:8]] == [[], [0], [1], [2], [3], [3], [4, 5], [6]]
     loss = [call for call in capture.calls if call.part == "loss"]
     assert loss and all("tests/architectures.py" in call.source for call in loss)
@@ -142,8 +142,8 @@ def test_functional_use_of_parameters_belongs_to_their_owner() -> None:
 
     model = Forward(forward, w=nn.Parameter(torch.randn(3, 2)), lin=nn.Linear(3, 2))
     layers = layers_of(captured(Problem(model, torch.randn(4, 2), torch.randn(4, 2), squares)))
-    found = [(layer.name, layer.kind, len(layer.calls)) for layer in layers]
-    assert found == [("w", "Parameter", 1), ("lin", "Linear", 1)]
+    owners = [(layer.name, layer.kind, len(layer.calls)) for layer in layers]
+    assert owners == [("w", "Parameter", 1), ("lin", "Linear", 1)]
 
 
 def test_a_layer_that_is_not_called_stands_last_without_a_call() -> None:
@@ -233,8 +233,8 @@ def test_a_normed_weight_belongs_to_its_linear_and_makes_no_data_edge(norm: Any)
     names = {id(p): n for n, p in model.named_parameters()}
     assert {names[id(p)].split(".")[0] for p in calls[0].parameters} == {"0"}
     assert {id(p) for p in calls[0].parameters} == {id(p) for p in model[0].parameters()}
-    found = [(layer.name, layer.kind, layer.calls) for layer in layers_of(capture)]
-    assert found == [("0", "Linear", [0]), ("2", "Linear", [2])]
+    owners = [(layer.name, layer.kind, layer.calls) for layer in layers_of(capture)]
+    assert owners == [("0", "Linear", [0]), ("2", "Linear", [2])]
 
 
 def test_autocasts_cached_cast_does_not_chain_the_two_uses_of_one_linear() -> None:
@@ -320,7 +320,7 @@ def test_a_failed_capture_frees_what_it_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "message"),
     [
         (lambda out, t: out, r"shape \(3, 2\); the loss must be one number"),
         (lambda out, t: 3.0, "a float, which has no gradient"),
@@ -328,8 +328,8 @@ def test_a_failed_capture_frees_what_it_made() -> None:
         (lambda out, t: out.argmax().sum(), r"torch.int64 number"),
     ],
 )
-def test_losses_that_have_no_gradient_are_refused(loss: Any, said: str) -> None:
-    with pytest.raises(UnvanishError, match=said):
+def test_losses_that_have_no_gradient_are_refused(loss: Any, message: str) -> None:
+    with pytest.raises(UnvanishError, match=message):
         captured(Problem(nn.Linear(2, 2), torch.randn(3, 2), torch.randn(3, 2), loss))
 
 

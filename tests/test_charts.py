@@ -107,9 +107,9 @@ def test_names_are_shortened_in_the_middle_and_stay_apart() -> None:
     assert short.startswith("enco") and short.endswith("projection") and "…" in short
     assert shorten("a\x1b[31mb\u202ec\nd", 500) == r"a\x1b[31mb\u202ec\nd"
     many = [f"encoder.transformer.block.{at}.attention.self.query" for at in range(12)]
-    found = shorten_all(many, 90)
-    assert len(set(found)) == 12
-    assert all(text_width(each) <= 90 for each in found)
+    shown = shorten_all(many, 90)
+    assert len(set(shown)) == 12
+    assert all(text_width(each) <= 90 for each in shown)
     assert shorten_all(["fc1", "fc2"], 90) == ("fc1", "fc2")
     assert wrap("one two three", text_width("one two")) == ["one two", "three"]
 
@@ -155,7 +155,7 @@ def test_gaps_cliffs_and_what_is_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lowest", "dtype", "own", "others"),
+    ("lowest", "dtype", "floors", "others"),
     [
         (-3.0, "float32", [], []),
         (-6.0, "float16", ["float16 ends here"], []),
@@ -164,12 +164,12 @@ def test_gaps_cliffs_and_what_is_no_number() -> None:
         (-400.0, "float64", ["float64 ends here"], ["float16 would end here", "float32 and bfloat16 would end here"]),
     ],
 )
-def test_floors_only_where_they_lie_in_range(lowest: float, dtype: str, own: list[str], others: list[str]) -> None:
+def test_floors_only_where_they_lie_in_range(lowest: float, dtype: str, floors: list[str], others: list[str]) -> None:
     tables = staircase.tables(["a", "b", "c"], [lowest, lowest / 2, 1.0], dtype=dtype)
-    said = [text for text in texts(tables) if "end" in text]
-    assert sorted(said) == sorted(own + others)
-    assert len(tables["floors"]) == len(said)
-    for text, row in itertools.product(own, tables["floors"]):
+    labels = [text for text in texts(tables) if "end" in text]
+    assert sorted(labels) == sorted(floors + others)
+    assert len(tables["floors"]) == len(labels)
+    for text, row in itertools.product(floors, tables["floors"]):
         if label(tables, text)["color"] == row["color"]:
             expected = {"float16": -4.2144, "float32": -37.9298, "bfloat16": -37.9298, "float64": -307.6527}[dtype]
             assert row["y"] == pytest.approx(expected, abs=1e-4)
@@ -255,8 +255,8 @@ def test_the_factors_by_hand() -> None:
     assert all(row["y2"] == 0.0 for row in tables["bars"])
     assert bars[0][1] <= bars[3][0], "the bars of one layer stand side by side"
     assert [(row["x"], row["y"]) for row in tables["products"]][:2] == [(2, -0.9), (3, -1.1)]
-    said = [text for text in texts(tables) if "×" in text]
-    assert said == ["weights ×0.40", "slopes ×0.25", "product ×0.079"]
+    labels = [text for text in texts(tables) if "×" in text]
+    assert labels == ["weights ×0.40", "slopes ×0.25", "product ×0.079"]
     assert not any("norms" in text for text in texts(tables)), "a factor that is one everywhere says nothing"
 
 

@@ -85,7 +85,7 @@ def test_svg_ids_description_and_colours() -> None:
     assert "graphics-" not in drawn and drawn.count("aria-") == 1
     assert "style=" not in drawn, "a strict content security policy forbids it"
     assert theme.token("down") in drawn
-    assert all(found.startswith("x1-") for found in re.findall(r'\bid="([^"]+)"', drawn))
+    assert all(each.startswith("x1-") for each in re.findall(r'\bid="([^"]+)"', drawn))
     for name in theme.THEMES:
         file = chart.svg(theme=name)
         assert "var(" not in file
@@ -194,10 +194,10 @@ os.wait()
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize(("order", "said"), [("parent first", "forked process"), ("child only", "drawn")])
-def test_a_forked_child_gets_an_error_and_never_hangs(order: str, said: str) -> None:
+@pytest.mark.parametrize(("order", "message"), [("parent first", "forked process"), ("child only", "drawn")])
+def test_a_forked_child_gets_an_error_and_never_hangs(order: str, message: str) -> None:
     done = subprocess.run([sys.executable, "-c", FORK, order], capture_output=True, text=True, timeout=60, check=True)
-    assert said in done.stdout
+    assert message in done.stdout
 
 
 @pytest.mark.parametrize("package", ["altair", "vl_convert"])

@@ -87,17 +87,17 @@ def some_factors(depth: int, width: int, seed: int, pattern: str) -> Chart:
 MAKE = {"staircase": a_staircase, "plane": a_plane, "factors": some_factors}
 
 
-def faults(found: dict[str, Any]) -> list[str]:
+def faults(drawing: dict[str, Any]) -> list[str]:
     """What is wrong with a drawing: texts that overlap by more than half a pixel, or that leave it."""
     wrong: list[str] = []
-    for one, two in combinations(found["texts"], 2):
+    for one, two in combinations(drawing["texts"], 2):
         across = min(one[3], two[3]) - max(one[1], two[1])
         down = min(one[4], two[4]) - max(one[2], two[2])
         # the box of a line of text holds room above and below its letters
         if across > 0.5 and down > 2.0:
             wrong.append(f"{one[0]!r} touches {two[0]!r} by {across:.1f} × {down:.1f}")
-    for text, left, top, right, bottom in found["texts"]:
-        if left < -0.5 or top < -0.5 or right > found["width"] + 0.5 or bottom > found["height"] + 0.5:
+    for text, left, top, right, bottom in drawing["texts"]:
+        if left < -0.5 or top < -0.5 or right > drawing["width"] + 0.5 or bottom > drawing["height"] + 0.5:
             wrong.append(f"{text!r} leaves the picture: {left:.0f} {top:.0f} {right:.0f} {bottom:.0f}")
     return wrong
 
@@ -115,11 +115,11 @@ def test_no_text_touches_another_or_is_cut_off(name: str, pattern: str) -> None:
         (depth, WIDTHS[(at + seed) % 3], seed) for at, depth in enumerate(DEPTHS) for seed in (at % 3, (at + 1) % 3)
     ]
     with open_page() as page:
-        found = looked_at(page, [MAKE[name](*case, pattern) for case in cases])
-    assert len(found) == len(cases)
-    wrong = {case: faults(each) for case, each in zip(cases, found, strict=True)}
+        drawings = looked_at(page, [MAKE[name](*case, pattern) for case in cases])
+    assert len(drawings) == len(cases)
+    wrong = {case: faults(each) for case, each in zip(cases, drawings, strict=True)}
     assert not {case: each for case, each in wrong.items() if each}
-    for (depth, width, _), each in zip(cases, found, strict=True):
+    for (depth, width, _), each in zip(cases, drawings, strict=True):
         assert each["width"] == width
         assert each["inked"] >= min(depth, 2)
 

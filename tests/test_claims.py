@@ -49,9 +49,9 @@ def test_commands_name_experiments_and_settings_that_there_are(claim):
     words = claim.command().split()[1:]
     arguments = cli._parser(words).parse_args(joined(words))
     given = {
-        name.removeprefix("knob_"): value
+        name.removeprefix("parameter_"): value
         for name, value in vars(arguments).items()
-        if name.startswith("knob_") and value is not None
+        if name.startswith("parameter_") and value is not None
     }
     experiment = lab.get(claim.experiment)
     assert arguments.experiment == claim.experiment and set(given) == set(claim.settings)
@@ -162,11 +162,11 @@ def test_stopping_inside_an_experiment_keeps_the_claims_measured_before():
 
 
 def test_the_full_run_leaves_quick_out_and_says_so(monkeypatch):
-    asked: list[tuple[str, dict[str, Any]]] = []
+    runs: list[tuple[str, dict[str, Any]]] = []
     shares: list[float] = []
 
     def answer(name: str, progress: Any, **settings: Any) -> lab.Outcome:
-        asked.append((name, settings))
+        runs.append((name, settings))
         progress(0.5, "half")
         rows = (
             {"kind": "sigmoid", "hidden": 1, "accuracy": 0.9},
@@ -180,7 +180,7 @@ def test_the_full_run_leaves_quick_out_and_says_so(monkeypatch):
     monkeypatch.setattr(table, "claims", lambda: chosen)
     short = lab.run("claims", progress=lambda share, what: shares.append(share))
     full = lab.run("claims", full=True)
-    assert [settings.pop("quick", False) for _, settings in asked] == [True, False]
+    assert [settings.pop("quick", False) for _, settings in runs] == [True, False]
     assert short.rows[0]["command"] == "unvanish lab depth --hidden 1,20 --quick"
     assert full.rows[0]["command"] == "unvanish lab depth --hidden 1,20"
     assert "150 steps" in short.notes[0] and not full.notes

@@ -285,7 +285,7 @@ def test_explain_shows_the_page_of_every_code():
 
 
 @pytest.mark.parametrize(
-    ("topic", "found"),
+    ("topic", "heading"),
     [
         ("vanished", ["vanished  (verdict)", "UV101  vanishing gradient", "The first layers hardly learn"]),
         ("no signal", ["no signal  (verdict)", "UV604"]),
@@ -298,10 +298,10 @@ def test_explain_shows_the_page_of_every_code():
         ("", ["Codes", "UV101", "Verdicts", "Terms and fields", "trunk"]),
     ],
 )
-def test_explain_finds_verdicts_terms_and_fields(capsys, topic, found):
+def test_explain_finds_verdicts_terms_and_fields(capsys, topic, heading):
     assert main(["explain", *topic.split()]) == 0
     out = capsys.readouterr().out
-    for text in found[1:] if topic == "log10_signal" else found:
+    for text in heading[1:] if topic == "log10_signal" else heading:
         assert text in out
 
 

@@ -143,8 +143,8 @@ def test_a_page_followed_literally_adds_what_it_says_with_one_file(kind: str, co
             if command.startswith("pytest"):
                 assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 3
             if command.startswith("python -m tools.new"):
-                said = re.sub(r"\s+", " ", done.stdout)
-                assert all(proof in said for proof in page.commands[1:]), "the command names other tests than the page"
+                shown = re.sub(r"\s+", " ", done.stdout)
+                assert all(proof in shown for proof in page.commands[1:]), "the command names other tests than the page"
                 assert run(command, copy).returncode == 2, "what is there must not be written over"
     assert written is not None
     after = contents(copy)
@@ -168,8 +168,8 @@ def mistakes_are_explained(kind: str, page: Page, file: Path, copy: Path, out: P
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(page.mistakes) >= 5
     for place, (_, new, says) in enumerate(page.mistakes):
-        said = (out / str(place)).read_text(encoding="utf-8")
-        assert says in said, f"{new}: {said}"
+        message = (out / str(place)).read_text(encoding="utf-8")
+        assert says in message, f"{new}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def mistakes_are_explained(kind: str, page: Page, file: Path, copy: Path, out: P
         ('remedy Adam "upper case"', "'Adam' is no name for a remedy: write one such as activation-softsign"),
         ('picture ladder "No question"', "a picture answers a question: 'No question' needs a question mark"),
         ('experiment chain "Again"', "src/unvanish/lab/chain.py is already there"),
-        ('experiment knobs "A part"', "src/unvanish/lab/knobs.py is already there"),
+        ('experiment parameters "A part"', "src/unvanish/lab/parameters.py is already there"),
         ('format oneline ""', "the title says what it is: write it as one line without quotes"),
     ],
 )

@@ -17,7 +17,7 @@ from unvanish import Problem, pipeline, zoo
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import looking
-from unvanish.pipeline import diagnose, free_loss
+from unvanish.pipeline import diagnose, loss_of_outputs
 
 SEEDS = range(4)
 NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side
@@ -59,9 +59,9 @@ LOSSES = [mse, entropy, binary]
 def found(problem: Problem, reference: float, **more: Any) -> float | str:
     model: Any = problem.model
     with looking(problem, model) as look:
-        free = free_loss(problem, look.capture)
-        assert not isinstance(free, str), free
-        return decrement(look, free, reference, **more)
+        output_loss = loss_of_outputs(problem, look.capture)
+        assert not isinstance(output_loss, str), output_loss
+        return decrement(look, output_loss, reference, **more)
 
 
 def number(problem: Problem, reference: float, **more: Any) -> float:

@@ -267,8 +267,8 @@ def test_a_loss_that_a_step_lowers_is_not_flat(lowest: float, expected: str) -> 
 )
 def test_a_gradient_below_eps_underflows(eps: float | None, expected: str) -> None:
     # norm 10^-7.02 over 100 entries: an rms of 10^-8.02 = 0.955e-8
-    found = decide(flow(layer(log10_grad_norm=-7.02)).replace(setting=SETTING.replace(eps=eps)))
-    assert found.layers[0].verdict == expected
+    decided = decide(flow(layer(log10_grad_norm=-7.02)).replace(setting=SETTING.replace(eps=eps)))
+    assert decided.layers[0].verdict == expected
 
 
 def test_deciding_twice_changes_nothing_and_keeps_what_was_open() -> None:
@@ -297,3 +297,27 @@ ORDER = [f"fc{i}" for i in range(1, 13)]
 )
 def test_neighbours_fold(names: list[str], expected: str) -> None:
     assert span(names, ORDER) == expected
+
+
+def test_a_little_below_the_limit_a_layer_beside_a_sound_way_has_not_vanished() -> None:
+    """The layer before it transmits well, so its signal came by another way: in a chain it would transmit less."""
+    calls = tuple(
+        CallFlow(index=k, name="linear", module="", source="", part="model", role="weights", inputs=inputs)
+        for k, inputs in enumerate(((), (0,), (0, 1)))
+    )
+
+    def decided(first: float, second: float) -> list[str]:
+        layers = tuple(
+            LayerFlow(
+                name=name, kind="Linear", source="", parameters=4, call=k, log10_jacobian_norm=0.0, log10_grad_norm=0.0,
+                log10_transmission=value, log10_sensitivity_rise=0.0, underflow_fraction=0.0,
+            )
+            for k, (name, value) in enumerate((("first", first), ("second", second), ("third", 0.0)))
+        )  # fmt: skip
+        found = decide(flow().replace(layers=layers, calls=calls))
+        return [layer.verdict for layer in found.layers]
+
+    assert decided(-0.2, -2.8) == ["healthy", "healthy", "healthy"]
+    assert decided(-0.2, -3.1) == ["healthy", "vanished", "healthy"]
+    assert decided(-2.9, -2.8) == ["vanished", "vanished", "healthy"]
+    assert decided(-2.8, -0.2) == ["vanished", "healthy", "healthy"]

@@ -56,13 +56,13 @@ def log10_gradients(model: Any, given: Problem) -> list[float]:
 def test_the_golden_chain(golden: Callable[[str], Any], depth: int, dtype: torch.dtype, tolerance: float) -> None:
     known = golden("seeds")[f"chain_L{depth}"]
     model = chain(depth, dtype=dtype)
-    found = log10_gradients(model, Problem(model, torch.tensor(1.0, dtype=dtype)))
+    gradients = log10_gradients(model, Problem(model, torch.tensor(1.0, dtype=dtype)))
     with mpmath.workdps(60):
         exact, _ = exact_chain(depth, mpmath.mpf("0.17"))
         expected = [float(mpmath.log10(g)) for g in exact]
     listed = known["dout_dw"] or [known["dout_dw1"], *[None] * (depth - 2), known["dout_dwL"]]
-    assert len(found) == len(expected) == len(listed) == depth
-    for ours, theirs, golden_value in zip(found, expected, listed, strict=True):
+    assert len(gradients) == len(expected) == len(listed) == depth
+    for ours, theirs, golden_value in zip(gradients, expected, listed, strict=True):
         assert ours == pytest.approx(theirs, abs=tolerance)
         if golden_value is not None:
             assert ours == pytest.approx(float(mpmath.log10(mpmath.mpf(golden_value))), abs=tolerance)
@@ -89,11 +89,11 @@ def test_the_golden_losses(
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-9)])
 def test_a_thousand_layers(dtype: torch.dtype, tolerance: float, weight: float) -> None:
     model = chain(1000, weight, dtype)
-    found = log10_gradients(model, Problem(model, torch.tensor(1.0, dtype=dtype)))
+    gradients = log10_gradients(model, Problem(model, torch.tensor(1.0, dtype=dtype)))
     with mpmath.workdps(60):
         exact, _ = exact_chain(1000, mpmath.mpf(float(torch.tensor(weight, dtype=dtype))))
         expected = [float(mpmath.log10(abs(g))) for g in exact]
-    assert found == pytest.approx(expected, abs=tolerance)
+    assert gradients == pytest.approx(expected, abs=tolerance)
 
 
 DEEP = """
@@ -154,7 +154,7 @@ def in_a_process_of_its_own(body: str) -> dict[str, Any]:
 
 
 def test_a_hundred_thousand_layers() -> None:
-    found = in_a_process_of_its_own(WALKED)
+    printed = in_a_process_of_its_own(WALKED)
     depth, weight = 100_000, float(torch.tensor(0.17))
     with mpmath.workdps(30):
         # From layer 100 on every factor is the same to 30 digits: the product is the short chain's times a power.
@@ -162,19 +162,19 @@ def test_a_hundred_thousand_layers() -> None:
         factor = mpmath.log10(weight * h * (1 - h))
         first = float(mpmath.log10(short[0]) + (depth - 200) * factor)
         middle = float(mpmath.log10(short[150]) + (depth - depth // 2 - 50) * factor)
-    assert found["first"] == pytest.approx(first, abs=1e-3)
-    assert found["middle"] == pytest.approx(middle, abs=1e-3)
-    assert found["gigabytes"] < 4.0
+    assert printed["first"] == pytest.approx(first, abs=1e-3)
+    assert printed["middle"] == pytest.approx(middle, abs=1e-3)
+    assert printed["gigabytes"] < 4.0
 
 
 def test_a_loss_that_raises_behind_a_hundred_thousand_layers() -> None:
-    found = in_a_process_of_its_own(LOSS_RAISES)
-    assert "no loss today" in found["said"]
+    printed = in_a_process_of_its_own(LOSS_RAISES)
+    assert "no loss today" in printed["said"]
 
 
 def test_a_walk_interrupted_half_way_down_a_hundred_thousand_layers() -> None:
-    found = in_a_process_of_its_own(INTERRUPTED)
-    assert found["seen"] == 50_000 and found["left"] == 0
+    printed = in_a_process_of_its_own(INTERRUPTED)
+    assert printed["seen"] == 50_000 and printed["left"] == 0
 
 
 def shrunk_residual(blocks: int) -> tuple[Forward, Problem]:
@@ -223,7 +223,7 @@ def small_gain_transformer(layers: int) -> tuple[nn.Module, Problem]:
 def test_deep_networks_in_float32_against_autograd_in_float64(make: Any, size: int, fall: tuple[int, int]) -> None:
     """``fall``: orders of magnitude between the largest and the smallest gradient; float64 holds all of them."""
     model, given = make(size)
-    found = log10_gradients(model, given)
+    gradients = log10_gradients(model, given)
     if fall[0] > 45:
         given.loss(given.outputs(model)).backward()
         assert any(not p.grad.any() for p in model.parameters()), "float32 autograd was expected to underflow here"
@@ -231,8 +231,8 @@ def test_deep_networks_in_float32_against_autograd_in_float64(make: Any, size: i
     model.double()
     wide = Problem(model, given.inputs.double(), given.targets.double(), given.loss_fn)
     wide.loss(wide.outputs(model)).backward()
-    assert found == pytest.approx([math.log10(float(p.grad.norm())) for p in model.parameters()], abs=1e-5)
-    assert fall[0] < max(found) - min(found) < fall[1]
+    assert gradients == pytest.approx([math.log10(float(p.grad.norm())) for p in model.parameters()], abs=1e-5)
+    assert fall[0] < max(gradients) - min(gradients) < fall[1]
 
 
 def test_the_gradients_themselves_come_back_scaled() -> None:

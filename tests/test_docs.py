@@ -149,7 +149,7 @@ def test_commands_exist(page, line):
 
 def settled(experiment: str, arguments: dict[str, object]) -> lab.Settings:
     """The settings of a command line, read and checked as when it runs."""
-    given = {key.removeprefix("knob_"): value for key, value in arguments.items() if key.startswith("knob_")}
+    given = {key.removeprefix("parameter_"): value for key, value in arguments.items() if key.startswith("parameter_")}
     preset = str(arguments.get("preset") or "")
     return lab.get(experiment).settle(preset, **{key: value for key, value in given.items() if value is not None})
 
@@ -229,11 +229,11 @@ def test_every_experiment_is_on_its_page_with_its_settings_and_presets():
     for experiment in lab.experiments():
         section = page.split(f"## {experiment.name}\n")[1].split("\n## ")[0]
         assert experiment.question in section
-        for knob in experiment.settings:
+        for parameter in experiment.settings:
             line = next(
-                line for line in section.splitlines() if line.startswith(f"| `--{knob.name.replace('_', '-')}` ")
+                line for line in section.splitlines() if line.startswith(f"| `--{parameter.name.replace('_', '-')}` ")
             )
-            assert knob.help in line and knob.allowed in line
+            assert parameter.help in line and parameter.allowed in line
         for preset in experiment.presets:
             assert f"`--preset {preset.name}`" in section
 
@@ -338,11 +338,11 @@ def test_every_training_script_runs_watched_and_does_not_know_of_it(path, tmp_pa
 @pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.name)
 def test_every_example_is_a_problem_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
-    said = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)
-    assert said is not None
+    command = re.search(rf"^(?:unvanish (?:check|fix)|python) examples/{path.name}(?::(\w+))?", text, re.MULTILINE)
+    assert command is not None
     if path.name.startswith("huggingface"):
         pytest.importorskip("transformers")
-    with loaded_problem(path, said[1] or "problem") as problem:
+    with loaded_problem(path, command[1] or "problem") as problem:
         assert unvanish.diagnose(problem, effort="quick").layers
 
 

@@ -239,8 +239,8 @@ def test_a_file_that_exists_is_refused_before_the_search(
     taken.write_text("mine")
     for more in (["--write", str(taken)], ["--write", str(tmp_path / "a"), "-o", str(tmp_path / "a")]):
         assert cli.main(["fix", str(source), *more]) == 2
-        said = capsys.readouterr().err
-        assert ("exists already" in said or "a file each" in said) and "loaded" not in said
+        message = capsys.readouterr().err
+        assert ("exists already" in message or "a file each" in message) and "loaded" not in message
     assert taken.read_text() == "mine"
 
 

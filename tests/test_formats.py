@@ -145,7 +145,7 @@ def test_the_same_report_gives_the_same_text_without_control_characters(made, na
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "parts"),
     [
         ("net.py:12", Place("net.py", 12)),
         ("C:\\nets\\a.py:3", Place("C:\\nets\\a.py", 3)),
@@ -156,8 +156,8 @@ def test_the_same_report_gives_the_same_text_without_control_characters(made, na
         (":3", None),
     ],
 )
-def test_a_source_field_names_a_place(source, found):
-    assert place(source) == found
+def test_a_source_field_names_a_place(source, parts):
+    assert place(source) == parts
 
 
 def test_a_finding_about_the_whole_network_points_at_the_last_call_with_a_source():
@@ -238,11 +238,11 @@ def test_sarif_uris_are_ascii_and_lead_back_to_the_path(file, scheme, path):
     made = with_findings(VANISHED)
     layers = tuple(layer.replace(source=f"{file}:5") for layer in made.layers)
     (result,) = sarif_run(made.replace(layers=layers))["results"]
-    found = result["locations"][0]["physicalLocation"]["artifactLocation"]
-    parts = urlsplit(found["uri"])
-    assert found["uri"].isascii()
+    artifact = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    parts = urlsplit(artifact["uri"])
+    assert artifact["uri"].isascii()
     assert (parts.scheme, parts.netloc, unquote(parts.path), parts.fragment) == (scheme, "", path, "")
-    assert ("uriBaseId" in found) == (not scheme)
+    assert ("uriBaseId" in artifact) == (not scheme)
 
 
 def test_a_sarif_fingerprint_outlives_moved_lines_and_new_numbers_but_not_other_layers():
@@ -259,8 +259,8 @@ def test_a_sarif_fingerprint_outlives_moved_lines_and_new_numbers_but_not_other_
 
 def test_sarif_says_what_was_not_decided():
     (invocation,) = sarif_run(MADE["vanishing-20"])["invocations"]
-    said = [each["message"]["text"] for each in invocation["toolExecutionNotifications"]]
-    assert "Not decided: whether the loss is flat: the loss was not tried on other outputs" in said
+    notices = [each["message"]["text"] for each in invocation["toolExecutionNotifications"]]
+    assert "Not decided: whether the loss is flat: the loss was not tried on other outputs" in notices
 
 
 @ALL

@@ -34,8 +34,8 @@ def expected(problem: Problem, model: nn.Module) -> dict[str, float]:
     )
     torch.manual_seed(0)
     named = {n: p for n, p in double.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(wide.loss(wide.outputs(double)), list(named.values()), allow_unused=True)
-    return {n: float(g.norm()) for n, g in zip(named, found, strict=True) if g is not None}
+    gradients = torch.autograd.grad(wide.loss(wide.outputs(double)), list(named.values()), allow_unused=True)
+    return {n: float(g.norm()) for n, g in zip(named, gradients, strict=True) if g is not None}
 
 
 def own_names(model: nn.Module, layer: LayerFlow) -> list[str]:
@@ -47,8 +47,8 @@ def own_names(model: nn.Module, layer: LayerFlow) -> list[str]:
         return [first[id(every[path])]]
     module: Any = model.get_submodule(path)
     inside = module.parametrizations.parameters() if hasattr(module, "parametrizations") else ()
-    own = [*module._parameters.values(), *inside]
-    return sorted({first[id(p)] for p in own if p is not None and p.requires_grad})
+    held = [*module._parameters.values(), *inside]
+    return sorted({first[id(p)] for p in held if p is not None and p.requires_grad})
 
 
 def check(problem: Problem) -> int:

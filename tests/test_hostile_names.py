@@ -142,13 +142,13 @@ def test_lines_of_text_stay_inside_the_page(of: str, width: int) -> None:
     from unvanish.report import fix_text, text
 
     for unicode in (True, False):
-        said = text.render(MADE["check"][0], width, unicode=unicode) if of == "check" else ""
-        said = said or fix_text.render(MADE["fix"][0], width, unicode=unicode)
-        assert unicode or said.isascii()
+        lines = text.render(MADE["check"][0], width, unicode=unicode) if of == "check" else ""
+        lines = lines or fix_text.render(MADE["fix"][0], width, unicode=unicode)
+        assert unicode or lines.isascii()
         if of == "check":
             # the last line names a command to copy, which is not wrapped
-            assert max(map(cell_len, said.splitlines()[:-1])) <= width
-        assert "\x1b" not in said and r"\x1b[31m" in said
+            assert max(map(cell_len, lines.splitlines()[:-1])) <= width
+        assert "\x1b" not in lines and r"\x1b[31m" in lines
 
 
 def test_what_programs_read_gives_the_names_back() -> None:

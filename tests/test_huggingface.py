@@ -69,8 +69,8 @@ def test_the_head_of_a_gpt2_is_tied_with_its_embedding() -> None:
     problem = gpt2(0)
     model: Any = problem.model
     assert model.lm_head.weight is model.transformer.wte.weight
-    found = {layer.name: layer for layer in look(problem).layers}
-    head, embedding = found["lm_head"], found["transformer.wte"]
+    by_name = {layer.name: layer for layer in look(problem).layers}
+    head, embedding = by_name["lm_head"], by_name["transformer.wte"]
     assert head.call is not None and embedding.call is not None and head.call > embedding.call
     assert head.log10_grad_norm == embedding.log10_grad_norm  # one parameter, one gradient
 

@@ -229,8 +229,8 @@ def test_a_model_inside_another(name: str, seed: int, wrapper: Any, prefix: str)
     after = diagnose(replace(problem, model=wrapper(problem.model)))
     assert_same(before, after, dict.fromkeys(MEASURED, 0.0))
     # Parameters of the outermost module stand for themselves, those of any other one for their module.
-    own = dict(problem.model.named_parameters(recurse=False)) if isinstance(problem.model, nn.Module) else {}
-    renamed = {a.name: prefix.rstrip(".") if a.name in own else prefix + a.name for a in before.layers}
+    direct = dict(problem.model.named_parameters(recurse=False)) if isinstance(problem.model, nn.Module) else {}
+    renamed = {a.name: prefix.rstrip(".") if a.name in direct else prefix + a.name for a in before.layers}
     assert [layer.name for layer in after.layers] == list(renamed.values())
     for a, b in zip(before.findings, after.findings, strict=True):
         assert b.layers == tuple(renamed[layer] for layer in a.layers)

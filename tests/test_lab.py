@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from unvanish import lab
-from unvanish.lab.knobs import settle
+from unvanish.lab.parameters import settle
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.report import lab_text
 
-KNOBS = (
-    lab.Knob("depth", 20, "layers", 1, 100_000),
-    lab.Knob("rate", 0.5, "a rate", 0.001, 10),
-    lab.Knob("free", 0.0, "any number"),
-    lab.Knob("quick", False, "a switch"),
-    lab.Knob("phi", "tanh", "a function", choices=("tanh", "sigmoid")),
-    lab.Knob("weight", (0.17,), "weights", -3, 3, most=4),
+PARAMETERS = (
+    lab.Parameter("depth", 20, "layers", 1, 100_000),
+    lab.Parameter("rate", 0.5, "a rate", 0.001, 10),
+    lab.Parameter("free", 0.0, "any number"),
+    lab.Parameter("quick", False, "a switch"),
+    lab.Parameter("phi", "tanh", "a function", choices=("tanh", "sigmoid")),
+    lab.Parameter("weight", (0.17,), "weights", -3, 3, most=4),
 )
 OUTCOME = lab.Outcome(
     experiment="toy",
@@ -44,11 +44,11 @@ OUTCOME = lab.Outcome(
 
 
 def settled(**given: object) -> lab.Settings:
-    return settle(KNOBS, given, "lab toy", {})
+    return settle(PARAMETERS, given, "lab toy", {})
 
 
 def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
-    assert [knob.kind for knob in KNOBS] == ["int", "float", "float", "bool", "str", "list"]
+    assert [parameter.kind for parameter in PARAMETERS] == ["int", "float", "float", "bool", "str", "list"]
     s = settled(depth="1e3", rate=" 0.25 ", quick="yes", phi="sigmoid", weight="0.1,2,-3")
     assert (s.depth, s.rate, s.quick, s.phi, s.weight) == (1_000, 0.25, True, "sigmoid", (0.1, 2.0, -3.0))
     assert isinstance(s.depth, int)
@@ -59,7 +59,7 @@ def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"depth": 1e9}, r"lab toy: depth is 1000000000; it takes a whole number from 1 to 100,000"),
         ({"depth": "1e9"}, r"depth is 1000000000; it takes a whole number from 1 to 100,000"),
@@ -86,8 +86,8 @@ def test_kinds_follow_from_defaults_and_texts_are_read() -> None:
         ({"zzz": 1}, r"there is no setting 'zzz'; there are depth, rate"),
     ],
 )
-def test_a_bad_setting_has_one_message_with_what_is_allowed(given: dict[str, object], said: str) -> None:
-    with pytest.raises(UnvanishError, match=said) as caught:
+def test_a_bad_setting_has_one_message_with_what_is_allowed(given: dict[str, object], message: str) -> None:
+    with pytest.raises(UnvanishError, match=message) as caught:
         settled(**given)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -114,10 +114,10 @@ def test_names_of_experiments() -> None:
     assert names == sorted(names)
     for each in lab.experiments():
         assert each.doc and each.question.endswith("?"), each.name
-        assert all(knob.help for knob in each.settings), each.name
+        assert all(parameter.help for parameter in each.settings), each.name
     with pytest.raises(UnvanishError, match=r"the lab has no experiment 'chian'; did you mean chain"):
         lab.run("chian")
-    for hidden in ("knobs", "outcome", "../chain", ""):
+    for hidden in ("parameters", "outcome", "../chain", ""):
         with pytest.raises(UnvanishError, match="the lab has no experiment"):
             lab.get(hidden)
 
@@ -137,7 +137,7 @@ def test_registration_refuses_what_cannot_be_right() -> None:
         lab.experiment("chain", title="", question="")(spoken)
     with pytest.raises(ValueError, match="toy has the pace 'fast'; it is one of live, short, long"):
         lab.experiment("toy", title="", question="", pace="fast")(spoken)
-    wrong = lab.Knob("depth", 0, "layers", 1, 5)
+    wrong = lab.Parameter("depth", 0, "layers", 1, 5)
     with pytest.raises(UnvanishError, match="depth is 0"):
         lab.experiment("toy", title="", question="", settings=(wrong,))(spoken)
     with pytest.raises(ValueError, match=r"toy belongs into the file toy\.py of unvanish/lab"):
@@ -146,7 +146,7 @@ def test_registration_refuses_what_cannot_be_right() -> None:
     with pytest.raises(ValueError, match="toy needs a title and a question with its question mark"):
         lab.experiment("toy", title="A toy", question="It does")(spoken)
     with pytest.raises(ValueError, match="toy: the settings depth need a help text"):
-        lab.experiment("toy", title="A toy", question="Does it?", settings=(lab.Knob("depth", 3, ""),))(spoken)
+        lab.experiment("toy", title="A toy", question="Does it?", settings=(lab.Parameter("depth", 3, ""),))(spoken)
     assert "toy" not in [each.name for each in lab.experiments()]
 
 
@@ -158,24 +158,24 @@ def test_an_outcome_survives_json() -> None:
     assert again.replace(rows=()) == OUTCOME.replace(rows=())
     assert not again.ok
     assert json.loads(OUTCOME.to_json())["rows"][0]["log10_g"] == "-inf"
-    for text, said in (
+    for text, message in (
         ("{", "not valid JSON"),
         ("[]", "expected a JSON object"),
         ('{"schema": "x"}', "expected a JSON"),
     ):
-        with pytest.raises(UnvanishError, match=said):
+        with pytest.raises(UnvanishError, match=message):
             lab.Outcome.from_json(text)
 
 
 def test_the_text_shows_numbers_and_not_logarithms() -> None:
-    said = str(OUTCOME)
-    assert said.splitlines()[0] == OUTCOME.sentence
-    assert "Settings: depth 3  weight 0.17  quick true" in said
-    assert "-10^-1371.250" in said and "–" in said and "sign" not in said
-    assert "ok: a sum: 1, expected 1" in said
-    assert "FAILED: a claim: 2, expected 1" in said
-    assert said.endswith("A note.")
-    assert repr(OUTCOME) == said
+    text = str(OUTCOME)
+    assert text.splitlines()[0] == OUTCOME.sentence
+    assert "Settings: depth 3  weight 0.17  quick true" in text
+    assert "-10^-1371.250" in text and "–" in text and "sign" not in text
+    assert "ok: a sum: 1, expected 1" in text
+    assert "FAILED: a claim: 2, expected 1" in text
+    assert text.endswith("A note.")
+    assert repr(OUTCOME) == text
 
 
 def test_long_tables_are_folded_and_say_so() -> None:
@@ -228,15 +228,15 @@ def test_one_experiment_loads_neither_the_others_nor_torch() -> None:
 
 
 def test_quick_limits_numbers_and_lists_and_the_outcome_names_what_was_run() -> None:
-    knobs = (
-        lab.Knob("steps", 300, "", 1, 10_000, quick=150),
-        lab.Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "", 1, 100, quick=3),
-        lab.Knob("seeds", 3, ""),
-        lab.Knob("quick", False, ""),
+    parameters = (
+        lab.Parameter("steps", 300, "", 1, 10_000, quick=150),
+        lab.Parameter("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "", 1, 100, quick=3),
+        lab.Parameter("seeds", 3, ""),
+        lab.Parameter("quick", False, ""),
     )
 
     def plain(**given: object) -> dict[str, object]:
-        return settle(knobs, given, "lab toy", {}).plain()
+        return settle(parameters, given, "lab toy", {}).plain()
 
     assert plain() == {"steps": 300, "hidden": [1, 2, 3, 5, 10, 20], "seeds": 3, "quick": False}
     assert plain(quick=True) == {"steps": 150, "hidden": [1, 3, 20], "seeds": 3, "quick": True}

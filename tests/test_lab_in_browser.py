@@ -94,8 +94,8 @@ def test_it_opens_with_the_chain_its_sentence_and_its_pictures(visit):
     with visit() as page:
         assert verdict(page) == lab.run("chain").sentence
         assert page.title().startswith("One neuron a layer")
-        found = ink(page)
-        assert len(found) == 3 and min(found) > 20
+        pictures = ink(page)
+        assert len(pictures) == 3 and min(pictures) > 20
         page.wait_for_selector("body[data-beside]", timeout=LATER)
         assert min(ink(page, "#beside")) > 20
         assert page.locator("#beside a").get_attribute("href") == "#ravine"
@@ -142,8 +142,8 @@ def test_a_number_out_of_range_is_refused_in_the_words_of_the_command_line(visit
     with visit() as page:
         page.locator(".value").first.fill("1e9")
         page.keyboard.press("Tab")
-        said = page.locator("#problem").inner_text()
-        assert said == "lab chain: depth is 1000000000; it takes a whole number from 1 to 100,000"
+        message = page.locator("#problem").inner_text()
+        assert message == "lab chain: depth is 1000000000; it takes a whole number from 1 to 100,000"
         until_shown(page, lambda: (page.locator(".value").first.fill("30"), page.keyboard.press("Tab")))
         assert "30 layers" in verdict(page) and page.locator("#problem").is_hidden()
 
@@ -168,11 +168,11 @@ def test_a_training_experiment_shows_its_progress_and_is_remembered(visit):
         assert "press Run" in verdict(page)
         page.locator("#run").click()
         page.wait_for_selector("body[data-state=ready]", timeout=LATER)
-        said = verdict(page)
+        sentence = verdict(page)
         assert min(ink(page)) > 10
         page.reload()
         page.wait_for_selector("body[data-state=ready]", timeout=LATER)
-        assert verdict(page) == said
+        assert verdict(page) == sentence
 
 
 def test_a_training_experiment_is_stopped_with_what_is_done(visit):
@@ -292,8 +292,8 @@ def faults(page: Any) -> list[str]:
         if os.environ.get("UNVANISH_BROWSER") == "required":
             raise
         pytest.skip("the package axe-playwright-python is not installed: its rules cannot be applied")
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+    violations = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in violations for node in each["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -32,11 +32,11 @@ def test_norms_are_those_of_the_bias_gradients_while_torch_trains(hidden, seed):
     network = Design(hidden, init="normal").build(784, 10, seed)
     linears: list[Any] = [m for m in network.modules() if isinstance(m, nn.Linear)]
     wanted = F.one_hot(labels, 10).float()
-    for found in speeds.norms(hidden, range(seed, seed + 1), (images, labels), epochs=4, rate=rate, penalty=penalty):
+    for norms in speeds.norms(hidden, range(seed, seed + 1), (images, labels), epochs=4, rate=rate, penalty=penalty):
         network.zero_grad()
         (F.binary_cross_entropy_with_logits(network(images), wanted, reduction="sum") / len(images)).backward()
         expected = [float(linear.bias.grad.norm()) for linear in linears[:-1]]
-        assert found[0].tolist() == pytest.approx(expected, rel=2e-4)
+        assert norms[0].tolist() == pytest.approx(expected, rel=2e-4)
         with torch.no_grad():
             for linear in linears:
                 linear.weight.mul_(1 - rate * penalty / len(images)).sub_(rate * linear.weight.grad)
@@ -54,9 +54,9 @@ def test_networks_side_by_side_do_not_disturb_each_other():
 def test_published_norms_lie_in_the_bands_of_fifty_seeds_and_of_the_trained_seeds():
     outcome = lab.run("speeds", seeds=5)
     assert outcome.ok, [check for check in outcome.checks if not check.ok]
-    told = [row for row in outcome.rows if row["published"] is not None]
-    assert len(told) == 4 * (2 + 3 + 4) and all(row["inside"] for row in told)
-    widths = [row["high"] - row["low"] for row in told if row["epoch"] == 0]
+    published = [row for row in outcome.rows if row["published"] is not None]
+    assert len(published) == 4 * (2 + 3 + 4) and all(row["inside"] for row in published)
+    widths = [row["high"] - row["low"] for row in published if row["epoch"] == 0]
     assert max(widths) < 0.6  # decades: a band that would let anything in proves nothing
     assert [drawing.name for drawing in outcome.pictures] == ["speeds"] * 3
 

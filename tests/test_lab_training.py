@@ -15,12 +15,13 @@ from unvanish import lab
 from unvanish.lab import bottom, remedies
 from unvanish.population import batched
 from unvanish.population.batched import Design, Population, Tuned
+from unvanish.population.initialisations import critical_variances
 from unvanish.records import UnvanishError
 
 DESIGNS = (
     Design(3, 5),
-    Design(4, 6, "Tanh", "critical"),
-    Design(3, 5, "ReLU", "he", skip=0.5),
+    Design(4, 6, "tanh", "critical"),
+    Design(3, 5, "relu", "he", skip=0.5),
     Design(3, 5, init="xavier", after=True, skip=1.0),
     Design(3, 5, norm="batch"),
     Design(3, 5, norm="layer"),
@@ -54,7 +55,7 @@ def test_each_network_descends_as_under_torchs_own_optimizer(name):
     inputs, labels = some_data()
     make, lowest = batched.OPTIMIZERS[name]
     rates = [lowest, 30 * lowest, 700 * lowest]
-    networks = [Design(2, 5, "Tanh").build(8, 3, seed) for seed in range(3)]
+    networks = [Design(2, 5, "tanh").build(8, 3, seed) for seed in range(3)]
     population = Population(networks)
     descent = batched.Descent(population, torch.tensor(rates), make)
     alone = [make(network.parameters(), lr=rate) for network, rate in zip(networks, rates, strict=True)]
@@ -106,9 +107,9 @@ def test_variances_of_the_initialisations(init, variance):
 def test_critical_variances_are_the_golden_ones(golden):
     numbers = golden("meanfield")
     root = numbers["sigmoid"]["zero_bias_roots"][0]
-    assert batched.critical_variances("Sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
-    assert batched.critical_variances("ReLU") == pytest.approx((2.0, 0.0), abs=1e-12)
-    assert batched.critical_variances("Tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
+    assert critical_variances("sigmoid")[0] == pytest.approx(root["sigma_w2"], rel=1e-9)
+    assert critical_variances("relu") == pytest.approx((2.0, 0.0), abs=1e-12)
+    assert critical_variances("tanh") == pytest.approx((1.7609546396, 0.05), rel=1e-8)
 
 
 def test_images_are_parted_without_overlap_and_every_pass_shows_each_once():
@@ -133,10 +134,10 @@ def test_digits_need_scikit_learn(monkeypatch):
 
 
 def test_the_rate_is_chosen_by_images_that_do_not_judge():
-    found = Tuned(
+    tuned = Tuned(
         (0.1, 1.0), chosen_by=((0.5, 0.7), (0.4, 0.9)), judged=((0.9, 0.9), (0.2, 0.3)), losses=((1, 1), (1, 1))
     )
-    assert found.rate == 1.0 and found.scores == (0.2, 0.3)
+    assert tuned.rate == 1.0 and tuned.scores == (0.2, 0.3)
     level = Tuned((0.1, 1.0), ((0.5,), (0.5,)), ((0.9,), (0.2,)), losses=((math.nan,), (2.0,)))
     assert level.rate == 1.0  # of equals the one whose loss is lower, and nan is not
 
@@ -235,8 +236,8 @@ def test_bottom_tells_the_five_places_apart(seed, gradient):
 
 def test_the_local_minimum_is_one_and_not_the_best():
     task = bottom.Task.drawn(0)
-    model, told = bottom.local_minimum(task, 0, 30, lambda share, what: None)
-    assert model is not None and "all eigenvalues" in told
+    model, note = bottom.local_minimum(task, 0, 30, lambda share, what: None)
+    assert model is not None and "all eigenvalues" in note
     shapes = [p.shape for p in model.parameters()]
 
     def loss(*parts: torch.Tensor) -> torch.Tensor:

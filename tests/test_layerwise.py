@@ -15,9 +15,9 @@ from torch.func import functional_call, jacrev
 
 from unvanish import Problem, zoo
 from unvanish.evidence import layerwise
-from unvanish.evidence.free import free_loss
 from unvanish.evidence.gauss_newton import dot
-from unvanish.evidence.layerwise import MOST, Bend, bends
+from unvanish.evidence.layerwise import MOST, GradientCurvature, gradient_curvatures
+from unvanish.evidence.output_loss import loss_of_outputs
 from unvanish.flow.look import looking
 from unvanish.pipeline import diagnose
 
@@ -50,16 +50,16 @@ def binary(seed: int) -> Problem:
 LOSSES = [mse, entropy, binary]
 
 
-def found(problem: Problem) -> dict[str, Bend] | str:
+def found(problem: Problem) -> dict[str, GradientCurvature] | str:
     model: Any = problem.model
     report = diagnose(problem, effort="quick")
     with looking(problem, model) as look:
-        free = free_loss(problem, look.capture)
-        assert not isinstance(free, str)
-        return bends(look, look.layers, {a.name: a for a in report.layers}, free)
+        output_loss = loss_of_outputs(problem, look.capture)
+        assert not isinstance(output_loss, str)
+        return gradient_curvatures(look, look.layers, {a.name: a for a in report.layers}, output_loss)
 
 
-def numbers(problem: Problem) -> dict[str, Bend]:
+def numbers(problem: Problem) -> dict[str, GradientCurvature]:
     values = found(problem)
     assert not isinstance(values, str), values
     return values
@@ -86,21 +86,21 @@ def dense(problem: Problem, layer: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("make", LOSSES)
 def test_along_the_gradient_it_is_what_the_dense_matrices_say(make: Callable[[int], Problem], seed: int) -> None:
     problem = make(seed)
-    for layer, bend in numbers(problem).items():
+    for layer, measured in numbers(problem).items():
         g, curvature = dense(problem, layer)
         along = float(g @ curvature @ g / (g @ g))
-        assert bend.log10_curvature == pytest.approx(math.log10(along), abs=1e-9)
-        assert bend.log10_gain == pytest.approx(math.log10(0.5 * float(g @ g) / along), abs=1e-9)
+        assert measured.log10_curvature == pytest.approx(math.log10(along), abs=1e-9)
+        assert measured.log10_gain == pytest.approx(math.log10(0.5 * float(g @ g) / along), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("make", LOSSES)
 def test_the_gain_is_a_lower_bound_of_the_layers_own_decrement(make: Callable[[int], Problem], seed: int) -> None:
     problem = make(seed)
-    for layer, bend in numbers(problem).items():
+    for layer, measured in numbers(problem).items():
         g, curvature = dense(problem, layer)
         whole = 0.5 * float(g @ torch.linalg.pinv(curvature, hermitian=True, rtol=1e-12) @ g)
-        assert 0.0 < 10.0**bend.log10_gain <= whole * (1.0 + 1e-9)
+        assert 0.0 < 10.0**measured.log10_gain <= whole * (1.0 + 1e-9)
 
 
 def sigmoids(depth: int) -> Problem:
@@ -134,8 +134,8 @@ def test_gradients_pulled_back_at_one_scale_are_those_that_are_walked(
     monkeypatch.setattr(layerwise, "_power", lambda *_: None)
     walked = numbers(sigmoids(depth))
     assert set(pulled) == set(walked)
-    for name, bend in pulled.items():
-        assert bend == pytest.approx(walked[name], abs=1e-4)
+    for name, measured in pulled.items():
+        assert measured == pytest.approx(walked[name], abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-42])
@@ -166,9 +166,9 @@ def test_float32_agrees_with_float64_far_below_the_range_of_its_squares(depth: i
     narrow, wide = numbers(problem), numbers(Problem(model, x, y, F.mse_loss))
     assert set(narrow) == set(wide)
     assert narrow["0"].log10_curvature < -1.5 * depth
-    for name, bend in narrow.items():
-        assert bend.log10_curvature == pytest.approx(wide[name].log10_curvature, abs=0.02)
-        assert bend.log10_gain == pytest.approx(wide[name].log10_gain, abs=0.02)
+    for name, measured in narrow.items():
+        assert measured.log10_curvature == pytest.approx(wide[name].log10_curvature, abs=0.02)
+        assert measured.log10_gain == pytest.approx(wide[name].log10_gain, abs=0.02)
 
 
 @pytest.mark.parametrize("power", [-6, 6])

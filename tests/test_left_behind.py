@@ -251,9 +251,9 @@ def test_targets_that_the_loss_changes_are_put_back_and_read_as_they_were() -> N
 def test_inputs_that_are_changed_in_place_are_the_same_in_each_pass() -> None:
     model, x = Program(write_inputs), X.clone()
     half = Program(lambda self, x: None)
-    found = look(Problem(model, x, Y, F.cross_entropy, torch.optim.Adam(model.parameters())))
+    flow = look(Problem(model, x, Y, F.cross_entropy, torch.optim.Adam(model.parameters())))
     expected = look(Problem(half, 0.5 * X, Y, F.cross_entropy, torch.optim.Adam(half.parameters())))
-    assert found.step is not None and found.step == expected.step and found.decrement == expected.decrement
+    assert flow.step is not None and flow.step == expected.step and flow.decrement == expected.decrement
 
 
 def test_a_graph_that_the_user_holds_stays_valid() -> None:
@@ -289,7 +289,7 @@ def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def checked_under_an_alarm(problem: Problem, after: float, again: float) -> KeyboardInterrupt | None:
     """What interrupted the check: alarms that come three times at most."""
-    found: KeyboardInterrupt | None = None
+    interrupt: KeyboardInterrupt | None = None
     came: list[int] = []
 
     def alarm(*_: Any) -> None:
@@ -302,14 +302,14 @@ def checked_under_an_alarm(problem: Problem, after: float, again: float) -> Keyb
     while True:
         try:
             try:
-                if found is None:
+                if interrupt is None:
                     signal.setitimer(signal.ITIMER_REAL, after, again)
                     look(problem)
             except KeyboardInterrupt as error:
-                found = error
+                interrupt = error
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, raises)
-            return found
+            return interrupt
         except KeyboardInterrupt:
             continue
 
@@ -396,17 +396,17 @@ def network(seed: int, dropout: float = 0.2) -> Problem:
 def test_threads_that_check_at_once_get_what_one_alone_gets() -> None:
     problems = [network(seed) for seed in range(3)]
     alone = [diagnose(problem).to_json() for problem in problems]
-    found: dict[int, list[str]] = {}
+    results: dict[int, list[str]] = {}
 
     def check(index: int) -> None:
-        found[index] = [diagnose(problems[index]).to_json() for _ in range(4)]
+        results[index] = [diagnose(problems[index]).to_json() for _ in range(4)]
 
     threads = [threading.Thread(target=check, args=(index,)) for index in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [set(found[index]) for index in range(3)] == [{text} for text in alone]
+    assert [set(results[index]) for index in range(3)] == [{text} for text in alone]
 
 
 class Replayed(nn.Module):

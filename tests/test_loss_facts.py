@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from unvanish import Problem
 from unvanish.decide import decide
-from unvanish.evidence.free import free_loss
 from unvanish.evidence.last import last_call
 from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.output_loss import loss_of_outputs
 from unvanish.pipeline import look
 from unvanish.records import LossFacts
 from unvanish.trace.capture import record
@@ -36,8 +36,10 @@ def facts(outputs: Tensor, targets: Any, loss_fn: Callable[..., Any], seed: int 
     model = Given(outputs)
     problem = Problem(model, outputs.detach(), targets, loss_fn)
     capture = record(problem, model)
-    free = free_loss(problem, capture)
-    return loss_facts(free, None if isinstance(free, str) else last_call(capture, free), capture.loss, seed)
+    output_loss = loss_of_outputs(problem, capture)
+    return loss_facts(
+        output_loss, None if isinstance(output_loss, str) else last_call(capture, output_loss), capture.loss, seed
+    )
 
 
 def outputs(*shape: int) -> Tensor:
@@ -69,15 +71,15 @@ CLOSED = [
 def test_the_best_outputs_have_the_loss_of_the_closed_form(
     now: Tensor, targets: Tensor, loss_fn: Callable[..., Tensor], constant: float, scale: float
 ) -> None:
-    found = facts(now, targets, lambda o, t: loss_fn(o, t) * scale)
+    measured = facts(now, targets, lambda o, t: loss_fn(o, t) * scale)
     value = loss_fn(now, targets).item()
-    assert found.value == pytest.approx(value * scale, rel=1e-5)
-    assert found.best_constant == pytest.approx(constant * scale, rel=1e-3)
-    assert found.best_free == pytest.approx(0.0, abs=1e-3 * value * scale)
-    assert found.reference == pytest.approx(max(value, constant) * scale, rel=2e-3)
-    assert found.relative_gap == pytest.approx(value / max(value, constant), rel=2e-3)
-    assert found.reacts is True and found.why == ""
-    assert found.at_constant is (value >= 0.98 * constant)
+    assert measured.value == pytest.approx(value * scale, rel=1e-5)
+    assert measured.best_constant == pytest.approx(constant * scale, rel=1e-3)
+    assert measured.best_free == pytest.approx(0.0, abs=1e-3 * value * scale)
+    assert measured.reference == pytest.approx(max(value, constant) * scale, rel=2e-3)
+    assert measured.relative_gap == pytest.approx(value / max(value, constant), rel=2e-3)
+    assert measured.reacts is True and measured.why == ""
+    assert measured.at_constant is (value >= 0.98 * constant)
 
 
 @pytest.mark.parametrize(("now", "targets", "loss_fn", "constant"), CLOSED)
@@ -90,15 +92,15 @@ def test_the_scale_of_the_loss_does_not_move_the_gap(
 
 def test_the_residual_is_the_gradient_for_the_outputs() -> None:
     now = outputs(10, 3)
-    found = facts(now, CLASSES, F.cross_entropy)
+    measured = facts(now, CLASSES, F.cross_entropy)
     residual = (now.softmax(1) - F.one_hot(CLASSES, 3)) / 10
-    assert found.residual_norm == pytest.approx(float(residual.norm()), rel=1e-5)
+    assert measured.residual_norm == pytest.approx(float(residual.norm()), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_curvature_of_mse_is_two_over_the_number_of_entries(seed: int) -> None:
-    found = facts(outputs(12, 2), outputs(12, 2) + 1.0, F.mse_loss, seed)
-    assert found.curvature == pytest.approx(2 / 24, rel=1e-5)
+    measured = facts(outputs(12, 2), outputs(12, 2) + 1.0, F.mse_loss, seed)
+    assert measured.curvature == pytest.approx(2 / 24, rel=1e-5)
 
 
 def test_the_curvature_of_cross_entropy_is_that_of_the_softmax() -> None:
@@ -128,18 +130,18 @@ def test_a_loss_without_a_second_derivative_has_no_curvature() -> None:
             return g * 2 * z / z.numel()
 
     now = outputs(6, 2)
-    found = facts(now, None, lambda o, _: Once.apply(o))
-    assert found.curvature is None
-    assert found.residual_norm == pytest.approx(float(now.norm()) * 2 / 12, rel=1e-5)
-    assert found.best_free == pytest.approx(0.0, abs=1e-4)
+    measured = facts(now, None, lambda o, _: Once.apply(o))
+    assert measured.curvature is None
+    assert measured.residual_norm == pytest.approx(float(now.norm()) * 2 / 12, rel=1e-5)
+    assert measured.best_free == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("shift", [-1.0, 0.5, 1.0])
 def test_an_unbounded_loss_has_no_scale(shift: float) -> None:
-    found = facts(outputs(8, 3), None, lambda o, _: o.mean() + shift)
-    assert found.relative_gap is None and found.reference is None and found.best_free is None
-    assert "no lower bound" in found.why
-    assert found.reacts is True
+    measured = facts(outputs(8, 3), None, lambda o, _: o.mean() + shift)
+    assert measured.relative_gap is None and measured.reference is None and measured.best_free is None
+    assert "no lower bound" in measured.why
+    assert measured.reacts is True
 
 
 def test_layers_under_an_unbounded_loss_are_healthy_and_never_converged() -> None:
@@ -153,28 +155,28 @@ def mean(outputs: Tensor, _: None) -> Tensor:
 
 
 def test_a_clamped_loss_does_not_react_and_has_no_scale() -> None:
-    found = facts(outputs(10, 3), CLASSES, lambda o, t: F.cross_entropy(o, t).clamp(max=0.01))
-    assert found.reacts is False and found.residual_norm == 0.0
-    assert found.relative_gap is None and "the same for every output" in found.why
+    measured = facts(outputs(10, 3), CLASSES, lambda o, t: F.cross_entropy(o, t).clamp(max=0.01))
+    assert measured.reacts is False and measured.residual_norm == 0.0
+    assert measured.relative_gap is None and "the same for every output" in measured.why
 
 
 def test_the_minimum_itself_has_no_gap() -> None:
     targets = outputs(8, 2)
-    found = facts(targets, targets, F.mse_loss)
-    assert found.value == 0.0 and found.relative_gap == 0.0 and found.reacts is True
+    measured = facts(targets, targets, F.mse_loss)
+    assert measured.value == 0.0 and measured.relative_gap == 0.0 and measured.reacts is True
 
 
 def test_almost_there_is_a_small_gap() -> None:
     targets = outputs(8, 2)
-    found = facts(targets * 1.01, targets, F.mse_loss)
+    measured = facts(targets * 1.01, targets, F.mse_loss)
     expected = 1e-4 * float(targets.pow(2).mean() / targets.var(0, correction=0).mean())
-    assert found.relative_gap == pytest.approx(expected, rel=0.05)
+    assert measured.relative_gap == pytest.approx(expected, rel=0.05)
 
 
 def test_one_sample_has_the_present_loss_as_its_only_reference() -> None:
-    found = facts(outputs(1, 3), CLASSES[:1], F.cross_entropy)
-    assert found.best_constant is None and "one sample" in found.why
-    assert found.relative_gap == pytest.approx(1.0, abs=1e-3)
+    measured = facts(outputs(1, 3), CLASSES[:1], F.cross_entropy)
+    assert measured.best_constant is None and "one sample" in measured.why
+    assert measured.relative_gap == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_loss_that_refuses_free_outputs_is_a_reason() -> None:
@@ -183,10 +185,10 @@ def test_a_loss_that_refuses_free_outputs_is_a_reason() -> None:
             raise TypeError("outputs of the model alone")
         return F.cross_entropy(o, t)
 
-    found = facts(outputs(10, 3), CLASSES, picky)
-    assert found.relative_gap is None
-    assert found.why == "loss_fn raised TypeError on free outputs: outputs of the model alone"
-    assert found.value == pytest.approx(F.cross_entropy(outputs(10, 3), CLASSES).item(), rel=1e-5)
+    measured = facts(outputs(10, 3), CLASSES, picky)
+    assert measured.relative_gap is None
+    assert measured.why == "loss_fn raised TypeError on free outputs: outputs of the model alone"
+    assert measured.value == pytest.approx(F.cross_entropy(outputs(10, 3), CLASSES).item(), rel=1e-5)
 
 
 def test_an_outer_interrupt_is_not_taken_for_a_reason() -> None:
@@ -215,16 +217,16 @@ class OwnLoss(nn.Module):
 
 
 def inside(loss: Callable[[Tensor], Tensor]) -> LossFacts:
-    found = look(Problem(OwnLoss(loss), outputs(10, 3))).loss
-    assert found is not None
-    return found
+    measured = look(Problem(OwnLoss(loss), outputs(10, 3))).loss
+    assert measured is not None
+    return measured
 
 
 def test_a_recognised_loss_inside_the_model_is_replayed() -> None:
-    found = inside(lambda logits: F.cross_entropy(logits, CLASSES))
-    assert found.best_constant == pytest.approx(ENTROPY, rel=1e-3)
-    assert found.best_free == pytest.approx(0.0, abs=1e-3)
-    assert found.relative_gap is not None and found.why == ""
+    measured = inside(lambda logits: F.cross_entropy(logits, CLASSES))
+    assert measured.best_constant == pytest.approx(ENTROPY, rel=1e-3)
+    assert measured.best_free == pytest.approx(0.0, abs=1e-3)
+    assert measured.relative_gap is not None and measured.why == ""
 
 
 @pytest.mark.parametrize(
@@ -235,8 +237,8 @@ def test_a_recognised_loss_inside_the_model_is_replayed() -> None:
     ],
 )
 def test_another_loss_inside_the_model_is_a_reason(loss: Callable[[Tensor], Tensor], why: str) -> None:
-    found = inside(loss)
-    assert found.relative_gap is None and found.best_free is None and why in found.why
+    measured = inside(loss)
+    assert measured.relative_gap is None and measured.best_free is None and why in measured.why
 
 
 def test_a_reason_becomes_an_open_question() -> None:
@@ -262,15 +264,15 @@ def test_several_outputs_are_free_together() -> None:
     def loss_fn(out: Any, targets: Any) -> Tensor:
         return F.cross_entropy(out[0], targets[0]) + F.mse_loss(out[1]["value"], targets[1])
 
-    found = look(Problem(Two(), outputs(10, 3), (CLASSES, numbers), loss_fn)).loss
-    assert found is not None
-    assert found.best_constant == pytest.approx(ENTROPY + float(numbers.var(correction=0)), rel=1e-3)
-    assert found.best_free == pytest.approx(0.0, abs=1e-3)
+    measured = look(Problem(Two(), outputs(10, 3), (CLASSES, numbers), loss_fn)).loss
+    assert measured is not None
+    assert measured.best_constant == pytest.approx(ENTROPY + float(numbers.var(correction=0)), rel=1e-3)
+    assert measured.best_free == pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_have_nearly_the_same_gap(dtype: torch.dtype) -> None:
     wide = facts(outputs(10, 3), CLASSES, F.cross_entropy)
-    found = facts(outputs(10, 3).to(dtype), CLASSES, F.cross_entropy)
-    assert found.best_constant == pytest.approx(wide.best_constant, rel=0.02)
-    assert found.relative_gap == pytest.approx(wide.relative_gap, rel=0.02)
+    measured = facts(outputs(10, 3).to(dtype), CLASSES, F.cross_entropy)
+    assert measured.best_constant == pytest.approx(wide.best_constant, rel=0.02)
+    assert measured.relative_gap == pytest.approx(wide.relative_gap, rel=0.02)

@@ -52,19 +52,19 @@ def three_neurons() -> Problem:
 
 
 def test_three_neurons_worked_by_hand() -> None:
-    found = layers(three_neurons())
-    assert list(found) == ["0", "2", "4"]
-    first, second, third = found.values()
+    by_name = layers(three_neurons())
+    assert list(by_name) == ["0", "2", "4"]
+    first, second, third = by_name.values()
     w1, w2, w3 = 1.0, -math.log(3) / 0.75, 4 * math.log(1.5)
     # Error signals ∂C/∂z, from ∂C/∂out = 0.6 − 0.1: 0.5 · 0.24, then times w₃ · 3/16, then times w₂ · 3/16.
     d3 = 0.12
     d2 = 0.12 * 1.62186043243266 * 0.1875
     d1 = d2 * 1.46481638489081 * 0.1875
-    signals = [layer.log10_signal for layer in found.values()]
+    signals = [layer.log10_signal for layer in by_name.values()]
     assert signals == pytest.approx([log(d1), log(d2), log(d3)], abs=1e-12)
     assert signals == pytest.approx([-1.9990195, -1.4378040, -0.9208188], abs=1e-7)
     # ∂C/∂w = ∂C/∂z times what came in: x = ln 3, h₁ = 3/4, h₂ = 1/4.
-    gradients = [layer.log10_grad_norm for layer in found.values()]
+    gradients = [layer.log10_grad_norm for layer in by_name.values()]
     assert gradients == pytest.approx([log(d1 * math.log(3)), log(d2 * 0.75), log(0.03)], abs=1e-12)
     # One step back from layer 3 to layer 2 multiplies by w₃ and by σ′(z₂); the first layer has none before it.
     assert (first.before, second.before, third.before) == ("", "0", "2")
@@ -76,14 +76,14 @@ def test_three_neurons_worked_by_hand() -> None:
     assert (first.log10_gain, *(getattr(first, part) for part in PARTS)) == (None,) * 5
     # Jacobians of the output, whose probe is ±1 / rms(out) = ±1/0.6.
     j3, j2, j1 = 0.24 * 0.25, 0.24 * w3 * 0.1875 * 0.75, 0.24 * w3 * 0.1875 * w2 * 0.1875 * math.log(3)
-    jacobians = [layer.log10_jacobian_norm for layer in found.values()]
+    jacobians = [layer.log10_jacobian_norm for layer in by_name.values()]
     assert jacobians == pytest.approx([log(j / 0.6) for j in (j1, j2, j3)], abs=1e-12)
     # T = |∂out/∂w|·|w|; every |w| is above the natural √(1/3). Relative to the best layer downstream.
     t1, t2, t3 = abs(j1 * w1), abs(j2 * w2), abs(j3 * w3)  # 0.0220, 0.0802, 0.0973
     assert t1 < t2 < t3
-    transmissions = [layer.log10_transmission for layer in found.values()]
+    transmissions = [layer.log10_transmission for layer in by_name.values()]
     assert transmissions == pytest.approx([log(t1 / t3), log(t2 / t3), 0.0], abs=1e-12)
-    assert [layer.log10_weight_norm for layer in found.values()] == pytest.approx([0.0, log(w2), log(w3)], abs=1e-12)
+    assert [layer.log10_weight_norm for layer in by_name.values()] == pytest.approx([0.0, log(w2), log(w3)], abs=1e-12)
     # Sensitivity |∂out/∂z|·|z| at z₁, z₂, z₃ and |∂out/∂h|·|h| at h₁, h₂, out, all over 0.6; the rise is over the least
     # of those further on.
     s = {
@@ -91,12 +91,12 @@ def test_three_neurons_worked_by_hand() -> None:
         "z2": 0.24 * w3 * 0.1875 * math.log(3), "h2": 0.24 * w3 * 0.25, "z3": 0.24 * math.log(1.5), "out": 0.6,
     }  # fmt: skip
     least = [min(abs(v) for v in list(s.values())[k:]) for k in (0, 2, 4)]
-    rises = [layer.log10_sensitivity_rise for layer in found.values()]
+    rises = [layer.log10_sensitivity_rise for layer in by_name.values()]
     assert rises == pytest.approx([log(s[z] / low) for z, low in zip(("z1", "z2", "z3"), least, strict=True)], abs=1e-9)
-    assert [(layer.kind, layer.parameters, layer.dtype, layer.frozen) for layer in found.values()] == [
+    assert [(layer.kind, layer.parameters, layer.dtype, layer.frozen) for layer in by_name.values()] == [
         ("Linear", 1, "float64", False)
     ] * 3
-    for layer in found.values():
+    for layer in by_name.values():
         assert layer.saturated_fraction == layer.dead_fraction == layer.underflow_fraction == 0.0
 
 
@@ -156,11 +156,11 @@ def test_the_factors_of_a_layers_path_add_up_to_its_gain(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_batchnorm", "called_twice"])
 def test_gains_telescope_along_a_chain(name: str) -> None:
-    found = layers(problem(name, 1))
-    for layer in found.values():
+    by_name = layers(problem(name, 1))
+    for layer in by_name.values():
         if layer.before:
             assert layer.log10_gain is not None and layer.log10_signal is not None
-            before = found[layer.before].log10_signal
+            before = by_name[layer.before].log10_signal
             assert layer.log10_signal + layer.log10_gain == pytest.approx(before, abs=1e-9)
 
 
@@ -172,10 +172,10 @@ def test_a_norm_takes_its_share_of_the_blame() -> None:
         model[1].weight.copy_(100.0 * torch.eye(6))  # type: ignore[union-attr,operator]
         model[1].bias.zero_()  # type: ignore[union-attr,operator]
         model[3].weight.copy_(torch.eye(6)[:2])  # type: ignore[union-attr,operator]
-    found = layers(Problem(model, 2.0 * torch.randn(64, 6).double(), torch.randn(64, 2).double(), squares))
-    assert found["1"].log10_weight_gain == pytest.approx(2.0, abs=1e-9)
-    assert found["3"].log10_weight_gain == pytest.approx(0.0, abs=1e-9)
-    assert found["3"].log10_norm_gain is not None and found["3"].log10_norm_gain == pytest.approx(-2.1, abs=0.2)
+    by_name = layers(Problem(model, 2.0 * torch.randn(64, 6).double(), torch.randn(64, 2).double(), squares))
+    assert by_name["1"].log10_weight_gain == pytest.approx(2.0, abs=1e-9)
+    assert by_name["3"].log10_weight_gain == pytest.approx(0.0, abs=1e-9)
+    assert by_name["3"].log10_norm_gain is not None and by_name["3"].log10_norm_gain == pytest.approx(-2.1, abs=0.2)
 
 
 def test_nothing_underflows_that_is_not_zero() -> None:
@@ -202,11 +202,11 @@ def test_minus_infinity_stands_for_a_true_zero_only() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     nn.init.constant_(model[0].bias, -100.0)  # type: ignore[arg-type]
-    found = layers(Problem(model, torch.randn(8, 4), torch.randn(8, 2), squares))
-    dead = found["0"]
+    by_name = layers(Problem(model, torch.randn(8, 4), torch.randn(8, 2), squares))
+    dead = by_name["0"]
     assert dead.log10_grad_norm == dead.log10_signal == dead.log10_transmission == -math.inf
-    assert found["0"].dead_fraction == found["0"].saturated_fraction == 1.0
-    assert found["2"].log10_grad_norm is not None and math.isfinite(found["2"].log10_grad_norm)  # its bias
+    assert by_name["0"].dead_fraction == by_name["0"].saturated_fraction == 1.0
+    assert by_name["2"].log10_grad_norm is not None and math.isfinite(by_name["2"].log10_grad_norm)  # its bias
 
 
 ACTIVATIONS: dict[str, tuple[nn.Module, Callable[[Tensor], Tensor], float]] = {
@@ -231,11 +231,11 @@ def test_saturated_and_dead_shares_against_the_activations_themselves(name: str,
     x = torch.randn(8, 6).double()
     model = nn.Sequential(first, activation, nn.Linear(20, 2).double())
     flat = slope(first(x).detach()).abs() < 0.01 * largest
-    found = layers(Problem(model, x, torch.randn(8, 2).double(), squares))
+    by_name = layers(Problem(model, x, torch.randn(8, 2).double(), squares))
     assert 0.0 < float(flat.double().mean()) < 1.0
-    assert found["0"].saturated_fraction == pytest.approx(float(flat.double().mean()), abs=1e-12)
-    assert found["0"].dead_fraction == pytest.approx(float(flat.all(0).double().mean()), abs=1e-12)
-    assert found["2"].saturated_fraction is None
+    assert by_name["0"].saturated_fraction == pytest.approx(float(flat.double().mean()), abs=1e-12)
+    assert by_name["0"].dead_fraction == pytest.approx(float(flat.all(0).double().mean()), abs=1e-12)
+    assert by_name["2"].saturated_fraction is None
 
 
 def test_the_units_of_a_convolution_are_its_channels() -> None:
@@ -245,9 +245,9 @@ def test_the_units_of_a_convolution_are_its_channels() -> None:
         conv.bias.copy_(torch.tensor([-50.0, 0.0, 0.0, 50.0]))  # type: ignore[union-attr]
     x = torch.randn(3, 2, 5, 5).double()
     model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(100, 2).double())
-    found = layers(Problem(model, x, torch.randn(3, 2).double(), squares))
-    assert found["0"].dead_fraction == 0.25
-    assert found["0"].saturated_fraction == pytest.approx(float((conv(x) <= 0).double().mean()), abs=1e-12)
+    by_name = layers(Problem(model, x, torch.randn(3, 2).double(), squares))
+    assert by_name["0"].dead_fraction == 0.25
+    assert by_name["0"].saturated_fraction == pytest.approx(float((conv(x) <= 0).double().mean()), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -255,11 +255,11 @@ def test_the_share_of_entries_below_float32s_smallest_normal(seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(*[part for _ in range(30) for part in (nn.Linear(8, 8), nn.Sigmoid())])
     x, y = torch.randn(4, 8), torch.randn(4, 8)
-    found = layers(Problem(model, x, y, lambda out, t: 1e-18 * squares(out, t)))
+    by_name = layers(Problem(model, x, y, lambda out, t: 1e-18 * squares(out, t)))
     wide = copy.deepcopy(model).double()
     (1e-18 * squares(wide(x.double()), y.double())).backward()
     shares = []
-    for name, layer in found.items():
+    for name, layer in by_name.items():
         module: Any = wide.get_submodule(name)
         entries = torch.cat([module.weight.grad.flatten(), module.bias.grad])
         share = float((entries.abs() < 2.0**-126).double().mean())
@@ -287,9 +287,9 @@ def test_under_float16_autocast_the_limit_is_float16s() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*[part for _ in range(5) for part in (nn.Linear(32, 32), nn.Tanh())])
     x, y = torch.randn(16, 32), torch.randn(16, 32)
-    found = layers(Problem(model, x, y, lambda out, t: 0.02 * squares(out.float(), t), autocast=torch.float16))
+    by_name = layers(Problem(model, x, y, lambda out, t: 0.02 * squares(out.float(), t), autocast=torch.float16))
     (0.02 * squares(model(x), y)).backward()
-    for name, layer in found.items():
+    for name, layer in by_name.items():
         module: Any = model.get_submodule(name)
         entries = torch.cat([module.weight.grad.flatten(), module.bias.grad])
         share = float((entries.abs() < 2.0**-14).double().mean())
@@ -328,11 +328,11 @@ def test_the_next_update_against_a_step_really_made(name: str, earlier: int, sam
         step()
     counted, clock = len(stepped), copy.deepcopy(schedule.state_dict())
     with same_before_and_after(model, optimizer):
-        found = layers(Problem(model, x, y, squares, optimizer))
+        by_name = layers(Problem(model, x, y, squares, optimizer))
     assert len(stepped) == counted == earlier and schedule.state_dict() == clock
     before = copy.deepcopy(model)
     step()
-    for key, layer in found.items():
+    for key, layer in by_name.items():
         old, new = list(before.get_submodule(key).parameters()), list(model.get_submodule(key).parameters())
         moved = math.sqrt(sum(float((a - b).detach().norm()) ** 2 for a, b in zip(old, new, strict=True)))
         weights = math.sqrt(sum(float(a.detach().norm()) ** 2 for a in old))
@@ -380,10 +380,10 @@ def test_updates_of_many_tensors_at_once_are_those_of_each(name: str, dtype: tor
     optimizer.step()
     for parameter, old in zip(parameters, before, strict=True):
         moved = (parameter.detach() - old).double()
-        found = updates.changes[id(parameter)].double()
+        change = updates.changes[id(parameter)].double()
         relative, absolute = (1e-4, 2e-6) if dtype is torch.float32 else (1e-9, 1e-13)
-        torch.testing.assert_close(found, moved, rtol=relative, atol=absolute)
-        size = float(found.norm())
+        torch.testing.assert_close(change, moved, rtol=relative, atol=absolute)
+        size = float(change.norm())
         assert updates.found[id(parameter)] == pytest.approx(size, rel=1e-5)
 
 
@@ -391,9 +391,9 @@ def test_a_parameter_the_optimizer_does_not_hold_will_not_move() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
-    found = layers(Problem(model, torch.randn(4, 3), torch.randn(4, 2), squares, optimizer))
-    assert found["0"].update_to_weight_ratio == 0.0
-    assert found["2"].update_to_weight_ratio is not None and found["2"].update_to_weight_ratio > 0.0
+    by_name = layers(Problem(model, torch.randn(4, 3), torch.randn(4, 2), squares, optimizer))
+    assert by_name["0"].update_to_weight_ratio == 0.0
+    assert by_name["2"].update_to_weight_ratio is not None and by_name["2"].update_to_weight_ratio > 0.0
 
 
 def test_a_look_leaves_the_problem_as_it_was_and_says_the_same_twice(same_before_and_after: Any) -> None:
@@ -409,10 +409,10 @@ def test_frozen_and_unused_layers_say_so() -> None:
     model: Any = given.model
     for parameter in model.value.parameters():
         parameter.requires_grad_(False)
-    found = layers(given)
-    assert found["value"].frozen and found["value"].log10_grad_norm is None
-    assert not found["unused"].frozen and found["unused"].call is None and found["unused"].log10_grad_norm is None
-    assert not found["trunk"].frozen and found["trunk"].log10_grad_norm is not None
+    by_name = layers(given)
+    assert by_name["value"].frozen and by_name["value"].log10_grad_norm is None
+    assert not by_name["unused"].frozen and by_name["unused"].call is None and by_name["unused"].log10_grad_norm is None
+    assert not by_name["trunk"].frozen and by_name["trunk"].log10_grad_norm is not None
 
 
 def test_a_layer_off_the_loss_has_no_signal() -> None:
@@ -424,6 +424,6 @@ def test_a_layer_off_the_loss_has_no_signal() -> None:
 
     parts = {"trunk": nn.Linear(4, 4), "head": nn.Linear(4, 2), "auxiliary": nn.Linear(4, 3)}
     given = Problem(Forward(forward, **parts), torch.randn(5, 4), torch.randn(5, 2), lambda out, y: squares(out[0], y))
-    found = layers(given)
-    assert found["auxiliary"].log10_grad_norm is None and found["auxiliary"].log10_signal is None
-    assert found["head"].log10_grad_norm is not None
+    by_name = layers(given)
+    assert by_name["auxiliary"].log10_grad_norm is None and by_name["auxiliary"].log10_signal is None
+    assert by_name["head"].log10_grad_norm is not None

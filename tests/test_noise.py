@@ -21,10 +21,10 @@ def gram(rows: torch.Tensor) -> torch.Tensor:
 def test_chance_is_uniform_where_the_true_mean_is_zero(dimensions: int) -> None:
     generator = torch.Generator().manual_seed(dimensions)
     draws = [torch.randn(CHUNKS, dimensions, generator=generator, dtype=torch.float64) for _ in range(600)]
-    found = torch.tensor([by_chance(gram(d)) for d in draws])
+    chances = torch.tensor([by_chance(gram(d)) for d in draws])
     # Within four standard errors of the level and of the median.
-    assert abs(float((found < 0.5).double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(600) + 0.03
-    assert float((found < LEVEL).double().mean()) < LEVEL + 4 * math.sqrt(LEVEL / 600) + 0.01
+    assert abs(float((chances < 0.5).double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(600) + 0.03
+    assert float((chances < LEVEL).double().mean()) < LEVEL + 4 * math.sqrt(LEVEL / 600) + 0.01
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])
@@ -32,8 +32,8 @@ def test_unequal_variances_keep_it_honest(spread: float) -> None:
     generator = torch.Generator().manual_seed(7)
     scale = torch.logspace(0, math.log10(spread), 100, dtype=torch.float64)
     draws = [torch.randn(CHUNKS, 100, generator=generator, dtype=torch.float64) * scale for _ in range(600)]
-    found = torch.tensor([by_chance(gram(d)) for d in draws])
-    assert float((found < LEVEL).double().mean()) < LEVEL + 4 * math.sqrt(LEVEL / 600) + 0.02
+    chances = torch.tensor([by_chance(gram(d)) for d in draws])
+    assert float((chances < LEVEL).double().mean()) < LEVEL + 4 * math.sqrt(LEVEL / 600) + 0.02
 
 
 def test_a_common_direction_is_no_chance_and_scale_does_not_matter() -> None:

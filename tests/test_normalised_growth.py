@@ -71,10 +71,11 @@ def test_the_growth_is_that_of_the_exact_jacobians_in_double(seed: int) -> None:
 def test_neither_the_size_of_the_weights_nor_that_of_the_loss_changes_it(seed: int) -> None:
     before = growth(unvanish.diagnose(stacked(20, seed)).flow)
     problem = stacked(20, seed)
+    model: Any = problem.model
     with torch.no_grad():
-        problem.model[4].weight.mul_(50.0)
-        problem.model[4].bias.mul_(50.0)
-    after = growth(unvanish.diagnose(problem.model, problem.inputs, problem.targets, scaled).flow)
+        model[4].weight.mul_(50.0)
+        model[4].bias.mul_(50.0)
+    after = growth(unvanish.diagnose(model, problem.inputs, problem.targets, scaled).flow)
     assert before is not None and after is not None
     assert after.decades == pytest.approx(before.decades, abs=0.02)
 

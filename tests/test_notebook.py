@@ -22,8 +22,8 @@ def shown(record: Record) -> str:
 
 def rows(page: str) -> dict[str, str]:
     """The values of a record's table by field."""
-    found = re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>', page, re.DOTALL)
-    return {name: re.sub("<.*?>", "|", value) for name, value in found}
+    cells = re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>', page, re.DOTALL)
+    return {name: re.sub("<.*?>", "|", value) for name, value in cells}
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -44,8 +44,8 @@ def test_ids_and_what_refers_to_them_are_new_each_time():
     assert all(ids)
     assert not ids[0] & ids[1]
     assert not (ids[0] | ids[1]) & ids[2]
-    for page, own in zip(pages, ids, strict=True):
-        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', page)) <= own
+    for page, ids_of_page in zip(pages, ids, strict=True):
+        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', page)) <= ids_of_page
 
 
 def test_its_rules_reach_no_other_cell():
@@ -91,9 +91,9 @@ def test_a_finding_shows_its_evidence():
 
 def test_a_long_field_is_cut_and_says_so():
     finding = MADE["vanishing-1000"].findings[0]
-    told = rows(shown(finding))["layers"]
-    assert told.count("fc") == 20
-    assert f"and {len(finding.layers) - 20} more" in told
+    names = rows(shown(finding))["layers"]
+    assert names.count("fc") == 20
+    assert f"and {len(finding.layers) - 20} more" in names
     assert rows(shown(finding.replace(layers=())))["layers"] == "none"
 
 

@@ -23,35 +23,35 @@ INF = math.inf
 
 
 @pytest.mark.parametrize(
-    ("log10", "said"),
+    ("log10", "text"),
     [
         (0.0, "1.0"), (-1.0, "0.10"), (-1.5, "0.032"), (-2.0, "0.010"), (-2.3, "10^-2.3"), (2.0, "100"), (2.08, "120"),
         (2.9999, "10^3.0"), (-26.68, "10^-26.7"), (-99.97, "10^-100"), (-1371.3, "10^-1371"), (3.0, "10^3.0"),
         (-INF, "exactly 0"), (INF, "inf"), (math.nan, "nan"), (None, "not measured"),
     ],
 )  # fmt: skip
-def test_amounts(log10: float | None, said: str) -> None:
-    assert amount(log10) == said
+def test_amounts(log10: float | None, text: str) -> None:
+    assert amount(log10) == text
 
 
 @pytest.mark.parametrize(
-    ("log10", "said"),
+    ("log10", "text"),
     [
         (-26.682125394775, "10^-26.682"), (-1371.699165, "10^-1371.699"), (0.0, "1.000"), (-INF, "0"), (INF, "inf"),
         (math.nan, "nan"), (-3.5, "10^-3.500"), (2.9999999, "10^3.000"), (2.5, "316.2"), (-1.375, "0.04217"),
     ],
 )  # fmt: skip
-def test_the_lab_gives_four_digits_of_the_same(log10: float, said: str) -> None:
-    assert exactly(log10) == said
+def test_the_lab_gives_four_digits_of_the_same(log10: float, text: str) -> None:
+    assert exactly(log10) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [(0.25, "×0.25"), (1, "×1.0"), (0.0421, "×0.042"), (0.0999, "×0.10"), (12.34, "×12"), (9.999, "×10"), (340, "×340"),
      (5000, "×10^3.7"), (0.002, "×10^-2.7")],
 )  # fmt: skip
-def test_factors(value: float, said: str) -> None:
-    assert times(math.log10(value)) == said == f"×{factor(math.log10(value))}"
+def test_factors(value: float, text: str) -> None:
+    assert times(math.log10(value)) == text == f"×{factor(math.log10(value))}"
 
 
 def test_factors_that_are_no_numbers() -> None:

@@ -46,8 +46,8 @@ def moved(model: nn.Sequential, optimizers: list[optim.Optimizer]) -> dict[str, 
             optimizer.step()
         ratio = {}
         for name in ("0", "2", "4"):
-            own = {id(p) for p in model[int(name)].parameters()}
-            pairs = [(p.detach(), b) for p, b in zip(parameters, before, strict=True) if id(p) in own]
+            ids = {id(p) for p in model[int(name)].parameters()}
+            pairs = [(p.detach(), b) for p, b in zip(parameters, before, strict=True) if id(p) in ids]
             change = math.hypot(*(float((p - b).norm()) for p, b in pairs))
             ratio[name] = change / math.hypot(*(float(b.norm()) for _, b in pairs))
     return ratio
@@ -88,7 +88,7 @@ def test_real_steps_are_those_of_all_of_them() -> None:
     given, optimizers = problem(model, two(model)), two(model)
     _, together = given.build_all()
     assert together is not None
-    found = real_steps(given, model, together, 1.0, 0)
+    after = real_steps(given, model, together, 1.0, 0)
     with put_back(list(model.parameters())):
         for _ in range(6):
             model.zero_grad()
@@ -96,7 +96,7 @@ def test_real_steps_are_those_of_all_of_them() -> None:
             for optimizer in optimizers:
                 optimizer.step()
         with torch.no_grad():
-            assert found == pytest.approx(float(F.cross_entropy(model(X), Y)), rel=1e-4)
+            assert after == pytest.approx(float(F.cross_entropy(model(X), Y)), rel=1e-4)
 
 
 def test_one_optimizer_in_a_sequence_is_that_optimizer() -> None:

@@ -36,9 +36,9 @@ class Then(nn.Module):
 
 
 def output(model: nn.Module, targets: Any, loss_fn: Callable[..., Any] | None) -> OutputFacts:
-    found = look(Problem(model, draw(12, 4), targets, loss_fn)).output
-    assert found is not None
-    return found
+    reach = look(Problem(model, draw(12, 4), targets, loss_fn)).output
+    assert reach is not None
+    return reach
 
 
 def now(model: nn.Module, targets: Tensor, loss_fn: Callable[..., Tensor]) -> float:
@@ -50,11 +50,11 @@ def now(model: nn.Module, targets: Tensor, loss_fn: Callable[..., Tensor]) -> fl
 @pytest.mark.parametrize(("low", "high"), [(5.0, 25.0), (2.0, 3.0), (0.5, 2.0)])
 def test_a_sigmoid_under_targets_above_one(low: float, high: float, seed: int) -> None:
     model, targets = Then(1, torch.sigmoid, seed), torch.linspace(low, high, 12)[:, None]
-    found = output(model, targets, F.mse_loss)
+    reach = output(model, targets, F.mse_loss)
     clamped = float((targets - targets.clamp(max=1.0)).pow(2).mean())  # every output at its end, or at its target
     reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
-    assert (found.kind, found.low, found.high) == ("bounded", pytest.approx(0.0, abs=1e-9), pytest.approx(1.0))
-    assert found.unreachable == pytest.approx(clamped / reference, abs=0.01)
+    assert (reach.kind, reach.low, reach.high) == ("bounded", pytest.approx(0.0, abs=1e-9), pytest.approx(1.0))
+    assert reach.unreachable == pytest.approx(clamped / reference, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -62,36 +62,36 @@ def test_a_sigmoid_under_targets_above_one(low: float, high: float, seed: int) -
 def test_a_softmax_before_another(classes: int, seed: int) -> None:
     """The best probabilities are 1 and 0: the second softmax makes e / (e + k - 1) of them at most."""
     model, targets = Then(classes, lambda z: z.softmax(1), seed), CLASSES % classes
-    found = output(model, targets, F.cross_entropy)
+    reach = output(model, targets, F.cross_entropy)
     reference = max(now(model, targets, F.cross_entropy), math.log(classes))
-    assert found.kind == "normalised"
-    assert found.unreachable == pytest.approx(math.log(1 + (classes - 1) / math.e) / reference, abs=0.01)
+    assert reach.kind == "normalised"
+    assert reach.unreachable == pytest.approx(math.log(1 + (classes - 1) / math.e) / reference, abs=0.01)
 
 
 def test_a_softmax_over_one_unit_reaches_nothing() -> None:
     targets = (draw(12, 1, seed=3) > 0).float()
     model = Then(1, lambda z: z.softmax(1))
-    found = output(model, targets, F.mse_loss)  # always 1: wrong for every 0
+    reach = output(model, targets, F.mse_loss)  # always 1: wrong for every 0
     zeros = float((targets == 0).float().mean())
-    assert found.kind == "normalised"
-    assert found.unreachable == pytest.approx(zeros / max(zeros, zeros * (1 - zeros)), abs=1e-3)
+    assert reach.kind == "normalised"
+    assert reach.unreachable == pytest.approx(zeros / max(zeros, zeros * (1 - zeros)), abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_rectifier_under_negative_targets(seed: int) -> None:
     model, targets = Then(1, torch.relu, seed), -torch.linspace(1.0, 4.0, 12)[:, None]
-    found = output(model, targets, F.mse_loss)
+    reach = output(model, targets, F.mse_loss)
     at_zero = float(targets.pow(2).mean())
-    assert (found.kind, found.low, found.high) == ("clipped", 0.0, None)
+    assert (reach.kind, reach.low, reach.high) == ("clipped", 0.0, None)
     reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
-    assert found.unreachable == pytest.approx(at_zero / reference, abs=0.01)
+    assert reach.unreachable == pytest.approx(at_zero / reference, abs=0.01)
 
 
 def test_a_rectifier_under_targets_of_both_signs() -> None:
     model, targets = Then(1, torch.relu), torch.linspace(-3.0, 3.0, 12)[:, None]
-    found = output(model, targets, F.mse_loss)
+    reach = output(model, targets, F.mse_loss)
     reference = max(now(model, targets, F.mse_loss), float(targets.var(correction=0)))
-    assert found.unreachable == pytest.approx(float(targets.clamp(max=0.0).pow(2).mean()) / reference, abs=0.01)
+    assert reach.unreachable == pytest.approx(float(targets.clamp(max=0.0).pow(2).mean()) / reference, abs=0.01)
 
 
 def log_of_probabilities(p: Tensor, targets: Tensor) -> Tensor:
@@ -117,14 +117,14 @@ FITTING = [
 def test_pairs_that_fit_leave_nothing_out_of_reach(
     units: int, last: Callable[[Tensor], Tensor], targets: Tensor, loss_fn: Callable[..., Tensor], seed: int
 ) -> None:
-    found = output(Then(units, last, seed), targets, loss_fn)
-    assert (found.unreachable or 0.0) < 0.01
+    reach = output(Then(units, last, seed), targets, loss_fn)
+    assert (reach.unreachable or 0.0) < 0.01
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_logits_are_not_limited(seed: int) -> None:
-    found = output(Then(4, lambda z: z, seed), CLASSES, F.cross_entropy)
-    assert (found.kind, found.low, found.high, found.unreachable) == ("", None, None, None)
+    reach = output(Then(4, lambda z: z, seed), CLASSES, F.cross_entropy)
+    assert (reach.kind, reach.low, reach.high, reach.unreachable) == ("", None, None, None)
 
 
 class Inside(nn.Module):
@@ -141,11 +141,11 @@ class Inside(nn.Module):
 
 def test_a_loss_inside_the_model() -> None:
     assert output(Inside(lambda z: z), None, None).kind == ""
-    found = output(Inside(lambda z: z.softmax(1)), None, None)
-    assert found.kind == "normalised"
+    reach = output(Inside(lambda z: z.softmax(1)), None, None)
+    assert reach.kind == "normalised"
     with torch.no_grad():
         value = float(Inside(lambda z: z.softmax(1))(draw(12, 4))["loss"])
-    assert found.unreachable == pytest.approx(math.log(1 + 3 / math.e) / max(value, math.log(4)), abs=0.01)
+    assert reach.unreachable == pytest.approx(math.log(1 + 3 / math.e) / max(value, math.log(4)), abs=0.01)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
@@ -158,11 +158,11 @@ def test_the_scale_of_the_loss_cancels(scale: float) -> None:
 
 def test_what_the_loss_wants_of_the_outputs() -> None:
     model, targets = Then(1, lambda z: z), 100.0 + 10.0 * draw(12, 1, seed=3)
-    found = output(model, targets, F.mse_loss)
+    reach = output(model, targets, F.mse_loss)
     with torch.no_grad():
         outputs = model(draw(12, 4))
-    assert found.rms == pytest.approx(float(outputs.pow(2).mean().sqrt()), rel=1e-5)
-    assert found.wanted == pytest.approx(float((targets - outputs).pow(2).mean().sqrt()), rel=0.02)
+    assert reach.rms == pytest.approx(float(outputs.pow(2).mean().sqrt()), rel=1e-5)
+    assert reach.wanted == pytest.approx(float((targets - outputs).pow(2).mean().sqrt()), rel=0.02)
 
 
 # The scale of the inputs ----------------------------------------------------------------------------------------------
@@ -201,11 +201,11 @@ def shares(scores: Tensor, targets: Tensor) -> Tensor:
 def test_outputs_on_the_flat_end_hold_the_loss_where_only_shares_count() -> None:
     """The first sample wants a score of zero and keeps -log(1e-6); the others can have the whole share."""
     inputs, targets = torch.tensor([[-1.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0]]), torch.tensor([0, 0, 1, 1])
-    found = look(Problem(Scores(), inputs, targets, shares)).output
-    assert found is not None and found.end is not None
-    assert found.at_end == pytest.approx(2 / 8)
-    assert found.held == pytest.approx(-math.log(1e-6) / 4, abs=0.02)
-    assert found.constant == pytest.approx(math.log(2.0), rel=1e-3)
+    reach = look(Problem(Scores(), inputs, targets, shares)).output
+    assert reach is not None and reach.end is not None
+    assert reach.at_end == pytest.approx(2 / 8)
+    assert reach.held == pytest.approx(-math.log(1e-6) / 4, abs=0.02)
+    assert reach.constant == pytest.approx(math.log(2.0), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -218,23 +218,23 @@ def test_outputs_on_the_flat_end_hold_the_loss_where_only_shares_count() -> None
 )
 def test_elsewhere_nothing_is_held(last: Callable[[Tensor], Tensor], loss_fn: Callable[..., Tensor]) -> None:
     inputs, targets = torch.tensor([[-1.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0]]), torch.tensor([0, 0, 1, 1])
-    found = look(Problem(Scores(last), inputs, targets, loss_fn)).output
-    assert found is not None
-    assert found.held is None or (found.at_end == 0.0 and found.held < 0.02)
+    reach = look(Problem(Scores(last), inputs, targets, loss_fn)).output
+    assert reach is not None
+    assert reach.held is None or (reach.at_end == 0.0 and reach.held < 0.02)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_raw_pixels_saturate_a_sigmoid_and_standardised_ones_do_not(seed: int) -> None:
     x = pixels(12, 64, seed=seed)
-    found = inputs_of(sigmoid_net(seed), x)
-    assert found is not None and found.layer == "0"
-    assert found.largest_deviation == pytest.approx(float(x.pow(2).mean(0).sqrt().max()), rel=1e-6)
-    assert found.saturated is not None and found.saturated > 0.8
-    assert found.saturated_standardised == 0.0
+    scale = inputs_of(sigmoid_net(seed), x)
+    assert scale is not None and scale.layer == "0"
+    assert scale.largest_deviation == pytest.approx(float(x.pow(2).mean(0).sqrt().max()), rel=1e-6)
+    assert scale.saturated is not None and scale.saturated > 0.8
+    assert scale.saturated_standardised == 0.0
     # By hand: the share of entries whose slope is below a hundredth of the largest, 1/4.
     first: Any = sigmoid_net(seed)
     slopes = torch.sigmoid(first[0](x)).detach()
-    assert found.saturated == pytest.approx(float((slopes * (1 - slopes) < 0.0025).double().mean()), abs=1e-9)
+    assert scale.saturated == pytest.approx(float((slopes * (1 - slopes) < 0.0025).double().mean()), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -243,17 +243,17 @@ def test_the_step_limit_of_the_first_layer_comes_back(seed: int) -> None:
     ratio, and with it the step limit, knows nothing of the size of x; the biases between do."""
     torch.manual_seed(seed)
     plain = nn.Sequential(nn.Linear(16, 32, bias=False), nn.Linear(32, 4, bias=False))
-    found = inputs_of(plain, 1000.0 * draw(12, 16, seed=seed))
-    assert found is not None and found.step_limit is not None
-    assert found.step_limit == pytest.approx(found.step_limit_standardised, abs=0.3)
+    scale = inputs_of(plain, 1000.0 * draw(12, 16, seed=seed))
+    assert scale is not None and scale.step_limit is not None
+    assert scale.step_limit == pytest.approx(scale.step_limit_standardised, abs=0.3)
     first = nn.Linear(16, 32)
     squashed = nn.Sequential(first, nn.Softsign(), nn.Linear(32, 4))
     with torch.no_grad():
         first.weight.mul_(1e-3)  # ordinary hidden values from inputs of 1000
-    found = inputs_of(squashed, 1000.0 * draw(12, 16, seed=seed))
-    assert found is not None and found.step_limit is not None and found.step_limit_standardised is not None
+    scale = inputs_of(squashed, 1000.0 * draw(12, 16, seed=seed))
+    assert scale is not None and scale.step_limit is not None and scale.step_limit_standardised is not None
     # The median of two layers is half way, so J of the first counts once: 10³ larger J, 10³ smaller a step.
-    assert found.step_limit_standardised - found.step_limit == pytest.approx(3.0, abs=1.0)
+    assert scale.step_limit_standardised - scale.step_limit == pytest.approx(3.0, abs=1.0)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_ordinary_inputs_are_not_asked_about(inputs: Any) -> None:
 def test_integers_and_single_samples_are_not_asked_about() -> None:
     embed = nn.Sequential(nn.Embedding(300, 8), nn.Flatten(), nn.Linear(8 * 5, 4))
     assert inputs_of(embed, pixels(12, 5).long()) is None
-    found = look(Problem(sigmoid_net(0), pixels(1, 64), CLASSES[:1], F.cross_entropy))
-    assert found.inputs is None
+    flow = look(Problem(sigmoid_net(0), pixels(1, 64), CLASSES[:1], F.cross_entropy))
+    assert flow.inputs is None
 
 
 def standardised(x: Tensor) -> tuple[InputFacts, Tensor]:
@@ -286,24 +286,24 @@ def standardised(x: Tensor) -> tuple[InputFacts, Tensor]:
             seen.append(x)
             return self.net(x) * scale / 50.0
 
-    found = inputs_of(Seeing(), (x, torch.full((1,), 50.0)))
-    assert found is not None
-    return found, next(t for t in seen if not torch.equal(t, x))
+    scale_facts = inputs_of(Seeing(), (x, torch.full((1,), 50.0)))
+    assert scale_facts is not None
+    return scale_facts, next(t for t in seen if not torch.equal(t, x))
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 255.0])
 def test_constant_features_become_zero(constant: float) -> None:
     x = pixels(12, 64)
     x[:, ::2] = constant
-    found, standard = standardised(x)
-    assert found.saturated is not None and found.saturated > 0.5 and found.saturated_standardised == 0.0
+    seen, standard = standardised(x)
+    assert seen.saturated is not None and seen.saturated > 0.5 and seen.saturated_standardised == 0.0
     torch.testing.assert_close(standard[:, ::2], torch.zeros(12, 32), atol=1e-6, rtol=0)
     torch.testing.assert_close(standard[:, 1::2].std(0), torch.ones(32))
 
 
 def test_all_features_constant() -> None:
-    found, standard = standardised(torch.full((12, 64), 200.0))
-    assert found.saturated_standardised == 0.0 and not standard.any()
+    seen, standard = standardised(torch.full((12, 64), 200.0))
+    assert seen.saturated_standardised == 0.0 and not standard.any()
 
 
 def test_images_are_standardised_by_channel() -> None:
@@ -311,10 +311,10 @@ def test_images_are_standardised_by_channel() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(8 * 36, 4))
     x = pixels(12, 3, 8, 8)
     x[:, 1] *= 0.001
-    found = inputs_of(model, x)
-    assert found is not None and found.layer == "0"
-    assert found.largest_deviation == pytest.approx(float(x.pow(2).mean((0, 2, 3)).sqrt().max()), rel=1e-6)
-    assert found.saturated is not None and found.saturated > 0.5 and found.saturated_standardised == 0.0
+    scale = inputs_of(model, x)
+    assert scale is not None and scale.layer == "0"
+    assert scale.largest_deviation == pytest.approx(float(x.pow(2).mean((0, 2, 3)).sqrt().max()), rel=1e-6)
+    assert scale.saturated is not None and scale.saturated > 0.5 and scale.saturated_standardised == 0.0
 
 
 def test_what_the_network_sees_is_standardised() -> None:

@@ -14,8 +14,9 @@ from live_flows import stripped
 from made_reports import shipped_schema
 
 from unvanish import zoo
-from unvanish.decide import EXPLODING, VANISHED, decide
-from unvanish.live import arrivals, growths
+from unvanish.decide import decide
+from unvanish.decide.limits import EXPLODING, VANISHED
+from unvanish.decide.live import arrivals, growths
 from unvanish.pipeline import diagnose
 from unvanish.records import EVERYTHING, LIVE, Finding, Flow, LayerFlow, Setting
 from unvanish.report import Report

@@ -15,8 +15,9 @@ from unvanish import Problem, diagnose
 from unvanish.population import chains, draws, stacked, training
 from unvanish.population.batched import OPTIMIZERS as MAKERS
 from unvanish.population.batched import Block, Images
+from unvanish.population.initialisations import KINDS
 from unvanish.population.modules import build, network
-from unvanish.population.names import INITS, OPTIMIZERS
+from unvanish.population.names import OPTIMIZERS
 from unvanish.population.shape import Shape, numbers_of, shape_of
 from unvanish.population.work import predicted, verdict
 from unvanish.theory import activation
@@ -68,25 +69,25 @@ def signals_by_autograd(net: nn.Sequential, inputs: torch.Tensor, aim: torch.Ten
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 def test_the_signal_is_that_of_plain_autograd(settings: dict[str, Any]) -> None:
-    shape, found = measured(settings, [0, 3])
+    shape, flows = measured(settings, [0, 3])
     for at, seed in enumerate((0, 3)):
         first, last = signals_by_autograd(network(settings, seed), *asked(shape, seed))
-        assert found.ratio[1, at] == pytest.approx(math.log10(first / last), abs=2e-5)
-        assert found.finite[1, at]
+        assert flows.ratio[1, at] == pytest.approx(math.log10(first / last), abs=2e-5)
+        assert flows.finite[1, at]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 def test_transmission_and_rise_are_those_of_the_check(settings: dict[str, Any]) -> None:
-    shape, found = measured(settings, [2])
+    shape, flows = measured(settings, [2])
     inputs, aim = asked(shape, 2)
     problem = Problem(network(settings, 2), inputs, aim, lambda outputs, aim: (outputs * aim).sum() / len(aim))
     layers = diagnose(problem, effort="quick", seed=2).layers
     linear = [each for each in layers if each.kind == "Linear"]
     sent = [each.log10_transmission for each in layers if each.log10_transmission is not None]
     rises = [each.log10_sensitivity_rise for each in layers if each.log10_sensitivity_rise is not None]
-    assert found.transmission[1, 0] == pytest.approx(linear[0].log10_transmission, abs=2e-5)
-    assert found.lowest[1, 0] == pytest.approx(min(sent), abs=2e-5)
-    assert found.rise[1, 0] == pytest.approx(max(rises), abs=2e-5)
+    assert flows.transmission[1, 0] == pytest.approx(linear[0].log10_transmission, abs=2e-5)
+    assert flows.lowest[1, 0] == pytest.approx(min(sent), abs=2e-5)
+    assert flows.rise[1, 0] == pytest.approx(max(rises), abs=2e-5)
 
 
 def test_chunks_and_neighbours_do_not_change_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ def test_weights_that_are_not_kept_are_drawn_the_same_again(monkeypatch: pytest.
     assert not (draws.layer("normal", 6, 2, 9, 7)[0] == weights).any()
 
 
-@pytest.mark.parametrize("name", INITS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_variances_of_the_drawn_weights_are_those_theory_is_told(name: str) -> None:
     settings = {"depth": 3, "width": 200, "activation": "sigmoid", "init": name, "weight_variance": 2.5}
     shape = shape_of({**settings, "bias_variance": 0.3})
@@ -139,16 +140,16 @@ def test_chains_in_numpy_are_the_stacked_networks(phi: str, variances: tuple[flo
 
 def test_a_chain_of_ten_thousand_layers_has_a_finite_logarithm() -> None:
     shape = Shape(10_000, 1, 1, 1, "sigmoid", "gaussian", batch=1)
-    found = chains.flows(shape, np.array([[1.0], [1.0]]), [0, 1])
-    assert (found.ratio < -5_000).all() and np.isfinite(found.ratio).all() and np.isfinite(found.transmission).all()
+    flows = chains.flows(shape, np.array([[1.0], [1.0]]), [0, 1])
+    assert (flows.ratio < -5_000).all() and np.isfinite(flows.ratio).all() and np.isfinite(flows.transmission).all()
 
 
 def test_a_dead_chain_is_dead_and_a_blown_one_not_finite() -> None:
     assert verdict(False, 0.0, 0.0) == "nonfinite"
     shape = Shape(40, 1, 1, 1, "relu", "gaussian", batch=1)
-    found = chains.flows(shape, np.array([[2.0], [0.0]]), range(50))
-    dead = found.ratio[0] == -np.inf
-    assert dead.any() and (found.transmission[0][dead] == -np.inf).all()
+    flows = chains.flows(shape, np.array([[2.0], [0.0]]), range(50))
+    dead = flows.ratio[0] == -np.inf
+    assert dead.any() and (flows.transmission[0][dead] == -np.inf).all()
     blown = stacked.flows(Shape(60, 8, 8, 8, "relu", "gaussian"), np.array([[1e6], [0.0]]), np.zeros(1), [0])
     assert not blown.finite[0, 0]
 
@@ -186,8 +187,8 @@ def test_wide_networks_do_what_theory_says(settings: dict[str, Any], within: flo
     shape = shape_of(settings)
     weight, bias, skip = numbers_of(settings)
     given, factor = np.array([[weight], [bias]]), np.array([skip])
-    found = stacked.flows(shape, given, factor, range(3)).ratio.mean()
-    assert found == pytest.approx(predicted(shape, given, factor)[0], abs=within)
+    ratio = stacked.flows(shape, given, factor, range(3)).ratio.mean()
+    assert ratio == pytest.approx(predicted(shape, given, factor)[0], abs=within)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -207,7 +208,7 @@ def test_training_is_that_of_a_loop_of_modules(settings: dict[str, Any], optimiz
     weight, bias, skip = numbers_of(settings)
     rates = np.array([0.02, 0.005])
     recipe = training.Recipe(optimizer, rates, steps=12)
-    found = training.train(shape, np.array([[weight] * 2, [bias] * 2]), np.array([skip] * 2), [0, 4], data, recipe)
+    trained = training.train(shape, np.array([[weight] * 2, [bias] * 2]), np.array([skip] * 2), [0, 4], data, recipe)
     for at, rate in enumerate(rates.tolist()):
         for place, seed in enumerate((0, 4)):
             net = build(shape, np.array([[weight], [bias]]), skip, seed)
@@ -222,10 +223,10 @@ def test_training_is_that_of_a_loop_of_modules(settings: dict[str, Any], optimiz
                 descent.step()
             right = (net(data.judge[0]).argmax(-1) == data.judge[1]).double().mean().item()
             # RMSprop and Adam divide by the gradient's size, which makes rounding as large as what it rounds
-            assert found.loss[at, place] == pytest.approx(loss.item(), abs=3e-4)
-            assert found.accuracy[at, place] == pytest.approx(right, abs=1e-9)
+            assert trained.loss[at, place] == pytest.approx(loss.item(), abs=3e-4)
+            assert trained.accuracy[at, place] == pytest.approx(right, abs=1e-9)
             speeds = 0.5 * (squares / 12).log10()
-            assert found.log10_speeds[:, at, place] == pytest.approx(speeds.numpy(), abs=5e-3)
+            assert trained.log10_speeds[:, at, place] == pytest.approx(speeds.numpy(), abs=5e-3)
 
 
 def test_the_module_is_what_its_settings_say() -> None:

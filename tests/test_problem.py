@@ -104,8 +104,8 @@ def test_targets_may_be_anything_the_loss_takes(targets: Any, loss_fn: Any) -> N
 )
 def test_a_model_may_return_its_own_loss(wrap: Any) -> None:
     model = seeded_model(wrap)
-    found = model(X)
-    loss = found if isinstance(found, Tensor) else found["loss"] if hasattr(found, "keys") else found.loss
+    outputs = model(X)
+    loss = outputs if isinstance(outputs, Tensor) else outputs["loss"] if hasattr(outputs, "keys") else outputs.loss
     flow = look(Problem(model, X))
     assert [layer.log10_grad_norm for layer in flow.layers] == pytest.approx(gradient_of(loss, model), abs=1e-5)
     # The recognised call inside the model is replayed, so that the gap is known although there is no loss_fn.
@@ -208,8 +208,8 @@ def test_the_next_update_of_sgd_is_the_learning_rate_times_the_gradient() -> Non
     expected = [10.0**g * 0.1 for g in gradient_of(F.cross_entropy(model(X), Y), model)]
     sizes = [nn.utils.parameters_to_vector(m.parameters()).norm().item() for m in (model.first, model.second)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    found = [a.update_to_weight_ratio for a in look(Problem(model, X, Y, F.cross_entropy, optimizer)).layers]
-    assert found == pytest.approx([e / s for e, s in zip(expected, sizes, strict=True)], rel=1e-4)
+    ratios = [a.update_to_weight_ratio for a in look(Problem(model, X, Y, F.cross_entropy, optimizer)).layers]
+    assert ratios == pytest.approx([e / s for e, s in zip(expected, sizes, strict=True)], rel=1e-4)
 
 
 def test_an_optimizer_that_needs_a_closure_is_named_among_what_is_undecided() -> None:

@@ -69,9 +69,9 @@ class Slotted:
 
 
 def in_itself(out: Tensor) -> list[Any]:
-    found: list[Any] = [out]
-    found.append(found)
-    return found
+    nested: list[Any] = [out]
+    nested.append(nested)
+    return nested
 
 
 OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
@@ -125,8 +125,8 @@ def test_outputs_of_every_kind_are_searched_as_they_are(kind: str) -> None:
 def test_a_structure_is_rebuilt_in_its_own_type(kind: str) -> None:
     wrap, read = OUTPUTS[kind]
     given = wrap(Y.clone())
-    found = rebuild(given, lambda t: t * 2.0 if t.is_floating_point() else t)
-    assert type(found) is type(given) and torch.equal(read(found), 2.0 * read(given))
+    rebuilt = rebuild(given, lambda t: t * 2.0 if t.is_floating_point() else t)
+    assert type(rebuilt) is type(given) and torch.equal(read(rebuilt), 2.0 * read(given))
     assert len(list(tensors(given))) == len({id(t) for t in tensors(given)})
 
 
@@ -160,10 +160,10 @@ def test_a_nested_tensor_may_be_the_input() -> None:
 
 def test_what_lies_too_deep_is_one_clear_error() -> None:
     def forward(self: Program, x: Tensor) -> Any:
-        found: Any = self.layer(x)
+        deep: Any = self.layer(x)
         for _ in range(5000):
-            found = [found]
-        return found
+            deep = [deep]
+        return deep
 
     with pytest.raises(UnvanishError, match="more than 200 containers deep"):
         look(Problem(Program(forward), X, Y, lambda outputs, targets: torch.zeros((), requires_grad=True)))
@@ -202,8 +202,8 @@ def switched(mode: bool) -> Callable[[Program, Tensor], Tensor]:
 def test_a_forward_that_switches_gradients_on_has_a_report_and_leaves_no_trace() -> None:
     given = Problem(Program(switched(True)), X, Y, F.mse_loss, lambda p: torch.optim.Adam(p, 1e-3))
     expected = diagnose(Problem(Program(lambda self, x: self.layer(x)), X, Y, F.mse_loss, given.optimizer))
-    found = diagnose(given)
-    assert (found.verdict, found.layers[0].log10_grad_norm) == ("healthy", expected.layers[0].log10_grad_norm)
+    report = diagnose(given)
+    assert (report.verdict, report.layers[0].log10_grad_norm) == ("healthy", expected.layers[0].log10_grad_norm)
     with torch.no_grad():
         diagnose(given)
         assert not torch.is_grad_enabled()

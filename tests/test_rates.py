@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unvanish import zoo
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
 from unvanish.evidence.step import REAL_STEPS
 from unvanish.flow.look import looking

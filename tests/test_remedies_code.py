@@ -290,8 +290,8 @@ def test_groups_of_parameters_keep_their_settings_through_a_change() -> None:
     get("layernorm").apply(draft)
     get("lr-10").apply(draft)
     built = draft.recipe.build(draft.model.parameters())
-    found = [(group["lr"], len(group["params"])) for group in built.param_groups]
-    assert found == [(pytest.approx(1.0), 8), (pytest.approx(0.1), 2)]
+    settings = [(group["lr"], len(group["params"])) for group in built.param_groups]
+    assert settings == [(pytest.approx(1.0), 8), (pytest.approx(0.1), 2)]
 
 
 @pytest.mark.parametrize("slugs", [("layernorm", "lr-10"), ("residual", "warmup"), ("lr-0.1",)])
@@ -300,7 +300,7 @@ def test_the_code_alone_makes_the_same_groups_of_parameters(slugs: tuple[str, ..
     model = nn.Sequential(*deep(2), nn.Linear(8, 3))
     parts = [model[:2].parameters(), model[2:4].parameters(), model[4].parameters()]
     rates = ({"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.5}, {"lr": 0.02, "momentum": 0.9})
-    groups = [{"params": part, **own} for part, own in zip(parts, rates, strict=True)]
+    groups = [{"params": part, **settings} for part, settings in zip(parts, rates, strict=True)]
     problem = Problem(model, ROWS, torch.zeros(16, dtype=torch.long), F.cross_entropy, torch.optim.SGD(groups))
     draft = Draft.of(problem, *problem.build())
     changes = [get(slug).apply(draft) for slug in slugs]

@@ -92,7 +92,7 @@ def test_decay_goes_from_every_group_and_nothing_else_does() -> None:
     model = nn.Linear(3, 1)
     groups = [{"params": [model.weight], "weight_decay": 0.5}, {"params": [model.bias], "weight_decay": 0.0}]
     draft = draft_of(model, random(4, 3), optimizer=torch.optim.Adam(groups, 0.1, betas=(0.5, 0.9)))
-    decoupled = draft.another()
+    decoupled = draft.fork()
     assert "instead of 0.5" in get("no-weight-decay").apply(draft).sentence
     built = draft.recipe.build(draft.model.parameters())
     assert [(g["weight_decay"], g["lr"], g["betas"]) for g in built.param_groups] == [(0.0, 0.1, (0.5, 0.9))] * 2

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Problem
-from unvanish.decide import EXPLODING, decide
+from unvanish.decide import decide
+from unvanish.decide.limits import EXPLODING
 from unvanish.flow.paths import Observed, Paths
 from unvanish.pipeline import look
 from unvanish.trace.calls import Call
@@ -41,9 +42,9 @@ def test_a_chain_of_four_calls() -> None:
 
     The last counts nothing, the third rises by 0, the second by 2, the first by 2.
     """
-    found = paths([3.0, 2.0, 1.0, 0.0], [1.0, 10.0, 1.0, 10.0], ["weights"] * 4)
-    assert found.sensitivity == pytest.approx([3.0, 3.0, 1.0, 1.0])
-    assert found.rises == pytest.approx([2.0, 2.0, 0.0, 0.0])
+    rises = paths([3.0, 2.0, 1.0, 0.0], [1.0, 10.0, 1.0, 10.0], ["weights"] * 4)
+    assert rises.sensitivity == pytest.approx([3.0, 3.0, 1.0, 1.0])
+    assert rises.rises == pytest.approx([2.0, 2.0, 0.0, 0.0])
 
 
 def test_a_normaliser_between_takes_one_rise_away() -> None:
@@ -57,8 +58,8 @@ def test_a_normaliser_between_takes_one_rise_away() -> None:
 
 def test_a_slope_between_belongs_to_the_layers_around_it() -> None:
     """The growth from one call with weights to the next counts as a whole, whatever lies between."""
-    found = paths([2.0, 9.0, 0.0], [1.0, 1.0, 1.0], ["weights", "slopes", "weights"])
-    assert found.rises == pytest.approx([2.0, 0.0, 0.0])
+    rises = paths([2.0, 9.0, 0.0], [1.0, 1.0, 1.0], ["weights", "slopes", "weights"])
+    assert rises.rises == pytest.approx([2.0, 0.0, 0.0])
 
 
 def test_a_fall_counts_but_never_below_zero() -> None:
@@ -68,14 +69,14 @@ def test_a_fall_counts_but_never_below_zero() -> None:
 
 
 def test_the_sensitivity_is_per_output_entry() -> None:
-    found = paths([3.0, 0.0], [2.0, 1.0], ["weights"] * 2, outputs=100)
-    assert found.sensitivity == pytest.approx([3.0 + math.log10(2.0) - 1.0, -1.0])
-    assert found.rise(0) == pytest.approx(3.0 + math.log10(2.0))
+    rises = paths([3.0, 0.0], [2.0, 1.0], ["weights"] * 2, outputs=100)
+    assert rises.sensitivity == pytest.approx([3.0 + math.log10(2.0) - 1.0, -1.0])
+    assert rises.rise(0) == pytest.approx(3.0 + math.log10(2.0))
 
 
 def test_a_result_that_is_zero_has_no_sensitivity() -> None:
-    found = paths([3.0, 1.0, 0.0], [1.0, 0.0, 1.0], ["weights"] * 3)
-    assert found.rise(1) is None and found.rise(0) == pytest.approx(3.0)
+    rises = paths([3.0, 1.0, 0.0], [1.0, 0.0, 1.0], ["weights"] * 3)
+    assert rises.rise(1) is None and rises.rise(0) == pytest.approx(3.0)
 
 
 def stack(depth: int, seed: int, activation: type[nn.Module], init: Callable[[Tensor], Any], norm: bool = False) -> Any:

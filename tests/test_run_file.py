@@ -57,7 +57,14 @@ def test_what_was_written_is_read_while_the_writer_goes_on(tmp_path: Path) -> No
     file.event(3, Finding(code="UV101", verdict="vanished", level="error", layers=("layer0",), message="m"))
     file.over(5, "UV101", ["layer0"])
     file.close()
-    assert load_run(tmp_path / "a.unvanish").episodes == ((3, 5, run.findings[0]),)
+    found = load_run(tmp_path / "a.unvanish")
+    assert found.episodes == ((3, 5, found.findings[0]),)
+
+
+def test_a_run_that_has_ended_is_one_file(tmp_path: Path) -> None:
+    written(tmp_path / "a.unvanish", 5).close()
+    assert load_run(tmp_path / "a.unvanish").steps
+    assert [each.name for each in tmp_path.iterdir()] == ["a.unvanish"]
 
 
 def test_a_name_that_is_no_metric_lists_those_that_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from unvanish.problem import Problem
 from unvanish.trace import exact
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import ZERO, Device, Host, Scaled, norm_of, shift
+from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, norm_of, shift
 from unvanish.trace.tape import Tape, norm_together
 
 BOTH = [Host, Device]
@@ -40,7 +40,7 @@ def test_settling_keeps_the_number_and_centres_the_mantissa(math_: Any, size: fl
 @pytest.mark.parametrize("math_", BOTH)
 def test_zero_has_the_logarithm_minus_infinity_and_adds_nothing(math_: Any) -> None:
     zero, three = math_.settle(torch.zeros(2), 40), math_.settle(torch.tensor([0.0, 3.0]), -9000)
-    assert math_.read([zero.log2]) == [ZERO]
+    assert math_.read([zero.log2]) == [LOG_ZERO]
     for total in (math_.add(zero, three), math_.add(three, zero)):
         assert log2_of(total, math_) == pytest.approx(math.log2(3.0) - 9000, abs=1e-6)
 
@@ -52,7 +52,7 @@ def test_adding_at_different_exponents(math_: Any) -> None:
     assert log2_of(math_.add(a, b), math_) == pytest.approx(math.log2(5.5) - 500, abs=1e-6)
     one, tiny = math_.settle(torch.ones(1), 0), math_.settle(torch.ones(1), -300)
     assert log2_of(math_.add(tiny, one), math_) == 0.0
-    assert log2_of(math_.add(a, math_.settle(torch.tensor([-3.0]), -500)), math_) == ZERO
+    assert log2_of(math_.add(a, math_.settle(torch.tensor([-3.0]), -500)), math_) == LOG_ZERO
 
 
 @pytest.mark.parametrize("math_", BOTH)
@@ -117,8 +117,8 @@ def test_norms_of_nothing_and_of_half_precision() -> None:
 
 def test_norms_put_together() -> None:
     assert norm_together([math.log10(3.0) - 400, math.log10(4.0) - 400]) == pytest.approx(math.log10(5.0) - 400)
-    assert norm_together([ZERO, -7.0]) == -7.0
-    assert norm_together([]) == norm_together([ZERO, ZERO]) == ZERO
+    assert norm_together([LOG_ZERO, -7.0]) == -7.0
+    assert norm_together([]) == norm_together([LOG_ZERO, LOG_ZERO]) == LOG_ZERO
     assert math.isnan(norm_together([1.0, math.nan]))
 
 

@@ -34,9 +34,9 @@ TOKEN = "the-token"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(application(lab_site(), TOKEN, PORT), base_url=BASE, raise_server_exceptions=False) as found:
-        assert found.get(f"/?token={TOKEN}", follow_redirects=True).status_code == 200
-        yield found
+    with TestClient(application(lab_site(), TOKEN, PORT), base_url=BASE, raise_server_exceptions=False) as opened:
+        assert opened.get(f"/?token={TOKEN}", follow_redirects=True).status_code == 200
+        yield opened
 
 
 @pytest.fixture
@@ -104,19 +104,19 @@ def test_the_server_knows_no_experiment_but_the_one_it_opens_with():
 
 
 def test_an_experiment_answers_as_in_python(client):
-    found = client.get("/api/run/chain?depth=20&weight=0.25").json()
+    answer = client.get("/api/run/chain?depth=20&weight=0.25").json()
     outcome = lab.run("chain", depth=20, weight=0.25)
-    assert found["sentence"] == outcome.sentence
-    assert found["rows"] == json.loads(outcome.to_json())["rows"]
-    assert [each["name"] for each in found["pictures"]] == [each.name for each in outcome.pictures]
-    assert "weight=0.25" in found["code"]
+    assert answer["sentence"] == outcome.sentence
+    assert answer["rows"] == json.loads(outcome.to_json())["rows"]
+    assert [each["name"] for each in answer["pictures"]] == [each.name for each in outcome.pictures]
+    assert "weight=0.25" in answer["code"]
 
 
 def test_the_code_it_offers_gives_the_same_outcome(client):
-    found = client.get("/api/run/chain?depth=7&weight=2.5&activation=tanh").json()
+    answer = client.get("/api/run/chain?depth=7&weight=2.5&activation=tanh").json()
     scope: dict[str, Any] = {}
-    exec(found["code"].replace("print(outcome)", ""), scope)
-    assert scope["outcome"].sentence == found["sentence"]
+    exec(answer["code"].replace("print(outcome)", ""), scope)
+    assert scope["outcome"].sentence == answer["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_the_code_it_offers_gives_the_same_outcome(client):
 def test_a_bad_setting_is_a_400_with_the_message_of_the_command_line(client, settings):
     answer = client.get(f"/api/run/chain?{settings}")
     assert answer.status_code == 400
-    said = answer.json()["error"]
-    assert said.startswith("lab chain: ")
+    message = answer.json()["error"]
+    assert message.startswith("lab chain: ")
     name, _, value = settings.partition("=")
     if "&" not in settings:
         with pytest.raises(UnvanishError) as error:
             lab.run("chain", **{name: value})
-        assert said == str(error.value)
+        assert message == str(error.value)
 
 
 def test_unknown_names_are_answered_with_what_there_is(client):
@@ -156,8 +156,8 @@ def test_pictures_are_drawn_as_wide_as_the_page_has_room(client, pixels, width):
 
 
 def test_no_file_of_this_machine_can_be_named_from_the_page(client):
-    for asked in ("run/whatif?report=/etc/passwd", "run/speeds?folder=/etc", "export/whatif.csv?report=x.json"):
-        answer = client.get(f"/api/{asked}")
+    for path in ("run/whatif?report=/etc/passwd", "run/speeds?folder=/etc", "export/whatif.csv?report=x.json"):
+        answer = client.get(f"/api/{path}")
         assert answer.status_code == 400 and "command line" in answer.json()["error"]
     settings = {each["name"] for one in client.get("/api/experiments").json() for each in one["settings"]}
     assert settings.isdisjoint({"report", "folder"})
@@ -175,9 +175,9 @@ def test_what_would_take_too_much_memory_is_refused_before_it_starts(client, set
 
 
 def test_a_hundred_thousand_layers_are_answered(client):
-    found = client.get("/api/run/chain?depth=100000&weight=0.17").json()
-    assert found["total"] == len(found["rows"]) == 1000
-    assert sum(len(rows) for picture in found["pictures"] for rows in picture["tables"].values()) < 5_000
+    answer = client.get("/api/run/chain?depth=100000&weight=0.17").json()
+    assert answer["total"] == len(answer["rows"]) == 1000
+    assert sum(len(rows) for picture in answer["pictures"] for rows in picture["tables"].values()) < 5_000
 
 
 def test_a_deep_network_is_not_checked_on_the_page(client):
@@ -216,13 +216,13 @@ def test_a_report_that_is_none_is_refused(client):
 
 
 def test_a_job_is_followed_to_its_result_and_remembered(client):
-    asked = "/api/jobs/speeds?quick=true&hidden=2&epochs=3&seeds=1&images=20"
-    job = client.post(asked).json()["id"]
+    path = "/api/jobs/speeds?quick=true&hidden=2&epochs=3&seeds=1&images=20"
+    job = client.post(path).json()["id"]
     events = followed(client.get(f"/api/jobs/{job}").text)
     assert events[-1][0] == "result"
     assert {name for name, _ in events[:-1]} <= {"progress"}
     assert events[-1][1]["sentence"]
-    exported = client.get(asked.replace("/api/jobs/speeds", "/api/export/speeds.csv"))
+    exported = client.get(path.replace("/api/jobs/speeds", "/api/export/speeds.csv"))
     assert exported.status_code == 200 and "," in exported.text
 
 
@@ -270,10 +270,10 @@ def test_a_follower_who_goes_is_counted_out():
     jobs = Jobs()
 
     async def look_and_go(job: Any) -> tuple[int, int]:
-        told = events(job, str.encode)
-        await anext(told)
+        stream = events(job, str.encode)
+        await anext(stream)
         during = job.followers
-        await told.aclose()
+        await stream.aclose()
         return during, job.followers
 
     try:

@@ -31,9 +31,9 @@ def hessian(problem: Problem) -> Tensor:
         assert problem.loss_fn is not None
         return problem.loss_fn(outputs, problem.targets)
 
-    found = torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
-    assert isinstance(found, Tensor)
-    return found
+    matrix = torch.autograd.functional.hessian(loss, torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+    assert isinstance(matrix, Tensor)
+    return matrix
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -35,9 +35,9 @@ def codes(report: Report) -> dict[str, str]:
 
 
 def step_of(problem: Problem) -> NextStep:
-    found = look(problem).next_step
-    assert found is not None
-    return found
+    update = look(problem).next_step
+    assert update is not None
+    return update
 
 
 def stepped(problem: Problem) -> tuple[list[Tensor], list[Tensor]]:
@@ -56,22 +56,22 @@ def stepped(problem: Problem) -> tuple[list[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("eps", [1e-8, 1e-4])
 def test_the_share_that_is_not_finite_is_that_of_a_real_step(seed: int, kind: Any, eps: float) -> None:
     def problem() -> Problem:
-        found = signs(seed, lambda m: kind(m.parameters(), 1e-3, eps=eps), torch.float16)
-        assert isinstance(found.inputs, Tensor)
-        found.inputs[:, 0] = 0.0  # the weights of an input that is always 0 get a gradient of exactly 0
-        return found
+        given = signs(seed, lambda m: kind(m.parameters(), 1e-3, eps=eps), torch.float16)
+        assert isinstance(given.inputs, Tensor)
+        given.inputs[:, 0] = 0.0  # the weights of an input that is always 0 get a gradient of exactly 0
+        return given
 
-    found = step_of(problem())
+    step = step_of(problem())
     _, after = stepped(problem())
     bad, entries = sum(int((~torch.isfinite(p)).sum()) for p in after), sum(p.numel() for p in after)
-    assert found.nonfinite_share == pytest.approx(bad / entries, abs=0.0)
+    assert step.nonfinite_share == pytest.approx(bad / entries, abs=0.0)
     assert (bad > 0) == (eps == 1e-8)
     report = diagnose(problem())
     assert ("UV505" in codes(report)) == (eps == 1e-8)
     if eps == 1e-8:
         assert (
             report.verdict == "nonfinite"
-            and found.reason == "eps"
+            and step.reason == "eps"
             and "exactly 0 in float16" in report.findings[0].message
         )
 
@@ -80,8 +80,8 @@ def test_the_share_that_is_not_finite_is_that_of_a_real_step(seed: int, kind: An
 @pytest.mark.parametrize("lr", [1e6, 1e10, 1e20, 1e30])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_a_rate_is_too_large_however_large_it_is(seed: int, lr: float, kind: Any) -> None:
-    found = codes(diagnose(signs(seed, lambda m: kind(m.parameters(), lr))))
-    assert found.get("UV704") == "error" or found.get("UV505") == "error"
+    raised = codes(diagnose(signs(seed, lambda m: kind(m.parameters(), lr))))
+    assert raised.get("UV704") == "error" or raised.get("UV505") == "error"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -91,10 +91,10 @@ def test_the_share_that_moves_is_that_of_a_real_step(seed: int, lr: float, decay
     def problem() -> Problem:
         return signs(seed, lambda m: torch.optim.AdamW(m.parameters(), lr, weight_decay=decay), torch.bfloat16)
 
-    found = step_of(problem())
+    step = step_of(problem())
     before, after = stepped(problem())
     moved = sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) / sum(p.numel() for p in after)
-    assert found.moved == pytest.approx(moved, abs=0.02)  # the share is of the entries whose gradient is not 0
+    assert step.moved == pytest.approx(moved, abs=0.02)  # the share is of the entries whose gradient is not 0
     assert codes(diagnose(problem())).get("UV506") == ("error" if lr < 1e-4 else None)
 
 

@@ -83,7 +83,7 @@ def step_of(flow: Flow) -> StepFacts:
 def test_the_first_rung_is_the_step_the_optimizer_makes(name: str, dropout: float, seed: int) -> None:
     model, optimizer = trained(seed, OPTIMIZERS[name], dropout)
     inputs = draw(10, 4, seed=seed)
-    found = step_of(look(Problem(model, inputs, CLASSES, F.cross_entropy, optimizer), seed=seed))
+    step = step_of(look(Problem(model, inputs, CLASSES, F.cross_entropy, optimizer), seed=seed))
     other, made = twin(model, optimizer, OPTIMIZERS[name])
     with seeded(seed):
         now = float(F.cross_entropy(other(inputs), CLASSES).detach())
@@ -91,8 +91,8 @@ def test_the_first_rung_is_the_step_the_optimizer_makes(name: str, dropout: floa
         train(other, made, inputs, CLASSES)
     with seeded(seed), torch.no_grad():
         after = float(F.cross_entropy(other(inputs), CLASSES))
-    assert found.loss == pytest.approx(now, rel=1e-12)
-    assert dict(found.ladder)[1.0] == pytest.approx(after, rel=1e-9)
+    assert step.loss == pytest.approx(now, rel=1e-12)
+    assert dict(step.ladder)[1.0] == pytest.approx(after, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -104,32 +104,32 @@ def test_real_steps_are_those_of_a_trained_copy(name: str, dropout: float, seed:
     inputs = draw(10, 4, seed=seed)
     more = [(draw(10, 4, seed=50 + k), CLASSES.roll(k)) for k in range(batches)]
     problem = Problem(model, inputs, CLASSES, F.cross_entropy, optimizer, train_batches=more or None)
-    found = real_steps(problem, model, optimizer, 1.0, seed)
+    after = real_steps(problem, model, optimizer, 1.0, seed)
     other, made = twin(model, optimizer, OPTIMIZERS[name])
     for batch in (more + [(inputs, CLASSES)] * REAL_STEPS)[:REAL_STEPS]:
         with seeded(seed):
             train(other, made, *batch)
     with seeded(seed), torch.no_grad():
         expected = float(F.cross_entropy(other(inputs), CLASSES))
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert after == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_scale_multiplies_the_learning_rate_alone() -> None:
     model, optimizer = trained(0, OPTIMIZERS["momentum"])
     inputs = draw(10, 4)
-    found = real_steps(Problem(model, inputs, CLASSES, F.cross_entropy), model, optimizer, 3.0, 0)
+    after = real_steps(Problem(model, inputs, CLASSES, F.cross_entropy), model, optimizer, 3.0, 0)
     other, made = twin(model, optimizer, OPTIMIZERS["momentum"])
     made.param_groups[0]["lr"] *= 3.0
     for _ in range(REAL_STEPS):
         train(other, made, inputs, CLASSES)
-    assert found == pytest.approx(float(F.cross_entropy(other(inputs), CLASSES).detach()), rel=1e-12)
+    assert after == pytest.approx(float(F.cross_entropy(other(inputs), CLASSES).detach()), rel=1e-12)
 
 
 def test_batches_of_another_form_are_left_alone() -> None:
     """What the model does not take as it is, or holds no pairs, is no reason to fail."""
     model, optimizer = trained(0, OPTIMIZERS["SGD"])
-    own = Problem(model, draw(10, 4), CLASSES, F.cross_entropy)
-    alone = real_steps(own, model, optimizer, 1.0, 0)
+    problem = Problem(model, draw(10, 4), CLASSES, F.cross_entropy)
+    alone = real_steps(problem, model, optimizer, 1.0, 0)
     for batches in ([{"x": draw(10, 4)}], [(draw(10, 9), CLASSES)], [(1, 2, 3)], [draw(10, 4)]):
         other = Problem(model, draw(10, 4), CLASSES, F.cross_entropy, train_batches=batches)
         assert real_steps(other, model, optimizer, 1.0, 0) == alone
@@ -150,12 +150,12 @@ def test_batches_of_a_model_with_its_own_loss_are_its_inputs() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [{"x": draw(10, 4, seed=k), "labels": CLASSES} for k in range(REAL_STEPS)]
     problem = Problem(model, {"x": draw(10, 4), "labels": CLASSES}, train_batches=batches)
-    found = real_steps(problem, model, optimizer, 1.0, 0)
+    after = real_steps(problem, model, optimizer, 1.0, 0)
     other = copy.deepcopy(model.net)
     made = torch.optim.SGD(other.parameters(), lr=0.1)
     for k in range(REAL_STEPS):
         train(other, made, draw(10, 4, seed=k), CLASSES)
-    assert found == pytest.approx(float(F.cross_entropy(other(draw(10, 4)), CLASSES).detach()), rel=1e-12)
+    assert after == pytest.approx(float(F.cross_entropy(other(draw(10, 4)), CLASSES).detach()), rel=1e-12)
 
 
 class Weight(nn.Module):
@@ -178,18 +178,18 @@ def quadratic(rate: float, *, steps: int | None = None, momentum: float = 0.0) -
 
 @pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.01, 0.1, 0.3, 0.6, 0.9, 1.2, 1.7])
 def test_steps_needed_on_a_quadratic(rate: float) -> None:
-    found = step_of(look(quadratic(rate)))
+    step = step_of(look(quadratic(rate)))
     by_hand = math.log(10.0) / (-2.0 * math.log(abs(1.0 - rate)))  # (1 - rate)^2n = 0.1
-    assert found.needed == pytest.approx(max(1.0, by_hand), rel=0.2)
+    assert step.needed == pytest.approx(max(1.0, by_hand), rel=0.2)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3, 1.0, 1.5, 1.9, 2.1, 2.3, 5.0])
 def test_every_rung_on_a_quadratic(rate: float) -> None:
-    found = step_of(look(quadratic(rate)))
-    assert found.loss == pytest.approx(1.0)
-    for multiple, value in found.ladder:
+    step = step_of(look(quadratic(rate)))
+    assert step.loss == pytest.approx(1.0)
+    for multiple, value in step.ladder:
         assert value == pytest.approx((1.0 - multiple * rate) ** 2, rel=1e-9, abs=1e-12)
-    assert found.best == min(dict(found.ladder), key=dict(found.ladder).__getitem__)
+    assert step.best == min(dict(step.ladder), key=dict(step.ladder).__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_every_rung_on_a_quadratic(rate: float) -> None:
     ],
 )
 def test_where_the_rungs_end(rate: float, multiples: list[float]) -> None:
-    found = step_of(look(quadratic(rate)))
-    assert [m for m, _ in found.ladder] == pytest.approx(multiples)
-    assert found.best is not None
+    step = step_of(look(quadratic(rate)))
+    assert [m for m, _ in step.ladder] == pytest.approx(multiples)
+    assert step.best is not None
 
 
 def loss_of(value: float, reference: float | None = 1.0) -> LossFacts:
@@ -247,11 +247,9 @@ def test_rounding_and_a_network_that_does_not_repeat_itself_take_from_the_fall()
 def test_the_same_dropout_masks_make_the_fall_comparable(seed: int) -> None:
     model, optimizer = trained(seed, OPTIMIZERS["SGD"], 0.5)
     flow = look(Problem(model, draw(10, 4, seed=seed), CLASSES, F.cross_entropy, optimizer), seed=seed)
-    found = step_of(flow)
+    step = step_of(flow)
     assert flow.loss is not None and flow.loss.reference is not None
-    assert found.lowered == pytest.approx(
-        (found.loss - min(dict(found.ladder).values())) / flow.loss.reference, rel=1e-3
-    )
+    assert step.lowered == pytest.approx((step.loss - min(dict(step.ladder).values())) / flow.loss.reference, rel=1e-3)
 
 
 def test_a_forward_pass_that_drifts_proves_nothing() -> None:
@@ -266,18 +264,18 @@ def test_a_forward_pass_that_drifts_proves_nothing() -> None:
 
     model = Drifting()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
-    found = step_of(look(Problem(model, draw(10, 1), torch.zeros(10, 1), F.mse_loss, optimizer)))
-    assert min(dict(found.ladder).values()) < 0.9 * found.loss
-    assert found.lowered == 0.0
+    step = step_of(look(Problem(model, draw(10, 1), torch.zeros(10, 1), F.mse_loss, optimizer)))
+    assert min(dict(step.ladder).values()) < 0.9 * step.loss
+    assert step.lowered == 0.0
 
 
 @pytest.mark.parametrize("rate", [2.3, 3.0, 10.0])
 def test_a_learning_rate_too_large_is_raised_and_confirmed(rate: float) -> None:
-    found = step_of(look(quadratic(rate)))
-    assert dict(found.ladder)[1.0] - found.loss > 0.5 * found.loss
-    assert found.walked == pytest.approx((1.0 - rate) ** (2 * REAL_STEPS), rel=1e-6)
-    assert found.walked is not None and found.walked > 10.0 * found.loss
-    assert found.walked_scaled is None
+    step = step_of(look(quadratic(rate)))
+    assert dict(step.ladder)[1.0] - step.loss > 0.5 * step.loss
+    assert step.walked == pytest.approx((1.0 - rate) ** (2 * REAL_STEPS), rel=1e-6)
+    assert step.walked is not None and step.walked > 10.0 * step.loss
+    assert step.walked_scaled is None
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0, 1.5, 1.9, 2.1, 2.2])
@@ -286,19 +284,19 @@ def test_below_two_point_two_two_it_is_not_raised(rate: float) -> None:
 
 
 def test_a_learning_rate_too_small_is_walked_with_a_larger_one() -> None:
-    found = step_of(look(quadratic(1e-5, steps=1000)))
-    assert found.best is not None and found.best >= 100.0
-    assert found.needed == pytest.approx(math.log(10.0) / 2e-5, rel=1e-3)
-    assert found.lr_limit == pytest.approx(1.0, rel=1e-3)  # 2 / h
-    assert found.scale == 100.0
-    assert found.walked == pytest.approx((1 - 1e-5) ** 12) and found.walked_scaled == pytest.approx((1 - 1e-3) ** 12)
-    assert found.walked is not None and found.walked_scaled is not None
-    assert found.loss - found.walked_scaled > 90.0 * (found.loss - found.walked)
+    step = step_of(look(quadratic(1e-5, steps=1000)))
+    assert step.best is not None and step.best >= 100.0
+    assert step.needed == pytest.approx(math.log(10.0) / 2e-5, rel=1e-3)
+    assert step.lr_limit == pytest.approx(1.0, rel=1e-3)  # 2 / h
+    assert step.scale == 100.0
+    assert step.walked == pytest.approx((1 - 1e-5) ** 12) and step.walked_scaled == pytest.approx((1 - 1e-3) ** 12)
+    assert step.walked is not None and step.walked_scaled is not None
+    assert step.loss - step.walked_scaled > 90.0 * (step.loss - step.walked)
 
 
 def test_the_planned_steps_decide_whether_it_is_too_small() -> None:
-    assert step_of(look(quadratic(1e-3, steps=10_000))).walked is None
-    assert step_of(look(quadratic(1e-3, steps=100))).walked is not None
+    assert step_of(look(quadratic(2e-3, steps=10_000))).walked is None
+    assert step_of(look(quadratic(2e-3, steps=100))).walked is not None
 
 
 def test_the_larger_rate_stays_below_the_limit_of_the_sharpest_direction() -> None:
@@ -308,17 +306,17 @@ def test_the_larger_rate_stays_below_the_limit_of_the_sharpest_direction() -> No
     inputs = torch.tensor([[1.0, 0.0], [0.0, 1e-3]])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     targets = inputs @ torch.tensor([[1e-6], [1e3]])
-    found = step_of(look(Problem(model, inputs, targets, F.mse_loss, optimizer)))
-    assert found.lr_limit == pytest.approx(2.0, rel=1e-3)  # curvatures 1 and 10⁻⁶
-    assert found.scale == pytest.approx(2.0, rel=1e-3)
+    step = step_of(look(Problem(model, inputs, targets, F.mse_loss, optimizer)))
+    assert step.lr_limit == pytest.approx(2.0, rel=1e-3)  # curvatures 1 and 10⁻⁶
+    assert step.scale == pytest.approx(2.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("lr", [1e30, 1e200])
 def test_divergence_is_a_number_that_is_not_finite(lr: float) -> None:
     model = net(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    found = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer)))
-    assert found.walked is not None and not found.walked <= found.loss
+    step = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer)))
+    assert step.walked is not None and not step.walked <= step.loss
 
 
 class Probabilities(nn.Module):
@@ -424,8 +422,8 @@ def test_every_rung_has_the_same_dropout_masks(monkeypatch: pytest.MonkeyPatch) 
         return original(*args)
 
     monkeypatch.setattr(ladder, "_ladder", only)
-    found = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer), seed=3))
-    assert len(masks) >= 2 + len(found.ladder) - 1
+    step = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer), seed=3))
+    assert len(masks) >= 2 + len(step.ladder) - 1
     assert all(torch.equal(mask, masks[0]) for mask in masks)
     assert 0.2 < float((masks[0] == 0).double().mean()) < 0.8
 
@@ -449,8 +447,8 @@ def test_other_generators_repeat_too() -> None:
     problem = Problem(model, draw(4, 1), draw(4, 1, seed=1), F.mse_loss, optimizer)
     with untouched(model, 0):
         assert real_steps(problem, model, optimizer, 1.0, 0) == real_steps(problem, model, optimizer, 1.0, 0)
-    found = step_of(look(problem))
-    assert {value for _, value in found.ladder} == {found.loss}
+    step = step_of(look(problem))
+    assert {value for _, value in step.ladder} == {step.loss}
 
 
 def test_an_optimizer_that_needs_a_closure_has_no_ladder() -> None:

@@ -44,15 +44,15 @@ def rows_in(path: Path) -> int:
 
 
 def children(pid: int) -> list[int]:
-    found: list[int] = []
+    pids: list[int] = []
     for each in Path("/proc").glob("[0-9]*/stat"):
         try:
             number, _, rest = each.read_text().partition(" (")
         except OSError:
             continue
         if int(rest.rpartition(")")[2].split()[1]) == pid:
-            found.append(int(number))
-    return found
+            pids.append(int(number))
+    return pids
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")

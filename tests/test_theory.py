@@ -187,10 +187,10 @@ def test_one_number_at_a_time_or_in_arrays_is_the_same() -> None:
 def test_many_chains_at_once() -> None:
     rng = np.random.default_rng(0)
     weights, biases, inputs = rng.normal(0, 1, (500, 20)), rng.normal(0, 1, (500, 20)), rng.uniform(0, 1, 500)
-    found = first_layer_gains(weights, biases, inputs)
+    gains = first_layer_gains(weights, biases, inputs)
     for place in (0, 7, 499):
         single = chain(weights[place], biases[place], inputs[place])
-        assert found[place] == pytest.approx(single.weight_gradient.log10[0], abs=1e-10)
+        assert gains[place] == pytest.approx(single.weight_gradient.log10[0], abs=1e-10)
 
 
 def test_a_hundred_thousand_layers_against_sixty_digits() -> None:
@@ -216,12 +216,12 @@ def test_slopes_stay_exact_where_they_are_tiny() -> None:
 def test_activations_far_out_do_not_overflow() -> None:
     far = np.array([-1e4, -800.0, 800.0, 1e4])
     for name in activations():
-        found = activation(name)
-        ones = [found.one(z) for z in far.tolist()]
-        np.testing.assert_allclose(found.phi(far), ones, rtol=1e-12, err_msg=name)
-        assert np.isfinite(found.slope(far)).all(), name
+        phi = activation(name)
+        ones = [phi.one(z) for z in far.tolist()]
+        np.testing.assert_allclose(phi.phi(far), ones, rtol=1e-12, err_msg=name)
+        assert np.isfinite(phi.slope(far)).all(), name
         if name != "sin":
-            assert found.slope(far)[[0, -1]] == pytest.approx([found.flat_left, found.flat_right], abs=1e-7), name
+            assert phi.slope(far)[[0, -1]] == pytest.approx([phi.flat_left, phi.flat_right], abs=1e-7), name
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -257,18 +257,20 @@ def test_the_critical_line(golden: Golden, name: str) -> None:
     expected = golden("meanfield")[name]
     phi = activation(name)
     for row in expected["line"]:
-        found, average = critical(phi, row["q"]), moments(phi, row["q"])
+        solution, average = critical(phi, row["q"]), moments(phi, row["q"])
         for ours, theirs in (
-            (found.sigma_w2, row["sigma_w2"]),
-            (found.q_slope, row["q_slope"]),
+            (solution.sigma_w2, row["sigma_w2"]),
+            (solution.q_slope, row["q_slope"]),
             (average.mean, row["mean"]),
             (average.square, row["m2"]),
             (average.slope_square, row["Ephi1sq"]),
         ):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12), row
         # σ_b² = q − σ_w² E φ² cancels: six digits of the larger part
-        assert found.sigma_b2 == pytest.approx(row["sigma_b2"], abs=1e-6 * max(row["q"], row["sigma_w2"] * row["m2"]))
-        assert found.feasible == row["feasible"]
+        assert solution.sigma_b2 == pytest.approx(
+            row["sigma_b2"], abs=1e-6 * max(row["q"], row["sigma_w2"] * row["m2"])
+        )
+        assert solution.feasible == row["feasible"]
     roots = critical_with_bias(phi, 0.0)
     assert [root.q for root in roots] == pytest.approx([row["q"] for row in expected["zero_bias_roots"]], rel=1e-6)
     assert [root.q_slope for root in roots] == pytest.approx(
@@ -296,14 +298,14 @@ def test_fixed_points_of_common_initialisations(golden: Golden) -> None:
         for row in table.values():
             q = variance_after(400, phi, row["sigma_w2"], row["sigma_b2"])
             assert q == pytest.approx(row["q"], rel=1e-6), (name, row)
-            found = fixed_point(phi, row["sigma_w2"], row["sigma_b2"])
+            point = fixed_point(phi, row["sigma_w2"], row["sigma_b2"])
             if row["q"] < 1e-11:
-                assert found.q == 0
-                assert found.chi1 == pytest.approx(row["chi1"], rel=1e-6)
-            elif 0 < found.q < math.inf and abs(found.q_slope) < 0.9:
+                assert point.q == 0
+                assert point.chi1 == pytest.approx(row["chi1"], rel=1e-6)
+            elif 0 < point.q < math.inf and abs(point.q_slope) < 0.9:
                 settled += 1
-                assert found.q == pytest.approx(row["q"], rel=1e-6), (name, row)
-                assert found.chi1 == pytest.approx(row["chi1"], rel=1e-6), (name, row)
+                assert point.q == pytest.approx(row["q"], rel=1e-6), (name, row)
+                assert point.chi1 == pytest.approx(row["chi1"], rel=1e-6), (name, row)
     assert settled > 20
 
 
@@ -311,11 +313,11 @@ def test_fixed_points_and_depth_scales_of_tanh(golden: Golden) -> None:
     expected = golden("meanfield")["_schoenholz_tanh"]
     phi = activation("tanh")
     for row in expected["table"]:
-        found = fixed_point(phi, row["sigma_w2"], row["sigma_b2"])
-        assert found.q == pytest.approx(row["q"], rel=1e-6)
-        assert found.chi1 == pytest.approx(row["chi1"], rel=1e-6)
-        assert found.q_slope == pytest.approx(row["slope_q"], rel=1e-6)
-        assert found.depth_scale == pytest.approx(row["xi_grad"], rel=1e-6)
+        point = fixed_point(phi, row["sigma_w2"], row["sigma_b2"])
+        assert point.q == pytest.approx(row["q"], rel=1e-6)
+        assert point.chi1 == pytest.approx(row["chi1"], rel=1e-6)
+        assert point.q_slope == pytest.approx(row["slope_q"], rel=1e-6)
+        assert point.depth_scale == pytest.approx(row["xi_grad"], rel=1e-6)
     (line,) = critical_with_bias(phi, 0.05)
     assert line.sigma_w2 == pytest.approx(expected["critical_at_sb2_0p05"]["sigma_w2"], rel=1e-6)
 
@@ -329,11 +331,11 @@ def test_prediction_against_published_measurements(golden: Golden) -> None:
             assert critical(activation(row["act"]), 1.0).sigma_b2 < 1e-12
             continue
         start = row["q"] if row["setting"] == "crit q=1" else 1.0
-        found = fixed_point(activation(row["act"]), row["sigma_w2"], row["sigma_b2"], start)
+        point = fixed_point(activation(row["act"]), row["sigma_w2"], row["sigma_b2"], start)
         if row.get("diverges"):
-            assert found.q == math.inf
+            assert point.q == math.inf
             continue
-        errors.append(abs(found.chi1 / row["measured_gain_sq"] - 1))
+        errors.append(abs(point.chi1 / row["measured_gain_sq"] - 1))
     assert len(errors) > 40 and np.median(errors) < 0.005
     # the one beyond is hardswish at variance 1, where the variance is not stable
     assert sum(error > 0.02 for error in errors) == 1
@@ -348,9 +350,9 @@ def test_fixed_points_that_can_be_worked_out_by_hand() -> None:
     assert (gone.q, gone.chi1) == (0.0, pytest.approx(0.5))
     assert (grown.q, grown.chi1) == (math.inf, pytest.approx(1.5))
     # E sin² = (1 − e^(−2q)) / 2 and E cos² = (1 + e^(−2q)) / 2
-    found = moments(activation("sin"), 0.7)
-    assert found.square == pytest.approx((1 - math.exp(-1.4)) / 2, rel=1e-12)
-    assert found.slope_square == pytest.approx((1 + math.exp(-1.4)) / 2, rel=1e-12)
+    averages = moments(activation("sin"), 0.7)
+    assert averages.square == pytest.approx((1 - math.exp(-1.4)) / 2, rel=1e-12)
+    assert averages.slope_square == pytest.approx((1 + math.exp(-1.4)) / 2, rel=1e-12)
 
 
 def test_the_variance_map_grows_with_the_variance() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch import Tensor, fx, nn
 
 import unvanish
 from unvanish import zoo
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.records import Finding, UnvanishError
-from unvanish.remedies import remedies, transform
-from unvanish.remedies.draft import copied
+from unvanish.remedies import Remedy, _registry, remedies, transform
+from unvanish.remedies.activations import swap_hidden
+from unvanish.remedies.draft import Change, copied
 from unvanish.remedies.recipe import Recipe
 from unvanish.trials import open_race, probe, veto
 from unvanish.trials.batches import Batches
@@ -35,6 +37,7 @@ from unvanish.trials.score import Scale, standard_error, take
 from unvanish.trials.search import LOWER_RATE, heat, minimised, smallest_of_the_best
 from unvanish.trials.train import AS_IS
 from unvanish.trials.trial import Measure
+from unvanish.words.activations import BY_NAME
 
 USUAL = [each for each in remedies() if not each.only_for]
 """Remedies that are tried on any network."""
@@ -338,6 +341,40 @@ def test_a_literal_swap_is_a_diff_of_the_users_file(
     assert len(changed) == 2 and old in changed[0] and new in changed[1]
 
 
+@pytest.fixture
+def hardshrink() -> Iterator[str]:
+    """A remedy of one function, as a file in remedies/ has it, with an activation that no other remedy knows."""
+    slug = "activation-hardshrink"
+    _registry[slug] = Remedy(
+        slug, "", "activation", lambda draft: swap_hidden(draft, BY_NAME["hardshrink"]), (), (), (), ""
+    )
+    remedies.cache_clear()
+    yield slug
+    del _registry[slug]
+    remedies.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("call", "old", "new"),
+    [
+        ("torch.sigmoid(layer(x))", "torch.sigmoid(layer(x))", "torch.nn.functional.hardshrink(layer(x))"),
+        ("self.act(layer(x))", "nn.Sigmoid()", "nn.Hardshrink()"),
+    ],
+)
+def test_a_new_activation_remedy_has_its_diff_without_being_named_anywhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardshrink: str, call: str, old: str, new: str
+) -> None:
+    from unvanish.trials.answer import _after
+    from unvanish.trials.patch import patch_of
+
+    monkeypatch.chdir(tmp_path)
+    race, source = _race_of_program(tmp_path, PROGRAM.format(call=call))
+    edits = (hardshrink,)
+    diff, patched, why = patch_of(race.problem, race.copy(edits, 0), race.report, _after(race, edits))
+    assert why == "" and diff
+    assert patched == source.replace(old, new)
+
+
 @pytest.mark.parametrize(
     ("call", "edits", "why"),
     [
@@ -352,7 +389,7 @@ def test_other_changes_have_no_diff_but_a_reason(
 
     monkeypatch.chdir(tmp_path)
     race, _ = _race_of_program(tmp_path, PROGRAM.format(call=call))
-    copy = SimpleNamespace(candidate=edits)
+    copy = SimpleNamespace(candidate=edits, changes=[Change(sentence="") for _ in edits])
     diff, patched, reason = patch_of(race.problem, copy, race.report, race.report)  # type: ignore[arg-type]
     assert (diff, patched) == ("", "")
     assert re.search(why, reason)

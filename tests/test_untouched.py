@@ -73,7 +73,7 @@ def untouched(same_before_and_after: Same) -> Callable[[Busy, Any], Any]:
 
     def everything(model: Busy) -> dict[str, Any]:
         state: Any = np.random.get_state()
-        own = {k: v for k, v in vars(model).items() if not k.startswith("_")}
+        attributes = {k: v for k, v in vars(model).items() if not k.startswith("_")}
         return {
             "numpy": (state[0], state[1].tolist(), *state[2:]),
             "modes": (
@@ -89,7 +89,7 @@ def untouched(same_before_and_after: Same) -> Callable[[Busy, Any], Any]:
             ),
             "global hooks": [list(getattr(hooks, n)) for n in vars(hooks) if n.startswith("_global_") and "hooks" in n],
             "checkpoint": dict(vars(checkpoint)),
-            "attributes": {k: id(v) for k, v in own.items()},
+            "attributes": {k: id(v) for k, v in attributes.items()},
             "contents": (list(model.history), dict(model.table), list(model.recent), model.counter, model.cache),
             "state": model.state.tolist(),
             "buffers": {k: id(v) for k, v in model._buffers.items()},
@@ -145,7 +145,7 @@ def test_a_finished_check_under_autocast(untouched: Same) -> None:
 
 def test_a_finished_check_with_the_plain_walk(untouched: Same, monkeypatch: pytest.MonkeyPatch) -> None:
     for home in (pipeline, backward):
-        monkeypatch.setattr(home, "why_inexact", lambda: "it is tried here")
+        monkeypatch.setattr(home, "why_unsupported", lambda: "it is tried here")
     for effort in ("quick", "auto", "full"):
         model, optimizer = busy()
         with untouched(model, optimizer):

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from unvanish import Problem, diagnose, lab
-from unvanish.lab.whatif import AS_REPORTED, CENTRED, INITIALISATIONS, centred_sigmoid, idealised, variances, what_if
+from unvanish.lab.whatif import AS_REPORTED, INITIALISATIONS, idealised, variances, what_if
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
+from unvanish.theory.activations import CENTRED, centred_sigmoid
 from unvanish.theory.meanfield import critical
 
 DEPTH, WIDTH, SEEDS = 20, 256, range(2)
@@ -48,8 +49,8 @@ class Block(nn.Module):
 def drawn(phi: str, initialisation: str, residual: str, seed: int, width: int = WIDTH) -> Problem:
     """A real network: 19 blocks and a linear head, on inputs of mean square one."""
     generator = torch.Generator().manual_seed(seed)
-    own = centred_sigmoid() if phi == CENTRED else activation(phi)
-    weight, bias = variances(initialisation, own, width)
+    function = centred_sigmoid() if phi == CENTRED else activation(phi)
+    weight, bias = variances(initialisation, function, width)
     scale = {"none": None, "plain": 1.0, "scaled": 1 / math.sqrt(DEPTH - 1)}[residual]
     layers: list[nn.Module] = []
     for at in range(DEPTH):
@@ -79,20 +80,20 @@ def test_real_wide_networks_do_what_the_idealised_ones_say(phi, initialisation, 
     for seed in SEEDS:
         layers = diagnose(drawn(phi, initialisation, residual, seed), effort="quick").layers
         measured.append(gain(layers))
-    own = centred_sigmoid() if phi == CENTRED else activation(phi)
-    ideal = idealised(own, *variances(initialisation, own, WIDTH), DEPTH, residual, silent)
-    said = sum(ideal.steps)
-    assert sum(measured) / len(measured) == pytest.approx(said, abs=ABSOLUTE)
+    function = centred_sigmoid() if phi == CENTRED else activation(phi)
+    ideal = idealised(function, *variances(initialisation, function, WIDTH), DEPTH, residual, silent)
+    predicted = sum(ideal.steps)
+    assert sum(measured) / len(measured) == pytest.approx(predicted, abs=ABSOLUTE)
 
 
 def test_a_residual_stream_of_relu_gains_more_at_finite_width_and_comes_closer_with_width():
     """The error signal aligns with the stream's mean; the idealisation is its limit, reached from above."""
-    own = activation("relu")
+    function = activation("relu")
     off = []
     for width in (64, 256, 1024):
         layers = diagnose(drawn("relu", "torch default", "plain", 0, width), effort="quick").layers
-        said = sum(idealised(own, *variances("torch default", own, width), DEPTH, "plain", silent).steps)
-        off.append(gain(layers) - said)
+        predicted = sum(idealised(function, *variances("torch default", function, width), DEPTH, "plain", silent).steps)
+        off.append(gain(layers) - predicted)
     assert off[0] > off[1] > off[2] > 0
     assert off[1] < 0.25 and off[2] < 0.12
 

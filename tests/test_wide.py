@@ -35,8 +35,8 @@ def test_gradients_and_error_signals_are_those_of_autograd_and_of_the_check(sett
     assert problem.loss_fn is not None
     problem.loss_fn(model(problem.inputs), problem.targets).backward()
     gradients = [p.grad for name, p in model.named_parameters() if name.endswith("weight")]
-    found = [math.log10(norm) if (norm := float(each.norm())) else -math.inf for each in gradients]
-    assert [row["log10_gradient"] for row in rows] == pytest.approx(found, abs=1e-11)
+    norms = [math.log10(norm) if (norm := float(each.norm())) else -math.inf for each in gradients]
+    assert [row["log10_gradient"] for row in rows] == pytest.approx(norms, abs=1e-11)
     signals = [layer.log10_signal for layer in diagnose(problem, effort="quick").layers]
     assert [row["log10_delta"] for row in rows] == pytest.approx(signals, abs=1e-11)
 
@@ -92,11 +92,11 @@ def test_what_does_not_go_with_more_neurons_is_refused(settings, reason):
 
 def test_beside_a_chain_stand_its_remedies_with_what_reaches_layer_1():
     data = {row["name"]: row for row in lab.run("chain").pictures[-1].data}
-    own = lab.run("chain").rows[0]["log10_delta"]
-    assert data["as it is"]["log10 gain"] == data["clipping or Adagrad"]["log10 gain"] == pytest.approx(own)
+    as_is = lab.run("chain").rows[0]["log10_delta"]
+    assert data["as it is"]["log10 gain"] == data["clipping or Adagrad"]["log10 gain"] == pytest.approx(as_is)
     assert data["half the depth: 10"]["log10 gain"] == pytest.approx(lab.run("chain", depth=10).rows[0]["log10_delta"])
     assert data["relu, weight 1, bias 0"]["log10 gain"] == 0.0  # input 1: every slope is 1
-    assert data["as it is"]["score"] == -abs(own)
+    assert data["as it is"]["score"] == -abs(as_is)
     rising = {row["name"]: row for row in lab.run("chain", activation="identity", weight=10.0).pictures[-1].data}
     assert rising["as it is"]["score"] == pytest.approx(-19.0)  # an explosion is as far from 1 as its inverse
     assert rising["as it is"]["log10 gain"] == pytest.approx(19.0)

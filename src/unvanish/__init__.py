@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 __all__ = ["Problem", "Report", "UnvanishError", "assert_healthy", "diagnose", "fix", "load_run", "sweep", "watch"]
 
 # Loaded on first use: importing the package must not cost an import of torch.
-_HOMES = {
+_LAZY = {
     "Problem": "problem",
     "Report": "report",
     "UnvanishError": "records",
@@ -40,15 +40,15 @@ _HOMES = {
     "sweep": "population.sweeping",
     "watch": "watching.watch",
 }
-_ROOMS = ("lab", "zoo")  # modules to be used by their own names, such as unvanish.lab.run
+_SUBMODULES = ("lab", "zoo")  # modules to be used by their own names, such as unvanish.lab.run
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"unvanish.{_HOMES[name]}"), name)
-    if name in _ROOMS:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"unvanish.{_LAZY[name]}"), name)
+    if name in _SUBMODULES:
         return importlib.import_module(f"unvanish.{name}")
     raise AttributeError(f"module 'unvanish' has no attribute {name!r}")
 

@@ -11,35 +11,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import STATIONARY, VANISHED, decide, falls, has_converged, is_stationary, may_be_stationary
+from unvanish.decide import decide
+from unvanish.decide.limits import STATIONARY, VANISHED
+from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.arrival import next_step
+from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
-from unvanish.evidence.free import FreeLoss, free_loss
 from unvanish.evidence.inputs import input_facts
+from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.layerwise import Bend, bends, chosen
+from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
+from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
-from unvanish.evidence.zeros import zero_facts
+from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
+from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.backward import why_inexact
-from unvanish.trace.calls import Call, Capture
-from unvanish.trace.capture import one_clear_error
-from unvanish.trace.scaled import is_finite
-from unvanish.trace.structure import tensors
+from unvanish.trace.backward import why_unsupported
+from unvanish.trace.calls import Capture
+from unvanish.trace.capture import forward_is_finite, one_clear_error
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
@@ -97,7 +101,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(problem, model, this.capture.walks, effort, seed))
+            flow = flow.replace(time=time_facts(this))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -132,25 +136,30 @@ def _walked(look: Look) -> tuple[Flow, More]:
 
     problem, capture = look.problem, look.capture
     flow = Flow(setting=_setting(look), notes=_notes(capture))
-    broken = _born(problem, capture)
+    broken = forward_birth(look, flow)
     if broken is not None:
-        return _bare(flow, look).replace(nonfinite="forward", nonfinite_call=broken[0], notes=broken[1]), nothing
-    free = free_loss(problem, capture)
-    last = None if isinstance(free, str) else last_call(capture, free)
-    own = None if isinstance(free, str) or problem.loss_fn is None else output_call(capture, free)
-    facts = loss_facts(free, last, capture.loss, look.seed)
-    flow = flow.replace(loss=facts)
+        return _bare(broken, look), nothing
+    output_loss = loss_of_outputs(problem, capture)
+    last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
+    own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
+    if isinstance(output_loss, str) and capture.inside:
+        facts = inside_facts(look, output_loss)
+    else:
+        facts = loss_facts(output_loss, last, capture.loss, look.seed)
+    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
-    reason = why_inexact()
+    reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls)
-    if seen.loss.broken is not None:
-        return flow.replace(nonfinite="backward", nonfinite_call=seen.loss.broken), nothing
+    if seen.loss.broken is not None and seen.loss.breaks_weights:
+        return backward_birth(look, flow, seen.loss.broken), nothing
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -159,14 +168,19 @@ def _walked(look: Look) -> tuple[Flow, More]:
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, look.layers))
-    flow = flow.replace(zeros=zero_facts(look, seen))
+    held = None if updates is None else updates.held
+    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
+    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look))
-    if look.effort == "quick" or isinstance(free, str):
+    if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 
     def more(flow: Flow) -> Flow:
-        return _with_bends(look, _more_evidence(look, flow, free, (last, own), updates), free)
+        return _with_gradient_curvatures(
+            look, _more_evidence(look, flow, output_loss, (last, own), updates), output_loss
+        )
 
     return flow, more
 
@@ -177,22 +191,22 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_bends(look: Look, flow: Flow, free: FreeLoss) -> Flow:
+def _with_gradient_curvatures(look: Look, flow: Flow, output_loss: OutputLoss) -> Flow:
     """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
     picked = chosen(look, flow)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = bends(look, picked, {a.name: a for a in flow.layers}, free)
+    found = gradient_curvatures(look, picked, {a.name: a for a in flow.layers}, output_loss)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}
     by_name = {a.name: shared[key] for a in look.layers if (key := frozenset(map(id, a.live))) in shared}
 
-    def share(bend: Bend) -> float | None:
+    def share(measured: GradientCurvature) -> float | None:
         if not loss.reference or loss.relative_gap is None:
             return None
-        log = bend.log10_gain - math.log10(loss.reference)
+        log = measured.log10_gain - math.log10(loss.reference)
         return min(loss.relative_gap, 10.0**log) if log < 300.0 else loss.relative_gap
 
     return flow.replace(
@@ -206,7 +220,7 @@ def _with_bends(look: Look, flow: Flow, free: FreeLoss) -> Flow:
 
 
 def _more_evidence(
-    look: Look, flow: Flow, free: FreeLoss, ends: tuple[Last | None, Last | None], updates: Updates | None
+    look: Look, flow: Flow, output_loss: OutputLoss, ends: tuple[Last | None, Last | None], updates: Updates | None
 ) -> Flow:
     """What a walk cannot tell: curvature, the next steps, the reach of the outputs, the scale of the inputs."""
     loss = flow.loss
@@ -222,7 +236,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=step_facts(look, updates, loss))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, free, loss.reference)
+        flow = _with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -236,7 +250,7 @@ def _more_evidence(
     return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_decrement(look: Look, flow: Flow, free: FreeLoss, reference: float) -> Flow:
+def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -249,21 +263,21 @@ def _with_decrement(look: Look, flow: Flow, free: FreeLoss, reference: float) ->
     weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     live = {id(p) for a in look.layers if a.name not in weak for p in a.live}
     only = [name for name, p in look.model.named_parameters() if id(p) in live]
-    found = decrement(look, free, reference, only)
+    found = decrement(look, output_loss, reference, only)
     gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
     if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(look, free, reference)
+        found = decrement(look, output_loss, reference)
     return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
 
 
 def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
     """The layers and calls of this model by one forward pass and one walk, without evidence and without verdicts.
 
-    ``model`` is looked at instead of the problem's own; both empty where its loss has no graph. The caller sees to it
-    that the model's state is kept (see ``preserve.untouched``).
+    ``model`` is looked at instead of the problem's own; both empty where its loss has no graph, and where loss or
+    outputs are not finite. The caller sees to it that the model's state is kept (see ``preserve.untouched``).
     """
     with looking(problem, model, seed=seed) as look:
-        if look.capture.loss_root is None:
+        if look.capture.loss_root is None or not forward_is_finite(look.capture):
             return (), ()
         seen = observe(look.capture, look.layers, seed=seed)
         return measure(look.capture, look.layers, seen, problem.batch_size)
@@ -279,32 +293,6 @@ _FALLS = (
     "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
     " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
 )
-
-
-def _born(problem: Problem, capture: Capture) -> tuple[int | None, tuple[str, ...]] | None:
-    """Where the first non-finite number of the forward pass came from; None where loss and outputs are finite."""
-    bad_outputs = not all(is_finite(t) for t in tensors(capture.values) if t.is_floating_point())
-    if math.isfinite(capture.loss) and not bad_outputs:
-        return None
-    notes: list[str] = []
-    if not all(is_finite(t) for t in tensors(problem.inputs) if t.is_floating_point()):
-        notes.append("the inputs already hold numbers that are not finite")
-    bad = [n for n, p in capture.model.named_parameters() if not bool(torch.isfinite(p.detach()).all())]
-    if bad:
-        notes.append(f"parameters already hold numbers that are not finite: {', '.join(bad[:3])}")
-    masks = ("masked_fill", "masked_fill_", "where")
-
-    def born_here(call: Call) -> bool:
-        return not call.finite and all(capture.calls[j].finite for j in call.inputs) and call.name not in masks
-
-    birth = next((c.index for c in capture.calls if born_here(c)), None)
-    before = [c for c in capture.calls if c.finite and (birth is None or c.index < birth)]
-    if before:
-        top = max(before, key=lambda c: c.rms)
-        notes.append(
-            f"the largest activations before it: rms {top.rms:.3g} after {top.name} in {top.module or 'the model'}"
-        )
-    return birth, tuple(notes)
 
 
 def _bare(flow: Flow, look: Look) -> Flow:

@@ -190,8 +190,8 @@ class Chart:
         }
         suffix = target.suffix.lower()
         if suffix not in write:
-            found = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
-            raise UnvanishError(f"saving a picture to {str(path)!r}: {found}; use one of {', '.join(write)}")
+            ending = f"the suffix {target.suffix!r}" if target.suffix else "no suffix"
+            raise UnvanishError(f"saving a picture to {str(path)!r}: {ending}; use one of {', '.join(write)}")
         content = write[suffix]()
         try:
             target.write_bytes(content)

@@ -45,8 +45,8 @@ class Shades:
 
 def shades(values: Iterable[float | None], shown: float = 1.0) -> Shades:
     """The finest scale whose outermost colours are not exceeded by a share ``shown`` of the finite factors."""
-    found = sorted(abs(each) for each in values if each is not None and math.isfinite(each))
-    largest = found[math.ceil(shown * len(found)) - 1] if found else 0.0
+    sizes = sorted(abs(each) for each in values if each is not None and math.isfinite(each))
+    largest = sizes[math.ceil(shown * len(sizes)) - 1] if sizes else 0.0
     wanted = largest / SIDE
     for unit in UNITS:
         if unit >= wanted:
@@ -60,17 +60,17 @@ def cells(grid: Sequence[Sequence[int | None]], x: Sequence[float], y: Sequence[
 
     ``grid``: a row of shades for each interval of ``y``. A shade of None leaves the ground free.
     """
-    found: list[Row] = []
+    filled: list[Row] = []
     for at, shaded in enumerate(grid):
         for shade, run in groupby(range(len(shaded)), key=shaded.__getitem__):
             places = list(run)
             if shade is not None:
                 edges = {"x": x[places[0]], "x2": x[places[-1] + 1], "y": y[at], "y2": y[at + 1]}
-                found.append({**edges, "shade": shade, "color": _color(shade)})
+                filled.append({**edges, "shade": shade, "color": _color(shade)})
     hatching = [
-        {"x": each["x"], "x2": each["x2"], "y": (each["y"] + each["y2"]) / 2} for each in found if each["shade"] > 0
+        {"x": each["x"], "x2": each["x2"], "y": (each["y"] + each["y2"]) / 2} for each in filled if each["shade"] > 0
     ]
-    return [{key: value for key, value in each.items() if key != "shade"} for each in found], hatching
+    return [{key: value for key, value in each.items() if key != "shade"} for each in filled], hatching
 
 
 def edges(places: Sequence[float]) -> list[float]:
@@ -94,11 +94,11 @@ def key(scale: Shades, frame: Frame, top: float, missing: str = "") -> tuple[lis
     x = [back(frame, start + place * KEY_CELL, 0)[0] for place in range(len(DIVERGING) + 1)]
     boxes = [{"x": x[at], "x2": x[at + 1], "y": y, "y2": y2, "color": token(name)} for at, name in enumerate(DIVERGING)]
     hatching = [{"x": x[SIDE + 1], "x2": x[-1], "y": between}]
-    said = [row(low, Spot(start - 6, middle, "right"), "mut"), row(high, Spot(end + 6, middle), "mut")]
-    said.append(row("×1", Spot(start + (SIDE + 0.5) * KEY_CELL, top + KEY_HEIGHT + 9, "center"), "mut"))
+    labels = [row(low, Spot(start - 6, middle, "right"), "mut"), row(high, Spot(end + 6, middle), "mut")]
+    labels.append(row("×1", Spot(start + (SIDE + 0.5) * KEY_CELL, top + KEY_HEIGHT + 9, "center"), "mut"))
     if missing:
-        said.append(row(missing, Spot(start - 6, middle + 15, "right"), "mut"))
-    return boxes, hatching, said
+        labels.append(row(missing, Spot(start - 6, middle + 15, "right"), "mut"))
+    return boxes, hatching, labels
 
 
 def key_width(scale: Shades) -> float:

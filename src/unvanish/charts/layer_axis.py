@@ -50,9 +50,9 @@ class LayerAxis:
             for place, name in enumerate(self.names, 1)
             if self.style == "upright"
         ]
-        said = f"layer{self.common}, from the input to the output" if self.named else "layer (1 = next to the input)"
+        title = f"layer{self.common}, from the input to the output" if self.named else "layer (1 = next to the input)"
         middle = Spot(frame.plot_width / 2, foot + self.bottom - 10, "center")
-        return [*upright, row(said, middle, "mut")]
+        return [*upright, row(title, middle, "mut")]
 
 
 def layer_axis(names: Sequence[str], room: float) -> LayerAxis:

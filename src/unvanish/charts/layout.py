@@ -106,10 +106,10 @@ def decades(low: float, high: float, room: float, least: float = 28) -> tuple[li
 def whole(count: int, room: float, least: float = 34) -> tuple[list[float], list[str]]:
     """Numbers from 1 to ``count``, 1 and round ones, at least ``least`` pixels apart; with their names."""
     step = _round_step(count * least / max(room, 1.0))
-    found = [1, *range(step, count + 1, step)]
-    if len(found) > 1 and found[1] - 1 < step * 0.75:
-        found = found[1:] if step == 1 else [1, *found[2:]]
-    return [float(each) for each in found], [f"{each:,}" for each in found]
+    ticks = [1, *range(step, count + 1, step)]
+    if len(ticks) > 1 and ticks[1] - 1 < step * 0.75:
+        ticks = ticks[1:] if step == 1 else [1, *ticks[2:]]
+    return [float(each) for each in ticks], [f"{each:,}" for each in ticks]
 
 
 def _round_step(least: float) -> int:

@@ -52,14 +52,14 @@ def levels(values: Iterable[float | None], least: float = 4, step: float = 1) ->
 
     Without the least, harmless differences would fill the picture.
     """
-    found = [value for value in values if value is not None and not math.isnan(value)]
-    finite = [value for value in found if math.isfinite(value)]
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    finite = [value for value in known if math.isfinite(value)]
     high = math.ceil(max(finite, default=0.0) / step) * step
     low = min(math.floor(min(finite, default=0.0) / step) * step, high - least)
     gap = BREAK * (high - low)
     return Levels(
         low=low,
         high=high,
-        zero=low - gap if -math.inf in found else None,
-        infinite=high + gap if math.inf in found else None,
+        zero=low - gap if -math.inf in known else None,
+        infinite=high + gap if math.inf in known else None,
     )

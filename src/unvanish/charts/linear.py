@@ -34,9 +34,9 @@ def plain(value: float, step: float) -> str:
 
 def ends(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
     """The ends of an axis around the finite values, with a share of their range free on both sides."""
-    found = [value for value in values if math.isfinite(value)]
-    if not found:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
         raise UnvanishError("drawing an axis: found no finite number to draw; give at least one")
-    low, high = min(found), max(found)
+    low, high = min(finite), max(finite)
     free = (high - low) * margin or abs(high) * margin or 1.0
     return low - free, high + free

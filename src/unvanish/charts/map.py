@@ -65,7 +65,7 @@ def tables(
     frame = _frame(x, y, width, height, top)
     drawn, hatching = cells([[scale.of(value) for value in each] for each in log10], edges(x), edges(y))
     free = "blank: no value" if any(value is None for each in log10 for value in each) else ""
-    boxes, lines, said = key(scale, frame, -TOP + 4, free)
+    boxes, lines, scale_labels = key(scale, frame, -TOP + 4, free)
     seen = _inside(frame, line)
     inside = _named(frame, [spot for part in seen for spot in part], line_name)
     return {
@@ -79,11 +79,11 @@ def tables(
         "hatching": [*hatching, *lines],
         "line": [
             {"x": a, "y": b, "order": at, "part": part}
-            for part, own in enumerate(seen) for at, (a, b) in enumerate(own)
+            for part, points in enumerate(seen) for at, (a, b) in enumerate(points)
         ],
         "plates": plates(inside, frame),
         "labels": [
-            *said,
+            *scale_labels,
             *inside,
             row(quantity, Spot(-frame.left + 6, -top + 9), "mut"),
             row(up, Spot(-frame.left + 12, frame.plot_height / 2, "center"), "mut", angle=-90),

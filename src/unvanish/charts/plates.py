@@ -19,14 +19,14 @@ def back(frame: Frame, x: float, y: float) -> tuple[float, float]:
 
 def plates(labels: Iterable[Row], frame: Frame) -> list[Row]:
     """A rectangle behind each label, in the numbers of the axes: the rows of the table "plates"."""
-    found: list[Row] = []
+    plate_rows: list[Row] = []
     for label in labels:
         spot = Spot(label["px"], label["py"], label["align"])
         room = box(label["text"], spot, bold=label["weight"] == "bold")
         left, top = back(frame, room.left, room.top)
         right, bottom = back(frame, room.right, room.bottom)
-        found.append({"x": left, "x2": right, "y": top, "y2": bottom})
-    return found
+        plate_rows.append({"x": left, "x2": right, "y": top, "y2": bottom})
+    return plate_rows
 
 
 def layer(x: Any, y: Any) -> Any:

@@ -22,13 +22,13 @@ _first_process: list[int] = []
 def svg(spec: dict[str, Any], prefix: str = "uv", theme: str | None = None, description: str = "") -> str:
     """SVG text whose ids begin with ``prefix``; colours stay CSS variables unless a theme is named."""
     drawn = _engine().vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    drawn = _TAG.sub(lambda found: _ATTRIBUTES.sub("", _ID.sub(rf"\g<1>{escape(prefix)}-", found[0])), drawn)
+    drawn = _TAG.sub(lambda match: _ATTRIBUTES.sub("", _ID.sub(rf"\g<1>{escape(prefix)}-", match[0])), drawn)
     if description:
         drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
     if theme is None:
         return drawn
     ground = f'<rect width="100%" height="100%" fill="{token("bg")}"/>'
-    return resolve(re.sub(r"(<svg[^>]*>)", lambda found: found[1] + ground, drawn, count=1), known(theme))
+    return resolve(re.sub(r"(<svg[^>]*>)", lambda match: match[1] + ground, drawn, count=1), known(theme))
 
 
 def png(spec: dict[str, Any], theme: str, scale: float) -> bytes:

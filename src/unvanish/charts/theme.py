@@ -65,7 +65,7 @@ def colour(name: str, theme: str) -> str:
 
 def resolve(text: str, theme: str) -> str:
     """The text with every colour variable replaced by its colour in the theme."""
-    return _VARIABLE.sub(lambda found: colour(found[1], theme), text)
+    return _VARIABLE.sub(lambda match: colour(match[1], theme), text)
 
 
 def css(selector: str = ":root") -> str:

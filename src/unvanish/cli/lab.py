@@ -13,7 +13,7 @@ from unvanish.cli.terminal import HEALTHY, Progress, entries, look_ahead, width,
 from unvanish.report.formats import names
 
 if TYPE_CHECKING:
-    from unvanish.lab import Experiment, Knob
+    from unvanish.lab import Experiment, Parameter
     from unvanish.lab.outcome import Outcome
 
 EPILOG = "exit status: 0 done, 2 wrong usage or an error"
@@ -36,14 +36,18 @@ def add(commands: Any, words: Sequence[str]) -> None:
         if experiment.presets:
             listed = "; ".join(f"{each.name} ({each.title})" for each in experiment.presets)
             settings.add_argument("--preset", metavar="NAME", help=f"settings to start from: {listed}")
-        for knob in experiment.settings:
-            option, text = f"--{knob.name.replace('_', '-')}", _help(knob)
-            if isinstance(knob.default, bool):
+        for parameter in experiment.settings:
+            option, text = f"--{parameter.name.replace('_', '-')}", _help(parameter)
+            if isinstance(parameter.default, bool):
                 settings.add_argument(
-                    option, dest=f"knob_{knob.name}", action=argparse.BooleanOptionalAction, default=None, help=text
+                    option,
+                    dest=f"parameter_{parameter.name}",
+                    action=argparse.BooleanOptionalAction,
+                    default=None,
+                    help=text,
                 )
             else:
-                settings.add_argument(option, dest=f"knob_{knob.name}", metavar="VALUE", help=text)
+                settings.add_argument(option, dest=f"parameter_{parameter.name}", metavar="VALUE", help=text)
     lab.set_defaults(run=_lab)
 
     theory = commands.add_parser(
@@ -79,10 +83,14 @@ def _named(words: Sequence[str]) -> Experiment | None:
     return get(words[1])
 
 
-def _help(knob: Knob) -> str:
-    default = ",".join(f"{each:g}" for each in knob.default) if isinstance(knob.default, tuple) else knob.default
-    unit = f", in {knob.unit}" if knob.unit else ""
-    return f"{knob.help}: {knob.allowed}{unit} (default: {default})".replace("%", "%%")
+def _help(parameter: Parameter) -> str:
+    default = (
+        ",".join(f"{each:g}" for each in parameter.default)
+        if isinstance(parameter.default, tuple)
+        else parameter.default
+    )
+    unit = f", in {parameter.unit}" if parameter.unit else ""
+    return f"{parameter.help}: {parameter.allowed}{unit} (default: {default})".replace("%", "%%")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
@@ -103,9 +111,9 @@ def _lab(args: argparse.Namespace) -> int:
     from unvanish.lab import run
 
     given = {
-        name.removeprefix("knob_"): value
+        name.removeprefix("parameter_"): value
         for name, value in vars(args).items()
-        if name.startswith("knob_") and value is not None
+        if name.startswith("parameter_") and value is not None
     }
     preset = getattr(args, "preset", None) or ""
     return _answer(args, lambda progress: run(args.experiment, progress=progress, preset=preset, **given))

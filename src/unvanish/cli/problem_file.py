@@ -48,8 +48,8 @@ def split_target(target: str) -> tuple[Path, str]:
         file = file_of(module)
         if file is not None and (named or DEFAULT_NAME).isidentifier():
             return file, named or DEFAULT_NAME
-        found = "is a directory" if Path(target).is_dir() else "names no Python file and no module"
-        raise UnvanishError(f"{target!r} {found}; write FILE.py, FILE.py:NAME or package.module:NAME")
+        reason = "is a directory" if Path(target).is_dir() else "names no Python file and no module"
+        raise UnvanishError(f"{target!r} {reason}; write FILE.py, FILE.py:NAME or package.module:NAME")
     if not name.isidentifier():
         raise UnvanishError(f"{target!r}: {name!r} behind the colon is not the name of a variable or function")
     return Path(f"{head}.py"), name
@@ -65,17 +65,17 @@ def loaded_problem(path: Path, name: str = DEFAULT_NAME, argv: Sequence[str] = (
     from unvanish.problem import Problem
 
     with _imported(path, name, argv) as module:
-        found = _lookup(module, name, path, Problem)
-        if not isinstance(found, Problem):
-            _check_factory(found, f"{name!r} of {path}")
+        problem = _lookup(module, name, path, Problem)
+        if not isinstance(problem, Problem):
+            _check_factory(problem, f"{name!r} of {path}")
             with _explained(f"{name}() of {path}", path):
-                found = found()
-        if not isinstance(found, Problem):
+                problem = problem()
+        if not isinstance(problem, Problem):
             raise UnvanishError(
-                f"{name}() of {path} returned a {type(found).__name__}; it must return an unvanish.Problem"
+                f"{name}() of {path} returned a {type(problem).__name__}; it must return an unvanish.Problem"
             )
         try:
-            yield found
+            yield problem
         except UnvanishError:
             raise
         except Exception as error:
@@ -134,11 +134,11 @@ def _steps_noticed(path: Path, wanted: str) -> Generator[None, None, None]:
         if seen:
             return
         seen.append(type(optimizer).__name__)
-        said = f"{path} trains while it is imported ({seen[0]}.step() was called)"
+        noticed = f"{path} trains while it is imported ({seen[0]}.step() was called)"
         advice = 'put the training under if __name__ == "__main__":'
         if not _defines(path, wanted):
-            raise UnvanishError(f"{said} and has no {wanted!r}; {advice}, or try unvanish check --init {path}")
-        write(sys.stderr, f"unvanish: {said}; to check the network before it, {advice}")
+            raise UnvanishError(f"{noticed} and has no {wanted!r}; {advice}, or try unvanish check --init {path}")
+        write(sys.stderr, f"unvanish: {noticed}; to check the network before it, {advice}")
 
     hook = register_optimizer_step_pre_hook(step)
     try:
@@ -160,14 +160,14 @@ def _lookup(module: ModuleType, name: str, path: Path, wanted: type) -> Any:
     functions = [key for key in _builders(path) if callable(vars(module).get(key))]
     has = [f"{what} {', '.join(keys)}" for what, keys in (("Problem", problems), ("function", functions)) if keys]
     near = difflib.get_close_matches(name, problems + functions, n=1) or (problems + functions)[:1]
-    found = f"there is {' and '.join(has)}" if has else "there is no Problem in it and no function that returns one"
+    defined = f"there is {' and '.join(has)}" if has else "there is no Problem in it and no function that returns one"
     hint = f"did you mean {path}:{near[0]}?" if near else f"unvanish check --init {path} writes one to fill in"
-    raise UnvanishError(f"{path} has no {name!r}; {found}; {hint}")
+    raise UnvanishError(f"{path} has no {name!r}; {defined}; {hint}")
 
 
 def _builders(path: Path) -> list[str]:
     """Functions without arguments that, by their annotation or text, return a Problem, and do not train."""
-    found: list[str] = []
+    builders: list[str] = []
     for node in ast.parse(path.read_bytes()).body:
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.name in TRAINS:
             continue
@@ -177,24 +177,24 @@ def _builders(path: Path) -> list[str]:
         called = {_last(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
         makes = "Problem" in called or (node.returns is not None and "Problem" in ast.unparse(node.returns))
         if makes and not needed and not called & {"step", "backward"}:
-            found.append(node.name)
-    return found
+            builders.append(node.name)
+    return builders
 
 
 def _last(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _check_factory(found: Any, what: str) -> None:
+def _check_factory(factory: Any, what: str) -> None:
     """Refuse what cannot be called without arguments."""
-    if hasattr(found, "forward") and not inspect.isclass(found):
+    if hasattr(factory, "forward") and not inspect.isclass(factory):
         raise UnvanishError(
             f"{what} is a model, not a Problem; write problem = unvanish.Problem(model, inputs, targets, loss_fn)"
         )
-    if not callable(found):
-        raise UnvanishError(f"{what} is a {type(found).__name__}, not a Problem and not a function that returns one")
+    if not callable(factory):
+        raise UnvanishError(f"{what} is a {type(factory).__name__}, not a Problem and not a function that returns one")
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature; calling them will tell
         return
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -226,12 +226,12 @@ def _explained(what: str, path: Path) -> Generator[None, None, None]:
 
 
 def _readable(error: Exception, what: str, path: Path) -> UnvanishError:
-    place, said = _place(error, path), f"{type(error).__name__}: {error}"
+    place, message = _place(error, path), f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
-        said = f"{type(error).__name__}: {error.msg}"
+        message = f"{type(error).__name__}: {error.msg}"
     elif isinstance(error, UnvanishError):
-        said = str(error)
-    return UnvanishError(f"{what} failed{f' at {place}' if place else ''}: {said}")
+        message = str(error)
+    return UnvanishError(f"{what} failed{f' at {place}' if place else ''}: {message}")
 
 
 def _place(error: BaseException, path: Path) -> str:
@@ -239,12 +239,12 @@ def _place(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return _near(error.filename) + (f":{error.lineno}" if error.lineno else "")
     folder = str(path.absolute().parent) + os.sep
-    own = [
+    places = [
         f"{_near(frame.filename)}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename.startswith(folder) and not re.search(r"[/\\](site|dist)-packages[/\\]", frame.filename)
     ]
-    return own[-1] if own else ""
+    return places[-1] if places else ""
 
 
 def _near(file: str) -> str:

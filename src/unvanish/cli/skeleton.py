@@ -46,12 +46,12 @@ def write_skeleton(script: Path) -> Path:
         raise UnvanishError(f"--init takes a training script, a file that ends in .py, not {str(script)!r}")
     target = script.with_name(f"{script.stem}_problem.py")
     try:
-        found = found_in(script.read_text())
+        parts = found_in(script.read_text())
     except (SyntaxError, UnicodeError) as error:
         raise UnvanishError(f"{script} cannot be read as Python: {error}") from None
     try:
         with target.open("x") as file:
-            file.write(skeleton(script, found))
+            file.write(skeleton(script, parts))
     except FileExistsError:
         raise UnvanishError(
             f"{str(target)!r} exists already and is not written over; fill it in or remove it"
@@ -78,12 +78,12 @@ def found_in(text: str) -> Found:
     )
 
 
-def skeleton(script: Path, found: Found) -> str:
+def skeleton(script: Path, parts: Found) -> str:
     """The text of the file: it imports what the script has, and says where to fill in."""
     inside = bool(home_of(script).module)
-    model = found.models[0] if found.models else ""
-    loss = found.losses[0] if found.losses else "nn.functional.cross_entropy"
-    optimizer = found.optimizers[0] if found.optimizers else "torch.optim.SGD(parameters, lr=0.1)"
+    model = parts.models[0] if parts.models else ""
+    loss = parts.losses[0] if parts.losses else "nn.functional.cross_entropy"
+    optimizer = parts.optimizers[0] if parts.optimizers else "torch.optim.SGD(parameters, lr=0.1)"
     lines = [
         f'"""What unvanish checks of {script.name}: fill in what is marked FILL IN."""',
         "",
@@ -94,21 +94,21 @@ def skeleton(script: Path, found: Found) -> str:
     ]
     if model:
         lines += ["", f"from {'.' if inside else ''}{script.stem} import {model}"]
-    if found.trains:
+    if parts.trains:
         lines.insert(1, f'# {script.name} trains on import: put that under if __name__ == "__main__": first.')
-    if len(found.models) > 1:
-        lines.append(f"# also in {script.name}: {', '.join(found.models[1:])}")
+    if len(parts.models) > 1:
+        lines.append(f"# also in {script.name}: {', '.join(parts.models[1:])}")
     lines += ["", "", "def problem() -> unvanish.Problem:", "    torch.manual_seed(0)"]
     lines.append(
         f"    model = {model}()  # FILL IN: its arguments" if model else "    model = ...  # FILL IN: your nn.Module"
     )
-    lines += [f"    # {script.name} has {loader}" for loader in found.loaders[:2]]
+    lines += [f"    # {script.name} has {loader}" for loader in parts.loaders[:2]]
     lines += [
         "    inputs = ...  # FILL IN: one batch as the model takes it, such as inputs, targets = next(iter(loader))",
         "    targets = ...  # FILL IN: the targets of that batch",
     ]
-    if len(found.optimizers) > 1:
-        lines.append(f"    # also: {'; '.join(found.optimizers[1:])}")
+    if len(parts.optimizers) > 1:
+        lines.append(f"    # also: {'; '.join(parts.optimizers[1:])}")
     lines += [
         f"    optimizer = {_over_model(optimizer)}",
         "    for name, value in (('model', model), ('inputs', inputs), ('targets', targets)):",
@@ -130,8 +130,8 @@ def _over_model(made: str) -> str:
     for keyword in call.keywords:
         known = all(not isinstance(node, ast.Name) for node in ast.walk(keyword.value))
         (settings if known else unknown).append(f"{keyword.arg}={ast.unparse(keyword.value)}")
-    said = f"  # FILL IN: {', '.join(unknown)}" if unknown else ""
-    return f"torch.optim.{_last(call.func)}({', '.join(['model.parameters()', *settings])}){said}"
+    comment = f"  # FILL IN: {', '.join(unknown)}" if unknown else ""
+    return f"torch.optim.{_last(call.func)}({', '.join(['model.parameters()', *settings])}){comment}"
 
 
 def _losses(calls: list[ast.Call]) -> Iterator[str]:

@@ -23,18 +23,18 @@ def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
     broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
     entries = sum(p.numel() for p in held.values())
     arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
-    asked = sum(each.asked for each in arrived)
+    moving = sum(each.asked for each in arrived)
     without, whole = (math.hypot(*(pair[k] for pair in updates.pull)) for k in (0, 1))
-    found = NextStep(
+    arrival = NextStep(
         nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
         nonfinite_share=sum(bad.values()) / max(1, entries),
         reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
-        moved=sum(each.moved for each in arrived) / asked if asked else None,
+        moved=sum(each.moved for each in arrived) / moving if moving else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
         left_out=left_out,
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
     )
-    return None if found == NextStep() else found
+    return None if arrival == NextStep() else arrival
 
 
 def _not_finite(updates: Updates, key: int, parameter: torch.nn.Parameter) -> int:

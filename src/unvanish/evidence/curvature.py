@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import STATIONARY
-from unvanish.evidence.free import FreeLoss
+from unvanish.decide.limits import STATIONARY
 from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
 from unvanish.evidence.moving import loss_again
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
@@ -34,7 +34,7 @@ CLOSE = 1e-3  # of the bound: less than that still missing makes no difference
 LANCZOS_STEPS = 40
 
 
-def decrement(look: Look, free: FreeLoss, reference: float, only: Sequence[str] = ()) -> float | str:
+def decrement(look: Look, output_loss: OutputLoss, reference: float, only: Sequence[str] = ()) -> float | str:
     """The decrement over ``reference``, or why it cannot be had.
 
     Of all trainable parameters together, or of those named in ``only``. A lower bound, right to CLOSE where the search
@@ -42,7 +42,7 @@ def decrement(look: Look, free: FreeLoss, reference: float, only: Sequence[str] 
     """
     named = [(n, p) for n, p in look.model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
-        product = GaussNewton(look.problem, look.model, free, [p for _, p in named], look.seed)
+        product = GaussNewton(look.problem, look.model, output_loss, [p for _, p in named], look.seed)
         product = _Relative(product, [n for n, _ in named])
         gradient = product.gradient()
         if not product.is_whole(gradient):
@@ -72,7 +72,7 @@ class _Relative:
 
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
         product = self.product
-        return self.scaled(product.pull(product.bend(product.push(self.scaled(v)))))
+        return self.scaled(product.vjp(product.hvp(product.jvp(self.scaled(v)))))
 
 
 def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.free import FreeLoss
 from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.problem import Problem
 from unvanish.trace.calls import LOSS_CALLS
-from unvanish.trace.scaled import norm_of, shift
+from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
@@ -31,67 +31,69 @@ class GaussNewton:
     """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
 
     def __init__(
-        self, problem: Problem, model: nn.Module, free: FreeLoss, parameters: Sequence[nn.Parameter], seed: int
+        self, problem: Problem, model: nn.Module, output_loss: OutputLoss, parameters: Sequence[nn.Parameter], seed: int
     ) -> None:
         self.parameters = list(parameters)
         with torch.enable_grad(), double_differentiable():
-            found = _watched(problem, model, seed)
-            if [t.shape for t in found] != [t.shape for t in free.now]:
+            outputs = _watched(problem, model, seed)
+            if [t.shape for t in outputs] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
-            self.outputs = [t for t in found if t.requires_grad]
-            every = [t.detach().requires_grad_(t.requires_grad) for t in found]
-            self.free = [t for t in every if t.requires_grad]
-            self.residual = torch.autograd.grad(free.at(every), self.free, create_graph=True, allow_unused=True)
+            self.outputs = [t for t in outputs if t.requires_grad]
+            every = [t.detach().requires_grad_(t.requires_grad) for t in outputs]
+            self.leaves = [t for t in every if t.requires_grad]
+            self.residual = torch.autograd.grad(
+                output_loss.at(every), self.leaves, create_graph=True, allow_unused=True
+            )
             self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
             self.pulled = torch.autograd.grad(
                 self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
             )
 
-    def push(self, v: Sequence[Tensor | None]) -> list[Tensor]:
+    def jvp(self, v: Sequence[Tensor | None]) -> list[Tensor]:
         """J v: how the outputs move when the parameters move along v."""
         pairs = [(j, t) for j, t in zip(self.pulled, v, strict=True) if j is not None and t is not None]
         moved = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
                                     allow_unused=True) if pairs else [None] * len(self.dual)  # fmt: skip
         return _filled(moved, self.outputs)
 
-    def bend(self, y: Sequence[Tensor]) -> list[Tensor]:
+    def hvp(self, y: Sequence[Tensor]) -> list[Tensor]:
         """H y: how the loss's derivative by the outputs changes when they move along y."""
         live = [(r, t) for r, t in zip(self.residual, y, strict=True) if r is not None and r.requires_grad]
-        bent = torch.autograd.grad([r for r, _ in live], self.free, [t for _, t in live], retain_graph=True,
-                                   allow_unused=True) if live else [None] * len(self.free)  # fmt: skip
+        bent = torch.autograd.grad([r for r, _ in live], self.leaves, [t for _, t in live], retain_graph=True,
+                                   allow_unused=True) if live else [None] * len(self.leaves)  # fmt: skip
         return _filled(bent, self.outputs)
 
-    def pull(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
+    def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
         """Jᵀy, by all parameters or by those given."""
         chosen = self.parameters if parameters is None else list(parameters)
-        found = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
-        return _filled([None if t is None else t.detach() for t in found], chosen)
+        products = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
+        return _filled([None if t is None else t.detach() for t in products], chosen)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""
-        asked = [None if r is None else shift(r.detach(), power) for r in self.residual]
-        return self.pull(_filled(asked, self.outputs))
+        residual = [None if r is None else shift(r.detach(), power) for r in self.residual]
+        return self.vjp(_filled(residual, self.outputs))
 
     def log10_residual(self) -> float:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
         known = [r.detach() for r in self.residual if r is not None]
         rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
-        return math.log10(rms) if rms > 0.0 else -math.inf
+        return math.log10(rms) if rms > 0.0 else LOG_ZERO
 
     def is_whole(self, v: Sequence[Tensor]) -> bool:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
         if not all(j.requires_grad for j in self.pulled if j is not None):
             return False
-        pushed = self.push(v)
-        return math.isclose(dot(pushed, pushed), dot(v, self.pull(pushed)), rel_tol=WHOLE)
+        pushed = self.jvp(v)
+        return math.isclose(dot(pushed, pushed), dot(v, self.vjp(pushed)), rel_tol=WHOLE)
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     pairs = list(zip(a, b, strict=True))
     if all(t.dtype in (torch.float32, torch.float64) for pair in pairs for t in pair):
-        found = float(sum((x * y).sum(dtype=torch.float64) for x, y in pairs))
-        if 1e-20 < abs(found) < math.inf:  # products that left the range of float32 are far below this sum
-            return found
+        total = float(sum((x * y).sum(dtype=torch.float64) for x, y in pairs))
+        if 1e-20 < abs(total) < math.inf:  # products that left the range of float32 are far below this sum
+            return total
     return float(sum((x.double() * y.double()).sum() for x, y in pairs))
 
 
@@ -103,8 +105,8 @@ def double_differentiable() -> Any:
     return attention.sdpa_kernel(attention.SDPBackend.MATH)
 
 
-def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(t) if f is None else f for f, t in zip(found, like, strict=True)]
+def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(t) if f is None else f for f, t in zip(parts, like, strict=True)]
 
 
 class _Catch(TorchFunctionMode):
@@ -122,8 +124,8 @@ def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
     """The tensors the loss is a function of, with their graph."""
     if problem.loss_fn is not None:
         outputs = outputs_again(problem, model, seed)
-        own = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
-        return [t for t in tensors(outputs) if t.is_floating_point() and t is not own]
+        loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
+        return [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]
     with _Catch() as caught:
         loss_again(problem, model, seed)
     return [caught.found] if caught.found is not None else []

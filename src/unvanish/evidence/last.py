@@ -6,32 +6,37 @@ undefined or even lower outside of them. What can be reached through the last ca
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, loss_call, lowest
-from unvanish.trace.calls import Call, Capture
+from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest, where_finite
+from unvanish.flow.slopes import slope_of
+from unvanish.rules.conditions import MOVES
+from unvanish.trace.calls import Again, Call, Capture
+from unvanish.trace.capture import same_loss
+from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
-MOST = 6  # calls without weights that are followed back
-SHAPES = ("squeeze", "unsqueeze", "view", "reshape", "flatten", "contiguous")  # they change no value and no range
+MOST = 6  # calls without weights that are followed back, besides those that only move numbers
+BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies between the numbers they are given
 
 
 @dataclass(frozen=True)
 class Last:
     """The calls without weights between the layers and the loss, and the loss as a function of their result.
 
-    ``calls``: in order, each of one tensor. ``kind``: normalised (a softmax among them), bounded, clipped on one side,
-    or "" where nothing limits the result. ``low``, ``high``: its range, where it is element-wise.
+    ``call``: the last of them that does more than move numbers or take their means. ``calls``: in order, each of one
+    tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax among them), bounded, clipped on one
+    side, or "" where nothing limits the result. ``low``, ``high``: its range.
     """
 
     call: Call
     calls: tuple[Call, ...]
-    free: FreeLoss
+    output_loss: OutputLoss
+    shape: tuple[int, ...]
     kind: str = ""
     low: float | None = None
     high: float | None = None
@@ -41,75 +46,82 @@ class Last:
         return _apply(self.calls, z)
 
     @property
-    def through(self) -> FreeLoss:
+    def through(self) -> OutputLoss:
         """The loss as a function of what goes into the calls."""
-        return FreeLoss(lambda z: self.free.at([self.apply(z[0])]), [torch.zeros_like(self.free.now[0])])
+        return OutputLoss(
+            lambda z: self.output_loss.at([self.apply(z[0])]), [self.output_loss.now[0].new_zeros(self.shape)]
+        )
 
     def reach(self) -> float | None:
         """The lowest loss that any input of the call gives."""
-        now = self.free.now[0]
+        now = self.output_loss.now[0]
+        if now.shape != self.shape:
+            now = normal_like(now.new_zeros(self.shape), torch.Generator().manual_seed(0))
         # Starts on both sides and in the middle: a ReLU has no gradient on its flat side.
         starts = (torch.full_like(now, 0.5), now, torch.zeros_like(now), now * 2.0)
-        found = [lowest(FreeLoss(self.through.at, [start]))[0] for start in starts]
+        found = [lowest(OutputLoss(self.through.at, [start]))[0] for start in starts]
         return min((value for value in found if value is not None), default=None)
 
 
-def last_call(capture: Capture, free: FreeLoss) -> Last | None:
+def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the recognised loss call's input, else the only output. To be read before a walk."""
-    if capture.loss_call is not None and capture.loss_input is not None:
-        func, args, kwargs, _ = capture.loss_call
-        with capture.replay():
-            again = float(func(*args, **kwargs))
-        if math.isclose(again, capture.loss, rel_tol=1e-5):
-            index = capture.owner.get(capture.loss_input.slot[0])
-            if index is not None and index >= 0:
-                return _limited(capture, index, FreeLoss(loss_call(capture), [args[0]]))
-    return output_call(capture, free)
+    if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
+        index = capture.owner.get(capture.loss_input.slot[0])
+        if index is not None and index >= 0:
+            return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
+    return output_call(capture, output_loss)
 
 
-def output_call(capture: Capture, free: FreeLoss) -> Last | None:
+def output_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     """What makes the only output of the model, and the loss as a function of it. To be read before a walk."""
-    if len(capture.outputs) != 1 or len(free.now) != 1:
+    if len(capture.outputs) != 1 or len(output_loss.now) != 1:
         return None
     index = capture.owner.get(capture.outputs[0].slot[0])
-    return None if index is None or index < 0 else _limited(capture, index, free)
+    return None if index is None or index < 0 else _limited(capture, index, output_loss)
 
 
-def _limited(capture: Capture, index: int, free: FreeLoss) -> Last:
-    free = FreeLoss(free.at, [t.detach().as_subclass(Tensor) for t in free.now])
-    call, chain = capture.calls[index], list[Call]()
-    here: Call | None = call
-    reshaped = False
-    for _ in range(MOST):
-        if here is None or here.parameters:
-            break
-        if here.name in SHAPES:
-            reshaped = True
-        elif here.probe is None or (reshaped and "softmax" in here.name):  # a softmax needs the dimension it was given
-            break
-        else:
-            chain.insert(0, here)
+def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
+    output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
+    calls = _behind_weights(capture, index)
+    changing = [c for c in calls if c.name not in MOVES]
+    limiting = [c for c in changing if slope_of(c) is not None or not any(word in c.name for word in BETWEEN)]
+    call = limiting[-1] if limiting else capture.calls[index]
+    if all(slope_of(c) is not None for c in changing):  # of each number alone: where it is moved to changes nothing
+        calls = changing
+    shape = tuple(output_loss.now[0].shape) if calls is changing else _again(calls[0]).shape
+    low, high = _range(limiting)
+    if any("softmax" in c.name for c in changing):
+        return Last(call, tuple(calls), output_loss, shape, "normalised")
+    if low is None and high is None:
+        return Last(capture.calls[index], tuple(calls), output_loss, shape)
+    kind = "clipped" if low is None or high is None else "bounded"
+    return Last(call, tuple(calls), output_loss, shape, kind, low, high)
+
+
+def _behind_weights(capture: Capture, index: int) -> list[Call]:
+    """The calls of one tensor that lead to this one, in order, from the first that changes a number."""
+    chain = list[Call]()
+    here: Call | None = capture.calls[index]
+    while here is not None and here.again is not None and sum(c.name not in MOVES for c in chain) < MOST:
+        chain.insert(0, here)
         here = capture.calls[here.inputs[0]] if len(here.inputs) == 1 else None
-    calls = tuple(chain)
-    if any("softmax" in c.name for c in calls):
-        return Last(call, calls, free, "normalised")
-    low, high = _range(calls)
-    kind = "" if low is None and high is None else "clipped" if low is None or high is None else "bounded"
-    return Last(call, calls, free, kind, low, high)
+    while chain and chain[0].name in MOVES:
+        chain.pop(0)
+    return chain
 
 
-def _apply(calls: tuple[Call, ...], z: Tensor) -> Tensor:
-    for call in calls:
-        func, args, kwargs = _parts(call)
-        z = func(z * 1.0, *args, **kwargs)
+def _again(call: Call) -> Again:
+    assert call.again is not None
+    return call.again
+
+
+def _apply(calls: Sequence[Call], z: Tensor) -> Tensor:
+    for again in map(_again, calls):
+        z = again.func(z * 1.0, *again.args, **again.kwargs)
     return z
 
 
-def _parts(call: Call) -> tuple[Any, ...]:
-    return call.probe if call.probe is not None else (lambda z: z, (), {})
-
-
-def _range(calls: tuple[Call, ...]) -> tuple[float | None, float | None]:
+def _range(calls: Sequence[Call]) -> tuple[float | None, float | None]:
     """The ends of an element-wise function; None on a side without one."""
     if not calls:
         return None, None

@@ -19,15 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import VANISHED, falls, has_converged, may_be_stationary
-from unvanish.evidence.free import FreeLoss
+from unvanish.decide.limits import VANISHED
+from unvanish.decide.stationary import falls, has_converged, may_be_stationary
 from unvanish.evidence.gauss_newton import GaussNewton, dot
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.records import Flow, LayerFlow
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import ZERO, Scaled, norm_of, room, shift
+from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
 MOST = {"auto": 8, "full": 64}  # layers that are looked at; of more, so many evenly spaced ones
@@ -52,32 +53,34 @@ def chosen(look: Look, flow: Flow) -> list[Layer]:
     return [own[round(k * (len(own) - 1) / (most - 1))] for k in range(most)] if most > 1 else []
 
 
-class Bend(NamedTuple):
+class GradientCurvature(NamedTuple):
     """Along one layer: log10 of the curvature along its gradient, and log10 of the loss it alone could gain."""
 
     log10_curvature: float
     log10_gain: float
 
 
-def bends(look: Look, layers: Sequence[Layer], flows: Mapping[str, LayerFlow], free: FreeLoss) -> dict[str, Bend] | str:
+def gradient_curvatures(
+    look: Look, layers: Sequence[Layer], flows: Mapping[str, LayerFlow], output_loss: OutputLoss
+) -> dict[str, GradientCurvature] | str:
     """By layer, of those given; or why curvature cannot be had.
 
     ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. A layer whose
     gradient is zero or not finite, or along which the loss does not bend upwards, is left out.
     """
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
-    found: dict[str, Bend] = {}
+    found: dict[str, GradientCurvature] = {}
     try:
-        product = GaussNewton(look.problem, look.model, free, parameters, look.seed)
+        product = GaussNewton(look.problem, look.model, output_loss, parameters, look.seed)
         power = _power([flows[layer.name] for layer in layers], product)
         gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
         if sides and not product.is_whole(_together(product, sides)):
             return "an operation of the model has no second derivative"
         for side in sides:
-            bend = _bend(product, side)
-            if bend is not None:
-                found[side.name] = bend
+            measured = _gradient_curvature(product, side)
+            if measured is not None:
+                found[side.name] = measured
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
     return found
@@ -99,7 +102,7 @@ def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
     ends = [(math.log10(torch.finfo(t).tiny), math.log10(torch.finfo(t).max)) for t in kinds]
     low, high = max(a for a, _ in ends) + MARGIN, min(b for _, b in ends) - MARGIN
     norms = [a.log10_grad_norm - 0.5 * math.log10(max(1, a.parameters)) for a in flows if a.log10_grad_norm is not None]
-    rms = [value for value in norms if value > -math.inf]
+    rms = [value for value in norms if value > LOG_ZERO]
     if not rms or max(rms) - min(rms) > high - low or not product.log10_residual() > low:
         return None
     return round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2)
@@ -108,7 +111,7 @@ def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
 def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:
     """The gradients as Jᵀr, pulled back at 2^power of their size."""
     found = {id(p): g for p, g in zip(product.parameters, product.gradient(power), strict=True)}
-    return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else ZERO) for key, g in found.items()}
+    return {key: Scaled(g, -power, math.log2(norm) if (norm := norm_of(g)) else LOG_ZERO) for key, g in found.items()}
 
 
 def _walked(look: Look, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]:
@@ -130,7 +133,7 @@ def _walked(look: Look, parameters: Sequence[nn.Parameter]) -> dict[int, Scaled]
 def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, product: GaussNewton) -> _Side | None:
     jacobian = flow.log10_jacobian_norm
     pairs = [(p, gradients[id(p)]) for p in layer.live if id(p) in gradients]
-    live = [float(g.exponent) for _, g in pairs if float(g.log2) > ZERO]
+    live = [float(g.exponent) for _, g in pairs if float(g.log2) > LOG_ZERO]
     if not live or jacobian is None or not math.isfinite(jacobian):
         return None
     top = max(live)
@@ -146,7 +149,7 @@ def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, produc
 def _dense(gradient: Scaled, parameter: nn.Parameter, top: float) -> Tensor:
     """The gradient over 2^top in float64, shaped like the parameter."""
     values = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
-    if float(gradient.log2) == ZERO:
+    if float(gradient.log2) == LOG_ZERO:
         return torch.zeros_like(values, dtype=torch.float64).reshape(parameter.shape)
     return shift(values.double(), round(float(gradient.exponent) - top)).reshape(parameter.shape)
 
@@ -164,13 +167,13 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
     return total
 
 
-def _bend(product: GaussNewton, side: _Side) -> Bend | None:
+def _gradient_curvature(product: GaussNewton, side: _Side) -> GradientCurvature | None:
     """Along the unit gradient, pushed forward at 2^power of its length."""
-    moved = product.push(_spread(product, side))
+    moved = product.jvp(_spread(product, side))
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
-    along = dot(moved, product.bend(moved))
+    along = dot(moved, product.hvp(moved))
     if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
         return None
     curvature = math.log10(along) - 2.0 * side.power * LOG10_2
-    return Bend(curvature, 2.0 * side.log2_norm * LOG10_2 - math.log10(2.0) - curvature)
+    return GradientCurvature(curvature, 2.0 * side.log2_norm * LOG10_2 - math.log10(2.0) - curvature)

@@ -12,46 +12,47 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, Loss, lowest, minimise, searchable
 from unvanish.evidence.last import Last
+from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
 from unvanish.trace.scaled import normal_like
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 PLATEAU = 0.98
+CONVERGED = 1e-3  # of the loss now: what a constant misses of the best output is less than what counts as left to gain
 
 
-def loss_facts(free: FreeLoss | str, last: Last | None, value: float, seed: int) -> LossFacts:
+def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, seed: int) -> LossFacts:
     """The facts about the loss of this batch, ``value`` now. What cannot be had is None, with the reason in ``why``.
 
-    ``free``: the loss without its model, or why there is none. ``last``: the call that makes the outputs.
+    ``output_loss``: the loss without its model, or why there is none. ``last``: the call that makes the outputs.
     """
-    if isinstance(free, str):
-        return LossFacts(value=value, why=free)
+    if isinstance(output_loss, str):
+        return LossFacts(value=value, why=output_loss)
     try:
-        residual, curvature = _first_and_second(free, seed)
-        moves = _moves(free, value, seed)
-        best_constant, best_free = _best(free, last, value)
+        residual, curvature = first_and_second(output_loss, seed)
+        moves = _moves(output_loss, value, seed)
+        best_constant, best_free = _best(output_loss, last, value)
     except Exception as error:  # a user's loss may refuse detached outputs; what it says is the reason
         return LossFacts(value=value, why=f"loss_fn raised {type(error).__name__} on free outputs: {error}")
     # Targets far off make every move of the outputs' own size look like none; a better output that was found does not.
     won = value - best_free if best_free is not None else 0.0
     reacts = max(won, *(abs(m) for m in moves)) > FLAT * max(abs(value), best_constant or 0.0)
     # A residual of zero under a loss near the end of its type's range has been lost, not used up.
-    lost = 0.0 < abs(value) < _least(free)
+    lost = 0.0 < abs(value) < _least(output_loss)
     minimum = residual == 0.0 and not lost and min(moves) >= 0.0 < max(moves)
     minimum = minimum and (best_constant is None or best_constant >= value)
     return _judge(value, residual, curvature, best_constant, best_free, reacts, minimum)
 
 
-def _best(free: FreeLoss, last: Last | None, value: float) -> tuple[float | None, float | None]:
+def _best(output_loss: OutputLoss, last: Last | None, value: float) -> tuple[float | None, float | None]:
     """The loss of the best constant output and of the best output altogether.
 
     A positive loss that turns negative or is undefined among free outputs was written for what the last call gives (log
     of a probability): then the search runs over what goes into that call.
     """
-    best_constant, start = best_constant_of(free)
-    best_free = _best_free(free, value, start)
+    best_constant, start = best_constant_of(output_loss)
+    best_free = _best_free(output_loss, value, start)
     if last is None or not last.kind or not value > 0.0:
         return best_constant, best_free
     meant_for_it = best_free is not None and best_free < 0.0
@@ -79,6 +80,8 @@ def _judge(
         reacts=reacts,
     )
     floor = best_free if best_free is not None else 0.0 if value > 0.0 else None
+    if floor is not None and best_constant is not None and 0.0 < floor - best_constant <= ENOUGH * abs(value):
+        floor = best_constant  # the search of all outputs stopped that close to it
     if floor == -math.inf or (floor is not None and best_constant is not None and best_constant < floor - 1e-6 * value):
         floor = None
     if minimum:
@@ -95,22 +98,25 @@ def _judge(
         reference, why = max(value, best_constant) - floor, ""
     if not reference > 0.0:
         return facts.replace(why="no output lowers the loss of this batch, so there is no scale")
-    at_constant = best_constant is not None and value - floor >= PLATEAU * (best_constant - floor)
+    # Where a constant is the answer itself, as 0 is for the residual of an equation, no better than it says nothing.
+    answer = best_constant is not None and best_constant - floor < CONVERGED * (value - floor)
+    at_constant = best_constant is not None and not answer and value - floor >= PLATEAU * (best_constant - floor)
     return facts.replace(
         reference=reference, relative_gap=(value - floor) / reference, at_constant=at_constant, why=why
     )
 
 
-def _least(free: FreeLoss) -> float:
+def _least(output_loss: OutputLoss) -> float:
     """The smallest loss whose gradient by one output of many still is a normal number."""
-    return max(torch.finfo(t.dtype).smallest_normal * max(1, t.numel()) for t in free.now)
+    return max(torch.finfo(t.dtype).smallest_normal * max(1, t.numel()) for t in output_loss.now)
 
 
-def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
+def first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float | None]:
+    """The norm of the loss's derivative with respect to the outputs, and its curvature in a random direction."""
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
-        z = [t.detach().clone().requires_grad_(True) for t in free.now]
-        loss = free.at(z)
+        z = [t.detach().clone().requires_grad_(True) for t in output_loss.now]
+        loss = output_loss.at(z)
         if not loss.requires_grad:
             return 0.0, None
         first = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
@@ -126,7 +132,7 @@ def _first_and_second(free: FreeLoss, seed: int) -> tuple[float, float | None]:
     return norm, curvature if math.isfinite(curvature) else None
 
 
-def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:
+def _moves(output_loss: OutputLoss, value: float, seed: int) -> list[float]:
     generator = torch.Generator().manual_seed(seed + 1)
 
     def noisy(t: Tensor) -> Tensor:
@@ -134,8 +140,12 @@ def _moves(free: FreeLoss, value: float, seed: int) -> list[float]:
         return t + normal_like(t, generator) * size
 
     with torch.no_grad():
-        tried = ([t * 0.5 for t in free.now], [t * 1.5 for t in free.now], [noisy(t) for t in free.now])
-        moves = [_value(free.at, z) - value for z in tried]
+        tried = (
+            [t * 0.5 for t in output_loss.now],
+            [t * 1.5 for t in output_loss.now],
+            [noisy(t) for t in output_loss.now],
+        )
+        moves = [_value(output_loss.at, z) - value for z in tried]
     return [m for m in moves if not math.isnan(m)] or [0.0]
 
 
@@ -147,16 +157,16 @@ def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:
         return math.nan
 
 
-def best_constant_of(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]:
+def best_constant_of(output_loss: OutputLoss) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss of one output for all samples, found from the best of four starts."""
-    rows = [t.shape[0] if t.ndim else 1 for t in free.now]
+    rows = [t.shape[0] if t.ndim else 1 for t in output_loss.now]
     if min(rows) < 2:
         return None, None
-    means = [searchable(t).mean(0, keepdim=True) for t in free.now]
+    means = [searchable(t).mean(0, keepdim=True) for t in output_loss.now]
     starts = [means, *([torch.full_like(m, c) for m in means] for c in (0.0, 0.5, 1.0))]
 
     def spread(z: Sequence[Tensor]) -> Tensor:
-        return free.at([a.expand(t.shape).to(t.dtype) for a, t in zip(z, free.now, strict=True)])
+        return output_loss.at([a.expand(t.shape).to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
     with torch.no_grad():
         values = [_value(spread, s) for s in starts]
@@ -165,9 +175,9 @@ def best_constant_of(free: FreeLoss) -> tuple[float | None, list[Tensor] | None]
     return found, at
 
 
-def _best_free(free: FreeLoss, value: float, constant: list[Tensor] | None) -> float | None:
+def _best_free(output_loss: OutputLoss, value: float, constant: list[Tensor] | None) -> float | None:
     """The lowest loss of any output; -inf where it has no bound, None where nothing was found below ``value``."""
-    found, _ = lowest(free, value, constant)
+    found, _ = lowest(output_loss, value, constant)
     if found is None or found >= value - 1e-9 * abs(value):
         return None
     return found if found >= -10.0 * abs(value) - 1e-12 else -math.inf

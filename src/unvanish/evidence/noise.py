@@ -21,9 +21,10 @@ from torch import Tensor
 
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
+from unvanish.records import UnvanishError
 from unvanish.trace.backward import walk
-from unvanish.trace.capture import record
-from unvanish.trace.scaled import Scaled, shift
+from unvanish.trace.capture import interrupt_behind, record
+from unvanish.trace.scaled import LOG_ZERO, Scaled, shift
 
 CHUNKS = 8
 LEVEL = 0.01  # above this probability of a mean as large by chance, the gradient is called noise
@@ -39,7 +40,12 @@ def noise_flags(look: Look) -> dict[str, bool] | str:
         return f"the batch cannot be cut into {CHUNKS} chunks of samples"
     gradients: dict[int, list[Scaled]] = {}
     for chunk in chunks:
-        capture = record(chunk, look.model)
+        try:
+            capture = record(chunk, look.model)
+        except UnvanishError as error:
+            if (stop := interrupt_behind(error)) is not None:
+                raise stop from None
+            return f"the samples of this batch cannot be cut apart: on an eighth of them {error}"
         if capture.loss_root is None:
             return "a chunk of the batch has a loss without a gradient"
         root = capture.loss_root
@@ -78,13 +84,13 @@ def _chunks(problem: Problem) -> list[Problem] | None:
 
 def _gram(parameters: Sequence[Sequence[Scaled]]) -> Tensor:
     """Inner products of the chunks' gradients, (CHUNKS, CHUNKS), in units of the largest power of two among them."""
-    live = [g.exponent for chunks in parameters for g in chunks if g.log2 != -math.inf]
+    live = [g.exponent for chunks in parameters for g in chunks if g.log2 != LOG_ZERO]
     top = max((float(e) for e in live), default=0.0)
     total = torch.zeros(CHUNKS, CHUNKS, dtype=torch.float64, device="cpu")
     for chunks in parameters:
         dense = (g.mantissa.to_dense() if g.mantissa.is_sparse else g.mantissa for g in chunks)
         rows = [
-            shift(m.reshape(-1).double(), round(float(g.exponent) - top)) if g.log2 != -math.inf else m.new_zeros(1)
+            shift(m.reshape(-1).double(), round(float(g.exponent) - top)) if g.log2 != LOG_ZERO else m.new_zeros(1)
             for m, g in zip(dense, chunks, strict=True)
         ]
         widest = max(row.numel() for row in rows)

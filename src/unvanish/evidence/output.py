@@ -12,30 +12,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.evidence.free import FreeLoss, lowest
 from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
+from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
 
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
 
 
-def output_facts(last: Last, own: Last | None, loss: LossFacts) -> OutputFacts:
+def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> OutputFacts:
     """The range of the last call, and the share of L_ref that lies outside of it.
 
-    ``last`` makes what the recognised loss call is given, ``own`` the model's output (often the same).
+    ``last`` makes what the recognised loss call is given, ``output_call`` the model's output (often the same).
     """
-    now = last.free.now[0].double()
-    best, at = lowest(last.free, loss.value)
+    now = last.output_loss.now[0].double()
+    best, at = lowest(last.output_loss, loss.value)
     facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high)
     facts = facts.replace(rms=float(now.pow(2).mean().sqrt()))
-    if own is not None and own.kind == "clipped" and loss.reacts and _normalises(own.free, loss.value):
-        ends = own.free.now[0] == (own.high if own.low is None else own.low)
+    if (
+        output_call is not None
+        and output_call.kind == "clipped"
+        and loss.reacts
+        and _normalises(output_call.output_loss, loss.value)
+    ):
+        ends = output_call.output_loss.now[0] == (output_call.high if output_call.low is None else output_call.low)
         facts = facts.replace(
-            end=own.call.index,
+            end=output_call.call.index,
             at_end=float(ends.double().mean()),
-            held=_held(own, ends, loss.value),
-            constant=best_constant_of(own.through)[0],
+            held=_held(output_call, ends, loss.value),
+            constant=best_constant_of(output_call.through)[0],
         )
     # What a positive loss does outside of its domain, below zero, is no goal.
     if at is not None and best is not None and not best < 0.0 < loss.value:
@@ -50,19 +55,19 @@ def output_facts(last: Last, own: Last | None, loss: LossFacts) -> OutputFacts:
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
 
 
-def _normalises(free: FreeLoss, value: float) -> bool:
+def _normalises(output_loss: OutputLoss, value: float) -> bool:
     """Whether the loss stays the same when every output grows or shrinks by one factor: only their shares count."""
     with torch.no_grad():
-        found = [float(free.at([t * factor for t in free.now])) for factor in (0.5, 1.5)]
-    return all(abs(other - value) <= SAME * abs(value) for other in found)
+        scaled = [float(output_loss.at([t * factor for t in output_loss.now])) for factor in (0.5, 1.5)]
+    return all(abs(other - value) <= SAME * abs(value) for other in scaled)
 
 
-def _held(own: Last, ends: Tensor, value: float) -> float:
+def _held(output_call: Last, ends: Tensor, value: float) -> float:
     """The lowest loss of outputs the call can give that differ from the present ones only where no end holds them."""
-    now = own.free.now[0]
+    now = output_call.output_loss.now[0]
 
     def at(z: Sequence[Tensor]) -> Tensor:
-        return own.free.at([torch.where(ends, now, own.apply(z[0].to(now.dtype)))])
+        return output_call.output_loss.at([torch.where(ends, now, output_call.apply(z[0].to(now.dtype)))])
 
-    found, _ = lowest(FreeLoss(at, [now]))
-    return value if found is None else min(found, value)
+    least, _ = lowest(OutputLoss(at, [now]))
+    return value if least is None else min(least, value)

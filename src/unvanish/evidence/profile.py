@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unvanish.trace.backward import walk, why_inexact
+from unvanish.trace.backward import walk, why_unsupported
 from unvanish.trace.calls import Capture, Root
-from unvanish.trace.scaled import Scaled
+from unvanish.trace.scaled import LOG_ZERO, Scaled
 from unvanish.trace.tape import LOG10_2
 
-NONE = -math.inf
 Signal = Sequence[float | None]
 SURE = 10.0
 """Decades above the smallest number of the type: a zero beside a signal that large has not been lost to rounding."""
@@ -29,15 +28,15 @@ def without_rounding(signal: Sequence[float], smallest: float) -> list[float | N
 
     Zeros that begin where the signal has fallen near that limit were too small to be held; other zeros are true.
     """
-    top = max(signal, default=NONE)
-    if top == NONE:
+    top = max(signal, default=LOG_ZERO)
+    if top == LOG_ZERO:
         return list(signal)
-    found: list[float | None] = [None if NONE < s - top < smallest else s for s in signal]
+    found: list[float | None] = [None if LOG_ZERO < s - top < smallest else s for s in signal]
     for order in (range(len(signal)), range(len(signal) - 1, -1, -1)):
-        before: float | None = NONE
+        before: float | None = LOG_ZERO
         for place in order:
             here = found[place]
-            if here == NONE and before != NONE and (before is None or before - top < smallest + SURE):
+            if here == LOG_ZERO and before != LOG_ZERO and (before is None or before - top < smallest + SURE):
                 found[place] = here = None
             before = here
     return found
@@ -46,9 +45,9 @@ def without_rounding(signal: Sequence[float], smallest: float) -> list[float | N
 def relative(signal: Signal) -> list[float | None]:
     """The signal beside the strongest of the last steps; beside the strongest of all where those have none."""
     tail = signal[-max(1, len(signal) // LAST) :]
-    scale = max((s for s in tail if s is not None), default=NONE)
-    scale = scale if scale > NONE else max((s for s in signal if s is not None), default=NONE)
-    return [None if s is None else s - scale if s > NONE else NONE for s in signal]
+    scale = max((s for s in tail if s is not None), default=LOG_ZERO)
+    scale = scale if scale > LOG_ZERO else max((s for s in signal if s is not None), default=LOG_ZERO)
+    return [None if s is None else s - scale if s > LOG_ZERO else LOG_ZERO for s in signal]
 
 
 def gain_of(signal: Signal) -> float | None:
@@ -56,7 +55,7 @@ def gain_of(signal: Signal) -> float | None:
 
     None where fewer than two steps have one.
     """
-    known = [(s, place) for place, s in enumerate(signal) if s is not None and s > NONE]
+    known = [(s, place) for place, s in enumerate(signal) if s is not None and s > LOG_ZERO]
     if len(known) < 2:
         return None
     last, end = known[-1]
@@ -88,7 +87,7 @@ def horizon_of(signal: Signal, limit: float, gain: float | None) -> int | None:
 
 def together(logs: Sequence[float]) -> float:
     """log10 of the norm of a vector whose parts have norms 10^x, x in ``logs``."""
-    top = max(logs, default=NONE)
+    top = max(logs, default=LOG_ZERO)
     return top if not math.isfinite(top) else top + 0.5 * math.log10(sum(10.0 ** (2.0 * (x - top)) for x in logs))
 
 
@@ -102,7 +101,7 @@ def gradients(channels: Sequence[Channel], leaves: Sequence[Tensor]) -> list[dic
     """
     wanted, found = {id(leaf) for leaf in leaves}, [dict[int, Scaled]() for _ in channels]
     live = [[(t, c) for t, c in channel if t.grad_fn is not None] for channel in channels]
-    if why_inexact():
+    if why_unsupported():
         for known, channel in zip(found, live, strict=True):
             given = torch.autograd.grad(
                 [t for t, _ in channel], leaves, [c for _, c in channel], retain_graph=True, allow_unused=True
@@ -125,9 +124,9 @@ def gradients(channels: Sequence[Channel], leaves: Sequence[Tensor]) -> list[dic
 def log10_norms(gradient: Scaled | None, axis: int | None = None) -> list[float]:
     """log10 of the norm of a gradient, or of each of its entries along ``axis``."""
     if gradient is None:
-        return [NONE]
+        return [LOG_ZERO]
     mantissa = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
     values = mantissa.detach().double()
     values = values.reshape(1, -1) if axis is None else values.movedim(axis, 0).reshape(values.shape[axis], -1)
     exponent = float(gradient.exponent) * LOG10_2
-    return [math.log10(n) + exponent if n > 0.0 else NONE for n in values.norm(dim=1).tolist()]
+    return [math.log10(n) + exponent if n > 0.0 else LOG_ZERO for n in values.norm(dim=1).tolist()]

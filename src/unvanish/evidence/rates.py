@@ -17,7 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.evidence.step import REAL_STEPS, stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from unvanish.evidence.profile import NONE, log10_norms, together
+from unvanish.evidence.profile import log10_norms, together
 from unvanish.trace.axes import LEAST, Axis
-from unvanish.trace.scaled import Scaled
+from unvanish.trace.scaled import LOG_ZERO, Scaled
 from unvanish.trace.structure import rebuild
 
 Arranged = Callable[[Tensor], Tensor]
@@ -237,7 +237,7 @@ class Strand:
         for zeros, values, arranged in self.parts:
             gradient = found.get(id(zeros))
             if gradient is None:
-                signal += [NONE] * len(arranged(values))
+                signal += [LOG_ZERO] * len(arranged(values))
             else:
                 dense = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
                 signal += log10_norms(gradient._replace(mantissa=arranged(dense)), 0)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import HORIZON
+from unvanish.decide import CRAWL
+from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow.look import Look
@@ -73,7 +74,8 @@ def with_real_steps(
     problem, model, seed = look.problem, look.model, look.seed
     planned = problem.steps or HORIZON
     raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * _gap(loss, facts.loss)
-    slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > planned
+    many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned
+    slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if (raised or slow) and walked is None:
         walked = real_steps(problem, model, optimizer, 1.0, seed)
     if raised:

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide import OUT_OF_REACH, THOUSANDTH
+from unvanish.decide.reach import OUT_OF_REACH, THOUSANDTH
 from unvanish.evidence.dependence import dependence, spread
 from unvanish.evidence.moving import fresh
-from unvanish.evidence.profile import NONE, Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
+from unvanish.evidence.profile import Channel, below, gain_of, gradients, horizon_of, relative, without_rounding
 from unvanish.evidence.sequences import Last, Strand, Taps, last_of, strands_of
 from unvanish.evidence.twin import Twin, twin_of
+from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.records import TimeFacts
-from unvanish.trace.axes import Walks
 from unvanish.trace.capture import autocast
-from unvanish.trace.scaled import norm_of, normal_like
+from unvanish.trace.scaled import LOG_ZERO, norm_of, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 from unvanish.words.numbers import SMALLEST_NORMAL
 
@@ -38,20 +38,20 @@ MOST_SHOWN = 96
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def time_facts(problem: Problem, model: nn.Module, walks: Walks, effort: str, seed: int) -> tuple[TimeFacts, ...]:
+def time_facts(look: Look) -> tuple[TimeFacts, ...]:
     """A record for each recurrent module of torch's that was called; where there is none, one for the inputs.
 
-    ``walks``: the axes that the first forward pass went along. Empty where nothing has a time axis. A module that could
-    not be looked at has the reason in ``why``.
+    Empty where nothing has a time axis. A module that could not be looked at has the reason in ``why``.
     """
-    known = {name: module for name, module in model.named_modules() if isinstance(module, RECURRENT)}
+    walks = look.capture.walks
+    known = {name: module for name, module in look.model.named_modules() if isinstance(module, RECURRENT)}
     axes = [] if known or walks.attends else walks.axes()
     if not known and not axes:
         return ()
     taps = Taps(known, axes)
     why = "its calls were not seen"
     try:
-        found = _looked(problem, model, taps, known, effort, seed)
+        found = _looked(look, taps, known)
     except Exception as error:  # whatever the program makes of a second pass, the rest of the check stands
         why = f"the pass along its steps raised {type(error).__name__}: {error}"
         found = [] if known else [TimeFacts(layer="", kind=axes[0].call, steps=axes[0].steps, why=why)]
@@ -60,9 +60,8 @@ def time_facts(problem: Problem, model: nn.Module, walks: Walks, effort: str, se
     return (*found, *missed)
 
 
-def _looked(
-    problem: Problem, model: nn.Module, taps: Taps, modules: Mapping[str, nn.Module], effort: str, seed: int
-) -> list[TimeFacts]:
+def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module]) -> list[TimeFacts]:
+    problem, model, effort, seed = look.problem, look.model, look.effort, look.seed
     again = fresh(problem)
     with seeded(seed), torch.enable_grad(), autocast(problem, model):
         with taps.watching():
@@ -75,7 +74,7 @@ def _looked(
     own = None if problem.loss_fn is not None else loss if isinstance(outputs, Tensor) else inner_loss(outputs)
     ends = [t for t in tensors(outputs) if t.is_floating_point() and not t.is_nested and t is not own]
     last = last_of(strands, problem.targets)
-    asked = None if problem.loss_fn is None else _asked(problem, model, again, outputs, last, seed)
+    asked = None if problem.loss_fn is None else _asked(look, again, outputs, last)
     probe: Channel = [(t, _cotangent(t, last, seed + k)) for k, t in enumerate(ends) if t.grad_fn is not None]
     channels: list[Channel] = [probe or [(loss, torch.ones_like(loss))]]
     if effort != "quick":
@@ -101,9 +100,7 @@ def _cotangent(output: Tensor, last: Last, seed: int) -> Tensor:
     return noise * mask
 
 
-def _asked(
-    problem: Problem, model: nn.Module, again: Problem, outputs: Any, last: Last, seed: int
-) -> Callable[[int], Tensor | None]:
+def _asked(look: Look, again: Problem, outputs: Any, last: Last) -> Callable[[int], Tensor | None]:
     """What the targets ask of the last outputs: the loss's derivative by outputs that are alike, (samples, …)."""
     free: list[Tensor] = []
 
@@ -116,7 +113,7 @@ def _asked(
         return free[-1]
 
     try:
-        with seeded(seed), torch.enable_grad(), autocast(problem, model):
+        with seeded(look.seed), torch.enable_grad(), autocast(look.problem, look.model):
             loss = again.loss(rebuild(outputs, cut))
             wanted = torch.autograd.grad(loss, free, allow_unused=True)
     except Exception:  # a loss that refuses outputs without their graph
@@ -146,12 +143,12 @@ def _facts(
     facts = TimeFacts(layer=strand.layer, kind=strand.kind, steps=strand.steps)
     smallest = SMALLEST_NORMAL.get(str(strand.dtype).removeprefix("torch."), SMALLEST_NORMAL["float32"])
     raw = [strand.profile(known) for known in found]
-    if max(raw[0], default=NONE) == NONE:
+    if max(raw[0], default=LOG_ZERO) == LOG_ZERO:
         why = "no error signal comes back to its steps: the outputs do not depend on them"
         return facts.replace(why=why) if strand.layer else None
     if not all(s < math.inf for s in raw[0]):
         return facts.replace(why="the error signal at its steps is not finite")
-    if not strand.layer and sum(s > NONE for s in raw[0]) < 2:  # samples, or steps that nothing connects
+    if not strand.layer and sum(s > LOG_ZERO for s in raw[0]) < 2:  # samples, or steps that nothing connects
         return None
     signals = [without_rounding(each, smallest) for each in raw]
     twin = _twin(strand, modules, found[0], effort)
@@ -172,7 +169,7 @@ def _facts(
         horizon=horizon_of(signal, THOUSANDTH, gain),
         smallest_horizon=horizon_of(signal, smallest, gain),
         faint=len(faint),
-        lost=sum(s is None or NONE < s < eps for s in signal),
+        lost=sum(s is None or LOG_ZERO < s < eps for s in signal),
         states_unseen=twin if isinstance(twin, str) and not states else twin.left_out if isinstance(twin, Twin) else "",
     )
     out = below(signal, OUT_OF_REACH)

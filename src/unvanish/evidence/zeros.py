@@ -8,8 +8,7 @@ shuts nothing, and moving it would open a layer that only sees the zeros of a de
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,21 +17,20 @@ from torch import nn
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
-from unvanish.flow.slopes import constant_by_construction
+from unvanish.flow.slopes import constant_by_construction, removes_all
 from unvanish.flow.transmission import output_cotangents
 from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import normal_like
+from unvanish.trace.scaled import LOG_ZERO, normal_like
 
 NUDGE = 1e-2
-NONE = -math.inf
 
 
 def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
     """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
-    shut = [a for a in look.layers if a.live and a.call is not None and _reach(seen, a) == NONE]
+    shut = [a for a in look.layers if a.live and a.call is not None and _reach(seen, a) == LOG_ZERO]
     if not shut:
         return ()
     calls = look.capture.calls
@@ -47,11 +45,11 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
             again = record(look.problem, look.model)
             (tape,) = walk(again, [output_cotangents(again, look.seed)])
             opened = tape.leaves
-    live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), NONE) > NONE}
+    live = {n for n, p in zero.items() if seen.loss.leaves.get(id(p), LOG_ZERO) > LOG_ZERO}
     stops = _blocking(calls, seen)
     facts = []
     for layer in shut:
-        opens = any(opened.get(id(p), NONE) > NONE for p in layer.live)
+        opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
         behind = _downstream(layer, calls)
         blocking = [_maker_of_zeros(c, calls) or c for c in stops if c.index in behind]
         if not blocking and (maker := _maker_of_zeros(calls[layer.calls[-1]], calls)):
@@ -67,6 +65,34 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
             )
         )
     return tuple(facts)
+
+
+def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFacts, ...]) -> tuple[ZeroFacts, ...]:
+    """The facts, and those of layers in ``weak`` whose every way to the loss ends in a normaliser of single numbers.
+
+    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors.
+    """
+    capture = look.capture
+    if not weak or capture.loss_index is None:
+        return facts
+    ends = {call.index for call in capture.calls if removes_all(call)}
+    if not ends:
+        return facts
+    alive, waiting = set[int](), [capture.loss_index]
+    while waiting:
+        index = waiting.pop()
+        if index not in alive and index >= 0:
+            alive.add(index)
+            waiting += [] if index in ends else capture.calls[index].inputs
+    found = {each.layer: each for each in facts}
+    for layer in look.layers:
+        cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
+        if layer.name in weak and layer.live and layer.calls and cut:
+            last = [capture.calls[k] for k in sorted(ends & _downstream(layer, capture.calls))]
+            found[layer.name] = ZeroFacts(
+                layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
+            )
+    return tuple(found.values())
 
 
 def _is_bias(name: str, parameter: nn.Parameter) -> bool:
@@ -88,7 +114,9 @@ def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
 
 
 def _reach(seen: Observed, layer: Layer) -> float:
-    return max((max(seen.probe("leaves", id(p)), seen.loss.leaves.get(id(p), NONE)) for p in layer.live), default=NONE)
+    return max(
+        (max(seen.probe("leaves", id(p)), seen.loss.leaves.get(id(p), LOG_ZERO)) for p in layer.live), default=LOG_ZERO
+    )
 
 
 def _blocking(calls: Sequence[Call], seen: Observed) -> list[Call]:
@@ -97,7 +125,7 @@ def _blocking(calls: Sequence[Call], seen: Observed) -> list[Call]:
     for call in calls:
         got = seen.probe("signals", call.index)
         sent = [seen.probe("edges", (call.index, j)) for j in call.inputs]
-        if got > NONE and sent and max(sent) == NONE:
+        if got > LOG_ZERO and sent and max(sent) == LOG_ZERO:
             blocking.append(call)
     return blocking
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 
+from unvanish.decide.limits import VANISHED
 from unvanish.flow.layers import Layer, natural_norm
-from unvanish.flow.paths import NONE, Paths
+from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.scaled import LOG_ZERO
 
 GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights
 BRANCH_WEIGHTS = 2  # calls with weights between a layer and the trunk: more is a network of its own
 BRANCH_LEFT = -2.0  # query and key weights of an ordinary attention lie at -1.2 to -1.8 (16-256 wide, 2-12 blocks)
-GATE_LEFT = -1.5  # what must be left of the attenuation once the gate's own factor is taken away
+IN_SERIES = 3  # small scales on one way to the output: a branch in a branch in a branch
+GATE_LEFT = -1.5  # below, a layer is asked whether a gate holds it back; above, a trunk carries the signal
 
 
 class Gates:
     """The small trainable tensors whose own factors explain an attenuation.
 
-    One tensor anywhere on the way to the output may be a gate (a zero-initialised scale). Inside a residual branch, off
+    One tensor anywhere on the way to the output may be a gate (a zero-initialised scale), or a few scales in series, if
+    the layer would not be called vanished without them. Inside a residual branch, off
     the trunk, a few may share the role (query, key, value and output weights of an attention that starts small): no
     signal on the trunk is lost, and each opens as the others grow. A long product of small weights is no gate.
     """
@@ -29,35 +33,46 @@ class Gates:
         names = {id(p): n for n, p in capture.model.named_parameters() if p.requires_grad}
         self.sizes = {call.index: _sizes(call, names, norms) for call in capture.calls if call.parameters}
         self.small = {i: [n for n, v in s.items() if v < GATE_SIZE] for i, s in self.sizes.items()}
+        self.scales = {n for n, p in capture.model.named_parameters() if p.numel() == max(p.shape, default=1)}
         self.any_small = any(self.small.values())
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
-        if transmission is None or not NONE < transmission < GATE_LEFT or layer.call is None:
+        if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
-        return single or self._branch(layer, transmission) or self._local(layer)
+        return single or self._branch(layer, transmission) or self._local(layer) or self._aside(layer, transmission)
 
     def _single(self, layer: Layer, transmission: float) -> str:
+        """One small tensor on the dominant path, or a few small scales in series; what they leave must transmit.
+
+        A branch under a scale may hold blocks with scales of their own. Scales multiply entry by entry: a chain of
+        small matrices, or of more scales than a few, is a product over depth.
+        """
         here, seen = layer.call, self.paths.seen
+        scales, explained = list[str](), 0.0
         while here is not None and (after := self.paths.next[here]) is not None:
             if names := [n for n in self.small.get(after, ()) if n not in layer.parameters]:
                 sent = seen.probe("edges", (after, here)) - seen.probe("signals", after)
-                if sent < -1.0 and transmission - sent > GATE_LEFT:
+                if sent < -1.0 and transmission - sent > VANISHED:
                     return names[0]
+                if sent < -1.0 and names[0] in self.scales:
+                    scales.append(names[0])
+                    explained += sent
             here = after
-        return ""
+        found = 1 < len(scales) <= IN_SERIES and transmission - explained > VANISHED
+        return ", ".join(scales) if found else ""
 
     def _branch(self, layer: Layer, transmission: float) -> str:
         branch, trunk = [layer.calls[-1]], self.paths.trunk
         while not trunk[branch[-1]] and (after := self.paths.next[branch[-1]]) is not None:
             branch.append(after)
-        found: set[int] = set()
+        visited: set[int] = set()
         sizes: dict[str, float] = {}
         while branch:
             index = branch.pop()
-            if index not in found and not trunk[index]:
-                found.add(index)
+            if index not in visited and not trunk[index]:
+                visited.add(index)
                 branch.extend(self.calls[index].inputs)
                 sizes.update(self.sizes.get(index, {}))
         small = {n: v for n, v in sizes.items() if 0.0 < v < 1.0 and n not in layer.parameters}
@@ -85,8 +100,25 @@ class Gates:
         sound = carried is not None and carried > GATE_LEFT and here != layer.calls[-1]
         return name if sound and trunk[here] and weights <= BRANCH_WEIGHTS else ""
 
+    def _aside(self, layer: Layer, transmission: float) -> str:
+        """A call close behind the layer that passes the signal on to another of its inputs, if that alone explains it.
+
+        As an attention that is still nearly uniform does to its values. The blocks before it learn by that other way.
+        Where they are frozen no trunk is left in the graph by which one could see that.
+        """
+        here, seen, weights = layer.calls[-1], self.paths.seen, 0
+        while weights <= BRANCH_WEIGHTS and (after := self.paths.next[here]) is not None:
+            call = self.calls[after]
+            others = [seen.probe("edges", (after, j)) for j in call.inputs if j != here]
+            lost = seen.probe("edges", (after, here)) - max(others, default=LOG_ZERO)
+            if lost < -1.0 and max(others) > LOG_ZERO and transmission - lost > VANISHED:
+                return f"{call.name} in {call.module or 'the model'}"
+            weights += self.paths.roles[after] == "weights"
+            here = after
+        return ""
+
 
 def _sizes(call: Call, names: dict[int, str], norms: dict[int, float]) -> dict[str, float]:
     """The norms of a call's trainable weights as shares of their natural norms (biases multiply nothing)."""
-    own = {names[id(p)]: p for p in call.parameters if id(p) in names and not names[id(p)].endswith("bias")}
-    return {n: norms[id(p)] / natural_norm(n, p) for n, p in own.items()}
+    weights = {names[id(p)]: p for p in call.parameters if id(p) in names and not names[id(p)].endswith("bias")}
+    return {n: norms[id(p)] / natural_norm(n, p) for n, p in weights.items()}

@@ -13,7 +13,10 @@ from unvanish.trace.places import module_path
 
 @dataclass(slots=True)
 class Layer:
-    """One module that owns parameters, in one of its calls. ``calls``: indices that consume its parameters."""
+    """One module that owns parameters, in one of its calls.
+
+    ``calls``: those that consume its parameters; only those that the loss uses, if it uses any.
+    """
 
     name: str
     kind: str
@@ -27,7 +30,7 @@ class Layer:
 
     @property
     def call(self) -> int | None:
-        """The call whose output is the layer's own: the last that consumes its parameters."""
+        """The call whose output is the layer's own: the last of them."""
         return self.calls[-1] if self.calls else None
 
 
@@ -37,28 +40,34 @@ def layers_of(capture: Capture) -> list[Layer]:
     for call in capture.calls:
         for parameter in call.parameters:
             users.setdefault(id(parameter), []).append(call)
-    found = [layer for name, kind, owned in owners(capture.model) for layer in _at_work(users, name, kind, owned)]
+    used = None if capture.loss_index is None else capture.leading_to([capture.loss_index])
+    found = [a for name, kind, owned in owners(capture.model) for a in _at_work(users, name, kind, owned, used)]
     return sorted(found, key=lambda each: math.inf if each.call is None else each.call)
 
 
 def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
-    owners: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
+    """Name, kind and parameters of what owns parameters; those of the root and of parameter lists stand for themselves.
+
+    Parameters by their full names.
+    """
+    found: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)
         own = {id(p): (k, p) for k, p in reversed(module._parameters.items()) if p is not None}  # under one name
-        # Parameters of the root, of a ParameterList or of a ParameterDict stand for themselves.
         alone = not name or isinstance(module, (nn.ParameterList, nn.ParameterDict))
         for key, parameter in reversed(own.values()):
             full = f"{path}.{key}" if path else key
             if alone:
-                owners[full] = ("Parameter", {full: parameter})
+                found[full] = ("Parameter", {full: parameter})
             else:
                 kind = type(model.get_submodule(name) if name != path else module).__name__
-                owners.setdefault(name, (kind.removeprefix("Parametrized"), {}))[1][full] = parameter
-    return [(name, kind, owned) for name, (kind, owned) in owners.items()]
+                found.setdefault(name, (kind.removeprefix("Parametrized"), {}))[1][full] = parameter
+    return [(name, kind, owned) for name, (kind, owned) in found.items()]
 
 
-def _at_work(users: dict[int, list[Call]], name: str, kind: str, owned: dict[str, nn.Parameter]) -> list[Layer]:
+def _at_work(
+    users: dict[int, list[Call]], name: str, kind: str, owned: dict[str, nn.Parameter], used: set[int] | None
+) -> list[Layer]:
     found = {c.index: c for p in owned.values() for c in users.get(id(p), ())}
     inside = [c for c in found.values() if any(frame[0] == name for frame in c.frames)]
     groups: dict[int, list[int]] = {}
@@ -68,7 +77,7 @@ def _at_work(users: dict[int, list[Call]], name: str, kind: str, owned: dict[str
     if not groups:
         return [Layer(name, kind, owned, [])]
     return [
-        Layer(name if k == 1 else f"{name}#{k}", kind, owned, calls, k == 1)
+        Layer(name if k == 1 else f"{name}#{k}", kind, owned, [i for i in calls if i in (used or ())] or calls, k == 1)
         for k, calls in enumerate((groups[turn] for turn in sorted(groups)), start=1)
     ]
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from unvanish.flow.gates import Gates
-from unvanish.flow.layers import Layer, natural_norm
-from unvanish.flow.paths import NONE, Observed, Paths
+from unvanish.flow.layers import Layer
+from unvanish.flow.paths import Observed, Paths
 from unvanish.flow.slopes import role, slope_of
+from unvanish.flow.transmission import Transmitted
 from unvanish.records import CallFlow, LayerFlow, LossFacts
 from unvanish.trace.calls import Call, Capture
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import LOG_ZERO, norm_of
 from unvanish.trace.tape import norm_together
 
 
@@ -39,8 +40,8 @@ def measure(
 def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: int) -> CallFlow:
     signal, after = seen.loss.signals.get(call.index), paths.next[call.index]
     step = None
-    if after is not None and seen.loss.signals.get(after, NONE) > NONE:
-        step = seen.loss.edges.get((after, call.index), NONE) - seen.loss.signals[after]
+    if after is not None and seen.loss.signals.get(after, LOG_ZERO) > LOG_ZERO:
+        step = seen.loss.edges.get((after, call.index), LOG_ZERO) - seen.loss.signals[after]
     entries, units = seen.saturated.get(call.index, (None, None))
     return CallFlow(
         index=call.index,
@@ -53,7 +54,7 @@ def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: 
         next=after,
         trunk=paths.trunk[call.index],
         finite=call.finite,
-        log10_rms=(math.log10(call.rms) if call.rms > 0 else NONE) if call.finite else None,
+        log10_rms=(math.log10(call.rms) if call.rms > 0 else LOG_ZERO) if call.finite else None,
         log10_signal=None if signal is None else signal + 0.5 * math.log10(batch_size),
         log10_gain=step,
         log10_sensitivity=paths.sensitivity[call.index],
@@ -97,10 +98,10 @@ def _layer_flow(
         **_activation_after(layer.call, paths, seen),
     )
     before, factors = paths.back(layer.call, at)
-    if before is not None and signal is not None and signal > NONE:
+    if before is not None and signal is not None and signal > LOG_ZERO:
         flow = flow.replace(
             before=at[before],
-            log10_gain=seen.loss.signals.get(before, NONE) - signal,
+            log10_gain=seen.loss.signals.get(before, LOG_ZERO) - signal,
             log10_weight_gain=factors["weights"],
             log10_slope_gain=factors["slopes"],
             log10_norm_gain=factors["norm"],
@@ -120,7 +121,7 @@ def _layer_flow(
 
 
 def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else NONE
+    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
 
 
 def _narrowest(layer: Layer, call: Call) -> str:
@@ -164,7 +165,7 @@ def _against_the_loss(live: list[nn.Parameter], seen: Observed, loss: LossFacts 
     if loss is None or not loss.residual_norm or not math.isfinite(jacobian):
         return {}
     residual = math.log10(loss.residual_norm)
-    gradient = norm_together([seen.loss.leaves.get(id(p), NONE) for p in live])
+    gradient = norm_together([seen.loss.leaves.get(id(p), LOG_ZERO) for p in live])
     found: dict[str, float | None] = {
         "log10_alignment": gradient - jacobian - residual + 0.5 * math.log10(max(1, seen.outputs))
     }
@@ -184,33 +185,26 @@ def _transmission(
     norm, so that a zero or tiny start is not called vanished. Compared by norm and per parameter; the larger counts.
     Downstream is whatever can be reached through any branch.
     """
-    own, full, size = {}, {}, {}
+    sent: dict[str, Transmitted] = {}
     for layer in layers:
         live = {n: p for n, p in layer.parameters.items() if p.requires_grad}
-        if layer.call is None or not live:
-            continue
-        slope = {n: seen.probe("leaves", id(p)) for n, p in live.items()}
-        norms = {n: sizes[id(p)] for n, p in live.items()}
-        own[layer.name] = norm_together([slope[n] + _log(norms[n]) for n in live])
-        full[layer.name] = norm_together([slope[n] + _log(max(norms[n], natural_norm(n, p))) for n, p in live.items()])
-        size[layer.name] = 0.5 * math.log10(max(1, sum(p.numel() for p in live.values())))
-    best = [(NONE, NONE)] * len(calls)
+        if layer.call is not None and live:
+            slopes = {id(p): seen.probe("leaves", id(p)) for p in live.values()}
+            sent[layer.name] = Transmitted.of(live, slopes, {key: _log(sizes[key]) for key in slopes})
+    best = [(LOG_ZERO, LOG_ZERO)] * len(calls)
     by_call: dict[int, list[Layer]] = {}
     for layer in layers:
-        if layer.name in own:
+        if layer.name in sent:
             for index in layer.calls:
                 by_call.setdefault(index, []).append(layer)
     for index in range(len(calls) - 1, -1, -1):
-        here = [(own[a.name], own[a.name] - size[a.name]) for a in by_call.get(index, ())]
+        here = [(sent[a.name].own, sent[a.name].own - sent[a.name].size) for a in by_call.get(index, ())]
         options = here + [best[k] for k in consumers[index]]
         if options:
             best[index] = (max(n for n, _ in options), max(r for _, r in options))
     result = {}
     for layer in layers:
-        if layer.name in full:
-            mine, rms = full[layer.name], full[layer.name] - size[layer.name]
+        if layer.name in sent:
             down = [best[i] for i in layer.calls]
-            by_norm = mine - max(mine, *(n for n, _ in down))
-            by_rms = rms - max(rms, *(r for _, r in down))
-            result[layer.name] = NONE if mine == NONE else max(by_norm, by_rms)
+            result[layer.name] = sent[layer.name].against(max(n for n, _ in down), max(r for _, r in down))
     return result

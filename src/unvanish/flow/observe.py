@@ -47,9 +47,9 @@ def observe(
 
     def on_node(index: int, node: Node) -> None:
         if index in single:
-            found = slopes.shares(capture.calls[index], node, single[index])
-            if found is not None:
-                saturated[index] = found
+            shares = slopes.shares(capture.calls[index], node, single[index])
+            if shares is not None:
+                saturated[index] = shares
 
     start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype, device=capture.loss_root.device)
     outputs = output_entries(capture)
@@ -67,15 +67,15 @@ def observe(
 
 def _dtypes(capture: Capture, layers: list[Layer]) -> dict[int, torch.dtype]:
     """The narrowest type each parameter's gradient passes through (float16 under autocast, for float32 weights)."""
-    found: dict[int, torch.dtype] = {}
+    narrowest: dict[int, torch.dtype] = {}
     for layer in layers:
         for parameter in layer.live:
             kinds = [parameter.dtype, *(capture.calls[i].dtype for i in layer.calls)]
             floats = [k for k in dict.fromkeys(kinds) if k.is_floating_point]
             if len(floats) > 1:
                 floats.sort(key=lambda k: -torch.finfo(k).smallest_normal)
-            found[id(parameter)] = floats[0] if floats else parameter.dtype
-    return found
+            narrowest[id(parameter)] = floats[0] if floats else parameter.dtype
+    return narrowest
 
 
 def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -113,12 +113,12 @@ def _power_of_two(exponent: float) -> float:
 def _real(gradient: Scaled, parameter: nn.Parameter) -> Tensor:
     """The gradient as the user's backward leaves it: in the parameter's dtype, underflow and all."""
     if isinstance(gradient.exponent, int):
-        found = shift(gradient.mantissa, gradient.exponent)
+        real = shift(gradient.mantissa, gradient.exponent)
     else:
         half = torch.exp2(gradient.exponent / 2).to(gradient.mantissa.dtype)
-        found = gradient.mantissa * half * half
-    found = found.to_dense() if found.is_sparse else found
-    return found if found.dtype is parameter.dtype else found.to(parameter.dtype)
+        real = gradient.mantissa * half * half
+    real = real.to_dense() if real.is_sparse else real
+    return real if real.dtype is parameter.dtype else real.to(parameter.dtype)
 
 
 def _single_nodes(capture: Capture) -> dict[int, bool]:
@@ -126,11 +126,11 @@ def _single_nodes(capture: Capture) -> dict[int, bool]:
     counts: dict[int, int] = {}
     for index in capture.owner.values():
         counts[index] = counts.get(index, 0) + 1
-    found = {}
+    single = {}
     for call in capture.calls:
         if counts.get(call.index) == 1 and call.probe is not None and len(call.shape) > 0:
             prior = call
             while prior.inputs and not prior.parameters:
                 prior = capture.calls[prior.inputs[-1]]
-            found[call.index] = len(call.shape) == 4 or "conv" in prior.name
-    return found
+            single[call.index] = len(call.shape) == 4 or "conv" in prior.name
+    return single

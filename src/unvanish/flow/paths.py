@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 
 from unvanish.trace.calls import Call
+from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import Tape, norm_together
 
-NONE = -math.inf
+DERIVATIVE = "grad"  # torch.autograd.grad with a graph of its own
 ROLES = ("weights", "slopes", "norm", "join")
 
 
@@ -27,9 +28,9 @@ class Observed:
     def probe(self, read: str, key: object) -> float:
         """Root mean square over the probes of one of their readings."""
         if len(self.probes) == 1:
-            return getattr(self.probes[0], read).get(key, NONE)
-        found = [getattr(tape, read).get(key, NONE) for tape in self.probes]
-        return norm_together(found) - 0.5 * math.log10(max(1, len(found))) if found else NONE
+            return getattr(self.probes[0], read).get(key, LOG_ZERO)
+        found = [getattr(tape, read).get(key, LOG_ZERO) for tape in self.probes]
+        return norm_together(found) - 0.5 * math.log10(max(1, len(found))) if found else LOG_ZERO
 
 
 class Paths:
@@ -48,10 +49,13 @@ class Paths:
 
     def _dominant(self, index: int) -> int | None:
         def strength(consumer: int) -> tuple[float, float]:
-            probe, loss = self.seen.probe("edges", (consumer, index)), self.seen.loss.edges.get((consumer, index), NONE)
+            probe, loss = (
+                self.seen.probe("edges", (consumer, index)),
+                self.seen.loss.edges.get((consumer, index), LOG_ZERO),
+            )
             return probe, loss
 
-        kids = [k for k in self.consumers[index] if strength(k) != (NONE, NONE)] or self.consumers[index]
+        kids = [k for k in self.consumers[index] if strength(k) != (LOG_ZERO, LOG_ZERO)] or self.consumers[index]
         return max(kids, key=strength, default=None)
 
     def _sensitivity(self, call: Call) -> float | None:
@@ -67,7 +71,10 @@ class Paths:
         Between one call with weights and the next the growth counts, unless a normaliser stands between them: weights
         that are normalised afterwards have a gradient at right angles to themselves that shrinks as they grow, so that
         training scales its own step down (Arora, Li & Lyu 2019, Theoretical analysis of auto rate-tuning by batch
-        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it.
+        normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it. What
+        follows the last call with weights does not count: where it takes the difference of two numbers, as the residual
+        of an equation does, the outputs tend to zero while the network stays what it is. Nor does a derivative that the
+        model takes of itself: it multiplies each wave by its frequency, which is what it is asked for.
         """
         # Per call: sensitivity at the nearest call with weights from here on, the rise there, and whether a normaliser
         # stands on the way to it.
@@ -76,11 +83,12 @@ class Paths:
             mine, after = self.sensitivity[index], self.next[index]
             last = after is None or self.calls[after].part == "loss"
             ahead, rise, normed = (None, 0.0, False) if after is None or last else state[after]
-            if mine is not None and (last or self.roles[index] == "weights"):
+            derivative = self.calls[index].name == DERIVATIVE
+            if mine is not None and self.roles[index] == "weights" and not derivative:
                 grown = 0.0 if ahead is None or normed else mine - ahead
                 state[index] = (mine, max(0.0, grown + rise), False)
             else:
-                state[index] = (ahead, rise, normed or self.roles[index] == "norm")
+                state[index] = (ahead, rise, normed or derivative or self.roles[index] == "norm")
         return [rise for _, rise, _ in state]
 
     def rise(self, index: int) -> float | None:
@@ -95,11 +103,11 @@ class Paths:
             inputs = self.calls[here].inputs
             if not inputs:
                 return None, factors
-            prior = max(inputs, key=lambda j: (edges.get((here, j), NONE), j))
-            sent, mine = edges.get((here, prior), NONE), signals.get(here, NONE)
-            arrived = signals.get(prior, NONE)
-            factors[self.roles[here]] += NONE if sent == NONE else sent - mine
-            if sent != NONE:
+            prior = max(inputs, key=lambda j: (edges.get((here, j), LOG_ZERO), j))
+            sent, mine = edges.get((here, prior), LOG_ZERO), signals.get(here, LOG_ZERO)
+            arrived = signals.get(prior, LOG_ZERO)
+            factors[self.roles[here]] += LOG_ZERO if sent == LOG_ZERO else sent - mine
+            if sent != LOG_ZERO:
                 factors["join"] += arrived - sent  # what the other consumers of the same result add or cancel
             if prior in stops:
                 return prior, factors

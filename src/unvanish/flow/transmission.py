@@ -6,19 +6,57 @@ with random cotangents tells the two apart.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from unvanish.flow.layers import natural_norm
 from unvanish.trace.calls import Capture, Root
+from unvanish.trace.scaled import LOG_ZERO
+from unvanish.trace.tape import norm_together
+
+
+@dataclass(frozen=True)
+class Transmitted:
+    """T = ‖∂f/∂w‖·‖w‖ of a layer, as log10: with the norms there are, and with none below an ordinary initialisation.
+
+    ``size``: log10 of the root of the number of entries.
+    """
+
+    own: float
+    full: float
+    size: float
+
+    @classmethod
+    def of(
+        cls, live: Mapping[str, nn.Parameter], slopes: Mapping[int, float], norms: Mapping[int, float]
+    ) -> Transmitted:
+        """From log10 ‖∂f/∂w‖ and log10 ‖w‖ of each trainable tensor, by its id."""
+        natural = {id(p): max(norms[id(p)], math.log10(natural_norm(n, p))) for n, p in live.items()}
+        return cls(
+            own=norm_together([slopes[id(p)] + norms[id(p)] for p in live.values()]),
+            full=norm_together([slopes[id(p)] + natural[id(p)] for p in live.values()]),
+            size=0.5 * math.log10(max(1, sum(p.numel() for p in live.values()))),
+        )
+
+    def against(self, largest: float, densest: float) -> float:
+        """T_rel, at most 0, against the largest T and the largest T per entry; the larger of the two counts."""
+        if self.full == LOG_ZERO:
+            return LOG_ZERO
+        dense = self.full - self.size
+        return max(self.full - max(self.full, largest), dense - max(dense, densest))
 
 
 def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
     """N(0,1) / rms(output) for every differentiable output of the model; random signs where there are few entries.
 
-    Where the model returns its own loss alone, the outputs are what its recognised loss call consumes; failing that,
-    the loss itself.
+    Where layers run inside the loss, the outputs are theirs. Where the model returns its own loss alone, they are what
+    its recognised loss call consumes; failing that, the loss itself.
     """
-    roots = list(capture.outputs)
+    roots = capture.ends or list(capture.outputs)
     if not roots and capture.loss_input is not None:
         roots = [capture.loss_input]
     if not roots and capture.loss_root is not None:
@@ -38,5 +76,5 @@ def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
 
 def output_entries(capture: Capture) -> int:
     """How many output entries the cotangents of ``output_cotangents`` have together."""
-    roots = capture.outputs or ([capture.loss_input] if capture.loss_input else [])
+    roots = capture.ends or capture.outputs or ([capture.loss_input] if capture.loss_input else [])
     return sum(max(1, torch.Size(root.shape).numel()) for root in roots) or 1

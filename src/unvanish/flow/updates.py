@@ -111,13 +111,13 @@ class _Part:
             state = {k: _copied(v, stand_in) for k, v in kept.items()}
             left = self._step([(self.groups[id(parameter)], stand_in, gradient, state)])
             states = [v for v in left.get(stand_in, {}).values() if isinstance(v, Tensor) and v.shape == before.shape]
-            after, asked = stand_in.detach(), self.changes[id(parameter)] != 0
+            after, changing = stand_in.detach(), self.changes[id(parameter)] != 0
             self.arrivals[id(parameter)] = Arrival(
                 bad=int((~torch.isfinite(after)).sum()),
                 bad_state=any(not bool(torch.isfinite(v).all()) for v in states),
                 bad_gradient=not bool(torch.isfinite(gradient).all()),
-                asked=int(asked.sum()),
-                moved=int((asked & (after != before)).sum()),
+                asked=int(changing.sum()),
+                moved=int((changing & (after != before)).sum()),
             )
 
     def _pulled(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[float, float] | None:
@@ -240,13 +240,13 @@ class _Vectors:
 
 def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
     weights = parameter.detach().as_subclass(Tensor).reshape(-1) if decays else None
-    found = _Vectors(id(parameter), weights, gradient.reshape(-1), {}, {})
+    vectors = _Vectors(id(parameter), weights, gradient.reshape(-1), {}, {})
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            found.state[name] = value.detach().reshape(-1)
+            vectors.state[name] = value.detach().reshape(-1)
         else:
-            found.shared[name] = value
-    return found
+            vectors.shared[name] = value
+    return vectors
 
 
 def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]]:

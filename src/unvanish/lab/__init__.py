@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from unvanish.lab.knobs import Knob, Settings, nearest, settle
 from unvanish.lab.outcome import Check, Column, Drawing, Outcome
+from unvanish.lab.parameters import Parameter, Settings, nearest, settle
 from unvanish.records import UnvanishError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unvanish.report import Report
 
 __all__ = [
-    "Check", "Column", "Drawing", "Experiment", "Knob", "Outcome", "Preset", "Progress", "Settings", "Stopped",
+    "Check", "Column", "Drawing", "Experiment", "Outcome", "Parameter", "Preset", "Progress", "Settings", "Stopped",
     "experiment", "experiments", "get", "run",
 ]  # fmt: skip
 
@@ -34,7 +34,7 @@ Run = Callable[[Settings, Progress], Outcome]
 OnReport = Callable[["Report", Settings, Progress], Outcome]
 PACES = ("live", "short", "long")
 
-PARTS = ("knobs", "outcome", "readable", "network", "beside", "sources", "swept", "initialisations")
+PARTS = ("parameters", "outcome", "readable", "network", "beside", "sources", "swept", "initialisations")
 """Files of this folder that hold no experiment; they are not imported just to list the experiments."""
 _registry: dict[str, Experiment] = {}
 
@@ -67,7 +67,7 @@ class Experiment:
     title: str
     question: str
     sources: tuple[str, ...]
-    settings: tuple[Knob, ...]
+    settings: tuple[Parameter, ...]
     presets: tuple[Preset, ...]
     function: Run
     pace: str = "short"
@@ -81,11 +81,11 @@ class Experiment:
 
     def settle(self, preset: str = "", **given: Any) -> Settings:
         """The checked settings of one run; UnvanishError for an unknown name or a value out of range."""
-        asked = f"lab {self.name}"
+        where = f"lab {self.name}"
         chosen = {each.name: each.settings for each in self.presets}
         if preset and preset not in chosen:
-            raise UnvanishError(f"{asked}: there is no preset {preset!r}{nearest(preset, tuple(chosen))}")
-        return settle(self.settings, given, asked, chosen.get(preset, {}))
+            raise UnvanishError(f"{where}: there is no preset {preset!r}{nearest(preset, tuple(chosen))}")
+        return settle(self.settings, given, where, chosen.get(preset, {}))
 
     def run(self, progress: Progress | None = None, preset: str = "", **given: Any) -> Outcome:
         """Run it; the same settings give the same outcome."""
@@ -109,7 +109,7 @@ def experiment(
     title: str,
     question: str,
     sources: tuple[str, ...] = (),
-    settings: tuple[Knob, ...] = (),
+    settings: tuple[Parameter, ...] = (),
     presets: tuple[Preset, ...] = (),
     pace: str = "short",
     cost: Callable[[Settings], int] | None = None,
@@ -131,8 +131,8 @@ def experiment(
         made = Experiment(
             name, title, question, sources, settings, presets, function, pace, cost, network, on_report
         )  # fmt: skip
-        for knob in settings:
-            knob.check(knob.default)
+        for parameter in settings:
+            parameter.check(parameter.default)
         for preset in presets:
             made.settle(preset.name)
         if fault := _fault(made):
@@ -150,7 +150,7 @@ def _fault(made: Experiment) -> str:
         return f"{name} belongs into the file {name}.py of unvanish/lab: an experiment is found by the name of its file"
     if not made.title or not made.question.endswith("?"):
         return f"{name} needs a title and a question with its question mark: the list of experiments shows both"
-    unexplained = [knob.name for knob in made.settings if not knob.help]
+    unexplained = [parameter.name for parameter in made.settings if not parameter.help]
     if unexplained:
         return f"{name}: the settings {', '.join(unexplained)} need a help text, which the page and --help show"
     return ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
+from unvanish.words.activations import ENTRIES, ActivationEntry
 
 BY_DEFAULT = ("sigmoid", "tanh", "relu", "leaky_relu_0.01", "elu", "gelu", "silu", "softplus", "hardtanh")
 GRID = (-5.0, 5.0, 201)
@@ -19,11 +21,11 @@ FLAT = 0.01
 """A slope below this share of the largest one counts as saturated, as in the check of a network."""
 
 SETTINGS = (
-    Knob("names", "common", "activations with commas between, or common, or all"),
-    Knob("mean", 0.0, "mean of the pre-activations", -50, 50),
-    Knob("deviation", 1.0, "standard deviation of the pre-activations", 0.001, 100, log=True),
-    Knob("samples", 10_000, "pre-activations drawn", 100, 1_000_000, log=True),
-    Knob("seed", 0, "of the pre-activations", 0, 2**31 - 1),
+    Parameter("names", "common", "activations with commas between, or common, or all"),
+    Parameter("mean", 0.0, "mean of the pre-activations", -50, 50),
+    Parameter("deviation", 1.0, "standard deviation of the pre-activations", 0.001, 100, log=True),
+    Parameter("samples", 10_000, "pre-activations drawn", 100, 1_000_000, log=True),
+    Parameter("seed", 0, "of the pre-activations", 0, 2**31 - 1),
 )
 COLUMNS = (
     Column("name"),
@@ -81,42 +83,17 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
 def functions() -> dict[str, Callable[[Any], Any]]:
     """Every element-wise activation of torch that has no random part, by name, with its default settings."""
+    return {known.name: _function(known) for known in ENTRIES}
+
+
+def _function(known: ActivationEntry) -> Callable[[Any], Any]:
     import torch
-    from torch import nn
-    from torch.nn import functional
 
-    def threshold(x: Any) -> Any:
-        return functional.threshold(x, 0.1, 0.0)
-
-    return {
-        "sigmoid": torch.sigmoid,
-        "tanh": torch.tanh,
-        "erf": torch.erf,
-        "relu": functional.relu,
-        "leaky_relu_0.01": lambda x: functional.leaky_relu(x, 0.01),
-        "leaky_relu_0.2": lambda x: functional.leaky_relu(x, 0.2),
-        "prelu": lambda x: functional.leaky_relu(x, nn.PReLU().weight.item()),
-        "elu": functional.elu,
-        "selu": functional.selu,
-        "celu": functional.celu,
-        "gelu": functional.gelu,
-        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-        "silu": functional.silu,
-        "softplus": functional.softplus,
-        "mish": functional.mish,
-        "hardtanh": functional.hardtanh,
-        "hardswish": functional.hardswish,
-        "hardsigmoid": functional.hardsigmoid,
-        "relu6": functional.relu6,
-        "softsign": functional.softsign,
-        "logsigmoid": functional.logsigmoid,
-        "hardshrink": functional.hardshrink,
-        "softshrink": functional.softshrink,
-        "tanhshrink": functional.tanhshrink,
-        "threshold_0.1": threshold,
-        "sin": torch.sin,
-        "identity": lambda x: x * 1.0,
-    }
+    if not known.function:
+        return lambda x: x * 1.0  # the identity, as a call that a trace can see
+    path, options = known.function.removeprefix("torch."), dict(known.options)
+    function = attrgetter(path)(torch)
+    return lambda x: function(x, *known.arguments, **options)
 
 
 def slopes(function: Callable[[Any], Any], z: Any) -> tuple[Any, Any]:
@@ -137,12 +114,12 @@ def coarse_maximum() -> float:
     return float(activation("sigmoid").slope(np.linspace(-5, 5, 100)).max())
 
 
-def _names(asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    from unvanish.lab.knobs import nearest
+def _names(wanted: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    from unvanish.lab.parameters import nearest
 
-    if asked in ("common", "all"):
-        return BY_DEFAULT if asked == "common" else known
-    names = tuple(part.strip() for part in asked.split(","))
+    if wanted in ("common", "all"):
+        return BY_DEFAULT if wanted == "common" else known
+    names = tuple(part.strip() for part in wanted.split(","))
     for name in names:
         if name not in known:
             raise UnvanishError(f"lab activations: there is no activation {name!r}{nearest(name, known)}")
@@ -153,8 +130,8 @@ def _row(name: str, function: Callable[[Any], Any], z: Any) -> dict[str, Any]:
     import numpy as np
 
     grid = np.linspace(*FINE)
-    over, (_, found) = np.abs(slopes(function, grid)[1]), slopes(function, z)
-    size, largest = np.abs(found), float(over.max())
+    over, (_, derivatives) = np.abs(slopes(function, grid)[1]), slopes(function, z)
+    size, largest = np.abs(derivatives), float(over.max())
     tops = grid[over >= largest * (1 - 1e-12)]
     top = round(float(tops[np.abs(tops).argmin()]), 2) + 0.0
     with np.errstate(divide="ignore"):

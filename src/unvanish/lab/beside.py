@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from unvanish.lab.knobs import Settings
 from unvanish.lab.outcome import Drawing
+from unvanish.lab.parameters import Settings
 from unvanish.theory import Chain
 from unvanish.theory.products import log10_rms
 from unvanish.theory.wide import Layers

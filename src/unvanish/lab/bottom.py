@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.pipeline import diagnose
 from unvanish.population.threads import one_thread
 from unvanish.problem import Problem
@@ -175,9 +175,9 @@ def vanished(task: Task, gradient: float, seed: int) -> nn.Sequential:
     question="What does the size of a gradient say of the distance to the minimum, without a scale to measure it by?",
     sources=("000", "002"),
     settings=(
-        Knob("gradient", 1e-6, "length of the first layer's gradient everywhere", 1e-9, 1e-3, log=True),
-        Knob("starts", 30, "descents from random weights at most, in search of a local minimum", 1, 500, log=True),
-        Knob("seed", 0, "draws the points, the network to be learned and the starts", 0, 100_000),
+        Parameter("gradient", 1e-6, "length of the first layer's gradient everywhere", 1e-9, 1e-3, log=True),
+        Parameter("starts", 30, "descents from random weights at most, in search of a local minimum", 1, 500, log=True),
+        Parameter("seed", 0, "draws the points, the network to be learned and the starts", 0, 100_000),
     ),
 )
 @one_thread()

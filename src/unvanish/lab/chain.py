@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.lab.beside import beside
 from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError
@@ -28,10 +28,12 @@ KNOWN = {20: -26.6821253948, 50: -67.8561163924}
 WRITTEN = ("none", "000", "003-line-2", "003-line-3")
 
 SETTINGS = (
-    Knob("depth", 20, "layers", 1, 100_000, "layers", log=True, slide=(1, 1_000)),
-    Knob("width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, "neurons", log=True),
-    Knob("weight", (0.17,), "w of every layer, or one for each", -1_000, 1_000, slide=(-8, 8)),
-    Knob(
+    Parameter("depth", 20, "layers", 1, 100_000, "layers", log=True, slide=(1, 1_000)),
+    Parameter(
+        "width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, "neurons", log=True
+    ),
+    Parameter("weight", (0.17,), "w of every layer, or one for each", -1_000, 1_000, slide=(-8, 8)),
+    Parameter(
         "noise",
         0.0,
         "standard deviation of what is added to each weight; weight 0 and noise 1 is N(0, 1)",
@@ -39,15 +41,15 @@ SETTINGS = (
         100,
         slide=(0, 3),
     ),
-    Knob("bias", 0.0, "the bias of every layer", -1_000, 1_000, slide=(-5, 5)),
-    Knob("input", (1.0,), "one input, or the inputs of a training set", -1e6, 1e6, slide=(-5, 5)),
-    Knob("target", (0.0,), "what the output should be, for each input or for all", -1e6, 1e6, slide=(-2, 2)),
-    Knob("loss", "output", "what is differentiated: the output, ½ Σ (o − y)² or Σ (o − y)²", choices=LOSSES),
-    Knob("activation", "sigmoid", "φ", choices=activations()),
-    Knob("residual", False, "each layer adds what entered it: a + φ(w·a + b)"),
-    Knob("written", "none", "a source document's own formula, to compare with", choices=WRITTEN),
-    Knob("seed", 0, "of the noise", 0, 2**31 - 1),
-    Knob("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
+    Parameter("bias", 0.0, "the bias of every layer", -1_000, 1_000, slide=(-5, 5)),
+    Parameter("input", (1.0,), "one input, or the inputs of a training set", -1e6, 1e6, slide=(-5, 5)),
+    Parameter("target", (0.0,), "what the output should be, for each input or for all", -1e6, 1e6, slide=(-2, 2)),
+    Parameter("loss", "output", "what is differentiated: the output, ½ Σ (o − y)² or Σ (o − y)²", choices=LOSSES),
+    Parameter("activation", "sigmoid", "φ", choices=activations()),
+    Parameter("residual", False, "each layer adds what entered it: a + φ(w·a + b)"),
+    Parameter("written", "none", "a source document's own formula, to compare with", choices=WRITTEN),
+    Parameter("seed", 0, "of the noise", 0, 2**31 - 1),
+    Parameter("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
 )
 PRESETS = (
     Preset("000", "The recursion with φ in place of φ′", {"depth": 20, "written": "000"}, source="000"),
@@ -211,8 +213,8 @@ def _check_width(s: Settings) -> None:
 def _leaving(made: Chain | Layers, beyond: Callable[[Scaled, str], int | None]) -> dict[str, int | None]:
     """For each number type the layer, nearest to the output, at which every input's error signal leaves its range."""
     back = made.loudest[::-1]
-    found = {name: beyond(back, name) for name in SMALLEST}
-    return {name: place and made.depth + 1 - place for name, place in found.items()}
+    places = {name: beyond(back, name) for name in SMALLEST}
+    return {name: place and made.depth + 1 - place for name, place in places.items()}
 
 
 def _rows(
@@ -235,12 +237,12 @@ def _sentence(made: Chain | Layers, gradient: Scaled, s: Settings, zeros: dict[s
     value = f"-{first}" if gradient.sign[0] < 0 else first
     count = f"{made.depth:,} layers" if made.depth > 1 else "1 layer"
     count += f" of {s.width} neurons" if s.width > 1 else ""
-    said = f"Through {count} {what} is {value}{' exactly' if first == '0' else ''}{_blame(made, s)}"
+    start = f"Through {count} {what} is {value}{' exactly' if first == '0' else ''}{_blame(made, s)}"
     gone = [name for name, layer in zeros.items() if layer or zero_from(gradient[:1], name)]
     kept = [name for name in zeros if name not in gone]
     if not gone or first == "0":
-        return f"{said}."
-    return f"{said}; it is 0 in {_and(gone)}{f', not in {_and(kept)}' if kept else ''}."
+        return f"{start}."
+    return f"{start}; it is 0 in {_and(gone)}{f', not in {_and(kept)}' if kept else ''}."
 
 
 def _blame(made: Chain | Layers, s: Settings) -> str:
@@ -276,11 +278,11 @@ def _overflow(made: Chain | Layers) -> Outcome:
 
     gone = (~np.isfinite(made.activation)).any(axis=0)
     if not gone.any():
-        said = "The derivative of the loss by the output is beyond float64; take a smaller target or smaller weights."
-        return Outcome(sentence=said, columns=COLUMNS)
+        text = "The derivative of the loss by the output is beyond float64; take a smaller target or smaller weights."
+        return Outcome(sentence=text, columns=COLUMNS)
     layer = int(gone.argmax()) + 1
-    said = f"The activations grow beyond float64 in layer {layer:,} of {made.depth:,}, so that no gradient exists"
-    return Outcome(sentence=f"{said}; take smaller weights or fewer layers.", columns=COLUMNS)
+    text = f"The activations grow beyond float64 in layer {layer:,} of {made.depth:,}, so that no gradient exists"
+    return Outcome(sentence=f"{text}; take smaller weights or fewer layers.", columns=COLUMNS)
 
 
 def _comparison(made: Chain, written: str) -> str:
@@ -300,19 +302,19 @@ def _checks(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Check,
     """δ₁ once more, as a plain sum of logarithms; and the published example where the settings are its own."""
     import numpy as np
 
-    found: list[Check] = []
+    checks: list[Check] = []
     if (made.factor != 0).all() and (made.slope != 0).all() and (made.error != 0).all():
         # one logarithm each: the product of two factors may underflow where neither does
         parts = (made.factor[:, 1:], made.error[:, None], made.slope[:, :1])
         logs = np.log10(np.abs(np.concatenate(parts, axis=1))).sum(axis=1)
         one, other = float(logs[0]), float(made.delta.log10[0, 0])
-        found.append(
+        checks.append(
             Check("log10 |δ₁| of the first input, as a sum of logarithms", one, other, abs(one - other) < 1e-6)
         )
     plain = s.activation == "sigmoid" and not (s.residual or s.noise or s.bias) and s.loss == "output"
     if plain and s.width == 1 and made.depth in KNOWN and set(s.weight) == {0.17} and s.input == (1.0,):
-        found.append(Check.close("log10 ∂out/∂w₁, 60 digits", KNOWN[made.depth], float(gradient.log10[0]), 1e-11))
-    return tuple(found)
+        checks.append(Check.close("log10 ∂out/∂w₁, 60 digits", KNOWN[made.depth], float(gradient.log10[0]), 1e-11))
+    return tuple(checks)
 
 
 def _pictures(made: Chain | Layers, gradient: Scaled, s: Settings) -> tuple[Drawing, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from unvanish.lab import Check, Column, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab import Check, Column, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab import run as run_experiment
 from unvanish.words.numbers import spell
 
@@ -83,10 +83,10 @@ def claims() -> tuple[Claim, ...]:
     question="Which statements of the five source documents hold, which do not, and by which number?",
     sources=("000", "001", "002", "003", "004"),
     settings=(
-        Knob("trained", True, "also the claims for which networks are trained"),
-        Knob("full", False, "train these as long as remedies and depth do by themselves, several minutes"),
-        Knob("document", "all", "one document, or all", choices=("all", "000", "001", "002", "003", "004")),
-        Knob("verdict", "all", "one verdict, or all", choices=("all", *VERDICTS)),
+        Parameter("trained", True, "also the claims for which networks are trained"),
+        Parameter("full", False, "train these as long as remedies and depth do by themselves, several minutes"),
+        Parameter("document", "all", "one document, or all", choices=("all", "000", "001", "002", "003", "004")),
+        Parameter("verdict", "all", "one verdict, or all", choices=("all", *VERDICTS)),
     ),
     pace="long",
 )
@@ -97,13 +97,13 @@ def run(s: Settings, progress: Progress) -> Outcome:
     must bear its verdict out. Experiments that several claims share run once. Networks are trained with the ``quick``
     settings of the experiments, 150 steps at 4 learning rates from 3 seeds; ``full`` trains them for 300 at 7.
     """
-    asked = [each for each in claims() if s.document in ("all", each.source) and s.verdict in ("all", each.verdict)]
-    chosen = [each for each in asked if s.trained or each.experiment not in TRAINED]
+    selected = [each for each in claims() if s.document in ("all", each.source) and s.verdict in ("all", each.verdict)]
+    chosen = [each for each in selected if s.trained or each.experiment not in TRAINED]
     look = _Remembered(progress, s.full, chosen)
     rows: list[dict[str, Any]] = []
     checks: list[Check] = []
-    left_out = f"{len(asked) - len(chosen)} claim{'s' if len(asked) - len(chosen) > 1 else ''}"
-    notes = [f"Left out: {left_out} for which networks are trained."] if chosen != asked else []
+    left_out = f"{len(selected) - len(chosen)} claim{'s' if len(selected) - len(chosen) > 1 else ''}"
+    notes = [f"Left out: {left_out} for which networks are trained."] if chosen != selected else []
     if not s.full and any(each.settings.get("quick") for each in chosen):
         notes.append("Networks were trained for 150 steps at 4 learning rates from 3 seeds; --full: for 300 at 7.")
     try:
@@ -171,10 +171,10 @@ class _Remembered:
                     raise
 
             tell(0.0, "begins")
-            found = run_experiment(name, progress=tell, **settings)
+            outcome = run_experiment(name, progress=tell, **settings)
             if stopped:  # it returned what it had, which is too little to judge a claim by
                 raise stopped[0]
-            self.known[key] = found
+            self.known[key] = outcome
         return self.known[key]
 
     def _share(self, key: str) -> tuple[float, float]:

@@ -75,13 +75,13 @@ def a_farther_start(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def adagrad_in_the_ravine(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     near = run("ravine", steps=10_000)
-    found = {
+    numbers = {
         "far": gd(o, "adagrad")["steps"],
         "plain": gd(o)["steps"],
         "near": gd(near, "adagrad")["steps"],
         "plain_near": gd(near)["steps"],
     }
-    return found, found["near"] < found["plain_near"] and found["far"] > found["plain"]
+    return numbers, numbers["near"] < numbers["plain_near"] and numbers["far"] > numbers["plain"]
 
 
 @claim(
@@ -174,8 +174,8 @@ def near_a_bad_point(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def adagrad_in_a_network(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     score = {row["remedy"]: row["accuracy"] for row in o.rows}
-    found = {"adagrad": score["Adagrad"], "constant": constant_answer(), "adam": score["Adam"]}
-    return found, found["adagrad"] < found["constant"] + 0.05
+    numbers = {"adagrad": score["Adagrad"], "constant": constant_answer(), "adam": score["Adam"]}
+    return numbers, numbers["adagrad"] < numbers["constant"] + 0.05
 
 
 def constant_answer() -> float:

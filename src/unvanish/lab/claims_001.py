@@ -20,12 +20,12 @@ from unvanish.lab.outcome import Outcome
 )
 def deep_no_better(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     score = {(row["kind"], row["hidden"]): row["accuracy"] for row in o.rows}
-    found = {
+    numbers = {
         "deep": score["sigmoid", 20],
         "shallow": score["sigmoid", 1],
         "centred": score["sigmoid, centred init", 20],
     }
-    return found, found["deep"] < 0.3 < found["centred"] and found["shallow"] > 0.7
+    return numbers, numbers["deep"] < 0.3 < numbers["centred"] and numbers["shallow"] > 0.7
 
 
 @claim(
@@ -133,12 +133,12 @@ def weights_below_one(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 def exponential_decrease(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     short = run("unstable", weight=1.0, centred=False, depth=10).rows[0]
     long = o.rows[0]
-    found = {
+    numbers = {
         "long": 10 ** long["log10_median"],
         "short": 10 ** short["log10_median"],
         "share": long["factors_above_1"],
     }
-    return found, found["long"] < found["short"] ** 1.5 < 1e-6
+    return numbers, numbers["long"] < numbers["short"] ** 1.5 < 1e-6
 
 
 @claim(
@@ -170,13 +170,13 @@ def terms_above_one(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def weights_grow(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     first, last = o.rows[0], o.rows[-1]
-    found = {
+    numbers = {
         "after": 10 ** last["log10_gain"],
         "before": 10 ** first["log10_gain"],
         "small": first["weight"],
         "large": last["weight"],
     }
-    return found, found["before"] < 1 < found["after"]
+    return numbers, numbers["before"] < 1 < numbers["after"]
 
 
 @claim(

@@ -42,8 +42,8 @@ def early_layers_slower(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "bottom",
 )
 def small_means_converged(o: Outcome, run: Run) -> tuple[Numbers, bool]:
-    found = {name: 10 ** place(o, name)["decrement"] for name in ("vanished", "minimum")}
-    return found, found["vanished"] > 1e6 * found["minimum"]
+    numbers = {name: 10 ** place(o, name)["decrement"] for name in ("vanished", "minimum")}
+    return numbers, numbers["vanished"] > 1e6 * numbers["minimum"]
 
 
 @claim(
@@ -55,8 +55,8 @@ def small_means_converged(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "bottom",
 )
 def curvature_is_the_scale(o: Outcome, run: Run) -> tuple[Numbers, bool]:
-    found = {name: 10 ** place(o, name)["distance"] for name in ("vanished", "minimum")}
-    return found, found["minimum"] < 1e-3 and found["vanished"] > 1e3
+    numbers = {name: 10 ** place(o, name)["distance"] for name in ("vanished", "minimum")}
+    return numbers, numbers["minimum"] < 1e-3 and numbers["vanished"] > 1e3
 
 
 @claim(
@@ -69,8 +69,8 @@ def curvature_is_the_scale(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     steps=10_000,
 )
 def steps_and_curvature(o: Outcome, run: Run) -> tuple[Numbers, bool]:
-    found = {"steps": gd(o)["steps"], "newton": gd(o, "newton")["steps"]}
-    return found, found["newton"] == 1 and found["steps"] > 1000
+    numbers = {"steps": gd(o)["steps"], "newton": gd(o, "newton")["steps"]}
+    return numbers, numbers["newton"] == 1 and numbers["steps"] > 1000
 
 
 @claim(
@@ -117,8 +117,8 @@ def only_the_value(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 def spread_over_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     first, last = o.rows[0], o.rows[-1]
     one, layer = (10 ** (last[column] - first[column]) for column in ("log10_one_weight", "log10_layer"))
-    found = {"one": one, "layer": layer, "narrow": first["width"], "wide": last["width"]}
-    return found, one < 0.3 and 0.5 < layer < 2
+    numbers = {"one": one, "layer": layer, "narrow": first["width"], "wide": last["width"]}
+    return numbers, one < 0.3 and 0.5 < layer < 2
 
 
 @claim(

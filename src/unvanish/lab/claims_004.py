@@ -71,12 +71,12 @@ def fifty_layers(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def stops_training(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     row = remedy(o, "sigmoid as is")
-    found = {
+    numbers = {
         "score": row["accuracy"],
         "constant": constant_answer(),
         "shallow": remedy(o, "one hidden layer")["accuracy"],
     }
-    return found, row["works_at"].startswith("0 of")
+    return numbers, row["works_at"].startswith("0 of")
 
 
 @claim(
@@ -90,8 +90,8 @@ def stops_training(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def the_range(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     centred, plain = remedy(o, "centred init, Adam"), remedy(o, "sigmoid as is")
-    found = {"centred": 10 ** centred["reaches"], "plain": 10 ** plain["reaches"], "score": centred["accuracy"]}
-    return found, found["centred"] > 0.1 and found["plain"] < 1e-10 and centred["rescued"] == "yes"
+    numbers = {"centred": 10 ** centred["reaches"], "plain": 10 ** plain["reaches"], "score": centred["accuracy"]}
+    return numbers, numbers["centred"] > 0.1 and numbers["plain"] < 1e-10 and centred["rescued"] == "yes"
 
 
 @claim(
@@ -105,8 +105,8 @@ def the_range(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def residual_blocks(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     last, inside = remedy(o, "residual, sigmoid last"), remedy(o, "residual × 1/√L")
-    found = {"last": last["accuracy"], "inside": inside["accuracy"], "works": inside["works_at"]}
-    return found, last["rescued"] == "no" and inside["rescued"] != "no"
+    numbers = {"last": last["accuracy"], "inside": inside["accuracy"], "works": inside["works_at"]}
+    return numbers, last["rescued"] == "no" and inside["rescued"] != "no"
 
 
 @claim(
@@ -120,8 +120,8 @@ def residual_blocks(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def another_activation(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     default, critical = remedy(o, "tanh"), remedy(o, "tanh, critical init")
-    found = {"critical": critical["accuracy"], "default": default["accuracy"]}
-    return found, default["rescued"] == "no" and critical["rescued"] != "no"
+    numbers = {"critical": critical["accuracy"], "default": default["accuracy"]}
+    return numbers, default["rescued"] == "no" and critical["rescued"] != "no"
 
 
 XAVIER = {"activation": "sigmoid", "weight_variance": 1.0, "bias_variance": 0.0}
@@ -142,8 +142,8 @@ def xavier_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 
     weight = torch.nn.init.xavier_normal_(torch.empty(1000, 1000), generator=torch.Generator().manual_seed(0))
     row = o.rows[0]
-    found = {"deviation": float(weight.std()), "chi": row["chi1"], "measured": row["measured"]}
-    return found, abs(found["deviation"] - math.sqrt(2 / 2000)) < 1e-3 and row["chi1"] < 0.1
+    numbers = {"deviation": float(weight.std()), "chi": row["chi1"], "measured": row["measured"]}
+    return numbers, abs(numbers["deviation"] - math.sqrt(2 / 2000)) < 1e-3 and row["chi1"] < 0.1
 
 
 @claim(
@@ -157,5 +157,5 @@ def xavier_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 )
 def careful_initialisation(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     xavier, centred = remedy(o, "Xavier init"), remedy(o, "centred init, Adam")
-    found = {"xavier": xavier["accuracy"], "centred": centred["accuracy"]}
-    return found, xavier["rescued"] == "no" and centred["rescued"] == "yes"
+    numbers = {"xavier": xavier["accuracy"], "centred": centred["accuracy"]}
+    return numbers, xavier["rescued"] == "no" and centred["rescued"] == "yes"

@@ -9,7 +9,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab.swept import swept
 from unvanish.population.batched import Design, Images, chance, images, tuned
 from unvanish.population.data import load
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[Design, str]] = {
     "sigmoid": (Design(1), "SGD"),
     "sigmoid, Adam": (Design(1), "Adam"),
     "sigmoid, centred init": (Design(1, init="centred"), "SGD"),
-    "tanh, critical init": (Design(1, activation="Tanh", init="critical"), "SGD"),
+    "tanh, critical init": (Design(1, activation="tanh", init="critical"), "SGD"),
     "residual × 1/√L": (Design(1, skip=1.0), "SGD"),
     "batch norm": (Design(1, norm="batch"), "SGD"),
 }
@@ -34,19 +34,21 @@ KINDS: dict[str, tuple[Design, str]] = {
     question="How does accuracy change with the number of hidden layers, as is and with a remedy?",
     sources=("001", "000"),
     settings=(
-        Knob("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20, quick=3),
-        Knob("width", 30, "units of each hidden layer", 4, 256, log=True),
-        Knob("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-        Knob(
+        Parameter("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20, quick=3),
+        Parameter("width", 30, "units of each hidden layer", 4, 256, log=True),
+        Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
+        Parameter(
             "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
         ),
-        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
-        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
-        Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
-        Knob("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
-        Knob("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
-        Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
-        Knob("sweep", "", "the .sqlite file of a sweep with training, to be shown instead", local=True),
+        Parameter(
+            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
+        ),
+        Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
+        Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        Parameter("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
+        Parameter("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
+        Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
+        Parameter("sweep", "", "the .sqlite file of a sweep with training, to be shown instead", local=True),
     ),
     pace="long",
 )
@@ -175,12 +177,12 @@ def _layers(hidden: int) -> str:
 
 
 def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
-    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
-    depths = sorted({hidden for _, hidden in found})
-    if len(depths) < 2 or depths[-1] < 20 or ("sigmoid, centred init", depths[-1]) not in found:
+    accuracy = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    depths = sorted({hidden for _, hidden in accuracy})
+    if len(depths) < 2 or depths[-1] < 20 or ("sigmoid, centred init", depths[-1]) not in accuracy:
         return
-    lost = found["sigmoid", depths[0]] - found["sigmoid", depths[-1]]
-    kept = found["sigmoid, centred init", depths[-1]] - found["sigmoid", depths[-1]]
+    lost = accuracy["sigmoid", depths[0]] - accuracy["sigmoid", depths[-1]]
+    kept = accuracy["sigmoid, centred init", depths[-1]] - accuracy["sigmoid", depths[-1]]
     what = f"accuracy a plain sigmoid network loses from {_layers(depths[0])} to {depths[-1]}"
     yield Check(what, "more than 0.5", round(lost, 3), lost > 0.5)
     what = f"accuracy that centred initialisation gives back at {depths[-1]}"
@@ -194,7 +196,7 @@ def _drawings(
     if len(depths) > 1:
         yield _lines(rows, kinds, depths, best_constant, seeds)
     for hidden in dict.fromkeys([*depths[-1:], *depths[:1]]):
-        own = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
+        group = sorted((row for row in rows if row["hidden"] == hidden), key=lambda row: -row["accuracy"])
         dots = [
             {
                 "name": row["kind"],
@@ -204,13 +206,13 @@ def _drawings(
                 "gain": None,
                 "baseline": row["kind"] == "sigmoid",
             }
-            for row in own
+            for row in group
         ]
-        as_is = next((row["accuracy"] for row in own if row["kind"] == "sigmoid"), None)
+        as_is = next((row["accuracy"] for row in group if row["kind"] == "sigmoid"), None)
         yield Drawing.of(
             "remedies",
             f"What does a network with {_layers(hidden)} learn?",
-            f"Accuracy of {len(own)} networks with {_layers(hidden)}: a dot for the mean over {seeds} seeds, a line"
+            f"Accuracy of {len(group)} networks with {_layers(hidden)}: a dot for the mean over {seeds} seeds, a line"
             f" from the worst to the best, sorted; chance is {best_constant:.3g}.",
             dots,
             chance=best_constant,
@@ -221,8 +223,8 @@ def _drawings(
 def _lines(
     rows: list[dict[str, Any]], kinds: tuple[str, ...], depths: list[int], best_constant: float, seeds: int
 ) -> Drawing:
-    found = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
-    scores = [[found.get((kind, hidden), 0.0) for hidden in depths] for kind in kinds]
+    accuracy = {(row["kind"], row["hidden"]): row["accuracy"] for row in rows}
+    scores = [[accuracy.get((kind, hidden), 0.0) for hidden in depths] for kind in kinds]
     return Drawing.of(
         "speeds",
         "Does accuracy survive more layers?",
@@ -230,7 +232,7 @@ def _lines(
         f" build and train a network; the mean over {seeds} seeds. The best constant answer has {best_constant:.3g}.",
         depths,
         list(kinds),
-        [[math.log10(score) if score else None for score in own] for own in scores],
+        [[math.log10(score) if score else None for score in of_kind] for of_kind in scores],
         quantity="accuracy",
         across="hidden layers",
     )

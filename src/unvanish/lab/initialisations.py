@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Column, Knob, Outcome
+from unvanish.lab import Column, Outcome, Parameter
 from unvanish.lab.phase import COLUMNS, DEPTH, SETTINGS, measured_gain, notes_on, phase_of, saturated_at
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
@@ -55,7 +55,7 @@ def theory_page(
     if bias_variance is not None and weight_variance is None:
         raise UnvanishError(f"theory: a bias variance of {bias_variance!r} needs a weight variance beside it")
     bias_variance = bias_variance or 0.0
-    by_name = {knob.name: knob for knob in SETTINGS}
+    by_name = {parameter.name: parameter for parameter in SETTINGS}
     too_deep = width > 0 and depth > (by_name["depth"].high or 0)
     width = 0 if too_deep else width
     given = {"depth": depth, "bias_variance": bias_variance, "width": width, "networks": networks}
@@ -96,9 +96,9 @@ def _page_sentence(phi: Activation, depth: int, row: dict[str, Any]) -> str:
     return f"{said}; σ_w² = {one.sigma_w2:.6g} with σ_b² = {max(one.sigma_b2, 0):.6g} holds it at variance 1{kept}."
 
 
-def _within(knob: Knob, value: Any) -> None:
+def _within(parameter: Parameter, value: Any) -> None:
     try:
-        knob.check(value)
+        parameter.check(value)
     except UnvanishError as error:
         raise UnvanishError(f"theory: {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.lab.swept import swept
 from unvanish.population.names import NAMES
 from unvanish.population.threads import one_thread
@@ -33,14 +33,16 @@ GRID = (41, 31)
 LEAST_WIDTH_CHECKED = 100
 
 SETTINGS = (
-    Knob("activation", "tanh", "φ", choices=activations()),
-    Knob("weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4),
-    Knob("bias_variance", 0.05, "σ_b²", 0, 1e4),
-    Knob("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
-    Knob("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
-    Knob("networks", 3, "measured networks at each setting", 1, 50),
-    Knob("seed", 0, "of the measured networks", 0, 2**31 - 1),
-    Knob("sweep", "", "the .sqlite file of a sweep over weight_variance, to be shown instead", local=True),
+    Parameter("activation", "tanh", "φ", choices=activations()),
+    Parameter(
+        "weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4
+    ),
+    Parameter("bias_variance", 0.05, "σ_b²", 0, 1e4),
+    Parameter("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
+    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
+    Parameter("networks", 3, "measured networks at each setting", 1, 50),
+    Parameter("seed", 0, "of the measured networks", 0, 2**31 - 1),
+    Parameter("sweep", "", "the .sqlite file of a sweep over weight_variance, to be shown instead", local=True),
 )
 PRESETS = (
     Preset("relu", "ReLU without biases", {"activation": "relu", "bias_variance": 0.0, "weight_variance": (1, 2, 3)}),
@@ -50,7 +52,7 @@ PRESETS = (
         {"activation": "sigmoid", "bias_variance": 0.0, "weight_variance": (1, 10, 50, 103.0, 200)},
     ),
 )
-DEPTH = Knob("depth", 20, "layers that are predicted", 1, 100_000, "layers")
+DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000, "layers")
 COLUMNS = (
     Column("weight_variance", help="σ_w²"),
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),
@@ -129,7 +131,7 @@ def _shown(s: Settings) -> Outcome:
 
 
 def measured_gain(
-    phi: str, found: FixedPoint, *, depth: int, width: int, networks: int, seed: int, start: float | None = None
+    phi: str, point: FixedPoint, *, depth: int, width: int, networks: int, seed: int, start: float | None = None
 ) -> float:
     """log10 of what one layer multiplies the squared error signal by, the mean over random networks, by the check.
 
@@ -146,15 +148,15 @@ def measured_gain(
 
     from unvanish.lab.activations import functions
 
-    q = start if start is not None else found.q if 0 < found.q < math.inf else _limit_start(found)
+    q = start if start is not None else point.q if 0 < point.q < math.inf else _limit_start(point)
     steps: list[float] = []
     for network in range(networks):
         generator = torch.Generator().manual_seed(seed * 1_000 + network)
         layers: list[nn.Module] = []
         for _ in range(depth):
             linear = nn.Linear(width, width)
-            nn.init.normal_(linear.weight, 0.0, math.sqrt(found.sigma_w2 / width), generator)
-            nn.init.normal_(linear.bias, 0.0, math.sqrt(found.sigma_b2), generator)
+            nn.init.normal_(linear.weight, 0.0, math.sqrt(point.sigma_w2 / width), generator)
+            nn.init.normal_(linear.bias, 0.0, math.sqrt(point.sigma_b2), generator)
             layers += [Apply(), linear]
         inputs = math.sqrt(q) * torch.randn(BATCH, width, generator=generator)
         aim = torch.randn(BATCH, width, generator=generator)
@@ -166,39 +168,39 @@ def measured_gain(
     return sum(steps) / len(steps)
 
 
-def _limit_start(found: FixedPoint) -> float:
+def _limit_start(point: FixedPoint) -> float:
     """Where to start a network whose variance has no rest: near 0 where it dies out, at 1 where it grows."""
-    return GROWING_START if found.q else COLLAPSED_START
+    return GROWING_START if point.q else COLLAPSED_START
 
 
-def _row(phi: Activation, found: FixedPoint, s: Settings) -> dict[str, Any]:
+def _row(phi: Activation, point: FixedPoint, s: Settings) -> dict[str, Any]:
     gain = None
     if s.width:
-        gain = measured_gain(phi.name, found, depth=s.depth, width=s.width, networks=s.networks, seed=s.seed)
-    return _values(phi, found, gain)
+        gain = measured_gain(phi.name, point, depth=s.depth, width=s.width, networks=s.networks, seed=s.seed)
+    return _values(phi, point, gain)
 
 
-def _values(phi: Activation, found: FixedPoint, gain: float | None) -> dict[str, Any]:
+def _values(phi: Activation, point: FixedPoint, gain: float | None) -> dict[str, Any]:
     """One row; ``gain``: log10 of what a layer of real networks multiplies the squared error signal by."""
     measured = None if gain is None else 10**gain
-    difference = 100 * (measured / found.chi1 - 1) if measured is not None and found.chi1 else None
+    difference = 100 * (measured / point.chi1 - 1) if measured is not None and point.chi1 else None
     values = (
-        found.sigma_w2, found.q, found.q_slope, found.chi1, measured, difference, found.depth_scale,
-        TRAINABLE * found.depth_scale, saturated_at(phi, found), phase_of(found),
+        point.sigma_w2, point.q, point.q_slope, point.chi1, measured, difference, point.depth_scale,
+        TRAINABLE * point.depth_scale, saturated_at(phi, point), phase_of(point),
     )  # fmt: skip
     return dict(zip((column.name for column in COLUMNS), values, strict=True))
 
 
-def saturated_at(phi: Activation, found: FixedPoint) -> float | None:
+def saturated_at(phi: Activation, point: FixedPoint) -> float | None:
     """The share of saturated pre-activations at a fixed point; None where the variance grows without end."""
-    return round(saturation(phi, max(found.q, 1e-12)), 6) if found.q < math.inf else None
+    return round(saturation(phi, max(point.q, 1e-12)), 6) if point.q < math.inf else None
 
 
-def phase_of(found: FixedPoint) -> str:
+def phase_of(point: FixedPoint) -> str:
     """ "vanishing", "critical" (within 1 %) or "exploding"; and whether the forward pass explodes."""
-    word = "vanishing" if found.chi1 < 1 else "exploding"
-    word = "critical" if abs(found.chi1 - 1) <= CRITICAL_WITHIN else word
-    return f"{word}, activations grow" if found.q == math.inf else word
+    word = "vanishing" if point.chi1 < 1 else "exploding"
+    word = "critical" if abs(point.chi1 - 1) <= CRITICAL_WITHIN else word
+    return f"{word}, activations grow" if point.q == math.inf else word
 
 
 def _sentence(s: Settings, phi: Activation, lines: tuple[Critical, ...]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 
 FLAT, STEEP = 0.001, 1.0
 """f(w₁, w₂) = 0.001 w₁² + w₂²; its second derivatives are 0.002 and 2."""
@@ -17,14 +17,14 @@ NEAR = 0.005
 """Share of the way that is left where a path is drawn to its end."""
 
 SETTINGS = (
-    Knob("w1", 1.0, "where the flat direction starts", -1e6, 1e6),
-    Knob("w2", 1.0, "where the steep direction starts", -1e6, 1e6),
-    Knob("rate", 0.5, "learning rate of gd, momentum and Adagrad", 1e-6, 10, log=True),
-    Knob("adaptive_rate", 0.01, "learning rate of RMSprop and Adam", 1e-6, 10, log=True),
-    Knob("momentum", 0.9, "share of the last step that momentum carries over", 0, 0.9999),
-    Knob("epsilon", 0.01, "the goal: a distance to the minimum", 1e-12, 1e3, log=True),
-    Knob("stop", 0.01, "a gradient norm at which one would stop", 1e-15, 1e6, log=True),
-    Knob("steps", 200_000, "steps at most", 1, 1_000_000, "steps", log=True),
+    Parameter("w1", 1.0, "where the flat direction starts", -1e6, 1e6),
+    Parameter("w2", 1.0, "where the steep direction starts", -1e6, 1e6),
+    Parameter("rate", 0.5, "learning rate of gd, momentum and Adagrad", 1e-6, 10, log=True),
+    Parameter("adaptive_rate", 0.01, "learning rate of RMSprop and Adam", 1e-6, 10, log=True),
+    Parameter("momentum", 0.9, "share of the last step that momentum carries over", 0, 0.9999),
+    Parameter("epsilon", 0.01, "the goal: a distance to the minimum", 1e-12, 1e3, log=True),
+    Parameter("stop", 0.01, "a gradient norm at which one would stop", 1e-15, 1e6, log=True),
+    Parameter("steps", 200_000, "steps at most", 1, 1_000_000, "steps", log=True),
 )
 PRESETS = (
     Preset("000", "Gradient descent at rate 0.5 from (1, 1)", {}, source="000"),

@@ -46,7 +46,7 @@ def _over_steps(given: Mapping[str, Any]) -> Rows:
 
 def _remedies(given: Mapping[str, Any]) -> Rows:
     columns = {"name": "name", "score": "score", "low": "low", "high": "high", "gain": "log10 gain"}
-    return [{said: row[key] for key, said in columns.items() if row.get(key) is not None} for row in given["rows"]]
+    return [{label: row[key] for key, label in columns.items() if row.get(key) is not None} for row in given["rows"]]
 
 
 def _curves(given: Mapping[str, Any]) -> Rows:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
-from unvanish.lab.knobs import nearest
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
+from unvanish.lab.parameters import nearest
 from unvanish.pipeline import diagnose
 from unvanish.population.batched import Design, Images, Tuned, chance, images, tuned
 from unvanish.population.threads import one_thread
@@ -37,7 +37,7 @@ class Remedy:
         return replace(self.design, hidden=hidden, width=width, skip=skip)
 
 
-def _of(activation: str = "Sigmoid", **more: Any) -> Design:
+def _of(activation: str = "sigmoid", **more: Any) -> Design:
     return Design(hidden=20, activation=activation, **more)
 
 
@@ -58,13 +58,13 @@ REMEDIES = (
     Remedy("residual × 1/√L", _of(skip=1.0), shrunk=True),
     Remedy("batch norm", _of(norm="batch")),
     Remedy("layer norm", _of(norm="layer")),
-    Remedy("tanh", _of("Tanh")),
-    Remedy("tanh, Xavier init", _of("Tanh", init="xavier")),
-    Remedy("tanh, critical init", _of("Tanh", init="critical")),
-    Remedy("ReLU", _of("ReLU")),
-    Remedy("ReLU, Xavier init", _of("ReLU", init="xavier")),
-    Remedy("ReLU, He init", _of("ReLU", init="he")),
-    Remedy("ReLU, He, residual × 1/√L", _of("ReLU", init="he", skip=1.0), shrunk=True),
+    Remedy("tanh", _of("tanh")),
+    Remedy("tanh, Xavier init", _of("tanh", init="xavier")),
+    Remedy("tanh, critical init", _of("tanh", init="critical")),
+    Remedy("ReLU", _of("relu")),
+    Remedy("ReLU, Xavier init", _of("relu", init="xavier")),
+    Remedy("ReLU, He init", _of("relu", init="he")),
+    Remedy("ReLU, He, residual × 1/√L", _of("relu", init="he", skip=1.0), shrunk=True),
 )
 HALF = (
     AS_IS, "Adagrad", "Adam", "Xavier init", "critical init", "centred init", "centred init, Adam",
@@ -79,19 +79,21 @@ HALF = (
     question="Which of the usual remedies lets a deep sigmoid network learn, each with its learning rate tuned alike?",
     sources=("004", "000"),
     settings=(
-        Knob("hidden", 20, "hidden layers", 2, 100, log=True),
-        Knob("width", 30, "units of each hidden layer", 4, 256, log=True),
-        Knob("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-        Knob(
+        Parameter("hidden", 20, "hidden layers", 2, 100, log=True),
+        Parameter("width", 30, "units of each hidden layer", 4, 256, log=True),
+        Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
+        Parameter(
             "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
         ),
-        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
-        Knob("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
-        Knob("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
-        Knob("rates", 7, "learning rates tried for each remedy, over three decades", 1, 31, quick=4),
-        Knob("quick", False, "150 steps and 4 rates at most, and half of the remedies"),
-        Knob("only", "", "names of remedies with semicolons between; empty: all of them"),
-        Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
+        Parameter(
+            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
+        ),
+        Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
+        Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        Parameter("rates", 7, "learning rates tried for each remedy, over three decades", 1, 31, quick=4),
+        Parameter("quick", False, "150 steps and 4 rates at most, and half of the remedies"),
+        Parameter("only", "", "names of remedies with semicolons between; empty: all of them"),
+        Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
     pace="long",
 )
@@ -151,11 +153,11 @@ COLUMNS = (
 def chosen(only: str, quick: bool = False) -> tuple[Remedy, ...]:
     """The remedies of these names, or all, or a telling half; UnvanishError for a name that there is not."""
     by_name = {remedy.name: remedy for remedy in REMEDIES}
-    asked = [name.strip() for name in only.split(";") if name.strip()]
-    for name in asked:
+    names = [name.strip() for name in only.split(";") if name.strip()]
+    for name in names:
         if name not in by_name:
             raise UnvanishError(f"lab remedies: there is no remedy {name!r}{nearest(name, tuple(by_name))}")
-    return tuple(by_name[name] for name in dict.fromkeys(asked)) or (
+    return tuple(by_name[name] for name in dict.fromkeys(names)) or (
         tuple(by_name[name] for name in HALF) if quick else REMEDIES
     )
 
@@ -202,7 +204,7 @@ def _sentence(rows: list[dict[str, Any]], s: Settings) -> str:
     words = {row["remedy"]: row["rescued"] for row in rows if row["remedy"] != SHALLOW}
     if not words:
         return "Nothing was trained to the end before it was stopped."
-    by_word = {word: [name for name, said in words.items() if said == word] for word in ("yes", "partly", "no")}
+    by_word = {word: [name for name, rescued in words.items() if rescued == word] for word in ("yes", "partly", "no")}
     saved, partly, lost = by_word["yes"], by_word["partly"], sorted(by_word["no"], key=_place)
     ways = f"Of {len(words)} ways" if len(words) > 1 else "Of one way"
     comes = f"{len(saved) or 'none'} come{'' if len(saved) > 1 else 's'}"
@@ -222,11 +224,11 @@ def _place(name: str) -> int:
 
 
 def _checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
-    found = {row["remedy"]: row["rescued"] for row in rows}
+    rescued = {row["remedy"]: row["rescued"] for row in rows}
     lost = (AS_IS, "Xavier init", "Adagrad", "residual, sigmoid last")
     for name, word in (*((name, "no") for name in lost), ("centred init", "yes")):
-        if name in found:
-            yield Check(f"{name}: rescued", word, found[name], found[name] == word)
+        if name in rescued:
+            yield Check(f"{name}: rescued", word, rescued[name], rescued[name] == word)
 
 
 def _drawing(rows: list[dict[str, Any]], best_constant: float, s: Settings) -> Drawing:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, Stopped, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.population.batched import Design
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
@@ -122,15 +122,17 @@ def norms(
     question="How large is the error signal of each layer while a digit classifier of 2 to 4 hidden layers learns?",
     sources=("001", "002"),
     settings=(
-        Knob("hidden", (2.0, 3.0, 4.0), "numbers of hidden layers, one network each", 2, 8, most=7),
-        Knob("epochs", 500, "steps of gradient descent, each on all images", 1, 5_000, log=True, quick=110),
-        Knob("images", 1_000, "how many digits to train on; more than 1,000 need a folder", 10, 70_000, log=True),
-        Knob("seeds", 10, "networks trained of each depth, from different weights", 1, 100, quick=3),
-        Knob("rate", 0.1, "learning rate", 1e-6, 100.0, log=True),
-        Knob("penalty", 5.0, "L2 penalty λ: rate · λ / images of each weight is taken away a step", 0.0, 1_000.0),
-        Knob("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
-        Knob("quick", False, "3 seeds and 110 epochs at most, whatever was set"),
-        Knob("seed", 0, "the first of the seeds", 0, 1_000_000),
+        Parameter("hidden", (2.0, 3.0, 4.0), "numbers of hidden layers, one network each", 2, 8, most=7),
+        Parameter("epochs", 500, "steps of gradient descent, each on all images", 1, 5_000, log=True, quick=110),
+        Parameter("images", 1_000, "how many digits to train on; more than 1,000 need a folder", 10, 70_000, log=True),
+        Parameter("seeds", 10, "networks trained of each depth, from different weights", 1, 100, quick=3),
+        Parameter("rate", 0.1, "learning rate", 1e-6, 100.0, log=True),
+        Parameter("penalty", 5.0, "L2 penalty λ: rate · λ / images of each weight is taken away a step", 0.0, 1_000.0),
+        Parameter(
+            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
+        ),
+        Parameter("quick", False, "3 seeds and 110 epochs at most, whatever was set"),
+        Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),
     pace="long",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Preset, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.records import UnvanishError
 from unvanish.theory import activations, chain
 from unvanish.theory.window import LEAST_WEIGHT, widest_window, window_width
@@ -25,14 +25,14 @@ REVERSED_SHARE = 1e-8
 SHOWN_STEPS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 SETTINGS = (
-    Knob("part", "scale", "what to look at", choices=PARTS),
-    Knob("depth", 20, "layers (growth: at most 6)", 2, 1_000, "layers", log=True),
-    Knob("weight", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0), "sizes of the weights", 0.001, 1_000),
-    Knob("chains", 2_000, "chains at each size (scale)", 10, 100_000, log=True),
-    Knob("centred", True, "biases −w/2, which keep a sigmoid at its steepest; else N(0, 1) (scale)"),
-    Knob("activation", "sigmoid", "φ (scale)", choices=activations()),
-    Knob("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, "steps", log=True),
-    Knob("seed", 0, "of the weights", 0, 2**31 - 1),
+    Parameter("part", "scale", "what to look at", choices=PARTS),
+    Parameter("depth", 20, "layers (growth: at most 6)", 2, 1_000, "layers", log=True),
+    Parameter("weight", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0), "sizes of the weights", 0.001, 1_000),
+    Parameter("chains", 2_000, "chains at each size (scale)", 10, 100_000, log=True),
+    Parameter("centred", True, "biases −w/2, which keep a sigmoid at its steepest; else N(0, 1) (scale)"),
+    Parameter("activation", "sigmoid", "φ (scale)", choices=activations()),
+    Parameter("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, "steps", log=True),
+    Parameter("seed", 0, "of the weights", 0, 2**31 - 1),
 )
 PRESETS = (
     Preset(

@@ -9,33 +9,37 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unvanish.lab import Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
+from unvanish.population.initialisations import scales, variances_of
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.theory import Activation, activation, activations
+from unvanish.theory.activations import CENTRED, centred_sigmoid
 from unvanish.theory.meanfield import critical, critical_with_bias, moments
+from unvanish.words.activations import BY_NAME
 from unvanish.words.numbers import exactly
 
-AS_REPORTED, CENTRED = "as reported", "centred sigmoid"
+AS_REPORTED = "as reported"
 INITIALISATIONS = ("torch default", "lecun", "xavier", "he", "orthogonal", "critical")
 RESIDUALS = ("none", "plain", "scaled")
 FEWEST_Q, LARGEST_Q = 1e-12, 1e12
 """Beyond these variances an activation is its slope at 0, or its outer slopes, and nothing changes any more."""
 EXAMPLE = "sigmoid-20"
-TORCH_NAMES = {"leaky_relu": "leaky_relu_0.01", "prelu": "leaky_relu_0.2", "hardtanh": "hardtanh", "swish": "silu"}
+SIMILAR = {"prelu": "leaky_relu_0.2", "swish": "silu"}
+"""What the theory has in place of calls that it does not have by name."""
 
 SETTINGS = (
-    Knob(
+    Parameter(
         "report", "", "a report that was saved as .json; none: the zoo's network sigmoid-20, checked here", local=True
     ),
-    Knob("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
-    Knob(
+    Parameter("activation", "tanh", "φ of every layer", choices=(AS_REPORTED, CENTRED, *activations())),
+    Parameter(
         "initialisation",
         "critical",
         "variances of weights and biases; critical: those that hold the gradient",
         choices=INITIALISATIONS,
     ),
-    Knob(
+    Parameter(
         "residual",
         "none",
         "plain: each layer adds what entered it; scaled: with its branch times 1/√L",
@@ -102,10 +106,11 @@ def what_if(report: Report, s: Settings, progress: Progress) -> Outcome:
 
 def variances(name: str, phi: Activation, fan_in: int) -> tuple[float, float]:
     """σ_w² and σ_b² of an initialisation; UnvanishError where the activation has no critical one."""
-    if name == "torch default":
-        return 1 / 3, 1 / (3 * fan_in)
+    if name in ("lecun", "orthogonal"):
+        return 1.0, 0.0
     if name != "critical":
-        return {"lecun": 1.0, "xavier": 1.0, "orthogonal": 1.0, "he": 2.0}[name], 0.0
+        init = "default" if name == "torch default" else name
+        return variances_of(init, scales(init, phi.name, fan_in, fan_in), fan_in, fan_in)
     one = critical(phi, 1.0)
     roots = [one] if one.feasible else list(critical_with_bias(phi, 0.0))
     if not roots:
@@ -161,27 +166,16 @@ def _step(slopes: Sequence[float], at: int, sigma_w2: float, depth: int, scale: 
     return 0.5 * math.log10(squared) if squared > 0 else -math.inf
 
 
-def centred_sigmoid() -> Activation:
-    """4(σ(x) − ½) = 2 tanh(x/2): a sigmoid through the origin with slope one there."""
-    tanh = activation("tanh")
-    return Activation(
-        CENTRED,
-        lambda x: 2 * tanh.phi(x / 2),
-        lambda x: tanh.slope(x / 2),
-        lambda x: 2 * math.tanh(x / 2),
-    )
-
-
 def _activation(name: str, report: Report) -> Activation:
     if name == CENTRED:
         return centred_sigmoid()
     if name != AS_REPORTED:
         return activation(name)
     called = Counter(call.name.rstrip("_") for call in report.calls if call.role == "slopes")
-    for found, _ in called.most_common():
-        own = TORCH_NAMES.get(found, found)
-        if own in activations():
-            return activation(own)
+    for call, _ in called.most_common():
+        known = BY_NAME.get(SIMILAR.get(call, call))
+        if known and known.formula:
+            return activation(known.name)
     raise UnvanishError(
         f"lab whatif: the report names {', '.join(called) or 'no activation'}, which the theory does not have; choose"
         f" an activation: {', '.join(activations())}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unvanish.lab import Check, Column, Drawing, Knob, Outcome, Progress, Settings, experiment
+from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
+from unvanish.population.elementwise import module_of
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import activation
@@ -19,11 +20,11 @@ FITTED_FROM, FITTED_NETWORKS = 4, 10
 """Fewer widths, or networks, than this give no power worth checking."""
 
 SETTINGS = (
-    Knob("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
-    Knob("depth", 4, "layers, the output's among them", 2, 30, "layers"),
-    Knob("activation", "tanh", "φ", choices=PHIS),
-    Knob("networks", 12, "networks of each width", 1, 200),
-    Knob("seed", 0, "of the networks and the data", 0, 2**31 - 1),
+    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
+    Parameter("depth", 4, "layers, the output's among them", 2, 30, "layers"),
+    Parameter("activation", "tanh", "φ", choices=PHIS),
+    Parameter("networks", 12, "networks of each width", 1, 200),
+    Parameter("seed", 0, "of the networks and the data", 0, 2**31 - 1),
 )
 COLUMNS = (
     Column("width", "units"),
@@ -101,14 +102,13 @@ def _problem(width: int, s: Settings, network: int) -> Any:
     from unvanish import Problem
 
     generator = torch.Generator().manual_seed(1_000 * s.seed + network)
-    kind = {"tanh": nn.Tanh, "relu": nn.ReLU}[s.activation]
     variance = critical(activation(s.activation), 1.0).sigma_w2
     layers: list[nn.Module] = []
     for place in range(s.depth):
         inputs, outputs = width if place else INPUTS, 1 if place == s.depth - 1 else width
         linear = nn.Linear(inputs, outputs, bias=False)
         nn.init.normal_(linear.weight, 0.0, math.sqrt((variance if place else 1.0) / inputs), generator)
-        layers += [linear, kind()] if place < s.depth - 1 else [linear]
+        layers += [linear, module_of(s.activation)] if place < s.depth - 1 else [linear]
     data = torch.randn(BATCH, INPUTS, generator=generator)
     targets = torch.randn(BATCH, 1, generator=generator)
     return Problem(nn.Sequential(*layers), data, targets, nn.functional.mse_loss)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -15,15 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
 
+from unvanish.population.elementwise import module_of
+from unvanish.population.initialisations import KINDS, centres, centring_bias, scales
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Optimizer = Callable[..., torch.optim.Optimizer]
-Init = Callable[[nn.Linear, bool, torch.Generator], None]
 EVERY = 10  # steps between two reports of progress
-CRITICAL_BIAS = {"Sigmoid": 0.0, "Tanh": 0.05}
-"""σ_b² of the critical initialisation; a sigmoid has one with zero bias (at q = 45.6) and none at small variances."""
 OPTIMIZERS: dict[str, tuple[Optimizer, float]] = {
     "SGD": (torch.optim.SGD, 0.01),
     "momentum": (partial(torch.optim.SGD, momentum=0.9), 0.001),
@@ -43,7 +42,7 @@ class Block(nn.Module):
         super().__init__()
         self.linear = nn.Linear(fan_in, fan_out)
         self.norm = NORMS[norm](fan_out)
-        self.activation: nn.Module = getattr(nn, activation)()
+        self.activation = module_of(activation)
         self.skip = skip
         self.after = after
 
@@ -76,7 +75,7 @@ class Design:
 
     hidden: int
     width: int = 30
-    activation: str = "Sigmoid"
+    activation: str = "sigmoid"
     init: str = "default"
     norm: str = ""
     skip: float = 0.0
@@ -96,64 +95,26 @@ class Design:
 
 @torch.no_grad()
 def initialise(network: nn.Sequential, init: str, activation: str) -> None:
-    """Draw all weights and biases of a ``Design`` anew from torch's generator; "default" leaves torch's own.
-
-    xavier: uniform with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). he: normal, 2 / fan in (He et al.
-    2015). critical: normal, variances (σ_w² / fan in, σ_b²) where χ₁ = 1 (Schoenholz et al. 2017). centred: orthogonal
-    W₀ and zero bias; a layer fed by a sigmoid gets W = 4 W₀, b = −½ Σⱼ Wᵢⱼ, which makes the network the same function
-    as one of 4 (σ(z) − ½) with weights W₀. normal: weights N(0, 1/fan in), biases N(0, 1), as in Nielsen's book.
-    """
+    """Draw all weights and biases of a ``Design`` anew from torch's generator; "default" leaves torch's own."""
     for place, linear in enumerate(m for m in network.modules() if isinstance(m, nn.Linear)):
-        INITS[init](linear, place > 0, activation)
+        if init != "default":
+            _draw(linear, init, activation, first=not place)
 
 
-def _default(linear: nn.Linear, inside: bool, activation: str) -> None:
-    pass
-
-
-def _xavier(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-
-
-def _he(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.kaiming_normal_(linear.weight)
-    nn.init.zeros_(linear.bias)
-
-
-def _normal(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
-    nn.init.normal_(linear.bias)
-
-
-def _critical(linear: nn.Linear, inside: bool, activation: str) -> None:
-    weight_variance, bias_variance = critical_variances(activation) if inside else (1.0, 0.0)
-    nn.init.normal_(linear.weight, std=math.sqrt(weight_variance / linear.in_features))
-    nn.init.normal_(linear.bias, std=math.sqrt(bias_variance))
-
-
-@cache
-def critical_variances(activation: str) -> tuple[float, float]:
-    """(σ_w², σ_b²) of a critical initialisation, by ``unvanish.theory``: χ₁ = 1 at a variance that repeats itself."""
-    from unvanish.theory import activation as known
-    from unvanish.theory.meanfield import critical, critical_with_bias
-
-    phi = known(activation.lower())
-    points = critical_with_bias(phi, CRITICAL_BIAS.get(activation, 0.0)) or (critical(phi, 1.0),)
-    return points[0].sigma_w2, max(0.0, points[0].sigma_b2)
-
-
-def _centred(linear: nn.Linear, inside: bool, activation: str) -> None:
-    nn.init.orthogonal_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    if inside and activation == "Sigmoid":
-        linear.weight.mul_(4.0)
-        linear.bias.copy_(-linear.weight.sum(1) / 2)
-
-
-INITS = {
-    "default": _default, "xavier": _xavier, "he": _he, "normal": _normal, "critical": _critical, "centred": _centred,
-}  # fmt: skip
+def _draw(linear: nn.Linear, init: str, activation: str, first: bool) -> None:
+    weight, bias = scales(init, activation, linear.out_features, linear.in_features, first)
+    if KINDS[init] == "uniform":
+        nn.init.uniform_(linear.weight, -weight, weight)
+    elif KINDS[init] == "normal":
+        nn.init.normal_(linear.weight, std=weight)
+    else:
+        nn.init.orthogonal_(linear.weight, gain=weight)
+    if centres(init, activation) and not first:
+        linear.bias.copy_(centring_bias(linear.weight))
+    elif init in ("normal", "critical"):  # drawn even where all are zero, so that σ_b² does not move the other draws
+        nn.init.normal_(linear.bias, std=bias)
+    else:
+        nn.init.zeros_(linear.bias)
 
 
 class Population:
@@ -202,8 +163,8 @@ class Population:
     def gradients(self, inputs: Tensor, targets: Tensor, loss_fn: Loss) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (count,) and each network's own gradient, by name, stacked like the parameters."""
         losses = vmap(loss_fn, in_dims=(0, None))(self.outputs(inputs), targets)
-        found = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        return losses.detach(), dict(zip(self.parameters, found, strict=True))
+        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        return losses.detach(), dict(zip(self.parameters, grads, strict=True))
 
     @torch.no_grad()
     def accuracy(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -296,9 +257,9 @@ def _small_digits(count: int) -> tuple[Tensor, Tensor]:
         raise UnvanishError(
             "the set 'digits' is scikit-learn's and scikit-learn is not installed: install it, or take data=mnist"
         ) from None
-    found: Any = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[:count]
-    return torch.tensor(found.data, dtype=torch.float32)[order] / 16, torch.tensor(found.target)[order]
+    digits: Any = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))[:count]
+    return torch.tensor(digits.data, dtype=torch.float32)[order] / 16, torch.tensor(digits.target)[order]
 
 
 @dataclass(frozen=True)

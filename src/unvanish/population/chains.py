@@ -40,20 +40,20 @@ def flows(shape: Shape, variances: Array, seeds: Sequence[int]) -> Flows:
     result: list[Any] = [np.empty((points, number), bool if at == 4 else float) for at in range(5)]
     some = min(number, TOGETHER, max(1, DRAWN // (shape.depth + 2)))
     for start in range(0, number, some):
-        own = list(seeds[start : start + some])
-        unit, inputs = _draws(shape, own)
-        at_once = max(1, TOGETHER // len(own))
+        chunk = list(seeds[start : start + some])
+        unit, inputs = _draws(shape, chunk)
+        at_once = max(1, TOGETHER // len(chunk))
         for first in range(0, points, at_once):
             chosen = slice(first, first + at_once)
-            found = _measure(shape, variances[:, chosen], unit, inputs)
-            for table, values in zip(result, found, strict=True):
+            measured = _measure(shape, variances[:, chosen], unit, inputs)
+            for table, values in zip(result, measured, strict=True):
                 table[chosen, start : start + some] = values
     return Flows(*result)
 
 
 def _draws(shape: Shape, seeds: Sequence[int]) -> tuple[Array, Array]:
     """Unit weights and biases, (layers, 2, seeds), and the inputs, (seeds,)."""
-    found = np.empty((shape.depth + 2, 2, len(seeds)))
+    drawn = np.empty((shape.depth + 2, 2, len(seeds)))
     at = 0
     while at < len(seeds):
         block, column = divmod(seeds[at], draws.BLOCK)
@@ -61,9 +61,9 @@ def _draws(shape: Shape, seeds: Sequence[int]) -> tuple[Array, Array]:
         while at + count < len(seeds) and column + count < draws.BLOCK and seeds[at + count] == seeds[at] + count:
             count += 1
         numbers = draws.chains(shape.kind, block, shape.depth + 1)[: shape.depth + 2]
-        found[:, :, at : at + count] = numbers[:, :, column : column + count]
+        drawn[:, :, at : at + count] = numbers[:, :, column : column + count]
         at += count
-    return found[1:], found[0, 0]
+    return drawn[1:], drawn[0, 0]
 
 
 @dataclass
@@ -98,7 +98,7 @@ def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tupl
     of what the earlier transmits over what the later does; the largest rise is that over pairs of sensitivities.
     """
     walk = _Walk((variances.shape[1], len(inputs)))
-    phi = activation(ACTIVATIONS[shape.activation][1])
+    phi = activation(ACTIVATIONS[shape.activation].name)
     here: Array = np.broadcast_to(inputs, walk.size)
     slope: Any = None
     before: Any = None
@@ -157,18 +157,18 @@ class _Walk:
     def layer(self, entering: Array, weight: Array, bias: Array) -> None:
         """What a layer's weight and bias make of its z, with the sizes they have and no less than natural ones."""
         entering = entering * entering
-        own = entering * weight
-        own += bias
+        product = entering * weight
+        product += bias
         full = np.maximum(weight, NATURAL_WEIGHT, out=weight)
         full *= entering
         full += np.maximum(bias, NATURAL_BIAS, out=bias)
         if not self.begun:
             self.begun, self.first = True, full
-            self.least.number, self.most.number = full.copy(), own.copy()
+            self.least.number, self.most.number = full.copy(), product.copy()
         else:
             np.minimum(self.least.number, full * self.least.one, out=self.least.number)
-            np.maximum(self.most.number, own * self.most.one, out=self.most.number)
-        np.minimum(self.low, np.divide(self.least.number, own, out=own), out=self.low)
+            np.maximum(self.most.number, product * self.most.one, out=self.most.number)
+        np.minimum(self.low, np.divide(self.least.number, product, out=product), out=self.low)
 
     def settle(self) -> None:
         """Bring every number back to size, and note what its extremes have been."""
@@ -184,8 +184,8 @@ class _Walk:
         dead = ratio == -np.inf
         sent = np.minimum(0.0, np.log2(self.first) + ratio - self.most.log2)
         finite = np.isfinite(self.total) & ~np.isnan(ratio) & (ratio < np.inf)
-        found = (ratio, *(np.where(dead, -np.inf, each) for each in (sent, self.lowest)), self.highest)
-        return (*(HALF_LOG10_2 * each for each in found), finite)
+        results = (ratio, *(np.where(dead, -np.inf, each) for each in (sent, self.lowest)), self.highest)
+        return (*(HALF_LOG10_2 * each for each in results), finite)
 
 
 def _activated(phi: Activation, z: Array) -> tuple[Array, Array]:

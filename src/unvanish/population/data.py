@@ -20,10 +20,10 @@ def load(name: str) -> Images:
     if name in ("mnist", "digits"):
         return images(name)
     path, _, called = name.rpartition(":")
-    found = call(function(path, called), f"{called}() of {path}")
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise UnvanishError(f"{called}() of {path} returned a {type(found).__name__}; it must return (inputs, labels)")
-    inputs, labels = torch.as_tensor(found[0]).float().flatten(1), torch.as_tensor(found[1]).long()
+    loaded = call(function(path, called), f"{called}() of {path}")
+    if not isinstance(loaded, tuple) or len(loaded) != 2:
+        raise UnvanishError(f"{called}() of {path} returned a {type(loaded).__name__}; it must return (inputs, labels)")
+    inputs, labels = torch.as_tensor(loaded[0]).float().flatten(1), torch.as_tensor(loaded[1]).long()
     if labels.ndim != 1 or len(labels) != len(inputs) or len(labels) < 10 or int(labels.min()) < 0:
         raise UnvanishError(
             f"{called}() of {path} returned inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)}; there must"

@@ -53,17 +53,17 @@ def layer(kind: str, seed: int, place: int, fan_out: int, fan_in: int) -> tuple[
         return _kept[key]
     if fan_in == fan_out == 1:
         numbers = chains(kind, seed // BLOCK, place + 1)[place + 1, :, seed % BLOCK]
-        found = (numbers[:1].reshape(1, 1), numbers[1:])
+        drawn = (numbers[:1].reshape(1, 1), numbers[1:])
     else:
         generator = _generator(seed, place)
         weights = _unit(kind, (fan_out, fan_in), generator)
-        found = (weights.numpy(), _unit(kind, (fan_out,), generator).numpy())
-    _kept[key] = found
-    _bytes[0] += found[0].nbytes
+        drawn = (weights.numpy(), _unit(kind, (fan_out,), generator).numpy())
+    _kept[key] = drawn
+    _bytes[0] += drawn[0].nbytes
     while _bytes[0] > KEPT and len(_kept) > 1:
         _, (weights, _) = _kept.popitem(last=False)
         _bytes[0] -= weights.nbytes
-    return found
+    return drawn
 
 
 def forget() -> None:
@@ -101,7 +101,7 @@ def inputs(seeds: Sequence[int], batch: int, width: int) -> Floats:
 def cotangents(seeds: Sequence[int], batch: int, outputs: int) -> Floats:
     """What the outputs are asked to do, (seeds, batch, outputs): the numbers that diagnose(…, seed=seed) draws."""
     drawn = [torch.randn((batch, outputs), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    found = torch.stack(drawn)
+    stacked = torch.stack(drawn)
     if batch * outputs <= 8:
-        found = torch.where(found < 0, -1.0, 1.0)
-    return found.numpy()
+        stacked = torch.where(stacked < 0, -1.0, 1.0)
+    return stacked.numpy()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 from unvanish.population.draws import Floats
-from unvanish.population.names import ACTIVATIONS
+from unvanish.words.activations import BY_NAME
 
 Back = Callable[[Floats], Floats]
 EPS = 1e-5
@@ -31,13 +32,19 @@ def activate(name: str, z: Floats) -> tuple[Floats, Back]:
         return np.maximum(z, 0), lambda g: g * (z > 0)
     if name == "identity":
         return z, lambda g: g
-    return _by_torch(ACTIVATIONS[name][0], z)
+    return _by_torch(name, z)
+
+
+def module_of(name: str) -> nn.Module:
+    """torch's module of an activation of a grid, or of the table of activations."""
+    known = BY_NAME[name]
+    return getattr(nn, known.module)(*known.arguments, **dict(known.options))
 
 
 def _by_torch(name: str, z: Floats) -> tuple[Floats, Back]:
     here = torch.from_numpy(z).requires_grad_()
     with torch.enable_grad():
-        value = getattr(torch.nn, name)()(here)
+        value = module_of(name)(here)
 
     def back(g: Floats) -> Floats:
         return torch.autograd.grad(value, here, torch.from_numpy(np.ascontiguousarray(g)))[0].numpy()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unvanish.population import draws
 from unvanish.population.batched import Block, Design
-from unvanish.population.names import ACTIVATIONS
+from unvanish.population.initialisations import centring_bias
 from unvanish.population.shape import Shape, numbers_of, shape_of
 
 
@@ -39,10 +39,9 @@ def build(shape: Shape, variances: Any, skip: float, seed: int) -> nn.Sequential
 
 def skeleton(shape: Shape, skip: float) -> nn.Sequential:
     """The module without storage, on torch's "meta" device."""
-    named = ACTIVATIONS[shape.activation][0]
-    design = Design(shape.depth, shape.width, named, "default", shape.norm, skip)
+    design = Design(shape.depth, shape.width, shape.activation, "default", shape.norm, skip)
     with torch.device("meta"):
-        first = Block(shape.inputs, shape.width, named, shape.norm)
+        first = Block(shape.inputs, shape.width, shape.activation, shape.norm)
         rest = [
             Block(shape.width, shape.width, design.activation, design.norm, design.skip) for _ in range(shape.depth - 1)
         ]
@@ -51,13 +50,13 @@ def skeleton(shape: Shape, skip: float) -> nn.Sequential:
 
 def parameters(shape: Shape, variances: Any, seed: int) -> list[Tensor]:
     """Weights and biases in the order of the module's parameters, with the gains and shifts of its normalisers."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for place in range(shape.depth + 1):
         weights, biases = draws.layer(shape.kind, seed, place, *shape.fans(place))
         by_weight, by_bias = (np.float32(scale[0]) for scale in shape.scales(place, variances))
         scaled = weights * by_weight
-        shift = -scaled.sum(1) / 2 if shape.centred and place else biases * by_bias
-        found += [torch.from_numpy(scaled), torch.from_numpy(shift)]
+        shift = centring_bias(scaled) if shape.centred and place else biases * by_bias
+        tensors += [torch.from_numpy(scaled), torch.from_numpy(shift)]
         if shape.norm and place < shape.depth:
-            found += [torch.ones(shape.width), torch.zeros(shape.width)]
-    return found
+            tensors += [torch.ones(shape.width), torch.zeros(shape.width)]
+    return tensors

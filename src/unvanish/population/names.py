@@ -8,27 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "sigmoid": ("Sigmoid", "sigmoid"),
-    "tanh": ("Tanh", "tanh"),
-    "relu": ("ReLU", "relu"),
-    "leaky_relu": ("LeakyReLU", "leaky_relu_0.01"),
-    "elu": ("ELU", "elu"),
-    "selu": ("SELU", "selu"),
-    "gelu": ("GELU", "gelu"),
-    "silu": ("SiLU", "silu"),
-    "mish": ("Mish", "mish"),
-    "softplus": ("Softplus", "softplus"),
-    "softsign": ("Softsign", "softsign"),
-    "hardtanh": ("Hardtanh", "hardtanh"),
-    "hardswish": ("Hardswish", "hardswish"),
-    "hardsigmoid": ("Hardsigmoid", "hardsigmoid"),
-    "identity": ("Identity", "identity"),
+from unvanish.population.initialisations import KINDS, VARIANCES
+from unvanish.words.activations import BY_NAME, ENTRIES
+
+ACTIVATIONS = {
+    (each.call if BY_NAME[each.call] is each else each.name): each for each in ENTRIES if each.module and each.formula
 }
-"""Name in a grid -> torch's class and the name in unvanish.theory."""
-VARIANCES = ("gaussian", "orthogonal")
-"""Initialisations that take weight_variance and bias_variance; the others set both themselves."""
-INITS = ("default", "xavier", "he", "normal", "critical", "centred", *VARIANCES)
+"""By its name in a grid, which is torch's for what torch does where nothing is said: leaky_relu, leaky_relu_0.2."""
 NORMS = {"none": "", "batch": "batch", "layer": "layer"}
 OPTIMIZERS = {"sgd": "SGD", "momentum": "momentum", "adagrad": "Adagrad", "rmsprop": "RMSprop", "adam": "Adam"}
 BY_DEPTH = "1/sqrt(depth)"
@@ -69,7 +55,7 @@ NAMES: dict[str, Name] = {
     "activation": _words(ACTIVATIONS, "tanh"),
     "weight_variance": Name("a number above 0 (σ_w²: fan-in times the variance)", _number(0.0, True), None),
     "bias_variance": Name("a number, 0 or more (σ_b²)", _number(0.0), 0.0),
-    "init": _words(INITS, "default"),
+    "init": _words(KINDS, "default"),
     "norm": _words(NORMS, "none"),
     "skip": Name(
         f'a number, 0 or more (the factor of each residual branch; 0: none), or "{BY_DEPTH}"',

@@ -33,11 +33,11 @@ def nested(grid: Grid) -> tuple[Axis, ...]:
 
 
 def _combined(grid: Grid, number: int) -> Point:
-    found: Point = {}
+    point: Point = {}
     for axis in reversed(nested(grid)):
         number, at = divmod(number, len(axis.values))
-        found[axis.name] = axis.values[at]
-    return {name: found[name] for name in grid.names}
+        point[axis.name] = axis.values[at]
+    return {name: point[name] for name in grid.names}
 
 
 def _random(grid: Grid, start: int, stop: int) -> Iterator[list[float]]:

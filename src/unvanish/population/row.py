@@ -14,5 +14,5 @@ Row = tuple[Any, ...]
 
 def failed(error: BaseException | str) -> Row:
     """The row of a point that raised."""
-    said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return (*[None] * (len(RESULTS) - 1), said.strip() or "it failed")
+    message = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return (*[None] * (len(RESULTS) - 1), message.strip() or "it failed")

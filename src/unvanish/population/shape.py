@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unvanish.population.batched import critical_variances
-from unvanish.population.names import ACTIVATIONS, NAMES, NORMS, VARIANCES, scale_of_skip
+from unvanish.population.initialisations import KINDS, VARIANCES, centres, scales, variances_of
+from unvanish.population.names import NAMES, NORMS, scale_of_skip
 
 Array = NDArray[np.float64]
 OUTPUTS = 10
 """Units of the last layer where there are no data to say how many; a narrower network has as many as it is wide."""
 BATCH = 16
 """Samples where nothing is said; a chain of one unit a layer has one."""
-KINDS = {
-    "default": "uniform", "xavier": "uniform", "he": "normal", "normal": "normal", "critical": "normal",
-    "centred": "orthogonal", "gaussian": "normal", "orthogonal": "orthogonal",
-}  # fmt: skip
-"""What the weights of an initialisation are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Shape:
     @property
     def centred(self) -> bool:
         """Whether layers fed by a sigmoid take its middle, ½, away."""
-        return self.init == "centred" and self.activation == "sigmoid"
+        return centres(self.init, self.activation)
 
     def fans(self, place: int) -> tuple[int, int]:
         """Fan out and fan in of a layer; ``place`` 0 is the first, ``depth`` the linear one at the end."""
@@ -61,32 +55,15 @@ class Shape:
     def scales(self, place: int, variances: Array) -> tuple[Array, Array]:
         """What unit weights and biases are multiplied by in each network, (P,) each; ``variances``: (2, P)."""
         fan_out, fan_in = self.fans(place)
-        one = np.ones(variances.shape[1])
-        none = np.zeros(variances.shape[1])
         if self.init in VARIANCES:
             fan = 1 if self.init == "orthogonal" else fan_in
             return np.sqrt(variances[0] / fan), np.sqrt(variances[1])
-        if self.init == "default":
-            return one / math.sqrt(fan_in), one / math.sqrt(fan_in)
-        if self.init == "xavier":
-            return one * math.sqrt(6 / (fan_in + fan_out)), none
-        if self.init == "he":
-            return one * math.sqrt(2 / fan_in), none
-        if self.init == "normal":
-            return one / math.sqrt(fan_in), one
-        if self.init == "centred":
-            return one * (4.0 if self.centred and place else 1.0), none
-        named = ACTIVATIONS[self.activation][0]
-        weight, bias = critical_variances(named) if place else (1.0, 0.0)
-        return one * math.sqrt(weight / fan_in), one * math.sqrt(bias)
+        weight, bias = scales(self.init, self.activation, fan_out, fan_in, first=not place)
+        return np.full(variances.shape[1], weight), np.full(variances.shape[1], bias)
 
     def variances(self, place: int, given: Array) -> tuple[Array, Array]:
         """σ_w² (fan-in times the variance of a weight) and σ_b² of a layer, (P,) each."""
-        fan_out, fan_in = self.fans(place)
-        weights, biases = self.scales(place, given)
-        unit = {"normal": 1.0, "uniform": 1 / 3, "orthogonal": 1 / max(fan_in, fan_out)}[self.kind]
-        of_bias = 1 / 3 if self.kind == "uniform" else 1.0
-        return weights**2 * unit * fan_in, biases**2 * of_bias
+        return variances_of(self.init, self.scales(place, given), *self.fans(place))
 
     @property
     def cost(self) -> float:

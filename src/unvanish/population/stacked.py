@@ -53,13 +53,13 @@ def flows(shape: Shape, variances: Array, skip: Array, seeds: Sequence[int], dat
     """
     points, number = variances.shape[1], len(seeds)
     result: list[Any] = [np.empty((points, number), bool if at == 4 else float) for at in range(5)]
-    for own in _pieces(number, _seeds_at_once(shape)):
-        chosen = [seeds[at] for at in range(own.start, own.stop)]
+    for block in _pieces(number, _seeds_at_once(shape)):
+        chosen = [seeds[at] for at in range(block.start, block.stop)]
         chunk = _Chunk(shape, chosen, data)
         for some in _pieces(points, _points_at_once(shape, len(chosen))):
-            found = chunk.measure(variances[:, some], skip[some])
-            for table, values in zip(result, found, strict=True):
-                table[some, own] = values.T
+            measured = chunk.measure(variances[:, some], skip[some])
+            for table, values in zip(result, measured, strict=True):
+                table[some, block] = values.T
     return Flows(*result)
 
 
@@ -253,22 +253,22 @@ class _Walk:
         fan_out, fan_in = self.shape.fans(place)
         to_weights = self._of_weights(g, layer.entering)
         to_biases = np.linalg.norm(g.sum(-2, dtype=np.float64), axis=-1)
-        own = np.linalg.norm(weights.astype(np.float64), axis=(-2, -1))[:, None] * layer.scales[0]
+        weight_norms = np.linalg.norm(weights.astype(np.float64), axis=(-2, -1))[:, None] * layer.scales[0]
         bias = np.linalg.norm(biases.astype(np.float64), axis=-1)[:, None] * layer.scales[1]
         if self.shape.centred and place:
             bias = np.linalg.norm(weights.sum(-1), axis=-1)[:, None] * layer.scales[0] / 2
         natural = np.sqrt(fan_out / 3), np.sqrt(fan_out) * 0.1
-        full = np.hypot(to_weights * np.maximum(own, natural[0]), to_biases * np.maximum(bias, natural[1]))
-        self._compare(np.hypot(to_weights * own, to_biases * bias), full, fan_out * (fan_in + 1))
+        full = np.hypot(to_weights * np.maximum(weight_norms, natural[0]), to_biases * np.maximum(bias, natural[1]))
+        self._compare(np.hypot(to_weights * weight_norms, to_biases * bias), full, fan_out * (fan_in + 1))
 
     def _of_weights(self, g: Floats, entering: Floats) -> Array:
         """‖gᵀ x‖ of every network; from products of samples where there are few of them."""
         samples = self.shape.batch
         if 2 * samples <= min(g.shape[-1], entering.shape[-1]):
             pairs = np.matmul(g, g.swapaxes(-1, -2)) * np.matmul(entering, entering.swapaxes(-1, -2))
-            found = np.sqrt(np.maximum(pairs.sum((-2, -1), dtype=np.float64), 0.0))
-            if np.isfinite(found).all() and (found > 1e-15).all():
-                return found
+            norms = np.sqrt(np.maximum(pairs.sum((-2, -1), dtype=np.float64), 0.0))
+            if np.isfinite(norms).all() and (norms > 1e-15).all():
+                return norms
         return _norm(np.matmul(g.swapaxes(-1, -2), entering))
 
     def _gains(self, unit: Floats, g: Floats) -> None:
@@ -279,10 +279,10 @@ class _Walk:
         root = np.sqrt(width)
         self._compare(to_gains * root, np.hypot(to_gains * root, to_shifts * root * 0.1), 2 * width)
 
-    def _compare(self, own: Array, full: Array, numel: int) -> None:
+    def _compare(self, transmitted: Array, full: Array, numel: int) -> None:
         """T_rel: against the best of the layers after it and itself, by norm and per parameter; the larger counts."""
         half = 0.5 * np.log10(numel)
-        one, mine = self.size + _log10(own), self.size + _log10(full)
+        one, mine = self.size + _log10(transmitted), self.size + _log10(full)
         self.best = np.maximum(self.best, np.stack([one, one - half]))
         by_norm = mine - np.maximum(mine, self.best[0])
         by_rms = mine - half - np.maximum(mine - half, self.best[1])

@@ -111,9 +111,9 @@ def read(path: Path, grid: Grid, query: str = "", values: Sequence[Any] = ()) ->
         cursor = base.execute(f"SELECT {named} FROM results {query} ORDER BY point, seed", values)
         while some := cursor.fetchmany(FETCHED):
             for row in some:
-                found = dict(zip(columns, row, strict=True))
-                head = {"point": found.pop("point"), "seed": found.pop("seed")}
-                yield {**head, **grid.fixed, **found}
+                record = dict(zip(columns, row, strict=True))
+                head = {"point": record.pop("point"), "seed": record.pop("seed")}
+                yield {**head, **grid.fixed, **record}
     finally:
         base.close()
 
@@ -186,9 +186,9 @@ def column_kinds(grid: Grid) -> dict[str, str]:
     """What every column of a row holds: "int", "float" or "text". A setting with words among its values is text."""
     settings = {name: (value,) for name, value in grid.fixed.items()}
     settings |= {axis.name: axis.values or (0 if axis.whole else 0.5,) for axis in grid.axes}
-    found = {"point": "int", "seed": "int"}
+    kinds = {"point": "int", "seed": "int"}
     for name, values in settings.items():
         whole = all(isinstance(value, int) for value in values)
-        found[name] = "int" if whole else "text" if any(isinstance(v, str) for v in values) else "float"
+        kinds[name] = "int" if whole else "text" if any(isinstance(v, str) for v in values) else "float"
     texts = ("verdict", "log10_speeds", "error")
-    return {**found, **{name: "text" if name in texts else "float" for name in RESULTS}}
+    return {**kinds, **{name: "text" if name in texts else "float" for name in RESULTS}}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unvanish.population.grid import Axis, Grid, described
-from unvanish.population.names import ACTIVATIONS, VARIANCES
+from unvanish.population.initialisations import VARIANCES
+from unvanish.population.names import ACTIVATIONS
 from unvanish.records import UnvanishError
 from unvanish.words.numbers import times
 
@@ -35,10 +36,10 @@ def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     count = f"{grid.points:,} point{'s' * (grid.points != 1)} × {grid.seeds} seed{'s' * (grid.seeds != 1)}"
     varied = "; ".join(described(grid)) or "nothing varies"
     yield f"{count}: {varied}"
-    found = base.execute("SELECT verdict, COUNT(*) FROM results WHERE error = '' GROUP BY verdict ORDER BY 2 DESC")
-    said = [f"{number:,} {verdict}" for verdict, number in found]
+    rows = base.execute("SELECT verdict, COUNT(*) FROM results WHERE error = '' GROUP BY verdict ORDER BY 2 DESC")
+    counts = [f"{number:,} {verdict}" for verdict, number in rows]
     (errors,) = base.execute("SELECT COUNT(*) FROM results WHERE error != ''").fetchone()
-    yield "Networks: " + ", ".join([*said, *([f"{errors:,} failed"] if errors else [])])
+    yield "Networks: " + ", ".join([*counts, *([f"{errors:,} failed"] if errors else [])])
     for at, seed, error in base.execute("SELECT point, seed, error FROM results WHERE error != '' LIMIT 3"):
         yield f"  point {at}, seed {seed}: {error.splitlines()[0]}"
 
@@ -58,8 +59,8 @@ def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     for row in base.execute(f"SELECT {chosen} FROM results {where} GROUP BY point"):
         settings, (*factors, accuracy, square, verdicts) = row[: len(names)], row[len(names) :]
         wide = None if grid.seeds < 2 or square is None else math.sqrt(max(square, 0.0))
-        said = verdicts or "failed"
-        lines.append([*map(_short, settings), *map(_factor, factors), _share(accuracy), _share(wide), said])
+        outcome = verdicts or "failed"
+        lines.append([*map(_short, settings), *map(_factor, factors), _share(accuracy), _share(wide), outcome])
     if grid.points > SHOWN:
         lines.insert(half, [f"⋮ {grid.points - SHOWN:,} more", *[""] * (len(heads) - 1)])
     kept = [at for at in range(len(heads)) if at < len(names) or any(line[at] not in ("–", "") for line in lines)]
@@ -150,10 +151,10 @@ def chart(file: Path, grid: Grid) -> Any:
     value = "AVG(accuracy)" if grid.train else "AVG(log10_signal_ratio)"
     try:
         query = f'SELECT "{across.name}", "{up.name}", {value} FROM results GROUP BY 1, 2'
-        found = {(x, y): value for x, y, value in base.execute(query)}
+        results = {(x, y): value for x, y, value in base.execute(query)}
     finally:
         base.close()
-    values = [[_drawn(found.get((x, y)), grid.train) for x in xs] for y in ys]
+    values = [[_drawn(results.get((x, y)), grid.train) for x in xs] for y in ys]
     quantity = "accuracy, as a multiple of 0.5" if grid.train else "error signal, first layer over last"
     what = "what they learn" if grid.train else "how much of the signal arrives"
     title = f"{', '.join(_kind(grid)) or 'networks'}: {what}"
@@ -185,11 +186,11 @@ def limit(grid: Grid, across: Axis, up: Axis) -> list[tuple[float, float]]:
     named = (across.name, up.name) == ("weight_variance", "depth")
     if not (plain and named and grid.fixed.get("init", VARIANCES[0]) == VARIANCES[0]):
         return []
-    phi = activation(ACTIVATIONS[grid.fixed.get("activation", "tanh")][1])
+    phi = activation(ACTIVATIONS[grid.fixed.get("activation", "tanh")].name)
     low, high = min(across.values), max(across.values)
-    found = []
+    points = []
     for at in range(200):
         weight = low + (high - low) * at / 199
         scale = fixed_point(phi, weight, float(grid.fixed.get("bias_variance", 0.0))).depth_scale
-        found.append((weight, TRAINABLE * scale))
-    return found
+        points.append((weight, TRAINABLE * scale))
+    return points

@@ -89,8 +89,8 @@ class _Stack:
 
     def __init__(self, shape: Shape, variances: Array, skip: Array, seeds: Sequence[int]) -> None:
         self.shape, self.count = shape, len(seeds)
-        own = [parameters(shape, variances[:, at : at + 1], seed) for at, seed in enumerate(seeds)]
-        self.parameters = [torch.stack([*each]) for each in zip(*own, strict=True)]
+        networks = [parameters(shape, variances[:, at : at + 1], seed) for at, seed in enumerate(seeds)]
+        self.parameters = [torch.stack([*each]) for each in zip(*networks, strict=True)]
         self.gradients = [torch.empty_like(each) for each in self.parameters]
         self.skip = skip.astype(np.float32)[:, None, None]
         self.by_layer = 4 if shape.norm else 2
@@ -184,9 +184,9 @@ class _Stack:
         size = len(labels) if self.shape.norm == "batch" else JUDGED
         right, finite = torch.zeros(self.count, dtype=torch.float64), torch.ones(self.count, dtype=torch.bool)
         with np.errstate(all="ignore"):
-            for some, own in zip(inputs.split(size), labels.split(size), strict=True):
+            for some, expected in zip(inputs.split(size), labels.split(size), strict=True):
                 outputs, _ = self.forward(some)
-                right += torch.from_numpy((outputs.argmax(-1) == own.numpy()).sum(-1))
+                right += torch.from_numpy((outputs.argmax(-1) == expected.numpy()).sum(-1))
                 finite &= torch.from_numpy(np.isfinite(outputs).all(axis=(-2, -1)))
         return torch.where(finite, right / len(labels), 0.0).numpy()
 

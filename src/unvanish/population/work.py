@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unvanish.decide import EXPLODING, VANISHED
+from unvanish.decide.limits import EXPLODING, VANISHED
 from unvanish.population import chains, data, factory, stacked
 from unvanish.population.grid import Grid
 from unvanish.population.names import ACTIVATIONS, NAMES
@@ -17,7 +17,8 @@ from unvanish.population.row import Row, failed
 from unvanish.population.shape import Array, Shape, numbers_of, shape_of
 from unvanish.population.training import Recipe, Trained, train
 from unvanish.records import UnvanishError
-from unvanish.theory.deep import CENTRED, log10_signal_ratio
+from unvanish.theory.activations import CENTRED
+from unvanish.theory.deep import log10_signal_ratio
 
 TRAINING_BATCH = 32
 SECOND = 5e9
@@ -165,7 +166,7 @@ def predicted(shape: Shape, variances: Array, skip: Array, inputs: float = 1.0) 
     if shape.depth == 1:
         inside = first
     last, _ = shape.variances(shape.depth, given)
-    phi = ACTIVATIONS[shape.activation][1]
+    phi = ACTIVATIONS[shape.activation].name
     if shape.centred:  # W = 4 W₀ on σ is W₀ on 4 (σ − ½)
         phi, inside, last = CENTRED, (inside[0] / 16, inside[1]), last / 16
     found = log10_signal_ratio(

@@ -59,8 +59,8 @@ class untouched:  # noqa: N801
         _ONE_AT_A_TIME.acquire()
         running = gc.isenabled()
         try:
-            own = {id(m) for m in self.model.modules()} | {id(p) for p in self.model.parameters()}
-            if at_work_elsewhere(own):
+            ids = {id(m) for m in self.model.modules()} | {id(p) for p in self.model.parameters()}
+            if at_work_elsewhere(ids):
                 raise UnvanishError(_BESIDE)
             self.settings = Settings()
             gc.disable()  # thousands of objects are made, none of them in cycles
@@ -91,8 +91,8 @@ class untouched:  # noqa: N801
 
     def stepped(self, optimizer: Optimizer, *_: Any) -> None:
         if threading.get_ident() != self.thread:
-            own = self.belongings.tensors
-            self.disturbed |= any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+            belonging = self.belongings.tensors
+            self.disturbed |= any(id(p) in belonging for group in optimizer.param_groups for p in group["params"])
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.put_back(error)

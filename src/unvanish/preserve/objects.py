@@ -38,17 +38,17 @@ class Belongings:
         self.room, self.count = MOST_BYTES, 0
         waiting: list[tuple[Any, bool, str]] = [(root, True, "the batch") for root in roots]
         while waiting:
-            value, own, where = waiting.pop()
+            value, belongs, where = waiting.pop()
             if value is None or isinstance(value, _ATOMS) or id(value) in self.seen:
                 continue
             self.seen[id(value)] = value
             if isinstance(value, Tensor):
-                self.tensor(value, own, where)
+                self.tensor(value, belongs, where)
             elif isinstance(value, nn.Module):
                 waiting.extend(self.module(value))
             elif self.count < MOST:
                 self.count += 1
-                waiting.extend((each, own and where == "the batch", where) for each in self.parts(value))
+                waiting.extend((each, belongs and where == "the batch", where) for each in self.parts(value))
 
     def put_back(self) -> None:
         """May be run again after it was cut short. What cannot be put back is named in ``lost``."""
@@ -63,12 +63,12 @@ class Belongings:
                 self.lose(f"a tensor of shape {tuple(tensor.shape)} in {where}, which is too large to keep a copy of")
 
     def put_objects_back(self) -> None:
-        for own, before in self.spaces:
-            for name in own.keys() - before.keys():
-                del own[name]
+        for namespace, before in self.spaces:
+            for name in namespace.keys() - before.keys():
+                del namespace[name]
             for name, value in before.items():
-                if own.get(name, self) is not value:
-                    own[name] = value
+                if namespace.get(name, self) is not value:
+                    namespace[name] = value
         for value, items in self.mappings:
             if len(value) != len(items) or (items and not _same_items(value, items)):
                 write = _kind(value)
@@ -86,8 +86,8 @@ class Belongings:
         if (note := f"the forward pass changes {what}; it could not be put back") not in self.lost:
             self.lost.append(note)
 
-    def tensor(self, value: Tensor, own: bool, where: str) -> None:
-        size = 0 if own else value.numel() * value.element_size()
+    def tensor(self, value: Tensor, belongs: bool, where: str) -> None:
+        size = 0 if belongs else value.numel() * value.element_size()
         if size > self.room:
             self.watched.append((where, value, value._version))
             return
@@ -99,30 +99,30 @@ class Belongings:
 
     def module(self, module: nn.Module) -> list[tuple[Any, bool, str]]:
         where = type(module).__name__
-        own = vars(module)
-        self.spaces.append((own, dict(own)))
-        found: list[tuple[Any, bool, str]] = []
-        for name, value in own.items():
+        namespace = vars(module)
+        self.spaces.append((namespace, dict(namespace)))
+        parts: list[tuple[Any, bool, str]] = []
+        for name, value in namespace.items():
             if type(value) in (dict, OrderedDict) and not value:  # its many tables of hooks
                 self.mappings.append((value, []))
             elif name in ("_parameters", "_buffers"):
                 self.mappings.append((value, list(value.items())))
                 self.seen[id(value)] = value
-                found.extend((each, True, where) for each in value.values())
+                parts.extend((each, True, where) for each in value.values())
             else:
-                found.append((value, isinstance(value, Tensor), where))
+                parts.append((value, isinstance(value, Tensor), where))
         kind = type(module)
         if kind.__module__.partition(".")[0] != "torch" and id(kind) not in self.seen:
             self.seen[id(kind)] = kind
-            found.extend((each, False, where) for each in self.class_attributes(kind))
-        return found
+            parts.extend((each, False, where) for each in self.class_attributes(kind))
+        return parts
 
     def class_attributes(self, kind: type) -> list[Any]:
         """Counters and caches that stand on the class; not its functions and descriptors."""
 
         def now() -> dict[str, Any]:
-            own = {k: v for k, v in vars(kind).items() if not (k.startswith("__") and k.endswith("__"))}
-            return {k: v for k, v in own.items() if not callable(v) and not hasattr(type(v), "__get__")}
+            namespace = {k: v for k, v in vars(kind).items() if not (k.startswith("__") and k.endswith("__"))}
+            return {k: v for k, v in namespace.items() if not callable(v) and not hasattr(type(v), "__get__")}
 
         before = now()
 
@@ -146,7 +146,7 @@ class Belongings:
             self.sequences.append((value, list(value)))
             return [*value, *(() if type(value) in _BARE else self.attributes(value))]
         if isinstance(value, (tuple, frozenset)):
-            return list(value)
+            return [part for part in value]  # noqa: C416 - list() asks for a length, which some tuples refuse
         if isinstance(value, torch.Generator):
             self.state(value.get_state, value.set_state)
         elif isinstance(value, random.Random):
@@ -163,13 +163,13 @@ class Belongings:
         if home in sys.stdlib_module_names and home not in (*_OPEN, "__main__"):
             return []
         try:
-            own = object.__getattribute__(value, "__dict__")
+            namespace = object.__getattribute__(value, "__dict__")
         except AttributeError:
             return []
-        if type(own) is not dict:
+        if type(namespace) is not dict:
             return []
-        self.spaces.append((own, dict(own)))
-        return list(own.values())
+        self.spaces.append((namespace, dict(namespace)))
+        return list(namespace.values())
 
     def state(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         before = read()

@@ -129,10 +129,10 @@ def _set_saved_tensor_hooks(wanted: Any) -> None:
 
 
 def _set_filters(kept: tuple[list[Any], list[Any]]) -> None:
-    own, before = kept
-    if warnings.filters is not own or own != before:
-        own[:] = before
-        warnings.filters = own
+    filters, before = kept
+    if warnings.filters is not filters or filters != before:
+        filters[:] = before
+        warnings.filters = filters
         warnings._filters_mutated()  # type: ignore[attr-defined]
 
 

@@ -63,11 +63,11 @@ class KeptTensor:
 
 def kept_tensors(tensors: Iterable[Tensor]) -> dict[int, KeptTensor]:
     """By id; without those that cannot be copied."""
-    found: dict[int, KeptTensor] = {}
+    kept: dict[int, KeptTensor] = {}
     for tensor in tensors:
         with suppress(NotImplementedError, RuntimeError, TypeError):
-            found[id(tensor)] = KeptTensor(tensor)
-    return found
+            kept[id(tensor)] = KeptTensor(tensor)
+    return kept
 
 
 def _room(tensor: Tensor) -> int | None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import Anatomy
 from unvanish.remedies.swap import swap
+from unvanish.words.activations import BY_NAME, ActivationEntry
 
 ANSWERS = ("UV101", "UV201", "UV303", "UV501", "UV502")
 ELSEWHERE = ("lr-too-small", "relu-on-logits")
 
 
-def swap_hidden(draft: Draft, make: str, name: str, label: str, parts: tuple[object, ...] = ()) -> Change:
-    """Put another activation in place of those between the layers that are not of that kind yet.
+def swap_hidden(draft: Draft, new: ActivationEntry) -> Change:
+    """Put torch's activation ``new`` in place of those between the layers that are not of that kind yet."""
+    make = f"lambda: nn.{new.made}" if new.arguments or new.options else f"nn.{new.module}"
+    change = _put(draft, make, new.call, new.title)
+    return change.replace(swaps_in=(new.made, new.called("{}")))
 
-    A network without any gets one behind each layer that goes straight into the next.
-    """
+
+def _put(draft: Draft, make: str, name: str, label: str, parts: tuple[object, ...] = ()) -> Change:
+    """The same for whatever ``make`` makes. A network without any gets one behind each layer that goes straight on."""
     anatomy = Anatomy.of(draft)
     others = [site for site in anatomy.hidden if site.name != name]
     if not anatomy.hidden and anatomy.without_activation:
         paths = [layer.path for layer in anatomy.without_activation]
         code = [f"model = insert_after(model, {paths!r}, lambda layer: ({make})())"]
         sentence = f"{label} behind {len(paths)} layers that had no activation"
-        return draft.carry_out(sentence, [*parts, surgery.insert_after], code, paths)
+        return draft.apply(sentence, [*parts, surgery.insert_after], code, paths)
     if not others:
         known = f"every activation between its layers is {label} already"
         raise Refused(known if anatomy.hidden else "no activation was found between its layers")
@@ -48,7 +55,7 @@ def tanh(draft: Draft) -> Change:
     weights with it.
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient backprop.
     """
-    return swap_hidden(draft, "nn.Tanh", "tanh", "tanh")
+    return swap_hidden(draft, BY_NAME["tanh"])
 
 
 @remedy(
@@ -68,7 +75,7 @@ def selu(draft: Draft) -> Change:
     normalisation or shortcuts do not need it.
     Source: Klambauer et al. 2017, Self-normalizing neural networks.
     """
-    return swap_hidden(draft, "nn.SELU", "selu", "SELU")
+    return swap_hidden(draft, BY_NAME["selu"])
 
 
 @remedy(
@@ -88,7 +95,7 @@ def relu(draft: Draft) -> Change:
     normalisation, whose units may die.
     Source: Glorot, Bordes & Bengio 2011, Deep sparse rectifier neural networks.
     """
-    return swap_hidden(draft, "nn.ReLU", "relu", "ReLU")
+    return swap_hidden(draft, BY_NAME["relu"])
 
 
 @remedy(
@@ -107,7 +114,7 @@ def leaky_relu(draft: Draft) -> Change:
     Does not help: faults of the last layer, the loss or the step size. Signals that explode.
     Source: Maas, Hannun & Ng 2013, Rectifier nonlinearities improve neural network acoustic models.
     """
-    return swap_hidden(draft, "lambda: nn.LeakyReLU(0.1)", "leaky_relu", "leaky ReLU")
+    return swap_hidden(draft, replace(BY_NAME["leaky_relu"], arguments=(0.1,)))
 
 
 @remedy(
@@ -127,7 +134,7 @@ def gelu(draft: Draft) -> Change:
     0 the signal shrinks.
     Source: Hendrycks & Gimpel 2016, Gaussian error linear units.
     """
-    return swap_hidden(draft, "nn.GELU", "gelu", "GELU")
+    return swap_hidden(draft, BY_NAME["gelu"])
 
 
 @remedy(
@@ -147,7 +154,7 @@ def silu(draft: Draft) -> Change:
     0 the signal shrinks.
     Source: Elfwing, Uchibe & Doya 2018, Sigmoid-weighted linear units.
     """
-    return swap_hidden(draft, "nn.SiLU", "silu", "SiLU")
+    return swap_hidden(draft, BY_NAME["silu"])
 
 
 @remedy(
@@ -167,4 +174,4 @@ def centred_sigmoid(draft: Draft) -> Change:
     Does not help: faults of the last layer, the loss or the step size. Deep networks need orthogonal weights with it.
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient backprop, section 4.4.
     """
-    return swap_hidden(draft, "CentredSigmoid", "", "4 (sigmoid − ½)", parts=(surgery.CentredSigmoid,))
+    return _put(draft, "CentredSigmoid", "", "4 (sigmoid − ½)", parts=(surgery.CentredSigmoid,))

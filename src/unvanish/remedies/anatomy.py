@@ -16,14 +16,14 @@ from unvanish.remedies.draft import Draft, Refused
 from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
 from unvanish.trace.structure import tensors
+from unvanish.words.activations import ENTRIES
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-ACTIVATIONS = {
-    "sigmoid", "tanh", "relu", "gelu", "silu", "selu", "elu", "celu", "leaky_relu", "softplus", "hardtanh", "relu6",
-    "hardsigmoid", "hardswish", "mish", "softsign", "logsigmoid", "exp",
-}  # fmt: skip
-GATES = {"sigmoid", "hardsigmoid", "tanh"}
-RELUS = {"relu", "relu6", "leaky_relu"}
+BETWEEN_LAYERS = {each.call: each for each in reversed(ENTRIES) if each.between_layers}
+"""By the name of their calls."""
+ACTIVATIONS = {*BETWEEN_LAYERS, "exp"}
+GATES = {call for call, each in BETWEEN_LAYERS.items() if each.gate}
+RELUS = {call for call, each in BETWEEN_LAYERS.items() if each.rectifies}
 SQUASHES = {"softmax", "log_softmax"}
 NEXT_LAYER = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
@@ -82,7 +82,7 @@ class Anatomy:
     @classmethod
     def of(cls, draft: Draft) -> Anatomy:
         """Run the draft's model once on its batch. Raises Refused where that fails."""
-        return draft.once("anatomy", lambda: cls._read(draft))
+        return draft.cached("anatomy", lambda: cls._read(draft))
 
     @classmethod
     def _read(cls, draft: Draft) -> Anatomy:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import Anatomy
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, Anatomy
 from unvanish.remedies.draft import outputs_of
 
-BOUNDS = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0)}
+BOUNDS = {call: each.limits for call, each in BETWEEN_LAYERS.items() if each.bounded} | {"softmax": (0.0, 1.0)}
+del BOUNDS["hardtanh"]  # nn.ReLU6 and others are hardtanhs with limits of their own, which the name does not tell
 MARGIN = 0.1  # share of a bounded output's range that is left free on each side
 
 
@@ -41,7 +42,7 @@ def standardise_inputs(draft: Draft) -> Change:
         raise Refused("the inputs have mean 0 and deviation 1 already")
     code = [f"model = nn.Sequential(Standardise(sample_inputs, {_dims(draft)}), model).train(model.training)"]
     sentence = f"inputs brought to mean 0 and deviation 1, as measured on {len(sample)} samples"
-    return draft.carry_out(sentence, [surgery.Standardise], code, [""])
+    return draft.apply(sentence, [surgery.Standardise], code, [""])
 
 
 def _dims(draft: Draft) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ def scale_targets(draft: Draft) -> Change:
         "model = model.to(next(model.parameters()).device)",
     ]
     sentence = f"outputs given in the targets' units ({how}), and the loss taken in units of their spread"
-    return draft.carry_out(sentence, [surgery.Rescale], code, [""])
+    return draft.apply(sentence, [surgery.Rescale], code, [""])
 
 
 ROWS_LOOKED_AT = 1000

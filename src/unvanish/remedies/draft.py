@@ -50,13 +50,15 @@ class Change(Record, frozen=True, kw_only=True):
 
     ``sentence``: for people. ``definitions``: Python source, one text for each function or class. ``code``: lines that
     act on ``model``, ``loss_fn``, ``restore_outputs``, ``inputs``, ``targets``, ``sample_inputs`` and
-    ``sample_targets``. ``edits``: paths of the modules that were changed, as they were called before.
+    ``sample_targets``. ``edits``: paths of the modules that were changed, as they were called before. ``swaps_in``:
+    where another activation of torch is all there is to it, the source of its module and of a call of it on ``{}``.
     """
 
     sentence: str
     definitions: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
+    swaps_in: tuple[str, ...] = ()
 
 
 @dataclass
@@ -154,7 +156,7 @@ class Draft:
         """The training problem as the draft has it now, without an optimizer."""
         return Problem(self.model, self.inputs, self.targets, self.loss_fn)
 
-    def once(self, what: Any, read: Callable[[], Any]) -> Any:
+    def cached(self, what: Any, read: Callable[[], Any]) -> Any:
         """What ``read`` finds out about the model: asked for once, and once again when there is another model."""
         if self.known.get("model") is not self.model:
             self.known = {"model": self.model}
@@ -162,9 +164,9 @@ class Draft:
             self.known[what] = read()
         return self.known[what]
 
-    def another(self) -> Draft:
+    def fork(self) -> Draft:
         """A draft to go on from here with: model and what is known of it are shared until a remedy changes it."""
-        self.once("model", lambda: self.model)
+        self.cached("model", lambda: self.model)
         other = copy.copy(self)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other
@@ -173,7 +175,7 @@ class Draft:
         """A number to seed a generator with, drawn from the draft's own."""
         return int(torch.randint(2**31 - 1, (), generator=self.generator))
 
-    def carry_out(self, sentence: str, parts: Iterable[Any], code: Sequence[str], edits: Iterable[str]) -> Change:
+    def apply(self, sentence: str, parts: Iterable[Any], code: Sequence[str], edits: Iterable[str]) -> Change:
         """Run the lines on a copy and, if the model still works on the batch, keep the result.
 
         ``parts``: functions and classes the lines call. Raises Refused, with the draft as it was, where they fail.

@@ -32,4 +32,4 @@ def float32_weights(draft: Draft) -> Change:
         raise Refused("no weight is held in 16 bits")
     code = ["model = InFloat32(model.float()).train(model.training)"]
     names = " and ".join(sorted(str(each).removeprefix("torch.") for each in found))
-    return draft.carry_out(f"weights held in float32 instead of {names}", [surgery.InFloat32], code, [""])
+    return draft.apply(f"weights held in float32 instead of {names}", [surgery.InFloat32], code, [""])

@@ -43,7 +43,7 @@ def guard_softmax(draft: Draft) -> Change:
         traced(draft, path)
     code = [f"model = rewritten(model, {path!r}, guard_softmax)" for path in paths]
     parts = [surgery.put, surgery.trace, rewriting.rewritten, rewriting.softmax_of_some, rewriting.guard_softmax]
-    return draft.carry_out("zeros from a softmax whose row is -inf throughout", parts, code, paths)
+    return draft.apply("zeros from a softmax whose row is -inf throughout", parts, code, paths)
 
 
 class _EmptyRows(TorchFunctionMode):

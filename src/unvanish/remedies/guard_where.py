@@ -37,7 +37,7 @@ def guard_where(draft: Draft) -> Change:
     code = [f"model = rewritten(model, {path!r}, guard_where)" for path in paths]
     parts = [surgery.put, surgery.trace, rewriting.rewritten, rewriting.guard_where]
     sentence = "branches of torch.where computed from 1/2 where they are not taken"
-    return draft.carry_out(sentence, parts, code, paths)
+    return draft.apply(sentence, parts, code, paths)
 
 
 def _is_at_risk(draft: Draft, path: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import RELUS, Anatomy, Layer
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, RELUS, Anatomy, Layer
 
 SIZE = ("UV101", "UV202", "UV301", "UV303", "UV304", "UV403")
 ELSEWHERE = ("sigmoid-20", "lr-too-small")
@@ -104,16 +104,9 @@ def orthogonal_init(draft: Draft) -> Change:
     return redraw(draft, layers, fill, f"orthogonal initialisation of {counted(layers)}{note}")
 
 
-CRITICAL = {
-    "relu": (2.0, 0.0),
-    "leaky_relu": (2.0 / (1.0 + 0.01**2), 0.0),
-    "tanh": (1.7609546, 0.05),
-    "selu": (0.933206, 0.066794),
-    "elu": (1.496777, 0.03466),
-    "gelu": (2.1937, 0.067192),
-    "silu": (2.635169, 0.062472),
-    "linear": (1.0, 0.0),
-}
+CRITICAL = {call: each.critical for call, each in BETWEEN_LAYERS.items() if each.critical}
+CRITICAL["linear"] = (1.0, 0.0)  # one layer straight into the next
+SATURATED = {"sigmoid", "hardsigmoid", "exp"}
 """Variances of weights (times fan_in) and biases at which a small difference neither grows nor shrinks: χ₁ = 1."""
 
 
@@ -137,8 +130,8 @@ def critical_init(draft: Draft) -> Change:
     al. 2017, Deep information propagation.
     """
     layers, note = free_layers(draft)
-    kinds = {name for layer in layers if not layer.last for name in layer.followed_by} & {*CRITICAL, "sigmoid", "exp"}
-    if kinds & {"sigmoid", "exp"}:
+    kinds = {name for layer in layers if not layer.last for name in layer.followed_by} & {*CRITICAL, *SATURATED}
+    if kinds & SATURATED:
         raise Refused("a sigmoid's critical weights (variance 103/fan_in) saturate it; centred-init is made for it")
     if len(kinds) > 1:
         raise Refused(
@@ -172,7 +165,7 @@ def lsuv_init(draft: Draft) -> Change:
     paths = [layer.path for layer in layers]
     code = [f"model = lsuv(model, {paths!r}, lambda net: {call_text(draft)}, seed={draft.seed()})"]
     sentence = f"orthogonal weights scaled to outputs of deviation 1 in {counted(layers)}{note}"
-    return draft.carry_out(sentence, [surgery.lsuv], code, paths)
+    return draft.apply(sentence, [surgery.lsuv], code, paths)
 
 
 @remedy(
@@ -200,7 +193,7 @@ def centred_init(draft: Draft) -> Change:
         raise Refused("no layer with a bias is fed by a sigmoid")
     code = [f"model = centred(model, {behind!r}, {others!r}, seed={draft.seed()})"]
     sentence = f"weights and biases that centre the sigmoids, redrawn in {counted(layers)}{note}"
-    return draft.carry_out(sentence, [surgery.centred], code, [layer.path for layer in layers])
+    return draft.apply(sentence, [surgery.centred], code, [layer.path for layer in layers])
 
 
 def _can_be_centred(module: Any) -> bool:
@@ -223,12 +216,14 @@ def free_layers(draft: Draft) -> tuple[list[Layer], str]:
     left = {id(layer) for layer in (*tied, *computed, *frozen)}
     layers = [layer for layer in anatomy.layers if id(layer) not in left]
     reasons = {"tied": tied, "reparametrised": computed, "frozen": frozen}
-    said = [f"{len(group)} {word}" for word, group in reasons.items() if group]
+    left_alone = [f"{len(group)} {word}" for word, group in reasons.items() if group]
     if not layers:
         raise Refused(
-            f"no weights are left to draw anew: {', '.join(said)}" if said else "the model has no Linear or convolution"
+            f"no weights are left to draw anew: {', '.join(left_alone)}"
+            if left_alone
+            else "the model has no Linear or convolution"
         )
-    return layers, f" ({', '.join(said)} left alone)" if said else ""
+    return layers, f" ({', '.join(left_alone)} left alone)" if left_alone else ""
 
 
 def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_std: float = 0.0) -> Change:
@@ -242,7 +237,7 @@ def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_st
         code.append(f"model = initialise(model, {hidden!r}, lambda w, g: {drawn}, seed={draft.seed()}{biases})")
     if last:
         code.append(f"model = initialise(model, {last!r}, lambda w, g: {plain}, seed={draft.seed()})")
-    return draft.carry_out(sentence, [surgery.initialise], code, [*hidden, *last])
+    return draft.apply(sentence, [surgery.initialise], code, [*hidden, *last])
 
 
 def counted(layers: list[Layer]) -> str:

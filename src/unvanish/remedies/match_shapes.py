@@ -14,7 +14,7 @@ from unvanish.remedies.draft import called
     "match-shapes",
     "outputs in the shape of the targets",
     kind="data",
-    answers=("UV402", "UV706"),
+    answers=("UV402", "UV706", "UV708"),
     cures_on=("broadcast-loss",),
     no_help_on=("output-scale", "lr-too-small", "plateau"),
     only_for="fault",
@@ -49,7 +49,7 @@ def match_shapes(draft: Draft) -> Change:
         "",
     ]
     sentence = f"outputs in the shape of the targets for the loss: {shapes} were compared each with each"
-    return draft.carry_out(sentence, (), code, ())
+    return draft.apply(sentence, (), code, ())
 
 
 def _compares_each_with_each(draft: Draft, outputs: Tensor) -> bool:

@@ -32,7 +32,7 @@ def batchnorm(draft: Draft) -> Change:
         f"model = insert_after(model, {paths!r}, lambda layer: {norm})" for norm, paths in _grouped(layers, _norm_of)
     ]
     sentence = f"batch normalisation behind {_count(len(layers))}, before the activation"
-    return draft.carry_out(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
+    return draft.apply(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
 
 
 @remedy(
@@ -62,7 +62,7 @@ def layernorm(draft: Draft) -> Change:
         for norm, paths in _grouped(layers, _layer_norm_of)
     ]
     sentence = f"layer normalisation behind {_count(len(layers))}, before the activation"
-    return draft.carry_out(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
+    return draft.apply(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
 
 
 def _bare_layers(draft: Draft) -> list[Layer]:

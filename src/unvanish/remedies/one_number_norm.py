@@ -35,7 +35,7 @@ def norm_one_group(draft: Draft) -> Change:
         raise Refused("no nn.GroupNorm with more than two channels is given one number a group")
     code = [f"model.get_submodule({path!r}).num_groups = 1" for path in found]
     sentence = f"one group in {_listed(list(found))}, whose groups hold one number each"
-    return draft.carry_out(sentence, (), code, found)
+    return draft.apply(sentence, (), code, found)
 
 
 @remedy(
@@ -60,7 +60,7 @@ def norm_off(draft: Draft) -> Change:
         raise Refused("no normaliser is given one number at a time")
     code = [f"model = replace(model, {found!r}, nn.Identity)"]
     sentence = f"no normaliser at {_listed(found)}, where it holds one number at a time"
-    return draft.carry_out(sentence, [surgery.replace], code, found)
+    return draft.apply(sentence, [surgery.replace], code, found)
 
 
 def _of_one(draft: Draft) -> Iterator[tuple[str, nn.Module]]:

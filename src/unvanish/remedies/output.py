@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy
-from unvanish.remedies.anatomy import Anatomy, Site
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, SQUASHES, Anatomy, Site
 from unvanish.remedies.draft import outputs_of
 from unvanish.remedies.output_inside import output_inside
 from unvanish.remedies.swap import swap
 from unvanish.trace.scaled import normal_like
 
 Loss = Callable[..., Any]
-CLIPPING = {"sigmoid", "softmax", "log_softmax", "relu", "tanh", "hardsigmoid", "relu6", "hardtanh", "softplus"}
+CLIPPING = SQUASHES | {call for call, each in BETWEEN_LAYERS.items() if each.bounded or each.limits[0] == 0}
+"""What keeps a last layer from values that a target may have: bounded, or never negative."""
 RESTORE = {"multi": "outputs.softmax(1)", "binary": "outputs.sigmoid()"}
 LOGIT_LOSSES = {"multi": "cross_entropy", "binary": "binary_cross_entropy_with_logits"}
 
@@ -168,13 +169,13 @@ def _carry_out(draft: Draft, site: Site | None, loss: str | None, restore: str) 
     if restore:
         code.append(f"restore_outputs = lambda outputs: {restore}  # for predictions and metrics")
     if site is None:
-        return draft.carry_out(f"{said[0]}: the outputs are logits", (), code, ())
+        return draft.apply(f"{said[0]}: the outputs are logits", (), code, ())
     sentence = " and ".join([f"no {site.name.replace('_', ' ')} at the end", *said])
     state = draft.model, draft.loss_fn, draft.restore_outputs
     anatomy = Anatomy.of(draft)
     try:
         swapped = swap(draft, anatomy, [site], "nn.Identity", sentence)
-        more = draft.carry_out(sentence, (), code, ()) if code else None
+        more = draft.apply(sentence, (), code, ()) if code else None
     except Refused:
         draft.model, draft.loss_fn, draft.restore_outputs = state
         raise

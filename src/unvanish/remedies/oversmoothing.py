@@ -92,7 +92,7 @@ def _rewritten(draft: Draft, how: str, what: str) -> Change:
     code = [f"model = keep_apart(model, {blocks!r}, how={how!r}, alpha={ALPHA!r})"]
     parts: list[Any] = [surgery.put, surgery.trace, PairNorm, keep_apart]
     paths = [f"{path}.{first}".lstrip(".") for path, spans in blocks.items() for first, _ in spans]
-    return draft.carry_out(f"{what} {'each of ' if how != 'jump' else ''}{count} layers", parts, code, paths)
+    return draft.apply(f"{what} {'each of ' if how != 'jump' else ''}{count} layers", parts, code, paths)
 
 
 def _nodes_see_each_other(draft: Draft) -> bool:

@@ -16,7 +16,7 @@ GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
     "forget-gate-bias",
     "forget gates that start open",
     kind="init",
-    answers=("UV101", "UV402"),
+    answers=("UV101", "UV102", "UV402"),
     cures_on=("recall-30",),
     no_help_on=("lr-too-small", "dead-relu", "lstm"),
     only_for="kind",
@@ -36,14 +36,14 @@ def forget_gate_bias(draft: Draft) -> Change:
     bias = round(max(1.0, math.log(steps)), 4)
     code = [f"model = open_gates(model, {paths!r}, bias={bias!r})"]
     sentence = f"a bias of {bias:g} for the gate that keeps the state in {', '.join(paths)}"
-    return draft.carry_out(sentence, [surgery.open_gates], code, paths)
+    return draft.apply(sentence, [surgery.open_gates], code, paths)
 
 
 @remedy(
     "chrono-init",
     "gates that start with memories of every length",
     kind="init",
-    answers=("UV101", "UV402"),
+    answers=("UV101", "UV102", "UV402"),
     cures_on=("recall-30",),
     no_help_on=("lr-too-small", "dead-relu", "lstm"),
     only_for="kind",
@@ -60,7 +60,7 @@ def chrono_init(draft: Draft) -> Change:
     paths, steps = _gated(draft), _steps(draft)
     code = [f"model = chrono(model, {paths!r}, steps={steps}, seed={draft.seed()})"]
     sentence = f"chrono initialisation of {', '.join(paths)} for up to {steps} steps"
-    return draft.carry_out(sentence, [surgery.chrono], code, paths)
+    return draft.apply(sentence, [surgery.chrono], code, paths)
 
 
 def _gated(draft: Draft) -> list[str]:

@@ -41,7 +41,7 @@ def residual(draft: Draft) -> Change:
     plan = _plan(draft)
     scale = round(1.0 / math.sqrt(plan.count), 6)
     sentence = f"a residual connection around {_counted(plan.count)}: x + {scale:.3g} · block(x)"
-    return plan.carry_out(draft, sentence, scale, learn=False)
+    return plan.apply(draft, sentence, scale, learn=False)
 
 
 @remedy(
@@ -63,7 +63,7 @@ def rezero(draft: Draft) -> Change:
     plan = _plan(draft)
     what = f"a residual connection around {_counted(plan.count)}"
     sentence = f"{what}, behind a gate that starts at zero: x + α · block(x)"
-    return plan.carry_out(draft, sentence, 0.0, learn=True)
+    return plan.apply(draft, sentence, 0.0, learn=True)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class _Plan:
     def count(self) -> int:
         return sum(map(len, self.blocks.values()))
 
-    def carry_out(self, draft: Draft, sentence: str, scale: float, learn: bool) -> Change:
+    def apply(self, draft: Draft, sentence: str, scale: float, learn: bool) -> Change:
         code = f"model = {self.wrap.__name__}(model, {self.blocks!r}, scale={scale!r}, learn={learn})"
         paths = [f"{path}.{first}".lstrip(".") for path, spans in self.blocks.items() for first, _ in spans]
-        return draft.carry_out(sentence, [self.part, self.wrap], [code], paths)
+        return draft.apply(sentence, [self.part, self.wrap], [code], paths)
 
 
 def _plan(draft: Draft) -> _Plan:

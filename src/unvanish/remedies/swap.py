@@ -24,7 +24,7 @@ def swap(draft: Draft, anatomy: Anatomy, sites: Sequence[Site], make: str, sente
     for owner in sorted(calls, key=len, reverse=True):
         code.append(f"model = replace_calls(model, {owner!r}, {calls[owner]!r}, {make})")
     needed = [*parts, *([surgery.replace] if modules else []), *([surgery.replace_calls] if calls else [])]
-    return draft.carry_out(sentence, needed, code, [*modules, *calls])
+    return draft.apply(sentence, needed, code, [*modules, *calls])
 
 
 def _plan(draft: Draft, anatomy: Anatomy, sites: Sequence[Site]) -> tuple[list[str], dict[str, list[str]]]:
@@ -114,7 +114,7 @@ def _events(anatomy: Anatomy, path: str) -> dict[int, list[tuple[str, list[int]]
 
 def traced(draft: Draft, path: str) -> fx.Graph:
     """The forward of one module as a graph, once it is known to do what the module does. Raises Refused."""
-    return draft.once(("graph", path), lambda: _traced(draft, path))
+    return draft.cached(("graph", path), lambda: _traced(draft, path))
 
 
 def _traced(draft: Draft, path: str) -> fx.Graph:

@@ -12,21 +12,10 @@ from typing import Any
 from unittest import mock
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import Anatomy
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, Anatomy
 from unvanish.remedies.initialisation import counted, free_layers, redraw
 from unvanish.remedies.swap import swap
 
-KNOWN = {
-    "sigmoid": ("sigmoid", "torch.sigmoid"),
-    "tanh": ("tanh", "torch.tanh"),
-    "softplus": ("softplus", "F.softplus"),
-    "gelu": ("gelu_exact", "F.gelu"),
-    "silu": ("swish", "F.silu"),
-    "elu": ("elu", "F.elu"),
-    "selu": ("selu", "F.selu"),
-    "relu": ("leaky_relu", "F.leaky_relu"),
-    "leaky_relu": ("leaky_relu", "F.leaky_relu"),
-}
 NODES = 400
 STARTS, CURVATURE, STEEPEST = 50, 0.3, 2.0  # of dks: starts it tries, C″(1) of the whole network, the most of a · b
 
@@ -79,13 +68,14 @@ def transform(draft: Draft, method: str) -> Change:
     anatomy = Anatomy.of(draft)
     sites = anatomy.hidden
     kinds = {site.name for site in sites}
-    if len(kinds) != 1 or not kinds <= KNOWN.keys():
+    kind = next(iter(kinds), "")
+    known = BETWEEN_LAYERS.get(kind)
+    if len(kinds) != 1 or known is None or not known.dks:
         raise Refused(f"it needs one kind of activation that dks knows between its layers, not {_listed(kinds)}")
     if any(call.name.strip("_") in ("add", "cat") and len(call.inputs) > 1 for call in anatomy.calls):
         raise Refused("the network has branches that are joined; the numbers here are made for a plain chain")
-    (kind,) = kinds
     depth = sum(len(site.calls) for site in sites)
-    name, function = KNOWN[kind]
+    name, function = known.dks, known.function.replace("torch.nn.functional", "F")
     if kind == "relu" and method == "DKS":
         raise Refused("DKS wants a smooth activation; TAT has a form for ReLUs")
     a, b, c, d, slope = _numbers(method, name, depth)
@@ -190,8 +180,8 @@ def _root(depth: int) -> Callable[..., Any]:
         nonlocal starts
         starts += 1
         if starts < STARTS:  # dks judges by the last one whether there is a solution
-            found = optimize.root(residual, start, **options)
-            if not found.success or found.x[0] * math.sqrt(at(found.x)[2]) > STEEPEST + 1e-6:
+            solution = optimize.root(residual, start, **options)
+            if not solution.success or solution.x[0] * math.sqrt(at(solution.x)[2]) > STEEPEST + 1e-6:
                 return SimpleNamespace(success=False)
         return optimize.root(equations, start, **options)
 

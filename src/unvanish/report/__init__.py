@@ -64,8 +64,11 @@ class Report(Record, frozen=True, kw_only=True):
     nonfinite = _OfFlow(lambda flow: flow.nonfinite)
     nonfinite_call = _OfFlow(lambda flow: flow.nonfinite_call)
     next_step = _OfFlow(lambda flow: flow.next_step)
+    unused = _OfFlow(lambda flow: flow.unused)
     asked = _OfFlow(lambda flow: flow.asked)
     time = _OfFlow(lambda flow: flow.time)
+    pairs = _OfFlow(lambda flow: flow.pairs)
+    birth = _OfFlow(lambda flow: flow.birth)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -24,8 +24,8 @@ class Advice:
 def advice() -> dict[str, Advice]:
     """Every remedy by its slug, in alphabetical order."""
     folder = Path(__file__).parents[1] / "remedies"
-    found = [each for file in sorted(folder.glob("*.py")) for each in _declared(ast.parse(file.read_text("utf-8")))]
-    return {each.slug: each for each in sorted(found, key=lambda each: each.slug)}
+    declared = [each for file in sorted(folder.glob("*.py")) for each in _declared(ast.parse(file.read_text("utf-8")))]
+    return {each.slug: each for each in sorted(declared, key=lambda each: each.slug)}
 
 
 def _declared(module: ast.Module) -> Iterator[Advice]:

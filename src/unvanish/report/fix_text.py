@@ -72,10 +72,12 @@ def headline(fixes: Fixes) -> tuple[str, str]:
     where = "before it was interrupted" if fixes.interrupted else "within the budget"
     closest = fixes.trials[0] if fixes.trials else None
     count = len(fixes.trials)
-    told = "nothing was tried" if closest is None else f"{count} {'change was' if count == 1 else 'changes were'} tried"
+    tries = (
+        "nothing was tried" if closest is None else f"{count} {'change was' if count == 1 else 'changes were'} tried"
+    )
     if closest is not None and closest.judged:
-        told += f"; the closest, {closest.remedy}, brought {score(closest.score)} instead of {score(closest.baseline)}"
-    return f"No remedy found {where}", told
+        tries += f"; the closest, {closest.remedy}, brought {score(closest.score)} instead of {score(closest.baseline)}"
+    return f"No remedy found {where}", tries
 
 
 def evidence(fixes: Fixes) -> Iterator[str]:

@@ -83,8 +83,8 @@ def names(of: str, folder: Path = Path(__file__).parent) -> tuple[str, ...]:
 
     A command lists them in its help, for which importing every writer would take too long.
     """
-    found = {name for file in folder.glob("*.py") for name in _declared(file.read_text(encoding="utf-8"), of)}
-    return tuple(sorted(found, key=lambda name: (name != "text", name)))
+    declared = {name for file in folder.glob("*.py") for name in _declared(file.read_text(encoding="utf-8"), of)}
+    return tuple(sorted(declared, key=lambda name: (name != "text", name)))
 
 
 def find(name: str, of: str = "check") -> Format:
@@ -106,9 +106,9 @@ def named_by(path: Path, of: str, what: str, *others: str) -> Format:
     suffix = path.suffix.lower()
     if suffix in known:
         return known[suffix]
-    found = f"the suffix {path.suffix!r}" if path.suffix else "no suffix"
+    given = f"the suffix {path.suffix!r}" if path.suffix else "no suffix"
     listed = ", ".join(sorted({*known, *others}))
-    raise UnvanishError(f"saving {what} to {str(path)!r}: {found} names no known format; use one of {listed}")
+    raise UnvanishError(f"saving {what} to {str(path)!r}: {given} names no known format; use one of {listed}")
 
 
 def _declared(source: str, of: str) -> list[str]:

@@ -22,14 +22,14 @@ def write(report: Report) -> str:
 
     Without findings there is one notice with the verdict. What was not decided is one more notice.
     """
-    said = [_finding(report, finding) for finding in report.findings]
-    if not said:
-        said.append(_command("notice", {"title": f"unvanish: {report.verdict}"}, [headline(report)]))
+    commands = [_finding(report, finding) for finding in report.findings]
+    if not commands:
+        commands.append(_command("notice", {"title": f"unvanish: {report.verdict}"}, [headline(report)]))
     if report.undecided:
-        said.append(
+        commands.append(
             _command("notice", {"title": "unvanish: not decided"}, [": ".join(pair) for pair in report.undecided])
         )
-    return "\n".join(said)
+    return "\n".join(commands)
 
 
 def _finding(report: Report, finding: Finding) -> str:
@@ -44,8 +44,8 @@ def _finding(report: Report, finding: Finding) -> str:
 
 
 def _command(name: str, properties: dict[str, str], text: list[str]) -> str:
-    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{name} {told}::{'%0A'.join(_data(line) for line in text)}"
+    listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name} {listed}::{'%0A'.join(_data(line) for line in text)}"
 
 
 def _data(text: str) -> str:

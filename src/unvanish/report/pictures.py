@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from unvanish.charts import WIDTH, Chart, Tables, draw, factors, find, plane, staircase
 from unvanish.charts import through_time as through_time_picture
 from unvanish.charts.measure import shorten
-from unvanish.decide import THOUSANDTH
+from unvanish.decide.reach import THOUSANDTH
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import through_time
 from unvanish.words.numbers import amount, times

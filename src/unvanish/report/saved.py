@@ -15,7 +15,9 @@ from unvanish.records import EVERYTHING, SCHEMA, Finding, Flow, from_builtins, t
 ALWAYS = ("layers", "undecided", "calls", "loss", "setting", "notes")
 """Fields of the Flow that no report goes without: a file that lacks one is refused."""
 
-WHERE_NEEDED = ("decrement_refused", "nonfinite", "nonfinite_call", "next_step", "time", "asked")
+WHERE_NEEDED = (
+    "decrement_refused", "nonfinite", "nonfinite_call", "next_step", "time", "unused", "asked", "pairs", "birth",
+)  # fmt: skip
 """Fields that the JSON holds only where they say more than their default: programs that read reports have not seen them
 before."""
 

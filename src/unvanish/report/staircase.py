@@ -43,20 +43,20 @@ class Fold(NamedTuple):
     @property
     def span(self) -> str:
         """The range of their signals, such as "10^-9.3 … 0.13"; zeros and unmeasured signals lie outside it."""
-        found = _finite(self.layers)
-        if not found:
+        signals = _finite(self.layers)
+        if not signals:
             return ""
-        low, high = amount(min(found)), amount(max(found))
+        low, high = amount(min(signals)), amount(max(signals))
         return low if low == high else f"{low} … {high}"
 
 
 def bar_scale(layers: Sequence[LayerFlow], types: tuple[str, ...] = ()) -> Scale | None:
     """Whole decades around every finite signal, at least four of them; None where there is no finite signal."""
-    found = _finite(layers)
-    if not found:
+    signals = _finite(layers)
+    if not signals:
         return None
-    high = math.ceil(max(found))
-    return Scale(min(math.floor(min(found)), high - LEAST_DECADES), high, types)
+    high = math.ceil(max(signals))
+    return Scale(min(math.floor(min(signals)), high - LEAST_DECADES), high, types)
 
 
 def marks(scale: Scale) -> list[tuple[str, float]]:

@@ -75,10 +75,10 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
             value: str = getattr(layer, field)
             return value.replace("_", " ") if field == "verdict" else value
 
-        said = [*map(cell, layers), *map(folded, folds)]
+        cells = [*map(cell, layers), *map(folded, folds)]
         if header == "layer":
-            said = [page.path(page.clean(name), most) for name in said]
-        return Column(header, page.widest(said, len(header), most), False, cell, folded)
+            cells = [page.path(page.clean(name), most) for name in cells]
+        return Column(header, page.widest(cells, len(header), most), False, cell, folded)
 
     def factor(header: str, say: Callable[[LayerFlow], str], field: str) -> list[Column]:
         if all(getattr(layer, field) in (None, 0.0) for layer in layers):
@@ -143,9 +143,9 @@ def draw(
         line = Text()
         style = style_of(row.verdict)
         for column in columns:
-            said = column.folded(row) if isinstance(row, Fold) else page.clean(column.cell(row))
+            content = column.folded(row) if isinstance(row, Fold) else page.clean(column.cell(row))
             telling = style if column.header == "verdict" else QUIET if column.header in ("kind", "called at") else ""
-            line.append(_set(page, said, column), QUIET if isinstance(row, Fold) else telling).append(*gap)
+            line.append(_set(page, content, column), QUIET if isinstance(row, Fold) else telling).append(*gap)
             if scale is not None and column.header == "signal":
                 line.append_text(_bar(page, row, scale, room, style)).append(*gap)
         page.line(line)
@@ -155,8 +155,8 @@ def _bar(page: Page, row: LayerFlow | Fold, scale: Scale, room: int, style: str)
     from rich.text import Text
 
     if isinstance(row, Fold):
-        said = next((s for s in (row.span, row.span.replace(" ", "")) if len(page.clean(s)) <= room), "")
-        return Text(page.clean(said).ljust(room), QUIET)
+        span = next((s for s in (row.span, row.span.replace(" ", "")) if len(page.clean(s)) <= room), "")
+        return Text(page.clean(span).ljust(room), QUIET)
     filled, empty = bar(row.log10_signal, scale, room)
     return Text.assemble((filled, style), (empty, QUIET))
 

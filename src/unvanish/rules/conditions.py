@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import HORIZON, decay_balances, gap_is_known, has_converged, is_flat, is_stationary
+from unvanish.decide import decay_balances
+from unvanish.decide.limits import HORIZON
+from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 
 UNREACHABLE = 0.2
@@ -18,6 +20,14 @@ TAKES_LOGITS = (
     "log_softmax", "logsigmoid", "logsumexp",
 )  # fmt: skip
 """Loss functions, and first steps of hand-made ones, that normalise what they are given."""
+
+MOVES = (
+    "view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "contiguous",
+    "clone", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "T", "t", "expand",
+    "expand_as", "broadcast_to", "__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim", "flip",
+    "roll", "repeat", "tile", "repeat_interleave", "atleast_1d", "atleast_2d",
+)  # fmt: skip
+"""Calls that put numbers elsewhere, or leave some out, and change none of them."""
 
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
@@ -109,6 +119,36 @@ def feeding(flow: Flow, call: CallFlow) -> tuple[LayerFlow, ...]:
     return tuple(layer for layer in flow.layers if layer.name in found)
 
 
+PARTS = ("chunk", "split", "unbind", "__getitem__", "narrow", "select", "tensor_split", "unsafe_chunk", "unsafe_split")
+"""Calls whose consumers each take a part of the result, so that one says nothing about the units of another."""
+
+
+def goes_around(flow: Flow, call: CallFlow) -> bool:
+    """Whether what the call is made of, back to the last call with weights, reaches the loss along another path.
+
+    A guard (the clamp beside an exponential), a penalty that is off, a second head: the units carry their signal on.
+    """
+    calls = {each.index: each for each in flow.calls}
+    consumers: dict[int, list[CallFlow]] = {}
+    for each in flow.calls:
+        for index in each.inputs:
+            consumers.setdefault(index, []).append(each)
+    own, waiting = {call.index}, list(call.inputs)
+    while waiting:
+        index = waiting.pop()
+        maker = calls.get(index)
+        if maker is None or index in own:
+            continue
+        own.add(index)
+        others = [each for each in consumers.get(index, ()) if each.index not in own]
+        live = [each for each in others if each.log10_signal is not None and each.log10_signal > -math.inf]
+        if live and maker.name not in PARTS and maker.next not in own:
+            return True
+        if maker.role not in ("weights", "norm"):
+            waiting += maker.inputs
+    return False
+
+
 def is_piecewise_linear(call: CallFlow) -> bool:
     """Whether the entries that are not flat pass at full slope: then being flat for half of them is no fault.
 
@@ -118,5 +158,7 @@ def is_piecewise_linear(call: CallFlow) -> bool:
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:
-    """Whether nothing but the loss consumes the call."""
+    """Whether nothing but the loss consumes the call, or what it gives once it has been moved about."""
+    while call.next is not None and flow.calls[call.next].part == "model" and flow.calls[call.next].name in MOVES:
+        call = flow.calls[call.next]
     return call.next is None or flow.calls[call.next].part == "loss"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.decide import UNDERFLOW, VANISHED
-from unvanish.live import ARRIVAL, arrivals, not_asked
+from unvanish.decide.limits import UNDERFLOW, VANISHED
+from unvanish.decide.live import ARRIVAL, arrivals, not_asked
 from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route

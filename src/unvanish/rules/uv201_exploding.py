@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.decide import EXPLODING
-from unvanish.live import GROWTH, growths, not_asked
+from unvanish.decide.limits import EXPLODING
+from unvanish.decide.live import GROWTH, growths, not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from unvanish.live import not_asked, shut_by
+from unvanish.decide.live import not_asked, shut_by
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import called, judged, listing, names, sources, subject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
 
@@ -17,8 +17,8 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     levels=("error",),
     needs=("zeros",),
     remedies=("output-layer",),
-    fires_on=("softmax-one-unit",),
-    silent_on=("dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),
+    fires_on=("softmax-one-unit", "groupnorm-one-number", "layernorm-one-number"),
+    silent_on=("guarded-clamp", "dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),
 )
 def dead_by_construction(flow: Flow) -> list[Statement]:
     """No gradient can ever reach the layer: an operation after it is constant, whatever goes in.
@@ -30,7 +30,9 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     changed.
 
     Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
-    either, which distinguishes it from a layer that is off on this batch only.
+    either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
+    or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
+    gradient, so it is tried by itself in float64.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -53,6 +55,11 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
             layers=names(layers),
             cause=blocks,
             message=message,
-            evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
+            evidence=(Evidence(name="log10_jacobian_norm", value=_largest(layers), relation="=", threshold=-math.inf),),
         )
     ]
+
+
+def _largest(layers: list[LayerFlow]) -> float:
+    """The largest that was measured: rounding may leave a little of a true zero."""
+    return max((a.log10_jacobian_norm for a in layers if a.log10_jacobian_norm is not None), default=-math.inf)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from unvanish.decide import DEAD_UNITS
-from unvanish.live import not_asked
+from unvanish.decide.limits import DEAD_UNITS
+from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import feeding, is_piecewise_linear, makes_outputs, settled
+from unvanish.rules.conditions import feeding, goes_around, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import called, names, place
 from unvanish.words.numbers import percent
 
@@ -21,6 +21,7 @@ from unvanish.words.numbers import percent
     remedies=("batchnorm", "activation-tanh", "activation-selu", "he-init", "lsuv-init"),
     fires_on=("dead-units", "dead-channels"),
     silent_on=(
+        "guarded-clamp", "penalty-off",
         "relu-he-20", "batchnorm-relu-20", "residual-50", "small-cnn", "relu6-cnn", "unet-small", "two-branch",
         "densenet-small", "preln-transformer-6", "small-gpt", "dead-relu", "saturated-tanh", "converged-digits",
     ),
@@ -37,9 +38,10 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     Evidence: the share of units whose slope is below 1 % of the activation's largest on every sample of this batch,
     greater than ``threshold``. Half-dead ReLU layers are healthy; of the outputs themselves, none can be spared: one is
     enough while the loss is no better than that of a constant. A batch of fewer than ``samples`` is not asked: on
-    one sample a trained, sparse network has most of its units off. Of a running training, where the calls were not
-    looked at, the share is that of the activation after each layer, whatever it is. Where a layer is dead altogether
-    UV301 speaks.
+    one sample a trained, sparse network has most of its units off. Nor is a call that more of the signal goes around
+    than through (the clamp beside an exponential, a penalty that is off): its units speak there. Of a running training,
+    where the calls were not looked at, the share is that of the activation after each layer, whatever it is. Where a
+    layer is dead altogether UV301 speaks.
 
     What helps: a smaller learning rate, an activation with a slope on both sides, batch normalisation before it.
 
@@ -57,6 +59,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         if call.part == "model"
         and (is_piecewise_linear(call) or not call.bounded)
         and (call.dead_fraction or 0.0) > (0.0 if worse and makes_outputs(flow, call) else threshold)
+        and not goes_around(flow, call)
     ]
     if not calls:
         return []

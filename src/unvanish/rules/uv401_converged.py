@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unvanish.decide import CONVERGED, STATIONARY, VANISHED, is_stationary
+from unvanish.decide.limits import CONVERGED, STATIONARY, VANISHED
+from unvanish.decide.stationary import is_stationary
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, subject, weakest

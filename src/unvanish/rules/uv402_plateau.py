@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import STATIONARY
+from unvanish.decide.limits import STATIONARY
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject, weakest

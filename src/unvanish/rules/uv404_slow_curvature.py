@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unvanish.decide import CRAWL
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import little_gained, steps_to_judge
@@ -16,13 +17,13 @@ from unvanish.rules.wording import about
     levels=("error",),
     needs=("loss", "step"),
     remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
-    fires_on=("slow-quadratic", "slow-linear-10"),
+    fires_on=("slow-quadratic", "slow-linear-10", "ravine"),
     silent_on=(
         "lr-too-small", "lr-too-large", "least-squares-optimum", "relu-he-20", "small-cnn", "residual-50", "plateau",
         "output-scale", "stuck-sigmoid-10",
     ),
 )  # fmt: skip
-def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = 1000.0) -> list[Statement]:
+def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, steps: float = CRAWL) -> list[Statement]:
     """Plain gradient descent crawls: its learning rate is near its limit, and the distance left needs a far larger one.
 
     Example: two features of which one is 300 times larger than the other. The steep direction allows a rate of 1; the

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from unvanish.decide import BALANCED, decay_balances, has_converged
+from unvanish.decide import decay_balances
+from unvanish.decide.limits import BALANCED
+from unvanish.decide.stationary import has_converged
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 
@@ -13,6 +15,7 @@ from unvanish.rules import Statement, rule
     "weight decay cancels the gradient",
     tier="slow",
     levels=("error", "note"),
+    remedies=("no-weight-decay", "decoupled-decay"),
     needs=("loss", "next_step"),
     fires_on=("decay-coupled", "decay-decoupled"),
     silent_on=(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import call_place, factor, names
+from unvanish.rules.wording import call_place, factor, listing, names
 
 OUTGROWING = 4.0
 """log10 of an rms from which numbers are on their way out of a type's range: float16 ends at 4.8."""
@@ -18,9 +20,10 @@ OUTGROWING = 4.0
     levels=("error",),
     needs=("nonfinite",),
     remedies=("centred-sigmoid", "activation-tanh", "standardise-inputs"),
-    fires_on=("nonfinite-log", "overflow-exp"),
+    fires_on=("nonfinite-log", "overflow-exp", "masked-row", "masked-rows", "infinite-weight"),
     silent_on=(
         "nonfinite-sqrt0",
+        "masked-attention",
         "relu-he-20",
         "sigmoid-50",
         "small-gpt",
@@ -39,37 +42,101 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
     consequence.
 
     Evidence: the first such call, and the largest size (log10 rms) of a finite result before it. At or above
-    ``large_log10_rms`` the cause is growth (overflow), below it the call itself at a bad point.
+    ``large_log10_rms`` the cause is growth (overflow), below it the call itself at a bad point. Infinities of one sign
+    that were put there or added as a mask are meant: what counts is the first call that makes nan of them, a softmax
+    of a row that is masked whole. Where a later call replaces what is not finite the loss is finite; it is a finding
+    if the gradient is not, else a remark. Weights that hold such numbers already come first, and the batch, or a
+    number made without a gradient, where the call was given it.
 
     What helps: for overflow, a bounded activation or standardised inputs. For a bad point, change the call: a
-    logarithm of a clamped value, log_softmax instead of log of softmax.
+    logarithm of a clamped value, log_softmax instead of log of softmax; replace bad numbers before the call, because
+    0 times nan is nan on the way back. For a masked row, leave one entry of it open and drop the row afterwards.
 
     Source: Goldberg 1991, What every computer scientist should know about floating-point arithmetic; IEEE 754-2019.
     """
-    if flow.nonfinite != "forward":
+    worn = () if flow.birth is None else flow.birth.parameters
+    if flow.nonfinite != "forward" and not worn:
         return []
     birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
     before = _largest_before(flow, birth)
-    overflow = before is not None and before >= large_log10_rms
-    message = f"The forward pass is not finite from {call_place(birth)} on: its result holds inf or nan"
-    message += ", its inputs do not." if birth is not None else "."
-    if before is not None:
-        message += f" The largest values before it have an rms of {factor(before)}"
-        message += (
-            ": they have outgrown the number type." if overflow else ": the call was asked outside its domain or range."
-        )
+    told = worn or _known_reason(flow)
+    overflow = not told and before is not None and before >= large_log10_rms
+    said = [_worn(worn)] if worn else []
+    if flow.nonfinite:
+        said += [_from(flow, birth), *([] if told else [_size(before, overflow)]), _hidden(flow)]
     evidence = [Evidence(name="index of the first call with a non-finite result", value=_number(flow.nonfinite_call))]
-    if before is not None:
+    if worn:
+        evidence.append(Evidence(name="tensors that hold numbers which are not finite", value=float(len(worn))))
+    elif before is not None:
         evidence.append(Evidence(name="largest log10_rms before it", value=before, threshold=large_log10_rms))
+    owners = [layer for layer in flow.layers if any(_owns(layer.name, name) for name in worn)]
     return [
         Statement(
-            layers=names(flow.layers),
-            cause="overflow" if overflow else birth.name if birth is not None else "",
-            message=message,
+            layers=names(owners if worn else flow.layers),
+            cause="parameters" if worn else "overflow" if overflow else birth.name if birth is not None else "",
+            message=" ".join(filter(None, said)),
             evidence=tuple(evidence),
             remedies=None if overflow else (),
         )
     ]
+
+
+def _worn(parameters: Sequence[str]) -> str:
+    return (
+        f"{listing(parameters)} {'holds' if len(parameters) == 1 else 'hold'} nan or inf already: this is the damage"
+        " and not its cause, which lies in an earlier step. Go back to weights from before it and check those."
+    )
+
+
+def _from(flow: Flow, birth: CallFlow | None) -> str:
+    """Where it begins, and what is known of the reason."""
+    facts = flow.birth
+    numbers = "inf or nan" if facts is None or not facts.numbers else facts.numbers
+    told = f"The forward pass is not finite from {call_place(birth)} on: its result holds {numbers}"
+    if birth is None:
+        return told + "."
+    if facts is None or (not facts.row and not facts.given and not facts.parameters):
+        return told + ", its inputs do not."
+    if facts.row:
+        return told + ", because a row of what it normalises is -inf throughout: everything in it is masked."
+    if facts.given == "constant":
+        maker = f", made by {facts.maker}" if facts.maker else ""
+        return f"{told}, because a number it is given, one without a gradient, is not finite already{maker}."
+    if facts.given == "weights":
+        maker = f" by {facts.maker}" if facts.maker else ""
+        return f"{told}, because the weights it is given, computed{maker} from finite parameters, are not finite."
+    if facts.given == "mask":
+        return f"{told}, because it asks for entries that {facts.maker} has set to inf or -inf."
+    if facts.given:
+        return f"{told}, because the {facts.given} of this batch hold such numbers already."
+    return told + "."
+
+
+def _size(before: float | None, overflow: bool) -> str:
+    if before is None:
+        return ""
+    why = "they have outgrown the number type" if overflow else "the call was asked outside its domain or range"
+    return f"The largest values before it have an rms of {factor(before)}: {why}."
+
+
+def _hidden(flow: Flow) -> str:
+    at = None if flow.birth is None else flow.birth.hidden_by
+    if at is None:
+        return ""
+    hider = next((call for call in flow.calls if call.index == at), None)
+    return (
+        f"{call_place(hider)} replaces it, so that the loss is finite; the gradient is not, because 0 times nan or inf"
+        " is nan on the way back. Make the numbers finite before that call, not after it."
+    )
+
+
+def _known_reason(flow: Flow) -> bool:
+    return flow.birth is not None and (flow.birth.row or bool(flow.birth.given))
+
+
+def _owns(layer: str, parameter: str) -> bool:
+    path = layer.partition("#")[0]
+    return parameter == path or parameter.rpartition(".")[0] == path
 
 
 def _largest_before(flow: Flow, birth: CallFlow | None) -> float | None:

@@ -23,6 +23,7 @@ LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308
     fires_on=("nonfinite-sqrt0",),
     silent_on=(
         "nonfinite-log",
+        "masked-attention",
         "overflow-exp",
         "relu-he-20",
         "chaotic-tanh-50",
@@ -60,10 +61,13 @@ def nonfinite_backward(flow: Flow) -> list[Statement]:
 def _from_call(flow: Flow) -> Statement:
     birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
     index = None if flow.nonfinite_call is None else float(flow.nonfinite_call)
+    forward = f"The {'forward pass' if all(call.finite for call in flow.calls) else 'loss'} is finite"
+    masked = flow.birth is not None and flow.birth.row
+    row = ": a row of what it normalises is -inf throughout, everything in it is masked" if masked else ""
     return Statement(
         layers=names(judged(flow, "nonfinite")),
         cause=birth.name if birth is not None else "",
-        message=f"The forward pass is finite, but the gradient is inf or nan from {call_place(birth)} on back.",
+        message=f"{forward}, but the gradient is inf or nan from {call_place(birth)} on back{row}.",
         evidence=(Evidence(name="index of the first call with a non-finite gradient", value=index),),
         remedies=(),
     )

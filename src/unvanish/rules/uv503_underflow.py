@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.decide import UNDERFLOW
-from unvanish.live import not_asked
+from unvanish.decide.limits import UNDERFLOW
+from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject

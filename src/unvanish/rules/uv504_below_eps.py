@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import UNDERFLOW, below_eps
+from unvanish.decide import below_eps
+from unvanish.decide.limits import UNDERFLOW
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, sources, subject

@@ -14,7 +14,7 @@ from unvanish.words.spans import span
     tier="nonfinite",
     levels=("error",),
     needs=("next_step",),
-    remedies=("lr-0.1", "lr-0.01"),
+    remedies=("optimizer-eps", "float32-weights", "lr-0.1", "lr-0.01"),
     fires_on=("half-precision-eps", "half-precision-rate", "half-precision-moment"),
     silent_on=(
         "relu-he-20", "small-cnn", "small-gpt", "lstm", "residual-50", "converged-digits", "sigmoid-20",
@@ -58,9 +58,15 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
                     value=step.nonfinite_share, relation=">", threshold=0.0,
                 ),
             ),
-            remedies=None if step.reason == "rate" else (),
+            remedies=_remedies(step),
         )
     ]  # fmt: skip
+
+
+def _remedies(step: NextStep) -> tuple[str, ...]:
+    if step.reason == "rate":
+        return ("lr-0.1", "lr-0.01")
+    return ("optimizer-eps", "float32-weights") if step.reason == "eps" else ("float32-weights",)
 
 
 def _what(step: NextStep) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import has_converged
+from unvanish.decide.stationary import has_converged
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 

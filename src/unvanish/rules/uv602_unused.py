@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.records import Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, names, sources, subject
+from unvanish.rules.wording import judged, listing, names, sources, subject
 
 
 @rule(
@@ -29,58 +28,101 @@ from unvanish.rules.wording import judged, names, sources, subject
     ),
 )
 def unused(flow: Flow) -> list[Statement]:
-    """The layer takes no part in computing the loss, so it has no gradient at all.
+    """The layer takes no part in computing the loss, or its part has no gradient.
 
-    Example: a ``Linear`` made in ``__init__`` and forgotten in ``forward``. A mixture of experts that sent no sample
-    of this batch to one of its experts looks the same to the gradient, and is fine.
+    Example: a ``Linear`` made in ``__init__`` and forgotten in ``forward``; the first blocks of a network in whose
+    middle stands a ``detach``. A mixture of experts that sent no sample of this batch to one of its experts looks the
+    same to the gradient, and is fine.
 
     Why: parameters outside the graph of the loss never change. That is a mistake where the forward pass can never use
-    them, and an accident of the batch where it chooses among equals.
+    them or cuts them off, and an accident of the batch where it chooses among equals.
 
-    Evidence: the layer has no call from which the loss can be reached. It is a note where a numbered sibling of the
-    same kind is used (experts), or where the layer is a side branch off a used layer whose result this loss does not
-    need (poolers), and an error otherwise. Of a running training, a layer that had neither signal nor gradient in a
-    step; always a note.
+    Evidence: the layer has no call from which the loss can be reached. What left the graph is followed: where a trained
+    layer consumes numbers made of it, the layer was cut off, by a ``detach``, under ``no_grad``, in a checkpoint none
+    of whose inputs needs a gradient, or by a call without one. That is an error, unless a library's own forward does it
+    or an optimizer was given that does not hold the layer (a frozen teacher, the other player of a game). Of what no
+    trained layer consumes it is a note where the layer was called on what a used one computed (poolers), or has a twin
+    that is trained (a target network). A layer never called is a note where a numbered sibling of the same kind is used
+    and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
+    leaves it out; an error otherwise. Of a running training, a layer that had neither signal nor gradient in a step;
+    always a note.
 
-    What helps: call the layer, or remove it; for a result cut off on the way, look for ``detach``, ``no_grad`` and
-    conversions to numbers.
+    What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
+    a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
 
     Source: Shazeer et al. 2017, Outrageously large neural networks: the sparsely-gated mixture-of-experts layer
-    (experts without a sample).
+    (experts without a sample); Chen et al. 2016, Training deep nets with sublinear memory cost (checkpoints).
     """
     layers = judged(flow, "unused")
     if not flow.asks("calls"):
-        why = "without a signal and a gradient in this step; others may use"
-        return [_finding(flow, list(layers), "note", "this step", f"{why} {_them(layers)}")] if layers else []
-    excused = [layer for layer in layers if _has_used_sibling(layer, flow) or _is_side_branch(layer, flow)]
+        return [_finding(flow, list(layers), "note", "this step", "", {})] if layers else []
+    known = {facts.layer: facts for facts in flow.unused}
     called = {call.module for call in flow.calls}
-    cut = [layer for layer in layers if layer not in excused and _path(layer) in called]
-    never = [layer for layer in layers if layer not in excused and layer not in cut]
-    findings: list[Statement] = []
-    if never:
-        findings.append(_finding(flow, never, "error", "never called", "never called in the forward pass"))
-    if cut:
-        why = "called, but nothing of the result reaches the loss"
-        findings.append(_finding(flow, cut, "error", "cut off", why))
-    if excused:
-        why = "not part of this loss on this batch; other batches or losses may use"
-        findings.append(_finding(flow, excused, "note", "this batch", f"{why} {_them(excused)}"))
-    return findings
+    kinds: dict[tuple[str, str, str], list[LayerFlow]] = {}
+    for layer in layers:
+        facts = known.get(layer.name) or UnusedFacts(layer=layer.name, called=_path(layer) in called)
+        kinds.setdefault(_kind(layer, facts, flow), []).append(layer)
+    return [
+        _finding(flow, each, *kind, known) for kind, each in sorted(kinds.items(), key=lambda k: CAUSES.index(k[0][1]))
+    ]
 
 
-def _finding(flow: Flow, layers: list[LayerFlow], level: str, cause: str, why: str) -> Statement:
+CAUSES = ("never called", "cut off", "left out by the optimizer", "library", "this batch")
+THIS_BATCH = "not part of this loss on this batch; other batches or losses may use"
+
+
+def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, str]:
+    """Level, cause, and for a cut what made it."""
+    if facts.cut and facts.feeds:
+        if facts.library or facts.held is False:
+            return "note", "library" if facts.library else "left out by the optimizer", facts.cut
+        return "error", "cut off", facts.cut
+    excused = (
+        facts.library or _is_side_branch(layer, flow) or facts.held is False or (facts.cut and _has_twin(layer, flow))
+    )
+    if excused or _is_one_of_many(layer, flow) or facts.conditional:
+        return "note", "this batch", ""
+    return "error", "cut off" if facts.called else "never called", facts.cut
+
+
+def _finding(
+    flow: Flow, layers: list[LayerFlow], level: str, cause: str, by: str, known: dict[str, UnusedFacts]
+) -> Statement:
     parameters = sum(layer.parameters for layer in layers)
+    where = listing(known[layer.name].cut_at for layer in layers if layer.name in known and known[layer.name].cut_at)
+    why = {
+        "never called": "never called in the forward pass",
+        "cut off": _cut(by, where),
+        "left out by the optimizer": f"{_cut(by, where)}; the optimizer does not hold {_them(layers)} either",
+        "library": f"{_cut(by, where)}, by a library's own forward",
+        "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
+        "this batch": f"{THIS_BATCH} {_them(layers)}",
+    }[cause]
     return Statement(
         level=level,
         layers=names(layers),
-        cause=cause,
+        cause=f"{cause}: {by}" if by else cause,
         message=f"{subject(flow, layers, 'is', 'are')} {why} ({parameters:,} parameters).{sources(layers)}",
         evidence=(Evidence(name="parameters without a gradient", value=float(parameters)),),
     )
 
 
-def _them(layers: Sequence[LayerFlow]) -> str:
+def _them(layers: list[LayerFlow]) -> str:
     return "it" if len(layers) == 1 else "them"
+
+
+def _cut(by: str, where: str) -> str:
+    at = f" at {where}" if where else ""
+    if by == "no_grad":
+        return f"called without gradients (torch.no_grad or inference mode{at}), so that nothing of the loss comes back"
+    if by == "checkpoint":
+        return (
+            f"called in an activation checkpoint{at} none of whose inputs needs a gradient, which cuts it off (the"
+            " reentrant kind); use_reentrant=False does not"
+        )
+    if by:
+        return f"called, but what it computed is cut out of the graph by {by}{at}"
+    return "called, but nothing of the result reaches the loss"
 
 
 def _path(layer: LayerFlow) -> str:
@@ -88,15 +130,44 @@ def _path(layer: LayerFlow) -> str:
     return layer.name.partition("#")[0]
 
 
-def _has_used_sibling(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether a used layer of the same kind differs in one number only, as ``experts.0.up`` and ``experts.1.up`` do."""
+def _is_one_of_many(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether used layers of the same kind differ from it in one number only, and none of them follows another.
+
+    So do ``experts.0.up`` and ``experts.1.up``; the blocks of a trunk follow each other.
+    """
     path = _path(layer)
     patterns = [
         re.compile(re.escape(path[: number.start()]) + r"\d+" + re.escape(path[number.end() :]))
         for number in re.finditer(r"(?<=\.)\d+(?=\.|$)", path)
     ]
-    used = {_path(other) for other in flow.layers if other.call is not None and other.kind == layer.kind} - {path}
-    return any(pattern.fullmatch(other) for pattern in patterns for other in used)
+    used = [a for a in flow.layers if a.call is not None and a.kind == layer.kind and _path(a) != path]
+    groups = [[other for other in used if pattern.fullmatch(_path(other))] for pattern in patterns]
+    return any(group and not _in_series(group, flow) for group in groups)
+
+
+def _in_series(layers: list[LayerFlow], flow: Flow) -> bool:
+    """Whether what one of the layers computed reaches another of them."""
+    own = {layer.call: _path(layer) for layer in layers}
+    behind: dict[int, set[str]] = {}
+    for call in flow.calls:  # in the order of the calls
+        before = set[str]().union(*(behind.get(j, ()) for j in call.inputs))
+        if call.index in own:
+            if before - {own[call.index]}:
+                return True
+            before = before | {own[call.index]}
+        behind[call.index] = before
+    return False
+
+
+def _has_twin(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether a used layer of the same kind and size has the same path but for one name, as a target network's has."""
+    parts = _path(layer).split(".")
+    used = [
+        _path(a).split(".")
+        for a in flow.layers
+        if a.call is not None and (a.kind, a.parameters) == (layer.kind, layer.parameters)
+    ]
+    return any(len(o) == len(parts) and sum(a != b for a, b in zip(o, parts, strict=True)) == 1 for o in used)
 
 
 def _is_side_branch(layer: LayerFlow, flow: Flow) -> bool:

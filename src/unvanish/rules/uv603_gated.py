@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.live import ARRIVAL, arrivals, gate_after
+from unvanish.decide.live import ARRIVAL, arrivals, gate_after
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, subject

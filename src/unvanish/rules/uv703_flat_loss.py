@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import FLAT, is_flat
+from unvanish.decide.limits import FLAT
+from unvanish.decide.stationary import is_flat
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, subject

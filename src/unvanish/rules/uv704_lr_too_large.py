@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.records import Evidence, Flow, RateTrial, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import steps_to_judge

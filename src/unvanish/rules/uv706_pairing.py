@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from unvanish.decide import has_converged
+from unvanish.decide.stationary import has_converged
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import UNREACHABLE, takes_logits
+from unvanish.rules.conditions import TAKES_LOGITS, UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
 from unvanish.words.numbers import number, percent
 
@@ -35,12 +35,13 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     Why: a loss that normalises by itself expects unbounded numbers of both signs. Normalised or clipped ones leave it
     only a small part of its range, and the gradient through the two in a row is weak.
 
-    Evidence: the last call normalises, or the loss takes logits and the last call bounds or clips them; and the lowest
-    loss that any input of that call can reach leaves more than ``threshold`` of the achievable reduction out of reach.
-    Or the model's last call ends on one side, the loss divides the outputs by their sum (it stays the same when all of
-    them grow by one factor), and with the outputs that lie exactly on that end left there, the best loss is worse than
-    that of a constant by more than ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample
-    brings its own output back, and a share of nothing costs the most.
+    Evidence: the last call that changes a number (views, transposes and the like only move them) normalises, or the
+    loss takes logits and the last call bounds or clips them; and the lowest loss that any input of that call can reach
+    leaves more than ``threshold`` of the achievable reduction out of reach. Or the model's last call ends on one side,
+    the loss divides the outputs by their sum (it stays the same when all of them grow by one factor), and with the
+    outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more than
+    ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a
+    share of nothing costs the most.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit.
 
@@ -103,9 +104,9 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
 
 
 def _why(flow: Flow, call: CallFlow | None) -> str:
-    after = [each for each in flow.calls if call is not None and each.index > call.index]
     if takes_logits(flow):
-        loss = after[-1].name if after else "the loss"
+        after = (each.name for each in flow.calls if call is not None and each.index > call.index)
+        loss = next((name for name in after if name in TAKES_LOGITS), "the loss")
         return f"squeezes the outputs before {loss}, which normalises them once more and expects them unbounded"
     return (
         "normalises the outputs, and the targets cannot be reached with what it returns (over one unit it is always 1)"

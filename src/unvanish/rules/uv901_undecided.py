@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import UNJUDGED, gap_is_known
+from unvanish.decide import UNJUDGED
+from unvanish.decide.stationary import gap_is_known
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names

@@ -77,5 +77,5 @@ def not_converged(flow: Flow, pronoun: str = "It is") -> str:
 def weakest(layers: Iterable[LayerFlow]) -> float | None:
     """The smallest log10 transmission among the layers, None where one was not measured."""
     known = [layer.log10_transmission for layer in layers]
-    found = [value for value in known if value is not None and math.isfinite(value)]
-    return min(found) if found and len(found) == len(known) else None
+    finite = [value for value in known if value is not None and math.isfinite(value)]
+    return min(finite) if finite and len(finite) == len(known) else None

@@ -78,8 +78,8 @@ def _pages(site: Site) -> list[BaseRoute]:
 def _jobs(site: Site) -> list[BaseRoute]:
     async def follow(request: Request) -> Response:
         job = site.jobs.get(request.path_params["id"])
-        told = events(job, site.encode)
-        return StreamingResponse(told, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        stream = events(job, site.encode)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def stop(request: Request) -> Response:
         site.jobs.get(request.path_params["id"]).stop.set()

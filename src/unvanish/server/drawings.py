@@ -34,11 +34,11 @@ def _all() -> dict[str, dict[str, Any]]:
         return json.loads(home.read_text(encoding="utf-8"))
     from unvanish.charts import draw, pictures
 
-    found = {each.name: draw(each.name, {table: [] for table in each.tables}).vega() for each in pictures()}
-    for drawing in found.values():
+    drawings = {each.name: draw(each.name, {table: [] for table in each.tables}).vega() for each in pictures()}
+    for drawing in drawings.values():
         _hush(drawing)
-    keep(home, json.dumps(found))
-    return found
+    keep(home, json.dumps(drawings))
+    return drawings
 
 
 def _hush(part: dict[str, Any]) -> None:
@@ -50,9 +50,9 @@ def _hush(part: dict[str, Any]) -> None:
 
 def _fingerprint() -> str:
     """Of the versions of what compiles, of this file and of every one of the charts: yesterday's drawing is none."""
-    found = hashlib.sha256(f"{version(PACKAGE)} {version('altair')}".encode())
-    found.update(files("unvanish.server").joinpath("drawings.py").read_bytes())
+    digest = hashlib.sha256(f"{version(PACKAGE)} {version('altair')}".encode())
+    digest.update(files("unvanish.server").joinpath("drawings.py").read_bytes())
     for file in sorted(files("unvanish.charts").iterdir(), key=lambda each: each.name):
         if file.name.endswith(".py"):
-            found.update(file.read_bytes())
-    return found.hexdigest()[:16]
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -59,10 +59,10 @@ class Guard:
 
     def _remembered(self, headers: Headers) -> str:
         try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
             return ""
-        return found.value if found else ""
+        return cookie.value if cookie else ""
 
     def _entry(self) -> Response:
         """The token leaves the address, so that it stands neither in the history nor in a copied link."""

@@ -94,11 +94,11 @@ class Jobs:
 async def events(job: Job, encode: Callable[[Any], bytes]) -> AsyncGenerator[str, None]:
     """Server-sent events: progress, then one of result or problem. Ends when the visitor leaves."""
     job.followers += 1
-    said: tuple[float, str] | None = None
+    sent: tuple[float, str] | None = None
     try:
         while not job.finished:
-            if (job.share, job.what) != said:
-                said = (job.share, job.what)
+            if (job.share, job.what) != sent:
+                sent = (job.share, job.what)
                 yield _event("progress", {"share": job.share, "what": job.what})
             await asyncio.sleep(TICK)
         assert job.future is not None

@@ -10,13 +10,11 @@ from functools import cache
 
 import numpy as np
 
-from unvanish.theory.activations import Activation, Array, activation
+from unvanish.theory.activations import CENTRED, Array, activation, centred_sigmoid
 from unvanish.theory.meanfield import moments
 
 SPAN = (1e-12, 1e12, 1201)
 """Smallest and largest variance of the table, and how many there are; beyond, powers of the variance go on as there."""
-CENTRED = "centred sigmoid"
-"""4 (σ(z) − ½): what a sigmoid with centred initialisation is."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +35,22 @@ class Table:
 
 def _extended(x: Array, places: Array, values: Array) -> Array:
     """Between the places linear, beyond them with the slope of the last two."""
-    found = np.interp(x, places, values)
+    extended = np.interp(x, places, values)
     for outside, edge, beside in ((x < places[0], 0, 1), (x > places[-1], -1, -2)):
         slope = (values[edge] - values[beside]) / (places[edge] - places[beside])
-        found = np.where(outside, values[edge] + slope * (x - places[edge]), found)
-    return found
+        extended = np.where(outside, values[edge] + slope * (x - places[edge]), extended)
+    return extended
 
 
 @cache
 def table(name: str) -> Table:
     """The averages of one activation; ``name`` may be "centred sigmoid" too."""
-    phi = _centred() if name == CENTRED else activation(name)
+    phi = centred_sigmoid() if name == CENTRED else activation(name)
     grid = np.geomspace(*SPAN)
-    found = [moments(phi, q) for q in grid.tolist()]
-    mean, square, slope = (np.array([getattr(m, key) for m in found]) for key in ("mean", "square", "slope_square"))
+    averages = [moments(phi, q) for q in grid.tolist()]
+    mean, square, slope = (np.array([getattr(m, key) for m in averages]) for key in ("mean", "square", "slope_square"))
     with np.errstate(divide="ignore"):
         return Table(np.log(grid), mean, np.log(square), np.log(slope))
-
-
-def _centred() -> Activation:
-    sigmoid = activation("sigmoid")
-    return Activation(
-        CENTRED, lambda x: 4 * (sigmoid.phi(x) - 0.5), lambda x: 4 * sigmoid.slope(x), lambda x: 4 * sigmoid.one(x) - 2
-    )
 
 
 def log10_signal_ratio(

@@ -129,9 +129,9 @@ def saturation(phi: Activation, q: float) -> float:
 
 def critical(phi: Activation, q: float) -> Critical:
     """The initialisation with χ₁ = 1 at variance q: σ_w² = 1 / E φ′², σ_b² = q − σ_w² E φ²."""
-    found = moments(phi, q)
-    weight = 1 / found.slope_square
-    return Critical(q, weight, q - weight * found.square, weight * found.growth)
+    averages = moments(phi, q)
+    weight = 1 / averages.slope_square
+    return Critical(q, weight, q - weight * averages.square, weight * averages.growth)
 
 
 def critical_with_bias(phi: Activation, sigma_b2: float = 0.0) -> tuple[Critical, ...]:
@@ -180,8 +180,8 @@ def fixed_point(phi: Activation, sigma_w2: float, sigma_b2: float, start: float 
 
 
 def _settled(phi: Activation, sigma_w2: float, sigma_b2: float, q: float, every_q: bool = False) -> FixedPoint:
-    found = moments(phi, q)
-    return FixedPoint(sigma_w2, sigma_b2, q, sigma_w2 * found.slope_square, sigma_w2 * found.growth, every_q)
+    averages = moments(phi, q)
+    return FixedPoint(sigma_w2, sigma_b2, q, sigma_w2 * averages.slope_square, sigma_w2 * averages.growth, every_q)
 
 
 def _escaped(phi: Activation, sigma_w2: float, sigma_b2: float, grows: bool) -> FixedPoint:
@@ -189,8 +189,8 @@ def _escaped(phi: Activation, sigma_w2: float, sigma_b2: float, grows: bool) -> 
     if grows:
         factor = sigma_w2 * (phi.flat_left**2 + phi.flat_right**2) / 2
         return FixedPoint(sigma_w2, sigma_b2, math.inf, factor, factor)
-    found = moments(phi, COLLAPSED)
-    return FixedPoint(sigma_w2, sigma_b2, 0.0, sigma_w2 * found.slope_square, sigma_w2 * found.growth)
+    averages = moments(phi, COLLAPSED)
+    return FixedPoint(sigma_w2, sigma_b2, 0.0, sigma_w2 * averages.slope_square, sigma_w2 * averages.growth)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
@@ -201,13 +201,13 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         if not min(low, high) < middle < max(low, high):
             middle = (low + high) / 2
-        found = function(middle)
-        if found == 0 or abs(high - low) < 1e-15 * max(1.0, abs(middle)):
+        value = function(middle)
+        if value == 0 or abs(high - low) < 1e-15 * max(1.0, abs(middle)):
             return middle
-        if found * at_low > 0:
-            low, at_low, at_high, side = middle, found, at_high / 2 if side == 1 else at_high, 1
+        if value * at_low > 0:
+            low, at_low, at_high, side = middle, value, at_high / 2 if side == 1 else at_high, 1
         else:
-            high, at_high, at_low, side = middle, found, at_low / 2 if side == -1 else at_low, -1
+            high, at_high, at_low, side = middle, value, at_low / 2 if side == -1 else at_low, -1
     return (low + high) / 2
 
 
@@ -217,8 +217,8 @@ def grid_chi1(phi: Activation, sigma_w2: Array, sigma_b2: Array) -> Array:
     The averages are taken at 600 variances from 1e-9 to 1e9 and read off between them: right to about 1e-3.
     """
     grid = np.geomspace(COLLAPSED * 1e3, FAR, 601)
-    found = [moments(phi, q) for q in grid.tolist()]
-    square, slope = (np.array([getattr(each, name) for each in found]) for name in ("square", "slope_square"))
+    averages = [moments(phi, q) for q in grid.tolist()]
+    square, slope = (np.array([getattr(each, name) for each in averages]) for name in ("square", "slope_square"))
     excess = sigma_w2[None, :, None] * square + sigma_b2[:, None, None] - grid
     centre = len(grid) // 2
     rising = excess[..., centre] > 1e-9

@@ -21,15 +21,15 @@ def walk(
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
     ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node)`` each node of a
-    call just before it is released (not where ``why_inexact`` has a reason). Returns one Tape a channel. Without a
+    call just before it is released (not where ``why_unsupported`` has a reason). Returns one Tape a channel. Without a
     graph the tapes are empty.
     """
-    run = plain_walk if why_inexact() else exact_walk
+    run = plain_walk if why_unsupported() else exact_walk
     return run(capture, channels, on_leaf, on_node)
 
 
 @cache
-def why_inexact() -> str:
+def why_unsupported() -> str:
     """ "" where this torch has the private details the walk rests on, else what went wrong on a small graph."""
     try:
         w = torch.full((2, 2), 0.5, dtype=torch.float64, device="cpu", requires_grad=True)
@@ -37,11 +37,11 @@ def why_inexact() -> str:
         out = torch.sigmoid(torch.ones(3, 2, dtype=torch.float64, device="cpu") @ w + b).sum()
         expected = torch.autograd.grad(out, [w, b], retain_graph=True)
         capture = Capture(nn.Module())
-        found: dict[int, Scaled] = {}
+        gradients: dict[int, Scaled] = {}
         root = Root((out.grad_fn, out.output_nr), (), out.dtype, out.device, 1.0)
-        exact_walk(capture, [[(root, torch.ones_like(out) * 2.0**-900)]], lambda p, _, g: found.update({id(p): g}))
+        exact_walk(capture, [[(root, torch.ones_like(out) * 2.0**-900)]], lambda p, _, g: gradients.update({id(p): g}))
         for leaf, right in zip((w, b), expected, strict=True):
-            got = shift(found[id(leaf)].mantissa, found[id(leaf)].exponent + 900)
+            got = shift(gradients[id(leaf)].mantissa, gradients[id(leaf)].exponent + 900)
             if not torch.allclose(got, right, rtol=1e-12, atol=0.0):
                 return "a hand-walked gradient differs from autograd's"
     except Exception as error:  # whatever a future torch raises here, the answer is the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
+from unvanish.trace.births import Trouble
+from unvanish.trace.cuts import Cut
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -24,6 +26,16 @@ LOSS_CALLS = {
     "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
     "multi_margin_loss",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How a call is made once more, on another tensor in place of the one it was given; ``shape``: of that one."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -44,6 +56,10 @@ class Call:
     numel: int
     finite: bool
     probe: tuple[Any, ...] | None  # (func, args, kwargs): can be called on one other tensor
+    again: Again | None = None  # where one tensor goes in and one comes out, of whatever shapes
+    alone: tuple[Any, ...] | None = None  # of a normaliser: (func, args, kwargs), its tensors replaced by ones
+    cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
+    trouble: Trouble | None = None  # where its result is not finite
 
     @property
     def rms(self) -> float:
@@ -73,19 +89,32 @@ class Capture:
     loss_root: Root | None = None
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
+    inside: tuple[int, ...] = ()  # of a model that returns its own loss: the calls whose results ``outputs`` are
+    ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     values: Any = None  # the outputs without their graph, in the user's structure
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
+    compared: tuple[tuple[int, ...], Tensor, str] | None = None  # a shape and the target it meets first in the loss
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
     walks: Walks = field(default_factory=Walks)
+    cuts: list[Cut] = field(default_factory=list)
+
+    def leading_to(self, ends: Iterable[int]) -> set[int]:
+        """The calls from which one of these is reached, and they themselves."""
+        found = set(ends)
+        for call in reversed(self.calls):
+            if call.index in found:
+                found.update(call.inputs)
+        return found
 
     def release(self) -> None:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
-        self.loss_root, self.loss_input, self.values, self.loss_call = None, None, None, None
+        self.loss_root, self.loss_input, self.values, self.loss_call, self.compared = None, None, None, None, None
         self.outputs.clear()
+        self.ends.clear()
         self.of_parameters.clear()
         nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
         self.owner.clear()
@@ -97,8 +126,11 @@ class Capture:
 
 
 def root_of(tensor: Tensor) -> Root:
-    """The graph slot of a tensor, without keeping the tensor."""
-    rms = norm_of(tensor.detach()) / math.sqrt(max(1, tensor.numel()))
+    """The graph slot of a tensor, without keeping the tensor. Its rms is that of the entries that are finite."""
+    norm = norm_of(tensor.detach())
+    if not math.isfinite(norm):
+        norm = norm_of(tensor.detach().nan_to_num(0.0, 0.0, 0.0))
+    rms = norm / math.sqrt(max(1, tensor.numel()))
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 import warnings
@@ -17,8 +18,10 @@ from unvanish.preserve.tensors import kept_tensors
 from unvanish.records import UnvanishError
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
+from unvanish.trace.ends import ends_of, returns_loss, roots_of
 from unvanish.trace.places import blame
 from unvanish.trace.recorder import Recorder
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_eager())
-            stack.enter_context(recompute_once())
+            stack.enter_context(recompute_once(recorder.cuts.in_checkpoint))
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
@@ -46,6 +49,8 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
             recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
+            _read_layers_ends(capture)
+        _read_own_ends(capture, problem)
         if recorder.disturbed:
             raise UnvanishError(
                 "another thread ran the model while it was checked; check it where its training stands still, or check"
@@ -57,6 +62,12 @@ def record(problem: Problem, model: nn.Module) -> Capture:
         capture.release()
         raise
     return capture
+
+
+def forward_is_finite(capture: Capture) -> bool:
+    """Whether the loss and every entry of the outputs are finite numbers."""
+    outputs = (t for t in tensors(capture.values) if t.is_floating_point())
+    return math.isfinite(capture.loss) and all(map(is_finite, outputs))
 
 
 def drop_locals(error: BaseException | None) -> None:
@@ -81,7 +92,7 @@ def one_clear_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (stop := _interrupt_behind(error)) is not None:
+        if (stop := interrupt_behind(error)) is not None:
             raise stop from None  # it cut something short, which then failed in turn
         if isinstance(error, UnvanishError):
             raise
@@ -91,7 +102,7 @@ def one_clear_error() -> Iterator[None]:
         ) from error
 
 
-def _interrupt_behind(error: BaseException) -> BaseException | None:
+def interrupt_behind(error: BaseException) -> BaseException | None:
     here: BaseException | None = error
     while here is not None and (isinstance(here, (Exception, SystemExit, GeneratorExit))):
         here = here.__context__
@@ -137,6 +148,42 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
             "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
             " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
         )
+
+
+def _read_own_ends(capture: Capture, problem: Problem) -> None:
+    """Outputs for a model that returns its own loss alone: what its recognised loss call is given, else its ends."""
+    if not returns_loss(capture, problem.batch_size) or capture.loss_root is None or capture.ends:
+        return
+    if capture.loss_input is not None and same_loss(capture):
+        capture.outputs = []
+    elif found := ends_of(capture, problem.batch_size):
+        roots = roots_of(capture, found)
+        if len(roots) == len(found):
+            capture.outputs, capture.inside = roots, tuple(found)
+
+
+def same_loss(capture: Capture) -> bool:
+    """Whether the recognised loss call, made once more, gives the whole loss."""
+    if capture.loss_call is None:
+        return False
+    func, args, kwargs, _ = capture.loss_call
+    with capture.replay():
+        again = float(func(*args, **kwargs))
+    return math.isclose(again, capture.loss, rel_tol=1e-5)
+
+
+def _read_layers_ends(capture: Capture) -> None:
+    """Where the layers end, if some run inside the loss: what leads to them counts as the model's."""
+    owned = [(root, capture.owner.get(root.slot[0], -1)) for root in capture.ends]
+    owned = [(root, index) for root, index in owned if index >= 0]
+    inside = capture.leading_to(index for _, index in owned)
+    for call in capture.calls:
+        if call.index in inside:
+            call.part = "model"
+    owned += [(root, capture.owner.get(root.slot[0], -1)) for root in capture.outputs if owned]
+    before = {index: capture.leading_to(capture.calls[index].inputs) for _, index in owned if index >= 0}
+    passed = {i for index in before for i in before[index]}
+    capture.ends = [root for root, index in owned if index >= 0 and index not in passed]
 
 
 @contextmanager

@@ -8,8 +8,8 @@ refuses to hand one out twice; here a tensor is kept from its first use until it
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,14 +17,17 @@ from torch.utils import checkpoint
 
 
 @contextmanager
-def recompute_once() -> Iterator[None]:
-    """Checkpoints made inside are replayed at most once each; a no-op where torch has changed these details."""
+def recompute_once(cutting: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
+    """Checkpoints made inside are replayed at most once each; a no-op where torch has changed these details.
+
+    ``cutting``: what a checkpoint runs under that takes its result out of the graph.
+    """
     names = ("CheckpointFunction", "_checkpoint_hook")
     kept = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
     mine = threading.get_ident()  # what other threads train meanwhile stays as it is
     try:
         if len(kept) == len(names):
-            checkpoint.CheckpointFunction = _as_non_reentrant(kept["CheckpointFunction"], mine)  # type: ignore[misc]
+            checkpoint.CheckpointFunction = _as_non_reentrant(kept["CheckpointFunction"], mine, cutting)  # type: ignore[misc]
             checkpoint._checkpoint_hook = _unpacking_once(kept["_checkpoint_hook"], mine)  # type: ignore[misc]
         yield
     finally:
@@ -43,13 +46,16 @@ def one_backward() -> Iterator[None]:
         yield
 
 
-def _as_non_reentrant(original: Any, mine: int) -> Any:
+def _as_non_reentrant(original: Any, mine: int, cutting: Callable[[], AbstractContextManager[None]]) -> Any:
     class Replacement:
         @staticmethod
         def apply(function: Any, preserve: bool, *args: Any) -> Any:
             # Without a differentiable input the reentrant kind cuts the graph: its parameters get no gradient.
-            if threading.get_ident() != mine or not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+            if threading.get_ident() != mine:
                 return original.apply(function, preserve, *args)
+            if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+                with torch.no_grad(), cutting():
+                    return function(*args)
             return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
 
     return Replacement

@@ -19,8 +19,8 @@ from unvanish.records import UnvanishError
 from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
 from unvanish.trace.capture import drop_locals
 from unvanish.trace.checkpoints import one_backward
-from unvanish.trace.scaled import ZERO, Device, Host, Scaled, room, shift
-from unvanish.trace.tape import OnLeaf, OnNode, Raw, Start, Tape
+from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, room, shift
+from unvanish.trace.tape import OnLeaf, OnNode, Partly, Raw, Start, Tape
 
 
 class _Edge(NamedTuple):
@@ -74,7 +74,7 @@ class _Walk:
         for index, channel in enumerate(channels):
             for root, cotangent in channel:
                 self.put(root.slot, index, self.math.settle(cotangent, 0), True)
-        ends = (self.capture.loss_root, self.capture.loss_input, *self.capture.outputs)
+        ends = (self.capture.loss_root, self.capture.loss_input, *self.capture.outputs, *self.capture.ends)
         for root in (*(root for channel in channels for root, _ in channel), *ends):
             if root is not None:
                 root.slot = (None, 0)  # or the whole graph would stay alive behind its end
@@ -149,12 +149,12 @@ class _Walk:
             raw = self.raw[channel]
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
-                raw.signals += [(me, parts[nr].log2) for nr, (_, foreign) in held.items() if foreign]
+                raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
             for edge, result in self.guarded(me, node, self.through, node, sides, parts):
                 other = edge.call
                 foreign = other != me
                 if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
-                    raw.edges.append(((me, other), result.log2))
+                    raw.edges.append(((me, other), _size(result)))
                 if raw.broken is None and isinstance(result.log2, float) and not result.log2 < math.inf:
                     raw.broken = me
                 self.put((edge.child, edge.nr), channel, result, foreign)
@@ -183,7 +183,7 @@ class _Walk:
             mantissas, exponent = self.math.align(list(parts.values()))
             given = dict(zip(parts, mantissas, strict=True))
             results = [(edge, self.math.settle(g, exponent)) for edge, g in _apply(node, sides, given)]
-        if self.math is not Host or all(p.log2 == ZERO for p in parts.values()):
+        if self.math is not Host or all(p.log2 == LOG_ZERO for p in parts.values()):
             return results
         if any(not p.log2 < math.inf for p in parts.values()):
             return results
@@ -193,7 +193,7 @@ class _Walk:
                 again = {nr: shift(m, step) for nr, m in given.items()}
                 found = _apply(node, sides, again)[index][1]
                 better = self.math.settle(found, exponent - step)
-                if better.log2 != ZERO and math.isfinite(better.log2):
+                if better.log2 != LOG_ZERO and math.isfinite(better.log2):
                     results[index] = (edge, better)
         return results
 
@@ -205,13 +205,20 @@ def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
     return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype)
 
 
+def _size(value: Scaled) -> Any:
+    """log2 of the norm; where that is not finite, with that of the entries that are."""
+    if not isinstance(value.log2, float) or value.log2 < math.inf:
+        return value.log2
+    return Partly(value.log2, Host.settle(value.mantissa.nan_to_num(0.0, 0.0, 0.0), value.exponent).log2)
+
+
 def _retry(result: Scaled, exponent: int) -> int:
     """By what power of two to scale a node's input before trying again; 0 where the first result is good."""
     log2, mantissa = result.log2, result.mantissa
-    if result.exponent == exponent and ZERO < log2 < math.inf and not mantissa.is_sparse:
+    if result.exponent == exponent and LOG_ZERO < log2 < math.inf and not mantissa.is_sparse:
         return 0  # it was in the comfortable range as it came
     space = room(mantissa.dtype)
-    if log2 == ZERO:
+    if log2 == LOG_ZERO:
         return space
     if not math.isfinite(log2):
         return -space

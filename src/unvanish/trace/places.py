@@ -15,16 +15,30 @@ _ZOO = str(Path(_OURS) / "zoo")
 
 def place() -> str:
     """file:line of the nearest frame that is neither torch's nor ours; "" where torch itself made the call."""
-    frame = sys._getframe(1)
+    name, line = _nearest()
+    return f"{shorten(name)}:{line}" if name else ""
+
+
+def in_library() -> bool:
+    """Whether that frame is one of an installed package."""
+    return is_library(_nearest()[0])
+
+
+def is_library(path: str) -> bool:
+    return "site-packages" in path or "dist-packages" in path
+
+
+def _nearest() -> tuple[str, int]:
+    frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(_OURS) and not name.startswith(_ZOO):
             if frame.f_code.co_name in ("outputs", "loss") and name.endswith("problem.py"):
-                return ""
+                return "", 0
         elif not name.startswith(_TORCH) and not name.startswith("<"):
-            return f"{shorten(name)}:{frame.f_lineno}"
+            return name, frame.f_lineno
         frame = frame.f_back
-    return ""
+    return "", 0
 
 
 _short: dict[str, str] = {}

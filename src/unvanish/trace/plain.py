@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, Root
-from unvanish.trace.scaled import ZERO, Host, Scaled, norm_of
+from unvanish.trace.scaled import LOG_ZERO, Host, Scaled, norm_of
 from unvanish.trace.tape import OnLeaf, OnNode, Raw, Start, Tape
 
 
@@ -72,4 +72,4 @@ def _anchor(root: Root) -> Any:
 
 def _log2(tensor: Tensor) -> float:
     norm = norm_of(tensor)
-    return math.log2(norm) if 0.0 < norm < math.inf else ZERO if norm == 0.0 else norm
+    return math.log2(norm) if 0.0 < norm < math.inf else LOG_ZERO if norm == 0.0 else norm

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.births import trouble_of
+from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.cuts import Cuts
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
-from unvanish.trace.structure import arguments, detached, tensors
+from unvanish.trace.structure import arguments, detached, rebuild, tensors
 
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
@@ -40,6 +42,7 @@ class Recorder(TorchFunctionMode):
         self.frames: tuple[tuple[str, int], ...] = ()
         self.thread = threading.get_ident()
         self.others = {t.ident for t in threading.enumerate()} - {self.thread}
+        self.cuts = Cuts(capture)
         self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
         self.weights: dict[int, Any] = {
@@ -65,6 +68,10 @@ class Recorder(TorchFunctionMode):
             if threading.get_ident() != self.thread:
                 return
             self.adopt(output)
+            if self.part == "loss" and id(module) in self.names and not any(path for path, _ in self.frames[:-1]):
+                with torch._C.DisableTorchFunction():
+                    made = [t for t in tensors(output) if t.grad_fn is not None and t.is_floating_point()]
+                    self.capture.ends += [root_of(t) for t in made if not t.is_nested]
             if type(module).__name__ != "OptimizedModule":
                 self.frames = self.frames[:-1]
 
@@ -93,14 +100,17 @@ class Recorder(TorchFunctionMode):
         if name in EMPTY and isinstance(out, Tensor):
             with torch.no_grad():
                 out.zero_()  # what the memory held before is no measurement
-        if isinstance(out, (Tensor, tuple, list)):
-            made = arguments(out)
+        if name == "__setitem__" and isinstance(args[0], Tensor):
+            self.cuts.follow(name, given, self.cuts.among(given), [args[0]])
+        elif isinstance(out, (Tensor, tuple, list)):
+            made, behind = arguments(out), self.cuts.among(given)
+            self.cuts.follow(name, given, behind, made)
             if self._weights_alone(given):
                 for tensor in made:
                     self.weights[id(tensor)] = weakref.ref(tensor)
                 self._own_as_weights(made)
             elif made:
-                self._record(func, "T" if name == "__get__" else name, args, kwargs, made)
+                self._record(func, "T" if name == "__get__" else name, args, kwargs, made, behind)
         return out
 
     def adopt(self, tree: Any) -> None:
@@ -156,7 +166,7 @@ class Recorder(TorchFunctionMode):
             stack.extend(n for n, _ in node.next_functions if n is not None)
         return list(new), calls, list(leaves.values())
 
-    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor], behind: list[int]) -> None:
         owner = self.capture.owner
         fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
         if not fresh:
@@ -168,12 +178,26 @@ class Recorder(TorchFunctionMode):
         for node in new:
             owner.setdefault(node, index)
         call = self._call(name, inputs, leaves, fresh)
+        if not call.finite:
+            given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
+            call.trouble = trouble_of(name, args, kwargs, given, fresh)
+        call.cuts = behind
         if _one_to_one(args, made):
+            if "norm" in name:
+                call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
             plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
+        if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
+            self._remember_target(call, args, kwargs)
+        if not call.parameters:
+            call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
+
+    def _unmade(self, tensor: Tensor) -> bool:
+        """Whether no recorded call has made it: a part of the batch, a mask, a weight."""
+        return tensor.grad_fn is None or self.capture.owner.get(tensor.grad_fn, PARAMETERS_ONLY) == PARAMETERS_ONLY
 
     def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
         values = [t for t in made if t.is_floating_point()] or made[:1]
@@ -194,6 +218,8 @@ class Recorder(TorchFunctionMode):
             finite=math.isfinite(norm),
             probe=None,
         )
+        if not call.finite:
+            call.trouble = trouble_of(name, (), {}, (), made)
         self.capture.calls.append(call)
         return call
 
@@ -229,6 +255,13 @@ class Recorder(TorchFunctionMode):
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
 
+    def _remember_target(self, call: Call, args: Any, kwargs: Any) -> None:
+        given = arguments((args, kwargs))
+        outputs = [t for t in given if t.grad_fn is not None]
+        targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
+        if outputs and targets:
+            self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
+
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
         self.capture.loss_call = (func, *cut, index)
@@ -246,6 +279,27 @@ def _name_of(node: Node) -> str:
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+
+
+def _ones(tensor: Tensor) -> Tensor:
+    return torch.ones(tensor.shape, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
+
+
+def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> Again | None:
+    """How to make the call on another tensor: the others among its arguments may only say which entries go where."""
+    if len(made) != 1 or not args or not isinstance(args[0], Tensor) or args[0].is_nested:
+        return None
+    rest = tuple(args[1:])
+    if name.endswith("_as"):  # of the second tensor only the shape or the type counts
+        rest = tuple(_hollow(a) if isinstance(a, Tensor) else a for a in rest)
+    elif any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):
+        return None
+    return Again(func, rest, {k: v for k, v in kwargs.items() if k != "inplace"}, tuple(args[0].shape))
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """One of the same shape and type that holds a single number."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def _transformed() -> bool:

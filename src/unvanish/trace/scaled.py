@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-ZERO = -math.inf
+LOG_ZERO = -math.inf
+"""The logarithm of zero: of a gradient or a signal of which nothing arrives."""
 
 
 class Scaled(NamedTuple):
@@ -99,7 +100,7 @@ class Host:
     def settle(tensor: Tensor, exponent: int) -> Scaled:
         norm = norm_of(tensor)
         if norm == 0.0:
-            return Scaled(tensor, 0, ZERO)
+            return Scaled(tensor, 0, LOG_ZERO)
         if not math.isfinite(norm):
             return Scaled(tensor, exponent, norm)
         drift = math.frexp(norm / math.sqrt(tensor.numel()))[1] if not tensor.is_sparse else 0
@@ -110,9 +111,9 @@ class Host:
 
     @staticmethod
     def add(a: Scaled, b: Scaled) -> Scaled:
-        if a.log2 == ZERO:
+        if a.log2 == LOG_ZERO:
             return b
-        if b.log2 == ZERO:
+        if b.log2 == LOG_ZERO:
             return a
         if a.exponent < b.exponent:
             a, b = b, a
@@ -121,9 +122,9 @@ class Host:
     @staticmethod
     def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
         """The mantissas on one common exponent (the largest)."""
-        live = [p.exponent for p in parts if p.log2 != ZERO]
+        live = [p.exponent for p in parts if p.log2 != LOG_ZERO]
         top = max(live, default=0)
-        return [p.mantissa if p.log2 == ZERO else shift(p.mantissa, p.exponent - top) for p in parts], top
+        return [p.mantissa if p.log2 == LOG_ZERO else shift(p.mantissa, p.exponent - top) for p in parts], top
 
     @staticmethod
     def read(values: Sequence[Any]) -> list[float]:
@@ -141,7 +142,7 @@ class Device:
         if tensor.is_sparse:
             return Scaled(tensor, exponent, log2 + exponent)
         drift = torch.nan_to_num(log2 - 0.5 * math.log2(max(1, tensor.numel())), 0.0, 0.0, 0.0).round()
-        exponent = torch.where(log2 == ZERO, torch.full_like(log2, ZERO), drift + exponent)
+        exponent = torch.where(log2 == LOG_ZERO, torch.full_like(log2, LOG_ZERO), drift + exponent)
         return Scaled(tensor * torch.exp2(-drift).to(tensor.dtype), exponent, log2 + (exponent - drift).nan_to_num(0.0))
 
     @staticmethod
@@ -155,7 +156,7 @@ class Device:
             return [parts[0].mantissa], parts[0].exponent
         exponents = torch.stack([torch.as_tensor(p.exponent, dtype=torch.float64) for p in parts])
         top = exponents.max()
-        top = torch.where(top == ZERO, torch.zeros_like(top), top)
+        top = torch.where(top == LOG_ZERO, torch.zeros_like(top), top)
         scales = torch.exp2(exponents - top)
         return [p.mantissa * s.to(p.mantissa.dtype) for p, s in zip(parts, scales, strict=True)], top
 

@@ -16,12 +16,12 @@ from unvanish.records import UnvanishError
 def inner_loss(outputs: Any) -> Any:
     """``outputs.loss`` or ``outputs["loss"]``, or None."""
     try:
-        found = getattr(outputs, "loss", None)
+        loss = getattr(outputs, "loss", None)
     except Exception:  # a __getattr__ that looks into the mapping may raise a KeyError
-        found = None
-    if found is None and isinstance(outputs, Mapping):
-        found = outputs.get("loss")
-    return found
+        loss = None
+    if loss is None and isinstance(outputs, Mapping):
+        loss = outputs.get("loss")
+    return loss
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
@@ -54,8 +54,8 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return [value[key] for key in value]
     if isinstance(value, (tuple, list)):
-        return list(value)
-    return [own for name in _fields(value) if (own := _attribute(value, name)) is not None]
+        return [part for part in value]  # noqa: C416 - list() asks for a length, which some tuples refuse
+    return [attribute for name in _fields(value) if (attribute := _attribute(value, name)) is not None]
 
 
 def _fields(value: Any) -> list[str]:
@@ -63,8 +63,8 @@ def _fields(value: Any) -> list[str]:
     if isinstance(value, (SimpleNamespace, Distribution)):
         return list(vars(value))
     kind = type(value)
-    if (own := getattr(kind, "__dataclass_fields__", None)) is not None:
-        return list(own)
+    if (fields := getattr(kind, "__dataclass_fields__", None)) is not None:
+        return list(fields)
     return [field.name for field in getattr(kind, "__attrs_attrs__", ())]
 
 
@@ -77,19 +77,19 @@ def _attribute(value: Any, name: str) -> Any:
 
 def arguments(tree: Any) -> list[Tensor]:
     """Every tensor among the arguments of a call; quick, because it runs for each call."""
-    found: list[Tensor] = []
-    _gather((tree,), found)
-    return found
+    gathered: list[Tensor] = []
+    _gather((tree,), gathered)
+    return gathered
 
 
-def _gather(values: Iterable[Any], found: list[Tensor]) -> None:
+def _gather(values: Iterable[Any], into: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            into.append(value)
         elif isinstance(value, (tuple, list)):
-            _gather(value, found)
+            _gather(value, into)
         elif isinstance(value, dict):
-            _gather(value.values(), found)
+            _gather(value.values(), into)
 
 
 def detached(tree: Any) -> Any:
@@ -142,8 +142,8 @@ class _Rebuilt:
         self.done[id(value)] = value, new
         if isinstance(value, defaultdict):
             new.default_factory = value.default_factory
-        for name, own in _own(value).items():  # before the items: setting an item may need them
-            object.__setattr__(new, name, self.of(own))
+        for name, attribute in _own(value).items():  # before the items: setting an item may need them
+            object.__setattr__(new, name, self.of(attribute))
         if isinstance(value, list):
             list.extend(new, (self.of(item) for item in value))
         elif isinstance(value, OrderedDict):
@@ -158,18 +158,18 @@ class _Rebuilt:
         if hasattr(type(value), "n_sequence_fields"):  # torch.return_types: only their own constructor makes one
             return type(value)(parts)
         new = tuple.__new__(type(value), parts)
-        for name, own in _own(value).items() if type(value) is not tuple else ():
-            object.__setattr__(new, name, self.of(own))
+        for name, attribute in _own(value).items() if type(value) is not tuple else ():
+            object.__setattr__(new, name, self.of(attribute))
         return new
 
 
 def _own(value: Any) -> dict[str, Any]:
     """What stands in the object's ``__dict__`` and slots, beside its items."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and (own := _attribute(value, name)) is not None:
-                found[name] = own
-    own = _attribute(value, "__dict__")
-    return {**found, **own} if isinstance(own, dict) else found
+            if name not in ("__dict__", "__weakref__") and (held := _attribute(value, name)) is not None:
+                attributes[name] = held
+    namespace = _attribute(value, "__dict__")
+    return {**attributes, **namespace} if isinstance(namespace, dict) else attributes

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unvanish.decide import has_converged
+from unvanish.decide.stationary import has_converged
 from unvanish.pipeline import diagnose
 from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem

@@ -59,14 +59,14 @@ class Batches:
             return self.epochs[seed, epoch]
         draw = (seed * 1_000_003 + epoch) % 2**63
         with _own_generators(self.source, draw), seeded(draw):
-            found = [self._pair(each) for each in islice(iter(self.source), self.longest)]
-        if not found:
+            pairs = [self._pair(each) for each in islice(iter(self.source), self.longest)]
+        if not pairs:
             raise UnvanishError("Problem(train_batches=…) gave no batch; give at least one (inputs, targets)")
-        if empty := [place for place, each in enumerate(found) if any(t.shape[:1] == (0,) for t in tensors(each[0]))]:
+        if empty := [place for place, each in enumerate(pairs) if any(t.shape[:1] == (0,) for t in tensors(each[0]))]:
             raise UnvanishError(f"batch {empty[0]} of Problem(train_batches=…) holds no sample; leave it out")
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(draw)).tolist()
-        batches = [found[place] for place in order]
-        size = 0 if isinstance(self.source, Sequence) else sum(t.numel() * t.element_size() for t in tensors(found))
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(draw)).tolist()
+        batches = [pairs[place] for place in order]
+        size = 0 if isinstance(self.source, Sequence) else sum(t.numel() * t.element_size() for t in tensors(pairs))
         if self.kept + size <= KEPT_BYTES:
             self.epochs[seed, epoch] = batches
             self.kept += size
@@ -104,9 +104,9 @@ def _own_generators(source: Any, seed: int) -> Iterator[None]:
         getattr(source, "sampler", None),
         getattr(getattr(source, "batch_sampler", None), "sampler", None),
     )
-    found = {id(g): g for g in (getattr(p, "generator", None) for p in places) if isinstance(g, torch.Generator)}
+    generators = {id(g): g for g in (getattr(p, "generator", None) for p in places) if isinstance(g, torch.Generator)}
     with ExitStack() as after:
-        for generator in found.values():
+        for generator in generators.values():
             after.callback(generator.set_state, generator.get_state())
             generator.manual_seed(seed)
         yield

@@ -14,20 +14,12 @@ from torch import nn
 
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, UnvanishError
-from unvanish.remedies import get
+from unvanish.remedies import Change, get
 from unvanish.remedies.recipe import Recipe
 from unvanish.report import Report
 from unvanish.trace.places import shorten
 from unvanish.trials.train import Copy
 
-ACTIVATIONS = {
-    "activation-relu": ("ReLU()", "torch.relu({})"),
-    "activation-tanh": ("Tanh()", "torch.tanh({})"),
-    "activation-selu": ("SELU()", "torch.selu({})"),
-    "activation-leaky-relu": ("LeakyReLU(0.1)", "torch.nn.functional.leaky_relu({}, 0.1)"),
-    "activation-gelu": ("GELU()", "torch.nn.functional.gelu({})"),
-    "activation-silu": ("SiLU()", "torch.nn.functional.silu({})"),
-}
 Edit = tuple[int, int, str]
 """From one offset of the text to another: what stands there then."""
 
@@ -80,26 +72,26 @@ def spare(target: Path, original: str | Path | None = None) -> None:
 def _file_of(problem: Problem) -> Path:
     """The one file outside of installed packages in which the network's classes stand."""
     model, _ = problem.build()
-    torch_home, found = str(Path(torch.__file__).parent), []
+    torch_home, files = str(Path(torch.__file__).parent), []
     for each in (*model.modules(), problem.loss_fn, problem.optimizer):
         try:
             file = inspect.getsourcefile(type(each) if isinstance(each, nn.Module) else each)  # type: ignore[arg-type]
         except TypeError:
             continue
         if file and not file.startswith(torch_home) and "site-packages" not in file and Path(file).is_file():
-            found.append(Path(file))
-    if not found:
+            files.append(Path(file))
+    if not files:
         raise NotLiteralError("no source file of the network was found")
-    return found[0]
+    return files[0]
 
 
 def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Report, path: Path) -> str:
     tree, edits = ast.parse(old), list[Edit]()
     at = _offsets(old)
-    for slug in copy.candidate:
+    for slug, change in zip(copy.candidate, copy.changes, strict=True):
         kind = get(slug).kind
-        if slug in ACTIVATIONS:
-            edits += _activation(tree, at, old, slug, problem, copy, before, after, shorten(str(path)))
+        if change.swaps_in:
+            edits += _activation(tree, at, old, change, problem, before, after, shorten(str(path)))
         elif kind in ("rate", "optimizer") and not copy.draft.recipe.warmup:
             continue
         else:
@@ -112,11 +104,11 @@ def _swapped(old: str, problem: Problem, copy: Copy, before: Report, after: Repo
     return old
 
 
-def _activation(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, slug: str, problem: Problem,
-    copy: Copy, before: Report, after: Report, name: str,
+def _activation(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: str, change: Change,
+    problem: Problem, before: Report, after: Report, name: str,
 ) -> list[Edit]:  # fmt: skip
     """Swap every place where the activation that went is made as a module or called as a function."""
-    module, function = ACTIVATIONS[slug]
+    module, function = change.swaps_in
     gone = _gone(before.calls, after.calls)
     model, _ = problem.build()
     modules = dict(model.named_modules())
@@ -154,10 +146,10 @@ def _optimizer(tree: ast.Module, at: Callable[[ast.AST], tuple[int, int]], old: 
 ) -> list[Edit]:  # fmt: skip
     """Swap the one call that makes the optimizer, or only the learning rate in it."""
     name, now = was.optimizer.__name__, copy.draft.recipe
-    found = [c for c in _calls(tree) if (ast.get_source_segment(old, c.func) or "").rpartition(".")[2] == name]
-    if len(found) != 1 or not found[0].args:
+    calls = [c for c in _calls(tree) if (ast.get_source_segment(old, c.func) or "").rpartition(".")[2] == name]
+    if len(calls) != 1 or not calls[0].args:
         raise NotLiteralError(f"{name}(…) is not made in exactly one place of the file")
-    call = found[0]
+    call = calls[0]
     rates = [k.value for k in call.keywords if k.arg == "lr"] + call.args[1:2]
     if len(rates) != 1 or not isinstance(rates[0], ast.Constant) or rates[0].value != was.lr:
         raise NotLiteralError(f"the learning rate {was.lr:g} is not written as a number in {name}(…)")

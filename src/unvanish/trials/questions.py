@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.preserve import seeded
 from unvanish.records import Trial, UnvanishError
 from unvanish.remedies import Refused, get, script

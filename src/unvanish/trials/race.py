@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from unvanish.decide import VANISHED
+from unvanish.decide.limits import VANISHED
 from unvanish.problem import Problem
 from unvanish.records import Finding
 from unvanish.remedies import Refused, get

@@ -141,15 +141,15 @@ def start(original: Draft, candidate: Candidate, seed: int, batches: Batches, ma
         # an edit may wrap the loss, which has a state: each copy needs one of its own
         original, made = replace(original, loss_fn=copy.deepcopy(original.loss_fn)), {}
     with seeded(seed):
-        found = _edited(original, candidate, seed, made)
-        draft = found.draft.another()
+        edited = _edited(original, candidate, seed, made)
+        draft = edited.draft.fork()
         if any(draft.model is kept.model for kept in (original, *(each.draft for each in made.values()))):
             draft.model, draft.recipe = copied(draft.model, draft.recipe)
         optimizer = draft.recipe.build(draft.model.parameters())
     for group in optimizer.param_groups:
         if group.get("foreach", True) is None and not group.get("fused"):
             group["foreach"] = True  # the same numbers, a quarter quicker for many small tensors
-    return Copy(candidate, seed, draft, optimizer, found.changes, batches.walk(seed))
+    return Copy(candidate, seed, draft, optimizer, edited.changes, batches.walk(seed))
 
 
 def _edited(original: Draft, candidate: Candidate, seed: int, made: Made) -> Edited:
@@ -157,17 +157,17 @@ def _edited(original: Draft, candidate: Candidate, seed: int, made: Made) -> Edi
     if candidate in made:
         return made[candidate]
     if not candidate:
-        draft = original.another()
+        draft = original.fork()
         draft.generator = torch.Generator().manual_seed(seed)
         return Edited(draft, (), torch.get_rng_state())
     before = _edited(original, candidate[:-1], seed, made)
-    draft = before.draft.another()
+    draft = before.draft.fork()
     torch.set_rng_state(before.random_state)
     change = get(candidate[-1]).apply(draft)
-    found = Edited(draft, (*before.changes, change), torch.get_rng_state())
+    edited = Edited(draft, (*before.changes, change), torch.get_rng_state())
     if len(candidate) == 1:
-        made[candidate] = found
-    return found
+        made[candidate] = edited
+    return edited
 
 
 def train(each: Copy, problem: Problem, to: int) -> None:

@@ -141,8 +141,8 @@ class Copies:
             score = self.scale.of(copy)
         except CannotScoreError as error:
             failure = str(error)
-        asked = candidate == AS_IS or steps >= self.objective.judged_from
-        judged = tuple(self.scale.judged(copy)) if asked else ()
+        full = candidate == AS_IS or steps >= self.objective.judged_from
+        judged = tuple(self.scale.judged(copy)) if full else ()
         return Measure(score=score, fall=copy.loss_fall, failure=failure, judged=judged)
 
     @property

@@ -10,23 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from unvanish.decide import VANISHED
-from unvanish.evidence.free import FreeLoss, free_loss
+from unvanish.decide.limits import VANISHED
 from unvanish.evidence.last import last_call, output_call
-from unvanish.flow.layers import natural_norm
-from unvanish.flow.look import looking
-from unvanish.flow.measure import measure
-from unvanish.flow.observe import observe
-from unvanish.flow.transmission import output_cotangents
-from unvanish.pipeline import diagnose
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
+from unvanish.flow.layers import owners
+from unvanish.flow.transmission import Transmitted, output_cotangents
+from unvanish.pipeline import diagnose, quick_look
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.rules.conditions import TAKES_LOGITS
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.capture import record
+from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.structure import tensors
-from unvanish.trace.tape import norm_together
 from unvanish.trials.train import Copy
 
 EXCUSED = ("gated", "saddle", "frozen", "unused")
@@ -68,15 +65,15 @@ def _are_gone(problem: Problem, staying: Collection[str]) -> bool:
     with untouched(model, 0, problem.loss_fn):
         capture = record(problem, model)
         try:
-            free = free_loss(problem, capture)
-            return isinstance(free, str) or not any(code in staying for code in _possible(capture, free))
+            output_loss = loss_of_outputs(problem, capture)
+            return isinstance(output_loss, str) or not any(code in staying for code in _possible(capture, output_loss))
         finally:
             capture.release()
 
 
-def _possible(capture: Capture, free: FreeLoss) -> Iterator[str]:
+def _possible(capture: Capture, output_loss: OutputLoss) -> Iterator[str]:
     """The findings about the last calls that their kinds and what they give now allow."""
-    last, own = last_call(capture, free), output_call(capture, free)
+    last, own = last_call(capture, output_loss), output_call(capture, output_loss)
     kind = "" if last is None else last.kind
     ahead = () if last is None else capture.calls[last.call.index + 1 :]
     logits = any(call.name in TAKES_LOGITS for call in ahead)
@@ -84,7 +81,7 @@ def _possible(capture: Capture, free: FreeLoss) -> Iterator[str]:
         yield "UV701"
     held = False
     if own is not None and own.kind == "clipped":
-        held = bool((own.free.now[0] == (own.high if own.low is None else own.low)).any())
+        held = bool((own.output_loss.now[0] == (own.high if own.low is None else own.low)).any())
     if kind == "normalised" or (kind and logits) or held:
         yield "UV706"
 
@@ -107,7 +104,7 @@ def _bound(problem: Problem) -> float | None:
             capture.outputs = [root_of(t) for t in outputs]
             sent = [cotangent for _, cotangent in output_cotangents(capture, 0)]
             slopes = _log10_norms(live, torch.autograd.grad(outputs, live, sent))
-        return _lowest_of(_groups(model), slopes, _log10_norms(live, live))
+        return _lowest_of(model, slopes, _log10_norms(live, live))
     except Exception:  # what fails here is told by the walk
         return None
     finally:
@@ -116,46 +113,25 @@ def _bound(problem: Problem) -> float | None:
 
 def _log10_norms(parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) -> dict[int, float]:
     norms = torch.stack([torch.linalg.vector_norm(t.detach()) for t in found]).tolist()
-    logs = (math.log10(norm) if norm > 0.0 else -math.inf for norm in norms)
+    logs = (math.log10(norm) if norm > 0.0 else LOG_ZERO for norm in norms)
     return dict(zip(map(id, parameters), logs, strict=True))
 
 
-def _groups(model: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """The trainable tensors of each module; those of the root and of parameter lists stand for themselves."""
-    found: list[list[tuple[str, nn.Parameter]]] = []
-    for module in model.modules():
-        own = [(n, p) for n, p in module._parameters.items() if p is not None and p.requires_grad]
-        alone = module is model or isinstance(module, (nn.ParameterList, nn.ParameterDict))
-        found += [[each] for each in own] if alone else [own] if own else []
-    return found
-
-
-def _lowest_of(
-    groups: Sequence[list[tuple[str, nn.Parameter]]], slopes: dict[int, float], sizes: dict[int, float]
-) -> float | None:
-    """The lowest of max(T − largest T, the same per entry) over the groups; None where a number is not finite."""
-    rows: list[tuple[float, float, float]] = []
-    for group in groups:
-        natural = [max(sizes[id(p)], math.log10(natural_norm(n, p))) for n, p in group]
-        own = norm_together([slopes[id(p)] + sizes[id(p)] for _, p in group])
-        full = norm_together([slopes[id(p)] + size for (_, p), size in zip(group, natural, strict=True)])
-        rows.append((own, full, 0.5 * math.log10(sum(p.numel() for _, p in group))))
-    largest, densest = max(own for own, _, _ in rows), max(own - size for own, _, size in rows)
-    if not largest > FAINT or not all(math.isfinite(full) for _, full, _ in rows):
+def _lowest_of(model: nn.Module, slopes: dict[int, float], norms: dict[int, float]) -> float | None:
+    """The lowest transmission against the largest of all layers; None where a number is not finite."""
+    owned = [{n: p for n, p in parameters.items() if p.requires_grad} for _, _, parameters in owners(model)]
+    sent = [Transmitted.of(live, slopes, norms) for live in owned if live]
+    largest, densest = max(each.own for each in sent), max(each.own - each.size for each in sent)
+    if not largest > FAINT or not all(math.isfinite(each.full) for each in sent):
         return None
-    return min(max(min(0.0, full - largest), min(0.0, full - size - densest)) for _, full, size in rows)
+    return min(each.against(largest, densest) for each in sent)
 
 
 def quick_layers(problem: Problem) -> tuple[LayerFlow, ...]:
     """The layers after one walk, without verdicts; none where loss or outputs are not finite or have no gradient."""
     model, _ = problem.build()
-    with untouched(model, 0, problem.loss_fn), looking(problem, model) as look:
-        capture = look.capture
-        outputs = (t for t in tensors(capture.values) if t.is_floating_point())
-        finite = math.isfinite(capture.loss) and all(bool(torch.isfinite(t).all()) for t in outputs)
-        if capture.loss_root is None or not finite:
-            return ()
-        return measure(capture, look.layers, observe(capture, look.layers), problem.batch_size)[0]
+    with untouched(model, 0, problem.loss_fn):
+        return quick_look(problem, model)[0]
 
 
 def _decided(layers: Sequence[LayerFlow]) -> float | None:
@@ -164,7 +140,7 @@ def _decided(layers: Sequence[LayerFlow]) -> float | None:
     if not low:
         return _lowest(layers)
     # a layer is excused only for a gate, or for outputs that do not depend on it at all
-    sure = [a for a in low if not a.gate and a.log10_jacobian_norm not in (None, -math.inf)]
+    sure = [a for a in low if not a.gate and a.log10_jacobian_norm not in (None, LOG_ZERO)]
     return _lowest(sure) if sure else None
 
 

@@ -132,6 +132,8 @@ class RunFile:
         if self.process == os.getpid():
             try:
                 self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                with contextlib.suppress(sqlite3.Error):  # somebody is reading: the log stays beside it
+                    self.base.execute("PRAGMA journal_mode=DELETE")
                 self.base.close()
             except sqlite3.Error as error:
                 self.broken = self.broken or str(error)

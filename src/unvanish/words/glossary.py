@@ -105,6 +105,17 @@ _REPORT = {
     "decrement_refused": "Why that share could not be measured; empty if it was, or was not needed.",
     "asked": "What was asked for, by the names of the fields with the answers; absent where a check asked for all.",
     "nonfinite_call": "The index of the first call with a result that is not finite.",
+    "birth": "What is known of that call, and of weights that hold such numbers already; null where there is nothing.",
+    "numbers": "What the call made: nan, or inf.",
+    "Birth.share": "The share of the entries of its result that are not finite.",
+    "given": (
+        "What it was given that was not finite already: inputs, targets, weights (computed of finite parameters),"
+        " constant (without a gradient), mask (set to infinity on purpose); empty where it was given finite numbers."
+    ),
+    "maker": "The call that made what it was given, where one was found.",
+    "row": "True where it normalises a row that is -inf throughout, such as a softmax over a row masked whole.",
+    "hidden_by": "The index of the call that replaces what it made, so that the loss is finite; null where none does.",
+    "Birth.parameters": "Tensors of the model that hold numbers which are not finite already.",
 }
 
 _FINDING = {
@@ -239,6 +250,11 @@ _ENDS = {
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
     "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
+    "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
+    "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
+    "targets": "The shape of the targets that meet them.",
+    "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
     "largest_deviation": "How far the most extreme input feature is from being standardised.",
@@ -284,6 +300,22 @@ _TIME = {
     "by_chance": "The dependence that one in a hundred shuffles reaches.",
     "states_unseen": "Why the states were not looked at, or what is left out of them; else empty.",
     "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
+}
+
+_UNUSED = {
+    "Report.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "Flow.unused": "For each trainable layer without a gradient, why none reaches it.",
+    "UnusedFacts.layer": "The trainable layer that no gradient reaches.",
+    "called": "True if the layer ran, or its parameters were used.",
+    "cut": (
+        "What took its result out of the graph, while numbers made of it still reach the loss: detach, no_grad,"
+        " checkpoint, or a call that has no gradient; else empty."
+    ),
+    "cut_at": "The source line where that happened.",
+    "feeds": "True if a layer that is trained works with what was cut off.",
+    "library": "True if the forward pass of an installed package leaves the layer out, or cuts it off.",
+    "conditional": "True if the forward pass calls the layer only under a condition.",
+    "held": "True if the optimizer holds the layer, false if not; null without an optimizer.",
 }
 
 _SETTING = {
@@ -339,7 +371,8 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **TRIAL, **SEARCH,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME,
+    **_UNUSED, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
 

@@ -34,7 +34,7 @@ LISTED = 12
 
 def raise_powers(text: str) -> str:
     """The text with its powers of ten as pictures set them: "10⁻²⁷·³" for "10^-27.3"."""
-    return POWER.sub(lambda found: f"10{found[1].translate(_RAISED)}", text)
+    return POWER.sub(lambda match: f"10{match[1].translate(_RAISED)}", text)
 
 
 def decade(exponent: int) -> str:

@@ -40,8 +40,8 @@ def _value(value: Any) -> Child:
     names: tuple[str, ...] = getattr(value, "__struct_fields__", ())
     if not names:
         return str(value)
-    told = [(name, each) for name in names if (each := getattr(value, name)) not in (None, "", ())]
-    return [[" · " if place else "", f"{name}: ", _value(each)] for place, (name, each) in enumerate(told)]
+    fields = [(name, each) for name in names if (each := getattr(value, name)) not in (None, "", ())]
+    return [[" · " if place else "", f"{name}: ", _value(each)] for place, (name, each) in enumerate(fields)]
 
 
 def _listed(values: tuple[Any, ...]) -> Child:

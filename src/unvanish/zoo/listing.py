@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unvanish.zoo.listing_doubtful import DOUBTFUL
 from unvanish.zoo.listing_sequences import SEQUENCES
 from unvanish.zoo.listing_steps import STEPS
 from unvanish.zoo.listing_treated import TREATED
@@ -386,4 +387,4 @@ TRAINING = (
     ),
 )  # fmt: skip
 
-NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + TREATED + SEQUENCES
+NETWORKS = CHAINS + MLPS + HEALTHY + WIRING + NUMBERS + LOSSES + TRAINING + STEPS + TREATED + SEQUENCES + DOUBTFUL

@@ -6,7 +6,7 @@ from unvanish.zoo.network import Network
 
 TREATED = (
     Network(
-        name="broadcast-loss", builder="treated.broadcast_loss", expects=("healthy", "pairing"),
+        name="broadcast-loss", builder="treated.broadcast_loss", expects=("pairing",), codes=("UV708",),
         about="outputs (N, 1) for targets (N,): the squared error compares each with each",
     ),
     Network(
@@ -14,15 +14,15 @@ TREATED = (
         about="an Adam whose weight decay of 0.3 is added to the gradient",
     ),
     Network(
-        name="where-exp", builder="treated.where_exp", expects=("nonfinite",), codes=("UV502",),
+        name="where-exp", builder="treated.where_exp", expects=("nonfinite",), codes=("UV501",),
         about="a where whose branch that is not taken overflows: the loss is finite, its gradient is not",
     ),
     Network(
-        name="masked-rows", builder="treated.masked_rows", expects=("nonfinite",),
+        name="masked-rows", builder="treated.masked_rows", expects=("nonfinite",), codes=("UV501",),
         about="attention in which empty texts are masked whole, their nan replaced afterwards",
     ),
     Network(
-        name="norm-of-one", builder="treated.norm_of_one", expects=("vanished", "dead"),
+        name="norm-of-one", builder="treated.norm_of_one", expects=("dead",), codes=("UV302",),
         about="a normaliser that is given one number at a time",
     ),
     Network(

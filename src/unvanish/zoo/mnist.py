@@ -74,10 +74,10 @@ def _read(path: Path, shape: tuple[int, ...], count: int) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise UnvanishError(f"reading {path}: {error}; fetch this file again") from None
     magic = 0x0800 + 1 + len(shape)
-    found = int.from_bytes(data[:4], "big")
-    if len(data) < header or found != magic:
+    number = int.from_bytes(data[:4], "big")
+    if len(data) < header or number != magic:
         raise UnvanishError(
-            f"reading {path}: an IDX file of this kind starts with {magic}, this one with {found}; is it MNIST?"
+            f"reading {path}: an IDX file of this kind starts with {magic}, this one with {number}; is it MNIST?"
         )
     total, *sizes = (int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4))
     if tuple(sizes) != shape:

@@ -23,7 +23,7 @@ from unvanish.server.drawings import drawn
 from unvanish.server.jobs import Jobs
 from unvanish.server.lab.answers import described, spoken
 from unvanish.server.lab.asked import Asked, asked
-from unvanish.server.lab.memory import Memory
+from unvanish.server.lab.cache import Cache
 from unvanish.server.quick import quickly
 from unvanish.server.site import Site
 
@@ -51,23 +51,23 @@ class Lab:
     """What runs experiments: the jobs under way, and the outcomes that are known."""
 
     def __init__(self) -> None:
-        self.jobs, self.memory = Jobs(), Memory()
+        self.jobs, self.cache = Jobs(), Cache()
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
 
     async def run(self, request: Request) -> Response:
         what = asked(request)
         if request.method == "POST":
             text = (await request.body()).decode("utf-8", "replace")
-            found = await quickly(self._limiter, request, partial(_on_report, text, what))
+            outcome = await quickly(self._limiter, request, partial(_on_report, text, what))
         elif (known := await self._known(request, what)) is not None:
-            found = known
+            outcome = known
         else:
             return JSONResponse({"idle": f"lab {what.experiment.name} takes a while: start it as a job"}, 202)
-        return Response(await run_in_threadpool(_encoded, found), media_type="application/json")
+        return Response(await run_in_threadpool(_encoded, outcome), media_type="application/json")
 
     async def start(self, request: Request) -> Response:
         what = asked(request)
-        return JSONResponse({"id": self.jobs.start(partial(self.memory.run, what, at_width=False)).id})
+        return JSONResponse({"id": self.jobs.start(partial(self.cache.run, what, at_width=False)).id})
 
     async def export(self, request: Request) -> Response:
         wanted = find(request.path_params["format"], "lab")
@@ -87,8 +87,8 @@ class Lab:
     async def _known(self, request: Request, what: Asked) -> Outcome | None:
         """The outcome where it is known or takes no time; None where a job has to work it out first."""
         if what.experiment.pace != "live":
-            return self.memory.find(what)
-        return await quickly(self._limiter, request, partial(self.memory.run, what, at_width=True))
+            return self.cache.find(what)
+        return await quickly(self._limiter, request, partial(self.cache.run, what, at_width=True))
 
 
 def _warm() -> None:
@@ -109,8 +109,8 @@ def _encoded(outcome: Outcome) -> bytes:
 
 
 async def _catalogue(request: Request) -> Response:
-    found = sorted(await run_in_threadpool(experiments), key=lambda each: each.name != FIRST)
-    return JSONResponse([described(each) for each in found])
+    ordered = sorted(await run_in_threadpool(experiments), key=lambda each: each.name != FIRST)
+    return JSONResponse([described(each) for each in ordered])
 
 
 def _on_report(text: str, what: Asked, progress: Progress) -> Outcome:

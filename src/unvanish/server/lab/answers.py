@@ -19,14 +19,15 @@ MARGINS = ("left", "right", "top", "bottom")
 
 def described(experiment: Experiment) -> dict[str, Any]:
     """An experiment and its settings."""
-    knobs = [
+    parameters = [
         {
-            "name": knob.name, "default": _plain(knob.default), "help": knob.help, "low": knob.low, "high": knob.high,
-            "unit": knob.unit, "choices": list(knob.choices), "log": knob.log, "kind": knob.kind,
-            "allowed": knob.allowed, "slide": list(knob.slide or (knob.low, knob.high)),
+            "name": parameter.name, "default": _plain(parameter.default), "help": parameter.help,
+            "low": parameter.low, "high": parameter.high,
+            "unit": parameter.unit, "choices": list(parameter.choices), "log": parameter.log, "kind": parameter.kind,
+            "allowed": parameter.allowed, "slide": list(parameter.slide or (parameter.low, parameter.high)),
         }
-        for knob in experiment.settings
-        if not knob.local
+        for parameter in experiment.settings
+        if not parameter.local
     ]  # fmt: skip
     presets = [
         {
@@ -38,7 +39,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
     ]
     return {
         "name": experiment.name, "title": experiment.title, "question": experiment.question,
-        "sources": list(experiment.sources), "pace": experiment.pace, "settings": knobs, "presets": presets,
+        "sources": list(experiment.sources), "pace": experiment.pace, "settings": parameters, "presets": presets,
         "report": experiment.on_report is not None, "formats": [each for each in names("lab") if each != "text"],
     }  # fmt: skip
 
@@ -57,8 +58,8 @@ def spoken(outcome: Outcome) -> dict[str, Any]:
         check="",
     )
     if _can_be_checked(outcome):
-        asked = urlencode({name: _plain(value) for name, value in changed.items()})
-        answer["check"] = f"/check/{outcome.experiment}?{asked}"
+        query = urlencode({name: _plain(value) for name, value in changed.items()})
+        answer["check"] = f"/check/{outcome.experiment}?{query}"
     return answer
 
 
@@ -75,13 +76,13 @@ def _can_be_checked(outcome: Outcome) -> bool:
 
 def _changed(outcome: Outcome) -> dict[str, Any]:
     """The settings that are not at their defaults; a list of one number as that number."""
-    found: dict[str, Any] = {}
-    for knob in get(outcome.experiment).settings:
-        value = outcome.settings.get(knob.name, knob.default)
+    changed: dict[str, Any] = {}
+    for parameter in get(outcome.experiment).settings:
+        value = outcome.settings.get(parameter.name, parameter.default)
         value = tuple(value) if isinstance(value, list) else value
-        if value != knob.default:
-            found[knob.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-    return found
+        if value != parameter.default:
+            changed[parameter.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return changed
 
 
 def _picture(drawing: Drawing) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def asked(request: Request) -> Asked:
         raise UnvanishError(f"{about}: there is no setting {wrong[0][:40]!r}")
     settings = {name: value for name, value in given.items() if name != "px"}
     settled = experiment.settle(**settings)
-    if any(settled[knob.name] for knob in experiment.settings if knob.local):
+    if any(settled[parameter.name] for parameter in experiment.settings if parameter.local):
         raise UnvanishError(
             f"{about}: on the page no file or folder of this machine can be named; use the command line"
         )

@@ -24,12 +24,12 @@ export function decimal(log) {
 }
 
 /** One setting: a slider and a field for a number, a list for choices, a box for a truth value, a line for the rest. */
-export function knob(setting, value, changed) {
+export function parameter(setting, value, changed) {
   const id = `set-${setting.name}`;
   const name = setting.name.replaceAll('_', ' ');
   const label = make('label', {htmlFor: id}, setting.unit ? `${name} (${setting.unit})` : name);
   const head = make('div', {className: 'head'}, label);
-  const box = make('div', {className: 'knob'}, head);
+  const box = make('div', {className: 'parameter'}, head);
   const help = make('small', {id: `${id}-help`}, setting.help === setting.unit ? '' : setting.help);
   let field;
   if (setting.kind === 'bool') {

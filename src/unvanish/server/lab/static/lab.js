@@ -1,7 +1,7 @@
 // The page of the lab: an experiment's settings as a form, its outcome as a sentence, pictures and a table.
 // The server computes everything; this file shows it. The address holds the state: #name?v=1&setting=value
 import {Pictures} from '/static/pictures.js';
-import {decimal, knob, make, refusal, table} from '/static/parts.js';
+import {decimal, parameter, make, refusal, table} from '/static/parts.js';
 
 const $ = id => document.getElementById(id);
 const VERSION = '1';
@@ -86,7 +86,7 @@ function changed(opened = false) {
 // --- the form --------------------------------------------------------------------------------------------------------
 
 function form() {
-  const knobs = page.experiment.settings.map(each => knob(each, page.values[each.name], value => {
+  const parameters = page.experiment.settings.map(each => parameter(each, page.values[each.name], value => {
     const wrong = refusal(each, value);
     if (wrong) { problem(`lab ${page.experiment.name}: ${wrong}`); return; }
     page.values[each.name] = value;
@@ -94,10 +94,10 @@ function form() {
     changed();
   }));
   const rare = page.experiment.settings.length > 6 ? SELDOM : ['seed', 'rows'];
-  const often = knobs.filter((_, index) => !rare.includes(page.experiment.settings[index].name));
-  const seldom = knobs.filter(each => !often.includes(each));
-  const parts = [make('fieldset', {}, make('legend', {}, 'Settings'), make('div', {className: 'knobs'}, ...extras(), ...often),
-    ...(seldom.length ? [make('details', {}, make('summary', {}, 'More settings'), make('div', {className: 'knobs'}, ...seldom))] : []))];
+  const often = parameters.filter((_, index) => !rare.includes(page.experiment.settings[index].name));
+  const seldom = parameters.filter(each => !often.includes(each));
+  const parts = [make('fieldset', {}, make('legend', {}, 'Settings'), make('div', {className: 'parameters'}, ...extras(), ...often),
+    ...(seldom.length ? [make('details', {}, make('summary', {}, 'More settings'), make('div', {className: 'parameters'}, ...seldom))] : []))];
   if (!live()) {
     const run = make('button', {type: 'button', id: 'run', onclick: () => start()}, 'Run');
     const stop = make('button', {type: 'button', id: 'stop', disabled: true, onclick: () => stopped()}, 'Stop');
@@ -119,7 +119,7 @@ function form() {
 function extras() {
   if (page.experiment.name === 'chain') {
     const box = make('input', {type: 'checkbox', id: 'predict', checked: !$('guess').hidden, onchange: () => predict(box.checked)});
-    return [make('div', {className: 'knob'}, make('div', {className: 'head'}, make('label', {htmlFor: 'predict'}, 'predict first'), box))];
+    return [make('div', {className: 'parameter'}, make('div', {className: 'head'}, make('label', {htmlFor: 'predict'}, 'predict first'), box))];
   }
   if (!page.experiment.report) return [];
   const file = make('input', {type: 'file', id: 'report', accept: '.json,application/json', className: 'line', onchange: async () => {
@@ -127,7 +127,7 @@ function extras() {
     update();
   }});
   const help = 'made with report.save("x.json"); without one: the network sigmoid-20';
-  return [make('div', {className: 'knob'}, make('label', {htmlFor: 'report'}, 'a saved report'), file, make('small', {}, help))];
+  return [make('div', {className: 'parameter'}, make('label', {htmlFor: 'report'}, 'a saved report'), file, make('small', {}, help))];
 }
 
 // --- quick experiments: computed while the reader moves a slider; only the latest setting counts --------------------

@@ -15,59 +15,19 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from unvanish.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.decide.limits import BALANCED, BESIDE, DEAD_UNITS, EXPLODING, SOUND, UNDERFLOW, VANISHED
+from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.decide.reach import depends_beyond
+from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
-
-VANISHED = -2.5
-"""Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
-above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
-
-EXPLODING = 2.5
-"""Limit of the growth of the relative sensitivity outside normalised layers, in decades. Networks that train lie at 1.4
-or below (20 and 50 layers of BatchNorm and ReLU 0.5, 50 of SELU 1.3, linear 0.5, He-initialised ReLU 0.9); tanh and
-sigmoid networks that do not, at 3.0 or above (20 tanh layers of weights 3/sqrt(n) 3.0, 10 of N(0,1) 3.7)."""
-
-CONVERGED = 1e-3
-"""Share of the achievable reduction of the loss; with less than a thousandth left there is nothing worth a gradient."""
-
-UNDERFLOW = 0.5
-"""Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
-lost or rounded to a few bits."""
-
-STATIONARY = 1e-3
-"""Share of L_ref that a quadratic model still promises; below, the gradient is as good as zero where it stands."""
-
-FLAT = 1e-6
-"""Share of itself by which the loss must move to count as reacting: about the rounding of float32."""
-
-SUSPECT = -0.75
-"""log10 of a layer's alignment with the loss. At -0.85 a true optimum was missed by a limit of -1.5; above -0.75 the
-gradient does not cancel and a decrement need not be computed."""
-
-DEAD_UNITS = 0.9
-"""Share of a layer's units that are flat for every sample; half-dead ReLU layers are healthy."""
-
-BALANCED = 0.1
-"""Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
-so far by chance."""
-
-THOUSANDTH = -3.0
-"""log10 of the share of the last steps' signal below which a step of a sequence is faint. Of LSTMs, GRUs and RNNs whose
-target was an input 5 … 30 steps back, all learned it in 2,000 steps where 10^-3.4 or more arrived there at the start,
-and none where it was 10^-4.9 or less; between, it depended on the learning rate."""
-
-OUT_OF_REACH = -4.0
-"""log10 of the share from which on a step that is needed counts as lost: between those two limits."""
-
-CHANCE = 0.01
-"""Share of shuffles that may give as much before a dependence counts as shown."""
 
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
 
-HORIZON = 10_000
-"""Steps of a training whose length nobody has named."""
+
+CRAWL = 1_000
+"""Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
 
 UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
@@ -89,7 +49,7 @@ def decide(flow: Flow) -> Flow:
         return _with_undecided(stopped, [("how well each layer learns", why)])
     zeros = {facts.layer: facts for facts in flow.zeros}
     calls = {call.index: call for call in flow.calls}
-    others = Others(*_estimates(flow))
+    others = Others(*_estimates(flow), _beside(flow))
     layers: list[LayerFlow] = []
     reasons: dict[str, list[str]] = {}
     for layer in flow.layers:
@@ -110,51 +70,6 @@ def decide(flow: Flow) -> Flow:
     if (remark := _left_out(flow)) and remark not in flow.notes:
         flow = flow.replace(notes=(*flow.notes, remark))
     return _with_undecided(flow, entries + _open_questions(flow))
-
-
-def gap_is_known(loss: LossFacts | None) -> bool:
-    """Whether it was measured how far the loss can still be reduced."""
-    return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
-
-
-def has_converged(loss: LossFacts | None) -> bool:
-    """Whether less than CONVERGED of the achievable reduction of the loss is left."""
-    return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
-
-
-def may_be_stationary(flow: Flow) -> bool:
-    """Whether every layer that transmits has a gradient that cancels more than chance: then curvature must decide."""
-    seen = [
-        layer.log10_alignment
-        for layer in flow.layers
-        if layer.log10_alignment is not None
-        and layer.log10_transmission is not None
-        and layer.log10_transmission > VANISHED
-        and layer.log10_alignment > -math.inf
-    ]
-    return bool(seen) and max(seen) < SUSPECT
-
-
-def falls(flow: Flow) -> bool:
-    """Whether a multiple of the optimizer's next step, really tried, lowers the loss by STATIONARY of L_ref or more.
-
-    Then the weights do not stand at a stationary point, whatever the curvature. No fall proves nothing.
-    """
-    return flow.step is not None and flow.step.lowered is not None and flow.step.lowered >= STATIONARY
-
-
-def is_flat(flow: Flow) -> bool:
-    """Whether the loss does not react to the outputs, and no step that was tried on the weights lowers it.
-
-    The outputs are tried at moves of their own size; where the targets are 10^5 times larger only a step of many times
-    the optimizer's own shows that there is something to gain.
-    """
-    if flow.loss is None or flow.loss.reacts is not False:
-        return False
-    step = flow.step
-    if step is None:
-        return True
-    return not any(step.loss - value > FLAT * abs(step.loss) for _, value in step.ladder)
 
 
 def decay_balances(flow: Flow) -> bool:
@@ -181,22 +96,19 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     return "note" if facts.lost else ""
 
 
-def depends_beyond(facts: TimeFacts) -> bool:
-    """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
-    if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:
-        return False
-    # of a dependence spread evenly over all steps, the best of many far ones is above the best of a few near ones
-    return facts.beyond_chance <= CHANCE and _z(facts.beyond) - _z(facts.within) > _z(facts.by_chance)
-
-
-def _z(squared: float) -> float:
-    """Fisher's z of a correlation, of which the square is given: its spread by chance is the same for all sizes."""
-    return math.atanh(min(math.sqrt(max(squared, 0.0)), 1.0 - 1e-12))
-
-
-def is_stationary(flow: Flow) -> bool:
-    """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
-    return flow.decrement is not None and flow.decrement < STATIONARY
+def _beside(flow: Flow) -> set[str]:
+    """The layers a little below the limit that are reached from a layer which transmits well: by another way, then."""
+    marginal = {
+        a.call: a.name for a in flow.layers if a.log10_transmission and BESIDE < a.log10_transmission < VANISHED
+    }
+    if not marginal:
+        return set()
+    sound = {a.call for a in flow.layers if a.log10_transmission is not None and a.log10_transmission > SOUND}
+    after = set[int]()
+    for call in flow.calls:
+        if call.index in sound or any(j in after for j in call.inputs):
+            after.add(call.index)
+    return {name for index, name in marginal.items() if index in after}
 
 
 class Others(NamedTuple):
@@ -204,6 +116,7 @@ class Others(NamedTuple):
 
     arrivals: dict[str, float]
     growths: dict[str, float]
+    beside: set[str]
 
 
 def _estimates(flow: Flow) -> tuple[dict[str, float], dict[str, float]]:
@@ -229,6 +142,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
     if flow.asks("log10_jacobian_norm"):
         if jacobian is None or not jacobian < math.inf:
             return _missing("how strongly the outputs depend on it", jacobian)
+        if zero is not None and zero.by_construction:  # rounding may leave something where nothing can be
+            return "dead", ""
         if jacobian == -math.inf and flow.asks("zeros"):
             return _closed(gradient, zero)
     if has_converged(loss):
@@ -241,7 +156,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
         return "no_signal", ""
     if not flow.asks(*NEEDED):
         return "not_asked", ""
-    return _reached(layer, flow, still) if flow.asks("log10_transmission") else _seen(layer, flow, others, still)
+    told = _reached if flow.asks("log10_transmission") else _seen
+    return told(layer, flow, others, still)
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
@@ -250,12 +166,12 @@ def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
 
 
-def _reached(layer: LayerFlow, flow: Flow, still: bool) -> tuple[str, str]:
+def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[str, str]:
     """Whether a layer with a gradient is reached by the signal, by the transmission of a walk."""
     loss, transmission = flow.loss, layer.log10_transmission
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
-    if transmission < VANISHED:
+    if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
@@ -307,8 +223,7 @@ def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
 
 def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
     """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
-    name = layer.name.partition("#")[0]
-    facts = next((each for each in flow.time if each.layer and each.layer in (layer.name, name)), None)
+    facts = next((each for each in flow.time if each.layer and each.layer == layer.name.partition("#")[0]), None)
     if facts is None:
         return "healthy", ""
     if facts.why:

@@ -16,7 +16,7 @@ LONGEST_ECHO = 40
 
 
 @dataclass(frozen=True)
-class Knob:
+class Parameter:
     """One setting. The default says what kind it is: int, float, bool, str, or a tuple of floats written "0.1,2,-3".
 
     ``low`` and ``high`` are included in the range; of a tuple they bound each number, and ``most`` bounds how many
@@ -129,8 +129,8 @@ class Knob:
         return number
 
     def _refusal(self, value: Any, hint: str = "") -> UnvanishError:
-        said = value if isinstance(value, str) else f"{value:.10g}" if isinstance(value, float) else repr(value)
-        short = said if len(said) <= LONGEST_ECHO else f"{said[:LONGEST_ECHO]}…"
+        text = value if isinstance(value, str) else f"{value:.10g}" if isinstance(value, float) else repr(value)
+        short = text if len(text) <= LONGEST_ECHO else f"{text[:LONGEST_ECHO]}…"
         return UnvanishError(f"{self.name} is {short!s}; it takes {self.allowed}{hint}")
 
 
@@ -164,28 +164,30 @@ class Settings(Mapping[str, Any]):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self._values.items()}
 
 
-def settle(knobs: Sequence[Knob], given: Mapping[str, Any], asked: str, preset: Mapping[str, Any]) -> Settings:
+def settle(
+    parameters: Sequence[Parameter], given: Mapping[str, Any], where: str, preset: Mapping[str, Any]
+) -> Settings:
     """Every setting's value: as given, else as in the preset, else its default; texts are parsed, and ``quick`` limits.
 
-    ``asked`` begins the message of the UnvanishError that an unknown name or a value out of range raises.
+    ``where`` begins the message of the UnvanishError that an unknown name or a value out of range raises.
     """
-    by_name = {knob.name: knob for knob in knobs}
-    values: dict[str, Value] = {knob.name: knob.default for knob in knobs}
+    by_name = {parameter.name: parameter for parameter in parameters}
+    values: dict[str, Value] = {parameter.name: parameter.default for parameter in parameters}
     for name, value in {**preset, **given}.items():
-        knob = by_name.get(name)
-        if knob is None:
-            raise UnvanishError(f"{asked}: there is no setting {name!r}{nearest(name, tuple(by_name))}")
-        values[name] = _within(asked, knob.parse if isinstance(value, str) else knob.check, value)
+        parameter = by_name.get(name)
+        if parameter is None:
+            raise UnvanishError(f"{where}: there is no setting {name!r}{nearest(name, tuple(by_name))}")
+        values[name] = _within(where, parameter.parse if isinstance(value, str) else parameter.check, value)
     if values.get("quick"):
         values = {name: by_name[name].quickly(value) for name, value in values.items()}
     return Settings(values, given)
 
 
-def _within(asked: str, read: Callable[[Any], Value], value: Any) -> Value:
+def _within(where: str, read: Callable[[Any], Value], value: Any) -> Value:
     try:
         return read(value)
     except UnvanishError as error:
-        raise UnvanishError(f"{asked}: {error}") from None
+        raise UnvanishError(f"{where}: {error}") from None
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

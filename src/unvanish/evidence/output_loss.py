@@ -14,6 +14,8 @@ from torch import Tensor
 
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
+from unvanish.trace.capture import same_loss
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
@@ -23,25 +25,24 @@ WIDE = 100_000  # output entries above which the search stays in their own dtype
 
 
 @dataclass(frozen=True)
-class FreeLoss:
+class OutputLoss:
     """The loss as a function of the outputs alone, and the outputs where it stands now."""
 
     at: Loss
     now: list[Tensor]
 
 
-def free_loss(problem: Problem, capture: Capture) -> FreeLoss | str:
+def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
+    if capture.inside:
+        return "the loss is computed inside the model by no loss function that is recognised"
     if problem.loss_fn is not None:
         return _of_outputs(capture, _loss_of(problem, capture))
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
-    func, args, kwargs, _ = capture.loss_call
-    with capture.replay():
-        again = float(func(*args, **kwargs))
-    if not math.isclose(again, capture.loss, rel_tol=1e-5):
+    if not same_loss(capture):
         return "the loss inside the model is more than its recognised loss call"
-    return FreeLoss(loss_call(capture), [args[0]])
+    return where_finite(loss_call(capture), [capture.loss_call[1][0]])
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
@@ -70,10 +71,10 @@ def loss_call(capture: Capture) -> Loss:
     return at
 
 
-def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | str:
+def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:
     values, replay = capture.values, capture.replay
-    own = inner_loss(values) if not isinstance(values, Tensor) else None
-    now = [t for t in tensors(values) if t.is_floating_point() and t is not own]
+    loss_inside = inner_loss(values) if not isinstance(values, Tensor) else None
+    now = [t for t in tensors(values) if t.is_floating_point() and t is not loss_inside]
     if not now:
         return "the outputs hold no floating-point tensor"
     if any(t.is_nested for t in now):
@@ -84,7 +85,20 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> FreeLoss | s
         with replay():
             return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 
-    return FreeLoss(at, now)
+    return where_finite(at, now)
+
+
+def where_finite(loss: Loss, now: list[Tensor]) -> OutputLoss:
+    """The loss of the outputs that are finite: those that a mask has set to infinity stay where they are."""
+    masks = [None if is_finite(t) else torch.isfinite(t) for t in now]
+    if all(mask is None for mask in masks):
+        return OutputLoss(loss, now)
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        kept = zip(z, now, masks, strict=True)
+        return loss([a if mask is None else torch.where(mask, a, t.to(a.dtype)) for a, t, mask in kept])
+
+    return OutputLoss(at, [t.nan_to_num(0.0, 0.0, 0.0) for t in now])
 
 
 def searchable(output: Tensor) -> Tensor:
@@ -93,19 +107,19 @@ def searchable(output: Tensor) -> Tensor:
 
 
 def lowest(
-    free: FreeLoss, value: float | None = None, constant: list[Tensor] | None = None
+    output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
 ) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
 
     def at(z: Sequence[Tensor]) -> Tensor:
-        return free.at([a.to(t.dtype) for a, t in zip(z, free.now, strict=True)])
+        return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
-    found, place = minimise(at, [searchable(t) for t in free.now])
-    if constant is not None and value is not None and (found is None or found > 0.9 * value):
-        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, free.now, strict=True)])
-        if found is None or (other is not None and other < found):
-            found, place = other, there
-    return found, place
+    least, place = minimise(at, [searchable(t) for t in output_loss.now])
+    if constant is not None and value is not None and (least is None or least > 0.9 * value):
+        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
+        if least is None or (other is not None and other < least):
+            least, place = other, there
+    return least, place
 
 
 def minimise(loss: Loss, start: Sequence[Tensor]) -> tuple[float | None, list[Tensor] | None]:
@@ -174,13 +188,13 @@ def _search(
             if value.requires_grad:  # not backward(): a loss with weights of its own would find gradients in them
                 for variable, gradient in zip(move, torch.autograd.grad(value, move, allow_unused=True), strict=True):
                     variable.grad = None if gradient is None else gradient.contiguous()
-        found = float(value.detach())
-        if math.isnan(found):
+        reached = float(value.detach())
+        if math.isnan(reached):
             left = True
             raise _Enough
-        if found * scale < best:
-            best, place = found * scale, [t.detach() for t in here]
-        if 0.0 <= found < ENOUGH:
+        if reached * scale < best:
+            best, place = reached * scale, [t.detach() for t in here]
+        if 0.0 <= reached < ENOUGH:
             raise _Enough
         return value.detach()
 

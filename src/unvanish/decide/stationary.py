@@ -1,0 +1,58 @@
+"""Whether there is something left to gain: converged, flat, or at a point where the gradients cancel."""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.decide.limits import CONVERGED, FLAT, STATIONARY, SUSPECT, VANISHED
+from unvanish.records import Flow, LossFacts
+
+
+def gap_is_known(loss: LossFacts | None) -> bool:
+    """Whether it was measured how far the loss can still be reduced."""
+    return loss is not None and loss.relative_gap is not None and math.isfinite(loss.relative_gap)
+
+
+def has_converged(loss: LossFacts | None) -> bool:
+    """Whether less than CONVERGED of the achievable reduction of the loss is left."""
+    return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
+
+
+def may_be_stationary(flow: Flow) -> bool:
+    """Whether every layer that transmits has a gradient that cancels more than chance: then curvature must decide."""
+    seen = [
+        layer.log10_alignment
+        for layer in flow.layers
+        if layer.log10_alignment is not None
+        and layer.log10_transmission is not None
+        and layer.log10_transmission > VANISHED
+        and layer.log10_alignment > -math.inf
+    ]
+    return bool(seen) and max(seen) < SUSPECT
+
+
+def falls(flow: Flow) -> bool:
+    """Whether a multiple of the optimizer's next step, really tried, lowers the loss by STATIONARY of L_ref or more.
+
+    Then the weights do not stand at a stationary point, whatever the curvature. No fall proves nothing.
+    """
+    return flow.step is not None and flow.step.lowered is not None and flow.step.lowered >= STATIONARY
+
+
+def is_flat(flow: Flow) -> bool:
+    """Whether the loss does not react to the outputs, and no step that was tried on the weights lowers it.
+
+    The outputs are tried at moves of their own size; where the targets are 10^5 times larger only a step of many times
+    the optimizer's own shows that there is something to gain.
+    """
+    if flow.loss is None or flow.loss.reacts is not False:
+        return False
+    step = flow.step
+    if step is None:
+        return True
+    return not any(step.loss - value > FLAT * abs(step.loss) for _, value in step.ladder)
+
+
+def is_stationary(flow: Flow) -> bool:
+    """Whether the Gauss-Newton decrement says that no layer has anything to gain where the weights stand."""
+    return flow.decrement is not None and flow.decrement < STATIONARY

@@ -1,0 +1,113 @@
+"""Whether the loss compares each output with a target of its own.
+
+Outputs of shape (N, 1) minus targets of shape (N,) give an N × N table: each output meets every target, and the best it
+can do is the mean of them all. The same happens where a loss takes a mean over the samples before it compares. Such a
+loss trains without complaint to the best constant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unvanish.evidence.loss import best_constant_of
+from unvanish.evidence.output_loss import OutputLoss
+from unvanish.flow.look import Look
+from unvanish.problem import Problem
+from unvanish.records import LossFacts, PairFacts
+from unvanish.trace.calls import Capture
+from unvanish.trace.scaled import is_finite, normal_like
+from unvanish.trace.structure import rebuild, tensors
+
+Met = tuple[tuple[int, ...], Tensor, str]
+
+SAME = 1e-5
+"""Share of the loss by which a new deal of scattered outputs must change it: rounding of float32 stays below, and the
+mean over n pairs moves by about 1/sqrt(n), which reaches it at 10^10 entries."""
+
+
+def pair_facts(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFacts | None:
+    """What speaks for outputs that have no target of their own; None where nothing does, or it cannot be asked."""
+    rows = {t.shape[0] if t.ndim else 1 for t in output_loss.now}
+    if loss.best_constant is None or len(rows) > 1 or min(rows) < 2:
+        return None
+    try:
+        with torch.no_grad():
+            met = _met(look.problem, look.capture, output_loss, min(rows))
+            return None if met is None else _ask(output_loss, loss, met, look.seed)
+    except Exception:  # a loss that refuses other outputs or targets: nothing is claimed
+        return None
+
+
+def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: int) -> Met | None:
+    """The shapes that meet in the loss, if the targets differ from sample to sample and the loss uses them."""
+    met = capture.compared
+    if met is not None and _differ(met[1], samples):
+        return met
+    own = next((t for t in tensors(problem.targets) if _differ(t, samples)), None)
+    if own is None or not _matter(problem, capture):
+        return None
+    return tuple(output_loss.now[0].shape), own, "" if met is None else met[2]
+
+
+def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
+    shape, target, source = met
+    assert loss.best_constant is not None
+    generator = torch.Generator().manual_seed(seed)
+    spread = float(target.double().std()) if target.is_floating_point() else 1.0
+    noise = [normal_like(t, generator) * (spread or 1.0) for t in output_loss.now]
+    mean = [t.mean(0, keepdim=True) for t in output_loss.now]
+    first = _scattered(output_loss, mean, noise)
+    again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
+    shuffled = abs(again - first) / abs(first) if first else math.inf
+    if not (shuffled <= SAME or _meets_all(shape, tuple(target.shape))):
+        return None
+    with torch.enable_grad():
+        _, constant = best_constant_of(output_loss)
+    if constant is None:
+        return None
+    cost = (
+        _scattered(output_loss, [c.to(t.dtype) for c, t in zip(constant, output_loss.now, strict=True)], noise)
+        - loss.best_constant
+    )
+    lowest = loss.value if loss.best_free is None else loss.best_free
+    won = max(0.0, loss.best_constant - min(lowest, loss.best_constant))
+    if not cost > 0.0:
+        return None
+    return PairFacts(outputs=shape, targets=tuple(target.shape), source=source, shuffled=shuffled, won=won / cost)
+
+
+def _scattered(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
+    return float(output_loss.at([c + n for c, n in zip(centre, noise, strict=True)]))
+
+
+def _meets_all(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:
+    """Whether both shapes are stretched when they meet: then each of one meets several of the other."""
+    width = max(len(outputs), len(targets))
+    padded = [(1,) * (width - len(shape)) + shape for shape in (outputs, targets)]
+    pairs = list(zip(*padded, strict=True))
+    fit = all(a == b or 1 in (a, b) for a, b in pairs)
+    return fit and any(a == 1 < b for a, b in pairs) and any(b == 1 < a for a, b in pairs)
+
+
+def _differ(target: Tensor, samples: int) -> bool:
+    axis = next((k for k, size in enumerate(target.shape) if size == samples), None)
+    if axis is None or target.is_sparse or (target.is_floating_point() and not is_finite(target)):
+        return False
+    return bool((target != target.select(axis, 0).unsqueeze(axis)).any())
+
+
+def _matter(problem: Problem, capture: Capture) -> bool:
+    """Whether the loss is another one with other targets: some are handed over and not used."""
+
+    def other(target: Tensor) -> Any:
+        return target + 1.0 if target.is_floating_point() else target
+
+    with capture.replay():
+        moved = dataclasses.replace(problem, targets=rebuild(problem.targets, other))
+        return float(moved.loss(capture.values)) != float(problem.loss(capture.values))

@@ -1,0 +1,163 @@
+"""Why a layer has no gradient: never called, cut off, or left out by a forward that may use it another time."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from unvanish.flow.layers import Layer
+from unvanish.records import LayerFlow, UnusedFacts
+from unvanish.trace.calls import Capture
+from unvanish.trace.cuts import Cut
+from unvanish.trace.places import is_library, module_path
+
+
+def unused_facts(
+    capture: Capture, layers: list[Layer], flows: Iterable[LayerFlow], held: Callable[[nn.Parameter], bool] | None
+) -> tuple[UnusedFacts, ...]:
+    """For each trainable layer outside the graph of the loss; ``held``: whether the optimizer holds a parameter."""
+    outside = [a for a, flow in zip(layers, flows, strict=True) if flow.call is None and a.live]
+    if not outside:
+        return ()
+    behind = _cuts_behind(capture)
+    modules = {module_path(n): m for n, m in capture.model.named_modules()}
+    ran = {path for call in capture.calls for path, _ in call.frames} | set(capture.module_calls)
+    used = {key for cut in capture.cuts for key in cut.parameters} | {
+        id(p) for c in capture.calls for p in c.parameters
+    }
+    facts = []
+    for layer in outside:
+        name = layer.name.partition("#")[0]
+        way = next((found for p in layer.live if (found := behind.get(id(p)))), None)
+        called = name in ran or any(id(p) in used for p in layer.live)
+        fact = UnusedFacts(
+            layer=layer.name,
+            called=called,
+            held=None if held is None else any(held(p) for p in layer.live),
+        )
+        if way is not None:
+            both = _common(name, way.consumer)
+            fact = fact.replace(
+                cut=way.cut.why,
+                cut_at=way.cut.source,
+                feeds=way.feeds,
+                library=way.cut.library and way.cut.why != "checkpoint" and _of_library(_running(both, modules, ran)),
+            )
+        else:
+            above = _running(name.rpartition(".")[0], modules, ran)
+            fact = fact.replace(library=_of_library(above), conditional=_under_condition(above, name, modules))
+        facts.append(fact)
+    return tuple(facts)
+
+
+@dataclass(slots=True)
+class _Way:
+    """A cut behind a layer, whether a layer that is trained consumes what was cut off, and the module that does."""
+
+    cut: Cut
+    feeds: bool
+    consumer: str
+
+
+def _cuts_behind(capture: Capture) -> dict[int, _Way]:
+    """By parameter: the first cut between it and the loss; those that layers consume before those the loss does."""
+    calls, cuts = capture.calls, capture.cuts
+    alive = [False] * len(calls)
+    if capture.loss_index is not None:
+        alive[capture.loss_index] = True
+    for call in reversed(calls):
+        for producer in call.inputs if alive[call.index] else ():
+            alive[producer] = True
+    ahead = [bool(call.parameters) for call in calls]  # whether a layer follows, or is this call
+    for call in reversed(calls):
+        for producer in call.inputs if ahead[call.index] and alive[call.index] else ():
+            ahead[producer] = True
+    found: dict[int, _Way] = {}
+    for feeds in (True, False):
+        seen_cuts, seen_calls = set[int](), set[int]()
+        for call in calls:
+            if not alive[call.index] or ahead[call.index] is not feeds:
+                continue
+            waiting: list[tuple[int, int | None]] = [(c, None) for c in call.cuts]
+            while waiting:  # (a cut, or a call before one with that cut)
+                index, at = waiting.pop()
+                if at is None:
+                    if index in seen_cuts:
+                        continue
+                    seen_cuts.add(index)
+                    cut = cuts[index]
+                    waiting += [(c, None) for c in cut.inputs] + [(c, index) for c in cut.calls]
+                    keys, why = cut.parameters, cut
+                else:
+                    if index in seen_calls or alive[index]:
+                        continue
+                    seen_calls.add(index)
+                    before = calls[index]
+                    waiting += [(c, None) for c in before.cuts] + [(c, at) for c in before.inputs]
+                    keys, why = [id(p) for p in before.parameters], cuts[at]
+                for key in keys:
+                    found.setdefault(key, _Way(why, feeds, call.module))
+    return found
+
+
+def _common(one: str, other: str) -> str:
+    shared = list[str]()
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        shared.append(a)
+    return ".".join(shared)
+
+
+def _running(path: str, modules: dict[str, nn.Module], ran: set[str]) -> tuple[str, nn.Module] | None:
+    """The nearest module from a path upwards that ran, and is no container of torch's own."""
+    while True:
+        module = modules.get(path)
+        if module is not None and (path in ran or not path) and not type(module).__module__.startswith("torch."):
+            return path, module
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+
+
+def _of_library(above: tuple[str, nn.Module] | None) -> bool:
+    if above is None:
+        return False
+    forward: Any = inspect.unwrap(type(above[1]).forward)
+    code = getattr(forward, "__code__", None)
+    return code is not None and is_library(code.co_filename)
+
+
+def _under_condition(above: tuple[str, nn.Module] | None, name: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether the class of the module above names the layer's branch inside an ``if`` of a method but its first."""
+    if above is None:
+        return False
+    path, module = above
+    attribute = name[len(path) + 1 if path else 0 :].partition(".")[0]
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module))))
+    except (OSError, TypeError, SyntaxError):  # made by exec, or its file is gone
+        return False
+    methods = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
+    branches = [n for m in methods for n in ast.walk(m) if isinstance(n, (ast.If, ast.IfExp, ast.While, ast.Try))]
+    # The test of an `if self.x:` always runs; what counts is what runs only sometimes.
+    parts = [part for n in branches for part in ast.iter_child_nodes(n) if part is not getattr(n, "test", None)]
+    inside = (n for part in parts for n in ast.walk(part))
+    loops = (n for m in methods for n in ast.walk(m) if isinstance(n, (ast.For, ast.comprehension)))
+    chosen = (n for loop in loops if _chooses(loop) for n in ast.walk(loop.iter))
+    return any(isinstance(n, ast.Attribute) and n.attr == attribute for n in (*inside, *chosen))
+
+
+def _chooses(loop: ast.For | ast.comprehension) -> bool:
+    """Whether a loop leaves some of its turns out."""
+    if isinstance(loop, ast.comprehension):
+        return bool(loop.ifs)
+    return any(
+        isinstance(n, (ast.If, ast.IfExp, ast.Break, ast.Continue)) for part in loop.body for n in ast.walk(part)
+    )

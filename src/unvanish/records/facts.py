@@ -1,0 +1,213 @@
+"""What was measured beside the layers: the loss, the next steps, the last call, the inputs, and more."""
+
+from __future__ import annotations
+
+from unvanish.records.base import Record
+
+
+class LossFacts(Record, frozen=True, kw_only=True):
+    """What the loss alone says, its outputs taken as free variables.
+
+    ``reference`` is L_ref, the achievable reduction of the loss from an untrained start; ``relative_gap`` the share of
+    it that remains. Both are None where the loss has no scale, with the reason in ``why``.
+    """
+
+    value: float
+    residual_norm: float | None = None
+    best_constant: float | None = None
+    best_free: float | None = None
+    reference: float | None = None
+    relative_gap: float | None = None
+    at_constant: bool = False
+    curvature: float | None = None
+    reacts: bool | None = None
+    why: str = ""
+
+
+class StepFacts(Record, frozen=True, kw_only=True):
+    """What the user's own optimizer would do next, tried on the batch and taken back.
+
+    ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
+    lowers it. ``lowered``: its fall as a share of L_ref, less what the loss may be wrong by; None without that scale.
+    ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
+    ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
+    ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
+    sharpest curvature allows plain gradient descent.
+    """
+
+    optimizer: str
+    lr: float
+    loss: float
+    ladder: tuple[tuple[float, float], ...]
+    best: float | None = None
+    lowered: float | None = None
+    needed: float | None = None
+    planned: int | None = None
+    taken: int | None = None
+    walked: float | None = None
+    walked_scaled: float | None = None
+    scale: float | None = None
+    lr_limit: float | None = None
+
+
+class NextStep(Record, frozen=True, kw_only=True):
+    """The weights, and the state of the optimizer, as the next step leaves them in their own number type.
+
+    ``nonfinite``: the layers that get a number which is not finite, ``nonfinite_share`` of all entries; ``reason``:
+    "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
+    changes; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``: trainable layers that were called
+    and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all weights that decay.
+    """
+
+    nonfinite: tuple[str, ...] = ()
+    nonfinite_share: float = 0.0
+    reason: str = ""
+    moved: float | None = None
+    narrow: str = ""
+    left_out: tuple[str, ...] = ()
+    decay_balance: float | None = None
+
+
+class RateTrial(Record, frozen=True, kw_only=True):
+    """Where a few real steps at ``lr`` took the network, before they were taken back.
+
+    ``scale``: the multiple of the user's learning rate. ``loss``: of the batch afterwards. ``log10_transmission``: the
+    smallest among the layers that transmitted before; None where the network no longer gives finite numbers.
+    """
+
+    scale: float
+    lr: float
+    steps: int
+    loss: float
+    log10_transmission: float | None = None
+
+
+class OutputFacts(Record, frozen=True, kw_only=True):
+    """What the last call can give the loss.
+
+    ``kind``: normalised (a softmax), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
+    ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
+    ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
+    factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
+    exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
+    this call can give.
+    """
+
+    call: int | None = None
+    kind: str = ""
+    low: float | None = None
+    high: float | None = None
+    unreachable: float | None = None
+    wanted: float | None = None
+    rms: float | None = None
+    end: int | None = None
+    at_end: float | None = None
+    held: float | None = None
+    constant: float | None = None
+
+
+class PairFacts(Record, frozen=True, kw_only=True):
+    """A loss that may not compare each output with its own target although the targets vary.
+
+    ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
+    the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
+    over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    """
+
+    outputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    source: str = ""
+    shuffled: float
+    won: float
+
+
+class InputFacts(Record, frozen=True, kw_only=True):
+    """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
+
+    ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
+    first layer's curvature allows, over that of the median layer.
+    """
+
+    layer: str
+    largest_deviation: float
+    saturated: float | None = None
+    saturated_standardised: float | None = None
+    step_limit: float | None = None
+    step_limit_standardised: float | None = None
+
+
+class ZeroFacts(Record, frozen=True, kw_only=True):
+    """Why a layer's gradient is exactly zero: what happened when the exactly-zero tensors were nudged.
+
+    ``opens``: a gradient came back. ``gates``: zero tensors of other layers that have a gradient of their own.
+    ``blocked_by``: the calls that receive a signal and send none back. ``by_construction``: such a call passes no
+    gradient on random input either.
+    """
+
+    layer: str
+    opens: bool
+    gates: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()
+    by_construction: bool = False
+
+
+class Birth(Record, frozen=True, kw_only=True):
+    """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
+
+    ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
+    "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss). ``row``: it normalises a row that is
+    -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
+    ``parameters``: tensors of the model that hold such numbers already.
+    """
+
+    numbers: str = ""
+    share: float | None = None
+    given: str = ""
+    maker: str = ""
+    row: bool = False
+    hidden_by: int | None = None
+    parameters: tuple[str, ...] = ()
+
+
+class TimeFacts(Record, frozen=True, kw_only=True):
+    """How much of the error signal reaches each step of a sequence, in log10; the glossary has every field."""
+
+    layer: str
+    kind: str
+    steps: int
+    at: tuple[int, ...] = ()
+    log10_signal: tuple[float | None, ...] = ()
+    log10_loss_signal: tuple[float | None, ...] = ()
+    log10_state: tuple[float | None, ...] = ()
+    log10_gain: float | None = None
+    horizon: int | None = None
+    smallest_horizon: int | None = None
+    faint: int = 0
+    lost: int = 0
+    beyond: float | None = None
+    beyond_chance: float | None = None
+    within: float | None = None
+    by_chance: float | None = None
+    states_unseen: str = ""
+    why: str = ""
+
+
+class UnusedFacts(Record, frozen=True, kw_only=True):
+    """Why a layer has no gradient at all: no path of the graph leads from it to the loss.
+
+    ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
+    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; ``cut_at``: a
+    source line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out,
+    or cuts it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``:
+    whether the optimizer holds it; None without one.
+    """
+
+    layer: str
+    called: bool
+    cut: str = ""
+    cut_at: str = ""
+    feeds: bool = False
+    library: bool = False
+    conditional: bool = False
+    held: bool | None = None

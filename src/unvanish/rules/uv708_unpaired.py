@@ -1,0 +1,68 @@
+"""UV708: the loss does not compare each output with a target of its own."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
+from unvanish.words.numbers import number
+
+
+@rule(
+    "UV708",
+    "pairing",
+    "outputs and targets do not pair",
+    tier="pairing",
+    levels=("error",),
+    needs=("loss", "output"),
+    fires_on=("broadcast-targets", "mean-before-loss"),
+    silent_on=(
+        "paired-targets", "relu-he-20", "small-cnn", "small-gpt", "lstm", "unet-small", "plateau", "converged-digits",
+        "generator-frozen-discriminator", "output-range", "double-softmax",
+    ),
+)  # fmt: skip
+def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
+    """The best the network can do under this loss is one constant, although the targets vary.
+
+    Example: outputs of shape (64, 1) and targets of shape (64,). Their difference has 64 × 64 entries, each output
+    minus every target, and the mean of its squares is lowest where all outputs are the mean of the targets.
+
+    Why: the loss falls to that of the best constant and stays there, at any learning rate and with any architecture.
+    Nothing raises an error, because shapes that differ by dimensions of size 1 are stretched to fit.
+
+    Evidence: the outputs, taken as free variables, win less than ``threshold`` over the best constant, as a share of
+    what it costs to scatter them about it by the targets' spread (a least-squares loss of paired targets wins about all
+    of that; 2% is what a loss may be from that of the best constant to count as no better, as for a plateau). And
+    either the shapes are stretched on both sides where they meet, or the loss stays the same when scattered outputs are
+    dealt to other samples. Targets that are all the same are not asked.
+
+    What helps: give outputs and targets the same shape, with ``outputs.squeeze(1)`` or ``targets.unsqueeze(1)``, and
+    take means over the samples after comparing.
+
+    Source: NumPy and PyTorch documentation, Broadcasting semantics; Bishop 2006, Pattern recognition and machine
+    learning, section 1.5.5 (the best constant under each loss).
+    """
+    pairs, loss = flow.pairs, flow.loss
+    if pairs is None or loss is None or loss.best_constant is None or not pairs.won < threshold:
+        return []
+    where = f" at {pairs.source}" if pairs.source else ""
+    message = (
+        f"The best this network can do is one constant for all samples (loss {number(loss.best_constant)}), although"
+        f" the targets vary: outputs of shape {pairs.outputs} meet targets of shape {pairs.targets}{where}, and no"
+        " output has a target of its own. Give both the same shape, and compare before taking a mean over the samples."
+        " No training gets past it."
+    )
+    return [
+        Statement(
+            cause="shapes" if pairs.outputs != pairs.targets else "a mean over the samples",
+            message=message,
+            evidence=(
+                Evidence(
+                    name="won over the best constant by free outputs",
+                    value=pairs.won,
+                    relation="<",
+                    threshold=threshold,
+                ),
+                Evidence(name="change of the loss when outputs are dealt anew", value=pairs.shuffled),
+            ),
+        )
+    ]

@@ -1,0 +1,77 @@
+"""Where the layers of a model that returns its own loss end: the last tensors before it that carry samples.
+
+The gradient of such a loss cancels at the optimum, and of a satisfied hinge it is zero, in every layer: a random
+cotangent at the loss itself shows the same and tells nothing about the layers. At the results of the last calls with
+weights it does.
+"""
+
+from __future__ import annotations
+
+import math
+
+from unvanish.trace.calls import Call, Capture, Node, Root
+
+PRODUCTS = ("linear", "bilinear", "matmul", "mm", "addmm", "bmm", "baddbmm")
+
+
+def returns_loss(capture: Capture, batch_size: int) -> bool:
+    """Whether all the model gives is one number, taken as its loss as it is."""
+    single = all(math.prod(root.shape) == 1 for root in capture.outputs)
+    return single and batch_size > 1 and not any(call.part == "loss" for call in capture.calls)
+
+
+def ends_of(capture: Capture, batch_size: int) -> list[int]:
+    """The calls with weights that the loss is made of by calls without any; empty where none carries samples.
+
+    Numbers that weigh the parts of a loss are passed through. Calls after the ends are the loss's from here on.
+    """
+    calls = capture.calls
+    waiting, found, passed = [capture.loss_index], set[int](), set[int]()
+    while waiting:
+        index = waiting.pop()
+        if index is None or index < 0 or index in found or index in passed:
+            continue
+        if _ends(calls[index], batch_size):
+            found.add(index)
+        else:
+            passed.add(index)
+            waiting += calls[index].inputs
+    if found:
+        before = _upstream(calls, found)
+        for index in passed - before:
+            calls[index].part = "loss"
+    return sorted(found)
+
+
+def roots_of(capture: Capture, ends: list[int]) -> list[Root]:
+    """Where walks begin at these calls."""
+    nodes: dict[int, list[Node]] = {index: [] for index in ends}
+    for node, index in capture.owner.items():
+        if index in nodes:
+            nodes[index].append(node)
+    return [root for index in ends if (root := _root(capture.calls[index], nodes[index])) is not None]
+
+
+def _ends(call: Call, batch_size: int) -> bool:
+    carries = call.numel > 1 and call.numel >= batch_size
+    return bool(call.parameters) and (carries or call.name in PRODUCTS)
+
+
+def _upstream(calls: list[Call], found: set[int]) -> set[int]:
+    waiting, before = list(found), set[int]()
+    while waiting:
+        index = waiting.pop()
+        if index not in before:
+            before.add(index)
+            waiting += calls[index].inputs
+    return before
+
+
+def _root(call: Call, nodes: list[Node]) -> Root | None:
+    """The node of the call that no other of its nodes leads to."""
+    inner = {child for node in nodes for child, _ in node.next_functions}
+    last = next((node for node in nodes if node not in inner), None)
+    if last is None:
+        return None
+    metadata = last._input_metadata[0]
+    return Root((last, 0), tuple(metadata.shape), metadata.dtype, metadata.device, call.rms)

@@ -1,0 +1,129 @@
+"""Networks whose fault is easily missed, beside healthy ones that look like them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.problem import Problem
+from unvanish.zoo.digits import adam, digits
+from unvanish.zoo.mlps import stack
+
+
+class Written(nn.Module):
+    """Modules by name, and the forward pass as a function of them."""
+
+    def __init__(self, run: Callable[..., Tensor], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.run(self, *inputs)
+
+
+def regression(model: nn.Module, *more: Tensor, wants: Callable[[Tensor], Tensor] | None = None) -> Problem:
+    """64 samples of four inputs and, unless ``wants`` says otherwise, the sine of their sum."""
+    inputs = torch.randn(64, 4)
+    targets = torch.sin(inputs.sum(1, keepdim=True)) if wants is None else wants(inputs)
+    return Problem(
+        model=model,
+        inputs=(inputs, *more) if more else inputs,
+        targets=targets,
+        loss_fn=F.mse_loss,
+        optimizer=adam(model),
+    )
+
+
+def masked_attention(closed: int = 0) -> Problem:
+    """Attention over groups of four samples under a mask of -inf; ``closed`` groups are masked whole.
+
+    Their rows of the softmax are nan.
+    """
+    shut = torch.zeros(16, 1, 4, dtype=torch.bool)
+    shut[:, :, 3] = True
+    shut[:closed] = True
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(parts.embed(inputs)).view(16, 4, 16)
+        scores = (hidden @ hidden.mT / 4.0).masked_fill(shut, -math.inf)
+        mixed = parts.value(scores.softmax(-1) @ hidden)
+        return parts.head(mixed).flatten(0, 1)
+
+    return regression(Written(run, embed=nn.Linear(4, 16), value=nn.Linear(16, 16), head=nn.Linear(16, 1)))
+
+
+def infinite_weight() -> Problem:
+    """One weight is infinite already, as after a step that was not finite."""
+    model = stack(3, 32, "ReLU", "he")
+    with torch.no_grad():
+        model[2].get_parameter("weight")[0, 0] = math.inf
+    return digits(model)
+
+
+def squared_error(flat: bool = False, mean_first: bool = False) -> Problem:
+    """Least squares of outputs (N, 1) written out; ``flat``: against targets (N,), each output with each target.
+
+    ``mean_first``: of the means over the samples.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if mean_first:
+            return (outputs.mean(0) - targets.mean(0)).square().sum()
+        return (outputs - targets).square().mean()
+
+    sound = regression(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1)))
+    return replace(sound, loss_fn=loss, targets=sound.targets.squeeze(1) if flat else sound.targets)
+
+
+def guarded_clamp() -> Problem:
+    """An ELU written with ``where``: its clamp keeps the exponential from overflowing and is flat for every sample."""
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        z = parts.first(inputs)
+        return parts.head(torch.where(z < 0, z.clamp(max=0.0).exp() - 1.0, z))
+
+    model = Written(run, first=nn.Linear(4, 16), head=nn.Linear(16, 1))
+    with torch.no_grad():
+        model.first.get_parameter("bias").add_(3.0)  # type: ignore[operator]
+    return regression(model)
+
+
+def penalty_off() -> Problem:
+    """A penalty on large activations, none of which is large."""
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        z = parts.first(inputs)
+        return parts.head(z.tanh()) + (z.abs() - 10.0).relu().mean(1, keepdim=True)
+
+    return regression(Written(run, first=nn.Linear(4, 16), head=nn.Linear(16, 1)))
+
+
+def one_number(kind: str) -> Problem:
+    """A normaliser over groups of a single number each: what is left of it is its bias."""
+    norm = nn.GroupNorm(16, 16) if kind == "group" else nn.LayerNorm(1)
+    width = 16 if kind == "group" else 1
+    return regression(
+        nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, width), norm, nn.ReLU(), nn.Linear(width, 1))
+    )
+
+
+def ravine(w1: float = 1.0, w2: float = 0.0, scale: float = 1.0) -> Problem:
+    """f = 0.001 w1² + w2² by gradient descent at a rate of 0.5, which leaves nothing of w2 and all of w1.
+
+    The output is the parameter itself; ``scale`` multiplies the loss and divides the rate.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return scale * (outputs.square() * torch.tensor([0.001, 1.0])).sum()
+
+    model = Written(lambda parts, _: parts.w, w=nn.Parameter(torch.tensor([w1, w2])))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5 / scale)
+    return Problem(model, torch.zeros(1, 1), None, loss, optimizer)

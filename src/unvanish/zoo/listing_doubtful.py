@@ -1,0 +1,52 @@
+"""The rows of the networks whose fault is easily missed, and of the healthy ones that look like them."""
+
+from __future__ import annotations
+
+from unvanish.zoo.network import Network
+
+DOUBTFUL = (
+    Network(
+        name="masked-attention", builder="doubtful.masked_attention", expects=("healthy",), learns=True,
+        about="attention under a mask of -inf that leaves every row something",
+    ),
+    Network(
+        name="masked-row", builder="doubtful.masked_attention", options={"closed": 1},
+        expects=("nonfinite",), codes=("UV501",), about="attention with a row that is masked whole: its softmax is nan",
+    ),
+    Network(
+        name="infinite-weight", builder="doubtful.infinite_weight", expects=("nonfinite",), codes=("UV501",),
+        about="a weight that is infinite already",
+    ),
+    Network(
+        name="paired-targets", builder="doubtful.squared_error", expects=("healthy",), learns=True,
+        about="least squares written out, outputs and targets of one shape",
+    ),
+    Network(
+        name="broadcast-targets", builder="doubtful.squared_error", options={"flat": True}, expects=("pairing",),
+        codes=("UV708",), about="the same with targets (N,) against outputs (N, 1): all pairs are compared",
+    ),
+    Network(
+        name="mean-before-loss", builder="doubtful.squared_error", options={"mean_first": True}, expects=("pairing",),
+        codes=("UV708",), about="the same of the means over the samples",
+    ),
+    Network(
+        name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
+        about="an ELU written with where: the clamp in it is flat, beside a path that is not",
+    ),
+    Network(
+        name="penalty-off", builder="doubtful.penalty_off", expects=("healthy",), learns=True,
+        about="a penalty on large activations that none of them reaches",
+    ),
+    Network(
+        name="groupnorm-one-number", builder="doubtful.one_number", options={"kind": "group"}, expects=("dead",),
+        codes=("UV302",), about="group normalisation over one number a group",
+    ),
+    Network(
+        name="layernorm-one-number", builder="doubtful.one_number", options={"kind": "layer"}, expects=("dead",),
+        codes=("UV302",), about="layer normalisation over one number",
+    ),
+    Network(
+        name="ravine", builder="doubtful.ravine", expects=("slow",), codes=("UV404",), learns=False,
+        about="f = 0.001 w1² + w2², at the bottom of the steep direction: the flat one is left",
+    ),
+)  # fmt: skip

@@ -1,0 +1,139 @@
+"""Units that another path speaks for are not dead; a normaliser of single numbers stops whatever lies before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.pipeline import diagnose
+from unvanish.problem import Problem
+from unvanish.records import Finding
+from unvanish.report import Report
+from unvanish.zoo.doubtful import Written
+
+SEEDS = range(3)
+
+
+def asked(
+    seed: int, run: Callable[[Any, Tensor], Tensor], scale: float = 1.0, width: int = 16, **parts: Any
+) -> Problem:
+    torch.manual_seed(seed)
+    model = Written(run, a=nn.Linear(4, 16), b=nn.Linear(width, 3), **{n: make() for n, make in parts.items()})
+    x = torch.randn(64, 4)
+    return Problem(model, x, torch.arange(64) % 3, lambda o, t: scale * F.cross_entropy(o, t))
+
+
+def found(report: Report) -> dict[str, Finding]:
+    return {finding.code: finding for finding in report.findings}
+
+
+def moved(h: Tensor) -> Tensor:
+    return h + 5.0
+
+
+GUARDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "elu": lambda m, x: m.b(torch.where((z := moved(m.a(x))) < 0, z.clamp(max=0).exp() - 1, z)),
+    "softplus": lambda m, x: m.b(torch.where((z := moved(m.a(x))) > 20, z, z.clamp(max=-20).exp().log1p() + z)),
+    "square root": lambda m, x: m.b(torch.where((z := moved(m.a(x))) > 0, z, z.clamp(max=0.0).abs())),
+    "two ramps": lambda m, x: m.b(F.relu(z := moved(m.a(x))) - 0.01 * F.relu(-z)),
+    "leaky by hand": lambda m, x: m.b(torch.maximum(z := moved(m.a(x)), torch.zeros(())) + 0.1 * z.clamp(max=0)),
+    "penalty": lambda m, x: m.b((z := m.a(x)).tanh()) + F.relu(z.abs() - 50).mean(),
+    "second head": lambda m, x: m.b((z := m.a(x)).tanh()) + 0.1 * F.relu(z - 50).sum(1, keepdim=True),
+    "residual branch": lambda m, x: m.b((z := m.a(x)) + m.c(F.relu(z - 50))),
+    "overflow guard": lambda m, x: m.b((z := moved(m.a(x))) * z.clamp(max=-50).sigmoid() + z),
+}  # fmt: skip
+
+OFF: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "one ramp": lambda m, x: m.b(F.relu(m.a(x) - m.cut)),
+    "clamped": lambda m, x: m.b((m.a(x) - m.cut).clamp(min=0)),
+    "halves, one off": lambda m, x: m.b(F.relu((h := torch.cat([m.a(x), m.a(-x)], 1).chunk(2, 1))[0] - m.cut) * h[1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", GUARDS)
+def test_a_guard_beside_the_path_is_not_dead(seed: int, how: str) -> None:
+    report = diagnose(asked(seed, GUARDS[how], c=lambda: nn.Linear(16, 16)))
+    assert "UV303" not in found(report) and "UV301" not in found(report), report.findings
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", OFF)
+def test_units_without_another_path_are_dead(seed: int, how: str) -> None:
+    def cut() -> nn.Parameter:
+        return nn.Parameter(torch.tensor([0.0] + [50.0] * 15), requires_grad=False)
+
+    report = diagnose(asked(seed, OFF[how], cut=cut))
+    assert found(report)["UV303"].level == "error"
+
+
+def by_hand(m: Any, x: Tensor) -> Tensor:
+    h = m.a(x)[:, :, None]
+    return m.b(((h - h.mean(2, keepdim=True)) / (h.var(2, correction=0, keepdim=True) + 1e-5).sqrt())[:, :, 0] + 1.0)
+
+
+SINGLE: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], nn.Module], int]] = {
+    "groups": (lambda m, x: m.b(F.relu(m.n(m.a(x)))), lambda: nn.GroupNorm(16, 16), 16),
+    "groups, tanh behind": (lambda m, x: m.b(torch.tanh(m.n(m.a(x)))), lambda: nn.GroupNorm(16, 16), 16),
+    "groups of an image of one pixel": (
+        lambda m, x: m.b(m.n(m.a(x)[:, :, None, None]).flatten(1)), lambda: nn.GroupNorm(16, 16), 16,
+    ),
+    "layers of one": (lambda m, x: m.b(F.relu(m.n(m.a(x)[..., None]))[..., 0]), lambda: nn.LayerNorm(1), 16),
+    "layers of one, without weights": (
+        lambda m, x: m.b(m.n(m.a(x)[..., None])[..., 0] + 1), lambda: nn.LayerNorm(1, elementwise_affine=False), 16,
+    ),
+    "one unit": (lambda m, x: m.b(m.n(m.c(m.a(x).relu()))), lambda: nn.LayerNorm(1), 1),
+    "unit length of one number": (
+        lambda m, x: m.b(F.normalize(m.a(x)[..., None], dim=-1)[..., 0]), lambda: nn.Identity(), 16,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", SINGLE)
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_normaliser_of_single_numbers(seed: int, how: str, scale: float) -> None:
+    run, norm, width = SINGLE[how]
+    report = diagnose(asked(seed, run, scale, width, n=norm, c=lambda: nn.Linear(16, 1)))
+    assert report.verdict == "dead", report.findings
+    finding = found(report)["UV302"]
+    assert "norm" in finding.cause and "a" in finding.layers and "b" not in finding.layers
+    assert "UV301" not in found(report) and "UV101" not in found(report)
+
+
+MANY: dict[str, Callable[[], nn.Module]] = {
+    "four groups": lambda: nn.GroupNorm(4, 16), "one group": lambda: nn.GroupNorm(1, 16),
+    "layer": lambda: nn.LayerNorm(16), "batch": lambda: nn.BatchNorm1d(16), "rms": lambda: nn.RMSNorm(16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", MANY)
+@pytest.mark.parametrize("closed", [False, True])
+def test_other_normalisers_pass_the_signal(seed: int, how: str, closed: bool) -> None:
+    """Also one whose weights start at zero, which is a gate."""
+
+    def norm() -> nn.Module:
+        made = MANY[how]()
+        if closed:
+            nn.init.zeros_(made.get_parameter("weight"))
+        return made
+
+    report = diagnose(asked(seed, lambda m, x: m.b(m.n(m.a(x)) + m.a(x).tanh()), n=norm))
+    assert "UV302" not in found(report) and report.healthy
+    alone = diagnose(asked(seed, lambda m, x: m.b(m.n(m.a(x))), n=norm))
+    assert "UV302" not in found(alone)
+
+
+def test_a_single_number_beside_a_path_around_it() -> None:
+    report = diagnose(asked(0, lambda m, x: m.b(m.n(h := m.a(x)) + h.tanh()), n=lambda: nn.GroupNorm(16, 16)))
+    assert "UV302" not in found(report) and report.healthy
+
+
+def test_what_is_cancelled_by_hand_is_not_called_healthy() -> None:
+    assert diagnose(asked(0, by_hand)).verdict == "dead"

@@ -1,0 +1,166 @@
+"""Losses whose best answer is one constant although the targets vary, and losses that look like them and are sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.pipeline import diagnose, look
+from unvanish.problem import Problem
+from unvanish.report import Report
+
+SEEDS = range(3)
+pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
+
+
+def asked(seed: int, loss: Any, targets: Callable[[Tensor], Tensor], out: int = 1, scale: float = 1.0) -> Problem:
+    torch.manual_seed(seed)
+    x = torch.randn(48, 6)
+    y = torch.sin(x[:, 0]) + 0.5 * x[:, 1] * x[:, 2]
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, out))
+    return Problem(model, x, targets(y), lambda o, t: scale * loss(o, t), torch.optim.Adam(model.parameters(), 3e-3))
+
+
+def codes(report: Report) -> dict[str, str]:
+    return {finding.code: finding.level for finding in report.findings}
+
+
+def flat(y: Tensor) -> Tensor:
+    return y
+
+
+def column(y: Tensor) -> Tensor:
+    return y[:, None]
+
+
+def classes(y: Tensor) -> Tensor:
+    return y.topk(len(y)).indices.argsort() % 5
+
+
+def signs(y: Tensor) -> Tensor:
+    return (y > 0).float()
+
+
+def inverse_squares(o: Tensor, t: Tensor) -> Tensor:
+    gap = o[:, None] - t[None, :]
+    return -(-gap.square().sum(-1)).exp().mean() + (-(o[:, None] - o[None, :]).square().sum(-1)).exp().mean() / 2
+
+
+UNPAIRED: dict[str, tuple[Any, Callable[[Tensor], Tensor], int]] = {
+    "squared error": (lambda o, t: ((o - t) ** 2).mean(), flat, 1),
+    "targets first": (lambda o, t: ((t - o) ** 2).mean(), flat, 1),
+    "flat outputs, targets in a column": (lambda o, t: ((o.squeeze(1) - t) ** 2).mean(), column, 1),
+    "mse_loss": (F.mse_loss, flat, 1),
+    "absolute error": (lambda o, t: (o - t).abs().mean(), flat, 1),
+    "smooth l1": (F.smooth_l1_loss, flat, 1),
+    "log cosh": (lambda o, t: (o - t).cosh().log().mean(), flat, 1),
+    "a Gaussian's likelihood": (lambda o, t: 0.5 * (o - t).square().mean() + 1.0, flat, 1),
+    "logistic by hand": (lambda o, t: (F.softplus(o) - o * t).mean(), signs, 1),
+    "several outputs, in a third dimension": (
+        lambda o, t: ((o - t) ** 2).mean(), lambda y: torch.stack([y, -y], 1)[:, None], 2,
+    ),
+    "one mean for all": (lambda o, t: ((o.mean(0) - t) ** 2).mean(), column, 1),
+    "means compared": (lambda o, t: (o.mean() - t.mean()) ** 2, column, 1),
+    "targets reduced": (lambda o, t: ((o - t.mean(0)) ** 2).mean(), column, 1),
+    "cross-entropy of the mean logits": (lambda o, t: F.cross_entropy(o.mean(0).expand(len(t), -1), t), classes, 5),
+}  # fmt: skip
+
+PAIRED: dict[str, tuple[Any, Callable[[Tensor], Tensor], int]] = {
+    "squared error": (lambda o, t: ((o - t) ** 2).mean(), column, 1),
+    "squeezed": (lambda o, t: F.mse_loss(o.squeeze(1), t), flat, 1),
+    "absolute error": (F.l1_loss, column, 1),
+    "logistic": (F.binary_cross_entropy_with_logits, lambda y: signs(y)[:, None], 1),
+    "cross-entropy": (F.cross_entropy, classes, 5),
+    "rare class": (
+        F.binary_cross_entropy_with_logits, lambda y: (y >= y.max()).float()[:, None], 1,
+    ),
+    "pairwise distances of outputs and of targets": (
+        lambda o, t: ((o - o.T).square() - (t - t.T).square()).square().mean(), column, 1,
+    ),
+    "ranking of all pairs": (
+        lambda o, t: F.softplus(-(o - o.T) * (t[:, None] - t).sign()).mean(), flat, 1,
+    ),
+    "correlation": (lambda o, t: 1 - F.cosine_similarity(o - o.mean(), t - t.mean(), dim=0).mean(), column, 1),
+    "a kernel distance between two clouds": (inverse_squares, column, 1),
+    "targets in another place of the batch": (lambda o, t: F.mse_loss(o, t.flip(0)), column, 1),
+    "targets that are all the same": (lambda o, t: ((o - t) ** 2).mean(), lambda y: torch.full_like(y, 0.7), 1),
+    "targets handed over and not used": (lambda o, t: o.square().mean(), flat, 1),
+    "one label, samples of different weight": (lambda o, t: (t * F.softplus(-o)).mean(), lambda y: y[:, None] ** 2, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", UNPAIRED)
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_outputs_without_a_target_of_their_own(seed: int, how: str, scale: float) -> None:
+    loss, targets, out = UNPAIRED[how]
+    report = diagnose(asked(seed, loss, targets, out, scale))
+    assert codes(report).get("UV708") == "error", codes(report)
+    if scale == 1.0:
+        assert report.verdict == "pairing"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", PAIRED)
+def test_outputs_with_a_target_each(seed: int, how: str) -> None:
+    loss, targets, out = PAIRED[how]
+    assert "UV708" not in codes(diagnose(asked(seed, loss, targets, out)))
+
+
+def test_both_shapes_and_the_place_are_named() -> None:
+    (finding,) = diagnose(asked(0, *UNPAIRED["squared error"])).findings
+    assert "(48, 1)" in finding.message and "(48,)" in finding.message and "test_pairs.py" in finding.message
+
+
+def test_the_best_constant_is_that_of_the_mean() -> None:
+    """Of each output with each target the lowest mean square is the targets' variance: free outputs win nothing."""
+    flow = look(asked(0, *UNPAIRED["squared error"]))
+    y = flow.loss is not None and asked(0, *UNPAIRED["squared error"]).targets
+    assert flow.pairs is not None and flow.loss is not None and isinstance(y, Tensor)
+    assert flow.loss.best_constant == pytest.approx(float(y.var(correction=0)), rel=1e-3)
+    assert flow.pairs.won < 1e-3 and flow.pairs.shuffled < 1e-5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_network_trained_to_that_constant_is_named_too(seed: int) -> None:
+    problem = asked(seed, *UNPAIRED["squared error"])
+    model: Any = problem.model
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        problem.loss(problem.outputs(model)).backward()
+        optimizer.step()
+    report = diagnose(problem)
+    assert codes(report).get("UV708") == "error"
+
+
+class OwnLoss(nn.Module):
+    def __init__(self, squeeze: bool) -> None:
+        super().__init__()
+        self.net, self.squeeze = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1)), squeeze
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        out = self.net(x)
+        return F.mse_loss(out.squeeze(1) if self.squeeze else out, y)
+
+
+@pytest.mark.parametrize("squeeze", [True, False])
+def test_a_loss_inside_the_model(squeeze: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(48, 6)
+    report = diagnose(Problem(OwnLoss(squeeze), (x, torch.sin(x[:, 0]))))
+    assert ("UV708" in codes(report)) == (not squeeze)
+
+
+def test_targets_that_loss_fn_knows_by_itself() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(48, 6)
+    y = torch.sin(x[:, 0])
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
+    assert diagnose(Problem(model, x, None, lambda o, _: ((o - y) ** 2).mean())).verdict == "pairing"
+    assert "UV708" not in codes(diagnose(Problem(model, x, None, lambda o, _: ((o - y[:, None]) ** 2).mean())))
