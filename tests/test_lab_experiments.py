@@ -166,7 +166,7 @@ def test_a_thousand_steps_do_not_reach_the_minimum() -> None:
     near, far = lab.run("ravine"), lab.run("ravine", preset="far")
     assert by(near, "w1_after_1000")[0] == pytest.approx(0.999**1000, rel=1e-12)
     assert "needs 4,603 steps" in near.sentence and "Adagrad needs 9 steps" in near.sentence
-    assert "2,301.4 more steps" in near.notes[1] and "2,301.4 steps more" in far.notes[1]
+    assert "2,301.4 more steps" in near.notes[1] and "2,301.4 more steps" in far.notes[1]
     assert "needs 9,206 steps" in far.sentence and "Adagrad needs 91,942 steps" in far.sentence
     assert max(by(far, "distance_over_bound")) == pytest.approx(499.617, abs=1e-3)
     assert dict(zip(by(near, "optimiser"), by(near, "steps"), strict=True))["newton"] == 1

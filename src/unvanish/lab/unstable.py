@@ -184,22 +184,19 @@ def _regimes(rows: list[dict[str, Any]], depth: int) -> str:
 
 def _random(rows: list[dict[str, Any]], staircases: list[list[float]], s: Settings) -> Drawing:
     """What the sentence says: the best size, and the next smaller and larger ones that keep far fewer chains."""
+    size = [row["scale"] for row in rows]
     best = rows.index(_best(rows))
     far = [at for at, row in enumerate(rows) if row["balanced"] <= FEWER * rows[best]["balanced"]]
-    smaller = max(
-        (at for at in far if rows[at]["scale"] < rows[best]["scale"]), key=lambda at: rows[at]["scale"], default=best
-    )
-    larger = min(
-        (at for at in far if rows[at]["scale"] > rows[best]["scale"]), key=lambda at: rows[at]["scale"], default=best
-    )
+    smaller = sorted((at for at in far if size[at] < size[best]), key=size.__getitem__)[-1:]
+    larger = sorted((at for at in far if size[at] > size[best]), key=size.__getitem__)[:1]
     return Drawing.of(
         "staircase",
-        f"Random weights of size {rows[best]['scale']:g}, and of other sizes",
+        f"Random weights of size {size[best]:g}, and of other sizes",
         "The error signal per layer, as the median over random chains, each with an error of 1 at its output.",
         [str(layer + 1) for layer in range(s.depth)],
         staircases[best],
-        compare=[(f"weights {rows[at]['scale']:g}", staircases[at]) for at in (smaller, larger) if at != best],
-        line=f"weights {rows[best]['scale']:g}",
+        compare=[(f"weights {size[at]:g}", staircases[at]) for at in (*smaller, *larger)],
+        line=f"weights {size[best]:g}",
     )
 
 
