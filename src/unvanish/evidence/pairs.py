@@ -8,7 +8,6 @@ loss trains without complaint to the best constant.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +63,9 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
     mean = [t.mean(0, keepdim=True) for t in output_loss.now]
     first = _scattered(output_loss, mean, noise)
     again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
-    shuffled = abs(again - first) / abs(first) if first else math.inf
+    if not abs(first) > torch.finfo(torch.float32).smallest_normal:
+        return None  # the digits in which two such losses would differ are lost
+    shuffled = abs(again - first) / abs(first)
     if not (shuffled <= SAME or _meets_all(shape, tuple(target.shape))):
         return None
     with torch.enable_grad():

@@ -29,6 +29,7 @@ class Growth(NamedTuple):
     "growth inside normalised layers",
     tier="exploding",
     levels=("error",),
+    needs=("calls", "log10_jacobian_norm", "log10_weight_norm", "loss", "decrement"),
     fires_on=("batchnorm-relu-50", "batchnorm-relu-80"),
     silent_on=("batchnorm-relu-20", "relu-he-20", "residual-50", "small-cnn", "small-gpt", "chaotic-tanh-50"),
 )

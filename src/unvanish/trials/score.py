@@ -150,7 +150,8 @@ class Scale:
 
     def _loss(self, copy: Copy, outputs: Any, targets: Any) -> float:
         try:
-            return float(loss_of(self.problem.loss_fn, outputs, targets))
+            loss = loss_of(self.problem.loss_fn, outputs, targets)
+            return float(loss.detach() if isinstance(loss, Tensor) else loss)
         except UnvanishError:
             raise
         except Exception as error:

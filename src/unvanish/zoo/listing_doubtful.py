@@ -46,7 +46,7 @@ DOUBTFUL = (
         codes=("UV302",), about="layer normalisation over one number",
     ),
     Network(
-        name="ravine", builder="doubtful.ravine", expects=("slow",), codes=("UV404",), learns=False,
+        name="ravine", builder="doubtful.ravine", expects=("slow",), codes=("UV404",),
         about="f = 0.001 w1² + w2², at the bottom of the steep direction: the flat one is left",
     ),
 )  # fmt: skip
