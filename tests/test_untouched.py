@@ -18,6 +18,7 @@ from torch.utils import checkpoint
 
 from unvanish import Problem, UnvanishError, pipeline
 from unvanish.evidence import step, zeros
+from unvanish.flow import look as flow_look
 from unvanish.flow import observe
 from unvanish.pipeline import look
 from unvanish.preserve import untouched as keep
@@ -224,7 +225,6 @@ def test_an_interrupt_in_the_loss(untouched: Same, call: int | str) -> None:
 
 STAGES = {
     pipeline: (
-        "layers_of",
         "loss_facts",
         "last_call",
         "output_call",
@@ -243,6 +243,7 @@ STAGES = {
     [
         *((module, stage) for module, stages in STAGES.items() for stage in stages),
         (observe.slopes, "shares"),
+        (flow_look, "layers_of"),
         (zeros, "record"),
         (zeros, "output_cotangents"),
     ],

@@ -10,6 +10,7 @@ from torch import nn
 
 from unvanish.records import Trial, UnvanishError, to_builtins
 from unvanish.report import Report, write_text
+from unvanish.report.saved import flattened
 from unvanish.trials.state import State
 
 SCHEMA = "unvanish.fixes/1"
@@ -64,7 +65,8 @@ class Fixes:
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("model", "state", "patched")
         }
         for name in ("best", "before", "after", "as_is"):
-            plain[name] = None if plain[name] is None else to_builtins(plain[name])
+            part = plain[name]
+            plain[name] = flattened(part) if isinstance(part, Report) else None if part is None else to_builtins(part)
         plain["trials"] = [to_builtins(trial) for trial in self.trials]
         return json.dumps({"schema": SCHEMA, **plain}, indent=indent, allow_nan=False)
 
