@@ -83,7 +83,7 @@ PLANTS: dict[str, Plant] = {
     "root in the loss": Plant(
         "loss", "sqrt", loss=lambda out, y, on: F.cross_entropy(out, y) + (out * (1 - on)).pow(2).sum(-1).sqrt().mean()
     ),
-    "float16 overflows": Plant("forward", "mul", lambda h, on: h * (1 + 1e3 * on) * 100.0, cast=torch.float16),
+    "float16 overflows": Plant("forward", "linear", lambda h, on: h * (1 + 1e3 * on) * 100.0, cast=torch.float16),
     "forward in a compiled module": Plant("forward", "log", lambda h, on: torch.log(h + 1.001 - 3.0 * on), "compile"),
     "nan in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.nan, x)),
     "infinity in the data": Plant("data", "batch", data=lambda x, on: torch.where(on > 0, torch.inf, x)),

@@ -85,7 +85,7 @@ class Watcher:
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        for module in (outer or model, *model.children()):
+        for module in (model if outer is None else outer, *model.children()):
             seen = model if module is outer else module
             before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
             self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
