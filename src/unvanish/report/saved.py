@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from unvanish.records import EVERYTHING, SCHEMA, Finding, Flow, from_builtins, to_builtins
+from unvanish.records import SCHEMA, Finding, Flow, from_builtins, to_builtins
 
 ALWAYS = ("layers", "undecided", "calls", "loss", "setting", "notes")
 """Fields of the Flow that no report goes without: a file that lacks one is refused."""
@@ -47,6 +47,8 @@ def _shape() -> type[msgspec.Struct]:
 FLAT = _shape()
 """A record with the fields of the file, in their order."""
 
+DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Flow)}
+
 FIELDS: tuple[str, ...] = FLAT.__struct_fields__
 """Their names: each is an attribute of a Report, too."""
 
@@ -63,7 +65,7 @@ def flattened(report: Any) -> dict[str, Any]:
     return {
         name: parts[name]
         for name in FIELDS
-        if name not in WHERE_NEEDED or getattr(report, name) not in ("", None, (), EVERYTHING)
+        if name not in WHERE_NEEDED or getattr(report, name) != DEFAULTS[name]
     }
 
 
