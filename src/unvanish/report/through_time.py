@@ -46,8 +46,8 @@ def _level(group: Sequence[float | None], low: float, high: float) -> str:
     seen = [s for s in group if s is not None and s > -math.inf]
     if not seen:
         return ZERO if all(s == -math.inf for s in group) else LEVELS[0]
-    share = (sum(seen) / len(seen) - low) / (high - low)
-    return LEVELS[min(int(share * len(LEVELS)), len(LEVELS) - 1)]
+    share = (sum(seen) / len(seen) - low) / (high - low) if high > low else 1.0
+    return LEVELS[max(0, min(int(share * len(LEVELS)), len(LEVELS) - 1))] if math.isfinite(share) else LEVELS[-1]
 
 
 def told(facts: TimeFacts, dtype: str) -> str:
