@@ -62,11 +62,7 @@ def flattened(report: Any) -> dict[str, Any]:
         "findings": [to_builtins(finding) for finding in report.findings],
         **to_builtins(report.flow),
     }
-    return {
-        name: parts[name]
-        for name in FIELDS
-        if name not in WHERE_NEEDED or getattr(report, name) != DEFAULTS[name]
-    }
+    return {name: parts[name] for name in FIELDS if name not in WHERE_NEEDED or getattr(report, name) != DEFAULTS[name]}
 
 
 def parts_of(data: Any) -> tuple[Flow, Sequence[Finding]]:
