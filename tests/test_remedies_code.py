@@ -249,7 +249,7 @@ def test_pretrained_weights_are_kept_unless_the_draft_says_otherwise() -> None:
     assert len(inits) == 9
     for each in inits:
         model = recurrent if each.only_for else plain
-        with pytest.raises(Refused, match="pretrained|have seen training and are kept"):
+        with pytest.raises(Refused, match=r"pretrained|have seen training and are kept"):
             get(each.slug).apply(draft_of(model, ROWS, pretrained=True))
 
 
