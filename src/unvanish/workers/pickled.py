@@ -34,7 +34,7 @@ def pickled(what: Any, name: str) -> bytes:
             cloudpickle.register_pickle_by_value(module)
             after.callback(cloudpickle.unregister_pickle_by_value, module)
 
-        plain: Any = cloudpickle.CloudPickler
+        plain: Any = cloudpickle.CloudPickler  # pyright: ignore[reportPrivateImportUsage]
 
         class Pickler(plain):
             def reducer_override(self, obj: Any) -> Any:
