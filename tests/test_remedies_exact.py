@@ -127,6 +127,8 @@ class Slope(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.y = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+        nn.init.zeros_(self.y[-1].weight)  # so that the start is no unlucky draw, which any new draw would better
+        nn.init.zeros_(self.y[-1].bias)
 
     def forward(self, t: Tensor) -> Tensor:
         t = t.detach().requires_grad_()
@@ -156,19 +158,15 @@ def numpy_metric(outputs: Tensor, targets: Tensor) -> float:
 def test_a_forward_that_takes_derivatives_is_scored_and_repaired(own_loss: bool, metric: Any) -> None:
     """What is wrong is the learning rate; every trial and every score runs a forward with autograd.grad in it."""
 
-    def build() -> nn.Module:
-        return Slope() if own_loss else Energy()
-
+    with seeded(0):
+        model = Slope() if own_loss else Energy()
     t = torch.linspace(0, 2, 32)[:, None] if own_loss else random(32, 3)
     given: dict[str, Any] = {"train_batches": [t]}
     if not own_loss:
         given = {"targets": -t, "loss_fn": F.mse_loss, "train_batches": [(t, -t)], "validation": (t, -t)}
         given["metric"] = metric
-    problem = Problem(build, t, optimizer=lambda p: torch.optim.Adam(p, 1e-5), steps=160, **given)
+    problem = Problem(model, t, optimizer=lambda p: torch.optim.Adam(p, 1e-5), steps=160, **given)
     fixes = unvanish.fix(problem)
-    assert any(trial.score is not None and math.isfinite(trial.score) for trial in fixes.trials)
-    if own_loss:  # scored like the others; at this budget no change stands out from what training does anyway
-        return
     assert fixes.verdict == "repaired", fixes
     assert fixes.best is not None and {"optimizer", "rate"} & {get(edit).kind for edit in fixes.best.edits}
 

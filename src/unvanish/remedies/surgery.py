@@ -103,7 +103,7 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
     """Orthogonal weights, then each layer's weights divided by the deviation of its outputs until that is 1."""
     generator = torch.Generator().manual_seed(seed)
     buffers = [buffer.clone() for buffer in model.buffers()]
-    seen: dict[str, float] = {}
+    seen: list[torch.Tensor] = []  # a layer may be called more than once in a pass
     for path in paths:
         layer: Any = model.get_submodule(path)
         with torch.no_grad():
@@ -112,15 +112,17 @@ def lsuv(model: nn.Module, paths: list[str], run: Callable[[nn.Module], object],
                 layer.bias.zero_()
     for path in paths:
         layer = model.get_submodule(path)
-        hook = layer.register_forward_hook(lambda _, __, y: seen.__setitem__("std", float(y.detach().float().std())))
+        hook = layer.register_forward_hook(lambda _, __, y: seen.append(y.detach().float().flatten()))
         for _ in range(5):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 run(model)
-            if not 1e-12 < seen["std"] < math.inf or abs(seen["std"] - 1.0) < 0.05:
+            deviation = float(torch.cat(seen).std()) if sum(map(len, seen)) > 1 else 0.0
+            seen.clear()
+            if not 1e-12 < deviation < math.inf or abs(deviation - 1.0) < 0.05:
                 break
             with torch.no_grad():
-                layer.weight.div_(seen["std"])
+                layer.weight.div_(deviation)
         hook.remove()
     with torch.no_grad():
         for buffer, was in zip(model.buffers(), buffers, strict=True):

@@ -34,7 +34,7 @@ EVENTS = {
             The share of the units of the layer's activation that are off for the whole batch has risen by at least
             half since the first samples.""",
         ),
-        Event("UV804", "dead", "an activation has saturated in training", """
+        Event("UV804", "saturated", "an activation has saturated in training", """
             The share of saturated entries of the layer's activation has risen by at least half since the first
             samples.""",
         ),

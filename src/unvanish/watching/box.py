@@ -226,6 +226,7 @@ def _linear(entry: Entry) -> Any:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding: kernels may add up in another order the second time; half precision has three digits."""
     return one.shape == other.shape and bool(
         torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True)
     )

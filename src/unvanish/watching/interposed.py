@@ -20,7 +20,7 @@ class Listener(Protocol):
 
     def backward_starts(self, loss: Tensor) -> None: ...
     def backward_ends(self) -> None: ...
-    def loss_is_scaled(self, scaler: Any) -> None: ...
+    def loss_is_scaled(self, scaler: Any, outputs: Any) -> None: ...
     def scaler_updates(self, scaler: Any) -> None: ...
 
 
@@ -74,7 +74,7 @@ def _scale(original: Any) -> Any:
     def scale(self: Any, outputs: Any) -> Any:
         scaled = original(self, outputs)
         for each in tuple(_listeners):
-            each.loss_is_scaled(self)
+            each.loss_is_scaled(self, outputs)
         return scaled
 
     return scale

@@ -39,7 +39,9 @@ CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE layers (at INTEGER PRIMARY KEY, name TEXT, kind TEXT, parameters INTEGER, frozen INTEGER);
 CREATE TABLE samples (step INTEGER PRIMARY KEY, last INTEGER, level INTEGER, series BLOB, lowest BLOB, highest BLOB);
 CREATE INDEX by_level ON samples (level, step);
-CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, finding TEXT);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, code TEXT, layers TEXT, finding TEXT
+);
 CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEXT);
 """
 
@@ -88,15 +90,15 @@ class RunFile:
 
     def event(self, step: int, finding: Finding) -> None:
         """Write a finding with the step at which it began; at once."""
-        self._write("INSERT INTO events (step, finding) VALUES (?, ?)", int(step), _json(finding))
+        row = (int(step), finding.code, json.dumps(finding.layers), _json(finding))
+        self._write("INSERT INTO events (step, code, layers, finding) VALUES (?, ?, ?, ?)", *row)
         self.flush()
 
     def over(self, step: int, code: str, layers: Sequence[str]) -> None:
         """A finding no longer holds since ``step``."""
         self._write(
-            "UPDATE events SET until = ? WHERE until IS NULL AND json_extract(finding, '$.code') = ?"
-            " AND json_extract(finding, '$.layers') = ?",
-            int(step), code, json.dumps(list(layers), separators=(",", ":")),
+            "UPDATE events SET until = ? WHERE until IS NULL AND code = ? AND layers = ?",
+            int(step), code, json.dumps(list(layers)),
         )  # fmt: skip
 
     def report(self, step: int, why: str, text: str) -> None:

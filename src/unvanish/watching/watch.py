@@ -19,7 +19,7 @@ from unvanish.records import Finding, Setting, UnvanishError, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
-from unvanish.watching.box import Box, Replay, replay
+from unvanish.watching.box import Replay, replay
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import RunFile
@@ -115,13 +115,16 @@ class Watch:
         """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
         self.watcher.guarded(self._check)(why)
 
-    def _check(self, why: str) -> None:
+    def _repeat(self) -> Replay:
+        """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            found = replay(self.watcher.box)
+            return replay(self.watcher.box)
         finally:
             self.watcher.busy = False
-        step = self.watcher.step
+
+    def _check(self, why: str) -> None:
+        found, step = self._repeat(), self.watcher.step
         if found.report is None:
             LOG.warning("no full check at step %d: %s", step, found.reason)
             return
@@ -175,7 +178,6 @@ class Watch:
             if not episode.told and (step == 0 or episode.on >= HELD):
                 episode.told = True
                 self._tell(finding.replace(message=f"since step {episode.began}: {finding.message}"), episode.began)
-                self.told_layers = finding.layers
         for code in [code for code in self.episodes if code not in now]:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1
@@ -186,7 +188,7 @@ class Watch:
                             self.file.over(step, code, finding.layers)
                 del self.episodes[code]
 
-    def _broken(self, step: int, box: Box, what: str) -> None:
+    def _broken(self, step: int, what: str) -> None:
         """A number that is not finite: run the step again before the weights move, and say where it was born."""
         if what == "scale":
             self._skipped(step)
@@ -194,11 +196,7 @@ class Watch:
         if self.nonfinite:
             return
         self.nonfinite = True
-        self.watcher.busy = True
-        try:
-            found = replay(box)
-        finally:
-            self.watcher.busy = False
+        found = self._repeat()
         for finding in _named(step, found):
             self._tell(finding, step)
         if found.report is not None:
@@ -295,12 +293,16 @@ def watch(
                 " model it was built from"
             )
     run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=on_finding)
-    for name, each in models.items():
-        run.add_model(name, each)
-    for each in optimizers:
-        run.watcher.add_optimizer(each)
-        run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
-        run.watcher.hooks.append(each.register_step_post_hook(run.after_step))
+    try:
+        for name, each in models.items():
+            run.add_model(name, each)
+        for each in optimizers:
+            run.watcher.add_optimizer(each)
+            run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
+            run.watcher.hooks.append(each.register_step_post_hook(run.after_step))
+    except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
+        run.close(f"{type(error).__name__}: {error}"[:500])
+        raise
     return run
 
 
@@ -360,7 +362,7 @@ def run_path(to: str | Path) -> Path:
     path = Path(to)
     if path.suffix and not path.is_dir():
         return path
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     for more in range(1_000):
         found = path / f"{stamp}{f'-{more}' if more else ''}.unvanish"
         if not found.exists():

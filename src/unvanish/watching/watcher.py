@@ -47,17 +47,18 @@ class Step:
     moves: dict[int, Moves] = field(default_factory=dict)
     stepped: set[int] = field(default_factory=set)
     rate: float = math.nan
-    scale: float = 1.0
-    scaled: bool = False
+    scaler: Any = None
+    plain: Tensor | None = None  # the loss that was scaled
+    scale: float = 1.0  # by which what is read in this step is multiplied
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
 
 
 class Watcher:
-    """Follows a training loop. ``on_sample(sample)`` and ``on_broken(step, box, what)`` are told what it saw."""
+    """Follows a training loop. ``on_sample(sample)`` and ``on_broken(step, what)`` are told what it saw."""
 
     def __init__(
-        self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, Box, str], None],
+        self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
         self.table, self.box = Table(), Box()
@@ -184,7 +185,8 @@ class Watcher:
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
-        value = loss.detach()
+        plain, self.now.plain = self.now.plain, None
+        value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
         self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
@@ -202,19 +204,19 @@ class Watcher:
         elif self.sampled and self.inside is None:
             self.now.unclipped = size_of_all(self.table)
 
-    def loss_is_scaled(self, scaler: Any) -> None:
-        self.now.scaled, self.now.scale = True, float(scaler.get_scale())
+    def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
+        if scaler.is_enabled():
+            self.now.scaler, self.now.plain = scaler, outputs if isinstance(outputs, Tensor) else None
 
     def scaler_updates(self, scaler: Any) -> None:
         self.guarded(self._scaler_updates)(scaler)
 
     def _scaler_updates(self, scaler: Any) -> None:
-        if not self.now.scaled or self.now.stepped or not self.now.losses:
-            self.now.scaled = False
+        scaled, self.now.scaler = self.now.scaler is not None, None
+        if not scaled or self.now.stepped or not self.now.losses:
             return
-        self.now.scaled = False
         self.skipped += 1
-        self.on_broken(self.step, self.box, "loss" if self.now.suspicious else "scale")
+        self.on_broken(self.step, "loss" if self.now.suspicious else "scale")
         self._next(count=False)
 
     # The optimizer's step
@@ -253,10 +255,11 @@ class Watcher:
     def _read(self, optimizer: Any) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them."""
         now, places = self.now, self.table.of(held(optimizer))
-        fused = scale_of(optimizer)
-        found = sizes(places, fused)
+        if now.scaler is not None:
+            now.scale = float(now.scaler.get_scale())  # before its update changes it
+        found = sizes(places, scale_of(optimizer))
         signals, shares = self.signals.take(self.box.samples)
-        scale = math.log10(now.scale) if now.scaled else 0.0
+        scale = math.log10(now.scale)
         mine = tuple(at for at in found)
         for at, (size, weight, lost) in found.items():
             row = now.rows.setdefault(at, list(NOTHING))
@@ -276,9 +279,9 @@ class Watcher:
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and float(overflow):
             self.skipped += 1
-            self.on_broken(self.step, self.box, "loss" if now.suspicious else "scale")
+            self.on_broken(self.step, "loss" if now.suspicious else "scale")
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
-            self.on_broken(self.step, self.box, "gradient")
+            self.on_broken(self.step, "gradient")
             now.suspicious = False
 
     def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
@@ -313,14 +316,12 @@ class Watcher:
 
     def _series(self) -> dict[str, float]:
         now = self.now
-        losses = [float(each) for each in now.losses]
-        scale = now.scale if now.scaled or now.scale != 1.0 else 1.0
         return {
-            "loss": losses[-1] / scale if losses else math.nan,
+            "loss": float(now.losses[-1]) if now.losses else math.nan,
             "learning_rate": now.rate,
-            "log10_grad_norm": now.unclipped - math.log10(scale),
+            "log10_grad_norm": now.unclipped - math.log10(now.scale),
             "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
-            "loss_scale": scale if now.scale != 1.0 else math.nan,
+            "loss_scale": now.scale if now.scale != 1.0 else math.nan,
         }
 
     def _next(self, count: bool = True) -> None:
