@@ -77,13 +77,14 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
     killed: list[int] = []
 
     def kill(standing: Any) -> None:
-        if standing.doing.startswith("race") and len(killed) < 3 and (there := children(os.getpid())):
+        there = [child for child in children(os.getpid()) if child not in before]
+        if standing.doing.startswith("race") and len(killed) < 3 and there:
             killed.append(there[-1])
             os.kill(there[-1], signal.SIGKILL)
 
-    before = set(children(os.getpid()))
+    before = set(children(os.getpid()))  # what other tests of this process may have left is not ours to kill
     found = unvanish.fix(deep(), seeds=1, workers=2, progress=kill)
-    assert len(killed) == 3 and not before & set(killed)
+    assert len(killed) == 3
     same(unvanish.fix(deep(), seeds=1), found)
     assert set(children(os.getpid())) <= before  # none is left over
 
