@@ -18,8 +18,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from unvanish.records import UnvanishError
+from unvanish.watching.given import run_path, unwrapped
 from unvanish.watching.gradients import held
-from unvanish.watching.watch import Watch, run_path, unwrapped
+from unvanish.watching.watch import Watch
 
 
 class Stopped(BaseException):
