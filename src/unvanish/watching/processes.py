@@ -166,7 +166,7 @@ class Processes:
         """Make the numbers of ``now`` those of all processes; one all-reduce, in which every process takes part."""
         self.last = step
         parts = [number for at in range(self.columns) for number in self._of_layer(now, table[at])]
-        loss = float(now.losses[-1]) if now.losses else 0.0
+        loss = float(now.loss)
         samples = float(max(now.samples.values(), default=0))
         squares = [_square(now.unclipped) / self.size, _square(now.unclipped_parts), self._local()]
         self._receive(step, now, self._sum([0.0, loss, samples, *squares, *parts]))
@@ -207,8 +207,7 @@ class Processes:
                 _fill(row, mine, samples, self.size)
                 now.moved[at] = mine[3], mine[4]
         now.samples = {at: int(samples) for at in now.samples}
-        if now.losses:
-            now.losses[-1] = loss / self.size
+        now.loss = loss / self.size
         now.unclipped = _log10_root(unclipped + parts)
         if self.local:
             now.noise = noise_scale(local / self.size, unclipped, samples / self.size, samples)

@@ -20,6 +20,7 @@ class Step:
     """What is known of the coming optimizer step; norms are of this process until ``Processes`` adds them up."""
 
     losses: list[float | Tensor] = field(default_factory=list)
+    loss: float | Tensor = math.nan  # the one whose gradient the last optimizer saw
     rows: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, int] = field(default_factory=dict)  # of each row, how many its signal is of
     groups: list[tuple[int, ...]] = field(default_factory=list)
@@ -46,10 +47,17 @@ class Step:
         found.groups, found.order, found.series = self.groups, self.order, self._series()
         return found
 
+    def following(self) -> Step:
+        """The next step, whose passes have been already."""
+        return Step(
+            losses=self.losses[-1:], unclipped=self.unclipped, unclipped_parts=self.unclipped_parts, fresh=self.fresh,
+            scaler=self.scaler, suspicious=self.suspicious,
+        )  # fmt: skip
+
     def _series(self) -> dict[str, float]:
         seen = [row[GRADIENT] for row in self.rows.values()]
         return {
-            "loss": float(self.losses[-1]) if self.losses else math.nan,
+            "loss": float(self.loss),
             "learning_rate": self.rate,
             "log10_grad_norm": self.unclipped - math.log10(self.scale),
             "log10_grad_norm_clipped": total(seen) if seen else math.nan,

@@ -75,7 +75,7 @@ class Watch:
 
     def close(self, why: str = "") -> None:
         """End the watching; the training may go on. Once is enough."""
-        if self.closed:
+        if self.closed or self.watcher.process != os.getpid():  # a forked child leaves all to its parent
             return
         self.closed = True
         watcher = self.watcher

@@ -47,6 +47,7 @@ class Watcher:
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
+        self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
@@ -82,6 +83,7 @@ class Watcher:
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
         self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected.add(id(optimizer))
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
@@ -219,8 +221,9 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
-        if id(optimizer) in self.now.stepped:
-            self._over()
+        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+            self.expected = set(self.now.stepped)
+            self._over(begun=True)
         self.optimizers.setdefault(id(optimizer), optimizer)
         self.now.stepped.add(id(optimizer))
         self.guarded(self._before_step)(optimizer, args, kwargs or {})
@@ -253,6 +256,7 @@ class Watcher:
         now, places = self.now, self.table.of(held(optimizer))
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
+        now.loss = now.losses[-1] if now.losses else math.nan
         found = sizes(places, scale_of(optimizer), self.processes.size)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
@@ -288,7 +292,7 @@ class Watcher:
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
         self.guarded(self._after_step)(optimizer)
-        if self.now.stepped >= set(self.optimizers):
+        if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
             self._over()
 
     def _after_step(self, optimizer: Any) -> None:
@@ -300,16 +304,19 @@ class Watcher:
             each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
         ]
 
-    def _over(self) -> None:
-        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due."""
+    def _over(self, begun: bool = False) -> None:
+        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
+
+        ``begun``: the forward and backward pass of the next step have been already.
+        """
         now = self.now
-        self.guarded(self.finish)()
+        self.guarded(self.finish)(begun)
         if self.ended and self.now is now and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
 
-    def finish(self) -> None:
+    def finish(self, begun: bool = False) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
         if self.sampled:
             self.processes.settle()
@@ -318,7 +325,7 @@ class Watcher:
             if self.now.rows:
                 self._keep_what_is_whole()
                 self.on_sample(self.now.sample(self.step))
-        self._next()
+        self._next(begun=begun)
 
     def _keep_what_is_whole(self) -> None:
         """Leave out what is a part of a norm, and say so."""
@@ -336,9 +343,10 @@ class Watcher:
             now.rows.pop(at, None)
         now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
 
-    def _next(self, count: bool = True) -> None:
+    def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
-        self.now = Step()
-        self.signals.take(1)
-        self.box.clear()
+        self.now = self.now.following() if begun else Step()
+        if not begun:
+            self.signals.take(1)
+            self.box.clear()
         self._arm()
