@@ -25,7 +25,7 @@ def report_of(file: Reader) -> Report:
     columns = file.columns()
     _, step, series, numbers, _ = rows[0]
     width = len(FIELDS)
-    sample = Sample(step, series=dict(zip(SERIES, series, strict=True)))
+    sample = Sample(step, series=dict(zip(SERIES, series, strict=False)))
     for at in range(len(numbers) // width):
         row = tuple(numbers[at * width : (at + 1) * width])
         if not all(math.isnan(value) for value in row):
