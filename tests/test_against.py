@@ -112,7 +112,7 @@ def made(path: Path, change: Any = lambda step, row: row, *, steps: int = 100, s
 
 def test_the_noise_is_that_of_the_difference_of_two_runs(tmp_path: Path) -> None:
     def later(step: int, rows: dict[int, list[float]]) -> None:
-        rows[1][1] += 1.0 if step >= 60 else 0.0
+        rows[1][1] += 2.0 if step >= 60 else 0.0
 
     found = compared(made(tmp_path / "a.unvanish"), made(tmp_path / "b.unvanish", later, seed=1))
     assert found.parting is not None

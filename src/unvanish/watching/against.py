@@ -271,7 +271,7 @@ def _beyond(values: Sequence[float], others: Sequence[float], steps: Sequence[in
             start += 1
         while stop < len(steps) and steps[stop] + 1 <= (step + 1) * SLACK:
             stop += 1
-        first, last = min(start, max(at - 1, 0)), max(stop, min(at + 2, len(steps)))
+        first, last = max(start - 1, 0), min(stop + 1, len(steps))  # up to the next sample: steps lie apart
         near = others[first:last]
         low, high = min(near), max(near)
         missing = (step + 1) * SLACK - (steps[-1] + 1)
