@@ -165,6 +165,7 @@ def _latest(path: Path) -> Path:
 
 def _follow(path: Path, args: argparse.Namespace) -> int:
     """The report again after each new sample; ends with the run, or with Ctrl-C."""
+    from unvanish.watching.alive import alive
     from unvanish.watching.run import load_run
 
     last = None
@@ -179,22 +180,9 @@ def _follow(path: Path, args: argparse.Namespace) -> int:
                 write(sys.stdout, f"step {step}\n\n{_text(run, sys.stdout)}\n")
             if "ended" in run.facts:
                 return FOUND if args.fail_on == "error" and run.steps and _has_errors(run) else HEALTHY
-            if not _alive(run):
+            if not alive(run.facts):
                 write(sys.stderr, "unvanish: the process of this run is gone, and did not end its file")
                 return FAILED
             time.sleep(0.5)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _alive(run: Run) -> bool:
-    """Whether the writing process is still there, as far as this machine can tell."""
-    import os
-
-    try:
-        os.kill(int(run.facts.get("process", 0)), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -1,0 +1,119 @@
+"""The viewer as a site: the runs of a folder, followed while they are written, beside the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from unvanish.lab.outcome import drawn_at
+from unvanish.records import UnvanishError
+from unvanish.report.frame import policy
+from unvanish.server.app import answered
+from unvanish.server.drawings import drawn
+from unvanish.server.lab import site as lab_site
+from unvanish.server.site import Site
+from unvanish.server.view import answers
+from unvanish.server.view.folder import Folder, glance, reading, version
+
+FILES = {"view.css": "text/css", "view.js": "text/javascript", "heat.js": "text/javascript"}
+PIXELS = (300, 1000)
+AT_ONCE = 2
+"""Answers that are worked out at the same time: the training has the rest of the machine."""
+
+
+def site(place: str = "runs/") -> Site:
+    """The viewer of a folder of runs, or of one run; UnvanishError where there is no such place."""
+    view, lab = View(Folder(place)), lab_site()
+    routes = [
+        Route("/api/view/runs", answered(view.runs)),
+        Route("/api/view/state", answered(view.state)),
+        Route("/api/view/report.json", answered(view.report)),
+        Route("/api/view/report.html", answered(view.page)),
+        *lab.routes,
+    ]
+    return Site("view", __name__, FILES, routes, lab.jobs, lab.encode, warm, beside=lab)
+
+
+class View:
+    """What answers the page. Nothing is kept of a run but its history, and its file is open only for moments."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def runs(self, request: Request) -> Response:
+        found = await self._work(lambda: [glance(self.folder.home / name) for name in self.folder.names()])
+        return _json({"folder": str(self.folder.home), "runs": found})
+
+    async def state(self, request: Request) -> Response:
+        return await self._work(partial(self._state, request))
+
+    def _state(self, request: Request) -> Response:
+        asked = request.query_params
+        watched = self.folder.watched(_one(request, "run"))
+        seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
+        with watched.lock, reading(watched.path) as file:
+            now = f"{version(file)}.{seen}.{at}.{asked.get('px')}"
+            if now == asked.get("seen"):
+                return _json({"same": True})
+            watched.history.update(file)
+            with drawn_at(_pixels(asked.get("px", ""))):
+                return _json({"version": now, **answers.state(file, watched.history, seen, at)})
+
+    async def report(self, request: Request) -> Response:
+        report = await self._work(partial(self._report, request))
+        return Response(report.to_json(indent=None), media_type="application/json")
+
+    async def page(self, request: Request) -> Response:
+        from unvanish.report.html import write
+
+        page = await self._work(lambda: write(self._report(request)))
+        return Response(page, media_type="text/html", headers={"content-security-policy": policy()})
+
+    def _report(self, request: Request) -> Any:
+        asked = request.query_params
+        with reading(self.folder.watched(_one(request, "run")).path) as file:
+            if made := asked.get("made", ""):
+                return answers.report_at(file, _step(made) or 0)
+            return answers.report_of(file, _step(asked.get("step", "")))
+
+    async def _work(self, work: Callable[[], Any]) -> Any:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _one(request: Request, name: str) -> str:
+    given = request.query_params.getlist(name)
+    if len(given) != 1:
+        raise UnvanishError(f"the address names {name} {len(given)} times; it takes one")
+    return given[0]
+
+
+def _step(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _pixels(text: str) -> int:
+    low, high = PIXELS
+    return min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620
+
+
+def _json(data: Any) -> Response:
+    """JSON on one line; the numbers in it are finite, or they are texts."""
+    return Response(msgspec.json.encode(data), media_type="application/json")
+
+
+def warm() -> None:
+    """Do now what the first visitor would wait for: read or compile the drawings."""
+    from unvanish.server.bundle import bundle
+
+    bundle()
+    drawn("staircase")
+
+
