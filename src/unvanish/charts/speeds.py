@@ -140,7 +140,9 @@ def _line(steps: Sequence[float], values: Numbers, scale: Levels | Straight, ser
                 yield {"x": steps[at], "y": level, "line": f"{series}.{piece}", "order": order, **look}
 
 
-def _ends(steps: Sequence[float], drawn: Sequence[Numbers], scale: Levels | Straight) -> Iterator[tuple[int, float, float]]:
+def _ends(
+    steps: Sequence[float], drawn: Sequence[Numbers], scale: Levels | Straight
+) -> Iterator[tuple[int, float, float]]:
     """(series, step, level) of the last point of every line that has one."""
     for series, values in enumerate(drawn):
         known = [

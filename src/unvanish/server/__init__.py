@@ -21,8 +21,9 @@ def serve(
 ) -> int:  # fmt: skip
     """Serve the site of that name, such as "lab", until it is interrupted; its address is opened in a browser.
 
-    ``given``: what the site is made of, such as the folder of its runs. ``port``: 0 takes any free one. ``say`` is told the address, with its token. Returns the exit status. Raises
-    UnvanishError where the port cannot be had or the packages of the extra "lab" are not installed.
+    ``port``: 0 takes any free one. ``say`` is told the address, with its token. ``given``: what the site is made of,
+    such as the folder of its runs. Returns the exit status. Raises UnvanishError where the port cannot be had or the
+    packages of the extra "lab" are not installed.
     """
     try:
         import uvicorn

@@ -9,11 +9,12 @@ from typing import Any
 import anyio
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from unvanish.lab.outcome import drawn_at
 from unvanish.records import UnvanishError
+from unvanish.report import Report
 from unvanish.report.frame import policy
 from unvanish.server.app import answered
 from unvanish.server.drawings import drawn
@@ -21,6 +22,8 @@ from unvanish.server.lab import site as lab_site
 from unvanish.server.site import Site
 from unvanish.server.view import answers
 from unvanish.server.view.folder import Folder, glance, reading, version
+from unvanish.watching.against import Against, against
+from unvanish.watching.run import load_run
 
 FILES = {"view.css": "text/css", "view.js": "text/javascript", "heat.js": "text/javascript"}
 PIXELS = (300, 1000)
@@ -36,6 +39,9 @@ def site(place: str = "runs/") -> Site:
         Route("/api/view/state", answered(view.state)),
         Route("/api/view/report.json", answered(view.report)),
         Route("/api/view/report.html", answered(view.page)),
+        Route("/api/view/against", answered(view.against)),
+        Route("/api/view/page.html", answered(view.export)),
+        Route("/api/view/table.csv", answered(view.table)),
         *lab.routes,
     ]
     return Site("view", __name__, FILES, routes, lab.jobs, lab.encode, warm, beside=lab)
@@ -77,6 +83,61 @@ class View:
         page = await self._work(lambda: write(self._report(request)))
         return Response(page, media_type="text/html", headers={"content-security-policy": policy()})
 
+    async def against(self, request: Request) -> Response:
+        return await self._work(partial(self._against, request))
+
+    def _against(self, request: Request) -> Response:
+        from unvanish.server.view.compared import compared
+
+        asked = request.query_params
+        seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
+        names = _one(request, "run"), _one(request, "other")
+        versions: list[str] = []
+        reports: list[Report | None] = []
+        for name in names:
+            watched = self.folder.watched(name)
+            with watched.lock, reading(watched.path) as file:
+                versions.append(version(file))
+                if asked.get("seen", "").startswith(";".join([*versions, f"{seen}.{at}.{asked.get('px')}"])):
+                    return _json({"same": True})
+                watched.history.update(file)
+                reports.append(answers.report_of(file, at) if watched.history.samples else None)
+        now = ";".join([*versions, f"{seen}.{at}.{asked.get('px')}"])
+        one, other = (self.folder.watched(name) for name in names)
+        with drawn_at(_pixels(asked.get("px", ""))):
+            found = compared(self.parted(*names), (reports[0], reports[1]), (one.history, other.history), seen)
+        return _json({"version": now, **found})
+
+    def parted(self, one: str, other: str) -> Against:
+        """Where two runs part."""
+        return against(*(load_run(self.folder.watched(name).path) for name in (one, other)))
+
+    async def export(self, request: Request) -> Response:
+        page = await self._work(partial(self._export, request))
+        name = _one(request, "run")
+        headers = {"content-security-policy": policy(), "content-disposition": _attachment(f"{name}.html")}
+        return Response(page, media_type="text/html", headers=headers)
+
+    def _export(self, request: Request) -> str:
+        from unvanish.server.view.export import page
+
+        asked = request.query_params
+        name, other = _one(request, "run"), asked.get("against", "")
+        found = self.parted(name, other) if other else None
+        watched = self.folder.watched(name)
+        with watched.lock, reading(watched.path) as file:
+            watched.history.update(file)
+            return page(file, watched.history, asked.get("map", "signal"), _step(asked.get("step", "")), found)
+
+    async def table(self, request: Request) -> Response:
+        from unvanish.server.view.export import table
+
+        name = _one(request, "run")
+        path = self.folder.watched(name).path
+        return StreamingResponse(
+            table(path), media_type="text/csv", headers={"content-disposition": _attachment(f"{name}.csv")}
+        )
+
     def _report(self, request: Request) -> Any:
         asked = request.query_params
         with reading(self.folder.watched(_one(request, "run")).path) as file:
@@ -93,6 +154,11 @@ def _one(request: Request, name: str) -> str:
     if len(given) != 1:
         raise UnvanishError(f"the address names {name} {len(given)} times; it takes one")
     return given[0]
+
+
+def _attachment(name: str) -> str:
+    plain = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "_" for each in name)
+    return f'attachment; filename="{plain}"'
 
 
 def _step(text: str) -> int | None:
@@ -115,5 +181,3 @@ def warm() -> None:
 
     bundle()
     drawn("staircase")
-
-

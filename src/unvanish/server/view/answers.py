@@ -1,4 +1,4 @@
-"""What the page is told of a run: the verdict now, the pictures, the findings and the numbers; plain values for JSON."""
+"""What the page is told of a run: the verdict now, pictures, findings and numbers; plain values for JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
 from unvanish.server.shown import picture
-from unvanish.server.view.over_steps import heat, series, speeds
 from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
+from unvanish.server.view.over_steps import heat, series, speeds
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible

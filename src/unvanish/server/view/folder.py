@@ -88,7 +88,7 @@ def about(file: Reader) -> dict[str, Any]:
     """When a run began, how far it is, and whether it goes on."""
     facts = file.facts
     (last,) = file.ask("SELECT MAX(last) FROM samples")[0]
-    (errors,) = file.ask("SELECT COUNT(*) FROM events WHERE until IS NULL AND finding LIKE '%\"level\":\"error\"%'")[0]
+    (errors,) = file.ask('SELECT COUNT(*) FROM events WHERE until IS NULL AND finding LIKE \'%"level":"error"%\'')[0]
     state = "ended" if "ended" in facts else "running" if alive(facts) else "lost"
     why = str(facts.get("failed") or facts.get("why") or "")
     return {

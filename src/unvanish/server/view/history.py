@@ -56,8 +56,8 @@ def layout_of(file: Reader) -> Layout:
 class History:
     """The stretches of one run. ``update(file)`` reads what is new; the arrays hold NaN where nothing was measured.
 
-    ``low``, ``high``: stretch × layer × DERIVED; ``series_low``, ``series_high``, ``series``: stretch × SERIES, of which
-    the last is the last value. ``first``: the first sampled step of each stretch, -1 where there is none.
+    ``low``, ``high``: stretch × layer × DERIVED; ``series_low``, ``series_high``, ``series``: stretch × SERIES, the
+    third of them the last value. ``first``: the first sampled step of each stretch, -1 where there is none.
     """
 
     def __init__(self) -> None:

@@ -65,15 +65,16 @@ def shaded(
         middle = cells * SIDE if share else cells / scale.unit
         levels = np.clip(np.nan_to_num(np.rint(middle), nan=0.0, posinf=SIDE, neginf=-SIDE), -SIDE, SIDE) + SIDE
     found = np.where(np.isnan(cells), NOTHING, levels).astype(np.uint8)
-    ends = ("0%", "100%") if share else scale.ends
+    signed = bool(share and known.size and np.nanmin(cells) < 0)
+    ends = (("−100%" if signed else "0%"), "100%") if share else scale.ends
     steps = history.first[places[columns]] if len(places) else np.zeros(0, np.int64)
     some = [round(at * (len(cells[0]) - 1) / 11) for at in range(12)] if cells.size else []
     some = sorted(set(some))
     return {
         "words": words, "rows": len(cells), "columns": len(steps), "cells": base64.b64encode(found.tobytes()).decode(),
         "names": [visible(names[at]) for at in rows], "numbers": [int(at) + 1 for at in rows], "layers": len(names),
-        "steps": [int(each) for each in steps], "end": int(history.last), "share": share, "low": ends[0],
-        "high": ends[1],
+        "steps": [int(each) for each in steps], "end": int(history.last), "share": share and not signed, "low": ends[0],
+        "high": ends[1], "middle": "0" if share else "×1",
         "table": {
             "steps": [int(steps[at]) for at in some],
             "rows": [[_said(float(line[at]), share) for at in some] for line in cells],

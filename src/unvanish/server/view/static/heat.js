@@ -167,7 +167,7 @@ export class Heat {
     pen.textAlign = 'left';
     pen.fillText(data.high, end + 6, 11);
     pen.textAlign = 'center';
-    if (!data.share) pen.fillText('×1', (start + end) / 2, 24);
+    if (!data.share) pen.fillText(data.middle, (start + end) / 2, 24);
   }
 
   /** A line at the step that is shown. */
