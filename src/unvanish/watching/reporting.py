@@ -34,10 +34,10 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     step, last, series, _, numbers = rows[0]
     width = len(FIELDS)
     sample = Sample(step, series=dict(zip(SERIES, series, strict=True)))
-    for at in range(len(numbers) // width):
-        row = tuple(numbers[at * width : (at + 1) * width])
+    for place in range(len(numbers) // width):
+        row = tuple(numbers[place * width : (place + 1) * width])
         if not all(math.isnan(value) for value in row):
-            sample.rows[at] = row
+            sample.rows[place] = row
     sample.order = file.facts.get("order") or sorted(sample.rows)
     groups = file.facts.get("groups") or [sorted(sample.rows)]
     setting = from_builtins(file.facts["setting"], Setting)

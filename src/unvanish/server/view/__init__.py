@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from unvanish.lab.outcome import drawn_at
 from unvanish.records import UnvanishError
 from unvanish.report import Report
 from unvanish.report.frame import policy
@@ -70,8 +69,8 @@ class View:
             if now == asked.get("seen"):
                 return _json({"same": True})
             watched.history.update(file)
-            with drawn_at(_pixels(asked.get("px", ""))):
-                return _json({"version": now, **answers.state(file, watched.history, seen, at)})
+            found = answers.state(file, watched.history, seen, at, *_pixels(request))
+            return _json({"version": now, **found})
 
     async def report(self, request: Request) -> Response:
         report = await self._work(partial(self._report, request))
@@ -104,8 +103,8 @@ class View:
                 reports.append(answers.report_of(file, at) if watched.history.samples else None)
         now = ";".join([*versions, f"{seen}.{at}.{asked.get('px')}"])
         one, other = (self.folder.watched(name) for name in names)
-        with drawn_at(_pixels(asked.get("px", ""))):
-            found = compared(self.parted(*names), (reports[0], reports[1]), (one.history, other.history), seen)
+        both = one.history, other.history
+        found = compared(self.parted(*names), (reports[0], reports[1]), both, seen, *_pixels(request))
         return _json({"version": now, **found})
 
     def parted(self, one: str, other: str) -> Against:
@@ -165,9 +164,14 @@ def _step(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _pixels(text: str) -> int:
+def _pixels(request: Request) -> tuple[int, int]:
+    """The width of a picture, and of one beside another."""
     low, high = PIXELS
-    return min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620
+    given = [request.query_params.get(name, "") for name in ("px", "half")]
+    wide, half = (
+        min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620 for text in given
+    )
+    return wide, half
 
 
 def _json(data: Any) -> Response:

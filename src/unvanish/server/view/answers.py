@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from unvanish.lab.outcome import Drawing
+from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
@@ -31,20 +31,26 @@ TABLE = (
 """The columns of the table of layers, in words; the fields of the run file."""
 
 
-def state(file: Reader, history: History, seen: str, at: int | None) -> dict[str, Any]:
-    """All that the page shows of one run: of the last sampled step, or of the step ``at``."""
+def state(file: Reader, history: History, seen: str, at: int | None, wide: int, half: int) -> dict[str, Any]:
+    """All that the page shows of one run: of the last sampled step, or of the step ``at``.
+
+    ``wide``, ``half``: pixels of a picture, and of one that stands beside another; ``small`` of them come last.
+    """
     run = about(file)
     answer: dict[str, Any] = {"run": run, "status": status(run), "findings": findings(file)}
     if run["step"] is None:
         return {**answer, "sentence": waiting(run), "tone": "quiet", "pictures": [], "steps": []}
     report = report_of(file, at)
     step, last, values = sample(file, at)
-    drawings = [staircase(report, step, last), speeds(history), *series(history)]
+    with drawn_at(wide):
+        drawings = [staircase(report, step, last), speeds(history)]
+    with drawn_at(half):
+        small = series(history)
     return {
         **answer,
         "sentence": sentence(report), "tone": tone(report), "step": step, "last": last, "values": values,
         "idealised": can_be_idealised(report), "heat": heat(history, seen), "layers": table(report, file),
-        "pictures": [picture(each) for each in drawings if each is not None],
+        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
         "notes": [visible(each) for each in report.notes],
     }  # fmt: skip
 
@@ -120,7 +126,7 @@ def staircase(report: Report, step: int, last: int) -> Drawing | None:
     return Drawing.of(
         "staircase", f"Where did the gradient go? The staircase of {when}",
         f"The error signal of each layer at {when}, from the output on the right back to the input.",
-        [each.name for each in layers], [each.log10_signal for each in layers],
+        [visible(each.name) for each in layers], [each.log10_signal for each in layers],
         [each.log10_grad_norm for each in layers], report.setting.autocast or report.setting.dtype,
         [each.verdict for each in layers],
     )  # fmt: skip

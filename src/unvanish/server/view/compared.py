@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unvanish.lab.outcome import Drawing
+from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
 from unvanish.server.shown import picture
 from unvanish.server.view.history import DERIVED, Array, History
@@ -23,15 +23,23 @@ WORDS = {
 
 
 def compared(
-    found: Against, reports: tuple[Report | None, Report | None], histories: tuple[History, History], seen: str
+    found: Against,
+    reports: tuple[Report | None, Report | None],
+    histories: tuple[History, History],
+    seen: str,
+    wide: int,
+    half: int,
 ) -> dict[str, Any]:
     """What the page shows of two runs; ``reports``: of the step that is shown, None where a run has none."""
     names = found.one, found.other
-    drawings = [_staircases(reports, names), *_series(histories, names)]
+    with drawn_at(wide):
+        drawings = [_staircases(reports, names)]
+    with drawn_at(half):
+        small = _series(histories, names)
     answer: dict[str, Any] = {
         "sentence": found.sentence, "answer": found.answer, "notes": list(found.notes),
         "step": found.parting.step if found.parting else None,
-        "pictures": [picture(each) for each in drawings if each is not None],
+        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
     }  # fmt: skip
     gap = difference(*histories, seen, names)
     return {**answer, "heat": gap} if gap is not None else answer
@@ -47,7 +55,7 @@ def _staircases(reports: tuple[Report | None, Report | None], names: tuple[str, 
     return Drawing.of(
         "staircase", "Both staircases",
         f"The error signal of each layer in {names[0]} and in {names[1]}, from the output on the right back.",
-        [each.name for each in mine], [each.log10_signal for each in mine], None,
+        [visible(each.name) for each in mine], [each.log10_signal for each in mine], None,
         one.setting.autocast or one.setting.dtype,
         compare=[(names[1], [each.log10_signal for each in theirs])], line=names[0],
     )  # fmt: skip

@@ -24,7 +24,7 @@ from unvanish.watching.against import Against
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES
-from unvanish.words.markup import Child, Html, h, prose
+from unvanish.words.markup import Child, Html, h, prose, visible
 
 WIDTHS = {"wide": 760, "narrow": 360}
 """Pixels of a picture on a wide page and on a telephone."""
@@ -91,7 +91,7 @@ def _map(history: History, seen: str) -> Drawing | None:
     usual = USUAL_UPDATE if name == "update" else 0.0
     middle = np.where(low == high, low, 0.5 * (low + high))[:, there] - usual
     steps, values = lines(history, middle, middle)
-    names = [history.layout.names[order[at]] for at in there]
+    names = [visible(history.layout.names[order[at]]) for at in there]
     title, about = "Every layer over the steps", f"The {words}."
     return Drawing.of("heat", title, about, steps, names, values)
 

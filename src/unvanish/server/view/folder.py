@@ -14,6 +14,7 @@ from unvanish.records import UnvanishError
 from unvanish.server.view.history import History
 from unvanish.watching.alive import alive
 from unvanish.watching.run_file import Reader
+from unvanish.words.markup import visible
 
 SUFFIX = ".unvanish"
 MOST = 500
@@ -81,7 +82,7 @@ def glance(path: Path) -> dict[str, Any]:
         with reading(path) as file:
             return {"name": path.name, **about(file)}
     except UnvanishError as error:
-        return {"name": path.name, "state": "unreadable", "fault": str(error)}
+        return {"name": path.name, "title": visible(path.name), "state": "unreadable", "fault": visible(str(error))}
 
 
 def about(file: Reader) -> dict[str, Any]:
@@ -90,11 +91,11 @@ def about(file: Reader) -> dict[str, Any]:
     (last,) = file.ask("SELECT MAX(last) FROM samples")[0]
     (errors,) = file.ask('SELECT COUNT(*) FROM events WHERE until IS NULL AND finding LIKE \'%"level":"error"%\'')[0]
     state = "ended" if "ended" in facts else "running" if alive(facts) else "lost"
-    why = str(facts.get("failed") or facts.get("why") or "")
+    why, model = facts.get("failed") or facts.get("why") or "", (facts.get("setting") or {}).get("model", "")
     return {
         "state": state, "started": facts.get("started"), "ended": facts.get("ended"), "step": last,
-        "every": facts.get("every", 1), "why": why[:300], "errors": errors,
-        "model": str((facts.get("setting") or {}).get("model", "")), "script": str(facts.get("script", "")),
+        "every": facts.get("every", 1), "why": visible(str(why)[:300]), "errors": errors,
+        "model": visible(str(model)), "script": visible(str(facts.get("script", ""))), "title": visible(file.path.name),
         "steps": facts.get("steps"),
     }  # fmt: skip
 

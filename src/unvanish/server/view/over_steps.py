@@ -138,10 +138,11 @@ def speeds(history: History) -> Drawing | None:
     chosen = [moving[at] for at in chosen_of(len(moving))]
     steps, values = lines(history, low[:, chosen], high[:, chosen])
     some = f": {len(chosen)} of {len(moving)} layers, evenly spaced" if len(chosen) < len(moving) else ""
+    names = [visible(history.layout.names[order[at]]) for at in chosen]
     return Drawing.of(
         "speeds", "How fast does each layer learn?",
         "The update of a step over the weights it changes, a line a layer; a thousandth a step is usual.",
-        steps, [history.layout.names[order[at]] for at in chosen], values, quantity=f"update over weights{some}",
+        steps, names, values, quantity=f"update over weights{some}",
     )  # fmt: skip
 
 

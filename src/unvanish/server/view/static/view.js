@@ -14,7 +14,9 @@ const MAPS = ['signal', 'gradient', 'update', 'saturated', 'dead'];
 const page = {run: '', step: null, map: 'signal', against: '', runs: [], version: '', shown: null, compared: '', turn: 0, timer: 0};
 const stair = new Pictures($('stair'), true, true);
 const figures = new Pictures($('figures'), true, true);
+const series = new Pictures($('series'), true, true);
 const both = new Pictures($('both'), true, true);
+const losses = new Pictures($('losses'), true, true);
 const heat = new Heat($('heat'), step => choose(step));
 const gap = new Heat($('gap'), step => choose(step));
 
@@ -38,6 +40,12 @@ function toAddress() {
   clearTimeout(page.timer);
   page.timer = setTimeout(() => history.replaceState(null, '', `#${held}`), 100);
 }
+
+/** How wide pictures can be: alone, and where two stand beside each other. */
+const room = () => {
+  const wide = stair.width;
+  return [['px', String(wide)], ['half', String(wide > 800 ? Math.floor((wide - 26) / 2) : wide)]];
+};
 
 // --- asking ----------------------------------------------------------------------------------------------------------
 
@@ -72,7 +80,7 @@ async function look() {
   }
   if (!page.run) return REST / 2;
   const turn = page.turn;
-  const held = new URLSearchParams({run: page.run, map: page.map, px: String(stair.width)});
+  const held = new URLSearchParams([['run', page.run], ['map', page.map], ...room()]);
   if (page.step !== null) held.set('step', page.step);
   if (page.version) held.set('seen', page.version);
   const found = await ask(`/api/view/state?${held}`);
@@ -112,14 +120,14 @@ function runs() {
   $('runs').replaceChildren(...page.runs.map(each => {
     const errors = each.errors ? `, ${each.errors} ${each.errors > 1 ? 'errors' : 'error'}` : '';
     const step = each.step === null || each.step === undefined ? '' : `, step ${each.step.toLocaleString('en')}`;
-    const link = make('a', {href: `#${new URLSearchParams({v: VERSION, run: each.name})}`, title: each.fault ?? ''}, each.name,
+    const link = make('a', {href: `#${new URLSearchParams({v: VERSION, run: each.name})}`, title: each.fault ?? ''}, each.title,
       make('small', {}, `${STATES[each.state]}${step}${errors}`));
     if (each.name === page.run) link.setAttribute('aria-current', 'page');
     return make('li', {}, link);
   }));
   const others = page.runs.filter(each => each.name !== page.run && each.state !== 'unreadable');
   $('other').replaceChildren(make('option', {value: ''}, 'no other run'),
-    ...others.map(each => make('option', {value: each.name, selected: each.name === page.against}, each.name)));
+    ...others.map(each => make('option', {value: each.name, selected: each.name === page.against}, each.title)));
 }
 
 // --- one run ---------------------------------------------------------------------------------------------------------
@@ -135,8 +143,8 @@ const told = (id, text) => { if ($(id).textContent !== text) $(id).textContent =
 async function show(found) {
   page.shown = found;
   page.version = found.version;
-  document.title = `${page.run} · unvanish view`;
-  told('title', page.run);
+  document.title = `${found.run.title} · unvanish view`;
+  told('title', found.run.title);
   told('status', found.status);
   told('verdict', found.sentence); // said again only where it changes
   $('verdict').dataset.tone = found.tone;
@@ -150,7 +158,9 @@ async function show(found) {
     await stair.show(found.pictures.filter(each => each.name === 'staircase'));
     await new Promise(requestAnimationFrame);
     heat.show(found.heat, found.step);
-    await figures.show(found.pictures.filter(each => each.name !== 'staircase'));
+    const over = found.pictures.filter(each => each.name !== 'staircase');
+    await figures.show(over.slice(0, -found.small || undefined));
+    await series.show(found.small ? over.slice(-found.small) : []);
   }
   document.body.dataset.state = empty ? 'waiting' : 'ready';
   document.body.dataset.shown = Number(document.body.dataset.shown ?? 0) + 1;
@@ -237,7 +247,7 @@ function actions(found) {
 // --- two runs --------------------------------------------------------------------------------------------------------
 
 async function compare() {
-  const wanted = new URLSearchParams({run: page.run, other: page.against, map: page.map, px: String(both.width)});
+  const wanted = new URLSearchParams([['run', page.run], ['other', page.against], ['map', page.map], ...room()]);
   if (page.step !== null) wanted.set('step', page.step);
   const key = String(wanted);
   if (key !== page.comparedKey) page.compared = '';
@@ -250,9 +260,10 @@ async function compare() {
   page.comparedKey = key;
   told('parted', found.sentence);
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
-  await both.show(found.pictures);
+  await both.show(found.pictures.slice(0, -found.small || undefined));
+  await losses.show(found.small ? found.pictures.slice(-found.small) : []);
+  $('gap').hidden = !found.heat; // before it is drawn: what is hidden has no width
   if (found.heat) gap.show(found.heat, found.step ?? null);
-  $('gap').hidden = !found.heat;
   document.body.dataset.compared = Number(document.body.dataset.compared ?? 0) + 1;
 }
 
@@ -261,6 +272,7 @@ function uncompared() {
   told('parted', '');
   $('differences').replaceChildren();
   both.clear();
+  losses.clear();
   $('gap').hidden = true;
 }
 
