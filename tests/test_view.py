@@ -261,7 +261,8 @@ def test_a_foreign_or_damaged_file_is_said_and_the_others_are_shown(client: Test
 @pytest.mark.parametrize("name", ["../secret.unvanish", "/etc/passwd", "a.unvanish/../../secret.unvanish", "", "."])
 def test_no_other_file_can_be_named(client: TestClient, folder: Path, name: str) -> None:
     made(folder.parent / "secret.unvanish", 5)
-    for path in ("state", "report.json", "page.html", "table.csv"):
+    assert list(client.get("/api/view/state", params={"run": name}).json()) == ["error"]
+    for path in ("report.json", "page.html", "table.csv"):
         assert client.get(f"/api/view/{path}", params={"run": name}).status_code == 400
     assert client.get("/api/view/against", params={"run": name, "other": name}).status_code == 400
 

@@ -14,6 +14,7 @@ from unvanish.server.view.over_steps import SHARES, lines, shaded
 from unvanish.watching.against import Against
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
+from unvanish.words.numbers import raise_powers
 
 WORDS = {
     "signal": "error signal", "gradient": "gradient's norm", "update": "update over the weights",
@@ -37,7 +38,8 @@ def compared(
     with drawn_at(half):
         small = _series(histories, names)
     answer: dict[str, Any] = {
-        "sentence": found.sentence, "answer": found.answer, "notes": list(found.notes),
+        "sentence": raise_powers(found.sentence), "answer": found.answer,
+        "notes": [raise_powers(each) for each in found.notes],
         "step": found.parting.step if found.parting else None,
         "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
     }  # fmt: skip

@@ -151,6 +151,8 @@ class History:
                 mine = gradient[:, list(group)]
                 relative[:, list(group)] = mine - _medians(mine)[:, None]
             output = signal - signal[:, list(self.layout.ends)] if self.layout.ends else signal
+            # beside another infinity an infinite number has no size, and yet there it is
+            output, relative = (np.where(x == np.inf, x, y) for x, y in ((signal, output), (gradient, relative)))
             update = np.log10(field["update_to_weight_ratio"])
         shares = field["saturated_fraction"], field["dead_fraction"]
         return np.stack([signal, gradient, output, relative, update, *shares, field["log10_weight_norm"]], axis=2)

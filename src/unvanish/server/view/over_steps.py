@@ -74,7 +74,7 @@ def shaded(
         "words": words, "rows": len(cells), "columns": len(steps), "cells": base64.b64encode(found.tobytes()).decode(),
         "names": [visible(names[at]) for at in rows], "numbers": [int(at) + 1 for at in rows], "layers": len(names),
         "steps": [int(each) for each in steps], "end": int(history.last), "share": share and not signed, "low": ends[0],
-        "high": ends[1], "middle": "0" if share else "×1",
+        "high": ends[1], "middle": "0" if share else "×1", "blank": bool((found == NOTHING).any()),
         "table": {
             "steps": [int(steps[at]) for at in some],
             "rows": [[_said(float(line[at]), share) for at in some] for line in cells],
@@ -191,4 +191,4 @@ def _last(history: History, at: int) -> str:
     if not known.size:
         return "not measured"
     value = float(known[-1])
-    return amount(float(np.log10(value))) if value > 0 and np.isfinite(value) else f"{value:.4g}"
+    return raise_powers(amount(float(np.log10(value)))) if value > 0 and np.isfinite(value) else f"{value:.4g}"

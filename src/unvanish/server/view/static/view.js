@@ -17,8 +17,8 @@ const figures = new Pictures($('figures'), true, true);
 const series = new Pictures($('series'), true, true);
 const both = new Pictures($('both'), true, true);
 const losses = new Pictures($('losses'), true, true);
-const heat = new Heat($('heat'), step => choose(step));
-const gap = new Heat($('gap'), step => choose(step));
+const heat = new Heat($('heat'), 'every layer over the steps', step => choose(step));
+const gap = new Heat($('gap'), 'one run over the other', step => choose(step));
 
 // --- the address -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ function findings(found) {
     const over = each.until === null ? ' on, and still' : each.until > each.from ? ` to ${each.until.toLocaleString('en')}` : '';
     const parts = [make('button', {type: 'button', 'aria-label': `Show ${from}`, onclick: () => choose(each.from)}, from)];
     if (each.report !== null && each.report !== undefined) parts.push(make('a', {className: 'button', target: '_blank', rel: 'noopener',
-      href: `/api/view/report.html?${new URLSearchParams({run: page.run, made: each.report})}`}, 'This step run again'));
+      href: `/api/view/report.html?${new URLSearchParams({run: page.run, made: each.report})}`}, each.level === 'check' ? 'Full check' : 'This step run again'));
     const head = make('p', {}, make('span', {className: 'code'}, each.code ? `${each.code} ` : ''), each.text,
       make('small', {className: 'quiet'}, ` (${each.level}, ${from}${over})`));
     return make('li', {className: each.level}, head, make('div', {className: 'row'}, ...parts), make('div', {className: 'line'}, bar));
