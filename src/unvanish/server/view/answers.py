@@ -10,10 +10,9 @@ from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
-from unvanish.server.shown import picture
 from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
-from unvanish.server.view.over_steps import heat, series, speeds
+from unvanish.server.view.over_steps import heat, series, shown, speeds
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible
@@ -51,7 +50,7 @@ def state(file: Reader, history: History, seen: str, at: int | None, wide: int, 
         **answer,
         "sentence": sentence(report), "tone": tone(report), "step": step, "last": last, "values": values,
         "idealised": can_be_idealised(report), "heat": heat(history, seen), "layers": table(report, file),
-        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
+        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
         "notes": [visible(each) for each in report.notes],
     }  # fmt: skip
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
-from unvanish.server.shown import picture
 from unvanish.server.view.history import DERIVED, Array, History
-from unvanish.server.view.over_steps import SHARES, lines, shaded
+from unvanish.server.view.over_steps import SHARES, lines, shaded, shown
 from unvanish.watching.against import Against
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
@@ -41,7 +40,7 @@ def compared(
         "sentence": raise_powers(found.sentence), "answer": found.answer,
         "notes": [raise_powers(each) for each in found.notes],
         "step": found.parting.step if found.parting else None,
-        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
+        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
     }  # fmt: skip
     gap = difference(*histories, seen, names)
     return {**answer, "heat": gap} if gap is not None else answer

@@ -88,8 +88,8 @@ class History:
             self.started, self.layout = began, layout
             self._shape(len(layout.names))
             self.width = max(int(file.facts.get("every", 1)), 1)
-            (end,) = file.ask("SELECT MAX(last) FROM samples")[0]
-            while (end or 0) // self.width >= 2 * PLACES:
+            end = file.ask("SELECT last FROM samples ORDER BY step DESC LIMIT 1")
+            while end and end[0][0] // self.width >= 2 * PLACES:
                 self.width *= 2
         before = self.last
         for rows in self._rows(file):

@@ -11,6 +11,7 @@ from unvanish.charts.diverging import SIDE, Shades, shades
 from unvanish.charts.speeds import chosen as chosen_of
 from unvanish.lab.outcome import Drawing
 from unvanish.records import UnvanishError
+from unvanish.server.shown import picture
 from unvanish.server.view.history import DERIVED, Array, History
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
@@ -20,6 +21,8 @@ COLUMNS, ROWS = 320, 400
 """Cells of the map at most, across and down: what a window has pixels for."""
 POINTS = 120
 """Stretches of a line; each is drawn by its lowest and its highest value."""
+LISTED = 60
+"""Rows of the table of a line; the CSV file has them all."""
 ALL_BUT = 0.98
 """Share of the cells that the colours tell apart."""
 NOTHING = 255
@@ -126,6 +129,12 @@ def lines(history: History, low: Array, high: Array) -> tuple[list[int], list[li
 
 def _plain(values: Array) -> list[float | None]:
     return [None if np.isnan(each) else float(each) for each in values]
+
+
+def shown(drawing: Drawing) -> dict[str, Any]:
+    """A picture as the page draws it; of a line over the steps its table has a few dozen rows, the last among them."""
+    rows = drawing.data if drawing.name == "staircase" else drawing.data[::-1][:: -(-len(drawing.data) // LISTED) or 1]
+    return picture(drawing.replace(data=rows if drawing.name == "staircase" else rows[::-1]))
 
 
 def speeds(history: History) -> Drawing | None:
