@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 import numpy as np
 
-from unvanish.charts.diverging import SIDE, Shades, shades
+from unvanish.charts.diverging import SIDE, Shades
 from unvanish.charts.speeds import chosen as chosen_of
 from unvanish.lab.outcome import Drawing
 from unvanish.records import UnvanishError
@@ -25,6 +26,8 @@ LISTED = 60
 """Rows of the table of a line; the CSV file has them all."""
 ALL_BUT = 0.98
 """Share of the cells that the colours tell apart."""
+FINEST = 0.05
+"""Decades: smaller changes are no picture's business."""
 NOTHING = 255
 USUAL_UPDATE = -3.0
 """log10 of an update over the weights that is usual: a thousandth a step."""
@@ -63,7 +66,7 @@ def shaded(
     rows, columns = _cuts(len(names), ROWS), _cuts(len(places), COLUMNS)
     cells = _joined(_joined(values, columns, axis=1), rows, axis=0)
     known = np.abs(cells[np.isfinite(cells)])
-    scale = Shades(1.0) if share else shades([float(np.quantile(known, ALL_BUT))] if known.size else [])
+    scale = Shades(_unit(float(np.quantile(known, ALL_BUT)) if known.size and not share else 0.0))
     with np.errstate(invalid="ignore"):
         middle = cells * SIDE if share else cells / scale.unit
         levels = np.clip(np.nan_to_num(np.rint(middle), nan=0.0, posinf=SIDE, neginf=-SIDE), -SIDE, SIDE) + SIDE
@@ -83,6 +86,13 @@ def shaded(
             "rows": [[_said(float(line[at]), share) for at in some] for line in cells],
         },
     }  # fmt: skip
+
+
+def _unit(largest: float) -> float:
+    """Decades from one colour to the next, so that the outermost is not exceeded; in steps, so that it seldom changes."""
+    wanted = max(largest / SIDE, FINEST)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(leading * power for leading in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0) if leading * power >= wanted)
 
 
 def _said(value: float, share: bool) -> str:
@@ -122,7 +132,6 @@ def lines(history: History, low: Array, high: Array) -> tuple[list[int], list[li
         return [int(each) for each in steps], [_plain(low[:, at]) for at in range(low.shape[1])]
     after = np.append(steps[1:], max(history.last, int(steps[-1]) + 1))
     both = np.stack([steps, steps + np.maximum(after - steps, 2) // 2], axis=1).ravel()
-    # first the one that is nearer to where the line comes from would be prettier, and say nothing more
     values = np.stack([low, high], axis=1).reshape(-1, low.shape[1])
     return [int(each) for each in both], [_plain(values[:, at]) for at in range(values.shape[1])]
 
