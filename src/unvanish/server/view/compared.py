@@ -8,7 +8,7 @@ import numpy as np
 
 from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
-from unvanish.server.view.history import DERIVED, Array, History
+from unvanish.server.view.history import KEPT, Array, History
 from unvanish.server.view.over_steps import SHARES, lines, shaded, shown
 from unvanish.watching.against import Against
 from unvanish.watching.sample import SERIES
@@ -104,7 +104,7 @@ def _at(history: History, values: Array, steps: Array) -> Array:
 
 def difference(one: History, other: History, seen: str, names: tuple[str, str]) -> dict[str, Any] | None:
     """The map of the first run less the second, of the layers that both have; None where there is nothing to show."""
-    field = DERIVED.index(seen)
+    field = KEPT.index(seen)
     mine = [at for at in one.layout.order if one.layout.names[at] in set(other.layout.names)]
     theirs = [other.layout.names.index(one.layout.names[at]) for at in mine]
     places = one.places

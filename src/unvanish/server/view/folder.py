@@ -81,7 +81,7 @@ def glance(path: Path) -> dict[str, Any]:
     try:
         with reading(path) as file:
             return {"name": path.name, **about(file)}
-    except UnvanishError as error:
+    except Exception as error:  # whatever a file holds: the others are shown
         return {"name": path.name, "title": visible(path.name), "state": "unreadable", "fault": visible(str(error))}
 
 

@@ -13,7 +13,7 @@ from unvanish.charts.speeds import chosen as chosen_of
 from unvanish.lab.outcome import Drawing
 from unvanish.records import UnvanishError
 from unvanish.server.shown import picture
-from unvanish.server.view.history import DERIVED, Array, History
+from unvanish.server.view.history import KEPT, Array, History
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, percent, raise_powers, times
@@ -32,13 +32,13 @@ NOTHING = 255
 USUAL_UPDATE = -3.0
 """log10 of an update over the weights that is usual: a thousandth a step."""
 SEEN = {
-    "signal": ("signal_of_output", "error signal, over that at the output of the same step"),
-    "gradient": ("gradient_of_median", "gradient's norm, over the median of the layers of the same step"),
-    "update": ("update", "update over the weights, ×1 where it is a thousandth of them"),
-    "saturated": ("saturated", "share of saturated entries"),
-    "dead": ("dead", "share of units that are off for the whole batch"),
+    "signal": "error signal, over that at the output",
+    "gradient": "gradient's norm, over the median of the layers",
+    "update": "update over the weights, ×1 where it is a thousandth of them",
+    "saturated": "share of saturated entries",
+    "dead": "share of units that are off for the whole batch",
 }
-"""What the map can show: the number, and what it is in words."""
+"""What the map can show, in words."""
 SHARES = ("saturated", "dead")
 
 
@@ -49,14 +49,50 @@ def heat(history: History, seen: str) -> dict[str, Any]:
     """
     if seen not in SEEN:
         raise UnvanishError(f"the map shows one of {', '.join(SEEN)}, not {seen!r}")
-    name, words = SEEN[seen]
-    places = history.places
-    field = DERIVED.index(name)
-    order = list(history.layout.order)
-    low, high = (each[places][:, order, field].T.astype(np.float64) for each in (history.low, history.high))
-    values = _farthest(np.stack([low, high])) - (USUAL_UPDATE if name == "update" else 0.0)
-    names = [history.layout.names[at] for at in order]
-    return {"quantity": seen, **shaded(values, names, places, history, share=seen in SHARES, words=words)}
+    low, high = relative(history, seen)
+    names = [history.layout.names[at] for at in history.layout.order]
+    values = _farthest(np.stack([low, high]))
+    return {
+        "quantity": seen,
+        **shaded(values, names, history.places, history, share=seen in SHARES, words=SEEN[seen]),
+    }
+
+
+def relative(history: History, seen: str) -> tuple[Array, Array]:
+    """The lowest and the highest of each stretch, layer × stretch in the order of the run, over what it is told by.
+
+    Lowest over lowest and highest over highest: so a stretch of many samples is no wider than one of few.
+    """
+    field, order = KEPT.index(seen), list(history.layout.order)
+    low, high = (_relative(history, each[history.places][:, :, field].T, seen)[order] for each in
+                 (history.low, history.high))  # fmt: skip
+    return low, high
+
+
+def _relative(history: History, values: Array, seen: str) -> Array:
+    """Layer × stretch, in the order of the file."""
+    values = values.astype(np.float64)
+    if seen == "update":
+        return values - USUAL_UPDATE
+    if seen in SHARES:
+        return values
+    with np.errstate(invalid="ignore"):
+        if seen == "signal":
+            found = values - values[list(history.layout.ends)]
+        else:
+            found = np.full_like(values, np.nan)
+            for group in map(list, history.layout.groups):
+                found[group] = values[group] - _medians(values[group])
+    return np.where(values == np.inf, np.inf, found)  # beside another infinity it has no size, and yet there it is
+
+
+def _medians(values: Array) -> Array:
+    """The median of the finite numbers of each column; NaN where there are none."""
+    known = np.where(np.isfinite(values), values, np.nan)
+    some = ~np.isnan(known).all(axis=0)
+    found = np.full(values.shape[1], np.nan)
+    found[some] = np.nanmedian(known[:, some], axis=0)
+    return found
 
 
 def shaded(
@@ -89,7 +125,7 @@ def shaded(
 
 
 def _unit(largest: float) -> float:
-    """Decades from one colour to the next, so that the outermost is not exceeded; in steps, so that it seldom changes."""
+    """Decades from one colour to the next: the outermost is not exceeded, and it changes only in steps."""
     wanted = max(largest / SIDE, FINEST)
     power = 10.0 ** math.floor(math.log10(wanted))
     return next(leading * power for leading in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0) if leading * power >= wanted)
@@ -148,7 +184,7 @@ def shown(drawing: Drawing) -> dict[str, Any]:
 
 def speeds(history: History) -> Drawing | None:
     """How far each layer moves in a step, relative to its weights."""
-    field, order = DERIVED.index("update"), list(history.layout.order)
+    field, order = KEPT.index("update"), list(history.layout.order)
     low, high = history.low[:, order, field], history.high[:, order, field]
     moving = [at for at in range(len(order)) if np.isfinite(high[:, at]).any()]
     if not moving:
