@@ -85,6 +85,8 @@ def _run(args: argparse.Namespace) -> int:
         args.script, args.words, module=args.module, every=args.every, check_every=args.check_every,
         to=args.output or "runs/", stop_after=args.stop_after,
     )  # fmt: skip
+    if not ending.ours:
+        return ending.status
     run = load_run(ending.run.path)
     write(sys.stderr, _summary(run, args.script, ending.why))
     if ending.status:

@@ -39,7 +39,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     columns = file.columns()
     step, last, series, _, numbers = rows[0]
     width = len(FIELDS)
-    sample = Sample(step, series=dict(zip(SERIES, series, strict=True)))
+    sample = Sample(step, series=dict(zip(SERIES, series, strict=False)))
     for place in range(len(numbers) // width):
         row = tuple(numbers[place * width : (place + 1) * width])
         if not all(math.isnan(value) for value in row):
