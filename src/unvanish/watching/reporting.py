@@ -19,7 +19,7 @@ WHAT = (
 
 def report_of(file: Reader) -> Report:
     """The last sampled step, and what was found in the whole run."""
-    rows = list(file.samples("WHERE level = 0"))[-1:]
+    rows = list(file.samples("WHERE step = (SELECT MAX(step) FROM samples)"))
     if not rows:
         raise UnvanishError(f"no step was sampled in {str(file.path)!r}: the optimizer has not made a step yet")
     columns = file.columns()
@@ -42,8 +42,8 @@ def report_of(file: Reader) -> Report:
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
     checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
-    newest = max((last for _, last, *_ in file.samples("WHERE level = 0")), default=-1)
-    if not checks or checks[0][0] < newest:
+    newest = file.ask("SELECT MAX(step) FROM samples")[0][0]
+    if not checks or checks[0][0] < (-1 if newest is None else newest):
         return report_of(file)
     report = Report.from_json(checks[0][1])
     return Report.from_flow(report.flow, _all(report.flow, file))
