@@ -14,6 +14,7 @@ from torch import nn
 from unvanish.decide import decide
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
@@ -156,7 +157,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
-    flow = flow.replace(layers=measured, calls=calls)
+    flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))

@@ -121,6 +121,26 @@ class PairFacts(Record, frozen=True, kw_only=True):
     won: float
 
 
+class AlikeFacts(Record, frozen=True, kw_only=True):
+    """Rows (nodes, tokens) that averages over rows make alike, along the averages that no path goes around.
+
+    ``calls``: these averages in order, ``log10_spread`` log10 of 1 less the mean cosine between two rows after each,
+    ``stable_rank`` the rank ‖H‖²_F / σ₁² there; ``given``: log10 of the spread before the first of them. ``digits``:
+    log10 of the spread that rounding leaves. ``best_alike``: the lowest loss of outputs that are the same for all rows
+    of a group; ``at_alike``: the loss is no lower; ``out_of_reach``: the share of L_ref that these cannot win.
+    """
+
+    rows: int
+    calls: tuple[int, ...]
+    log10_spread: tuple[float, ...]
+    stable_rank: tuple[float, ...]
+    given: float
+    digits: float
+    best_alike: float | None = None
+    at_alike: bool = False
+    out_of_reach: float | None = None
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 

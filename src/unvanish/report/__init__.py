@@ -69,6 +69,7 @@ class Report(Record, frozen=True, kw_only=True):
     time = _OfFlow(lambda flow: flow.time)
     pairs = _OfFlow(lambda flow: flow.pairs)
     birth = _OfFlow(lambda flow: flow.birth)
+    alike = _OfFlow(lambda flow: flow.alike)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
+from unvanish.trace.mixing import mixing_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, rebuild, tensors
@@ -182,6 +183,8 @@ class Recorder(TorchFunctionMode):
             given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
         call.cuts = behind
+        if call.finite and self.part == "model":
+            call.mixing = mixing_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):
             if "norm" in name:
                 call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)

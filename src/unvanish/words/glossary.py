@@ -6,6 +6,7 @@ Keys are a verdict word, a term, a field's name, or ``Record.field`` where a nam
 from __future__ import annotations
 
 from unvanish.words.experiments import LAB
+from unvanish.words.rows import ROWS
 from unvanish.words.searches import SEARCH, TRIAL
 from unvanish.words.steps import STEP
 
@@ -73,6 +74,7 @@ VERDICTS = {
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
+    "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
@@ -371,7 +373,7 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **ROWS,
     **_UNUSED, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip
