@@ -38,6 +38,11 @@ MIXED = -6.5
 train, because its weights can still sharpen; graph convolutions and attention at 10^-7.6 and less never told rows apart
 at any of three rates. Between the two."""
 
+OWN_BRANCH = "own branch: "
+"""How the text of a layer's gate begins where it is none: the layer's own short branch, beside a trunk that carries the
+signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that
+is still nearly uniform, in transformers that then train: they wait for nothing and learn by themselves."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

@@ -219,7 +219,10 @@ _LAYER = {
     "LayerFlow.frozen": "True if requires_grad is off for the layer's parameters.",
     "call": "The index of the layer's call; null if it is not in the graph.",
     "LayerFlow.before": "The layer before it on its dominant path: where one step back leads.",
-    "gate": "A small trainable tensor on the way to the output that alone explains a weak signal.",
+    "gate": (
+        'What alone explains a weak signal: small trainable tensors on the way to the output; or, after "own branch: ",'
+        " what does in the layer's own short branch beside a trunk that carries the signal."
+    ),
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
 }
 
