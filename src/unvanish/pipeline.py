@@ -27,6 +27,7 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
+from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
@@ -161,6 +162,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",

@@ -17,6 +17,7 @@ from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
 from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
+from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
@@ -213,6 +214,7 @@ class Flow(Record, frozen=True, kw_only=True):
     pairs: PairFacts | None = None
     birth: Birth | None = None
     alike: AlikeFacts | None = None
+    pinned: tuple[PinnedFacts, ...] = ()
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

@@ -141,6 +141,18 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
     out_of_reach: float | None = None
 
 
+class PinnedFacts(Record, frozen=True, kw_only=True):
+    """A bounded activation most of whose entries are flat, before a loss without a scale.
+
+    ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
+    ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
+    """
+
+    call: int
+    asked: float
+    passed: float | None = None
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 

@@ -70,6 +70,7 @@ class Report(Record, frozen=True, kw_only=True):
     pairs = _OfFlow(lambda flow: flow.pairs)
     birth = _OfFlow(lambda flow: flow.birth)
     alike = _OfFlow(lambda flow: flow.alike)
+    pinned = _OfFlow(lambda flow: flow.pinned)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -1,4 +1,4 @@
-"""The words about rows (nodes, tokens) that become alike, in plain language."""
+"""The words about rows that become alike and activations on their flat ends, in plain language."""
 
 from __future__ import annotations
 
@@ -13,4 +13,13 @@ ROWS = {
     "best_alike": "The lowest loss of outputs that are the same for all rows; null where the outputs are no rows.",
     "at_alike": "True where the loss is no better than that.",
     "out_of_reach": "The share of the achievable reduction of the loss that such outputs cannot win.",
+    "pinned": "Activations on their flat ends before a loss without a scale.",
+    "PinnedFacts.call": "The index of the activation.",
+    "PinnedFacts.asked": (
+        "Of what the loss asks of the activation, in squares, the share that would move entries away from a flat end."
+    ),
+    "passed": (
+        "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
+        " inputs of size 1. Null elsewhere."
+    ),
 }
