@@ -172,7 +172,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, look.layers))
     held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
+    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":

@@ -15,7 +15,17 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from unvanish.decide.limits import BALANCED, BESIDE, DEAD_UNITS, EXPLODING, OWN_BRANCH, SOUND, UNDERFLOW, VANISHED
+from unvanish.decide.limits import (
+    BALANCED,
+    BESIDE,
+    DEAD_UNITS,
+    EXPLODING,
+    OWN_BRANCH,
+    SOUND,
+    SWITCHED_OFF,
+    UNDERFLOW,
+    VANISHED,
+)
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
 from unvanish.decide.reach import depends_beyond
 from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
@@ -161,7 +171,9 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call; where the calls were not looked at, whether it had neither signal nor gradient."""
+    """Whether it has no call, or its result is multiplied by zero; without the calls, whether nothing reached it."""
+    if any(facts.layer == layer.name and facts.cut == SWITCHED_OFF for facts in flow.unused):
+        return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
 

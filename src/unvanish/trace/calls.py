@@ -61,6 +61,7 @@ class Call:
     alone: tuple[Any, ...] | None = None  # of a normaliser: (func, args, kwargs), its tensors replaced by ones
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
+    off: bool = False  # multiplies by a constant that is zero throughout
     mixing: Mixing | None = None  # where it averages over rows
 
     @property

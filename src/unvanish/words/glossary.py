@@ -314,7 +314,7 @@ _UNUSED = {
     "called": "True if the layer ran, or its parameters were used.",
     "cut": (
         "What took its result out of the graph, while numbers made of it still reach the loss: detach, no_grad,"
-        " checkpoint, or a call that has no gradient; else empty."
+        " checkpoint, or a call that has no gradient. In the graph: a factor of zero. Else empty."
     ),
     "cut_at": "The source line where that happened.",
     "feeds": "True if a layer that is trained works with what was cut off.",
