@@ -294,7 +294,7 @@ def test_the_page_as_one_file_has_every_picture_and_number_and_no_script(client:
     made(folder / "a.unvanish", 60)
     made(folder / "b.unvanish", 60, seed=1)
     page = client.get("/api/view/page.html?run=a.unvanish&against=b.unvanish&step=30").text
-    assert "<script" not in page and page.count("<svg") == 2 * 6 and "src=" not in page
+    assert "<script" not in page and page.count("<svg") == 2 * (6 + 3) and "src=" not in page
     for text in ("Where did the gradient go?", "Every layer over the steps", "The loss", "Against", "at step 30",
                  "do not differ beyond their noise", "ended after 60 steps"):  # fmt: skip
         assert text in page
@@ -320,6 +320,8 @@ def test_two_runs_are_compared_as_on_the_command_line(client: TestClient, folder
     found = client.get("/api/view/against", params=wanted).json()
     assert found["answer"] == "differ" and found["step"] == 60 and "in mid" in found["sentence"]
     assert [each["title"] for each in found["pictures"]] == ["Both staircases", "Both losses", "Both learning rates"]
+    assert [each["run"] for each in found["sides"]] == ["a.unvanish", "b.unvanish"]
+    assert all(each["verdict"] for each in found["sides"])
     shades = cells(found["heat"])
     assert shades.shape == (3, 100) and (shades[1, 60:] < shades[1, :60].min()).all()  # a over b: far below ×1
     assert client.get("/api/view/against", params={**wanted, "seen": found["version"]}).json() == {"same": True}
@@ -356,6 +358,17 @@ def test_numbers_that_are_not_finite_are_shown(client: TestClient, folder: Path)
     made(folder / "nothing.unvanish", 4, lambda step, rows, series: (rows.clear(), series.clear())[0])  # type: ignore[func-returns-value]
     assert state(client, "nothing.unvanish")["step"] == 3
     assert client.get("/api/view/page.html?run=nothing.unvanish").status_code == 200
+
+
+def test_a_file_that_is_older_than_a_number_of_the_step_is_shown_without_it(client: TestClient, folder: Path) -> None:
+    file = made(folder / "a.unvanish", 10, end=False)
+    file.base.execute("UPDATE samples SET series = substr(series, 1, 16)")  # the loss and the rate
+    file.close(steps=10)
+    titles = [each["title"] for each in state(client, "a.unvanish")["pictures"]]
+    assert titles[2:] == ["The loss", "The learning rate"]
+    assert client.get("/api/view/page.html?run=a.unvanish").status_code == 200
+    assert client.get("/api/view/against?run=a.unvanish&other=a.unvanish").json()["answer"] == "identical"
+    assert client.get("/api/view/table.csv?run=a.unvanish").text.count("\n") == 41
 
 
 def test_a_process_that_is_gone_is_said(client: TestClient, folder: Path) -> None:

@@ -260,6 +260,7 @@ async function compare() {
   page.compared = found.version;
   page.comparedKey = key;
   told('parted', found.sentence);
+  $('sides').replaceChildren(...found.sides.map(({run, verdict}) => make('div', {}, make('dt', {}, run), make('dd', {}, verdict))));
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
   await both.show(found.pictures.slice(0, -found.small || undefined));
   await losses.show(found.small ? found.pictures.slice(-found.small) : []);
@@ -271,6 +272,7 @@ async function compare() {
 function uncompared() {
   page.compared = '';
   told('parted', '');
+  $('sides').replaceChildren();
   $('differences').replaceChildren();
   both.clear();
   losses.clear();
