@@ -290,7 +290,7 @@ def viewing_costs(path: Path = VIEWING) -> str:
     opened, followed, task = data["open"], data["follow"], data["follow"]["work_of_a_task_ms"]
     rows = [
         (f"open {opened['steps']:,} steps × {opened['layers']} layers", f"{opened['first_s']} s",
-         f"{opened['processor_of_the_server_s']} s in the server"),
+         f"{opened['processor_of_the_server_s']} s in the server, {opened['processor_of_the_page_s']} s in the page"),
         (f"an update with {followed['layers']} layers, {followed['updates_a_second']} a second", "",
          f"{followed['processor_of_the_server_ms_an_update']:.0f} ms in the server,"
          f" {followed['work_an_update_ms']:.0f} ms in the page"),
