@@ -35,8 +35,8 @@ GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
     records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
-    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting, records.Flow,
-    trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
+    records.AlikeFacts, records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting,
+    records.PinnedFacts, records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5

@@ -57,7 +57,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
     checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
-    (newest,) = file.ask("SELECT MAX(last) FROM samples WHERE level = 0")[0]
+    (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE level = 0")[0]
     if not checks or (newest is not None and checks[0][0] < newest):
         return report_of(file)
     report = Report.from_json(checks[0][1])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes
+from unvanish.watching.gradients import Moves, held, scale_of, sizes, total
 from unvanish.watching.norms import local
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
@@ -49,6 +49,8 @@ class Watcher:
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
+        self.parts: dict[int, tuple[nn.Module, list[Any]]] = {}  # models whose children are followed, and their hooks
+        self.apart = False  # a step was seen in which no model was called as a whole
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
@@ -73,12 +75,22 @@ class Watcher:
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        for module in (model if outer is None else outer, *model.children()):
-            seen = model if module is outer else module
-            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
-            self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._follow(model if outer is None else outer, model, self.hooks)
+        if outer is None:
+            self.parts[id(model)] = model, []
+            self._follow_parts(model)
         self._arm()
+
+    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
+        """Hold the outermost calls of a module; ``model``: what is run again in its stead."""
+        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def _follow_parts(self, model: nn.Module) -> None:
+        """The same of its children, for a training that calls these and never the model itself."""
+        for child in model.children():
+            self._follow(child, child, self.parts[id(model)][1])
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
@@ -95,7 +107,6 @@ class Watcher:
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
         """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
 
-        @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
             if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process:
                 return
@@ -123,8 +134,9 @@ class Watcher:
         self.signals.disarm()
         self.processes.disarm()
         self._leave_mode()
-        while self.hooks:
-            self.hooks.pop().remove()
+        _drop(self.hooks)
+        for _, hooks in self.parts.values():
+            _drop(hooks)
 
     # The forward pass
 
@@ -147,8 +159,9 @@ class Watcher:
 
     def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called; ``model``: what is run again in its stead."""
-        del module
         self.depth += 1
+        if self.parts and model is module and id(model) in self.parts and not self.apart:
+            _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         if self.sampled:
@@ -189,6 +202,12 @@ class Watcher:
         self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
+        if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
+            self.apart = True
+            for model in self.table.models.values():
+                if id(model) not in self.parts and id(model) not in self.signals.hidden:
+                    self.parts[id(model)] = model, []
+                    self._follow_parts(model)
         self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
@@ -200,7 +219,7 @@ class Watcher:
         if self.inside is not None and not self.now.rows:
             self._read(self.inside)
         elif self.sampled and self.inside is None:
-            self.now.unclipped, self.now.unclipped_parts = size_of_all(self.table, self.processes.size)
+            self.now.seen.look(self.table)
 
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
@@ -232,11 +251,12 @@ class Watcher:
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
             self.inside = optimizer
-            if self.sampled:
-                self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
         elif self.sampled:
             self._read(optimizer)
+        if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
+        elif self.inside is not None:
+            return
         elif self.now.suspicious or not self._first_is_finite():
             self._read(optimizer)
 
@@ -257,7 +277,11 @@ class Watcher:
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
         now.loss = now.losses[-1] if now.losses else math.nan
-        found = sizes(places, scale_of(optimizer), self.processes.size)
+        parameters, size = held(optimizer), self.processes.size
+        whole, parts = now.seen.together(parameters, size)
+        now.unclipped = total(each for each in (now.unclipped, whole) if not math.isnan(each))
+        now.unclipped_parts = total(each for each in (now.unclipped_parts, parts) if not math.isnan(each))
+        found = sizes(places, scale_of(optimizer), size)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -299,10 +323,8 @@ class Watcher:
         self.inside = None
         moves = self.now.moves.pop(id(optimizer), None)
         self.now.moved |= moves.squares() if moves is not None else {}
-        mine = {id(each) for each in held(optimizer)}
-        self.box.entries = [
-            each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
-        ]
+        if not self.now.stepped >= self.expected:  # else the box is emptied anyway
+            self.box.forget({id(each) for each in held(optimizer)})
 
     def _over(self, begun: bool = False) -> None:
         """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
@@ -350,3 +372,8 @@ class Watcher:
             self.signals.take(1)
             self.box.clear()
         self._arm()
+
+
+def _drop(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()
