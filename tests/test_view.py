@@ -25,6 +25,7 @@ from unvanish.cli import main
 from unvanish.records import Finding
 from unvanish.report import Report
 from unvanish.server.app import application
+from unvanish.server.view import folder as view_folder
 from unvanish.server.view import site
 from unvanish.server.view.history import KEPT, PLACES, History
 from unvanish.watching import run_file
@@ -369,6 +370,24 @@ def test_a_file_that_is_older_than_a_number_of_the_step_is_shown_without_it(clie
     assert client.get("/api/view/page.html?run=a.unvanish").status_code == 200
     assert client.get("/api/view/against?run=a.unvanish&other=a.unvanish").json()["answer"] == "identical"
     assert client.get("/api/view/table.csv?run=a.unvanish").text.count("\n") == 41
+
+
+def test_a_run_that_has_ended_is_opened_once_for_the_list(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = view_folder.glance
+    monkeypatch.setattr(view_folder, "glance", lambda path: looked.append(path.name) or real(path))
+    made(folder / "ended.unvanish", 5)
+    file = made(folder / "live.unvanish", 5, end=False)
+    first = client.get("/api/view/runs").json()
+    assert client.get("/api/view/runs").json() == first
+    assert looked.count("ended.unvanish") == 1 and looked.count("live.unvanish") == 2
+    file.close(steps=5)
+    (folder / "ended.unvanish").unlink()
+    made(folder / "ended.unvanish", 9)
+    runs = {each["name"]: each for each in client.get("/api/view/runs").json()["runs"]}
+    assert runs["ended.unvanish"]["step"] == 8 and runs["live.unvanish"]["state"] == "ended"
 
 
 def test_a_process_that_is_gone_is_said(client: TestClient, folder: Path) -> None:

@@ -21,7 +21,7 @@ from unvanish.server.lab import site as lab_site
 from unvanish.server.site import Site
 from unvanish.server.view import answers
 from unvanish.server.view.compared import Pair, compared
-from unvanish.server.view.folder import Folder, glance, reading, version
+from unvanish.server.view.folder import Folder, reading, version
 from unvanish.watching.against import against
 from unvanish.watching.run import load_run
 
@@ -55,7 +55,7 @@ class View:
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
 
     async def runs(self, request: Request) -> Response:
-        found = await self._work(lambda: [glance(self.folder.home / name) for name in self.folder.names()])
+        found = await self._work(self.folder.glances)
         return _json({"folder": str(self.folder.home), "runs": found})
 
     async def state(self, request: Request) -> Response:
