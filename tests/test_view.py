@@ -9,7 +9,12 @@ import math
 import os
 import random
 import re
+import signal
 import string
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -478,3 +483,22 @@ def test_a_converged_run_says_so_before_its_other_notes_and_a_broken_one_names_t
     file.close()
     assert state(client, "broken.unvanish")["sentence"] == f"Nonfinite: {named}"
     assert state(client, "broken.unvanish", step=3)["tone"] == "fine"
+
+
+def test_the_command_says_its_address_serves_only_whoever_has_it_and_ends_with_ctrl_c(folder: Path) -> None:
+    made(folder / "a.unvanish", 5)
+    command = [sys.executable, "-m", "unvanish", "view", str(folder), "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
+            assert address.startswith("http://127.0.0.1:")
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(address.split("?")[0] + "api/view/runs")
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            assert b"unvanish view" in opener.open(address).read()
+            assert b"a.unvanish" in opener.open(address.split("?")[0] + "api/view/runs").read()
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
