@@ -207,6 +207,13 @@ def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
     return found
 
 
+def series_of(blob: bytes) -> array.array[float]:
+    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file."""
+    found = numbers(blob, "d")
+    found.extend([math.nan] * (len(SERIES) - len(found)))
+    return found
+
+
 def _json(record: Record) -> str:
     return json.dumps(to_builtins(record), separators=(",", ":"))
 
@@ -251,7 +258,7 @@ class Reader:
             f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
         ):
             lowest = numbers(low)
-            yield first, last, numbers(series, "d"), lowest, lowest if high is None else numbers(high)
+            yield first, last, series_of(series), lowest, lowest if high is None else numbers(high)
 
     def extremes(self, lowest: bool = False) -> Iterator[array.array[float]]:
         """Of each row the highest numbers, or the ``lowest``."""
