@@ -12,7 +12,7 @@ there. Where neither tells, the layer is "not_asked".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from unvanish.decide.limits import (
@@ -25,6 +25,7 @@ from unvanish.decide.limits import (
     SWITCHED_OFF,
     UNDERFLOW,
     VANISHED,
+    VANISHED_ADAPTIVE,
 )
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
 from unvanish.decide.reach import depends_beyond
@@ -104,6 +105,16 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     if depends_beyond(facts) or (stays and facts.lost):
         return "error"
     return "note" if facts.lost else ""
+
+
+def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
+    """``note`` where the optimizer's steps do not shrink with the gradient, unless the loss stays at its constant."""
+    eps, stuck = flow.setting.eps, flow.loss is not None and flow.loss.at_constant
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    if eps is None or not flow.asks("log10_transmission") or (stuck and (is_stationary(flow) or taken >= STUCK)):
+        return "error"
+    full = all((a.log10_transmission or 0.0) > VANISHED_ADAPTIVE and not below_eps(a, eps) for a in layers)
+    return "note" if full else "error"
 
 
 def _beside(flow: Flow) -> set[str]:
