@@ -224,8 +224,9 @@ def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[st
 
 def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> tuple[str, str]:
     """Whether the signal that reaches a layer has a size it can learn from."""
-    # Of a result that its activation cuts off nearly everywhere, the size says nothing.
-    if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
+    # Of a result that its activation cuts off nearly everywhere, or of which few steps are heard, the size is no sign.
+    off = (layer.dead_fraction or 0.0) > DEAD_UNITS or _mostly_unread(layer, flow)
+    if rise is not None and rise > EXPLODING and not still and not off:
         return "exploding", ""
     if still:
         return _at_rest(flow.loss), ""
@@ -235,6 +236,14 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
     small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _mostly_unread(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether it stands before a recurrent layer that hears only some of its steps; the norm is that of all of them."""
+    deaf = {facts.layer for facts in flow.time if facts.layer and facts.faint}
+    if not deaf or layer.call is None:
+        return False
+    return any(a.name.partition("#")[0] in deaf and a.call is not None and layer.call < a.call for a in flow.layers)
 
 
 def _at_rest(loss: LossFacts | None) -> str:
