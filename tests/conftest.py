@@ -31,8 +31,8 @@ torch.set_num_threads(1)
 
 SLOW = (
     "in_browser", "test_benchmarks", "test_claims", "test_contributing", "test_deep", "test_fix", "test_huggingface",
-    "test_invariances", "test_judged_again", "test_lab", "test_mnist", "test_ray", "test_remedies", "test_rules_on_zoo",
-    "test_trial", "test_web", "test_zoo",
+    "test_integrations", "test_invariances", "test_judged_again", "test_lab", "test_mnist", "test_ray",
+    "test_remedies", "test_rules_on_zoo", "test_trial", "test_web", "test_zoo",
 )  # fmt: skip
 """Parts of the names of files whose tests train, drive a browser or run many networks: `make check` leaves them out."""
 

@@ -19,7 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from unvanish.records import UnvanishError
 from unvanish.watching.gradients import held
-from unvanish.watching.watch import Watch, run_path, unwrapped
+from unvanish.watching.targets import run_path, unwrapped
+from unvanish.watching.watch import Watch
 
 
 class Stopped(BaseException):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unvanish.preserve import checking
 from unvanish.watching.box import Box
 from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
 from unvanish.watching.sample import NOTHING, Column, Sample
@@ -46,6 +47,8 @@ class Step:
     clipped: dict[int, float] = field(default_factory=dict)
     moves: dict[int, Moves] = field(default_factory=dict)
     stepped: set[int] = field(default_factory=set)
+    read: set[int] = field(default_factory=set)  # the optimizers whose gradients were read
+    inner: int = 0  # backward passes inside of the optimizer that is calling its closure
     rate: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
@@ -74,6 +77,7 @@ class Watcher:
         self.failed, self.process = "", os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
+        self.held = False  # the call that runs is in the box
 
     # What is watched
 
@@ -107,11 +111,11 @@ class Watcher:
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
+        """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
 
         @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process:
+            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process or checking():
                 return
             try:
                 hook(*args, **kwargs)
@@ -158,17 +162,20 @@ class Watcher:
         self.depth += 1
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
+        self.held = torch.is_grad_enabled()
+        if not self.held:  # a validation between two steps is no part of either
+            return
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
-        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
+        if self.sampled and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         del module, args, kwargs
         self.depth -= 1
-        if self.depth or self.signals.open:
+        if self.depth or self.signals.open or not self.held:
             return
         self._leave_mode()
         self.box.after(outputs)
@@ -188,7 +195,10 @@ class Watcher:
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
-        self.now.losses.append(known)
+        if not self.now.fresh and self.inside is None:
+            self.now.losses.clear()  # those of another optimizer
+        if self.inside is None or not self.now.inner:
+            self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
         self.box.loss_is(loss, not self.now.suspicious)
@@ -199,10 +209,20 @@ class Watcher:
     def _backward_ends(self) -> None:
         self.signals.open = False
         self.now.fresh = True
-        if self.inside is not None and not self.now.rows:
-            self._read(self.inside)
-        elif self.sampled and self.inside is None:
-            self.now.unclipped = size_of_all(self.table)
+        self.now.inner += self.inside is not None
+        if self.sampled and self.now.inner <= 1:
+            mine = self.table if self.inside is None else self.table.of(held(self.inside))
+            self.now.unclipped = size_of_all(mine)
+        if self.inside is not None:
+            self._look(self.inside)
+
+    def gradients_are_ready(self, optimizer: Any) -> None:
+        """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
+
+        For closures that run no backward, which nothing else tells apart from those that will.
+        """
+        if optimizer is self.inside:
+            self.guarded(self._look)(optimizer)
 
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
@@ -232,13 +252,18 @@ class Watcher:
         self.now.stepped.add(id(optimizer))
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
-            self.inside = optimizer
-            if self.sampled:
-                self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
-        elif self.sampled:
-            self._read(optimizer)
+            self.inside, self.now.inner = optimizer, 0
+        else:
+            self._look(optimizer)
+        if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
-        elif self.now.suspicious or not self._first_is_finite():
+
+    def _look(self, optimizer: Any) -> None:
+        """The gradients are complete, the weights are as they were: read what this step asks for, once."""
+        if id(optimizer) in self.now.read:
+            return
+        if self.sampled or self.now.suspicious or not self._first_is_finite():
+            self.now.read.add(id(optimizer))
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
@@ -252,8 +277,8 @@ class Watcher:
             return True
         return math.isfinite(first.grad.sum().item())
 
-    def _read(self, optimizer: Any) -> None:
-        """The numbers of the layers that this optimizer holds, before it moves them."""
+    def _read(self, optimizer: Any, late: bool = False) -> None:
+        """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
         now, places = self.now, self.table.of(held(optimizer))
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
@@ -277,6 +302,8 @@ class Watcher:
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
+        if late:
+            return
         if overflow is not None and float(overflow):
             self.skipped += 1
             self.on_broken(self.step, "loss" if now.suspicious else "scale")
@@ -294,6 +321,8 @@ class Watcher:
         self.guarded(self._after_step)(optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
+        if self.inside is not None:
+            self._read_again(optimizer)
         self.inside = None
         moves = self.now.moves.pop(id(optimizer), None)
         for at, ratio in (moves.ratios() if moves is not None else {}).items():
@@ -306,6 +335,17 @@ class Watcher:
         if self.now.stepped >= set(self.optimizers):
             self.finish()
 
+    def _read_again(self, optimizer: Any) -> None:
+        """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
+        if not self.sampled or self.now.inner > 1:
+            return
+        if id(optimizer) not in self.now.read:
+            self._read(optimizer, late=True)
+            return
+        for at, (size, _, _) in sizes(self.table.of(held(optimizer))).items():
+            if at in self.now.rows:
+                self.now.rows[at][1] = self.now.clipped[at] = size
+
     def finish(self) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
         if self.now.rows and self.sampled:
@@ -317,7 +357,7 @@ class Watcher:
     def _series(self) -> dict[str, float]:
         now = self.now
         return {
-            "loss": float(now.losses[-1]) if now.losses else math.nan,
+            "loss": sum(map(float, now.losses)) if now.losses else math.nan,
             "learning_rate": now.rate,
             "log10_grad_norm": now.unclipped - math.log10(now.scale),
             "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
