@@ -51,7 +51,7 @@ class Entry:
     training: bool
     outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
-    loss: bool = False
+    loss: int = -1  # which of the outputs is the loss
 
     @property
     def samples(self) -> int:
@@ -86,8 +86,8 @@ class Box:
         """It has run: wait for the signals at its outputs."""
         entry = self.entries[-1]
         loss = inner_loss(outputs)
-        entry.loss = isinstance(loss, Tensor)
         for at, tensor in enumerate(tensors(outputs)):
+            entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
                 self.ends.add(tensor.grad_fn)
                 entry.outputs.append((at, _probe(tensor)))
@@ -159,7 +159,9 @@ def _again(entry: Entry) -> Replay:
     broken_loss = not all(_finite(each) for each in entry.signals.values())
     try:
         inputs = _inputs(entry)
-        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
+        # what came back to the other outputs came through the loss, and would count twice beside it
+        given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
+        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
         problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
         with _as_then(entry):
             flow = look(problem, "quick")

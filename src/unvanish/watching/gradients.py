@@ -25,14 +25,18 @@ def scale_of(optimizer: Any) -> float:
     return 1.0 if scale is None else float(scale)
 
 
-def sizes(places: Iterable[Place], divide_by: float = 1.0) -> dict[int, tuple[float, float, float | None]]:
+def sizes(
+    places: Iterable[Place], divide_by: float = 1.0
+) -> tuple[dict[int, tuple[float, float, float | None]], float]:
     """Of each layer log10 of the gradient norm and of the weight norm, and the share of its gradient that underflows.
 
-    Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf.
+    Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf. Second: log10 of the
+    norm of all together, in which a weight that several layers share counts once.
     """
     places = [place for place in places if not place.sharded and any(each.grad is not None for each in place.trainable)]
     gradients = [each.grad for place in places for each in place.trainable if each.grad is not None]
-    found = iter(zip(gradients, norms(gradients), strict=True))
+    known = list(zip(gradients, norms(gradients), strict=True))
+    found = iter(known)
     weights = iter(norms([each for place in places for each in place.parameters]))
     result: dict[int, tuple[float, float, float | None]] = {}
     for place in places:
@@ -40,7 +44,8 @@ def sizes(places: Iterable[Place], divide_by: float = 1.0) -> dict[int, tuple[fl
         size = math.hypot(*(value for _, value in mine)) / divide_by
         weight = math.hypot(*(next(weights) for _ in place.parameters))
         result[place.at] = log10(size), log10(weight), _underflow(mine)
-    return result
+    whole = {id(gradient): size for gradient, size in known}
+    return result, log10(math.hypot(*whole.values()) / divide_by) if whole else math.nan
 
 
 def size_of_all(places: Iterable[Place]) -> float:
@@ -61,8 +66,8 @@ def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
 
 
 def total(values: Iterable[float]) -> float:
-    """log10 of the norm of all together, from log10 of the norms of the parts."""
-    known = list(values)
+    """log10 of the norm of all together, from log10 of the norms of the parts; NaN counts for nothing."""
+    known = [value for value in values if not math.isnan(value)]
     top = max(known, default=-math.inf)
     if not math.isfinite(top):
         return top

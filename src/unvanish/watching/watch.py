@@ -80,6 +80,15 @@ class Watch:
             self.file.flush()
         return Run(self.path).report()
 
+    def flush(self) -> None:
+        """Write now what waits to be written within the second."""
+        if self.file.waiting and not self.closed:
+            self.file.flush()
+
+    def note(self, text: str) -> None:
+        """Say something of the whole run in its report, with the next sample."""
+        self.watcher.notes.append(text)
+
     def close(self, why: str = "") -> None:
         """End the watching; the training may go on. Once is enough."""
         if self.closed:

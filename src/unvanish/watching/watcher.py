@@ -282,7 +282,7 @@ class Watcher:
         now, places = self.now, self.table.of(held(optimizer))
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
-        found = sizes(places, scale_of(optimizer))
+        found, now.clipped[id(optimizer)] = sizes(places, scale_of(optimizer))
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -292,7 +292,6 @@ class Watcher:
             row[1], row[2] = size, weight
             row[4], row[5] = shares.get(at, (math.nan, math.nan))
             row[6] = math.nan if lost is None else lost
-            now.clipped[at] = size
         if now.fresh or not now.groups:
             now.groups.append(mine)
         else:
@@ -342,9 +341,10 @@ class Watcher:
         if id(optimizer) not in self.now.read:
             self._read(optimizer, late=True)
             return
-        for at, (size, _, _) in sizes(self.table.of(held(optimizer))).items():
+        found, self.now.clipped[id(optimizer)] = sizes(self.table.of(held(optimizer)))
+        for at, (size, _, _) in found.items():
             if at in self.now.rows:
-                self.now.rows[at][1] = self.now.clipped[at] = size
+                self.now.rows[at][1] = size
 
     def finish(self) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
