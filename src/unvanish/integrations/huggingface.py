@@ -80,8 +80,7 @@ class Hooks:
 
 def _leaves_the_division_out(model: Any) -> bool:
     """Whether the Trainer leaves the division by the number of items to a forward that shows no sign of it."""
-    kind: Any = type(model)
-    forward: Any = kind.forward
+    forward: Any = model.forward
     takes = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(forward).parameters.values())
     if not getattr(model, "accepts_loss_kwargs", takes):
         return False

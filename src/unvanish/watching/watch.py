@@ -131,6 +131,13 @@ class Watch:
         """An optimizer that runs a closure has all its gradients: for frameworks that know, where no backward tells."""
         self.watcher.gradients_are_ready(*optimizers_of(optimizer))
 
+    def gradients_are(self, scale: float) -> None:
+        """What was run backward in this step is ``scale`` times what the optimizer lowers; ``.grad`` holds the true.
+
+        For frameworks that scale, or average over parts, outside of what torch shows.
+        """
+        self.watcher.guarded(self.watcher.gradients_are)(scale)
+
     def add_model(self, name: str, model: nn.Module) -> None:
         """Watch a model, or the one inside what it is wrapped in."""
         inner = unwrapped(model)
@@ -150,7 +157,7 @@ class Watch:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            return replay(self.watcher.box)
+            return replay(self.watcher.box, self.watcher.scale())
         finally:
             self.watcher.busy = False
 

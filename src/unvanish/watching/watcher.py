@@ -258,6 +258,13 @@ class Watcher:
         if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
 
+    def gradients_are(self, scale: float) -> None:
+        """The losses and signals of this step are ``scale`` times too large, its gradients are not any more."""
+        now = self.now
+        now.scale, now.losses = scale, [each / scale for each in now.losses]
+        if self.sampled:
+            now.unclipped = size_of_all(self.table) + math.log10(scale)
+
     def _look(self, optimizer: Any) -> None:
         """The gradients are complete, the weights are as they were: read what this step asks for, once."""
         if id(optimizer) in self.now.read:
@@ -280,8 +287,7 @@ class Watcher:
     def _read(self, optimizer: Any, late: bool = False) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
         now, places = self.now, self.table.of(held(optimizer))
-        if now.scaler is not None:
-            now.scale = float(now.scaler.get_scale())  # before its update changes it
+        now.scale = self.scale()  # before the scaler's update changes it
         found, now.clipped[id(optimizer)] = sizes(places, scale_of(optimizer))
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
@@ -309,6 +315,10 @@ class Watcher:
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+
+    def scale(self) -> float:
+        """By which the losses of this step were multiplied before their backward."""
+        return self.now.scale if self.now.scaler is None else float(self.now.scaler.get_scale())
 
     def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
         """The layers as they ran: signals come in from the last to the first; those without one, by their place."""
