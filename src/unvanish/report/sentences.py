@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import Evidence, Finding, LayerFlow
+from unvanish.report.index import index
 from unvanish.words.numbers import amount, number, percent
-from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -52,7 +52,7 @@ def headline(report: Report) -> str:
 
 def deciding(report: Report) -> Finding | None:
     """The finding the verdict rests on."""
-    return next(iter([f for f in report.findings if f.level == "error"] or report.findings), None)
+    return index(report).deciding
 
 
 def sentences(report: Report, finding: Finding) -> list[str]:
@@ -62,7 +62,7 @@ def sentences(report: Report, finding: Finding) -> list[str]:
 
 def message(report: Report, finding: Finding) -> str:
     """The message; where it begins with layers called by bare numbers, it says that they are layers."""
-    named = span(finding.layers, [layer.name for layer in report.layers])
+    named = index(report).span(finding)
     if named[:1].isdigit() and finding.message.startswith(f"{named} "):
         return f"{'layer' if len(finding.layers) == 1 else 'layers'} {finding.message}"
     return finding.message
@@ -144,7 +144,7 @@ def checked(report: Report) -> list[str]:
 
 def places(report: Report, finding: Finding, most: int = 3) -> str:
     """The source lines where a finding's layers are called, the first few spelled out; "" if its message has them."""
-    called = {layer.name: layer.source for layer in report.layers if layer.source}
+    called = {layer.name: layer.source for layer in index(report).named(finding.layers) if layer.source}
     lines = list(dict.fromkeys(called[name] for name in finding.layers if name in called))
     if not lines or lines[0] in finding.message:
         return ""

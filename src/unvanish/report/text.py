@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from unvanish.records import LayerFlow
+from unvanish.report.index import index
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
 from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
 from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks
@@ -149,7 +150,6 @@ def _findings(report: Report, page: Page) -> None:
     if not report.findings:
         return
     page.title("Why")
-    order = [layer.name for layer in report.layers]
     for finding in report.findings:
         page.line()
         word = words(finding.verdict)
@@ -162,7 +162,7 @@ def _findings(report: Report, page: Page) -> None:
         if message:
             page.print((page.clean(message), ""), label="  ")
         facts = [
-            ("layers", span(finding.layers, order)),
+            ("layers", index(report).span(finding)),
             ("cause", finding.cause),
             *(("measured", evidence_fact(each)) for each in finding.evidence),
             ("called at", places(report, finding)),

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, norms
+from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, local, norms
 from unvanish.watching.signals import log10
-from unvanish.watching.table import Place
+from unvanish.watching.table import Place, spread
 
 
 def held(optimizer: Any) -> list[nn.Parameter]:
@@ -26,41 +26,73 @@ def scale_of(optimizer: Any) -> float:
 
 
 def sizes(
-    places: Iterable[Place], divide_by: float = 1.0
+    places: Iterable[Place], divide_by: float = 1.0, processes: int = 1
 ) -> tuple[dict[int, tuple[float, float, float | None]], float]:
     """Of each layer log10 of the gradient norm and of the weight norm, and the share of its gradient that underflows.
 
-    Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf. Second: log10 of the
-    norm of all together, in which a weight that several layers share counts once.
+    Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf. Of a layer that is
+    spread over several processes, what this one adds to the square: the sum over all of them is exact. Second: log10 of
+    the norm of what counts again in a sum over the layers, because several of them share a weight.
     """
-    places = [place for place in places if not place.sharded and any(each.grad is not None for each in place.trainable)]
+    places = [place for place in places if any(each.grad is not None for each in place.trainable)]
     gradients = [each.grad for place in places for each in place.trainable if each.grad is not None]
     known = list(zip(gradients, norms(gradients), strict=True))
     found = iter(known)
     weights = iter(norms([each for place in places for each in place.parameters]))
     result: dict[int, tuple[float, float, float | None]] = {}
     for place in places:
+        shares = [_share(each, processes) if place.sharded else 1.0 for each in place.parameters]
         mine = [next(found) for each in place.trainable if each.grad is not None]
-        size = math.hypot(*(value for _, value in mine)) / divide_by
-        weight = math.hypot(*(next(weights) for _ in place.parameters))
+        parts = [share for each, share in zip(place.parameters, shares, strict=True) if _has_gradient(each)]
+        size = math.hypot(*(value * part for (_, value), part in zip(mine, parts, strict=True))) / divide_by
+        weight = math.hypot(*(next(weights) * share for share in shares))
         result[place.at] = log10(size), log10(weight), _underflow(mine)
-    whole = {id(gradient): size for gradient, size in known}
-    return result, log10(math.hypot(*whole.values()) / divide_by) if whole else math.nan
+    seen: set[int] = set()
+    again = [size for each, size in known if id(each) in seen or seen.add(id(each))]
+    return result, log10(math.hypot(*again) / divide_by) if again else math.nan
 
 
-def size_of_all(places: Iterable[Place]) -> float:
-    """log10 of the norm of all gradients together; NaN where there is none."""
-    whole = [place for place in places if not place.sharded]
-    gradients = {id(p): p.grad for place in whole for p in place.trainable if p.grad is not None}
-    return log10(math.hypot(*norms(list(gradients.values())))) if gradients else math.nan
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and parameter.grad is not None
+
+
+def _share(tensor: Any, processes: int) -> float:
+    """The root of one over the number of processes that hold the very same entries."""
+    if not spread(tensor):
+        return 1.0 / math.sqrt(processes)
+    mesh = tensor.device_mesh
+    parts = math.prod(mesh.size(at) for at, each in enumerate(tensor.placements) if each.is_shard())
+    return math.sqrt(parts / mesh.size())
+
+
+def size_of_all(places: Iterable[Place], processes: int = 1) -> tuple[float, float]:
+    """log10 of the norm of all gradients together, first of those that are whole, then of the parts of others.
+
+    NaN where there is none.
+    """
+    gradients = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
+    whole, parts = [], []
+    for each, size in zip(gradients.values(), norms(list(gradients.values())), strict=True):
+        if spread(each):
+            parts.append(size * _share(each, processes))
+        else:
+            whole.append(size)
+    return tuple(log10(math.hypot(*some)) if some else math.nan for some in (whole, parts))  # pyright: ignore
+
+
+def looks_finite(first: Tensor | None) -> bool:
+    """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
+    if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
+        return True
+    return math.isfinite(local(first.grad).sum().item())
 
 
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
     shares = [
-        below_normal(tensor, size / math.sqrt(tensor.numel()))
+        below_normal(local(tensor), size / math.sqrt(local(tensor).numel()))
         for tensor, size in gradients
-        if tensor.numel() and math.isfinite(size)
+        if local(tensor).numel() and math.isfinite(size)
     ]
     return max((each for each in shares if each is not None), default=None)
 
@@ -74,6 +106,12 @@ def total(values: Iterable[float]) -> float:
     return top + 0.5 * math.log10(sum(10.0 ** (2.0 * (each - top)) for each in known))
 
 
+def less(whole: float, part: float) -> float:
+    """log10 of the norm of what is left of a whole without a part of it, from log10 of both norms."""
+    share = 10.0 ** (2.0 * (part - whole)) if math.isfinite(whole) and math.isfinite(part) else 0.0
+    return whole + 0.5 * math.log10(1.0 - share) if 0.0 < share < 1.0 else whole
+
+
 class Moves:
     """Copies of some entries of each layer's weights, taken before a step and compared after it.
 
@@ -83,27 +121,26 @@ class Moves:
     def __init__(self, places: Iterable[Place]) -> None:
         self.parts: list[tuple[int, nn.Parameter, Tensor | None]] = []
         for place in places:
-            for each in () if place.sharded else place.trainable:
-                self.parts.append((place.at, each, _blocks(each)))
+            for each in place.trainable:
+                self.parts.append((place.at, each, _blocks(local(each))))
         self.before = [_some(each, rows).clone() for _, each, rows in self.parts]
 
-    def ratios(self) -> dict[int, float]:
-        """Per layer the root mean square of the update over that of the weights, both over the same entries."""
+    def squares(self) -> dict[int, tuple[float, float]]:
+        """Per layer the sum of squares of the update, and of the weights, both over the same entries."""
         if not self.parts:
             return {}
         with torch.no_grad():
             after = [_some(each, rows) for _, each, rows in self.parts]
             moved = norms([new.float() - old.float() for new, old in zip(after, self.before, strict=True)])
             old = norms(self.before)
-        sums: dict[int, list[float]] = {}
+        sums: dict[int, tuple[float, float]] = {}
         for (at, _, _), update, weight in zip(self.parts, moved, old, strict=True):
-            mine = sums.setdefault(at, [0.0, 0.0])
-            mine[0] += update * update
-            mine[1] += weight * weight
-        return {at: math.sqrt(u / w) if w else math.nan for at, (u, w) in sums.items()}
+            mine = sums.get(at, (0.0, 0.0))
+            sums[at] = mine[0] + update * update, mine[1] + weight * weight
+        return sums
 
 
-def _blocks(parameter: nn.Parameter) -> Tensor | None:
+def _blocks(parameter: Tensor) -> Tensor | None:
     """The blocks of a large tensor that are looked at; None where all of it is."""
     if parameter.numel() <= ENTRIES // 2 or not parameter.is_contiguous():
         return None
@@ -114,7 +151,7 @@ def _blocks(parameter: nn.Parameter) -> Tensor | None:
 
 
 def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    flat = parameter.detach()
+    flat = local(parameter).detach()
     if rows is None:
         return flat
     whole = flat.numel() // BLOCK * BLOCK

@@ -52,8 +52,13 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
     return found
 
 
+def local(tensor: Any) -> Tensor:
+    """What of a tensor lies in this process (FSDP2 spreads it); asking for the whole would wait for the others."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def _plain(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
+    tensor = local(tensor).detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -32,7 +32,7 @@ def remembered(file: Reader) -> tuple[History, list[Finding], dict[str, Episode]
     rows = list(file.samples())
     columns, groups = file.columns(), file.facts.get("groups") or []
     for step, _, series, _, numbers in rows if len(rows) <= FIRST + LAST else [*rows[:FIRST], *rows[-LAST:]]:
-        sample = Sample(step, series=dict(zip(SERIES, series, strict=True)), groups=groups)
+        sample = Sample(step, series=dict(zip(SERIES, series, strict=False)), groups=groups)
         for at in range(len(numbers) // width):
             row = tuple(numbers[at * width : (at + 1) * width])
             if not all(map(math.isnan, row)):

@@ -69,7 +69,8 @@ class Run:
         if plain not in SERIES:
             raise _unknown(name)
         at = SERIES.index(plain)
-        return tuple(series[at] for _, _, series, _, _ in self._file.samples())
+        every = (series for _, _, series, _, _ in self._file.samples())
+        return tuple(series[at] if at < len(series) else math.nan for series in every)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

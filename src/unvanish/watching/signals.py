@@ -26,7 +26,7 @@ class Signals:
 
     def __init__(self, table: Table, guard: Callable[[Any], Any]) -> None:
         self.table, self.guard = table, guard
-        self.hooks: list[Any] = []
+        self.hooks: dict[int, Any] = {}
         self.squares: dict[int, list[float | Tensor]] = {}
         self.shares: dict[int, tuple[float, float]] = {}
         self.made: dict[Any, int] = {}
@@ -36,22 +36,22 @@ class Signals:
         self.open = False
 
     def arm(self, roots: list[nn.Module]) -> None:
-        """Set the hooks for the next forward pass."""
-        if self.hooks:
+        """Set the hooks for the next forward pass; those that are there already stay."""
+        if len(self.hooks) == len(self.table):
             return
         hidden = self.hidden | {id(inner) for root in roots for inner in _compiled(root)}
         for place in self.table:
-            if place.module is None:
+            if place.module is None or place.at in self.hooks:
                 continue
             if id(place.module) in hidden:
                 self.compiled.add(place.at)
                 continue
             seen = self.guard(functools.partial(self._output, place.at))
-            self.hooks.append(place.module.register_forward_hook(seen))
+            self.hooks[place.at] = place.module.register_forward_hook(seen)
 
     def disarm(self) -> None:
         while self.hooks:
-            self.hooks.pop().remove()
+            self.hooks.popitem()[1].remove()
 
     @property
     def armed(self) -> bool:

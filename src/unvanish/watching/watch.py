@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import math
 import os
@@ -15,11 +16,12 @@ from torch import nn
 
 from unvanish.decide import decide
 from unvanish.problem import name_of
-from unvanish.records import Finding, Setting, UnvanishError, to_builtins
+from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
+from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.resuming import refuse_another_model, remembered
@@ -27,10 +29,10 @@ from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample, flow_of
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
-from unvanish.watching.targets import models_of, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
+ENDED = "the program ended while it was watched"
 
 
 class Watch:
@@ -46,6 +48,7 @@ class Watch:
         self.episodes: dict[str, Episode] = {}
         self.found: list[Finding] = []
         self.news: list[Finding] = []
+        self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
         self.closed = False
         self.path, self.first = path, rank() == 0
@@ -60,7 +63,7 @@ class Watch:
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
         interposed.listen(self.watcher)
-        atexit.register(self.close, "the program ended while it was watched")
+        atexit.register(self._end_with_the_program)
 
     # What the user asks
 
@@ -76,6 +79,8 @@ class Watch:
 
     def report(self) -> Report:
         """The last sampled step with all that was found; UnvanishError where no step was sampled yet."""
+        if not self.first:
+            raise UnvanishError("only the process of rank 0 writes a run file, and has its report")
         if not self.closed:
             self.file.flush()
         return Run(self.path).report()
@@ -91,18 +96,32 @@ class Watch:
 
     def close(self, why: str = "") -> None:
         """End the watching; the training may go on. Once is enough."""
-        if self.closed:
+        if self.closed or self.watcher.process != os.getpid():  # a forked child leaves all to its parent
             return
         self.closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self._end_with_the_program)
         watcher = self.watcher
-        if watcher.now.stepped and not watcher.failed:
+        if watcher.now.stepped and not watcher.processes.together:
             watcher.guarded(watcher.finish)()
+        watcher.closed = True
+        watcher.processes.ends()
+        if not watcher.processes.together:
+            self._unhook()
         watcher.detach()
         interposed.stop_listening(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
         self._announce()
         self.loggers.close()
+
+    def _end_with_the_program(self) -> None:
+        if self.watcher.processes.together:  # the others may be gone, and nothing is asked of them any more
+            self.file.close(steps=self.watcher.step, skipped=self.watcher.skipped, why=ENDED)
+        else:
+            self.close(ENDED)
+
+    def _unhook(self) -> None:
+        while self.hooks:
+            self.hooks.pop().remove()
 
     def __enter__(self) -> Watch:
         return self
@@ -142,7 +161,7 @@ class Watch:
         """Watch a model, or the one inside what it is wrapped in."""
         inner = unwrapped(model)
         compiled = hasattr(model, "_orig_mod")
-        self.watcher.add_model(name, inner, model if compiled else None)
+        self.watcher.add_model(name, inner, model if compiled else None, model)
 
     def check(self, why: str = "check") -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
@@ -162,6 +181,8 @@ class Watch:
             self.watcher.busy = False
 
     def _check(self, why: str) -> list[Report]:
+        if not self.first:  # this process writes nothing
+            return []
         found, step = self._repeat(), self.watcher.step
         if found.report is None:
             LOG.warning("no full check at step %d: %s", step, found.reason)
@@ -244,10 +265,19 @@ class Watch:
             return
         self.nonfinite = True
         found = self._repeat()
-        for finding in _named(step, found):
+        for finding in self._of_all(step, found):
             self._tell(finding, step)
         if found.report is not None:
             self.file.report(step, "nonfinite", found.report.to_json(indent=None))
+
+    def _of_all(self, step: int, found: Replay) -> list[Finding]:
+        """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
+        mine, processes = _named(step, found), self.watcher.processes
+        processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
+        if found.born or not self.first or (heard := processes.hear(step)) is None:
+            return mine
+        finding = from_builtins(json.loads(heard[1]), Finding)
+        return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]
 
     def _skipped(self, step: int) -> None:
         if self.watcher.skipped == HELD:
@@ -274,7 +304,7 @@ class Watch:
         return Setting(
             model=" and ".join(type(model).__name__ for model in models),
             parameters=sum(column.parameters for column in self.watcher.columns),
-            batch_size=max(1, self.watcher.box.samples),
+            batch_size=max(1, self.watcher.box.samples) * self.watcher.processes.size,
             dtype="" if first is None else str(first.dtype).removeprefix("torch."),
             device="" if first is None else str(first.device),
             mode="train" if all(model.training for model in models) else "eval",
@@ -336,21 +366,9 @@ def watch(
     Use it as a context, or call ``close()``. Raises UnvanishError where these do not fit together; once it runs, an
     error of ours is logged, never raised.
     """
-    models = models_of(model)
-    optimizers = optimizers_of(optimizer)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
-    known = {id(p) for each in models.values() for p in each.parameters()}
-    for each in optimizers:
-        if known.isdisjoint(id(p) for group in each.param_groups for p in group["params"]):
-            raise UnvanishError(
-                f"the optimizer ({type(each).__name__}) holds none of the parameters of the watched model; pass the"
-                " model it was built from"
-            )
-    if from_step is not None and (isinstance(from_step, bool) or not isinstance(from_step, int) or from_step < 1):
-        raise UnvanishError(f"watch(from_step={from_step!r}) is the number of steps already made, 1 or more")
+    models, optimizers = fitting(model, optimizer, every, from_step)
     path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
-    if from_step is not None and path.exists():
+    if from_step is not None and path.exists() and rank() == 0:
         refuse_another_model(path, names_of(models))
     run = Watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
@@ -361,8 +379,8 @@ def watch(
             run.add_model(name, each)
         for each in optimizers:
             run.watcher.add_optimizer(each)
-            run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
-            run.watcher.hooks.append(each.register_step_post_hook(run.after_step))
+            run.hooks.append(each.register_step_pre_hook(run.before_step))
+            run.hooks.append(each.register_step_post_hook(run.after_step))
     except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
         run.close(f"{type(error).__name__}: {error}"[:500])
         raise

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,9 +19,11 @@ from torch import Tensor, nn
 
 from unvanish.preserve import checking
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
+from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, size_of_all, sizes
+from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
+from unvanish.watching.step import Step
 from unvanish.watching.table import Place, Table
 
 LOG = logging.getLogger("unvanish")
@@ -30,31 +31,9 @@ LOG = logging.getLogger("unvanish")
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
 SHARDED = (
-    "some layers are spread over several processes (DTensor); a part of a norm is no norm, and to add the parts up"
-    " would mean to wait for the others, so they are left out"
+    "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"
+    " so they are left out"
 )
-
-
-@dataclass
-class Step:
-    """What is known of the optimizer step that is coming."""
-
-    losses: list[float | Tensor] = field(default_factory=list)
-    rows: dict[int, list[float]] = field(default_factory=dict)
-    groups: list[tuple[int, ...]] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    unclipped: float = math.nan
-    clipped: dict[int, float] = field(default_factory=dict)
-    moves: dict[int, Moves] = field(default_factory=dict)
-    stepped: set[int] = field(default_factory=set)
-    read: set[int] = field(default_factory=set)  # the optimizers whose gradients were read
-    inner: int = 0  # backward passes inside of the optimizer that is calling its closure
-    rate: float = math.nan
-    scaler: Any = None
-    plain: Tensor | None = None  # the loss that was scaled
-    scale: float = 1.0  # by which what is read in this step is multiplied
-    fresh: bool = False  # a backward has run since the last optimizer read its gradients
-    suspicious: bool = False
 
 
 class Watcher:
@@ -64,29 +43,34 @@ class Watcher:
         self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
-        self.table, self.box = Table(), Box()
+        self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
+        self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
         self.notes: list[str] = []
-        self.failed, self.process = "", os.getpid()
+        self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
         self.held = False  # the call that runs is in the box
 
     # What is watched
 
-    def add_model(self, name: str, model: nn.Module, outer: nn.Module | None = None) -> None:
+    def add_model(
+        self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
+    ) -> None:
         """Watch a model's outermost calls, and its layers on sampled steps.
 
-        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs.
+        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs;
+        ``wrapped``: the model in what spreads it over several processes.
         """
         self.table.add(name, model)
+        self.processes.add(model if wrapped is None else wrapped)
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
@@ -100,12 +84,11 @@ class Watcher:
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
         self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected.add(id(optimizer))
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             count = sum(each.numel() for each in place.parameters)
-            if place.sharded and SHARDED not in self.notes:
-                self.notes.append(SHARDED)
             self.columns.append(Column(place.name, place.kind, count, not place.trainable))
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
@@ -115,7 +98,7 @@ class Watcher:
 
         @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process or checking():
+            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process or checking():
                 return
             try:
                 hook(*args, **kwargs)
@@ -132,9 +115,14 @@ class Watcher:
             LOG.debug("where", exc_info=error)
         self._leave_mode()
 
+    @property
+    def ended(self) -> bool:
+        return self.closed or bool(self.failed)
+
     def detach(self) -> None:
         """Take every hook away."""
         self.signals.disarm()
+        self.processes.disarm()
         self._leave_mode()
         while self.hooks:
             self.hooks.pop().remove()
@@ -149,8 +137,10 @@ class Watcher:
     def _arm(self) -> None:
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
+            self.processes.arm(self.table, self.guarded)
         else:
             self.signals.disarm()
+            self.processes.disarm()
 
     def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it was given by name is not known."""
@@ -165,6 +155,8 @@ class Watcher:
         self.held = torch.is_grad_enabled()
         if not self.held:  # a validation between two steps is no part of either
             return
+        if self.sampled:
+            self.processes.called(model)
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
@@ -192,6 +184,9 @@ class Watcher:
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
+        if self.sampled:
+            self.processes.announce(self.columns)
+            self.processes.arm(self.table, self.guarded)
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
@@ -212,7 +207,7 @@ class Watcher:
         self.now.inner += self.inside is not None
         if self.sampled and self.now.inner <= 1:
             mine = self.table if self.inside is None else self.table.of(held(self.inside))
-            self.now.unclipped = size_of_all(mine)
+            self.now.unclipped, self.now.unclipped_parts = size_of_all(mine, self.processes.size)
         if self.inside is not None:
             self._look(self.inside)
 
@@ -243,13 +238,14 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
+        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+            self.expected = set(self.now.stepped)
+            self._over(begun=True)
+        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.now.stepped.add(id(optimizer))
         self.guarded(self._before_step)(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if id(optimizer) in self.now.stepped:
-            self.finish()
-        self.optimizers.setdefault(id(optimizer), optimizer)
-        self.now.stepped.add(id(optimizer))
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
             self.inside, self.now.inner = optimizer, 0
@@ -263,13 +259,13 @@ class Watcher:
         now = self.now
         now.scale, now.losses = scale, [each / scale for each in now.losses]
         if self.sampled:
-            now.unclipped = size_of_all(self.table) + math.log10(scale)
+            now.unclipped = size_of_all(self.table)[0] + math.log10(scale)
 
     def _look(self, optimizer: Any) -> None:
         """The gradients are complete, the weights are as they were: read what this step asks for, once."""
         if id(optimizer) in self.now.read:
             return
-        if self.sampled or self.now.suspicious or not self._first_is_finite():
+        if self.sampled or self.now.suspicious or not looks_finite(self.first):
             self.now.read.add(id(optimizer))
             self._read(optimizer)
 
@@ -277,18 +273,12 @@ class Watcher:
         if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
             self._columns()
 
-    def _first_is_finite(self) -> bool:
-        """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
-        first = self.first
-        if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
-            return True
-        return math.isfinite(first.grad.sum().item())
-
     def _read(self, optimizer: Any, late: bool = False) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
         now, places = self.now, self.table.of(held(optimizer))
         now.scale = self.scale()  # before the scaler's update changes it
-        found, now.clipped[id(optimizer)] = sizes(places, scale_of(optimizer))
+        now.loss = sum(now.losses) if now.losses else math.nan
+        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), self.processes.size)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -298,6 +288,7 @@ class Watcher:
             row[1], row[2] = size, weight
             row[4], row[5] = shares.get(at, (math.nan, math.nan))
             row[6] = math.nan if lost is None else lost
+            now.samples[at] = self.box.samples
         if now.fresh or not now.groups:
             now.groups.append(mine)
         else:
@@ -328,21 +319,19 @@ class Watcher:
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
         self.guarded(self._after_step)(optimizer)
+        if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
+            self._over()
 
     def _after_step(self, optimizer: Any) -> None:
         if self.inside is not None:
             self._read_again(optimizer)
-        self.inside = None
+        self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
-        for at, ratio in (moves.ratios() if moves is not None else {}).items():
-            if at in self.now.rows:
-                self.now.rows[at][3] = ratio
+        self.now.moved |= moves.squares() if moves is not None else {}
         mine = {id(each) for each in held(optimizer)}
         self.box.entries = [
             each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
         ]
-        if self.now.stepped >= set(self.optimizers):
-            self.finish()
 
     def _read_again(self, optimizer: Any) -> None:
         """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
@@ -351,32 +340,55 @@ class Watcher:
         if id(optimizer) not in self.now.read:
             self._read(optimizer, late=True)
             return
-        found, self.now.clipped[id(optimizer)] = sizes(self.table.of(held(optimizer)))
+        places = self.table.of(held(optimizer))
+        found, self.now.again[id(optimizer)] = sizes(places, processes=self.processes.size)
         for at, (size, _, _) in found.items():
             if at in self.now.rows:
                 self.now.rows[at][1] = size
 
-    def finish(self) -> None:
-        """The training step is over: tell what was sampled, and get ready for the next."""
-        if self.now.rows and self.sampled:
-            sample = Sample(self.step, {at: tuple(row) for at, row in self.now.rows.items()})
-            sample.groups, sample.order, sample.series = self.now.groups, self.now.order, self._series()
-            self.on_sample(sample)
-        self._next()
+    def _over(self, begun: bool = False) -> None:
+        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
 
-    def _series(self) -> dict[str, float]:
+        ``begun``: the forward and backward pass of the next step have been already.
+        """
         now = self.now
-        return {
-            "loss": sum(map(float, now.losses)) if now.losses else math.nan,
-            "learning_rate": now.rate,
-            "log10_grad_norm": now.unclipped - math.log10(now.scale),
-            "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
-            "loss_scale": now.scale if now.scale != 1.0 else math.nan,
-        }
+        self.guarded(self.finish)(begun)
+        if self.ended and self.now is now and self.processes.together:
+            if self.sampled and self.processes.settled and self.processes.last != self.step:
+                self.processes.part(self.step)
+            self.step, self.now = self.step + 1, Step()
 
-    def _next(self, count: bool = True) -> None:
+    def finish(self, begun: bool = False) -> None:
+        """The training step is over: tell what was sampled, and get ready for the next."""
+        if self.sampled:
+            self.processes.settle()
+            if self.processes.together:
+                self.processes.add_up(self.step, self.now, self.table.places)
+            if self.now.rows:
+                self._keep_what_is_whole()
+                self.on_sample(self.now.sample(self.step))
+        self._next(begun=begun)
+
+    def _keep_what_is_whole(self) -> None:
+        """Leave out what is a part of a norm, and say so."""
+        processes, now = self.processes, self.now
+        self.notes = [each for each in self.notes if each not in processes.said]
+        if processes.note:
+            self.notes.append(processes.note)
+            processes.said.add(processes.note)
+        parted = {place.at for place in self.table if place.sharded or processes.flat}
+        if processes.together or not parted:
+            return
+        self.notes += [] if SHARDED in self.notes else [SHARDED]
+        now.unclipped = math.nan
+        for at in parted:
+            now.rows.pop(at, None)
+        now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
+
+    def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
-        self.now = Step()
-        self.signals.take(1)
-        self.box.clear()
+        self.now = self.now.following() if begun else Step()
+        if not begun:
+            self.signals.take(1)
+            self.box.clear()
         self._arm()

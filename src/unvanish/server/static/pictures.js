@@ -25,8 +25,9 @@ async function embed(...given) {
 }
 
 export class Pictures {
-  constructor(home, named = true) {
+  constructor(home, named = true, gently = false) {
     this.home = home;
+    this.gently = gently; // whether each picture is drawn in a frame of its own
     this.named = named; // whether each picture has a heading of its own
     this.slots = [];
     this.turn = 0;
@@ -62,13 +63,22 @@ export class Pictures {
       if (slot.table.open) this.fill(slot);
     }
     const seen = pictures.filter((_, index) => inView(this.slots[index].place));
-    for (const picture of seen) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    for (const picture of seen) {
+      if (this.gently) {
+        await new Promise(requestAnimationFrame);
+        if (turn !== this.turn) return;
+      }
+      await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    }
     const later = pictures.filter(picture => !seen.includes(picture));
     setTimeout(() => this.finish(turn, pictures, later), seen.length && later.length ? PAUSE : 0);
   }
 
   async finish(turn, pictures, later) {
-    for (const picture of later) if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    for (const picture of later) {
+      if (this.gently) await new Promise(done => setTimeout(done, PAUSE / 4));
+      if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    }
     if (turn === this.turn) this.home.dataset.whole = turn;
   }
 

@@ -1,4 +1,4 @@
-"""What a watch is given: models, optimizers, and the place of its file."""
+"""What a watch is given, made plain: models, optimizers, the file of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unvanish.watching.table import Table
 
 
 def models_of(model: Any) -> dict[str, nn.Module]:
-    """The models by name; UnvanishError for what is none."""
+    """One module, a sequence or a mapping of them, by name; UnvanishError for anything else."""
     if isinstance(model, nn.Module):
         models: dict[Any, Any] = {"": model}
     elif isinstance(model, Mapping):
@@ -31,6 +31,23 @@ def models_of(model: Any) -> dict[str, nn.Module]:
     if not models:
         raise UnvanishError("watch(model) holds no model")
     return {str(name): each for name, each in models.items()}
+
+
+def fitting(model: Any, optimizer: Any, every: Any, from_step: Any) -> tuple[dict[str, nn.Module], list[Any]]:
+    """The models and the optimizers of a watch; UnvanishError where these or the numbers do not fit together."""
+    models, optimizers = models_of(model), optimizers_of(optimizer)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
+    known = {id(p) for each in models.values() for p in each.parameters()}
+    for each in optimizers:
+        if known.isdisjoint(id(p) for group in each.param_groups for p in group["params"]):
+            raise UnvanishError(
+                f"the optimizer ({type(each).__name__}) holds none of the parameters of the watched model; pass the"
+                " model it was built from"
+            )
+    if from_step is not None and (isinstance(from_step, bool) or not isinstance(from_step, int) or from_step < 1):
+        raise UnvanishError(f"watch(from_step={from_step!r}) is the number of steps already made, 1 or more")
+    return models, optimizers
 
 
 def names_of(models: Mapping[str, nn.Module]) -> list[str]:
@@ -52,8 +69,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def rank() -> int:
+    """Which of several processes this is; 0 where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0") or 0)
+
+
 def optimizers_of(optimizer: Any) -> list[Any]:
-    """The torch optimizers inside what they are wrapped in; UnvanishError for what is none."""
+    """The torch optimizers, also inside what wraps them; UnvanishError where there is none."""
     several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
     found: list[Any] = []
     for each in several:
@@ -67,13 +91,6 @@ def optimizers_of(optimizer: Any) -> list[Any]:
     if not found:
         raise UnvanishError("watch(optimizer) holds no optimizer")
     return found
-
-
-def rank() -> int:
-    """Which of several processes this is; 0 where there is one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0") or 0)
 
 
 def run_path(to: str | Path) -> Path:
