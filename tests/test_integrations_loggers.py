@@ -141,7 +141,7 @@ run = wandb.init(project="p", dir=".", mode="offline", settings=wandb.Settings(s
 train(to="r.unvanish", log_to={target}, log_layers="log10_signal")
 run.log({{"mine": 1.0}})
 run.finish()
-wandb.teardown()  # before it, the file on disk is an empty one
+wandb.teardown()  # a short run is written out only now, or some seconds after finish()
 """
 
 
