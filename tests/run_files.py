@@ -21,7 +21,7 @@ FALL = -0.5
 
 def begun(path: Path, names: Sequence[str] = ("in", "mid", "out"), every: int = 1, **facts: object) -> RunFile:
     """A run that has just begun."""
-    file = RunFile(path, {"every": every, "setting": SETTING, **facts})
+    file = RunFile(path, {"every": every, "setting": SETTING} | facts)
     file.layers([Column(name, "Linear", 100) for name in names])
     order = list(range(len(names)))
     file.fact(order=order, groups=[order])

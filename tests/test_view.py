@@ -22,10 +22,11 @@ from starlette.testclient import TestClient
 
 from unvanish import UnvanishError, diagnose
 from unvanish.cli import main
+from unvanish.records import Finding
 from unvanish.report import Report
 from unvanish.server.app import application
 from unvanish.server.view import site
-from unvanish.server.view.history import DERIVED, PLACES, History
+from unvanish.server.view.history import KEPT, PLACES, History
 from unvanish.watching import run_file
 from unvanish.watching.run_file import Reader
 from unvanish.zoo import get
@@ -212,7 +213,7 @@ def test_what_is_kept_up_to_date_is_what_is_read_at_once(
         late.update(reader)
     assert followed.width == late.width == 12 and followed.last == late.last
     assert list(followed.places) == list(late.places) and len(late.places) <= 2 * PLACES
-    at = DERIVED.index("signal")
+    at = KEPT.index("signal")
     # where the file was thinned, a stretch may hold its neighbours' extremes, too, never less
     low = np.nan_to_num(late.low[late.places][:, :, at], nan=99.0)
     assert (low <= np.nan_to_num(followed.low[late.places][:, :, at], nan=99.0)).all()
@@ -261,7 +262,8 @@ def test_a_foreign_or_damaged_file_is_said_and_the_others_are_shown(client: Test
 @pytest.mark.parametrize("name", ["../secret.unvanish", "/etc/passwd", "a.unvanish/../../secret.unvanish", "", "."])
 def test_no_other_file_can_be_named(client: TestClient, folder: Path, name: str) -> None:
     made(folder.parent / "secret.unvanish", 5)
-    for path in ("state", "report.json", "page.html", "table.csv"):
+    assert list(client.get("/api/view/state", params={"run": name}).json()) == ["error"]
+    for path in ("report.json", "page.html", "table.csv"):
         assert client.get(f"/api/view/{path}", params={"run": name}).status_code == 400
     assert client.get("/api/view/against", params={"run": name, "other": name}).status_code == 400
 
@@ -394,3 +396,53 @@ def test_nothing_a_visitor_sends_brings_it_down(client: TestClient, folder: Path
             path += "".join(chance.choice(string.printable.strip()) for _ in range(5))
         answer = client.request(chance.choice(["GET", "GET", "GET", "POST", "DELETE"]), path)
         assert answer.status_code < 500, (path, answer.text[:200])
+
+
+def test_a_file_with_facts_of_other_kinds_does_not_hide_the_others(client: TestClient, folder: Path) -> None:
+    made(folder / "good.unvanish", 5)
+    file = begun(folder / "odd.unvanish", setting=["no", "setting"])
+    file.fact(started={})
+    file.close()
+    runs = {each["name"]: each["state"] for each in client.get("/api/view/runs").json()["runs"]}
+    assert runs == {"good.unvanish": "ended", "odd.unvanish": "unreadable"}
+
+
+def test_the_map_in_the_saved_page_is_one_of_factors_whatever_the_page_shows(client: TestClient, folder: Path) -> None:
+    made(folder / "a.unvanish", 20)
+    for seen in ("signal", "gradient", "update", "dead"):
+        page = client.get(f"/api/view/page.html?run=a.unvanish&map={seen}").text
+        assert page.count("<svg") == 12 and "Every layer over the steps" in page
+
+
+def test_a_converged_run_says_so_before_its_other_notes_and_a_broken_one_names_the_call(
+    client: TestClient, folder: Path
+) -> None:
+    def note(code: str, verdict: str) -> Finding:
+        return Finding(
+            code=code, verdict=verdict, level="note", layers=("in",), message=f"since step 3: {verdict} it is."
+        )
+
+    file = begun(folder / "well.unvanish")
+    for step in range(10):
+        stepped(file, step, random.Random(step))
+    file.event(3, note("UV801", "vanished"))
+    file.flush()
+    assert state(client, "well.unvanish")["sentence"].startswith("No fault was found. A note: vanished: since step 3")
+    file.event(5, note("UV809", "converged"))
+    file.close()
+    assert state(client, "well.unvanish")["sentence"].startswith("Converged: ")
+
+    def broken(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        if step > 5:
+            rows[0][1] = math.inf
+
+    file, chance = begun(folder / "broken.unvanish"), random.Random(0)
+    for step in range(10):
+        stepped(file, step, chance, broken)
+    file.flush()
+    assert "from an unknown call" in state(client, "broken.unvanish")["sentence"]
+    named = "at step 6: The forward pass is not finite from log on."
+    file.event(6, Finding(code="UV501", verdict="nonfinite", level="error", message=named))
+    file.close()
+    assert state(client, "broken.unvanish")["sentence"] == f"Nonfinite: {named}"
+    assert state(client, "broken.unvanish", step=3)["tone"] == "fine"

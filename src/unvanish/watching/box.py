@@ -118,6 +118,10 @@ class Box:
         if not finite:
             self.loss_birth = birth(between(self.loss, self.ends))
 
+    def forget(self, moved: set[int]) -> None:
+        """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
+        self.entries = [each for each in self.entries if not any(id(p) in moved for p in each.module.parameters())]
+
     def clear(self) -> None:
         self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
 

@@ -30,6 +30,7 @@ class Finder:
         self.run, self.stop_after = run, stop_after
         self.roots: dict[int, nn.Module] = {}
         self.process = os.getpid()
+        self.known: dict[int, int] = {}
         self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
         self.patched: list[tuple[Any, str, Any]] = []
         self._around(torch.optim.Optimizer, "__init__", self._make)
@@ -141,7 +142,11 @@ class Finder:
             raise Stopped
 
     def _knows(self, optimizer: Any) -> bool:
-        return self.run.watcher.table.holds(held(optimizer))
+        """Whether every layer that it moves is watched; asked again when it has got further parameters."""
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        if self.known.get(id(optimizer)) != count and self.run.watcher.table.holds(held(optimizer)):
+            self.known[id(optimizer)] = count
+        return self.known.get(id(optimizer)) == count
 
     def remove(self) -> None:
         """Leave torch as it was."""

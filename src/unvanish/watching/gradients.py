@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, local, norms
+from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, norms
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place, spread
 
@@ -25,6 +25,39 @@ def scale_of(optimizer: Any) -> float:
     return 1.0 if scale is None else float(scale)
 
 
+class Seen:
+    """Norms of gradients as the last backward left them.
+
+    They are read again before the step: unscaling and clipping write without a trace in a tensor's version counter.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Tensor, float]] = {}
+
+    def look(self, places: Iterable[Place], times: float = 1.0) -> None:
+        """Read all gradients; ``times``: by how much they are smaller than the backward left them."""
+        them = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
+        values = norms(list(them.values()))
+        self.known = {key: (each, value * times) for (key, each), value in zip(them.items(), values, strict=True)}
+
+    def together(self, parameters: Iterable[nn.Parameter], processes: int) -> tuple[float, float]:
+        """log10 of the norm of these gradients, first of those that are whole, then of the parts of others.
+
+        NaN where there is none.
+        """
+        whole: list[float] = []
+        parts: list[float] = []
+        for each in parameters:
+            if id(each) in self.known:
+                gradient, size = self.known[id(each)]
+                if spread(gradient):
+                    parts.append(size * _share(gradient, processes))
+                else:
+                    whole.append(size)
+        one, other = (log10(math.hypot(*some)) if some else math.nan for some in (whole, parts))
+        return one, other
+
+
 def sizes(
     places: Iterable[Place], divide_by: float = 1.0, processes: int = 1
 ) -> tuple[dict[int, tuple[float, float, float | None]], float]:
@@ -35,20 +68,20 @@ def sizes(
     the norm of what counts again in a sum over the layers, because several of them share a weight.
     """
     places = [place for place in places if any(each.grad is not None for each in place.trainable)]
-    gradients = [each.grad for place in places for each in place.trainable if each.grad is not None]
-    known = list(zip(gradients, norms(gradients), strict=True))
-    found = iter(known)
+    gradients = {id(each): each.grad for place in places for each in place.trainable if each.grad is not None}
+    known = dict(zip(gradients, norms(list(gradients.values())), strict=True))
     weights = iter(norms([each for place in places for each in place.parameters]))
     result: dict[int, tuple[float, float, float | None]] = {}
     for place in places:
         shares = [_share(each, processes) if place.sharded else 1.0 for each in place.parameters]
-        mine = [next(found) for each in place.trainable if each.grad is not None]
+        mine = [(each.grad, known[id(each)]) for each in place.trainable if each.grad is not None]
         parts = [share for each, share in zip(place.parameters, shares, strict=True) if _has_gradient(each)]
         size = math.hypot(*(value * part for (_, value), part in zip(mine, parts, strict=True))) / divide_by
         weight = math.hypot(*(next(weights) * share for share in shares))
         result[place.at] = log10(size), log10(weight), _underflow(mine)
     seen: set[int] = set()
-    again = [size for each, size in known if id(each) in seen or seen.add(id(each))]
+    all_of = [id(each) for place in places for each in place.trainable if each.grad is not None]
+    again = [known[each] for each in all_of if each in seen or seen.add(each)]
     return result, log10(math.hypot(*again) / divide_by) if again else math.nan
 
 
@@ -63,21 +96,6 @@ def _share(tensor: Any, processes: int) -> float:
     mesh = tensor.device_mesh
     parts = math.prod(mesh.size(at) for at, each in enumerate(tensor.placements) if each.is_shard())
     return math.sqrt(parts / mesh.size())
-
-
-def size_of_all(places: Iterable[Place], processes: int = 1) -> tuple[float, float]:
-    """log10 of the norm of all gradients together, first of those that are whole, then of the parts of others.
-
-    NaN where there is none.
-    """
-    gradients = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
-    whole, parts = [], []
-    for each, size in zip(gradients.values(), norms(list(gradients.values())), strict=True):
-        if spread(each):
-            parts.append(size * _share(each, processes))
-        else:
-            whole.append(size)
-    return tuple(log10(math.hypot(*some)) if some else math.nan for some in (whole, parts))  # pyright: ignore
 
 
 def looks_finite(first: Tensor | None) -> bool:
@@ -98,9 +116,9 @@ def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
 
 
 def total(values: Iterable[float]) -> float:
-    """log10 of the norm of all together, from log10 of the norms of the parts; NaN counts for nothing."""
+    """log10 of the norm of all together, from log10 of the norms of the parts; NaN of none, and none is NaN itself."""
     known = [value for value in values if not math.isnan(value)]
-    top = max(known, default=-math.inf)
+    top = max(known, default=math.nan)
     if not math.isfinite(top):
         return top
     return top + 0.5 * math.log10(sum(10.0 ** (2.0 * (each - top)) for each in known))
@@ -123,7 +141,8 @@ class Moves:
         for place in places:
             for each in place.trainable:
                 self.parts.append((place.at, each, _blocks(local(each))))
-        self.before = [_some(each, rows).clone() for _, each, rows in self.parts]
+        some = [(_some(each, rows), rows) for _, each, rows in self.parts]
+        self.before = [each.clone() if rows is None else each for each, rows in some]
 
     def squares(self) -> dict[int, tuple[float, float]]:
         """Per layer the sum of squares of the update, and of the weights, both over the same entries."""
@@ -131,13 +150,20 @@ class Moves:
             return {}
         with torch.no_grad():
             after = [_some(each, rows) for _, each, rows in self.parts]
-            moved = norms([new.float() - old.float() for new, old in zip(after, self.before, strict=True)])
-            old = norms(self.before)
+            found = norms([*_differences(after, self.before), *self.before])
+        moved, old = found[: len(after)], found[len(after) :]
         sums: dict[int, tuple[float, float]] = {}
         for (at, _, _), update, weight in zip(self.parts, moved, old, strict=True):
             mine = sums.get(at, (0.0, 0.0))
             sums[at] = mine[0] + update * update, mine[1] + weight * weight
         return sums
+
+
+def _differences(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
+    """In one call where they are float32; half precision would round a small step away."""
+    if all(each.dtype is torch.float32 for each in new):
+        return list(torch._foreach_sub(new, old))  # pyright: ignore[reportPrivateImportUsage]
+    return [a.float() - b.float() for a, b in zip(new, old, strict=True)]
 
 
 def _blocks(parameter: Tensor) -> Tensor | None:
@@ -146,8 +172,7 @@ def _blocks(parameter: Tensor) -> Tensor | None:
         return None
     rows = parameter.numel() // BLOCK
     wanted = ENTRIES // 4 // BLOCK
-    drawn = torch.randint(rows, (wanted,), generator=torch.Generator().manual_seed(rows))
-    return drawn.to(parameter.device)
+    return drawn(rows, wanted, parameter.device)
 
 
 def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
@@ -155,4 +180,4 @@ def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
     if rows is None:
         return flat
     whole = flat.numel() // BLOCK * BLOCK
-    return flat.reshape(-1)[:whole].view(-1, BLOCK)[rows]
+    return flat.view(-1)[:whole].view(-1, BLOCK).index_select(0, rows)

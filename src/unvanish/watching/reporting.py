@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
@@ -16,6 +17,11 @@ WHAT = (
     " anything left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
 )
 
+
+STEP = re.compile(r"^(at|since) step \d+: ")
+"""How a message begins that was written while the training went on."""
+CONVERGED = "UV809"
+"""The first of the notes: it says how the others are meant."""
 
 NEWEST = "WHERE step = (SELECT MAX(step) FROM samples WHERE level = 0)"
 AT = "WHERE step = (SELECT MAX(step) FROM samples WHERE step <= ?)"
@@ -51,7 +57,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
     checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
-    (newest,) = file.ask("SELECT MAX(last) FROM samples WHERE level = 0")[0]
+    (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE level = 0")[0]
     if not checks or (newest is not None and checks[0][0] < newest):
         return report_of(file)
     report = Report.from_json(checks[0][1])
@@ -70,18 +76,21 @@ def _together(flows: list[Flow], setting: Setting) -> Flow:
 
 def _all(flow: Flow, file: Reader, at: int | None = None) -> list[Finding]:
     """What the rules say of the last step, then what the run's own record holds beside it."""
-    now = judge(flow)
+    found = [each for each in file.findings() if at is None or each[0] <= at]
+    named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
+    # of a step that was run again the call is known, which numbers of layers cannot tell
+    now = [each for each in judge(flow) if not (named and each.verdict == "nonfinite")]
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(
-            message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message
+            message=f"{_when(began, until)}: {STEP.sub('', finding.message)}"
+            if finding.code < "UV8"
+            else finding.message
         )
-        for began, until, finding in file.findings()
-        if (finding.code, finding.layers) not in known
-        and (at is None or began <= at)
-        and (until is None or finding.level == "error")
+        for began, until, finding in found
+        if (finding.code, finding.layers) not in known and (until is None or finding.level == "error")
     ]
-    return sorted([*now, *before], key=lambda each: each.level != "error")
+    return sorted([*now, *before], key=lambda each: (each.level != "error", each.code != CONVERGED))
 
 
 def _when(began: int, until: int | None) -> str:

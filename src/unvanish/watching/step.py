@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unvanish.watching.gradients import Moves, less, total
+from unvanish.watching.gradients import Moves, Seen, less, total
 from unvanish.watching.sample import FIELDS, Sample
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
@@ -25,7 +25,8 @@ class Step:
     samples: dict[int, int] = field(default_factory=dict)  # of each row, how many its signal is of
     groups: list[tuple[int, ...]] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
-    unclipped: float = math.nan
+    seen: Seen = field(default_factory=Seen)
+    unclipped: float = math.nan  # log10 of the norm of all gradients that an optimizer saw, as a backward left them
     unclipped_parts: float = math.nan  # the same of the gradients that are spread over several processes
     noise: float = math.nan
     moves: dict[int, Moves] = field(default_factory=dict)
@@ -53,17 +54,17 @@ class Step:
     def following(self) -> Step:
         """The next step, whose passes have been already."""
         return Step(
-            losses=list(self.losses), unclipped=self.unclipped, unclipped_parts=self.unclipped_parts, fresh=self.fresh,
-            scaler=self.scaler, suspicious=self.suspicious,
+            losses=list(self.losses), seen=self.seen, fresh=self.fresh, scaler=self.scaler, suspicious=self.suspicious,
         )  # fmt: skip
 
     def _series(self) -> dict[str, float]:
-        seen = [row[GRADIENT] for row in self.rows.values()]
         return {
             "loss": float(self.loss),
             "learning_rate": self.rate,
             "log10_grad_norm": self.unclipped - math.log10(self.scale),
-            "log10_grad_norm_clipped": less(total(seen), total(self.again.values())) if seen else math.nan,
+            "log10_grad_norm_clipped": less(
+                total(row[GRADIENT] for row in self.rows.values()), total(self.again.values())
+            ),
             "loss_scale": self.scale if self.scale != 1.0 else math.nan,
             "gradient_noise_scale": self.noise,
         }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unvanish.preserve import checking
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, size_of_all, sizes
+from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
@@ -30,10 +30,6 @@ LOG = logging.getLogger("unvanish")
 
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
-SHARDED = (
-    "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"
-    " so they are left out"
-)
 
 
 class Watcher:
@@ -49,6 +45,8 @@ class Watcher:
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
+        self.parts: dict[int, tuple[nn.Module, list[Any]]] = {}  # models whose children are followed, and their hooks
+        self.apart = False  # a step was seen in which no model was called as a whole
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
@@ -74,12 +72,22 @@ class Watcher:
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        for module in (model if outer is None else outer, *model.children()):
-            seen = model if module is outer else module
-            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
-            self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._follow(model if outer is None else outer, model, self.hooks)
+        if outer is None:
+            self.parts[id(model)] = model, []
+            self._follow_parts(model)
         self._arm()
+
+    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
+        """Hold the outermost calls of a module; ``model``: what is run again in its stead."""
+        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def _follow_parts(self, model: nn.Module) -> None:
+        """The same of its children, for a training that calls these and never the model itself."""
+        for child in model.children():
+            self._follow(child, child, self.parts[id(model)][1])
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
@@ -96,7 +104,6 @@ class Watcher:
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
         """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
 
-        @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
             if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process or checking():
                 return
@@ -124,8 +131,9 @@ class Watcher:
         self.signals.disarm()
         self.processes.disarm()
         self._leave_mode()
-        while self.hooks:
-            self.hooks.pop().remove()
+        _drop(self.hooks)
+        for _, hooks in self.parts.values():
+            _drop(hooks)
 
     # The forward pass
 
@@ -148,8 +156,9 @@ class Watcher:
 
     def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called; ``model``: what is run again in its stead."""
-        del module
         self.depth += 1
+        if self.parts and model is module and id(model) in self.parts and not self.apart:
+            _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         self.held = torch.is_grad_enabled()
@@ -196,6 +205,12 @@ class Watcher:
             self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
+        if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
+            self.apart = True
+            for model in self.table.models.values():
+                if id(model) not in self.parts and id(model) not in self.signals.hidden:
+                    self.parts[id(model)] = model, []
+                    self._follow_parts(model)
         self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
@@ -206,8 +221,7 @@ class Watcher:
         self.now.fresh = True
         self.now.inner += self.inside is not None
         if self.sampled and self.now.inner <= 1:
-            mine = self.table if self.inside is None else self.table.of(held(self.inside))
-            self.now.unclipped, self.now.unclipped_parts = size_of_all(mine, self.processes.size)
+            self.now.seen.look(self.table)
         if self.inside is not None:
             self._look(self.inside)
 
@@ -259,7 +273,7 @@ class Watcher:
         now = self.now
         now.scale, now.losses = scale, [each / scale for each in now.losses]
         if self.sampled:
-            now.unclipped = size_of_all(self.table)[0] + math.log10(scale)
+            now.seen.look(self.table, scale)
 
     def _look(self, optimizer: Any) -> None:
         """The gradients are complete, the weights are as they were: read what this step asks for, once."""
@@ -278,7 +292,10 @@ class Watcher:
         now, places = self.now, self.table.of(held(optimizer))
         now.scale = self.scale()  # before the scaler's update changes it
         now.loss = sum(now.losses) if now.losses else math.nan
-        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), self.processes.size)
+        parameters, processes = held(optimizer), self.processes.size
+        whole, parts = now.seen.together(parameters, processes)
+        now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
+        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -328,10 +345,8 @@ class Watcher:
         self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
         self.now.moved |= moves.squares() if moves is not None else {}
-        mine = {id(each) for each in held(optimizer)}
-        self.box.entries = [
-            each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
-        ]
+        if not self.now.stepped >= self.expected:  # else the box is emptied anyway
+            self.box.forget({id(each) for each in held(optimizer)})
 
     def _read_again(self, optimizer: Any) -> None:
         """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
@@ -365,25 +380,9 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
-                self._keep_what_is_whole()
+                self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 self.on_sample(self.now.sample(self.step))
         self._next(begun=begun)
-
-    def _keep_what_is_whole(self) -> None:
-        """Leave out what is a part of a norm, and say so."""
-        processes, now = self.processes, self.now
-        self.notes = [each for each in self.notes if each not in processes.said]
-        if processes.note:
-            self.notes.append(processes.note)
-            processes.said.add(processes.note)
-        parted = {place.at for place in self.table if place.sharded or processes.flat}
-        if processes.together or not parted:
-            return
-        self.notes += [] if SHARDED in self.notes else [SHARDED]
-        now.unclipped = math.nan
-        for at in parted:
-            now.rows.pop(at, None)
-        now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
 
     def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
@@ -392,3 +391,8 @@ class Watcher:
             self.signals.take(1)
             self.box.clear()
         self._arm()
+
+
+def _drop(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()

@@ -61,8 +61,10 @@ class View:
         return await self._work(partial(self._state, request))
 
     def _state(self, request: Request) -> Response:
-        asked = request.query_params
-        watched = self.folder.watched(_one(request, "run"))
+        asked, name = request.query_params, _one(request, "run")
+        if name not in self.folder.names():  # who follows a run asks again: this is an answer, and no fault
+            return _json({"error": f"there is no run {name!r} in {str(self.folder.home)!r} (any more); looking again"})
+        watched = self.folder.watched(name)
         seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
         with watched.lock, reading(watched.path) as file:
             now = f"{version(file)}.{seen}.{at}.{asked.get('px')}"

@@ -10,14 +10,13 @@ from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
-from unvanish.server.shown import picture
 from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
-from unvanish.server.view.over_steps import heat, series, speeds
+from unvanish.server.view.over_steps import heat, series, shown, speeds
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible
-from unvanish.words.numbers import amount, number, percent
+from unvanish.words.numbers import amount, number, percent, raise_powers
 
 TABLE = (
     ("error signal", "log10_signal", amount),
@@ -29,6 +28,7 @@ TABLE = (
     ("underflow", "underflow_fraction", percent),
 )
 """The columns of the table of layers, in words; the fields of the run file."""
+SAID = {"log10_grad_norm": "gradient's norm", "log10_grad_norm_clipped": "after clipping"}
 
 
 def state(file: Reader, history: History, seen: str, at: int | None, wide: int, half: int) -> dict[str, Any]:
@@ -50,14 +50,17 @@ def state(file: Reader, history: History, seen: str, at: int | None, wide: int, 
         **answer,
         "sentence": sentence(report), "tone": tone(report), "step": step, "last": last, "values": values,
         "idealised": can_be_idealised(report), "heat": heat(history, seen), "layers": table(report, file),
-        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
+        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
         "notes": [visible(each) for each in report.notes],
     }  # fmt: skip
 
 
 def sentence(report: Report) -> str:
-    """The verdict and the sentence it rests on."""
-    return visible(f"{words(report.verdict).capitalize()}: {headline(report)}")
+    """The verdict and the sentence it rests on; a note is no verdict, but it is said."""
+    said = raise_powers(visible(f"{words(report.verdict).capitalize()}: {headline(report)}"))
+    if report.healthy and report.findings and report.verdict != "converged":
+        return f"No fault was found. A note: {said[0].lower()}{said[1:]}"
+    return said
 
 
 def tone(report: Report) -> str:
@@ -98,7 +101,7 @@ def findings(file: Reader) -> list[dict[str, Any]]:
 def finding_row(began: int, until: int | None, finding: Finding, reports: dict[int, int]) -> dict[str, Any]:
     return {
         "code": finding.code, "level": finding.level, "from": began, "until": until,
-        "layers": [visible(each) for each in finding.layers[:20]], "text": visible(finding.message),
+        "layers": [visible(each) for each in finding.layers[:20]], "text": raise_powers(visible(finding.message)),
         "report": reports.get(began),
     }  # fmt: skip
 
@@ -112,8 +115,8 @@ def sample(file: Reader, at: int | None) -> tuple[int, int, list[dict[str, str]]
     said: list[dict[str, str]] = []
     for name, value in zip(SERIES, values, strict=True):
         if not math.isnan(value):
-            plain = name.removeprefix("log10_").replace("_", " ")
-            said.append({"name": plain, "value": amount(value) if name.startswith("log10_") else number(value)})
+            text = amount(value) if name.startswith("log10_") else number(value)
+            said.append({"name": SAID.get(name, name.replace("_", " ")), "value": raise_powers(text)})
     return first, last, said
 
 
@@ -146,7 +149,7 @@ def table(report: Report, file: Reader) -> dict[str, Any]:
 
 def _cell(layer: LayerFlow, _: str, field: str, say: Any) -> str:
     value = getattr(layer, field)
-    return "–" if value is None else say(value)
+    return "–" if value is None else raise_powers(say(value))
 
 
 def can_be_idealised(report: Report) -> bool:

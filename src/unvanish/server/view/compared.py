@@ -8,12 +8,12 @@ import numpy as np
 
 from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
-from unvanish.server.shown import picture
-from unvanish.server.view.history import DERIVED, Array, History
-from unvanish.server.view.over_steps import SHARES, lines, shaded
+from unvanish.server.view.history import KEPT, Array, History
+from unvanish.server.view.over_steps import SHARES, lines, shaded, shown
 from unvanish.watching.against import Against
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
+from unvanish.words.numbers import raise_powers
 
 WORDS = {
     "signal": "error signal", "gradient": "gradient's norm", "update": "update over the weights",
@@ -37,9 +37,10 @@ def compared(
     with drawn_at(half):
         small = _series(histories, names)
     answer: dict[str, Any] = {
-        "sentence": found.sentence, "answer": found.answer, "notes": list(found.notes),
+        "sentence": raise_powers(found.sentence), "answer": found.answer,
+        "notes": [raise_powers(each) for each in found.notes],
         "step": found.parting.step if found.parting else None,
-        "pictures": [picture(each) for each in (*drawings, *small) if each is not None], "small": len(small),
+        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
     }  # fmt: skip
     gap = difference(*histories, seen, names)
     return {**answer, "heat": gap} if gap is not None else answer
@@ -103,7 +104,7 @@ def _at(history: History, values: Array, steps: Array) -> Array:
 
 def difference(one: History, other: History, seen: str, names: tuple[str, str]) -> dict[str, Any] | None:
     """The map of the first run less the second, of the layers that both have; None where there is nothing to show."""
-    field = DERIVED.index(seen)
+    field = KEPT.index(seen)
     mine = [at for at in one.layout.order if one.layout.names[at] in set(other.layout.names)]
     theirs = [other.layout.names.index(one.layout.names[at]) for at in mine]
     places = one.places

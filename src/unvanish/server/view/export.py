@@ -18,8 +18,8 @@ from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import disclosed, layer_tables, scrolling
 from unvanish.server.view import answers
 from unvanish.server.view.folder import reading
-from unvanish.server.view.history import DERIVED, History
-from unvanish.server.view.over_steps import SEEN, SHARES, USUAL_UPDATE, lines, series, speeds
+from unvanish.server.view.history import History
+from unvanish.server.view.over_steps import SEEN, SHARES, lines, relative, series, speeds
 from unvanish.watching.against import Against
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
@@ -82,18 +82,16 @@ def _pictures(
 
 def _map(history: History, seen: str) -> Drawing | None:
     """The map of steps and layers as the picture "heat", of which a cell is the median of its numbers."""
-    name, words = SEEN[seen]
-    order, field = list(history.layout.order), DERIVED.index(name)
-    low, high = history.low[:, order, field], history.high[:, order, field]
-    there = [at for at in range(len(order)) if not np.isnan(high[:, at]).all()]
-    if not there or seen in SHARES:
+    seen = seen if seen not in SHARES else "signal"  # the picture shows factors, around ×1
+    low, high = relative(history, seen)
+    there = [at for at in range(len(low)) if not np.isnan(high[at]).all()]
+    if not there:
         return None
-    usual = USUAL_UPDATE if name == "update" else 0.0
-    middle = np.where(low == high, low, 0.5 * (low + high))[:, there] - usual
+    middle = np.full((len(history.first), len(there)), np.nan)
+    middle[history.places] = np.where(low == high, low, 0.5 * (low + high))[there].T
     steps, values = lines(history, middle, middle)
-    names = [visible(history.layout.names[order[at]]) for at in there]
-    title, about = "Every layer over the steps", f"The {words}."
-    return Drawing.of("heat", title, about, steps, names, values)
+    names = [visible(history.layout.names[history.layout.order[at]]) for at in there]
+    return Drawing.of("heat", "Every layer over the steps", f"The {SEEN[seen]}.", steps, names, values)
 
 
 def _figure(place: int, wide: Drawing, narrow: Drawing) -> Html:

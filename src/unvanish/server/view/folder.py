@@ -81,14 +81,14 @@ def glance(path: Path) -> dict[str, Any]:
     try:
         with reading(path) as file:
             return {"name": path.name, **about(file)}
-    except UnvanishError as error:
+    except Exception as error:  # whatever a file holds: the others are shown
         return {"name": path.name, "title": visible(path.name), "state": "unreadable", "fault": visible(str(error))}
 
 
 def about(file: Reader) -> dict[str, Any]:
     """When a run began, how far it is, and whether it goes on."""
     facts = file.facts
-    (last,) = file.ask("SELECT MAX(last) FROM samples")[0]
+    last = newest(file)
     (errors,) = file.ask('SELECT COUNT(*) FROM events WHERE until IS NULL AND finding LIKE \'%"level":"error"%\'')[0]
     state = "ended" if "ended" in facts else "running" if alive(facts) else "lost"
     why, model = facts.get("failed") or facts.get("why") or "", (facts.get("setting") or {}).get("model", "")
@@ -100,11 +100,15 @@ def about(file: Reader) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def newest(file: Reader) -> int | None:
+    """The last sampled step."""
+    rows = file.ask("SELECT last FROM samples ORDER BY step DESC LIMIT 1")
+    return rows[0][0] if rows else None
+
+
 def version(file: Reader) -> str:
     """Changes whenever something has been written that a page shows."""
-    (last, rows), (events, over), (reports,) = (
-        file.ask(f"SELECT {what}")[0]
-        for what in ("MAX(last), COUNT(*) FROM samples", "COUNT(*), COUNT(until) FROM events", "COUNT(*) FROM reports")
+    (events, over), (reports,) = (
+        file.ask(f"SELECT {what}")[0] for what in ("COUNT(*), COUNT(until) FROM events", "COUNT(*) FROM reports")
     )
-    state = about(file)["state"]
-    return f"{file.facts.get('started')}.{last}.{rows}.{events}.{over}.{reports}.{state}"
+    return f"{file.facts.get('started')}.{newest(file)}.{events}.{over}.{reports}.{about(file)['state']}"

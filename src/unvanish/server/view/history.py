@@ -20,9 +20,13 @@ PLACES = 512
 """Stretches at least, once the run is that long; at most twice as many."""
 CHUNK = 256
 """Rows that are worked on together."""
-DERIVED = ("signal", "gradient", "signal_of_output", "gradient_of_median", "update", "saturated", "dead", "weights")
-"""What is kept of a layer, logarithms but for the shares: its error signal and gradient as they are, over the signal at
-the output and over the median gradient of the same step; the update over the weights; the shares; the weights' norm."""
+KEPT = ("signal", "gradient", "update", "saturated", "dead")
+"""What is kept of a layer: logarithms of its error signal, its gradient's norm and its update over its weights; shares
+of saturated entries and of dead units."""
+_PLACES = [
+    FIELDS.index(name)
+    for name in ("log10_signal", "log10_grad_norm", "update_to_weight_ratio", "saturated_fraction", "dead_fraction")
+]
 
 Array = Any
 """A NumPy array; its shape stands beside it."""
@@ -56,7 +60,7 @@ def layout_of(file: Reader) -> Layout:
 class History:
     """The stretches of one run. ``update(file)`` reads what is new; the arrays hold NaN where nothing was measured.
 
-    ``low``, ``high``: stretch × layer × DERIVED; ``series_low``, ``series_high``, ``series``: stretch × SERIES, the
+    ``low``, ``high``: stretch × layer × KEPT; ``series_low``, ``series_high``, ``series``: stretch × SERIES, the
     third of them the last value. ``first``: the first sampled step of each stretch, -1 where there is none.
     """
 
@@ -70,7 +74,7 @@ class History:
         self._shape(0)
 
     def _shape(self, layers: int) -> None:
-        self.low = np.full((2 * PLACES, layers, len(DERIVED)), np.nan, np.float32)
+        self.low = np.full((2 * PLACES, layers, len(KEPT)), np.nan, np.float32)
         self.high = self.low.copy()
         self.series_low = np.full((2 * PLACES, len(SERIES)), np.nan)
         self.series_high, self.series = self.series_low.copy(), self.series_low.copy()
@@ -88,8 +92,8 @@ class History:
             self.started, self.layout = began, layout
             self._shape(len(layout.names))
             self.width = max(int(file.facts.get("every", 1)), 1)
-            (end,) = file.ask("SELECT MAX(last) FROM samples")[0]
-            while (end or 0) // self.width >= 2 * PLACES:
+            end = file.ask("SELECT last FROM samples ORDER BY step DESC LIMIT 1")
+            while end and end[0][0] // self.width >= 2 * PLACES:
                 self.width *= 2
         before = self.last
         for rows in self._rows(file):
@@ -110,10 +114,8 @@ class History:
     def _take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         steps = np.array([(first, last) for first, last, *_ in rows], np.int64)
         series = np.array([np.frombuffer(row[2], "<f8") for row in rows])
-        low = self._derived(np.stack([self._numbers(row[3]) for row in rows]))
-        same = all(row[4] is None for row in rows)
-        high = low if same else self._derived(np.stack([self._numbers(row[4] or row[3]) for row in rows]))
-        low, high = np.fmin(low, high), np.fmax(low, high)  # what is relative to another number may have crossed
+        low = self._kept([row[3] for row in rows])
+        high = low if all(row[4] is None for row in rows) else self._kept([row[4] or row[3] for row in rows])
         self.last, self.samples = int(steps[-1, 1]), self.samples + len(rows)
         while steps[-1, 1] // self.width >= 2 * PLACES:
             self._halve()
@@ -131,29 +133,19 @@ class History:
         fresh = self.first[at] < 0
         self.first[at[fresh]] = np.maximum(steps[row[starts[fresh]], 0], at[fresh] * self.width)
 
-    def _numbers(self, blob: bytes) -> Array:
-        """Layer × FIELDS; a row from before a layer was added is shorter."""
+    def _kept(self, blobs: Sequence[bytes]) -> Array:
+        """Row × layer × KEPT; a row from before a layer was added is shorter."""
         layers, width = len(self.layout.names), len(FIELDS)
-        found = np.frombuffer(blob, "<f4")
-        if len(found) % width or len(found) > layers * width:
-            raise UnvanishError("a sample of this run holds another number of layers than the run has")
-        if len(found) < layers * width:
-            found = np.concatenate([found, np.full(layers * width - len(found), np.nan, np.float32)])
-        return found.reshape(layers, width)
-
-    def _derived(self, numbers: Array) -> Array:
-        """Row × layer × FIELDS to row × layer × DERIVED."""
-        field = {name: numbers[:, :, place] for place, name in enumerate(FIELDS)}
-        signal, gradient = field["log10_signal"], field["log10_grad_norm"]
-        relative = np.full_like(gradient, np.nan)
-        with np.errstate(all="ignore"):
-            for group in self.layout.groups:
-                mine = gradient[:, list(group)]
-                relative[:, list(group)] = mine - _medians(mine)[:, None]
-            output = signal - signal[:, list(self.layout.ends)] if self.layout.ends else signal
-            update = np.log10(field["update_to_weight_ratio"])
-        shares = field["saturated_fraction"], field["dead_fraction"]
-        return np.stack([signal, gradient, output, relative, update, *shares, field["log10_weight_norm"]], axis=2)
+        found = np.full((len(blobs), layers * width), np.nan, np.float32)
+        for at, blob in enumerate(blobs):
+            numbers = np.frombuffer(blob, "<f4")
+            if len(numbers) % width or len(numbers) > layers * width:
+                raise UnvanishError("a sample of this run holds another number of layers than the run has")
+            found[at, : len(numbers)] = numbers
+        kept = found.reshape(len(blobs), layers, width)[:, :, _PLACES]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kept[:, :, KEPT.index("update")] = np.log10(kept[:, :, KEPT.index("update")])
+        return kept
 
     def _halve(self) -> None:
         """Two stretches become one."""
@@ -172,14 +164,3 @@ class History:
     def places(self) -> Array:
         """The stretches that hold something."""
         return np.flatnonzero(self.first >= 0)
-
-
-def _medians(values: Array) -> Array:
-    """The median of the finite numbers of each row; NaN for a row without any. NumPy's own takes ten times as long."""
-    known = np.isfinite(values)
-    ordered = np.sort(np.where(known, values, np.inf), axis=1)
-    count = known.sum(axis=1)
-    rows = np.arange(len(values))
-    low, high = ordered[rows, np.maximum(count - 1, 0) // 2], ordered[rows, np.minimum(count // 2, len(ordered[0]) - 1)]
-    middle = 0.5 * (low + high)
-    return np.where(count > 0, middle, np.nan)

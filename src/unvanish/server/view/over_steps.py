@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 import numpy as np
 
-from unvanish.charts.diverging import SIDE, Shades, shades
+from unvanish.charts.diverging import SIDE, Shades
 from unvanish.charts.speeds import chosen as chosen_of
 from unvanish.lab.outcome import Drawing
 from unvanish.records import UnvanishError
-from unvanish.server.view.history import DERIVED, Array, History
+from unvanish.server.shown import picture
+from unvanish.server.view.history import KEPT, Array, History
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, percent, raise_powers, times
@@ -20,19 +22,23 @@ COLUMNS, ROWS = 320, 400
 """Cells of the map at most, across and down: what a window has pixels for."""
 POINTS = 120
 """Stretches of a line; each is drawn by its lowest and its highest value."""
+LISTED = 60
+"""Rows of the table of a line; the CSV file has them all."""
 ALL_BUT = 0.98
 """Share of the cells that the colours tell apart."""
+FINEST = 0.05
+"""Decades: smaller changes are no picture's business."""
 NOTHING = 255
 USUAL_UPDATE = -3.0
 """log10 of an update over the weights that is usual: a thousandth a step."""
 SEEN = {
-    "signal": ("signal_of_output", "error signal, over that at the output of the same step"),
-    "gradient": ("gradient_of_median", "gradient's norm, over the median of the layers of the same step"),
-    "update": ("update", "update over the weights, ×1 where it is a thousandth of them"),
-    "saturated": ("saturated", "share of saturated entries"),
-    "dead": ("dead", "share of units that are off for the whole batch"),
+    "signal": "error signal, over that at the output",
+    "gradient": "gradient's norm, over the median of the layers",
+    "update": "update over the weights, ×1 where it is a thousandth of them",
+    "saturated": "share of saturated entries",
+    "dead": "share of units that are off for the whole batch",
 }
-"""What the map can show: the number, and what it is in words."""
+"""What the map can show, in words."""
 SHARES = ("saturated", "dead")
 
 
@@ -43,14 +49,50 @@ def heat(history: History, seen: str) -> dict[str, Any]:
     """
     if seen not in SEEN:
         raise UnvanishError(f"the map shows one of {', '.join(SEEN)}, not {seen!r}")
-    name, words = SEEN[seen]
-    places = history.places
-    field = DERIVED.index(name)
-    order = list(history.layout.order)
-    low, high = (each[places][:, order, field].T.astype(np.float64) for each in (history.low, history.high))
-    values = _farthest(np.stack([low, high])) - (USUAL_UPDATE if name == "update" else 0.0)
-    names = [history.layout.names[at] for at in order]
-    return {"quantity": seen, **shaded(values, names, places, history, share=seen in SHARES, words=words)}
+    low, high = relative(history, seen)
+    names = [history.layout.names[at] for at in history.layout.order]
+    values = _farthest(np.stack([low, high]))
+    return {
+        "quantity": seen,
+        **shaded(values, names, history.places, history, share=seen in SHARES, words=SEEN[seen]),
+    }
+
+
+def relative(history: History, seen: str) -> tuple[Array, Array]:
+    """The lowest and the highest of each stretch, layer × stretch in the order of the run, over what it is told by.
+
+    Lowest over lowest and highest over highest: so a stretch of many samples is no wider than one of few.
+    """
+    field, order = KEPT.index(seen), list(history.layout.order)
+    low, high = (_relative(history, each[history.places][:, :, field].T, seen)[order] for each in
+                 (history.low, history.high))  # fmt: skip
+    return low, high
+
+
+def _relative(history: History, values: Array, seen: str) -> Array:
+    """Layer × stretch, in the order of the file."""
+    values = values.astype(np.float64)
+    if seen == "update":
+        return values - USUAL_UPDATE
+    if seen in SHARES:
+        return values
+    with np.errstate(invalid="ignore"):
+        if seen == "signal":
+            found = values - values[list(history.layout.ends)]
+        else:
+            found = np.full_like(values, np.nan)
+            for group in map(list, history.layout.groups):
+                found[group] = values[group] - _medians(values[group])
+    return np.where(values == np.inf, np.inf, found)  # beside another infinity it has no size, and yet there it is
+
+
+def _medians(values: Array) -> Array:
+    """The median of the finite numbers of each column; NaN where there are none."""
+    known = np.where(np.isfinite(values), values, np.nan)
+    some = ~np.isnan(known).all(axis=0)
+    found = np.full(values.shape[1], np.nan)
+    found[some] = np.nanmedian(known[:, some], axis=0)
+    return found
 
 
 def shaded(
@@ -60,7 +102,7 @@ def shaded(
     rows, columns = _cuts(len(names), ROWS), _cuts(len(places), COLUMNS)
     cells = _joined(_joined(values, columns, axis=1), rows, axis=0)
     known = np.abs(cells[np.isfinite(cells)])
-    scale = Shades(1.0) if share else shades([float(np.quantile(known, ALL_BUT))] if known.size else [])
+    scale = Shades(_unit(float(np.quantile(known, ALL_BUT)) if known.size and not share else 0.0))
     with np.errstate(invalid="ignore"):
         middle = cells * SIDE if share else cells / scale.unit
         levels = np.clip(np.nan_to_num(np.rint(middle), nan=0.0, posinf=SIDE, neginf=-SIDE), -SIDE, SIDE) + SIDE
@@ -74,12 +116,19 @@ def shaded(
         "words": words, "rows": len(cells), "columns": len(steps), "cells": base64.b64encode(found.tobytes()).decode(),
         "names": [visible(names[at]) for at in rows], "numbers": [int(at) + 1 for at in rows], "layers": len(names),
         "steps": [int(each) for each in steps], "end": int(history.last), "share": share and not signed, "low": ends[0],
-        "high": ends[1], "middle": "0" if share else "×1",
+        "high": ends[1], "middle": "0" if share else "×1", "blank": bool((found == NOTHING).any()),
         "table": {
             "steps": [int(steps[at]) for at in some],
             "rows": [[_said(float(line[at]), share) for at in some] for line in cells],
         },
     }  # fmt: skip
+
+
+def _unit(largest: float) -> float:
+    """Decades from one colour to the next: the outermost is not exceeded, and it changes only in steps."""
+    wanted = max(largest / SIDE, FINEST)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(leading * power for leading in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0) if leading * power >= wanted)
 
 
 def _said(value: float, share: bool) -> str:
@@ -119,7 +168,6 @@ def lines(history: History, low: Array, high: Array) -> tuple[list[int], list[li
         return [int(each) for each in steps], [_plain(low[:, at]) for at in range(low.shape[1])]
     after = np.append(steps[1:], max(history.last, int(steps[-1]) + 1))
     both = np.stack([steps, steps + np.maximum(after - steps, 2) // 2], axis=1).ravel()
-    # first the one that is nearer to where the line comes from would be prettier, and say nothing more
     values = np.stack([low, high], axis=1).reshape(-1, low.shape[1])
     return [int(each) for each in both], [_plain(values[:, at]) for at in range(values.shape[1])]
 
@@ -128,9 +176,15 @@ def _plain(values: Array) -> list[float | None]:
     return [None if np.isnan(each) else float(each) for each in values]
 
 
+def shown(drawing: Drawing) -> dict[str, Any]:
+    """A picture as the page draws it; of a line over the steps its table has a few dozen rows, the last among them."""
+    rows = drawing.data if drawing.name == "staircase" else drawing.data[::-1][:: -(-len(drawing.data) // LISTED) or 1]
+    return picture(drawing.replace(data=rows if drawing.name == "staircase" else rows[::-1]))
+
+
 def speeds(history: History) -> Drawing | None:
     """How far each layer moves in a step, relative to its weights."""
-    field, order = DERIVED.index("update"), list(history.layout.order)
+    field, order = KEPT.index("update"), list(history.layout.order)
     low, high = history.low[:, order, field], history.high[:, order, field]
     moving = [at for at in range(len(order)) if np.isfinite(high[:, at]).any()]
     if not moving:
@@ -191,4 +245,4 @@ def _last(history: History, at: int) -> str:
     if not known.size:
         return "not measured"
     value = float(known[-1])
-    return amount(float(np.log10(value))) if value > 0 and np.isfinite(value) else f"{value:.4g}"
+    return raise_powers(amount(float(np.log10(value)))) if value > 0 and np.isfinite(value) else f"{value:.4g}"

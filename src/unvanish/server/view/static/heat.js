@@ -14,17 +14,17 @@ const rgb = hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16));
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most / 2 - 1)}…${text.slice(1 - most / 2)}` : text);
 
 export class Heat {
-  /** ``pick(step)`` is called when the reader clicks or drags; without it the map is only looked at. */
-  constructor(home, pick = null) {
+  /** ``name``: what it is called; ``pick(step)`` is called when the reader clicks or drags. */
+  constructor(home, name, pick) {
     this.canvas = make('canvas', {role: 'img'});
     this.caption = make('figcaption');
-    this.numbers = make('div', {className: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Numbers of the map'});
+    this.numbers = make('div', {className: 'scroll', tabIndex: 0, role: 'region', 'aria-label': `Numbers: ${name}`});
     this.details = make('details', {ontoggle: () => this.fill()}, make('summary', {}, 'Numbers of this map'), this.numbers);
     home.replaceChildren(make('figure', {className: 'map'}, this.caption, this.canvas, this.details));
     this.image = document.createElement('canvas');
     this.data = null;
     this.mark = null;
-    if (pick) this.brush(pick);
+    this.brush(pick);
   }
 
   brush(pick) {
@@ -164,6 +164,7 @@ export class Heat {
     pen.fillStyle = token('mut');
     pen.textBaseline = 'middle';
     pen.fillText(data.low, start - 6, 11);
+    if (data.blank) pen.fillText('blank: not measured', start - 6, 25);
     pen.textAlign = 'left';
     pen.fillText(data.high, end + 6, 11);
     pen.textAlign = 'center';

@@ -6,7 +6,7 @@ import {Pictures} from '/static/pictures.js';
 
 const $ = id => document.getElementById(id);
 const VERSION = '1';
-const TICK = 200; // ms between two questions while a run goes on
+const TICK = 180; // ms from one question to the next while a run goes on: five answers a second
 const REST = 2000; // ms where nothing is to be expected: the run has ended, or nobody looks
 const AGAIN = 1000; // ms until a server that did not answer is asked again
 const MAPS = ['signal', 'gradient', 'update', 'saturated', 'dead'];
@@ -17,8 +17,8 @@ const figures = new Pictures($('figures'), true, true);
 const series = new Pictures($('series'), true, true);
 const both = new Pictures($('both'), true, true);
 const losses = new Pictures($('losses'), true, true);
-const heat = new Heat($('heat'), step => choose(step));
-const gap = new Heat($('gap'), step => choose(step));
+const heat = new Heat($('heat'), 'every layer over the steps', step => choose(step));
+const gap = new Heat($('gap'), 'one run over the other', step => choose(step));
 
 // --- the address -----------------------------------------------------------------------------------------------------
 
@@ -65,8 +65,9 @@ const pause = time => new Promise(done => setTimeout(done, time));
 async function follow() {
   for (;;) {
     const turn = page.turn;
+    const start = performance.now();
     const wait = await look();
-    for (let waited = 0; waited < wait && turn === page.turn; waited += 20) await pause(20);
+    do await pause(20); while (performance.now() - start < wait && turn === page.turn);
   }
 }
 
@@ -204,7 +205,7 @@ function findings(found) {
     const over = each.until === null ? ' on, and still' : each.until > each.from ? ` to ${each.until.toLocaleString('en')}` : '';
     const parts = [make('button', {type: 'button', 'aria-label': `Show ${from}`, onclick: () => choose(each.from)}, from)];
     if (each.report !== null && each.report !== undefined) parts.push(make('a', {className: 'button', target: '_blank', rel: 'noopener',
-      href: `/api/view/report.html?${new URLSearchParams({run: page.run, made: each.report})}`}, 'This step run again'));
+      href: `/api/view/report.html?${new URLSearchParams({run: page.run, made: each.report})}`}, each.level === 'check' ? 'Full check' : 'This step run again'));
     const head = make('p', {}, make('span', {className: 'code'}, each.code ? `${each.code} ` : ''), each.text,
       make('small', {className: 'quiet'}, ` (${each.level}, ${from}${over})`));
     return make('li', {className: each.level}, head, make('div', {className: 'row'}, ...parts), make('div', {className: 'line'}, bar));
