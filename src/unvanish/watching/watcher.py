@@ -46,6 +46,7 @@ class Watcher:
         self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
+        self.places: dict[int, tuple[Any, list[Place]]] = {}  # by the id of an optimizer
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
@@ -254,11 +255,19 @@ class Watcher:
         elif self.sampled:
             self._read(optimizer)
         if self.sampled:
-            self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
+            self.now.moves[id(optimizer)] = Moves(self._places(optimizer))
         elif self.inside is not None:
             return
         elif self.now.suspicious or not self._first_is_finite():
             self._read(optimizer)
+
+    def _places(self, optimizer: Any) -> list[Place]:
+        """The layers of its parameters; looked up again when either are others, or frozen ones are no longer."""
+        key = (len(self.table), tuple((id(each), each.requires_grad) for each in held(optimizer)))
+        known = self.places.get(id(optimizer))
+        if known is None or known[0] != key:
+            known = self.places[id(optimizer)] = key, self.table.of(held(optimizer))
+        return known[1]
 
     def _find_new(self, optimizer: Any) -> None:
         if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
@@ -273,7 +282,7 @@ class Watcher:
 
     def _read(self, optimizer: Any) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them."""
-        now, places = self.now, self.table.of(held(optimizer))
+        now, places = self.now, self._places(optimizer)
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
         now.loss = now.losses[-1] if now.losses else math.nan
