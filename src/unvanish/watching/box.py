@@ -162,10 +162,14 @@ def replay(box: Box) -> Replay:
         bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
             return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
-        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
+        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
     for entry in box.entries:
+        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
+            return Replay(
+                reason="what was made of the outputs of one watched module, and given to another, is not finite"
+            )
         found = _again(entry)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")
