@@ -107,10 +107,13 @@ class Signals:
         for at, values in self.shares.items():  # of several calls, what is shut in all
             plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
             shares[at] = min(each[0] for each in plain), min(each[1] for each in plain)
+        self.forget()
+        return found, shares
+
+    def forget(self) -> None:
         self.squares.clear()
         self.shares.clear()
         self.made.clear()
-        return found, shares
 
 
 class Activations(TorchFunctionMode):
