@@ -221,4 +221,4 @@ def test_a_watched_training_is_the_training(name: str, every: int, tmp_path: Pat
     run_read = unvanish.load_run(tmp_path / "run.unvanish")
     assert len(run_read.steps) >= (2 if every == 5 else 8)
     assert run_read.facts["failed"] == ""
-    assert Tensor.backward.__module__ == "torch._tensor" and not hasattr(Tensor.backward, "__wrapped__")
+    assert not any(hasattr(each, "__wrapped__") for each in (Tensor.backward, torch.autograd.backward))
