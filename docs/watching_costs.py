@@ -32,6 +32,12 @@ def _steps(data: dict[str, Any]) -> Iterable[str]:
     )
     ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
     yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
+    lowest = min(row["mean"] for rows in networks.values() for row in rows.values() if "mean" in row)
+    if lowest < 1.0:
+        yield (
+            f"Nothing makes a step faster: a number below 1 is the noise of a machine that others use as well, here"
+            f" {1.0 - lowest:.2f} at most."
+        )
     memory = {name: rows["memory"]["watched_over_plain"] for name, rows in networks.items() if "memory" in rows}
     if memory:
         said = ", ".join(f"{value:.2f} ({name})" for name, value in memory.items())

@@ -1,8 +1,8 @@
 """The two things of a training loop that no hook of torch tells: where a backward starts, and what a GradScaler does.
 
 While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, and two
-methods of the GradScaler are wrapped; each calls the original with exactly what it was given. They are put back when the
-last listener goes.
+methods of the GradScaler are wrapped; each calls the original with exactly what it was given. They are put back when
+the last listener goes.
 """
 
 from __future__ import annotations
