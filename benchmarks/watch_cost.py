@@ -193,11 +193,13 @@ def main() -> None:
                 rows[name][way] = {"error": f"{type(error).__name__}: {error}"}
             shown = {key: round(v, 3) if isinstance(v, float) else v for key, v in rows[name][way].items()}
             print(f"{name:30} {way:26} {shown}", flush=True)
+            if args.save:  # what is measured so far
+                args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
         if sys.platform == "linux":
             rows[name]["memory"] = memory(name)
             print(f"{name:30} memory {rows[name]['memory']}", flush=True)
-        if args.save:  # what is measured so far
-            args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
+    if args.save:
+        args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
