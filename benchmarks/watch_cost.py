@@ -33,7 +33,7 @@ from watch_peers import PEERS, Way, quiet
 import unvanish
 from unvanish.watching import interposed
 
-SIZES = {"MLP": (15, 120), "small": (12, 80), "GPT 4": (8, 40), "GPT 70": (3, 20)}
+SIZES = {"MLP": (10, 80), "small": (8, 50), "GPT 4": (5, 30), "GPT 70": (3, 20)}
 """Steps thrown away, and steps that count, in each of the two parts; a multiple of the ten steps of a sample."""
 
 
@@ -180,6 +180,8 @@ def main() -> None:
         print(peak_of(args.peak[0], int(args.peak[1])))
         return
     rows: dict[str, dict[str, Any]] = {}
+    them = sorted({each for each, _, _ in PEERS.values() if each != "torch" and args.peers and installed(each)})
+    head = {**provenance(1), "peers": {each: importlib.metadata.version(each) for each in them}}
     for name in [each for each in NETWORKS if each.startswith(tuple(SIZES)) and each.startswith(args.only or "")]:
         if name.startswith("GPT 70") and not args.large:
             continue
@@ -191,13 +193,13 @@ def main() -> None:
                 rows[name][way] = {"error": f"{type(error).__name__}: {error}"}
             shown = {key: round(v, 3) if isinstance(v, float) else v for key, v in rows[name][way].items()}
             print(f"{name:30} {way:26} {shown}", flush=True)
+            if args.save:  # what is measured so far
+                args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
         if sys.platform == "linux":
             rows[name]["memory"] = memory(name)
             print(f"{name:30} memory {rows[name]['memory']}", flush=True)
     if args.save:
-        them = sorted({each for each, _, _ in PEERS.values() if each != "torch" and args.peers and installed(each)})
-        versions = {each: importlib.metadata.version(each) for each in them}
-        args.save.write_text(json.dumps({**provenance(1), "peers": versions, "networks": rows}, indent=1) + "\n")
+        args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

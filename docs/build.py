@@ -13,6 +13,7 @@ import io
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from unvanish.report.saved import FIELDS
 from unvanish.rules import Rule, rules
 from unvanish.rules.events import EVENTS
 from unvanish.words import glossary
+
+sys.path.insert(0, str(Path(__file__).parent))
+import watching_costs
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
@@ -336,6 +340,7 @@ def pages() -> dict[Path, str]:
         },
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
         docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
+        docs / "watching.md": {"costs": lambda _: watching_costs.costs()},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
     found = {

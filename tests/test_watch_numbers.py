@@ -117,3 +117,26 @@ def test_gradients_whose_squares_underflow_have_their_norm(tmp_path: Path) -> No
         if isinstance(module, nn.Linear):
             norm = math.hypot(*(float(p.grad.norm()) for p in module.parameters() if p.grad is not None))
             assert found[name] == pytest.approx(math.log10(norm) - 30.0, abs=1e-3)
+
+
+def test_however_a_backward_is_started_it_is_seen(tmp_path: Path) -> None:
+    """By the loss, by torch's function, and from two losses at once, whose gradient is that of their sum."""
+    x, y = batch()
+    starts = {
+        "own": lambda one, two: (one + two).backward(),
+        "function": lambda one, two: torch.autograd.backward(one + two),
+        "both": lambda one, two: torch.autograd.backward([one, two]),
+    }
+    for name, start in starts.items():
+        net = network()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with unvanish.watch(net, optimizer, to=tmp_path / f"{name}.unvanish"):
+            out = net(x)
+            start(F.cross_entropy(out, y), 0.1 * out.square().mean())
+            optimizer.step()
+    found = {name: row(tmp_path / f"{name}.unvanish") for name in starts}
+    losses = {name: unvanish.load_run(tmp_path / f"{name}.unvanish").whole("loss")[0] for name in starts}
+    for name in ("function", "both"):
+        assert losses[name] == pytest.approx(losses["own"], rel=1e-6)
+        for field in ("log10_signal", "log10_grad_norm"):
+            assert found[name][field] == pytest.approx(found["own"][field], abs=1e-6)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import unvanish
 from unvanish.flow import slopes
+from unvanish.watching import shut
 
 STEPS = 12
 Losses = list[float]
@@ -195,6 +196,7 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize("name", CASES)
 def test_a_watched_training_is_the_training(name: str, every: int, tmp_path: Path) -> None:
+    shut._known.clear()
     slopes._known.clear()  # the first look at an activation tries it, wherever that is: in a checkpoint, too
 
     def run(watch: Callable[[Any, Any], Any]) -> tuple[Losses, Any, Any, Tensor]:
@@ -221,4 +223,4 @@ def test_a_watched_training_is_the_training(name: str, every: int, tmp_path: Pat
     run_read = unvanish.load_run(tmp_path / "run.unvanish")
     assert len(run_read.steps) >= (2 if every == 5 else 8)
     assert run_read.facts["failed"] == ""
-    assert Tensor.backward.__module__ == "torch._tensor" and not hasattr(Tensor.backward, "__wrapped__")
+    assert not any(hasattr(each, "__wrapped__") for each in (Tensor.backward, torch.autograd.backward))

@@ -59,10 +59,6 @@ class Entry:
     signals: dict[int, Tensor] = field(default_factory=dict)
     loss: int = -1  # which of the outputs is the loss
 
-    @property
-    def samples(self) -> int:
-        return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
-
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
@@ -86,6 +82,7 @@ class Box:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.first: dict[int, nn.Parameter | None] = {}  # of each module, one parameter
         self.samples = 0
         self.ends: set[Any] = set()
         self.loss: Any = None
@@ -93,18 +90,27 @@ class Box:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        versions = [(each, each._version) for each in tensors((args, kwargs)) if not each.is_inference()]
-        home = next((each.device.type for each in module.parameters()), "cpu")
+        given = args if not kwargs and all(isinstance(each, Tensor) for each in args) else list(tensors((args, kwargs)))
+        versions = [(each, each._version) for each in given if not each.is_inference()]
+        home = self._home(module)
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
         self.entries.append(entry)
-        self.samples += entry.samples
-        del self.entries[:-MOST]
+        self.samples += next((each.size(0) for each in given if each.ndim), 1)
+        if len(self.entries) > MOST:
+            del self.entries[:-MOST]
+
+    def _home(self, module: nn.Module) -> str:
+        """Where its parameters are; the first of them stays the same when a module moves to another device."""
+        if id(module) not in self.first:
+            self.first[id(module)] = next(iter(module.parameters()), None)
+        first = self.first[id(module)]
+        return "cpu" if first is None else first.device.type
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
         entry = self.entries[-1]
-        loss = inner_loss(outputs)
+        loss = None if isinstance(outputs, Tensor) else inner_loss(outputs)
         for at, tensor in enumerate(tensors(outputs)):
             entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
@@ -123,7 +129,9 @@ class Box:
         self.entries = [each for each in self.entries if not any(id(p) in moved for p in each.module.parameters())]
 
     def clear(self) -> None:
-        self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
+        self.entries.clear()
+        self.ends.clear()
+        self.samples, self.loss, self.loss_birth = 0, None, ""
 
 
 def _receiver(signals: dict[int, Tensor], at: int) -> Any:
@@ -165,10 +173,14 @@ def replay(box: Box, scale: float = 1.0) -> Replay:
         bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
             return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
-        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
+        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
     for entry in box.entries:
+        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
+            return Replay(
+                reason="what was made of the outputs of one watched module, and given to another, is not finite"
+            )
         found = _again(entry, scale)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")

@@ -107,12 +107,14 @@ def looks_finite(first: Tensor | None) -> bool:
 
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
-    shares = [
-        below_normal(local(tensor), size / math.sqrt(local(tensor).numel()))
-        for tensor, size in gradients
-        if local(tensor).numel() and math.isfinite(size)
-    ]
-    return max((each for each in shares if each is not None), default=None)
+    largest: float | None = None
+    for tensor, size in gradients:
+        mine = local(tensor)
+        if math.isfinite(size) and (count := mine.numel()):
+            share = below_normal(mine, size / math.sqrt(count))
+            if share is not None and (largest is None or share > largest):
+                largest = share
+    return largest
 
 
 def total(values: Iterable[float]) -> float:
@@ -141,8 +143,13 @@ class Moves:
         for place in places:
             for each in place.trainable:
                 self.parts.append((place.at, each, _blocks(local(each))))
-        some = [(_some(each, rows), rows) for _, each, rows in self.parts]
-        self.before = [each.clone() if rows is None else each for each, rows in some]
+        some = [_some(each, rows) for _, each, rows in self.parts]
+        whole = [at for at, (_, _, rows) in enumerate(self.parts) if rows is None]
+        if whole:  # the others are copies already
+            copies = torch._foreach_mul([some[at] for at in whole], 1)  # pyright: ignore[reportPrivateImportUsage]
+            for at, copy in zip(whole, copies, strict=True):
+                some[at] = copy
+        self.before = some
 
     def squares(self) -> dict[int, tuple[float, float]]:
         """Per layer the sum of squares of the update, and of the weights, both over the same entries."""

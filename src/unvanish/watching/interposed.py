@@ -1,7 +1,8 @@
 """The two things of a training loop that no hook of torch tells: where a backward starts, and what a GradScaler does.
 
-While at least one listener is there, three methods of torch's classes are wrapped; each calls the original with exactly
-what it was given. They are put back when the last listener goes.
+While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, and two
+methods of the GradScaler are wrapped; each calls the original with exactly what it was given. They are put back when
+the last listener goes.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ class Listener(Protocol):
 
 
 _listeners: list[Listener] = []
-_originals: list[tuple[type, str, Any]] = []
+_originals: list[tuple[Any, str, Any]] = []
 _lock = threading.Lock()
+_inside = [0]  # a checkpoint calls a backward of its own inside a backward
 
 
 def listen(listener: Listener) -> None:
     """Tell ``listener`` of every backward from now on."""
     with _lock:
         if not _listeners:
-            _wrap(Tensor, "backward", _backward)
+            _wrap(torch.autograd, "backward", _backward)
             _wrap(torch.amp.GradScaler, "scale", _scale)
             _wrap(torch.amp.GradScaler, "update", _update)
         _listeners.append(listener)
@@ -50,24 +52,39 @@ def stop_listening(listener: Listener) -> None:
                 setattr(owner, name, original)
 
 
-def _wrap(owner: type, name: str, made: Callable[[Any], Any]) -> None:
+def _wrap(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
     original = owner.__dict__[name]
     _originals.append((owner, name, original))
     setattr(owner, name, functools.wraps(original)(made(original)))
 
 
 def _backward(original: Any) -> Any:
-    def backward(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        told = tuple(_listeners)
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        told, loss = tuple(_listeners), _loss(tensors)
+        if _inside[0] or loss is None:
+            return original(tensors, *args, **kwargs)
         for each in told:
-            each.backward_starts(self)
+            each.backward_starts(loss)
+        _inside[0] += 1
         try:
-            return original(self, *args, **kwargs)
+            return original(tensors, *args, **kwargs)
         finally:
+            _inside[0] -= 1
             for each in told:
                 each.backward_ends()
 
     return backward
+
+
+def _loss(tensors: Any) -> Tensor | None:
+    """What a backward starts from; of several, their sum, which is what its gradient is of."""
+    if isinstance(tensors, Tensor):
+        return tensors
+    several = [each for each in tensors if isinstance(each, Tensor)] if isinstance(tensors, (list, tuple)) else []
+    if len(several) < 2:
+        return several[0] if several else None
+    with torch.no_grad():
+        return torch.stack([each.sum() for each in several]).sum()
 
 
 def _scale(original: Any) -> Any:

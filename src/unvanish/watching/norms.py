@@ -13,6 +13,8 @@ from torch import Tensor
 ENTRIES = 32_768
 """At most so many entries of a tensor are looked at where a share is estimated."""
 
+_REAL = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+
 BLOCK = 64
 """Neighbouring entries that are drawn together: single ones cost a cache line each."""
 
@@ -49,11 +51,9 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
     return found
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_complex()
+    kind = type(tensor)
+    return (kind is Tensor or kind is torch.nn.Parameter) and tensor.layout is torch.strided and tensor.dtype in _REAL
 
 
 def local(tensor: Any) -> Tensor:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.structure import arguments
 from unvanish.watching.norms import norm
-from unvanish.watching.shut import Flat, dead_and_saturated, flat_of
+from unvanish.watching.shut import dead_and_saturated, flat_of
 from unvanish.watching.table import Table
 
 HOPS = 4
@@ -28,7 +28,6 @@ class Signals:
         self.hooks: dict[int, Any] = {}
         self.squares: dict[int, list[float | Tensor]] = {}
         self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
-        self.flat: dict[Any, Flat | None] = {}
         self.made: dict[Any, int] = {}
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
@@ -75,11 +74,7 @@ class Signals:
         inputs, more = args[0], args[1:]
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
             return
-        key = (func, repr(more), repr(kwargs))
-        if key not in self.flat:
-            plain = {name: value for name, value in kwargs.items() if name != "inplace"}
-            self.flat[key] = flat_of(func, more, plain)
-        flat = self.flat[key]
+        flat = flat_of(func, more, kwargs)
         if flat is not None and (at := self._layer_of(inputs.grad_fn)) is not None:
             self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
 
@@ -107,10 +102,13 @@ class Signals:
         for at, values in self.shares.items():  # of several calls, what is shut in all
             plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
             shares[at] = min(each[0] for each in plain), min(each[1] for each in plain)
+        self.forget()
+        return found, shares
+
+    def forget(self) -> None:
         self.squares.clear()
         self.shares.clear()
         self.made.clear()
-        return found, shares
 
 
 class Activations(TorchFunctionMode):

@@ -51,6 +51,15 @@ class Step:
         found.groups, found.order, found.series = self.groups, self.order, self._series()
         return found
 
+    def over(self) -> Step:
+        """The next step: this one again where nothing was read in it."""
+        if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
+            return Step()
+        self.losses.clear()
+        self.stepped.clear()
+        self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
+        return self
+
     def following(self) -> Step:
         """The next step, whose passes have been already."""
         return Step(

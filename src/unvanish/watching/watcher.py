@@ -366,9 +366,9 @@ class Watcher:
 
         ``begun``: the forward and backward pass of the next step have been already.
         """
-        now = self.now
+        step = self.step
         self.guarded(self.finish)(begun)
-        if self.ended and self.now is now and self.processes.together:
+        if self.ended and self.step == step and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
@@ -386,9 +386,9 @@ class Watcher:
 
     def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
-        self.now = self.now.following() if begun else Step()
+        self.now = self.now.following() if begun else self.now.over()
         if not begun:
-            self.signals.take(1)
+            self.signals.forget()
             self.box.clear()
         self._arm()
 

@@ -1,0 +1,82 @@
+"""What stands in docs/watching.md on costs: measured numbers as tables, read off benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def costs(folder: Path = RESULTS) -> str:
+    """The tables that have been measured; "" where none has."""
+    parts = [
+        *_of(folder / "watch_cost.json", _steps), *_of(folder / "run_file.json", _file),
+        *_of(folder / "watch_healthy.json", _healthy),
+    ]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _of(path: Path, written: Any) -> Iterable[str]:
+    if path.is_file():
+        yield from written(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _steps(data: dict[str, Any]) -> Iterable[str]:
+    networks = data["networks"]
+    yield (
+        "Time of a training step, as a multiple of the same step without: the mean over all steps, and in brackets the"
+        " median, which hides a step that is dear now and then. In one run, on the same networks:"
+    )
+    ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
+    yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
+    lowest = min(row["mean"] for rows in networks.values() for row in rows.values() if "mean" in row)
+    if lowest < 1.0:
+        yield (
+            f"Nothing makes a step faster: a number below 1 is the noise of a machine that others use as well, here"
+            f" {1.0 - lowest:.2f} at most."
+        )
+    memory = {name: rows["memory"]["watched_over_plain"] for name, rows in networks.items() if "memory" in rows}
+    if memory:
+        said = ", ".join(f"{value:.2f} ({name})" for name, value in memory.items())
+        yield f"Peak memory at every=1, over that of the plain step: {said}."
+    peers = ", ".join(f"{name} {version}" for name, version in data.get("peers", {}).items())
+    yield (
+        f"Processor time, {data['machine']['processor']}, {data['machine']['threads']} thread, torch"
+        f" {data['versions']['torch']}{', ' if peers else ''}{peers}; by `benchmarks/watch_cost.py`."
+    )
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "fails"
+    return f"{row['mean']:.2f} ({row['median']:.2f})" if row else ""
+
+
+def _file(data: dict[str, Any]) -> Iterable[str]:
+    asked = data["asked"]
+    slowest = max(each["seconds"] for each in asked.values())
+    memory = max(each["peak_mib"] for each in asked.values())
+    yield (
+        f"The file of {data['steps']:,} sampled steps of {data['layers']} layers takes {data['file_mib']:.0f} MiB, that"
+        f" is {data['bytes_after_thinning']:.1f} bytes a step and layer ({data['bytes_a_step_and_layer']:.0f} before it"
+        f" is thinned). It is opened and a first question answered in {slowest:.1f} s and {memory:.0f} MiB, at most; by"
+        " `benchmarks/run_file.py`."
+    )
+
+
+def _healthy(data: dict[str, Any]) -> Iterable[str]:
+    rows = data["rows"]
+    errors = sum(level == "error" for row in rows for _, level, _ in row["findings"])
+    notes = sum(level != "error" for row in rows for _, level, _ in row["findings"])
+    yield (
+        f"{len(rows)} trainings in which nothing is wrong, 1,000 steps each (MLPs, CNN, GPT, GAN, RL, LSTM, warm-up,"
+        f" cosine, dropout, batch norm, mixed precision, converged): {errors or 'no'} finding of level error, {notes}"
+        " notes; by `benchmarks/watch_healthy.py`."
+    )
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, tuple("---" for _ in heads), *rows))
