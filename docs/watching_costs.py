@@ -38,10 +38,11 @@ def _steps(data: dict[str, Any]) -> Iterable[str]:
             f"Nothing makes a step faster: a number below 1 is the noise of a machine that others use as well, here"
             f" {1.0 - lowest:.2f} at most."
         )
-    memory = {name: rows["memory"]["watched_over_plain"] for name, rows in networks.items() if "memory" in rows}
+    memory = [(name, rows["memory"]) for name, rows in networks.items() if "memory" in rows]
     if memory:
-        said = ", ".join(f"{value:.2f} ({name})" for name, value in memory.items())
-        yield f"Peak memory at every=1, over that of the plain step: {said}."
+        more = [(name, found["plain_mib"], found["watched_over_plain"] - 1.0) for name, found in memory]
+        said = "; ".join(f"{plain * share:.1f} MiB more than {plain:.0f} ({name})" for name, plain, share in more)
+        yield f"Peak memory of steps at every=1: {said}."
     peers = ", ".join(f"{name} {version}" for name, version in data.get("peers", {}).items())
     yield (
         f"Processor time, {data['machine']['processor']}, {data['machine']['threads']} thread, torch"
