@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
-from unvanish.evidence.output_loss import OutputLoss, lowest
+from unvanish.evidence.output_loss import OutputLoss, lowest, nearby
 from unvanish.records import LossFacts, OutputFacts
 
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
@@ -26,7 +26,7 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     ``last`` makes what the recognised loss call is given, ``output_call`` the model's output (often the same).
     """
     now = last.output_loss.now[0].double()
-    best, at = lowest(last.output_loss, loss.value)
+    best, at = nearby(last.output_loss, loss.value)
     facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high)
     facts = facts.replace(rms=float(now.pow(2).mean().sqrt()))
     if (
