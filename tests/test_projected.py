@@ -182,6 +182,21 @@ def test_a_power_of_two_on_a_layer_moves_its_norm_by_just_that(name: str) -> Non
         assert by_name[layer] - own == pytest.approx(value, abs=1e-4), layer
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_how_the_units_are_numbered_makes_no_difference(seed: int) -> None:
+    problem, other = made("dense"), made("dense")
+    model: Any = other.model
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for first, second in ((model[0], model[2]), (model[2], model[4])):
+            order = torch.randperm(WIDE, generator=generator)
+            first.weight.copy_(first.weight[order])
+            first.bias.copy_(first.bias[order])
+            second.weight.copy_(second.weight[:, order])
+    before, after = probed(problem, seed, Projector(seed))[1].leaves, probed(other, seed, Projector(seed))[1].leaves
+    assert list(after.values()) == pytest.approx(list(before.values()), abs=1e-9)
+
+
 def test_a_gradient_that_is_zero_is_exactly_zero() -> None:
     problem = made("dense")
     model: Any = problem.model

@@ -44,19 +44,28 @@ class Projected(NamedTuple):
 
 
 class Projector:
-    """Makes the random directions of one walk, the same for all layers with as many outputs."""
+    """Makes the random directions of one walk."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.made: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self.made: dict[tuple[tuple[int, ...], torch.dtype, torch.device], Tensor] = {}
 
-    def directions(self, like: Tensor, outputs: int) -> Tensor:
-        """(outputs, DIRECTIONS), in the type and on the device of ``like``."""
-        key = outputs, like.dtype, like.device
+    def directions(self, given: Tensor) -> Tensor:
+        """(outputs, DIRECTIONS) for cotangents of shape (rows, outputs), in their type and on their device.
+
+        An output gets its random numbers by its place in an order that the cotangents give, not by its index: so the
+        units of a layer may be numbered otherwise, and the norm is the same.
+        """
+        rows, outputs = given.shape
+        order = (self._drawn(given, (rows,)) @ given).argsort()
+        drawn = self._drawn(given, (outputs, DIRECTIONS))
+        return torch.empty_like(drawn).index_copy_(0, order, drawn)
+
+    def _drawn(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        key = shape, like.dtype, like.device
         if key not in self.made:
-            generator = torch.Generator().manual_seed(self.seed + outputs)
-            drawn = normal_like(like.new_empty((outputs, DIRECTIONS)), generator)
-            self.made[key] = drawn / math.sqrt(DIRECTIONS)
+            generator = torch.Generator().manual_seed(self.seed + sum(shape))
+            self.made[key] = normal_like(like.new_empty(shape), generator) / math.sqrt(DIRECTIONS)
         return self.made[key]
 
     def of(self, node: Node, edges: Sequence[tuple[Node, int]], shared: set[Node]) -> Projected | None:
@@ -108,7 +117,7 @@ def _product(node: Any, edges: Sequence[tuple[Node, int]], projector: Projector,
         sent = {} if weight is None else {first: given @ weight.t()}
         if first and edges[0][0] is not None:
             sent[0] = given
-        return sent, (given @ projector.directions(given, outputs)).t() @ rows
+        return sent, (given @ projector.directions(given)).t() @ rows
 
     return send
 
@@ -124,7 +133,8 @@ def _convolution(node: Any, edges: Sequence[tuple[Node, int]], projector: Projec
 
     def send(given: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         found = back(given, inputs, weight, sizes, *how, wanted)
-        few = torch.einsum("nc...,ck->nk...", given, projector.directions(given, weight.shape[0]))
+        directions = projector.directions(given.transpose(0, 1).flatten(1).t())
+        few = torch.einsum("nc...,ck->nk...", given, directions)
         narrow = weight.new_empty((DIRECTIONS, *weight.shape[1:]))
         projected = back(few.contiguous(), inputs, narrow, None, *how, (False, True, False))[1]
         return {place: found[place] for place in (0, 2) if wanted[place]}, projected
@@ -143,7 +153,7 @@ def _embedding(node: Any, edges: Sequence[tuple[Node, int]], projector: Projecto
         how = -1, how[1]
 
     def send(given: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        few = given @ projector.directions(given, width)
+        few = given @ projector.directions(given.reshape(-1, width))
         return {}, torch.ops.aten.embedding_dense_backward(few, indices, rows, *how)
 
     return send
