@@ -45,10 +45,10 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether every entry is a finite number."""
     if tensor.is_nested:
         return math.isfinite(norm_of(tensor))
-    if tensor.is_floating_point() and tensor.layout is torch.strided:
-        # A norm that is finite has only such entries, and takes a twentieth of the time of looking at each of them.
-        if math.isfinite(torch.linalg.vector_norm(tensor).item()):
-            return True
+    plain = tensor.is_floating_point() and tensor.layout is torch.strided
+    # A norm that is finite has only such entries, and takes a twentieth of the time of looking at each of them.
+    if plain and math.isfinite(torch.linalg.vector_norm(tensor).item()):
+        return True
     return bool(torch.isfinite(tensor).all())
 
 
