@@ -122,8 +122,8 @@ def main() -> None:
         if name.startswith(args.only):
             rows[name] = compare(name, args.old.resolve(), tuple(args.efforts), args.turns, args.threads, args.seconds)
             print(name, rows[name], flush=True)
-    if args.save:
-        args.save.write_text(json.dumps({**provenance(args.threads), "networks": rows}, indent=1) + "\n")
+            if args.save:  # at once: a long run may be cut short
+                args.save.write_text(json.dumps({**provenance(args.threads), "networks": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -124,11 +124,31 @@ def test_closed_optima_are_those_of_a_long_search(case: str, seed: int) -> None:
     scale = float(made.at([now]))
     free, place = lowest(made)
     assert free == pytest.approx(_searched(lambda z: made.at([z]), now), abs=1e-6 * scale)
-    assert place is not None and float(made.at(place)) == free
+    assert place is not None and free is not None
+    assert free <= float(made.at(place)) <= free + 3e-4 * (SAMPLES if case == "summed" else 1)
     constant, row = best_constant_of(made)
     found = _searched(lambda z: made.at([z.expand(now.shape)]), now.mean(0, keepdim=True))
     assert constant == pytest.approx(found, abs=1e-6 * scale)
     assert row is not None and row[0].shape == (1, *now.shape[1:])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_outputs_are_no_farther_than_the_loss_asks(seed: int) -> None:
+    """Logits keep their mean, end where a ten-thousandth of a nat is left, and stay where their target is ignored."""
+    g = torch.Generator().manual_seed(seed)
+    now = torch.randn(SAMPLES, 5, generator=g).double() + 100.0
+    y = torch.randint(5, (SAMPLES,), generator=g)
+    y[0] = -100
+    _, place = lowest(OutputLoss(lambda z: F.cross_entropy(z[0], y), [now]))
+    assert place is not None
+    (best,) = place
+    assert torch.allclose(best[0], now[0], atol=1e-9, rtol=0)
+    assert torch.allclose(best.mean(1), now.mean(1), atol=1e-9, rtol=0)
+    gaps = best[1:].gather(1, y[1:, None]) - best[1:].min(1, keepdim=True).values
+    assert torch.allclose(gaps, torch.full_like(gaps, math.log(5e4)), atol=1e-9, rtol=0)
+    coins = (y > 2).double()
+    _, place = lowest(OutputLoss(lambda z: F.binary_cross_entropy_with_logits(z[0], coins), [now[:, 0]]))
+    assert place is not None and torch.allclose(place[0].abs(), torch.full((SAMPLES,), math.log(1e4)).double())
 
 
 @pytest.mark.parametrize("seed", range(3))

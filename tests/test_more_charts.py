@@ -30,6 +30,7 @@ from unvanish.charts import (
 from unvanish.charts.labels import Box, Spot, box
 from unvanish.charts.linear import ends, linear
 from unvanish.charts.theme import DIVERGING, token
+from unvanish.lab.readable import readable
 from unvanish.records import UnvanishError
 
 WIDTHS = (360, 620, 1000)
@@ -255,6 +256,17 @@ def test_exactly_zero_stands_below_the_powers_of_ten():
     assert tables["ends"] == [{"x": 2, "y": frame["y_ticks"][0], "color": token("down")}]
 
 
+def test_numbers_that_are_no_logarithms_stand_on_a_linear_axis():
+    tables = speeds.tables([0, 1, 2], ["loss"], [[-1.0, 3.0, INF]], log=False)
+    frame = tables["frame"][0]
+    assert [row["y"] for row in tables["lines"]] == [-1.0, 3.0]  # what is not finite has no place there
+    assert frame["y_low"] < -1.0 < 3.0 < frame["y_high"]
+    assert frame["y_names"] == ["−1", "0", "1", "2", "3"]
+    flat = speeds.tables([0, 1], ["rate"], [[0.0, 0.0]], log=False)["frame"][0]
+    assert flat["y_low"] < 0.0 < flat["y_high"]
+    assert list(readable("speeds", speeds.tables, ([0], ["loss"], [[-1.0]]), {"log": False})[0]) == ["step", "loss"]
+
+
 @pytest.mark.parametrize("make", [speeds.tables, heat.tables])
 @pytest.mark.parametrize(
     ("steps", "names", "values"),
@@ -458,3 +470,16 @@ def test_a_map_needs_a_row_for_each_place_up_and_leaves_blank_what_is_missing():
     tables = map.tables([1.0, 2.0], [0.0, 1.0], [[None, 1.0], [1.0, 1.0]], across="a", up="b")
     assert "blank: no value" in texts(tables)
     assert map.tables([1.0, 2.0], [0.0, 1.0], [[1.0, 1.0]] * 2, across="a", up="b")["line"] == []
+
+
+def test_numbers_without_names_are_rows_by_their_place() -> None:
+    def tables(log10_values: list[float], *, width: float = 1.0) -> None: ...
+
+    rows = readable("ladder", tables, ([-1.0, -2.0],), {})
+    assert rows == [{"number": 1, "log10 values": -1.0}, {"number": 2, "log10 values": -2.0}]
+    assert readable("ladder", tables, (3.0,), {}) == []
+
+
+def test_an_unknown_colour_is_said_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="there is no colour 'dwn'; there are bg, fg"):
+        token("dwn")

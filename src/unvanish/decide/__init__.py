@@ -12,10 +12,21 @@ there. Where neither tells, the layer is "not_asked".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from unvanish.decide.limits import BALANCED, BESIDE, DEAD_UNITS, EXPLODING, SOUND, UNDERFLOW, VANISHED
+from unvanish.decide.limits import (
+    BALANCED,
+    BESIDE,
+    DEAD_UNITS,
+    EXPLODING,
+    OWN_BRANCH,
+    SOUND,
+    SWITCHED_OFF,
+    UNDERFLOW,
+    VANISHED,
+    VANISHED_ADAPTIVE,
+)
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
 from unvanish.decide.reach import depends_beyond
 from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
@@ -96,6 +107,16 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     return "note" if facts.lost else ""
 
 
+def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
+    """``note`` where the optimizer's steps do not shrink with the gradient, unless the loss stays at its constant."""
+    eps, stuck = flow.setting.eps, flow.loss is not None and flow.loss.at_constant
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    if eps is None or not flow.asks("log10_transmission") or (stuck and (is_stationary(flow) or taken >= STUCK)):
+        return "error"
+    full = all((a.log10_transmission or 0.0) > VANISHED_ADAPTIVE and not below_eps(a, eps) for a in layers)
+    return "note" if full else "error"
+
+
 def _beside(flow: Flow) -> set[str]:
     """The layers a little below the limit that are reached from a layer which transmits well: by another way, then."""
     marginal = {
@@ -161,7 +182,9 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call; where the calls were not looked at, whether it had neither signal nor gradient."""
+    """Whether it has no call, or its result is multiplied by zero; without the calls, whether nothing reached it."""
+    if any(facts.layer == layer.name and facts.cut == SWITCHED_OFF for facts in flow.unused):
+        return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
 
@@ -172,6 +195,8 @@ def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
     if transmission < (BESIDE if layer.name in others.beside else VANISHED):
+        if layer.gate.startswith(OWN_BRANCH):  # its size says nothing yet: it comes with what the branch learns
+            return (_at_rest(loss) if still else "healthy"), ""
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
@@ -199,17 +224,30 @@ def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[st
 
 def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> tuple[str, str]:
     """Whether the signal that reaches a layer has a size it can learn from."""
-    # Of a result that its activation cuts off nearly everywhere, the size says nothing.
-    if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
+    # Of a result that its activation cuts off nearly everywhere, or of which few steps are heard, the size is no sign.
+    off = (layer.dead_fraction or 0.0) > DEAD_UNITS or _mostly_unread(layer, flow)
+    if rise is not None and rise > EXPLODING and not still and not off:
         return "exploding", ""
     if still:
-        return ("plateau" if flow.loss is not None and flow.loss.at_constant else "converged"), ""
+        return _at_rest(flow.loss), ""
     lost = layer.underflow_fraction
     if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
     small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _mostly_unread(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether it stands before a recurrent layer that hears only some of its steps; the norm is that of all of them."""
+    deaf = {facts.layer for facts in flow.time if facts.layer and facts.faint}
+    if not deaf or layer.call is None:
+        return False
+    return any(a.name.partition("#")[0] in deaf and a.call is not None and layer.call < a.call for a in flow.layers)
+
+
+def _at_rest(loss: LossFacts | None) -> str:
+    return "plateau" if loss is not None and loss.at_constant else "converged"
 
 
 def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:

@@ -4,6 +4,12 @@ VANISHED = -2.5
 """Limit of log10 T_rel. Of 367 labelled layers every vanished one lay at -2.73 or below and every other one at -0.78 or
 above, so any limit from -2.6 to -0.9 separates them equally well; this one is on the side of silence."""
 
+VANISHED_ADAPTIVE = -4.5
+"""Limit of log10 T_rel below which vanishing is an error under Adam and its like, whose step is about the learning rate
+in every entry however small the gradient is (above eps): weak layers then learn, too, if later than the others. Of
+random chains of 4 to 14 layers without normaliser, all at -2.6 to -4.1 fitted under Adam, most far better than with
+their weak layers frozen; of sigmoid chains at -5.3 and less none did. Between the two."""
+
 BESIDE = -3.0
 """The same limit for a layer beside a way that carries the signal, so that some layer before it transmits well. Gains
 of five stock models lie at -2.5 to -2.85 there while the models train; the labelled vanished layers stood in chains,
@@ -27,6 +33,25 @@ DEAD_UNITS = 0.9
 BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
+
+ALIKE = -3.0
+"""log10 of 1 less the mean cosine between rows from which on they count as alike, where the loss shows that they are:
+what tells them apart is then a thirtieth of what they share or less. At 10^-2.7 or more, graph convolutions of two and
+four layers fit most of a feature of each node's own; at 10^-5.5 and less, eight and more fit nothing but the mean."""
+
+MIXED = -6.5
+"""The same before the loss can show anything. Two layers of attention without a skip start at 10^-5.1 to 10^-5.9 and
+train, because its weights can still sharpen; graph convolutions and attention at 10^-7.6 and less never told rows apart
+at any of three rates. Between the two."""
+
+OWN_BRANCH = "own branch: "
+"""How the text of a layer's gate begins where it is none: the layer's own short branch, beside a trunk that carries the
+signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that
+is still nearly uniform, in transformers that then train: they wait for nothing and learn by themselves."""
+
+SWITCHED_OFF = "a factor of zero"
+"""What cuts a layer off (``UnusedFacts.cut``) that is in the graph: a constant it is multiplied by, beside a way that
+goes on. A penalty whose weight is zero and a branch that is not yet warmed up are no dead units."""
 
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""

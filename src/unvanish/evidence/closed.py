@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 Loss = Callable[[Sequence[Tensor]], Tensor]
 FLOOR = math.exp(-30.0)
 """What a class that never occurs counts for, beside the one that counts most: less than any loss can show."""
+NEAR = 1e-4
+"""Loss, in nats a sample, that is left at the nearest outputs that count as best: the best of all lie at infinity."""
 MOVES = (
     "View", "ReshapeAlias", "UnsafeView", "Transpose", "Permute", "T", "Slice", "Select", "Squeeze", "Unsqueeze",
     "Clone", "Alias", "ToCopy", "Unbind", "Split", "SplitWithSizes",
@@ -35,16 +37,22 @@ MOVES = (
 class Known:
     """A loss that is known: which of the outputs it is computed of, and per entry of that what its best values follow.
 
-    ``best`` of ``shares``, summed over any samples, is the best entry for all of them.
+    ``best`` of ``shares``, summed over any samples, is the best entry for all of them. ``near``: an output nearer to
+    the present one that is as good to NEAR; where the loss does not look, it is the present one.
     """
 
     place: int
     shares: tuple[Tensor, ...]
     best: Callable[..., Tensor]
+    near: Tensor
 
     def free(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """The best outputs of all; those that this loss does not look at stay."""
         return self._put(outputs, self.best(*self.shares))
+
+    def nearest(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs as good as the best to NEAR, without a step that the loss does not ask for."""
+        return self._put(outputs, self.near)
 
     def constant(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """The best output for all samples, with one row."""
@@ -87,10 +95,12 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
         shares = _SHARES[func](given.arguments)
         if shares is None:
             return None
-        back = [torch.autograd.grad(entries, z[place], share, retain_graph=True)[0] for share in shares]
+        near = _NEAREST[func](entries.detach(), *shares).to(entries.dtype)
+        kept = [*shares, near - entries.detach()]
+        *back, move = (torch.autograd.grad(entries, z[place], one, retain_graph=True)[0] for one in kept)
     except Exception:  # whatever it is, it is searched instead
         return None
-    return Known(place, tuple(back), _BEST[func])
+    return Known(place, tuple(back), _BEST[func], now[place].detach() + move)
 
 
 def _taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
@@ -160,6 +170,28 @@ def _odds(ones: Tensor, zeros: Tensor) -> Tensor:
     return torch.maximum(ones, least).log() - torch.maximum(zeros, least).log()
 
 
+def _near_classes(entries: Tensor, share: Tensor) -> Tensor:
+    """Logits are worth the same when all of a sample grow by one number: their mean stays."""
+    most = share.amax(1, keepdim=True)
+    best = share.clamp_min(most * (NEAR / share.shape[1])).log()
+    return torch.where(most > 0.0, best + (entries - best).mean(1, keepdim=True), entries)
+
+
+def _near_coins(entries: Tensor, ones: Tensor, zeros: Tensor) -> Tensor:
+    most = torch.maximum(ones, zeros)
+    least = most * NEAR
+    best = torch.maximum(ones, least).log() - torch.maximum(zeros, least).log()
+    return torch.where(most > 0.0, best, entries)
+
+
+def _near_numbers(entries: Tensor, target: Tensor, count: Tensor) -> Tensor:
+    return torch.where(count > 0.0, _mean(target, count), entries)
+
+
+def _near_shares(entries: Tensor, ones: Tensor, zeros: Tensor) -> Tensor:
+    return _near_numbers(entries, ones, ones + zeros)
+
+
 def _mean(total: Tensor, count: Tensor) -> Tensor:
     return total / count.clamp_min(torch.finfo(count.dtype).tiny)
 
@@ -183,4 +215,10 @@ _BEST: dict[Any, Callable[..., Tensor]] = {
     F.mse_loss: _mean,
     F.binary_cross_entropy_with_logits: _odds,
     F.binary_cross_entropy: _share,
+}
+_NEAREST: dict[Any, Callable[..., Tensor]] = {
+    F.cross_entropy: _near_classes,
+    F.mse_loss: _near_numbers,
+    F.binary_cross_entropy_with_logits: _near_coins,
+    F.binary_cross_entropy: _near_shares,
 }

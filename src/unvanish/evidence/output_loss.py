@@ -121,22 +121,16 @@ def searchable(output: Tensor) -> Tensor:
 def lowest(
     output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
 ) -> tuple[float | None, list[Tensor] | None]:
-    """The lowest loss of any outputs, and where: in closed form where that is known, else as ``nearby`` finds it."""
+    """The lowest loss of any outputs, and the nearest that are as good for all that counts.
+
+    In closed form where that is known, else as found from the outputs as they are (or from a constant, if those barely
+    help).
+    """
     if output_loss.known is not None:
         best = output_loss.known.free(output_loss.now)
         least = output_loss.worth(best)
         if least <= (output_loss.worth(output_loss.now) if value is None else value):
-            return least, best
-    return nearby(output_loss, value, constant)
-
-
-def nearby(
-    output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
-) -> tuple[float | None, list[Tensor] | None]:
-    """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where.
-
-    Where the best outputs lie at infinity, it stops where a ten-thousandth of the loss is left.
-    """
+            return least, output_loss.known.nearest(output_loss.now)
 
     def at(z: Sequence[Tensor]) -> Tensor:
         return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])

@@ -69,6 +69,8 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     time = _OfFlow(lambda flow: flow.time)
     pairs = _OfFlow(lambda flow: flow.pairs)
     birth = _OfFlow(lambda flow: flow.birth)
+    alike = _OfFlow(lambda flow: flow.alike)
+    pinned = _OfFlow(lambda flow: flow.pinned)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -10,7 +10,7 @@ from unvanish.records import Finding
 from unvanish.report.formats import writer
 from unvanish.report.index import index
 from unvanish.report.places import title
-from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
+from unvanish.report.sentences import beyond_headline, called, checked, evidence_fact, headline, places
 from unvanish.report.text import STAIRCASE, backward_staircase
 from unvanish.report.through_time import TITLE, shown
 from unvanish.words.markup import visible
@@ -29,7 +29,7 @@ def write(report: Report) -> str:
 
 
 def _blocks(report: Report) -> Iterator[str]:
-    word = words(report.verdict).capitalize()
+    word = called(report)
     yield f"## {_plain(word)}: {_plain(headline(report))}"
     yield "\n".join(f"- {_plain(fact)}" for fact in checked(report))
     drawn = backward_staircase(report, WIDTH)

@@ -37,11 +37,36 @@ SHARES = {
 }  # fmt: skip
 
 
+INTENDED = ("frozen", "gated")
+"""Verdicts of notes that say what a fine-tuning is meant to be; the layers that learn are no worse for it."""
+
+
+def called(report: Report) -> str:
+    """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
+
+    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn; and where every
+    layer was judged healthy and only the loss leaves a question open.
+    """
+    verdicts = {layer.verdict for layer in report.layers}
+    if not report.findings or not report.healthy or "healthy" not in verdicts:
+        return words(report.verdict).capitalize()
+    open_questions = [f for f in report.findings if f.verdict == "undecided"]
+    others = [f for f in report.findings if f.verdict not in INTENDED and f not in open_questions]
+    if others or not verdicts <= {"healthy", *INTENDED}:
+        return words(report.verdict).capitalize()
+    if not open_questions:
+        return "Healthy"
+    count = len(report.undecided)
+    return f"Healthy; {'one question' if count == 1 else f'{count} questions'} open"
+
+
 def headline(report: Report) -> str:
     """The first sentence of the finding the verdict rests on; without one, what the absence of findings means."""
     first = deciding(report)
     if first is not None:
         return sentences(report, first)[0]
+    if report.findings:
+        return _no_fault(report)
     unjudged = sum(layer.verdict in ("undecided", "not_asked") for layer in report.layers)
     if not report.layers:
         return "nothing was found, but no layer was measured either."
@@ -50,9 +75,21 @@ def headline(report: Report) -> str:
     return "no fault was found; the error signal reaches every layer at a usable size."
 
 
+def _no_fault(report: Report) -> str:
+    """That nothing is wrong with the layers that learn; what is intended, and what is open."""
+    counts = Counter(layer.verdict for layer in report.layers)
+    learn = counts["healthy"]
+    said = f"no fault was found; the error signal reaches {'all' if learn == len(report.layers) else ''}"
+    said = f"{said.rstrip()} {learn:,} {'layer that learns' if learn == 1 else 'layers that learn'} at a usable size"
+    aside = [f"{counts[word]:,} {verb}" for word, verb in (("frozen", "frozen"), ("gated", "gated")) if counts[word]]
+    what = f" ({', '.join(aside)})" if aside else ""
+    asked = "".join(f"; open: {what}: {why}" for what, why in report.undecided[:1])
+    return f"{said}{what}{asked}."
+
+
 def deciding(report: Report) -> Finding | None:
-    """The finding the verdict rests on."""
-    return index(report).deciding
+    """The finding the verdict rests on; None where the headline is that nothing is wrong."""
+    return None if called(report).startswith("Healthy") else index(report).deciding
 
 
 def sentences(report: Report, finding: Finding) -> list[str]:

@@ -9,6 +9,9 @@ from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, subject
 
+MOST = 5
+"""Gates that are named one by one; of more the first three and a count."""
+
 
 @rule(
     "UV603",
@@ -43,7 +46,8 @@ def gated(flow: Flow) -> list[Statement]:
     if not layers:
         return []
     zeros = {facts.layer: facts.gates for facts in flow.zeros}
-    gates = listing(gate for layer in layers for gate in _gates(flow, layer, zeros))
+    named = dict.fromkeys(name for layer in layers for gate in _gates(flow, layer, zeros) for name in gate.split(", "))
+    gates = listing(named, most=MOST if len(named) <= MOST else 3)
     message = (
         f"{subject(flow, layers, 'waits', 'wait')} behind {gates or 'a gate'}, zero or nearly so and trainable:"
         " the gradient comes as the gate opens. It is neither vanished nor dead: the gate itself learns."

@@ -10,12 +10,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unvanish.decide import decide
 from unvanish.pipeline import look
@@ -26,6 +28,9 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.loss_graph import between, birth, name_of, steep
+from unvanish.watching.norms import local
+from unvanish.watching.processes import several
+from unvanish.watching.table import spread
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -34,6 +39,7 @@ PROBE = 256
 """So many entries of each output are kept, to see whether a repetition gives the same."""
 
 OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+WAITS = "to run it again would mean to wait for processes that are not running it"
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
 """What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
 
@@ -51,7 +57,7 @@ class Entry:
     training: bool
     outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
-    loss: bool = False
+    loss: int = -1  # which of the outputs is the loss
 
     @property
     def samples(self) -> int:
@@ -60,6 +66,19 @@ class Entry:
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
+
+
+class NoCollectives(TorchDispatchMode):
+    """Refuses what all processes have to call together: the others are not running the step again."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
+            raise UnvanishError(f"it calls {func.name()}, and {WAITS}")
+        return func(*args, **(kwargs or {}))
+
+
+def _sharded(module: nn.Module) -> bool:
+    return type(module).__name__ == "FullyShardedDataParallel" or any(spread(p) for p in module.parameters(False))
 
 
 class Box:
@@ -86,8 +105,8 @@ class Box:
         """It has run: wait for the signals at its outputs."""
         entry = self.entries[-1]
         loss = inner_loss(outputs)
-        entry.loss = isinstance(loss, Tensor)
         for at, tensor in enumerate(tensors(outputs)):
+            entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
                 self.ends.add(tensor.grad_fn)
                 entry.outputs.append((at, _probe(tensor)))
@@ -98,6 +117,10 @@ class Box:
         self.loss = loss.grad_fn
         if not finite:
             self.loss_birth = birth(between(self.loss, self.ends))
+
+    def forget(self, moved: set[int]) -> None:
+        """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
+        self.entries = [each for each in self.entries if not any(id(p) in moved for p in each.module.parameters())]
 
     def clear(self) -> None:
         self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
@@ -131,19 +154,22 @@ class Replay:
     born: str = ""
 
 
-def replay(box: Box) -> Replay:
-    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step."""
+def replay(box: Box, scale: float = 1.0) -> Replay:
+    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
+
+    ``scale``: by which the loss was multiplied before its backward.
+    """
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
     for entry in box.entries:
-        bad = [name for name, each in entry.module.named_parameters() if not _finite(each)]
+        bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
             return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
     for entry in box.entries:
-        found = _again(entry)
+        found = _again(entry, scale)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
@@ -151,27 +177,51 @@ def replay(box: Box) -> Replay:
     return found
 
 
-def _again(entry: Entry) -> Replay:
+def _again(entry: Entry, scale: float) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
+    if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
+        return Replay(reason=f"the model is spread over several processes, and {WAITS}")
     if entry.changed():
         return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
     broken_loss = not all(_finite(each) for each in entry.signals.values())
     try:
         inputs = _inputs(entry)
-        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
+        # what came back to the other outputs came through the loss, and would count twice beside it
+        given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
+        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
         problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
-        with _as_then(entry):
+        with _as_then(entry), NoCollectives() if several() else nullcontext():
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
-    flow = decide(flow.replace(asked=WALKED, loss=None, zeros=()))
+    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=())))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
     if broken_loss:
         return Replay(report, born="loss")
     return Replay(report, born="backward" if _broken(flow) else "")
+
+
+def _without(scale: float, flow: Flow) -> Flow:
+    """The walk carries the scaled signals, as the training does, or float16 would lose them; the report does not."""
+    if scale == 1.0:
+        return flow
+    less = math.log10(scale)
+    layers = [
+        each.replace(**{
+            name: value - less
+            for name in ("log10_signal", "log10_grad_norm")
+            if (value := getattr(each, name)) is not None
+        })
+        for each in flow.layers
+    ]  # fmt: skip
+    calls = [
+        each if each.log10_signal is None else each.replace(log10_signal=each.log10_signal - less)
+        for each in flow.calls
+    ]
+    return flow.replace(layers=tuple(layers), calls=tuple(calls))
 
 
 def _of_loss(box: Box) -> str:

@@ -18,6 +18,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,52 @@ CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEX
 """
 
 
+BACK = """
+BEGIN IMMEDIATE;
+DELETE FROM samples WHERE step >= {step};
+UPDATE samples SET last = {step} - 1 WHERE last >= {step};
+DELETE FROM events WHERE step >= {step};
+UPDATE events SET until = NULL WHERE until >= {step};
+DELETE FROM reports WHERE step >= {step};
+DELETE FROM facts WHERE key IN ('ended', 'why', 'failed', 'steps');
+COMMIT;
+"""
+
+
 class RunFile:
     """The one writer of a file. What cannot be written is dropped and ``broken`` says why; nothing raises later."""
 
-    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
-        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made."""
+    def __init__(self, path: Path | None, facts: Mapping[str, Any], from_step: int | None = None) -> None:
+        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made.
+
+        ``from_step``: where there is a run, go on with it from this step; what it holds of later ones is given up.
+        """
         self.path, self.broken, self.process = path, "", os.getpid()
         self.waiting: list[tuple[str, tuple[Any, ...]]] = []
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.columns = 0
-        if path is not None:
+        before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
+        if path is not None and before is None:
             _made(path)
         self.base = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
         self.base.execute("PRAGMA journal_mode=WAL")
         self.base.execute("PRAGMA synchronous=NORMAL")
-        self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
-        self.fact(schema=SCHEMA, started=time.time(), **facts)
+        if before is None:
+            self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+            self.fact(schema=SCHEMA, started=time.time(), **facts)
+        else:
+            self._go_back(int(from_step or 0))
+            self.fact(resumed=[*before.get("resumed", ()), from_step], **facts)
         self.flush()
+
+    def _go_back(self, step: int) -> None:
+        """The training is again where it was before ``step``: what came later has not happened."""
+        try:
+            self.base.executescript(BACK.format(step=step))
+        except sqlite3.Error as error:
+            raise UnvanishError(f"cannot go on with the run file {str(self.path)!r}: {error}") from None
+        self.counts = dict(self.base.execute("SELECT level, COUNT(*) FROM samples GROUP BY level"))
 
     def fact(self, **facts: Any) -> None:
         """Remember something of the whole run; numbers, strings and lists of them."""
@@ -80,7 +109,7 @@ class RunFile:
 
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""
-        numbers = [number for at in range(self.columns) for number in sample.rows.get(at, NOTHING)]
+        numbers = chain.from_iterable(sample.rows.get(at, NOTHING) for at in range(self.columns))
         series = _blob([float(sample.series.get(name, math.nan)) for name in SERIES], "d")
         row = (int(sample.step), int(sample.step), 0, series, _blob(numbers), None)
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?)", *row)
@@ -175,19 +204,19 @@ def _made(path: Path) -> None:
 
 def _extremes(blobs: Iterable[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
     """Of several rows the lowest and the highest of each number; NaN, not measured, counts for neither."""
-    lowest: list[float] = []
-    highest: list[float] = []
-    for low, high in blobs:
-        lows, highs = numbers(low), numbers(high or low)
-        missing = len(lows) - len(lowest)
-        lowest += [math.nan] * missing
-        highest += [math.nan] * missing
-        for at, (one, other) in enumerate(zip(lows, highs, strict=True)):
-            if not one >= lowest[at]:
-                lowest[at] = lowest[at] if one != one else one
-            if not other <= highest[at]:
-                highest[at] = highest[at] if other != other else other
-    return _blob(lowest), _blob(highest)
+    lows, highs = zip(*((numbers(low), numbers(high or low)) for low, high in blobs), strict=True)
+    return _blob(_least(lows, min, math.inf)), _blob(_least(highs, max, -math.inf))
+
+
+def _least(rows: Sequence[Sequence[float]], least: Any, end: float) -> list[float]:
+    """Of each number the least of all rows, or with ``max`` the largest; a row may be shorter than the others."""
+    length = max(len(row) for row in rows)
+    known = [[each if each == each else end for each in row] + [end] * (length - len(row)) for row in rows]
+    found = list(map(least, *known)) if len(known) > 1 else known[0]
+    for at in [at for at, value in enumerate(found) if value == end]:  # infinite, or nowhere measured
+        if all(at >= len(row) or row[at] != row[at] for row in rows):
+            found[at] = math.nan
+    return found
 
 
 def _blob(values: Iterable[float], kind: str = "f") -> bytes:
@@ -203,6 +232,13 @@ def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
     found.frombytes(blob)
     if sys.byteorder == "big":
         found.byteswap()
+    return found
+
+
+def series_of(blob: bytes) -> array.array[float]:
+    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file."""
+    found = numbers(blob, "d")
+    found.extend([math.nan] * (len(SERIES) - len(found)))
     return found
 
 
@@ -250,7 +286,25 @@ class Reader:
             f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
         ):
             lowest = numbers(low)
-            yield first, last, numbers(series, "d"), lowest, lowest if high is None else numbers(high)
+            yield first, last, series_of(series), lowest, lowest if high is None else numbers(high)
+
+    def extremes(self, lowest: bool = False) -> Iterator[array.array[float]]:
+        """Of each row the highest numbers, or the ``lowest``."""
+        wanted = "lowest" if lowest else "COALESCE(highest, lowest)"
+        for (blob,) in self._each(f"SELECT {wanted} FROM samples ORDER BY step"):
+            yield numbers(blob)
+
+    def series(self) -> Iterator[array.array[float]]:
+        """Of each row the numbers of the whole step."""
+        for (blob,) in self._each("SELECT series FROM samples ORDER BY step"):
+            yield numbers(blob, "d")
+
+    def _each(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """One row after the other: the rows of a long run together are larger than what is made of them."""
+        try:
+            yield from self.base.execute(query)
+        except sqlite3.Error as error:
+            raise UnvanishError(f"reading {str(self.path)!r}: {error}") from None
 
 
 WIDTH = len(FIELDS)

@@ -12,46 +12,24 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unvanish.preserve import checking
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
+from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
+from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
+from unvanish.watching.step import Step
 from unvanish.watching.table import Place, Table
 
 LOG = logging.getLogger("unvanish")
 
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
-SHARDED = (
-    "some layers are spread over several processes (DTensor); a part of a norm is no norm, and to add the parts up"
-    " would mean to wait for the others, so they are left out"
-)
-
-
-@dataclass
-class Step:
-    """What is known of the optimizer step that is coming."""
-
-    losses: list[float | Tensor] = field(default_factory=list)
-    rows: dict[int, list[float]] = field(default_factory=dict)
-    groups: list[tuple[int, ...]] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    unclipped: float = math.nan
-    clipped: dict[int, float] = field(default_factory=dict)
-    moves: dict[int, Moves] = field(default_factory=dict)
-    stepped: set[int] = field(default_factory=set)
-    rate: float = math.nan
-    scaler: Any = None
-    plain: Tensor | None = None  # the loss that was scaled
-    scale: float = 1.0  # by which what is read in this step is multiplied
-    fresh: bool = False  # a backward has run since the last optimizer read its gradients
-    suspicious: bool = False
 
 
 class Watcher:
@@ -61,57 +39,73 @@ class Watcher:
         self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
-        self.table, self.box = Table(), Box()
+        self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
+        self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
+        self.parts: dict[int, tuple[nn.Module, list[Any]]] = {}  # models whose children are followed, and their hooks
+        self.apart = False  # a step was seen in which no model was called as a whole
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
         self.notes: list[str] = []
-        self.failed, self.process = "", os.getpid()
+        self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
+        self.held = False  # the call that runs is in the box
 
     # What is watched
 
-    def add_model(self, name: str, model: nn.Module, outer: nn.Module | None = None) -> None:
+    def add_model(
+        self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
+    ) -> None:
         """Watch a model's outermost calls, and its layers on sampled steps.
 
-        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs.
+        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs;
+        ``wrapped``: the model in what spreads it over several processes.
         """
         self.table.add(name, model)
+        self.processes.add(model if wrapped is None else wrapped)
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        for module in (model if outer is None else outer, *model.children()):
-            seen = model if module is outer else module
-            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
-            self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._follow(model if outer is None else outer, model, self.hooks)
+        if outer is None:
+            self.parts[id(model)] = model, []
+            self._follow_parts(model)
         self._arm()
+
+    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
+        """Hold the outermost calls of a module; ``model``: what is run again in its stead."""
+        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def _follow_parts(self, model: nn.Module) -> None:
+        """The same of its children, for a training that calls these and never the model itself."""
+        for child in model.children():
+            self._follow(child, child, self.parts[id(model)][1])
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
         self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected.add(id(optimizer))
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             count = sum(each.numel() for each in place.parameters)
-            if place.sharded and SHARDED not in self.notes:
-                self.notes.append(SHARDED)
             self.columns.append(Column(place.name, place.kind, count, not place.trainable))
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
+        """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
 
-        @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process:
+            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process or checking():
                 return
             try:
                 hook(*args, **kwargs)
@@ -128,12 +122,18 @@ class Watcher:
             LOG.debug("where", exc_info=error)
         self._leave_mode()
 
+    @property
+    def ended(self) -> bool:
+        return self.closed or bool(self.failed)
+
     def detach(self) -> None:
         """Take every hook away."""
         self.signals.disarm()
+        self.processes.disarm()
         self._leave_mode()
-        while self.hooks:
-            self.hooks.pop().remove()
+        _drop(self.hooks)
+        for _, hooks in self.parts.values():
+            _drop(hooks)
 
     # The forward pass
 
@@ -145,8 +145,10 @@ class Watcher:
     def _arm(self) -> None:
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
+            self.processes.arm(self.table, self.guarded)
         else:
             self.signals.disarm()
+            self.processes.disarm()
 
     def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it was given by name is not known."""
@@ -154,21 +156,27 @@ class Watcher:
 
     def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called; ``model``: what is run again in its stead."""
-        del module
         self.depth += 1
+        if self.parts and model is module and id(model) in self.parts and not self.apart:
+            _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
+        self.held = torch.is_grad_enabled()
+        if not self.held:  # a validation between two steps is no part of either
+            return
+        if self.sampled:
+            self.processes.called(model)
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
-        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
+        if self.sampled and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         del module, args, kwargs
         self.depth -= 1
-        if self.depth or self.signals.open:
+        if self.depth or self.signals.open or not self.held:
             return
         self._leave_mode()
         self.box.after(outputs)
@@ -185,12 +193,24 @@ class Watcher:
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
+        if self.sampled:
+            self.processes.announce(self.columns)
+            self.processes.arm(self.table, self.guarded)
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
-        self.now.losses.append(known)
+        if not self.now.fresh and self.inside is None:
+            self.now.losses.clear()  # those of another optimizer
+        if self.inside is None or not self.now.inner:
+            self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
+        if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
+            self.apart = True
+            for model in self.table.models.values():
+                if id(model) not in self.parts and id(model) not in self.signals.hidden:
+                    self.parts[id(model)] = model, []
+                    self._follow_parts(model)
         self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
@@ -199,10 +219,19 @@ class Watcher:
     def _backward_ends(self) -> None:
         self.signals.open = False
         self.now.fresh = True
-        if self.inside is not None and not self.now.rows:
-            self._read(self.inside)
-        elif self.sampled and self.inside is None:
-            self.now.unclipped = size_of_all(self.table)
+        self.now.inner += self.inside is not None
+        if self.sampled and self.now.inner <= 1:
+            self.now.seen.look(self.table)
+        if self.inside is not None:
+            self._look(self.inside)
+
+    def gradients_are_ready(self, optimizer: Any) -> None:
+        """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
+
+        For closures that run no backward, which nothing else tells apart from those that will.
+        """
+        if optimizer is self.inside:
+            self.guarded(self._look)(optimizer)
 
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
@@ -223,41 +252,50 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
+        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+            self.expected = set(self.now.stepped)
+            self._over(begun=True)
+        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.now.stepped.add(id(optimizer))
         self.guarded(self._before_step)(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if id(optimizer) in self.now.stepped:
-            self.finish()
-        self.optimizers.setdefault(id(optimizer), optimizer)
-        self.now.stepped.add(id(optimizer))
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
-            self.inside = optimizer
-            if self.sampled:
-                self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
-        elif self.sampled:
-            self._read(optimizer)
+            self.inside, self.now.inner = optimizer, 0
+        else:
+            self._look(optimizer)
+        if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
-        elif self.now.suspicious or not self._first_is_finite():
+
+    def gradients_are(self, scale: float) -> None:
+        """The losses and signals of this step are ``scale`` times too large, its gradients are not any more."""
+        now = self.now
+        now.scale, now.losses = scale, [each / scale for each in now.losses]
+        if self.sampled:
+            now.seen.look(self.table, scale)
+
+    def _look(self, optimizer: Any) -> None:
+        """The gradients are complete, the weights are as they were: read what this step asks for, once."""
+        if id(optimizer) in self.now.read:
+            return
+        if self.sampled or self.now.suspicious or not looks_finite(self.first):
+            self.now.read.add(id(optimizer))
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
         if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
             self._columns()
 
-    def _first_is_finite(self) -> bool:
-        """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
-        first = self.first
-        if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
-            return True
-        return math.isfinite(first.grad.sum().item())
-
-    def _read(self, optimizer: Any) -> None:
-        """The numbers of the layers that this optimizer holds, before it moves them."""
+    def _read(self, optimizer: Any, late: bool = False) -> None:
+        """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
         now, places = self.now, self.table.of(held(optimizer))
-        if now.scaler is not None:
-            now.scale = float(now.scaler.get_scale())  # before its update changes it
-        found = sizes(places, scale_of(optimizer))
+        now.scale = self.scale()  # before the scaler's update changes it
+        now.loss = sum(now.losses) if now.losses else math.nan
+        parameters, processes = held(optimizer), self.processes.size
+        whole, parts = now.seen.together(parameters, processes)
+        now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
+        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -267,7 +305,7 @@ class Watcher:
             row[1], row[2] = size, weight
             row[4], row[5] = shares.get(at, (math.nan, math.nan))
             row[6] = math.nan if lost is None else lost
-            now.clipped[at] = size
+            now.samples[at] = self.box.samples
         if now.fresh or not now.groups:
             now.groups.append(mine)
         else:
@@ -277,12 +315,18 @@ class Watcher:
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
+        if late:
+            return
         if overflow is not None and float(overflow):
             self.skipped += 1
             self.on_broken(self.step, "loss" if now.suspicious else "scale")
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+
+    def scale(self) -> float:
+        """By which the losses of this step were multiplied before their backward."""
+        return self.now.scale if self.now.scaler is None else float(self.now.scaler.get_scale())
 
     def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
         """The layers as they ran: signals come in from the last to the first; those without one, by their place."""
@@ -292,41 +336,63 @@ class Watcher:
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
         self.guarded(self._after_step)(optimizer)
+        if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
+            self._over()
 
     def _after_step(self, optimizer: Any) -> None:
-        self.inside = None
+        if self.inside is not None:
+            self._read_again(optimizer)
+        self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
-        for at, ratio in (moves.ratios() if moves is not None else {}).items():
+        self.now.moved |= moves.squares() if moves is not None else {}
+        if not self.now.stepped >= self.expected:  # else the box is emptied anyway
+            self.box.forget({id(each) for each in held(optimizer)})
+
+    def _read_again(self, optimizer: Any) -> None:
+        """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
+        if not self.sampled or self.now.inner > 1:
+            return
+        if id(optimizer) not in self.now.read:
+            self._read(optimizer, late=True)
+            return
+        places = self.table.of(held(optimizer))
+        found, self.now.again[id(optimizer)] = sizes(places, processes=self.processes.size)
+        for at, (size, _, _) in found.items():
             if at in self.now.rows:
-                self.now.rows[at][3] = ratio
-        mine = {id(each) for each in held(optimizer)}
-        self.box.entries = [
-            each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
-        ]
-        if self.now.stepped >= set(self.optimizers):
-            self.finish()
+                self.now.rows[at][1] = size
 
-    def finish(self) -> None:
-        """The training step is over: tell what was sampled, and get ready for the next."""
-        if self.now.rows and self.sampled:
-            sample = Sample(self.step, {at: tuple(row) for at, row in self.now.rows.items()})
-            sample.groups, sample.order, sample.series = self.now.groups, self.now.order, self._series()
-            self.on_sample(sample)
-        self._next()
+    def _over(self, begun: bool = False) -> None:
+        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
 
-    def _series(self) -> dict[str, float]:
+        ``begun``: the forward and backward pass of the next step have been already.
+        """
         now = self.now
-        return {
-            "loss": float(now.losses[-1]) if now.losses else math.nan,
-            "learning_rate": now.rate,
-            "log10_grad_norm": now.unclipped - math.log10(now.scale),
-            "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
-            "loss_scale": now.scale if now.scale != 1.0 else math.nan,
-        }
+        self.guarded(self.finish)(begun)
+        if self.ended and self.now is now and self.processes.together:
+            if self.sampled and self.processes.settled and self.processes.last != self.step:
+                self.processes.part(self.step)
+            self.step, self.now = self.step + 1, Step()
 
-    def _next(self, count: bool = True) -> None:
+    def finish(self, begun: bool = False) -> None:
+        """The training step is over: tell what was sampled, and get ready for the next."""
+        if self.sampled:
+            self.processes.settle()
+            if self.processes.together:
+                self.processes.add_up(self.step, self.now, self.table.places)
+            if self.now.rows:
+                self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
+                self.on_sample(self.now.sample(self.step))
+        self._next(begun=begun)
+
+    def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
-        self.now = Step()
-        self.signals.take(1)
-        self.box.clear()
+        self.now = self.now.following() if begun else Step()
+        if not begun:
+            self.signals.take(1)
+            self.box.clear()
         self._arm()
+
+
+def _drop(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()
