@@ -20,6 +20,7 @@ class Index:
         self.order = Order(layer.name for layer in report.layers)
         errors = (finding for finding in report.findings if finding.level == "error")
         self.deciding: Finding | None = next(errors, next(iter(report.findings), None))
+        self.called = ""  # the word of the headline, once somebody has asked for it
 
     def named(self, names: Iterable[str]) -> list[LayerFlow]:
         """The layers of these names, input side first."""

@@ -47,6 +47,13 @@ def called(report: Report) -> str:
     So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn; and where every
     layer was judged healthy and only the loss leaves a question open.
     """
+    kept = index(report)
+    if not kept.called:
+        kept.called = _called(report)
+    return kept.called
+
+
+def _called(report: Report) -> str:
     verdicts = {layer.verdict for layer in report.layers}
     if not report.findings or not report.healthy or "healthy" not in verdicts:
         return words(report.verdict).capitalize()
