@@ -87,6 +87,13 @@ def test_another_learning_rate_shows_where_it_begins(folder: Path, rate: str) ->
     assert any("the learning rates differ from step 300 on" in note for note in found.notes)
 
 
+def test_another_learning_rate_is_found_among_other_random_weights(folder: Path) -> None:
+    """A factor of 30: what other weights of a network so narrow explain ends at a factor of four."""
+    found = compared(run(folder, "base"), run(folder, "both", "--then", "3e-2", "--seed", "1"))
+    assert found.parting is not None and 300 <= found.parting.step <= 310
+    assert found.parting.quantity == "update_to_weight_ratio" and found.parting.limit > 0.3
+
+
 @pytest.mark.parametrize("layer", ["0", "4", "8"])
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_a_changed_initialisation_is_seen_in_its_layer_at_the_first_step(folder: Path, layer: str, seed: str) -> None:

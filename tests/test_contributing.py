@@ -175,9 +175,12 @@ def mistakes_are_explained(kind: str, page: Page, file: Path, copy: Path, out: P
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ('rule UV1 "too short"', "'UV1' is no name for a rule: write one such as UV709"),
+        ('rule UV1 "too short"', "'UV1' is no name for a rule (UV and three digits): write one such as UV709"),
         ('rule UV101 "again"', "src/unvanish/rules/uv101_vanishing.py is already there: choose another name"),
-        ('remedy Adam "upper case"', "'Adam' is no name for a remedy: write one such as activation-softsign"),
+        (
+            'remedy Adam "upper case"',
+            "'Adam' is no name for a remedy (small letters, digits, - and .): write one such as activation-softsign",
+        ),
         ('picture ladder "No question"', "a picture answers a question: 'No question' needs a question mark"),
         ('experiment chain "Again"', "src/unvanish/lab/chain.py is already there"),
         ('experiment parameters "A part"', "src/unvanish/lab/parameters.py is already there"),

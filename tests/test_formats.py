@@ -101,7 +101,7 @@ def test_a_new_file_with_a_writer_is_a_new_format(tmp_path):
     ("name", "suffix", "doc", "message"),
     [
         ("sarif", ".new", "Text.", "'sarif' is registered twice"),
-        ("new", ".md", "Text.", "'.md' already means another"),
+        ("new", ".md", "Text.", "'.md' is declared by the formats"),
         ("new", ".new", None, "'new' needs a docstring"),
         ("New words", ".new", "Text.", "cannot be typed behind --format: use small letters"),
         ("new", "new", "Text.", r"the suffix 'new' of the format 'new' needs a dot in front: '\.new'"),

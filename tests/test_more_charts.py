@@ -470,3 +470,16 @@ def test_a_map_needs_a_row_for_each_place_up_and_leaves_blank_what_is_missing():
     tables = map.tables([1.0, 2.0], [0.0, 1.0], [[None, 1.0], [1.0, 1.0]], across="a", up="b")
     assert "blank: no value" in texts(tables)
     assert map.tables([1.0, 2.0], [0.0, 1.0], [[1.0, 1.0]] * 2, across="a", up="b")["line"] == []
+
+
+def test_numbers_without_names_are_rows_by_their_place() -> None:
+    def tables(log10_values: list[float], *, width: float = 1.0) -> None: ...
+
+    rows = readable("ladder", tables, ([-1.0, -2.0],), {})
+    assert rows == [{"number": 1, "log10 values": -1.0}, {"number": 2, "log10 values": -2.0}]
+    assert readable("ladder", tables, (3.0,), {}) == []
+
+
+def test_an_unknown_colour_is_said_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="there is no colour 'dwn'; there are bg, fg"):
+        token("dwn")

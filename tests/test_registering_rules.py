@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unvanish import rules, zoo
-from unvanish.records import EVERYTHING, Finding, Flow
+from unvanish.records import EVERYTHING, Finding, Flow, Setting
 from unvanish.remedies import remedies
 from unvanish.rules import TIERS, Rule, Statement, refuse_unknown, rule, stamped
 
@@ -20,6 +20,10 @@ SOUND: dict[str, Any] = {
     "fires_on": ("sigmoid-20",),
     "silent_on": ("relu-he-20",),
 }
+
+SETTING = Setting(
+    model="M", parameters=1, batch_size=1, dtype="float32", device="cpu", mode="train", effort="auto", seed=0
+)
 
 
 def judge(flow: Flow) -> list[Statement]:
@@ -45,6 +49,7 @@ def test_a_sound_rule_is_registered(registry: dict[str, Rule]) -> None:
     [
         ({"code": "UV1"}, "'UV1' is no code of a rule: write UV and three digits"),
         ({"code": "UV101"}, "UV101 is registered twice: give one of the two"),
+        ({"verdict": ""}, "UV799 needs a verdict: one of the words of docs/rules.md"),
         ({"verdict": "vanishd"}, "no verdict 'vanishd'; did you mean vanished.*needs a row in VERDICTS"),
         ({"verdict": "log10_gain"}, "no verdict 'log10_gain'"),  # a word of the glossary, but of a field
         ({"tier": "first"}, "no tier 'first'; choose one of nonfinite, dead_by_construction"),
@@ -123,3 +128,48 @@ def test_the_tiers_are_all_used_and_the_order_is_theirs() -> None:
     order = [TIERS.index(each.tier) for each in rules.rules()]
     assert order == sorted(order)
     assert set(order) == set(range(len(TIERS)))
+
+
+def test_what_is_no_list_of_statements_is_said(registry: dict[str, Rule]) -> None:
+    def nothing(flow: Flow) -> Any:
+        """It forgets to return."""
+
+    def second(flow: Flow) -> list[Statement]:
+        """It has a verdict of its own."""
+        return [Statement(verdict="dead")]  # pyright: ignore[reportCallIssue]
+
+    def broken(flow: Flow) -> list[Statement]:
+        """It fails in a way of its own."""
+        raise TypeError("of its own")
+
+    for judged, sentence in (
+        (nothing, r"UV799 returned a NoneType: return a list, \[\] for nothing to say"),
+        (second, "UV799: Unexpected keyword argument 'verdict'. A Statement has level, layers, .*; its code"),
+        (broken, "^of its own$"),
+    ):
+        registry.clear()
+        rule(**{**SOUND, "needs": ()})(judged)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(TypeError, match=sentence):
+            patch.setattr(rules, "rules", lambda: tuple(registry.values()))
+            rules.judge(Flow(setting=SETTING))
+
+
+def test_a_text_that_was_not_filled_in_is_refused(registry: dict[str, Rule]) -> None:
+    def judge(flow: Flow) -> list[Statement]:
+        """FILL IN: what it finds."""
+        return []
+
+    with pytest.raises(ValueError, match="UV799: its text still says FILL IN"):
+        rule(**SOUND)(judge)
+
+
+def test_the_beginning_of_a_name_is_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean clip-gradients"):
+        _refused("clip", {"clip-gradients", "flip", "slip"})
+
+
+def _refused(slug: str, known: set[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        made = Rule("UV799", "vanished", "t", "vanishing", ("error",), judge, ("a",), ("b",), (slug,))
+        patch.setattr(rules, "rules", lambda: (made,))
+        refuse_unknown(remedies=known)

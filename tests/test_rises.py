@@ -15,7 +15,8 @@ from unvanish import Problem
 from unvanish.decide import decide
 from unvanish.decide.limits import EXPLODING
 from unvanish.flow.paths import Observed, Paths
-from unvanish.pipeline import look
+from unvanish.pipeline import diagnose, look
+from unvanish.preserve import seeded
 from unvanish.trace.calls import Call
 from unvanish.trace.tape import Tape
 
@@ -152,3 +153,45 @@ def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
     )
     for a, b in zip(one.layers, other.layers, strict=True):
         assert b.log10_sensitivity_rise == pytest.approx(a.log10_sensitivity_rise, abs=1e-4)
+
+
+def test_of_a_result_of_which_only_a_part_is_read_the_part_counts() -> None:
+    """A call of norm 100 of which the next takes an entry of norm 1: the other entries move no output."""
+    calls = [
+        Call(
+            index=i, name=name, module="", source="", part="model", frames=(), inputs=[i - 1] if i else [],
+            parameters=[], shape=(1, 1), dtype=torch.float32, norm=norm, numel=1, finite=True, probe=None,
+        )
+        for i, (name, norm) in enumerate([("lstm", 100.0), ("__getitem__", 1.0), ("linear", 1.0)])
+    ]  # fmt: skip
+    tape = Tape(signals=dict.fromkeys(range(3), 0.0), edges={(1, 0): 0.0, (2, 1): 0.0})
+    read = Paths(calls, Observed(tape, [tape], 1), ["weights", "join", "weights"], 2)
+    assert read.sensitivity == pytest.approx([0.0, 0.0, 0.0])
+    calls[1].name = "relu"  # takes all of it
+    assert Paths(calls, Observed(tape, [tape], 1), ["weights", "slopes", "weights"], 2).sensitivity[0] == 2.0
+
+
+class LastStep(nn.Module):
+    def __init__(self, kind: str, embeds: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(1, 32) if embeds else nn.Identity()
+        self.read = getattr(nn, kind)(32 if embeds else 1, 32, 2 if embeds else 1, batch_first=True)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(self.embed(x))[0][:, -1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("kind", "embeds", "steps"), [("RNN", False, 200), ("LSTM", True, 60), ("RNN", True, 200)])
+@pytest.mark.parametrize("first", ["alone", "large"])
+def test_what_vanishes_through_time_does_not_explode(
+    kind: str, embeds: bool, steps: int, first: str, seed: int
+) -> None:
+    """The first step is larger than the others and is not heard: only the last state is read."""
+    with seeded(seed):
+        model, x = LastStep(kind, embeds), torch.randn(64, steps, 1)
+    x = torch.cat([x[:, :1], 0.0 * x[:, 1:]], 1) if first == "alone" else torch.cat([100.0 * x[:, :1], x[:, 1:]], 1)
+    report = diagnose(Problem(model, x, x[:, 0] / x[:, 0].std(), F.mse_loss))
+    codes = {finding.code for finding in report.findings}
+    assert "UV102" in codes and "UV201" not in codes

@@ -37,7 +37,10 @@ def report_on(name: str, seed: int, reports: dict[tuple[str, int, str], Any], ef
 @pytest.mark.parametrize(("code", "name", "fires"), CASES)
 def test_rule(code: str, name: str, fires: bool, seed: int, reports: dict[tuple[str, int, str], Any]) -> None:
     report = report_on(name, seed, reports, EFFORT.get(code, "auto"))
-    assert (code in {finding.code for finding in report.findings}) is fires
+    codes = {finding.code for finding in report.findings}
+    assert (code in codes) is fires, (
+        f"{code} {'is silent' if fires else 'speaks'} on {name}, seed {seed}; found: {codes}"
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -54,8 +57,9 @@ def test_a_network_gets_the_verdict_of_its_row(name: str, seed: int, reports: di
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
 def test_a_rule_is_proved_on_enough_networks(rule: Any) -> None:
-    assert len(set(rule.fires_on)) >= (1 if rule.code in SCARCE else 2)
-    assert len(set(rule.silent_on)) >= 6
+    least = 1 if rule.code in SCARCE else 2
+    assert len(set(rule.fires_on)) >= least, f"{rule.code} needs {least} networks in fires_on"
+    assert len(set(rule.silent_on)) >= 6, f"{rule.code} needs 6 networks in silent_on"
 
 
 SCARCE = {"UV201", "UV302", "UV403", "UV502"}

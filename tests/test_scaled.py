@@ -14,7 +14,7 @@ from unvanish.problem import Problem
 from unvanish.trace import exact
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, norm_of, shift
+from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, is_finite, norm_of, shift
 from unvanish.trace.tape import Tape, norm_together
 
 BOTH = [Host, Device]
@@ -177,3 +177,13 @@ def test_the_accelerators_arithmetic_on_two_hundred_layers(monkeypatch: pytest.M
     assert [host.signals[k] for k in sorted(host.signals)] == pytest.approx(
         [device.signals[k] for k in sorted(device.signals)], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_finite_is_what_has_only_finite_entries(dtype: torch.dtype, bad: float) -> None:
+    sound = torch.ones(3, 4, dtype=dtype)
+    assert is_finite(sound) and is_finite(sound[:0])
+    assert is_finite(torch.full((30,), torch.finfo(dtype).max, dtype=dtype))  # its squares are not
+    sound[1, 2] = bad
+    assert not is_finite(sound)

@@ -382,7 +382,7 @@ def test_an_interrupt_leaves_everything_in_place(call: int, rate: float, same_be
 
     problem = Problem(model, draw(10, 4), CLASSES, loss_fn, optimizer)
     look(problem)
-    counts.update(now=0, stop=counts["now"] + 1 - call)
+    counts.update(now=0, stop=max(1, counts["now"] + 1 - call))
     with same_before_and_after(model, optimizer), pytest.raises(KeyboardInterrupt):
         look(problem)
 

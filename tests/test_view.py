@@ -9,7 +9,12 @@ import math
 import os
 import random
 import re
+import signal
 import string
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +30,7 @@ from unvanish.cli import main
 from unvanish.records import Finding
 from unvanish.report import Report
 from unvanish.server.app import application
+from unvanish.server.view import folder as view_folder
 from unvanish.server.view import site
 from unvanish.server.view.history import KEPT, PLACES, History
 from unvanish.watching import run_file
@@ -294,7 +300,7 @@ def test_the_page_as_one_file_has_every_picture_and_number_and_no_script(client:
     made(folder / "a.unvanish", 60)
     made(folder / "b.unvanish", 60, seed=1)
     page = client.get("/api/view/page.html?run=a.unvanish&against=b.unvanish&step=30").text
-    assert "<script" not in page and page.count("<svg") == 2 * 6 and "src=" not in page
+    assert "<script" not in page and page.count("<svg") == 2 * (6 + 3) and "src=" not in page
     for text in ("Where did the gradient go?", "Every layer over the steps", "The loss", "Against", "at step 30",
                  "do not differ beyond their noise", "ended after 60 steps"):  # fmt: skip
         assert text in page
@@ -320,6 +326,8 @@ def test_two_runs_are_compared_as_on_the_command_line(client: TestClient, folder
     found = client.get("/api/view/against", params=wanted).json()
     assert found["answer"] == "differ" and found["step"] == 60 and "in mid" in found["sentence"]
     assert [each["title"] for each in found["pictures"]] == ["Both staircases", "Both losses", "Both learning rates"]
+    assert [each["run"] for each in found["sides"]] == ["a.unvanish", "b.unvanish"]
+    assert all(each["verdict"] for each in found["sides"])
     shades = cells(found["heat"])
     assert shades.shape == (3, 100) and (shades[1, 60:] < shades[1, :60].min()).all()  # a over b: far below ×1
     assert client.get("/api/view/against", params={**wanted, "seen": found["version"]}).json() == {"same": True}
@@ -356,6 +364,35 @@ def test_numbers_that_are_not_finite_are_shown(client: TestClient, folder: Path)
     made(folder / "nothing.unvanish", 4, lambda step, rows, series: (rows.clear(), series.clear())[0])  # type: ignore[func-returns-value]
     assert state(client, "nothing.unvanish")["step"] == 3
     assert client.get("/api/view/page.html?run=nothing.unvanish").status_code == 200
+
+
+def test_a_file_that_is_older_than_a_number_of_the_step_is_shown_without_it(client: TestClient, folder: Path) -> None:
+    file = made(folder / "a.unvanish", 10, end=False)
+    file.base.execute("UPDATE samples SET series = substr(series, 1, 16)")  # the loss and the rate
+    file.close(steps=10)
+    titles = [each["title"] for each in state(client, "a.unvanish")["pictures"]]
+    assert titles[2:] == ["The loss", "The learning rate"]
+    assert client.get("/api/view/page.html?run=a.unvanish").status_code == 200
+    assert client.get("/api/view/against?run=a.unvanish&other=a.unvanish").json()["answer"] == "identical"
+    assert client.get("/api/view/table.csv?run=a.unvanish").text.count("\n") == 41
+
+
+def test_a_run_that_has_ended_is_opened_once_for_the_list(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = view_folder.glance
+    monkeypatch.setattr(view_folder, "glance", lambda path: looked.append(path.name) or real(path))
+    made(folder / "ended.unvanish", 5)
+    file = made(folder / "live.unvanish", 5, end=False)
+    first = client.get("/api/view/runs").json()
+    assert client.get("/api/view/runs").json() == first
+    assert looked.count("ended.unvanish") == 1 and looked.count("live.unvanish") == 2
+    file.close(steps=5)
+    (folder / "ended.unvanish").unlink()
+    made(folder / "ended.unvanish", 9)
+    runs = {each["name"]: each for each in client.get("/api/view/runs").json()["runs"]}
+    assert runs["ended.unvanish"]["step"] == 8 and runs["live.unvanish"]["state"] == "ended"
 
 
 def test_a_process_that_is_gone_is_said(client: TestClient, folder: Path) -> None:
@@ -446,3 +483,22 @@ def test_a_converged_run_says_so_before_its_other_notes_and_a_broken_one_names_t
     file.close()
     assert state(client, "broken.unvanish")["sentence"] == f"Nonfinite: {named}"
     assert state(client, "broken.unvanish", step=3)["tone"] == "fine"
+
+
+def test_the_command_says_its_address_serves_only_whoever_has_it_and_ends_with_ctrl_c(folder: Path) -> None:
+    made(folder / "a.unvanish", 5)
+    command = [sys.executable, "-m", "unvanish", "view", str(folder), "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
+            assert address.startswith("http://127.0.0.1:")
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(address.split("?")[0] + "api/view/runs")
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            assert b"unvanish view" in opener.open(address).read()
+            assert b"a.unvanish" in opener.open(address.split("?")[0] + "api/view/runs").read()
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0

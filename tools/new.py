@@ -26,11 +26,12 @@ SKELETONS = Path(__file__).resolve().parent / "skeletons"
 class Kind:
     """What a kind of addition is called, where its files lie, and what proves one.
 
-    ``name``: what its name must look like, with an example. ``proofs``: commands; $name is filled in.
+    ``name``: what its name must look like, and in ``letters`` in words. ``proofs``: commands; $name is filled in.
     """
 
     folder: str
     name: str
+    letters: str
     example: str
     title: str
     proofs: tuple[str, ...]
@@ -39,25 +40,27 @@ class Kind:
 FRESH = "python docs/build.py"
 KINDS = {
     "rule": Kind(
-        "rules", r"UV\d{3}", "UV709", "what it finds",
+        "rules", r"UV\d{3}", "for a rule (UV and three digits)", "UV709", "what it finds",
         (FRESH, 'pytest tests/test_rules_on_zoo.py tests/test_docs.py -k "$name or fresh"'),
     ),
     "remedy": Kind(
-        "remedies", r"[a-z][a-z0-9]*(-[a-z0-9.]+)*", "activation-softsign", "what it does",
+        "remedies", r"[a-z][a-z0-9]*(-[a-z0-9.]+)*", "for a remedy (small letters, digits, - and .)",
+        "activation-softsign", "what it does",
         (FRESH, 'pytest tests/test_remedies.py tests/test_remedies_code.py tests/test_docs.py -k "$name or fresh"'),
     ),
     "picture": Kind(
-        "charts", r"[a-z][a-z0-9_]*", "ladder", "the question it answers",
+        "charts", r"[a-z][a-z0-9_]*", "for a picture (small letters, digits and _)", "ladder",
+        "the question it answers",
         ("python docs/pictures/render.py $name", FRESH,
          'pytest tests/test_charts_drawn.py tests/test_more_charts.py tests/test_docs.py'
          ' -k "$name or fresh or every_picture"'),
     ),
     "experiment": Kind(
-        "lab", r"[a-z]+", "halves", "what it is about",
+        "lab", r"[a-z]+", "for an experiment (small letters only)", "halves", "what it is about",
         (FRESH, 'pytest tests/test_lab.py tests/test_lab_experiments.py tests/test_docs.py -k "$name or fresh"'),
     ),
     "format": Kind(
-        "report", r"[a-z][a-z0-9]*", "oneline", "what it is",
+        "report", r"[a-z][a-z0-9]*", "for a format (small letters and digits)", "oneline", "what it is",
         (FRESH, 'pytest tests/test_formats.py tests/test_docs.py -k "$name or fresh or format"'),
     ),
 }  # fmt: skip
@@ -71,7 +74,7 @@ def start(kind: str, name: str, title: str, root: Path = ROOT) -> Path:
     """Write the skeleton of an addition and return its path; Refusal where the name is wrong or already there."""
     what = KINDS[kind]
     if not re.fullmatch(what.name, name):
-        raise Refusal(f"{name!r} is no name for a {kind}: write one such as {what.example}")
+        raise Refusal(f"{name!r} is no name {what.letters}: write one such as {what.example}")
     if not title.strip() or any(each in title for each in '"\\\n'):
         raise Refusal(f"the title says {what.title}: write it as one line without quotes")
     if kind == "picture" and not title.endswith("?"):
@@ -102,10 +105,12 @@ def main() -> int:
         path = start(args.kind, args.name, args.title)
     except Refusal as refusal:
         parser.exit(2, f"nothing was written: {refusal}\n")
-    print(f"{path.relative_to(ROOT)} is to be filled in where it says FILL IN; until then its import is refused.")
+    print(f"{path.relative_to(ROOT)} is to be filled in where it says FILL IN; until then its import is refused,")
+    print("and every check and test with it. To give up, delete the file.")
     print("Then these must pass:")
     for command in KINDS[args.kind].proofs:
         print(f"    {Template(command).substitute(name=args.name)}")
+    print("    make check")
     print(f"docs/contributing/{args.kind}.md goes through one from beginning to end.")
     return 0
 

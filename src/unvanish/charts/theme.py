@@ -55,6 +55,8 @@ _VARIABLE = re.compile(r"var\(--uv-(\w+), #[0-9a-f]{6}\)")
 
 def token(name: str) -> str:
     """The colour of that meaning as a CSS variable with the light colour behind it."""
+    if name not in TOKENS:
+        raise ValueError(f"there is no colour {name!r}; there are {', '.join(TOKENS)}")
     return f"var(--uv-{name}, {TOKENS[name][0]})"
 
 

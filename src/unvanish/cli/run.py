@@ -65,6 +65,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     show.add_argument("--fail-on", choices=("error", "never"), default="never", help="exit with 1 on such a finding")
     show.add_argument("--format", choices=names("check"), help="(default: by the suffix of -o, else text)")
+    show.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="the same as --format json, for programs"
+    )
     show.add_argument("-o", "--output", metavar="FILE", help="write to FILE, not to standard output")
     show.set_defaults(run=_show)
 

@@ -12,7 +12,7 @@ there. Where neither tells, the layer is "not_asked".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from unvanish.decide.limits import (
@@ -25,6 +25,7 @@ from unvanish.decide.limits import (
     SWITCHED_OFF,
     UNDERFLOW,
     VANISHED,
+    VANISHED_ADAPTIVE,
 )
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
 from unvanish.decide.reach import depends_beyond
@@ -104,6 +105,16 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     if depends_beyond(facts) or (stays and facts.lost):
         return "error"
     return "note" if facts.lost else ""
+
+
+def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
+    """``note`` where the optimizer's steps do not shrink with the gradient, unless the loss stays at its constant."""
+    eps, stuck = flow.setting.eps, flow.loss is not None and flow.loss.at_constant
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    if eps is None or not flow.asks("log10_transmission") or (stuck and (is_stationary(flow) or taken >= STUCK)):
+        return "error"
+    full = all((a.log10_transmission or 0.0) > VANISHED_ADAPTIVE and not below_eps(a, eps) for a in layers)
+    return "note" if full else "error"
 
 
 def _beside(flow: Flow) -> set[str]:
@@ -213,8 +224,9 @@ def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[st
 
 def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> tuple[str, str]:
     """Whether the signal that reaches a layer has a size it can learn from."""
-    # Of a result that its activation cuts off nearly everywhere, the size says nothing.
-    if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
+    # Of a result that its activation cuts off nearly everywhere, or of which few steps are heard, the size is no sign.
+    off = (layer.dead_fraction or 0.0) > DEAD_UNITS or _mostly_unread(layer, flow)
+    if rise is not None and rise > EXPLODING and not still and not off:
         return "exploding", ""
     if still:
         return _at_rest(flow.loss), ""
@@ -224,6 +236,14 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
     small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _mostly_unread(layer: LayerFlow, flow: Flow) -> bool:
+    """Whether it stands before a recurrent layer that hears only some of its steps; the norm is that of all of them."""
+    deaf = {facts.layer for facts in flow.time if facts.layer and facts.faint}
+    if not deaf or layer.call is None:
+        return False
+    return any(a.name.partition("#")[0] in deaf and a.call is not None and layer.call < a.call for a in flow.layers)
 
 
 def _at_rest(loss: LossFacts | None) -> str:

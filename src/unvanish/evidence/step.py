@@ -135,7 +135,8 @@ def _ladder(
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
-                parameter.data.copy_(before + multiple * change.to(before.dtype))
+                # in place, which makes no large tensors; the same bits as before + multiple * change
+                parameter.data.copy_(change).mul_(multiple).add_(before)
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)

@@ -15,6 +15,7 @@ from unvanish.flow.transmission import output_cotangents, output_entries
 from unvanish.flow.updates import Updates
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Capture, Node
+from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
 
 _BLOCKS, _BLOCK = 512, 64
@@ -60,7 +61,7 @@ def observe(
     outputs = output_entries(capture)
     channels = [[(capture.loss_root, start)], *(output_cotangents(capture, seed + k) for k in range(probes))]
     sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
-    tapes = walk(capture, channels, on_leaf, on_node)
+    tapes = walk(capture, channels, on_leaf, on_node, Projector(seed))
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
     seen.pinned = pinned
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Call
 from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import Tape, norm_together
@@ -45,6 +46,7 @@ class Paths:
                 self.consumers[producer].append(call.index)
         self.next = [self._dominant(call.index) for call in calls]
         self.trunk = _trunk(calls, end)
+        self.read = self._read()
         self.sensitivity = [self._sensitivity(call) for call in calls]
         self.rises = self._rises()
 
@@ -61,10 +63,22 @@ class Paths:
 
     def _sensitivity(self, call: Call) -> float | None:
         """log10 of |∂f/∂h|·|h|: how far the outputs move, relative to themselves, when this call's result does."""
-        signal = self.seen.probe("signals", call.index)
-        if not math.isfinite(signal) or not call.finite or call.norm <= 0.0 or call.part == "loss":
+        signal, norm = self.seen.probe("signals", call.index), self.read[call.index]
+        if not math.isfinite(signal) or not call.finite or norm <= 0.0 or call.part == "loss":
             return None
-        return signal + math.log10(call.norm) - 0.5 * math.log10(max(1, self.seen.outputs))
+        return signal + math.log10(norm) - 0.5 * math.log10(max(1, self.seen.outputs))
+
+    def _read(self) -> list[float]:
+        """|h| of each call's result; of one from which others only take a part, as the last step is, of that part.
+
+        What nothing reads moves no output, however large it is beside what is read.
+        """
+        found = [call.norm for call in self.calls]
+        for index in range(len(self.calls) - 1, -1, -1):
+            after = self.consumers[index]
+            if after and all(self.calls[k].name in MOVES and self.calls[k].finite for k in after):
+                found[index] = min(found[index], math.hypot(*(found[k] for k in after)))
+        return found
 
     def _rises(self) -> list[float]:
         """How much the sensitivity grows from each call's output back to it, in decades, outside normalised layers.

@@ -20,8 +20,11 @@ def readable(name: str, tables: Callable[..., Any], numbers: Sequence[Any], more
 
 def _by_layer(given: Mapping[str, Any]) -> Rows:
     """One row a name; every list of as many values is a column, so are those in a mapping and compared lines."""
-    names = list(given["names"])
-    columns: dict[str, Sequence[Any]] = {"layer": names}
+    lists = [value for value in given.values() if isinstance(value, (list, tuple))]
+    if "names" not in given and not lists:
+        return []
+    names = list(given["names"]) if "names" in given else [*range(1, len(lists[0]) + 1)]
+    columns: dict[str, Sequence[Any]] = {"layer" if "names" in given else "number": names}
     for key, value in given.items():
         if key == "compare":
             # a shorter line belongs to the layers next to the output

@@ -30,6 +30,11 @@ _BESIDE = (
 )
 
 
+def checking() -> bool:
+    """Whether this thread is in the middle of a check, whose calls of the model are no part of its training."""
+    return _ONE_AT_A_TIME._is_owned()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class untouched:  # noqa: N801
     """Inside, random numbers follow from ``seed`` and gradients are None; afterwards everything is as before.
 

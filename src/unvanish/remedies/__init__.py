@@ -83,9 +83,12 @@ def _fault(made: Remedy) -> str:
         return f"{made.slug} is of no known kind: {made.kind!r}; choose one of {', '.join(KINDS)}"
     if made.only_for not in ("", "kind", "fault"):
         return f'{made.slug}: only_for={made.only_for!r} must be "", "kind" or "fault"'
-    missing = [word for word in ("What:", "Helps:", "Does not help:", "Source:") if word not in made.doc]
-    if missing:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9.]+)*", made.slug) or not made.title.strip():
+        return f"{made.slug!r} needs a name of small letters, digits, - and . only, and a title"
+    if missing := [word for word in ("What:", "Helps:", "Does not help:", "Source:") if word not in made.doc]:
         return f"the documentation of {made.slug} lacks {', '.join(missing)}: its docstring needs a line for each"
+    if "FILL IN" in made.doc:
+        return f"{made.slug}: its text still says FILL IN"
     if not made.cures_on or not made.no_help_on:
         return f"{made.slug} needs networks it cures and networks it does not help: name some of `unvanish zoo --list`"
     if not made.answers:
@@ -112,7 +115,9 @@ def _unknown(made: Remedy) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    known = list(known)
+    begun = [each for each in known if len(word) > 2 and each.startswith(word)]
+    near = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])][:3]
     return f" did you mean {', '.join(near)}?" if near else ""
 
 

@@ -15,6 +15,8 @@ ELSEWHERE = ("lr-too-small", "relu-on-logits")
 
 def swap_hidden(draft: Draft, new: ActivationEntry) -> Change:
     """Put torch's activation ``new`` in place of those between the layers that are not of that kind yet."""
+    if not new.module:
+        raise Refused(f"{new.name} has no class in torch.nn that could be put in: name an entry that has one")
     make = f"lambda: nn.{new.made}" if new.arguments or new.options else f"nn.{new.module}"
     change = _put(draft, make, new.call, new.title)
     return change.replace(swaps_in=(new.made, new.called("{}")))

@@ -58,8 +58,11 @@ def writer(
             raise ValueError(f"the format {name!r} cannot be typed behind --format: use small letters, digits and -")
         if suffix and not suffix.startswith("."):
             raise ValueError(f"the suffix {suffix!r} of the format {name!r} needs a dot in front: {'.' + suffix!r}")
-        if suffix and suffix in {each.suffix for each in _registry.values() if each.of == of}:
-            raise ValueError(f"the suffix {suffix!r} already means another format than {name!r}")
+        taken = [each.name for each in _registry.values() if suffix and (each.of, each.suffix) == (of, suffix)]
+        if taken:
+            raise ValueError(
+                f"the suffix {suffix!r} is declared by the formats {taken[0]!r} and {name!r}: give one of them another"
+            )
         if not write.__doc__:
             raise ValueError(f"the format {name!r} needs a docstring: it is its documentation")
         _registry[of, name] = Format(name, suffix, write, of, media)
@@ -117,9 +120,12 @@ def _declared(source: str, of: str) -> list[str]:
     for decorator in DECORATOR.finditer(source):
         call = ast.parse(f"writer{decorator[1]}", mode="eval").body
         assert isinstance(call, ast.Call)
-        given = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg in ("name", "of")}
-        if given.get("of", "check") == of:
-            declared.append(str(ast.literal_eval(call.args[0])))
+        named = [call.args[0]] if call.args else [each.value for each in call.keywords if each.arg == "name"]
+        commands = [each.value for each in call.keywords if each.arg == "of"]
+        if not named or not all(isinstance(each, ast.Constant) for each in (*named, *commands)):
+            raise ValueError(f"@writer{decorator[1]}: write the name and the command as texts, such as @writer('csv')")
+        if (ast.literal_eval(commands[0]) if commands else "check") == of:
+            declared.append(str(ast.literal_eval(named[0])))
     return declared
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 from unvanish.records import EVERYTHING, CallFlow, Evidence, Finding, Flow, Record
 from unvanish.rules.events import EVENTS, Event
@@ -109,10 +110,14 @@ def _fault(made: Rule) -> str:
         return f"{code} is registered twice: give one of the two rules a code of its own"
     if not made.judge.__doc__:
         return f"{code} needs a docstring: it is its documentation"
+    if "FILL IN" in made.judge.__doc__:
+        return f"{code}: its text still says FILL IN"
+    if not made.verdict:
+        return f"{code} needs a verdict: one of the words of docs/rules.md"
     if made.verdict not in (*VERDICT_WORDS, *FLAGS):
         return (
             f"{code}: the glossary has no verdict {made.verdict!r};{_near(made.verdict, VERDICT_WORDS)} a new one needs"
-            " a row in VERDICTS of unvanish/words/glossary.py"
+            " a row in VERDICTS of src/unvanish/words/glossary.py"
         )
     if made.tier not in TIERS:
         return f"{code}: there is no tier {made.tier!r}; choose one of {', '.join(TIERS)}"
@@ -152,7 +157,9 @@ def refuse_unknown(*, remedies: Collection[str] = (), networks: Collection[str] 
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    known = list(known)
+    begun = [each for each in known if len(word) > 2 and each.startswith(word)]
+    near = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])][:3]
     return f" did you mean {', '.join(near)}?" if near else ""
 
 
@@ -176,8 +183,25 @@ def judge(flow: Flow) -> tuple[Finding, ...]:
     """
     there = _activation(flow.calls)
     asked = [each for each in rules() if flow.asks(*each.needs)]
-    found = [_without(there, stamped(each, statement)) for each in asked for statement in each.judge(flow)]
+    found = [_without(there, stamped(each, statement)) for each in asked for statement in _said(each, flow)]
     return tuple(sorted(found, key=lambda f: f.level != "error"))
+
+
+def _said(by: Rule, flow: Flow) -> list[Statement]:
+    """What the rule says; TypeError, with what to write instead, where that is no list of statements."""
+    try:
+        said: Any = by.judge(flow)
+    except TypeError as error:
+        if "Unexpected keyword argument" not in str(error):
+            raise
+        known = ", ".join(Statement.__struct_fields__)
+        raise TypeError(
+            f"{by.code}: {error}. A Statement has {known}; its code and verdict are those of @rule(…), and a second"
+            " verdict is a second rule"
+        ) from error
+    if not isinstance(said, list):
+        raise TypeError(f"{by.code} returned a {type(said).__name__}: return a list, [] for nothing to say")
+    return cast("list[Statement]", said)
 
 
 def stamped(by: Rule, statement: Statement) -> Finding:

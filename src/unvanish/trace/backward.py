@@ -11,21 +11,27 @@ from torch import nn
 from unvanish.trace.calls import Capture, Root
 from unvanish.trace.exact import exact_walk
 from unvanish.trace.plain import plain_walk
+from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
 from unvanish.trace.tape import OnLeaf, OnNode, Start, Tape
 
 
 def walk(
-    capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None, on_node: OnNode | None = None
+    capture: Capture,
+    channels: Sequence[Start],
+    on_leaf: OnLeaf | None = None,
+    on_node: OnNode | None = None,
+    projector: Projector | None = None,
 ) -> list[Tape]:
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
     ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
-    node of a call just before it is released (not where ``why_unsupported`` has a reason). Returns one Tape a channel.
-    Without a graph the tapes are empty.
+    node of a call just before it is released (not where ``why_unsupported`` has a reason). With a ``projector``, of the
+    channels beyond the first only norms are wanted. Returns one Tape a channel. Without a graph the tapes are empty.
     """
-    run = plain_walk if why_unsupported() else exact_walk
-    return run(capture, channels, on_leaf, on_node)
+    if why_unsupported():
+        return plain_walk(capture, channels, on_leaf, on_node)
+    return exact_walk(capture, channels, on_leaf, on_node, projector)
 
 
 @cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from unvanish.records import UnvanishError
 from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
 from unvanish.trace.capture import drop_locals
 from unvanish.trace.checkpoints import one_backward
+from unvanish.trace.projected import Projected, Projector
 from unvanish.trace.scaled import LOG_ZERO, Device, Host, Scaled, room, shift
 from unvanish.trace.tape import OnLeaf, OnNode, Partly, Raw, Start, Tape
 
@@ -34,19 +36,24 @@ class _Edge(NamedTuple):
 
 
 def exact_walk(
-    capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None, on_node: OnNode | None = None
+    capture: Capture,
+    channels: Sequence[Start],
+    on_leaf: OnLeaf | None = None,
+    on_node: OnNode | None = None,
+    projector: Projector | None = None,
 ) -> list[Tape]:
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
     ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
-    node of a call just before it is released; ``cotangent``: that of the first channel, up to a power of two. Returns
-    one Tape a channel. Without a graph the tapes are empty.
+    node of a call just before it is released; ``cotangent``: that of the first channel, up to a power of two. With a
+    ``projector`` the channels beyond the first need no weight gradients but their norms, and ``on_leaf`` sees those of
+    the first only. Returns one Tape a channel. Without a graph the tapes are empty.
     """
     starts = [root for channel in channels for root, _ in channel]
     if not starts:
         return [Tape() for _ in channels]
     on_device = any(root.device.type != "cpu" for root in starts)
-    engine = _Walk(capture, len(channels), Device if on_device else Host, on_leaf, on_node)
+    engine = _Walk(capture, len(channels), Device if on_device else Host, on_leaf, on_node, projector)
     try:
         with torch.no_grad(), one_backward():
             engine.run(channels)
@@ -62,13 +69,21 @@ def exact_walk(
 
 class _Walk:
     def __init__(
-        self, capture: Capture, count: int, math_: Any, on_leaf: OnLeaf | None, on_node: OnNode | None
+        self,
+        capture: Capture,
+        count: int,
+        math_: Any,
+        on_leaf: OnLeaf | None,
+        on_node: OnNode | None,
+        projector: Projector | None,
     ) -> None:
         self.capture, self.math, self.on_leaf, self.on_node = capture, math_, on_leaf, on_node
+        self.projector = projector
         self.raw = [Raw() for _ in range(count)]
         # node -> channel -> output number -> [cotangent, whether some of it came from another call]
         self.buffers: dict[Node, list[dict[int, tuple[Scaled, bool]]]] = {}
         self.waiting: dict[Node, int] = {}
+        self.shared: set[Node] = set()  # nodes that several others feed
 
     def run(self, channels: Sequence[Start]) -> None:
         self.count_consumers([root.slot[0] for channel in channels for root, _ in channel])
@@ -115,6 +130,8 @@ class _Walk:
                         self.waiting[child] = 0
                         stack.append(child)
                     self.waiting[child] += 1
+        if self.projector is not None:
+            self.shared = {node for node, count in self.waiting.items() if count > 1}
 
     def put(self, slot: tuple[Node, int], channel: int, value: Scaled, foreign: bool) -> None:
         node, nr = slot
@@ -135,7 +152,7 @@ class _Walk:
             if 0 in held:
                 gradient = self.settled(held[0][0])
                 self.raw[channel].leaves.append((id(leaf), gradient.log2))
-                if self.on_leaf is not None:
+                if self.on_leaf is not None and (self.projector is None or not channel):
                     self.on_leaf(leaf, channel, gradient)  # type: ignore[arg-type]
 
     def visit(self, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
@@ -144,6 +161,11 @@ class _Walk:
         if self.on_node is not None and me != PARAMETERS_ONLY:
             self.guarded(me, node, self.on_node, me, node, slots[0][0][0].mantissa if 0 in slots[0] else None)
         sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
+        plain = partial(_apply, node, sides)
+        quick = plain
+        if self.projector is not None and len(slots) > 1:
+            projected = self.guarded(me, node, self.projector.of, node, edges, self.shared)
+            quick = plain if projected is None else partial(_apply_projected, projected, sides)
         for channel, held in enumerate(slots):
             if not held:
                 continue
@@ -151,7 +173,7 @@ class _Walk:
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
                 raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
-            for edge, result in self.guarded(me, node, self.through, node, sides, parts):
+            for edge, result in self.guarded(me, node, self.through, node, quick if channel else plain, parts):
                 other = edge.call
                 foreign = other != me
                 if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
@@ -169,21 +191,19 @@ class _Walk:
             where = f"{call.name} in {call.module or 'the model'} ({call.source})" if call else type(node).__name__
             raise UnvanishError(f"the backward pass of {where} raised {type(error).__name__}: {error}") from error
 
-    def through(
-        self, node: Node, sides: Sequence[_Edge | None], parts: dict[int, Scaled]
-    ) -> list[tuple[_Edge, Scaled]]:
+    def through(self, node: Node, apply: _Apply, parts: dict[int, Scaled]) -> list[tuple[_Edge, Scaled]]:
         """One node's vector-Jacobian product for each of its edges, computed again where the type ran out of range."""
         if len(parts) == 1:
             ((nr, only),) = parts.items()
             given, exponent = {nr: only.mantissa}, only.exponent
             results = [
                 (edge, Scaled(g, exponent, only.log2) if _same(g, only, node) else self.math.settle(g, exponent))
-                for edge, g in _apply(node, sides, given)
+                for edge, g in apply(given)
             ]
         else:
             mantissas, exponent = self.math.align(list(parts.values()))
             given = dict(zip(parts, mantissas, strict=True))
-            results = [(edge, self.math.settle(g, exponent)) for edge, g in _apply(node, sides, given)]
+            results = [(edge, self.math.settle(g, exponent)) for edge, g in apply(given)]
         if self.math is not Host or all(p.log2 == LOG_ZERO for p in parts.values()):
             return results
         if any(not p.log2 < math.inf for p in parts.values()):
@@ -192,11 +212,15 @@ class _Walk:
             step = _retry(result, exponent)
             if step:
                 again = {nr: shift(m, step) for nr, m in given.items()}
-                found = _apply(node, sides, again)[index][1]
+                found = apply(again)[index][1]
                 better = self.math.settle(found, exponent - step)
                 if better.log2 != LOG_ZERO and math.isfinite(better.log2):
                     results[index] = (edge, better)
         return results
+
+
+_Apply = Callable[[dict[int, Tensor]], list[tuple[_Edge, Tensor]]]
+"""What a node makes of its cotangents, by output number."""
 
 
 def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
@@ -257,6 +281,15 @@ def _apply(node: Node, sides: Sequence[_Edge | None], given: dict[int, Tensor]) 
         for side, gradient in zip(sides, found, strict=False)
         if side is not None and gradient is not None
     ]
+
+
+def _apply_projected(
+    projected: Projected, sides: Sequence[_Edge | None], given: dict[int, Tensor]
+) -> list[tuple[_Edge, Tensor]]:
+    """What a node sends along its edges, but for its weight: that gradient goes to its leaf at once, projected."""
+    sent, weight = projected.send(given[0])
+    found = [(side, _fit(sent[place], side)) for place, side in enumerate(sides) if side is not None and place in sent]
+    return [*found, (_Edge(projected.leaf, 0, PARAMETERS_ONLY, None, weight.dtype), weight)]
 
 
 def _zeros(metadata: Any) -> Tensor:

@@ -2,13 +2,16 @@
 
 For each layer the updates, the gradients and the error signals of the two runs are compared, as logarithms, at the
 steps that both sampled. The noise of a layer is its own: the robust spread (1.4826 times the median absolute deviation)
-of the changes from one sample to the next around that step, over √2, of both runs in quadrature. Three things that are
-no difference are allowed for beyond it. The limit holds for all layers, quantities and samples together (Bonferroni,
-1 %), and must be passed in three samples in a row. Another run of one script gets ahead or falls behind: a value counts
-only by its distance from all that the other run does within a quarter of the steps. And weights that were drawn
-differently start with other norms: the logarithm of a product of random layers scatters with the variance 5/4 Σ 1/n
-over the widths n of the layers that were drawn anew (Hanin and Nica 2020, Products of many large random matrices and
-gradients in deep neural networks, theorem 1), which is added to the noise.
+of the changes from one sample to the next around that step, over √2, of both runs in quadrature. The limit holds for
+all layers, quantities and samples together (Bonferroni, 1 %), and must be passed in three samples in a row. Another run
+of the script gets ahead or falls behind: a value counts only by its distance from all that the other run does within a
+quarter of the steps.
+
+Weights that were drawn anew have other norms and go other ways. The logarithm of the norm of a product of random layers
+scatters with the variance 5/4 Σ 1/n over their widths n (Hanin and Nica 2020, Products of many large random matrices
+and gradients in deep neural networks, theorem 1). So far as this explains it, the difference of the first samples is
+taken off; for the ways that part from there, one standard deviation of it is added to the limit, and a quarter of the
+way that both have gone.
 
 Weights themselves are compared where both runs begin: n weights of one distribution have a norm that scatters by
 1/√(2n), so that an initialisation that was changed is seen in the layer where it was, not in those it acts upon.
@@ -36,7 +39,7 @@ SURE = 0.01
 HELD = 3
 """Samples in a row: a single batch can be odd."""
 SLACK = 1.25
-"""How far one run may be ahead of the other, as a factor of the steps."""
+"""How far one run may be ahead of the other, as a factor of the steps; and of other weights, in the way they go."""
 FEWEST = 8
 """Samples in common from which on a noise can be told."""
 MOST = 600
@@ -142,12 +145,14 @@ def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
     if same and list(one.columns) == list(other.columns) and _identical(one, other):
         sentence = f"The two runs are identical: the same numbers for {count}."
         return told.replace(answer="identical", sentence=sentence)
-    drawn = [name for name in layers if begin and _drawn_anew(one, other, name)]
-    fluctuation = _fluctuation([one.columns[name] for name in drawn])
-    sure = NormalDist().inv_cdf(1.0 - SURE / (2.0 * len(layers) * len(LATER) * len(one.steps)))
-    lines = [Line(one, other, layer, name, fluctuation) for layer in layers for name in LATER]
-    found = [each for name in drawn for each in _weights(one, other, name, sure)]
-    found += [each for line in lines for each in _later(line, sure)]
+    drawn = [name for name in layers if _drawn_anew(one, other, name)]
+    scatter = _scatter([one.columns[name] for name in drawn])
+    sure = _sure(len(layers) * len(LATER) * len(one.steps))
+    lines = [Line(one, other, layer, name) for layer in layers for name in LATER]
+    for line in lines:
+        line.take_off(scatter, _sure(len(lines)))
+    found = [each for name in drawn if begin for each in _weights(one, other, name, sure)]
+    found += [each for line in lines for each in _later(line, sure, scatter)]
     noises = [each for line in lines for each in line.noise]
     told = told.replace(noise=median(noises) if noises else None)
     if found:
@@ -158,7 +163,7 @@ def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
     if len(one.steps) < FEWEST or told.noise is None:
         few = f"The two runs sampled {len(one.steps)} steps in common, and a noise is known from {FEWEST} on."
         return told.replace(sentence=few)
-    middle, limit = _factor(told.noise), _factor(sure * told.noise + RESOLUTION)
+    middle, limit = _factor(told.noise), _factor(sure * told.noise + scatter + RESOLUTION)
     sentence = (
         f"The two runs do not differ beyond their noise: {count} were compared; the noise is a factor of {middle}, and"
         f" what counts begins at {limit}."
@@ -216,7 +221,12 @@ def _weights(one: Half, other: Half, layer: str, sure: float) -> Iterator[tuple[
         yield gap / limit, Parting(layer, WEIGHTS, one.steps[0], a, b, noise, limit)
 
 
-def _fluctuation(drawn: Sequence[Column]) -> float:
+def _sure(count: int) -> float:
+    """So many standard deviations are passed by chance once in a hundred times, in any of so many comparisons."""
+    return NormalDist().inv_cdf(1.0 - SURE / (2.0 * count))
+
+
+def _scatter(drawn: Sequence[Column]) -> float:
     """By how many decades the norms of two networks differ whose layers were drawn from one distribution."""
     # a square layer of so many parameters; a convolution is wider than that
     widths = (math.sqrt(max(each.parameters, 1)) for each in drawn)
@@ -226,21 +236,33 @@ def _fluctuation(drawn: Sequence[Column]) -> float:
 class Line:
     """A quantity of a layer in both runs, at the steps at which both have it, and the noise of its difference."""
 
-    def __init__(self, one: Half, other: Half, layer: str, quantity: str, fluctuation: float) -> None:
-        self.layer, self.quantity = layer, quantity
+    def __init__(self, one: Half, other: Half, layer: str, quantity: str) -> None:
+        self.layer, self.quantity, self.off = layer, quantity, 0.0
+        self.gone: list[float] = []  # how far both have moved from their first samples
         mine, theirs = one.values[quantity, layer], other.values[quantity, layer]
         known = [at for at in range(len(one.steps)) if not (math.isnan(mine[at]) or math.isnan(theirs[at]))]
         self.steps = [one.steps[at] for at in known]
         self.one, self.other = [mine[at] for at in known], [theirs[at] for at in known]
-        noises = zip(_noise(self.one), _noise(self.other), strict=True)
-        self.noise = [math.hypot(x, y, fluctuation) for x, y in noises]
+        self.noise = [math.hypot(x, y) for x, y in zip(_noise(self.one), _noise(self.other), strict=True)]
+
+    def take_off(self, scatter: float, sure: float) -> None:
+        """Take off the difference of the first samples, so far as other weights explain it."""
+        first = [(x, y) for x, y in zip(self.one[:FEWEST], self.other[:FEWEST], strict=True) if math.isfinite(y - x)]
+        self.gone = [0.0] * len(self.steps)
+        if scatter and first:
+            self.off = max(-sure * scatter, min(sure * scatter, median(y - x for x, y in first)))
+            begin, there = (median(each) for each in zip(*first, strict=True))
+            moved = (min(abs(x - begin), abs(y - there)) for x, y in zip(self.one, self.other, strict=True))
+            self.gone = [each if math.isfinite(each) else 0.0 for each in moved]
 
 
-def _later(line: Line, sure: float) -> Iterator[tuple[float, Parting]]:
+def _later(line: Line, sure: float, scatter: float) -> Iterator[tuple[float, Parting]]:
     """The first step at which a quantity of a layer departs and stays away, and by how many limits."""
     a, b, steps = line.one, line.other, line.steps
-    gaps = [max(x, y) for x, y in zip(_beyond(a, b, steps), _beyond(b, a, steps), strict=True)]
-    limits = [sure * each + RESOLUTION for each in line.noise]
+    like = [each - line.off for each in b]
+    gaps = [max(x, y) for x, y in zip(_beyond(a, like, steps), _beyond(like, a, steps), strict=True)]
+    part = SLACK - 1.0
+    limits = [sure * x + scatter + part * y + RESOLUTION for x, y in zip(line.noise, line.gone, strict=True)]
     broken = [math.inf in (x, y) and x != y for x, y in zip(a, b, strict=True)]
     away = [len(steps) >= FEWEST and gap > limit for gap, limit in zip(gaps, limits, strict=True)]
     for at, step in enumerate(steps):
@@ -294,7 +316,8 @@ def _said(parting: Parting, one: Half, other: Half) -> str:
     if not (math.isfinite(parting.one) and math.isfinite(parting.other)):
         return f"{said}."
     gap = times(abs(parting.one - parting.other))
-    return f"{said}, a factor of {gap[1:]}; the noise there is a factor of {_factor(parting.noise)}."
+    noise, limit = _factor(parting.noise), _factor(parting.limit)
+    return f"{said}, a factor of {gap[1:]}; the noise there is a factor of {noise}, and what counts begins at {limit}."
 
 
 def _factor(decades: float) -> str:

@@ -57,7 +57,7 @@ class Entry:
     training: bool
     outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
-    loss: bool = False
+    loss: int = -1  # which of the outputs is the loss
 
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
@@ -110,8 +110,9 @@ class Box:
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
         entry = self.entries[-1]
-        entry.loss = not isinstance(outputs, Tensor) and isinstance(inner_loss(outputs), Tensor)
+        loss = None if isinstance(outputs, Tensor) else inner_loss(outputs)
         for at, tensor in enumerate(tensors(outputs)):
+            entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
                 self.ends.add(tensor.grad_fn)
                 entry.outputs.append((at, _probe(tensor)))
@@ -161,8 +162,11 @@ class Replay:
     born: str = ""
 
 
-def replay(box: Box) -> Replay:
-    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step."""
+def replay(box: Box, scale: float = 1.0) -> Replay:
+    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
+
+    ``scale``: by which the loss was multiplied before its backward.
+    """
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
     for entry in box.entries:
@@ -177,7 +181,7 @@ def replay(box: Box) -> Replay:
             return Replay(
                 reason="what was made of the outputs of one watched module, and given to another, is not finite"
             )
-        found = _again(entry)
+        found = _again(entry, scale)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
@@ -185,7 +189,7 @@ def replay(box: Box) -> Replay:
     return found
 
 
-def _again(entry: Entry) -> Replay:
+def _again(entry: Entry, scale: float) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
     if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
@@ -195,19 +199,41 @@ def _again(entry: Entry) -> Replay:
     broken_loss = not all(_finite(each) for each in entry.signals.values())
     try:
         inputs = _inputs(entry)
-        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
+        # what came back to the other outputs came through the loss, and would count twice beside it
+        given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
+        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
         problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
         with _as_then(entry), NoCollectives() if several() else nullcontext():
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
-    flow = decide(flow.replace(asked=WALKED, loss=None, zeros=()))
+    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=())))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
     if broken_loss:
         return Replay(report, born="loss")
     return Replay(report, born="backward" if _broken(flow) else "")
+
+
+def _without(scale: float, flow: Flow) -> Flow:
+    """The walk carries the scaled signals, as the training does, or float16 would lose them; the report does not."""
+    if scale == 1.0:
+        return flow
+    less = math.log10(scale)
+    layers = [
+        each.replace(**{
+            name: value - less
+            for name in ("log10_signal", "log10_grad_norm")
+            if (value := getattr(each, name)) is not None
+        })
+        for each in flow.layers
+    ]  # fmt: skip
+    calls = [
+        each if each.log10_signal is None else each.replace(log10_signal=each.log10_signal - less)
+        for each in flow.calls
+    ]
+    return flow.replace(layers=tuple(layers), calls=tuple(calls))
 
 
 def _of_loss(box: Box) -> str:

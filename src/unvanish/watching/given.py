@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unvanish.records import UnvanishError
+from unvanish.watching.table import Table
 
 
 def models_of(model: Any) -> dict[str, nn.Module]:
@@ -30,6 +31,31 @@ def models_of(model: Any) -> dict[str, nn.Module]:
     if not models:
         raise UnvanishError("watch(model) holds no model")
     return {str(name): each for name, each in models.items()}
+
+
+def fitting(model: Any, optimizer: Any, every: Any, from_step: Any) -> tuple[dict[str, nn.Module], list[Any]]:
+    """The models and the optimizers of a watch; UnvanishError where these or the numbers do not fit together."""
+    models, optimizers = models_of(model), optimizers_of(optimizer)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
+    known = {id(p) for each in models.values() for p in each.parameters()}
+    for each in optimizers:
+        if known.isdisjoint(id(p) for group in each.param_groups for p in group["params"]):
+            raise UnvanishError(
+                f"the optimizer ({type(each).__name__}) holds none of the parameters of the watched model; pass the"
+                " model it was built from"
+            )
+    if from_step is not None and (isinstance(from_step, bool) or not isinstance(from_step, int) or from_step < 1):
+        raise UnvanishError(f"watch(from_step={from_step!r}) is the number of steps already made, 1 or more")
+    return models, optimizers
+
+
+def names_of(models: Mapping[str, nn.Module]) -> list[str]:
+    """The names that the layers of these models get in a run."""
+    table = Table()
+    for name, model in models.items():
+        table.add(name, unwrapped(model))
+    return [place.name for place in table]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -55,8 +81,8 @@ def optimizers_of(optimizer: Any) -> list[Any]:
     several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
     found: list[Any] = []
     for each in several:
-        while not isinstance(each, torch.optim.Optimizer) and hasattr(each, "optimizer"):
-            each = each.optimizer
+        while (inner := getattr(each, "optimizer", None)) is not None:  # accelerate's is an Optimizer without its hooks
+            each = inner
         if not isinstance(each, torch.optim.Optimizer):
             raise UnvanishError(
                 f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}"

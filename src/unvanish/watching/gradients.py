@@ -34,11 +34,11 @@ class Seen:
     def __init__(self) -> None:
         self.known: dict[int, tuple[Tensor, float]] = {}
 
-    def look(self, places: Iterable[Place]) -> None:
-        """Read all gradients."""
+    def look(self, places: Iterable[Place], times: float = 1.0) -> None:
+        """Read all gradients; ``times``: by how much they are smaller than the backward left them."""
         them = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
         values = norms(list(them.values()))
-        self.known = {key: (each, value) for (key, each), value in zip(them.items(), values, strict=True)}
+        self.known = {key: (each, value * times) for (key, each), value in zip(them.items(), values, strict=True)}
 
     def together(self, parameters: Iterable[nn.Parameter], processes: int) -> tuple[float, float]:
         """log10 of the norm of these gradients, first of those that are whole, then of the parts of others.
@@ -60,11 +60,12 @@ class Seen:
 
 def sizes(
     places: Iterable[Place], divide_by: float = 1.0, processes: int = 1
-) -> dict[int, tuple[float, float, float | None]]:
+) -> tuple[dict[int, tuple[float, float, float | None]], float]:
     """Of each layer log10 of the gradient norm and of the weight norm, and the share of its gradient that underflows.
 
     Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf. Of a layer that is
-    spread over several processes, what this one adds to the square: the sum over all of them is exact.
+    spread over several processes, what this one adds to the square: the sum over all of them is exact. Second: log10 of
+    the norm of what counts again in a sum over the layers, because several of them share a weight.
     """
     places = [place for place in places if any(each.grad is not None for each in place.trainable)]
     gradients = {id(each): each.grad for place in places for each in place.trainable if each.grad is not None}
@@ -78,7 +79,10 @@ def sizes(
         size = math.hypot(*(value * part for (_, value), part in zip(mine, parts, strict=True))) / divide_by
         weight = math.hypot(*(next(weights) * share for share in shares))
         result[place.at] = log10(size), log10(weight), _underflow(mine)
-    return result
+    seen: set[int] = set()
+    all_of = [id(each) for place in places for each in place.trainable if each.grad is not None]
+    again = [known[each] for each in all_of if each in seen or seen.add(each)]
+    return result, log10(math.hypot(*again) / divide_by) if again else math.nan
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:
@@ -94,6 +98,13 @@ def _share(tensor: Any, processes: int) -> float:
     return math.sqrt(parts / mesh.size())
 
 
+def looks_finite(first: Tensor | None) -> bool:
+    """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
+    if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
+        return True
+    return math.isfinite(local(first.grad).sum().item())
+
+
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
     largest: float | None = None
@@ -107,12 +118,18 @@ def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
 
 
 def total(values: Iterable[float]) -> float:
-    """log10 of the norm of all together, from log10 of the norms of the parts; NaN of none."""
-    known = list(values)
+    """log10 of the norm of all together, from log10 of the norms of the parts; NaN of none, and none is NaN itself."""
+    known = [value for value in values if not math.isnan(value)]
     top = max(known, default=math.nan)
     if not math.isfinite(top):
         return top
     return top + 0.5 * math.log10(sum(10.0 ** (2.0 * (each - top)) for each in known))
+
+
+def less(whole: float, part: float) -> float:
+    """log10 of the norm of what is left of a whole without a part of it, from log10 of both norms."""
+    share = 10.0 ** (2.0 * (part - whole)) if math.isfinite(whole) and math.isfinite(part) else 0.0
+    return whole + 0.5 * math.log10(1.0 - share) if 0.0 < share < 1.0 else whole
 
 
 class Moves:

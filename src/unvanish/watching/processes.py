@@ -28,6 +28,11 @@ from unvanish.watching.sample import NOTHING, Column
 from unvanish.watching.step import DEAD, GRADIENT, LOST, RATIO, SATURATED, SIGNAL, WEIGHT, Step
 from unvanish.watching.table import Place, spread
 
+SHARDED = (
+    "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"
+    " so they are left out"
+)
+
 ALONE = (
     "{count} processes train, and the numbers are of this one alone: the watched model is neither in"
     " DistributedDataParallel nor sharded by fully_shard over all of them"
@@ -212,6 +217,21 @@ class Processes:
         if self.local:
             now.noise = noise_scale(local / self.size, unclipped, samples / self.size, samples)
             self.local.clear()
+
+    def keep_what_is_whole(self, now: Step, table: Iterable[Place], notes: list[str]) -> list[str]:
+        """Leave out what is a part of a norm; the notes of the run, with what is to be said of it."""
+        notes = [each for each in notes if each not in self.said]
+        if self.note:
+            notes.append(self.note)
+            self.said.add(self.note)
+        parted = {place.at for place in table if place.sharded or self.flat}
+        if self.together or not parted:
+            return notes
+        now.unclipped = math.nan
+        for at in parted:
+            now.rows.pop(at, None)
+        now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
+        return notes if SHARDED in notes else [*notes, SHARDED]
 
     # Where a number was born that is not finite
 

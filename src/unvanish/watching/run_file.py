@@ -47,24 +47,52 @@ CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEX
 """
 
 
+BACK = """
+BEGIN IMMEDIATE;
+DELETE FROM samples WHERE step >= {step};
+UPDATE samples SET last = {step} - 1 WHERE last >= {step};
+DELETE FROM events WHERE step >= {step};
+UPDATE events SET until = NULL WHERE until >= {step};
+DELETE FROM reports WHERE step >= {step};
+DELETE FROM facts WHERE key IN ('ended', 'why', 'failed', 'steps');
+COMMIT;
+"""
+
+
 class RunFile:
     """The one writer of a file. What cannot be written is dropped and ``broken`` says why; nothing raises later."""
 
-    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
-        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made."""
+    def __init__(self, path: Path | None, facts: Mapping[str, Any], from_step: int | None = None) -> None:
+        """Make the file (without a path: in memory); UnvanishError where there is one already, or none can be made.
+
+        ``from_step``: where there is a run, go on with it from this step; what it holds of later ones is given up.
+        """
         self.path, self.broken, self.process = path, "", os.getpid()
         self.waiting: list[tuple[str, tuple[Any, ...]]] = []
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.columns = 0
-        if path is not None:
+        before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
+        if path is not None and before is None:
             _made(path)
         self.base = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
         self.base.execute("PRAGMA journal_mode=WAL")
         self.base.execute("PRAGMA synchronous=NORMAL")
-        self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
-        self.fact(schema=SCHEMA, started=time.time(), **facts)
+        if before is None:
+            self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+            self.fact(schema=SCHEMA, started=time.time(), **facts)
+        else:
+            self._go_back(int(from_step or 0))
+            self.fact(resumed=[*before.get("resumed", ()), from_step], **facts)
         self.flush()
+
+    def _go_back(self, step: int) -> None:
+        """The training is again where it was before ``step``: what came later has not happened."""
+        try:
+            self.base.executescript(BACK.format(step=step))
+        except sqlite3.Error as error:
+            raise UnvanishError(f"cannot go on with the run file {str(self.path)!r}: {error}") from None
+        self.counts = dict(self.base.execute("SELECT level, COUNT(*) FROM samples GROUP BY level"))
 
     def fact(self, **facts: Any) -> None:
         """Remember something of the whole run; numbers, strings and lists of them."""
@@ -207,6 +235,13 @@ def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
     return found
 
 
+def series_of(blob: bytes) -> array.array[float]:
+    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file."""
+    found = numbers(blob, "d")
+    found.extend([math.nan] * (len(SERIES) - len(found)))
+    return found
+
+
 def _json(record: Record) -> str:
     return json.dumps(to_builtins(record), separators=(",", ":"))
 
@@ -251,7 +286,7 @@ class Reader:
             f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
         ):
             lowest = numbers(low)
-            yield first, last, numbers(series, "d"), lowest, lowest if high is None else numbers(high)
+            yield first, last, series_of(series), lowest, lowest if high is None else numbers(high)
 
     def extremes(self, lowest: bool = False) -> Iterator[array.array[float]]:
         """Of each row the highest numbers, or the ``lowest``."""

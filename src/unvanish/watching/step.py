@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unvanish.watching.gradients import Moves, Seen, total
+from unvanish.watching.gradients import Moves, Seen, less, total
 from unvanish.watching.sample import FIELDS, Sample
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
@@ -20,7 +20,7 @@ class Step:
     """What is known of the coming optimizer step; norms are of this process until ``Processes`` adds them up."""
 
     losses: list[float | Tensor] = field(default_factory=list)
-    loss: float | Tensor = math.nan  # the one whose gradient the last optimizer saw
+    loss: float | Tensor = math.nan  # the sum of those whose gradients the last optimizer saw
     rows: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, int] = field(default_factory=dict)  # of each row, how many its signal is of
     groups: list[tuple[int, ...]] = field(default_factory=list)
@@ -32,6 +32,9 @@ class Step:
     moves: dict[int, Moves] = field(default_factory=dict)
     moved: dict[int, tuple[float, float]] = field(default_factory=dict)
     stepped: set[int] = field(default_factory=set)
+    read: set[int] = field(default_factory=set)  # the optimizers whose gradients were read
+    inner: int = 0  # backward passes inside of the optimizer that is calling its closure
+    again: dict[int, float] = field(default_factory=dict)  # of each optimizer, what its layers share
     rate: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
@@ -60,7 +63,7 @@ class Step:
     def following(self) -> Step:
         """The next step, whose passes have been already."""
         return Step(
-            losses=self.losses[-1:], seen=self.seen, fresh=self.fresh, scaler=self.scaler, suspicious=self.suspicious,
+            losses=list(self.losses), seen=self.seen, fresh=self.fresh, scaler=self.scaler, suspicious=self.suspicious,
         )  # fmt: skip
 
     def _series(self) -> dict[str, float]:
@@ -68,7 +71,9 @@ class Step:
             "loss": float(self.loss),
             "learning_rate": self.rate,
             "log10_grad_norm": self.unclipped - math.log10(self.scale),
-            "log10_grad_norm_clipped": total(row[GRADIENT] for row in self.rows.values()),
+            "log10_grad_norm_clipped": less(
+                total(row[GRADIENT] for row in self.rows.values()), total(self.again.values())
+            ),
             "loss_scale": self.scale if self.scale != 1.0 else math.nan,
             "gradient_noise_scale": self.noise,
         }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from unvanish.flow.layers import owners
 from unvanish.trace.places import module_path
+
+MOST = 64
+"""Sets of parameters whose layers are kept: those of each optimizer, and older ones after layers were thawed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Table:
         self.places: list[Place] = []
         self.models: dict[str, nn.Module] = {}
         self._known: set[str] = set()
+        self._found: dict[tuple[Any, ...], list[Place]] = {}
 
     def add(self, name: str, model: nn.Module) -> None:
         """Watch one more model; ``name`` is put before the names of its layers, "" before none."""
@@ -67,10 +72,15 @@ class Table:
         known = {id(each) for place in self.places for each in place.parameters}
         return all(id(each) in known for each in parameters)
 
-    def of(self, parameters: Iterable[nn.Parameter]) -> list[Place]:
-        """The layers with a trainable parameter among these."""
-        wanted = {id(each) for each in parameters}
-        return [place for place in self.places if any(id(each) in wanted for each in place.trainable)]
+    def of(self, parameters: Sequence[nn.Parameter]) -> list[Place]:
+        """The layers with a trainable parameter among these; looked up again only where something is another."""
+        key = len(self), *((id(each), each.requires_grad) for each in parameters)
+        if key not in self._found:
+            wanted = {id(each) for each in parameters}
+            if len(self._found) > MOST:
+                self._found.clear()
+            self._found[key] = [place for place in self.places if any(id(each) in wanted for each in place.trainable)]
+        return self._found[key]
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
@@ -20,14 +21,18 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
-from unvanish.watching.given import models_of, optimizers_of, rank, run_path, unwrapped
+from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.history import EVENTS, HELD, Episode, History
+from unvanish.watching.loggers import Loggers
+from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
-from unvanish.watching.run_file import RunFile
+from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample, flow_of
+from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
+ENDED = "the program ended while it was watched"
 
 
 class Watch:
@@ -35,6 +40,7 @@ class Watch:
 
     def __init__(
         self, *, every: int, check_every: int | None, path: Path, on_finding: Callable[[Finding], Any] | None,
+        from_step: int | None = None, loggers: Loggers | None = None, log_layers: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.check_every, self.on_finding = check_every, on_finding
         self.watcher = Watcher(every, self._sampled, self._broken)
@@ -46,12 +52,18 @@ class Watch:
         self.nonfinite = False
         self.closed = False
         self.path, self.first = path, rank() == 0
-        self.file = RunFile(
-            path if self.first else None, {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
-        )
+        self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
+        facts = {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
+        goes_on = self.first and from_step is not None and path.exists()
+        self.file = RunFile(path if self.first else None, facts, from_step)
+        if from_step is not None:
+            self.watcher.step = from_step
+        if goes_on:
+            self.history, self.found, self.episodes = remembered(Reader(path))
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
         interposed.listen(self.watcher)
+        atexit.register(self._end_with_the_program)
 
     # What the user asks
 
@@ -73,11 +85,21 @@ class Watch:
             self.file.flush()
         return Run(self.path).report()
 
+    def flush(self) -> None:
+        """Write now what waits to be written within the second."""
+        if self.file.waiting and not self.closed:
+            self.file.flush()
+
+    def note(self, text: str) -> None:
+        """Say something of the whole run in its report, with the next sample."""
+        self.watcher.notes.append(text)
+
     def close(self, why: str = "") -> None:
         """End the watching; the training may go on. Once is enough."""
         if self.closed or self.watcher.process != os.getpid():  # a forked child leaves all to its parent
             return
         self.closed = True
+        atexit.unregister(self._end_with_the_program)
         watcher = self.watcher
         if watcher.now.stepped and not watcher.processes.together:
             watcher.guarded(watcher.finish)()
@@ -89,6 +111,13 @@ class Watch:
         interposed.stop_listening(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
         self._announce()
+        self.loggers.close()
+
+    def _end_with_the_program(self) -> None:
+        if self.watcher.processes.together:  # the others may be gone, and nothing is asked of them any more
+            self.file.close(steps=self.watcher.step, skipped=self.watcher.skipped, why=ENDED)
+        else:
+            self.close(ENDED)
 
     def _unhook(self) -> None:
         while self.hooks:
@@ -117,42 +146,60 @@ class Watch:
         self.watcher.after_step(optimizer)
         self._announce()
 
+    def gradients_are_ready(self, optimizer: Any) -> None:
+        """An optimizer that runs a closure has all its gradients: for frameworks that know, where no backward tells."""
+        self.watcher.gradients_are_ready(*optimizers_of(optimizer))
+
+    def gradients_are(self, scale: float) -> None:
+        """What was run backward in this step is ``scale`` times what the optimizer lowers; ``.grad`` holds the true.
+
+        For frameworks that scale, or average over parts, outside of what torch shows.
+        """
+        self.watcher.guarded(self.watcher.gradients_are)(scale)
+
     def add_model(self, name: str, model: nn.Module) -> None:
         """Watch a model, or the one inside what it is wrapped in."""
         inner = unwrapped(model)
         compiled = hasattr(model, "_orig_mod")
         self.watcher.add_model(name, inner, model if compiled else None, model)
 
-    def check(self, why: str = "check") -> None:
-        """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
-        self.watcher.guarded(self._check)(why)
+    def check(self, why: str = "check") -> Report | None:
+        """A full check on the batch of the step that is running, after its backward and before the weights move.
+
+        None where there is no such step, or where it cannot be run again; the logger "unvanish" says why.
+        """
+        made: list[Report] = []
+        self.watcher.guarded(lambda: made.extend(self._check(why)))()
+        return made[0] if made else None
 
     def _repeat(self) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            return replay(self.watcher.box)
+            return replay(self.watcher.box, self.watcher.scale())
         finally:
             self.watcher.busy = False
 
-    def _check(self, why: str) -> None:
+    def _check(self, why: str) -> list[Report]:
         if not self.first:  # this process writes nothing
-            return
+            return []
         found, step = self._repeat(), self.watcher.step
         if found.report is None:
             LOG.warning("no full check at step %d: %s", step, found.reason)
-            return
+            return []
         self.file.report(step, why, found.report.to_json(indent=None))
         told = {(each.code, each.layers) for each in self.found}
         for finding in found.report.findings:
             if finding.level == "error" and (finding.code, finding.layers) not in told:
                 self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+        return [found.report]
 
     def _announce(self) -> None:
         """Tell what is new, outside of what keeps our errors from the training: the callback is the user's."""
         news, self.news = self.news, []
         for finding in news if self.first else ():
             LOG.warning("%s %s", finding.code, finding.message)
+            self.loggers.tell(finding, self.step)
         if self.on_finding is not None:
             for finding in news:
                 self.on_finding(finding)
@@ -178,9 +225,16 @@ class Watch:
             self._tell(finding, sample.step)
         for code, layer in over:
             self.file.over(sample.step, code, (layer,) if layer else ())
+        self._log(sample)
         self.nonfinite = self.nonfinite and any(row[1] == math.inf for row in sample.rows.values())
         if self.file.broken:
             raise UnvanishError(f"the run file cannot be written ({self.file.broken}); the training goes on unwatched")
+
+    def _log(self, sample: Sample) -> None:
+        if self.first and self.loggers.targets:
+            episodes = [*self.episodes.values(), *self.history.episodes.values()]
+            metrics = of_the_step(sample, self.nonfinite + sum(each.told for each in episodes))
+            self.loggers.log(metrics | of_the_layers(sample, self.watcher.columns, self.log_layers), sample.step)
 
     def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
         """One finding an episode: at once in the first sample, later when it has held; over when it is long gone."""
@@ -292,6 +346,9 @@ def watch(
     check_every: int | None = None,
     to: str | Path = "runs/",
     on_finding: Callable[[Finding], Any] | None = None,
+    from_step: int | None = None,
+    log_to: Any = None,
+    log_layers: Sequence[str] = (),
 ) -> Watch:
     """Watch a training loop from now on, without changing what it does.
 
@@ -301,21 +358,22 @@ def watch(
     the name of a file that is not there yet. ``on_finding(finding)`` is called once for each finding, which the logger
     "unvanish" shows as well.
 
+    ``from_step``: a training that goes on from a checkpoint has made so many steps; where ``to`` is the file of its
+    run, that goes on as well. ``log_to``: a TensorBoard SummaryWriter, a run of W&B, the module ``mlflow``, anything
+    with ``log(metrics, step)``, or a sequence of them; ``log_layers``: fields of each layer that go there beside the
+    numbers of the whole, such as "log10_signal".
+
     Use it as a context, or call ``close()``. Raises UnvanishError where these do not fit together; once it runs, an
     error of ours is logged, never raised.
     """
-    models = models_of(model)
-    optimizers = optimizers_of(optimizer)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
-    known = {id(p) for each in models.values() for p in each.parameters()}
-    for each in optimizers:
-        if known.isdisjoint(id(p) for group in each.param_groups for p in group["params"]):
-            raise UnvanishError(
-                f"the optimizer ({type(each).__name__}) holds none of the parameters of the watched model; pass the"
-                " model it was built from"
-            )
-    run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=on_finding)
+    models, optimizers = fitting(model, optimizer, every, from_step)
+    path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
+    if from_step is not None and path.exists() and rank() == 0:
+        refuse_another_model(path, names_of(models))
+    run = Watch(
+        every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
+        log_layers=fields,
+    )  # fmt: skip
     try:
         for name, each in models.items():
             run.add_model(name, each)

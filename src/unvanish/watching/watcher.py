@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unvanish.preserve import checking
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, sizes, total
-from unvanish.watching.norms import local
+from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
@@ -30,10 +30,6 @@ LOG = logging.getLogger("unvanish")
 
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
-SHARDED = (
-    "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"
-    " so they are left out"
-)
 
 
 class Watcher:
@@ -46,7 +42,6 @@ class Watcher:
         self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
-        self.places: dict[int, tuple[Any, list[Place]]] = {}  # by the id of an optimizer
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
@@ -60,6 +55,7 @@ class Watcher:
         self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
+        self.held = False  # the call that runs is in the box
 
     # What is watched
 
@@ -106,10 +102,10 @@ class Watcher:
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
+        """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
-            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process:
+            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process or checking():
                 return
             try:
                 hook(*args, **kwargs)
@@ -165,19 +161,22 @@ class Watcher:
             _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
+        self.held = torch.is_grad_enabled()
+        if not self.held:  # a validation between two steps is no part of either
+            return
         if self.sampled:
             self.processes.called(model)
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
-        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
+        if self.sampled and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         del module, args, kwargs
         self.depth -= 1
-        if self.depth or self.signals.open:
+        if self.depth or self.signals.open or not self.held:
             return
         self._leave_mode()
         self.box.after(outputs)
@@ -200,7 +199,10 @@ class Watcher:
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
-        self.now.losses.append(known)
+        if not self.now.fresh and self.inside is None:
+            self.now.losses.clear()  # those of another optimizer
+        if self.inside is None or not self.now.inner:
+            self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
         if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
@@ -217,10 +219,19 @@ class Watcher:
     def _backward_ends(self) -> None:
         self.signals.open = False
         self.now.fresh = True
-        if self.inside is not None and not self.now.rows:
-            self._read(self.inside)
-        elif self.sampled and self.inside is None:
+        self.now.inner += self.inside is not None
+        if self.sampled and self.now.inner <= 1:
             self.now.seen.look(self.table)
+        if self.inside is not None:
+            self._look(self.inside)
+
+    def gradients_are_ready(self, optimizer: Any) -> None:
+        """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
+
+        For closures that run no backward, which nothing else tells apart from those that will.
+        """
+        if optimizer is self.inside:
+            self.guarded(self._look)(optimizer)
 
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
@@ -251,46 +262,40 @@ class Watcher:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
-            self.inside = optimizer
-        elif self.sampled:
-            self._read(optimizer)
+            self.inside, self.now.inner = optimizer, 0
+        else:
+            self._look(optimizer)
         if self.sampled:
-            self.now.moves[id(optimizer)] = Moves(self._places(optimizer))
-        elif self.inside is not None:
-            return
-        elif self.now.suspicious or not self._first_is_finite():
-            self._read(optimizer)
+            self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
 
-    def _places(self, optimizer: Any) -> list[Place]:
-        """The layers of its parameters; looked up again when either are others, or frozen ones are no longer."""
-        key = (len(self.table), tuple((id(each), each.requires_grad) for each in held(optimizer)))
-        known = self.places.get(id(optimizer))
-        if known is None or known[0] != key:
-            known = self.places[id(optimizer)] = key, self.table.of(held(optimizer))
-        return known[1]
+    def gradients_are(self, scale: float) -> None:
+        """The losses and signals of this step are ``scale`` times too large, its gradients are not any more."""
+        now = self.now
+        now.scale, now.losses = scale, [each / scale for each in now.losses]
+        if self.sampled:
+            now.seen.look(self.table, scale)
+
+    def _look(self, optimizer: Any) -> None:
+        """The gradients are complete, the weights are as they were: read what this step asks for, once."""
+        if id(optimizer) in self.now.read:
+            return
+        if self.sampled or self.now.suspicious or not looks_finite(self.first):
+            self.now.read.add(id(optimizer))
+            self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
         if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
             self._columns()
 
-    def _first_is_finite(self) -> bool:
-        """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
-        first = self.first
-        if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
-            return True
-        return math.isfinite(local(first.grad).sum().item())
-
-    def _read(self, optimizer: Any) -> None:
-        """The numbers of the layers that this optimizer holds, before it moves them."""
-        now, places = self.now, self._places(optimizer)
-        if now.scaler is not None:
-            now.scale = float(now.scaler.get_scale())  # before its update changes it
-        now.loss = now.losses[-1] if now.losses else math.nan
-        parameters, size = held(optimizer), self.processes.size
-        whole, parts = now.seen.together(parameters, size)
-        now.unclipped = total(each for each in (now.unclipped, whole) if not math.isnan(each))
-        now.unclipped_parts = total(each for each in (now.unclipped_parts, parts) if not math.isnan(each))
-        found = sizes(places, scale_of(optimizer), size)
+    def _read(self, optimizer: Any, late: bool = False) -> None:
+        """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
+        now, places = self.now, self.table.of(held(optimizer))
+        now.scale = self.scale()  # before the scaler's update changes it
+        now.loss = sum(now.losses) if now.losses else math.nan
+        parameters, processes = held(optimizer), self.processes.size
+        whole, parts = now.seen.together(parameters, processes)
+        now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
+        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -310,12 +315,18 @@ class Watcher:
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
+        if late:
+            return
         if overflow is not None and float(overflow):
             self.skipped += 1
             self.on_broken(self.step, "loss" if now.suspicious else "scale")
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+
+    def scale(self) -> float:
+        """By which the losses of this step were multiplied before their backward."""
+        return self.now.scale if self.now.scaler is None else float(self.now.scaler.get_scale())
 
     def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
         """The layers as they ran: signals come in from the last to the first; those without one, by their place."""
@@ -329,11 +340,26 @@ class Watcher:
             self._over()
 
     def _after_step(self, optimizer: Any) -> None:
-        self.inside = None
+        if self.inside is not None:
+            self._read_again(optimizer)
+        self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
         self.now.moved |= moves.squares() if moves is not None else {}
         if not self.now.stepped >= self.expected:  # else the box is emptied anyway
             self.box.forget({id(each) for each in held(optimizer)})
+
+    def _read_again(self, optimizer: Any) -> None:
+        """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
+        if not self.sampled or self.now.inner > 1:
+            return
+        if id(optimizer) not in self.now.read:
+            self._read(optimizer, late=True)
+            return
+        places = self.table.of(held(optimizer))
+        found, self.now.again[id(optimizer)] = sizes(places, processes=self.processes.size)
+        for at, (size, _, _) in found.items():
+            if at in self.now.rows:
+                self.now.rows[at][1] = size
 
     def _over(self, begun: bool = False) -> None:
         """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
@@ -354,25 +380,9 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
-                self._keep_what_is_whole()
+                self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 self.on_sample(self.now.sample(self.step))
         self._next(begun=begun)
-
-    def _keep_what_is_whole(self) -> None:
-        """Leave out what is a part of a norm, and say so."""
-        processes, now = self.processes, self.now
-        self.notes = [each for each in self.notes if each not in processes.said]
-        if processes.note:
-            self.notes.append(processes.note)
-            processes.said.add(processes.note)
-        parted = {place.at for place in self.table if place.sharded or processes.flat}
-        if processes.together or not parted:
-            return
-        self.notes += [] if SHARDED in self.notes else [SHARDED]
-        now.unclipped = math.nan
-        for at in parted:
-            now.rows.pop(at, None)
-        now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
 
     def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count

@@ -20,8 +20,9 @@ from unvanish.server.drawings import drawn
 from unvanish.server.lab import site as lab_site
 from unvanish.server.site import Site
 from unvanish.server.view import answers
-from unvanish.server.view.folder import Folder, glance, reading, version
-from unvanish.watching.against import Against, against
+from unvanish.server.view.compared import Pair, compared
+from unvanish.server.view.folder import Folder, reading, version
+from unvanish.watching.against import against
 from unvanish.watching.run import load_run
 
 FILES = {"view.css": "text/css", "view.js": "text/javascript", "heat.js": "text/javascript"}
@@ -54,7 +55,7 @@ class View:
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
 
     async def runs(self, request: Request) -> Response:
-        found = await self._work(lambda: [glance(self.folder.home / name) for name in self.folder.names()])
+        found = await self._work(self.folder.glances)
         return _json({"folder": str(self.folder.home), "runs": found})
 
     async def state(self, request: Request) -> Response:
@@ -88,30 +89,26 @@ class View:
         return await self._work(partial(self._against, request))
 
     def _against(self, request: Request) -> Response:
-        from unvanish.server.view.compared import compared
+        asked, seen = request.query_params, request.query_params.get("map", "signal")
+        names, at = (_one(request, "run"), _one(request, "other")), _step(asked.get("step", ""))
+        now = ";".join([*map(self._version, names), f"{seen}.{at}.{asked.get('px')}"])
+        if now == asked.get("seen"):
+            return _json({"same": True})
+        return _json({"version": now, **compared(self._pair(*names, at), seen, *_pixels(request))})
 
-        asked = request.query_params
-        seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
-        names = _one(request, "run"), _one(request, "other")
-        versions: list[str] = []
+    def _version(self, name: str) -> str:
+        with reading(self.folder.watched(name).path) as file:
+            return version(file)
+
+    def _pair(self, one: str, other: str, at: int | None) -> Pair:
+        both = self.folder.watched(one), self.folder.watched(other)
         reports: list[Report | None] = []
-        for name in names:
-            watched = self.folder.watched(name)
+        for watched in both:
             with watched.lock, reading(watched.path) as file:
-                versions.append(version(file))
-                if asked.get("seen", "").startswith(";".join([*versions, f"{seen}.{at}.{asked.get('px')}"])):
-                    return _json({"same": True})
                 watched.history.update(file)
                 reports.append(answers.report_of(file, at) if watched.history.samples else None)
-        now = ";".join([*versions, f"{seen}.{at}.{asked.get('px')}"])
-        one, other = (self.folder.watched(name) for name in names)
-        both = one.history, other.history
-        found = compared(self.parted(*names), (reports[0], reports[1]), both, seen, *_pixels(request))
-        return _json({"version": now, **found})
-
-    def parted(self, one: str, other: str) -> Against:
-        """Where two runs part."""
-        return against(*(load_run(self.folder.watched(name).path) for name in (one, other)))
+        found = against(load_run(both[0].path), load_run(both[1].path))
+        return Pair(found, (reports[0], reports[1]), (both[0].history, both[1].history))
 
     async def export(self, request: Request) -> Response:
         page = await self._work(partial(self._export, request))
@@ -124,11 +121,12 @@ class View:
 
         asked = request.query_params
         name, other = _one(request, "run"), asked.get("against", "")
-        found = self.parted(name, other) if other else None
+        at = _step(asked.get("step", ""))
+        pair = self._pair(name, other, at) if other else None
         watched = self.folder.watched(name)
         with watched.lock, reading(watched.path) as file:
             watched.history.update(file)
-            return page(file, watched.history, asked.get("map", "signal"), _step(asked.get("step", "")), found)
+            return page(file, watched.history, asked.get("map", "signal"), at, pair)
 
     async def table(self, request: Request) -> Response:
         from unvanish.server.view.export import table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
+from unvanish.server.view.answers import sentence
 from unvanish.server.view.history import KEPT, Array, History
 from unvanish.server.view.over_steps import SHARES, lines, shaded, shown
 from unvanish.watching.against import Against
@@ -22,27 +23,46 @@ WORDS = {
 """What the map compares: the numbers as they are, not over others of their own run."""
 
 
-def compared(
-    found: Against,
-    reports: tuple[Report | None, Report | None],
-    histories: tuple[History, History],
-    seen: str,
-    wide: int,
-    half: int,
-) -> dict[str, Any]:
-    """What the page shows of two runs; ``reports``: of the step that is shown, None where a run has none."""
-    names = found.one, found.other
+class Pair(NamedTuple):
+    """Two runs: where they part, what each says of the step that is shown (None where it has none), their histories."""
+
+    found: Against
+    reports: tuple[Report | None, Report | None]
+    histories: tuple[History, History]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.found.one, self.found.other
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What is said of each run."""
+        return ["no step was sampled" if each is None else sentence(each) for each in self.reports]
+
+    def staircases(self) -> list[Drawing]:
+        """One staircase over the other."""
+        return [each for each in [_staircases(self.reports, self.names)] if each is not None]
+
+    def series(self) -> list[Drawing]:
+        """The losses and the learning rates."""
+        return _series(self.histories, self.names)
+
+
+def compared(pair: Pair, seen: str, wide: int, half: int) -> dict[str, Any]:
+    """What the page shows of two runs; ``wide``, ``half``: pixels of a picture, and of one beside another."""
     with drawn_at(wide):
-        drawings = [_staircases(reports, names)]
+        drawings = pair.staircases()
     with drawn_at(half):
-        small = _series(histories, names)
+        small = pair.series()
+    found = pair.found
     answer: dict[str, Any] = {
         "sentence": raise_powers(found.sentence), "answer": found.answer,
+        "sides": [{"run": name, "verdict": said} for name, said in zip(pair.names, pair.verdicts, strict=True)],
         "notes": [raise_powers(each) for each in found.notes],
         "step": found.parting.step if found.parting else None,
-        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
+        "pictures": [shown(each) for each in (*drawings, *small)], "small": len(small),
     }  # fmt: skip
-    gap = difference(*histories, seen, names)
+    gap = difference(*pair.histories, seen, pair.names)
     return {**answer, "heat": gap} if gap is not None else answer
 
 

@@ -17,10 +17,10 @@ from unvanish.report import Report, frame
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import disclosed, layer_tables, scrolling
 from unvanish.server.view import answers
+from unvanish.server.view.compared import Pair
 from unvanish.server.view.folder import reading
 from unvanish.server.view.history import History
 from unvanish.server.view.over_steps import SEEN, SHARES, lines, relative, series, speeds
-from unvanish.watching.against import Against
 from unvanish.watching.reporting import report_of
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES
@@ -31,7 +31,7 @@ WIDTHS = {"wide": 760, "narrow": 360}
 NEXT = "WHERE step IN (SELECT step FROM samples WHERE step > ? ORDER BY step LIMIT 256)"
 
 
-def page(file: Reader, history: History, seen: str, at: int | None, found: Against | None = None) -> str:
+def page(file: Reader, history: History, seen: str, at: int | None, pair: Pair | None = None) -> str:
     """The verdict, the pictures, the findings and every number of one step of a run; and where another run parts."""
     report = report_of(file, at)
     run = answers.about(file)
@@ -48,8 +48,8 @@ def page(file: Reader, history: History, seen: str, at: int | None, found: Again
             "main",
             h("div", said, class_=f"verdict {answers.tone(report)}"),
             h("dl", now, class_="facts") if now else None,
-            _against(found),
             figures,
+            _against(pair, len(figures)),
             [h("h2", "What was found, and when"), h("ul", when)] if when else None,
             [h("h2", "Why?"), [finding_article(report, each) for each in report.findings]] if report.findings else None,
             h("h2", f"Every layer at step {step:,}"),
@@ -65,11 +65,22 @@ def _span(row: dict[str, Any]) -> str:
     return f"{row['level']}, step {began:,}{over}"
 
 
-def _against(found: Against | None) -> Child:
-    if found is None:
+def _against(pair: Pair | None, place: int) -> Child:
+    """Where another run parts, both verdicts, and the pictures; ``place``: the number of the first."""
+    if pair is None:
         return None
-    notes = [h("li", prose(note)) for note in found.notes]
-    return h("section", h("h2", "Against ", h("bdi", found.other)), h("p", prose(found.sentence)), h("ul", notes))
+    drawn: list[list[Drawing]] = []
+    for width in WIDTHS.values():
+        with drawn_at(width):
+            drawn.append([*pair.staircases(), *pair.series()])
+    sides = [[h("dt", name), h("dd", prose(said))] for name, said in zip(pair.names, pair.verdicts, strict=True)]
+    return [
+        h("h2", "Against ", h("bdi", pair.found.other)),
+        h("p", h("strong", prose(pair.found.sentence))),
+        h("dl", sides, class_="terms"),
+        h("ul", [h("li", prose(note)) for note in pair.found.notes]),
+        [_figure(at, *both) for at, both in enumerate(zip(*drawn, strict=True), place)],
+    ]
 
 
 def _pictures(

@@ -45,6 +45,7 @@ class Folder:
         if self.first:
             Reader(path).base.close()
         self._watched: dict[str, Watched] = {}
+        self._known: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -57,12 +58,32 @@ class Folder:
         names = [name for _, name in dated[:MOST]]
         return [name for name in names if name == self.first] + [name for name in names if name != self.first]
 
+    def glances(self) -> list[dict[str, Any]]:
+        """What the list of runs shows of each; what has ended is looked at again only where its file has changed."""
+        found: list[dict[str, Any]] = []
+        for name in self.names():
+            stamp = _stamp(self.home / name)
+            known = self._known.get(name)
+            if known is None or known[0] != stamp or known[1]["state"] not in ("ended", "unreadable"):
+                self._known[name] = known = (stamp, glance(self.home / name))
+            found.append(known[1])
+        return found
+
     def watched(self, name: str) -> Watched:
         """The run of that name; UnvanishError where the folder has none."""
         if name not in self.names():
             raise UnvanishError(f"there is no run {name!r} in {str(self.home)!r} (any more)")
         with self._lock:
             return self._watched.setdefault(name, Watched(self.home / name))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file is written or replaced; 0, 0 where it has gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unvanish.records import UnvanishError
-from unvanish.watching.run_file import Reader
+from unvanish.watching.run_file import Reader, series_of
 from unvanish.watching.sample import FIELDS, SERIES
 
 PLACES = 512
@@ -113,7 +113,7 @@ class History:
 
     def _take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         steps = np.array([(first, last) for first, last, *_ in rows], np.int64)
-        series = np.array([np.frombuffer(row[2], "<f8") for row in rows])
+        series = np.array([series_of(row[2])[: len(SERIES)] for row in rows])
         low = self._kept([row[3] for row in rows])
         high = low if all(row[4] is None for row in rows) else self._kept([row[4] or row[3] for row in rows])
         self.last, self.samples = int(steps[-1, 1]), self.samples + len(rows)

@@ -20,7 +20,7 @@ from unvanish.words.numbers import amount, percent, raise_powers, times
 
 COLUMNS, ROWS = 320, 400
 """Cells of the map at most, across and down: what a window has pixels for."""
-POINTS = 120
+POINTS = 90
 """Stretches of a line; each is drawn by its lowest and its highest value."""
 LISTED = 60
 """Rows of the table of a line; the CSV file has them all."""
@@ -210,6 +210,7 @@ def series(history: History) -> list[Drawing]:
         ("loss", "The loss", "the loss of the sampled steps"),
         ("learning_rate", "The learning rate", "the largest learning rate of the optimizers"),
         ("loss_scale", "The loss scale", "the factor of a GradScaler"),
+        ("gradient_noise_scale", "The gradient noise scale", "the batch size at which noise and gradient are equal"),
     ):
         at = SERIES.index(name)
         low, high = history.series_low[:, [at]], history.series_high[:, [at]]

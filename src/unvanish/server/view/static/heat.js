@@ -67,7 +67,9 @@ export class Heat {
   colour() {
     const {rows, columns, cells} = this.data;
     if (!rows || !columns) return;
-    const shades = this.shades = Uint8Array.from(atob(cells), each => each.charCodeAt(0));
+    const bytes = atob(cells);
+    const shades = this.shades = new Uint8Array(bytes.length);
+    for (let at = 0; at < bytes.length; at += 1) shades[at] = bytes.charCodeAt(at);
     Object.assign(this.image, {width: columns, height: rows});
     const context = this.image.getContext('2d');
     const pixels = context.createImageData(columns, rows);

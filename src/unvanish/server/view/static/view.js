@@ -126,6 +126,12 @@ function runs() {
     if (each.name === page.run) link.setAttribute('aria-current', 'page');
     return make('li', {}, link);
   }));
+  // where the runs stand in a row, the one that is shown may be out of sight
+  if (page.inSight !== page.run) {
+    page.inSight = page.run;
+    const current = $('runs').querySelector('[aria-current]');
+    if (current) $('runs').scrollLeft = Math.max(current.offsetLeft - $('runs').offsetLeft - 20, 0);
+  }
   const others = page.runs.filter(each => each.name !== page.run && each.state !== 'unreadable');
   $('other').replaceChildren(make('option', {value: ''}, 'no other run'),
     ...others.map(each => make('option', {value: each.name, selected: each.name === page.against}, each.title)));
@@ -260,6 +266,7 @@ async function compare() {
   page.compared = found.version;
   page.comparedKey = key;
   told('parted', found.sentence);
+  $('sides').replaceChildren(...found.sides.map(({run, verdict}) => make('div', {}, make('dt', {}, run), make('dd', {}, verdict))));
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
   await both.show(found.pictures.slice(0, -found.small || undefined));
   await losses.show(found.small ? found.pictures.slice(-found.small) : []);
@@ -271,6 +278,7 @@ async function compare() {
 function uncompared() {
   page.compared = '';
   told('parted', '');
+  $('sides').replaceChildren();
   $('differences').replaceChildren();
   both.clear();
   losses.clear();

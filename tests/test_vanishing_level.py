@@ -1,0 +1,96 @@
+"""Vanishing under optimizers whose steps shrink with the gradient, and under those whose steps do not."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.decide.limits import VANISHED, VANISHED_ADAPTIVE
+from unvanish.pipeline import diagnose
+from unvanish.preserve import seeded
+from unvanish.problem import Problem
+from unvanish.rules import judge
+
+SEEDS = range(3)
+
+
+def chain(seed: int, depth: int, activation: type[nn.Module], width: int = 32) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """Layers at torch's own initialisation; the class is the largest of four smooth functions of the inputs."""
+    with seeded(seed):
+        hidden = [part for _ in range(depth) for part in (nn.Linear(width, width), activation())]
+        model = nn.Sequential(nn.Linear(6, width), *hidden, nn.Linear(width, 4))
+        x = torch.randn(64, 6)
+        classes = (torch.tanh(x @ torch.randn(6, 8)) @ torch.randn(8, 4)).argmax(1)
+    return model, x, classes
+
+
+def report_of(parts: tuple[nn.Sequential, Tensor, Tensor], kind: str, **more: Any) -> Any:
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return getattr(torch.optim, kind)(parameters, **{"lr": 2e-3, **more})
+
+    return diagnose(Problem(*parts, F.cross_entropy, make))
+
+
+def level(report: Any) -> str:
+    return next((f.level for f in report.findings if f.code == "UV101"), "")
+
+
+def fitted(parts: tuple[nn.Sequential, Tensor, Tensor], frozen: set[str], steps: int = 400) -> float:
+    """The loss after a training by Adam in which these layers stay as they are."""
+    model, x, y = copy.deepcopy(parts[0]), *parts[1:]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] not in frozen)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_chain_that_adam_trains_is_an_error_under_plain_descent_only(seed: int) -> None:
+    parts = chain(seed, 9, nn.GELU)
+    adam, plain = report_of(parts, "AdamW"), report_of(parts, "SGD")
+    weakest = min(layer.log10_transmission for layer in adam.layers)
+    assert VANISHED_ADAPTIVE < weakest < VANISHED
+    assert level(adam) == "note" and adam.healthy and "AdamW takes steps of full length" in str(adam).replace("\n", " ")
+    assert level(plain) == "error" and "full length" not in str(plain).replace("\n", " ")
+    weak = {layer.name for layer in adam.layers if layer.verdict == "vanished"}
+    assert weak and fitted(parts, set()) < 0.5 * fitted(parts, weak)  # the weak layers do learn under Adam
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_chain_that_adam_does_not_train_is_an_error_under_adam(seed: int) -> None:
+    parts = chain(seed, 13, nn.Sigmoid)
+    report = report_of(parts, "Adam")
+    assert level(report) == "error" and not report.healthy
+    assert fitted(parts, set()) > 0.95 * report.loss.best_constant
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_gradient_below_eps_does_not_get_a_full_step(seed: int) -> None:
+    parts = chain(seed, 9, nn.GELU)
+    assert level(report_of(parts, "Adam", eps=1e-1)) == "error"
+
+
+def test_without_an_optimizer_plain_descent_is_meant() -> None:
+    assert level(diagnose(Problem(*chain(0, 9, nn.GELU), F.cross_entropy))) == "error"
+
+
+@pytest.mark.parametrize(
+    ("at_constant", "taken", "expected"),
+    [(True, 20, "note"), (True, 100, "error"), (False, 100, "note"), (True, None, "note")],
+)
+def test_a_loss_that_stays_at_its_constant_is_an_error(at_constant: bool, taken: int | None, expected: str) -> None:
+    flow = report_of(chain(0, 9, nn.GELU), "Adam").flow
+    assert flow.step is not None and flow.loss is not None
+    flow = flow.replace(step=flow.step.replace(taken=taken), loss=flow.loss.replace(at_constant=at_constant))
+    (finding,) = (f for f in judge(flow) if f.code == "UV101")
+    assert finding.level == expected
