@@ -28,7 +28,8 @@ def _steps(data: dict[str, Any]) -> Iterable[str]:
     networks = data["networks"]
     yield (
         "Time of a training step, as a multiple of the same step without: the mean over all steps, and in brackets the"
-        " median, which hides a step that is dear now and then. In one run, on the same networks:"
+        " median, which hides a step that is dear now and then. In one run, on the same networks; an empty cell was not"
+        " measured:"
     )
     ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
     yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
