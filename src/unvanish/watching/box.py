@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,10 +52,15 @@ class Entry:
     outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
     loss: bool = False
+    kept: bool = False
 
     @property
     def samples(self) -> int:
         return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
+
+    def waits(self, held: set[int]) -> bool:
+        """Whether it has a trainable parameter that none of these is."""
+        return any(p.requires_grad and id(p) not in held for p in self.module.parameters())
 
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
@@ -67,7 +72,8 @@ class Box:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.samples = 0
+        self.running: Entry | None = None
+        self.counts: dict[int, int] = {}
         self.ends: set[Any] = set()
         self.loss: Any = None
         self.loss_birth = ""
@@ -78,13 +84,16 @@ class Box:
         home = next((each.device.type for each in module.parameters()), "cpu")
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
+        self.running = entry
         self.entries.append(entry)
-        self.samples += entry.samples
+        self._count(entry)
         del self.entries[:-MOST]
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
-        entry = self.entries[-1]
+        entry, self.running = self.running, None
+        if entry is None:
+            return
         loss = inner_loss(outputs)
         entry.loss = isinstance(loss, Tensor)
         for at, tensor in enumerate(tensors(outputs)):
@@ -99,8 +108,25 @@ class Box:
         if not finite:
             self.loss_birth = birth(between(self.loss, self.ends))
 
-    def clear(self) -> None:
-        self.entries, self.samples, self.ends, self.loss, self.loss_birth = [], 0, set(), None, ""
+    def clear(self, held: set[int]) -> None:
+        """The step is over; ``held``: the ``id`` of all that the known optimizers move.
+
+        A call of a model that none of them holds waits for one that has not been seen yet, and no longer than a step.
+        """
+        self.entries = [each for each in self.entries if not each.kept and each.waits(held)]
+        self.counts.clear()
+        for each in self.entries:
+            each.kept = True
+            self._count(each)
+        self.running, self.ends, self.loss, self.loss_birth = None, set(), None, ""
+
+    @property
+    def samples(self) -> int:
+        """The samples of the step: the most that one module was given, in all of its calls together."""
+        return max(self.counts.values(), default=0)
+
+    def _count(self, entry: Entry) -> None:
+        self.counts[id(entry.module)] = self.counts.get(id(entry.module), 0) + entry.samples
 
 
 def _receiver(signals: dict[int, Tensor], at: int) -> Any:
@@ -131,8 +157,12 @@ class Replay:
     born: str = ""
 
 
-def replay(box: Box) -> Replay:
-    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step."""
+def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = ()) -> Replay:
+    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
+
+    ``models``: what is watched; the layers are called as they are there. ``moved``: the ``id`` of what the optimizer is
+    about to move; the report is on a model that holds some of it.
+    """
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
     for entry in box.entries:
@@ -142,8 +172,9 @@ def replay(box: Box) -> Replay:
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
-    for entry in box.entries:
-        found = _again(entry)
+    reached = [each for each in box.entries if each.signals] or box.entries
+    for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
+        found = _again(entry, models)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
@@ -151,7 +182,7 @@ def replay(box: Box) -> Replay:
     return found
 
 
-def _again(entry: Entry) -> Replay:
+def _again(entry: Entry, models: Mapping[str, nn.Module]) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
     if entry.changed():
@@ -160,18 +191,44 @@ def _again(entry: Entry) -> Replay:
     try:
         inputs = _inputs(entry)
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
-        problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
+        model = _at_home(entry.module, models)
+        problem = Problem(model, inputs, signals, _linear(entry), autocast=entry.autocast)
         with _as_then(entry):
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
-    flow = decide(flow.replace(asked=WALKED, loss=None, zeros=()))
+    setting = flow.setting.replace(model=type(entry.module).__name__)
+    flow = decide(flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
     if broken_loss:
         return Replay(report, born="loss")
     return Replay(report, born="backward" if _broken(flow) else "")
+
+
+class Around(nn.Module):
+    """Stands for the watched module around a part of it that is called by itself."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, part)
+        self.training = part.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        (part,) = self.children()
+        return part(*args, **kwargs)
+
+
+def _at_home(module: nn.Module, models: Mapping[str, nn.Module]) -> nn.Module:
+    """The module inside of as many others as its path has parts, so that its layers have their full names."""
+    for prefix, model in models.items():
+        path = next((path for path, each in model.named_modules() if each is module), None)
+        if path is not None:
+            for name in reversed([part for part in f"{prefix}.{path}".split(".") if part]):
+                module = Around(name, module)
+            break
+    return module
 
 
 def _of_loss(box: Box) -> str:

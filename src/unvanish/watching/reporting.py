@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
@@ -36,17 +37,31 @@ def report_of(file: Reader) -> Report:
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     flow = flow.replace(notes=(*notes, WHAT.format(step), *file.facts.get("notes", ())))
-    return Report.from_flow(flow, _all(flow, file))
+    return Report.from_flow(flow, _all(judge(flow), file))
 
 
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
-    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
+    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id")
     newest = max((last for _, last, *_ in file.samples("WHERE level = 0")), default=-1)
-    if not checks or checks[0][0] < newest:
+    if not checks or checks[-1][0] < newest:
         return report_of(file)
-    report = Report.from_json(checks[0][1])
-    return Report.from_flow(report.flow, _all(report.flow, file))
+    reports = [Report.from_json(text) for step, text in checks if step == checks[-1][0]]
+    last = list({each.layers[0].name if each.layers else "": each for each in reports}.values())
+    flow = last[0].flow if len(last) == 1 else _of_all_models([each.flow for each in last])
+    return Report.from_flow(flow, _all([finding for each in last for finding in each.findings], file, checked=True))
+
+
+def _of_all_models(flows: list[Flow]) -> Flow:
+    """The checks before the steps of several optimizers, each of a model of its own, as one."""
+    settings = [each.setting for each in flows]
+    setting = settings[0].replace(
+        model=" and ".join(dict.fromkeys(each.model for each in settings)),
+        parameters=sum(each.parameters for each in settings),
+    )
+    return _together(flows, setting).replace(
+        setting=setting, calls=(), time=tuple(facts for each in flows for facts in each.time)
+    )
 
 
 def _together(flows: list[Flow], setting: Setting) -> Flow:
@@ -59,16 +74,21 @@ def _together(flows: list[Flow], setting: Setting) -> Flow:
     return flows[0].replace(layers=layers, notes=notes, undecided=undecided, nonfinite=broken)
 
 
-def _all(flow: Flow, file: Reader) -> list[Finding]:
-    """What the rules say of the last step, then what the run's own record holds beside it."""
-    now = judge(flow)
+def _all(now: Sequence[Finding], file: Reader, checked: bool = False) -> list[Finding]:
+    """``now``, what the rules say of the last step, then what the run's own record holds beside it.
+
+    ``checked``: the step had a full check, which has measured what earlier samples could only guess at: what these
+    found and still holds is not said a second time, nor against it.
+    """
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(
             message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message
         )
         for began, until, finding in file.findings()
-        if (finding.code, finding.layers) not in known and (until is None or finding.level == "error")
+        if (finding.code, finding.layers) not in known
+        and (until is None or finding.level == "error")
+        and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
     ]
     return sorted([*now, *before], key=lambda each: each.level != "error")
 

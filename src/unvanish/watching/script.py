@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -41,8 +42,7 @@ class Finder:
     def __init__(self, run: Watch, stop_after: int | None) -> None:
         self.run, self.stop_after = run, stop_after
         self.roots: dict[int, nn.Module] = {}
-        self.depth = 0
-        self.named: set[int] = set()
+        self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.looking: Any = register_module_forward_pre_hook(self.called)
         self.hooks = [
@@ -55,8 +55,13 @@ class Finder:
             return
         if next(module.parameters(), None) is not None:
             model = unwrapped(module)
+            if len(self.roots) == 1 and "" in self.run.watcher.table.models and not self.run.step:
+                self.run.watcher.rename(self.first)
             self.roots[id(model)] = model
-            self.run.add_model(self._name(module), module)
+            name = self._name(module)
+            if len(self.roots) == 1:
+                self.first, name = name, ""
+            self.run.add_model(name, module)
             if model is module or hasattr(module, "_orig_mod"):
                 self.run.watcher.entered(model, args)  # its own hooks come too late for this call
 
@@ -64,11 +69,8 @@ class Finder:
         return {id(each) for each in root.modules()}
 
     def _name(self, module: nn.Module) -> str:
-        """Nothing for the first model; for others the name of the script's variable, else the class."""
-        if len(self.roots) == 1:
-            return ""
-        script = vars(sys.modules["__main__"])
-        name = next((key for key, value in script.items() if value is module), type(module).__name__)
+        """The name of the variable that holds it where it is called, or of an attribute of ``self``; else the class."""
+        name = next((name for name in _names_of(module) if name != "self"), type(module).__name__)
         taken = self.run.watcher.table.models
         return name if name not in taken else f"{name}{len(taken)}"
 
@@ -98,6 +100,19 @@ class Finder:
                 hook.remove()
 
 
+def _names_of(module: nn.Module) -> Iterator[str]:
+    """The names by which the functions that are running know a module, the innermost first; none inside of modules."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        here = frame.f_locals
+        owner = here.get("self")
+        ours = str(frame.f_globals.get("__name__", "")).startswith("unvanish.")
+        if not ours and not isinstance(owner, nn.Module):
+            yield from (key for key, value in here.items() if value is module)
+            yield from (key for key, value in getattr(owner, "__dict__", {}).items() if value is module)
+        frame = frame.f_back
+
+
 def run_script(
     script: str, args: Sequence[str] = (), *, module: bool = False, every: int = 10, check_every: int | None = None,
     to: str | Path = "runs/", stop_after: int | None = None,
@@ -110,6 +125,9 @@ def run_script(
         raise UnvanishError(
             f"there is no file {script!r}; write unvanish run SCRIPT.py ARGS, or -m package.module ARGS"
         )
+    if module:
+        with _as_main(script, args, module):
+            _is_there(script)
     run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=None)
     run.file.fact(script=script, arguments=list(args))
     finder = Finder(run, stop_after)
@@ -143,10 +161,27 @@ def _as_main(script: str, args: Sequence[str], module: bool) -> Iterator[None]:
     words, path = sys.argv, list(sys.path)
     sys.argv = [script, *args]
     sys.path.insert(0, os.getcwd() if module else str(Path(script).absolute().parent))
+    if module and Path("src", script.partition(".")[0]).is_dir():  # a project that has not been installed
+        sys.path.insert(1, str(Path("src").absolute()))
     try:
         yield
     finally:
         sys.argv, sys.path[:] = words, path
+
+
+def _is_there(module: str) -> None:
+    """UnvanishError where Python would not find the module; its packages are imported for that."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        found = None
+    if found is None:
+        raise UnvanishError(
+            f"there is no module {module!r} from here; go to the folder that holds {module.partition('.')[0]!r} or its"
+            " src folder, or write the path of a script without -m"
+        )
 
 
 def _show(error: BaseException, script: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
+from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import RunFile
@@ -49,6 +51,7 @@ class Watch:
         )
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
+        self._moved = set[int]()  # the parameters of the optimizer whose step is running
         interposed.listen(self.watcher)
 
     # What the user asks
@@ -95,6 +98,7 @@ class Watch:
     # What the watcher tells
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
             self.check()
@@ -112,14 +116,20 @@ class Watch:
         self.watcher.add_model(name, inner, model if compiled else None)
 
     def check(self, why: str = "check") -> None:
-        """A full check on the batch of the step that is running, just before the optimizer moves the weights."""
-        self.watcher.guarded(self._check)(why)
+        """A full check on the batch of the step that is running, just before the optimizer moves the weights.
+
+        Where the optimizer calls a closure, that is after the first backward inside of it.
+        """
+        if self.watcher.inside is not None:
+            self.watcher.due = functools.partial(self._check, why)
+        else:
+            self.watcher.guarded(self._check)(why)
 
     def _repeat(self) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            return replay(self.watcher.box)
+            return replay(self.watcher.box, self.watcher.table.models, self._moved)
         finally:
             self.watcher.busy = False
 
@@ -133,6 +143,8 @@ class Watch:
         for finding in found.report.findings:
             if finding.level == "error" and (finding.code, finding.layers) not in told:
                 self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+                if why == "stop":  # the report of the end, which comes now, says it
+                    self.news.pop()
 
     def _announce(self) -> None:
         """Tell what is new, outside of what keeps our errors from the training: the callback is the user's."""

@@ -50,6 +50,7 @@ class Step:
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
     scale: float = 1.0  # by which what is read in this step is multiplied
+    alone: bool = False  # it is the first of an optimizer that was not known: the others made theirs before it
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
 
@@ -74,6 +75,7 @@ class Watcher:
         self.failed, self.process = "", os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
+        self.due: Callable[[], None] | None = None  # a check that waits for the backward inside the closure
 
     # What is watched
 
@@ -92,6 +94,12 @@ class Watcher:
             self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         self._arm()
+
+    def rename(self, name: str) -> None:
+        """The one model has a name from now on; nothing must have been sampled yet."""
+        self.table.rename(name)
+        self.columns.clear()
+        self._columns()
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
@@ -158,10 +166,12 @@ class Watcher:
         self.depth += 1
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
+        if not torch.is_grad_enabled():  # a validation or a rollout: no part of the step, and none of its samples
+            return
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
-        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
+        if self.sampled and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
 
@@ -201,6 +211,9 @@ class Watcher:
         self.now.fresh = True
         if self.inside is not None and not self.now.rows:
             self._read(self.inside)
+            due, self.due = self.due, None
+            if due is not None:
+                due()
         elif self.sampled and self.inside is None:
             self.now.unclipped = size_of_all(self.table)
 
@@ -228,6 +241,7 @@ class Watcher:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self.now.stepped:
             self.finish()
+        self.now.alone = self.now.alone or (id(optimizer) not in self.optimizers and not self.now.stepped)
         self.optimizers.setdefault(id(optimizer), optimizer)
         self.now.stepped.add(id(optimizer))
         self._find_new(optimizer)
@@ -303,7 +317,7 @@ class Watcher:
         self.box.entries = [
             each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
         ]
-        if self.now.stepped >= set(self.optimizers):
+        if self.now.alone or self.now.stepped >= set(self.optimizers):
             self.finish()
 
     def finish(self) -> None:
@@ -328,5 +342,5 @@ class Watcher:
         self.step += count
         self.now = Step()
         self.signals.take(1)
-        self.box.clear()
+        self.box.clear({id(p) for each in self.optimizers.values() for p in held(each)})
         self._arm()
