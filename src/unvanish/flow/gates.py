@@ -41,7 +41,7 @@ class Gates:
         if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
-        return single or self._branch(layer, transmission) or self._local(layer) or self._aside(layer, transmission)
+        return single or self._local(layer) or self._branch(layer, transmission) or self._aside(layer, transmission)
 
     def _single(self, layer: Layer, transmission: float) -> str:
         """One small tensor on the dominant path, or a few small scales in series; what they leave must transmit.
