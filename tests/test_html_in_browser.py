@@ -17,6 +17,7 @@ from test_html import NAMES, PAGES, contrast, written
 import unvanish
 from unvanish import lab, zoo
 from unvanish.charts import theme
+from unvanish.report.formats import find
 from unvanish.words.markup import visible
 
 TOLD = "vanishing-20"
@@ -92,7 +93,7 @@ def test_a_table_of_every_column_and_long_places_fits_a_desktop(show: Show):
     report = unvanish.diagnose(zoo.get("sigmoid-20").build(0))
     far = "/home/someone/projects/networks/sources/deep_sigmoid.py:24"
     report = report.replace(layers=tuple(layer.replace(source=far) for layer in report.layers))
-    with show(report.to_html(), width=1280) as page:
+    with show(find("html").write(report), width=1280) as page:
         boxes = page.evaluate("[...document.querySelectorAll('.broad')].map(e => [e.scrollWidth, e.clientWidth])")
     assert boxes and all(inner <= outer + 1 for inner, outer in boxes)
 

@@ -15,6 +15,7 @@ from unvanish.report.text import render
 from unvanish.words.spans import span
 
 ATTENTION = [f"net.blocks.{at}.attention.{part}" for at in range(12) for part in ("query", "key", "value")]
+LETTERS = ["a", "b", "c", "d", "e.0", "f", "g.1", "h", "i"]
 HEADS = [f"net.{side}.{at}.out" for side in ("down", "up") for at in range(3)]
 
 
@@ -36,7 +37,7 @@ HEADS = [f"net.{side}.{at}.out" for side in ("down", "up") for at in range(3)]
         ),
         # few pieces, and pieces of different kinds, stand as before
         (ATTENTION[3:9], ATTENTION, "net.blocks.1.attention.query … net.blocks.2.attention.value (6 layers)"),
-        (["a", "c", "e.0", "g.1", "i"], ["a", "b", "c", "d", "e.0", "f", "g.1", "h", "i"], "a, c, e.0 and 2 more layers"),
+        (["a", "c", "e.0", "g.1", "i"], LETTERS, "a, c, e.0 and 2 more layers"),
         ([HEADS[0], HEADS[2], HEADS[4]], HEADS, "net.down.0.out, net.down.2.out, net.up.1.out"),
     ],
 )  # fmt: skip
