@@ -226,8 +226,8 @@ def test_columns_that_say_nothing_are_left_out():
     assert "class" in [column.header for column in told(mixed, COLUMNS)]
     cells = [[column.cell(each) for column in told(layers, COLUMNS)] for each in layers]
     # 0.11 to the power of 19 is 10^-18.2; nothing lies before the first layer
-    assert cells[0] == ["fc1", "vanished", "10^-18.2", "–", "–", "–", "4,160", "Linear", "net.py:12"]
-    assert cells[19] == ["fc20", "healthy", "1.0", "×0.11", "×0.44", "×0.25", "4,160", "Linear", "net.py:12"]
+    assert cells[0] == ["fc1", "vanished", "10^-18.2", "–", "–", "–", "4,160", "net.py:12"]
+    assert cells[19] == ["fc20", "healthy", "1.0", "×0.11", "×0.44", "×0.25", "4,160", "net.py:12"]
 
 
 def test_paper_gets_the_first_columns_of_a_broad_table_and_is_told_so():
