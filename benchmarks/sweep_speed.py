@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import provenance
 
 from unvanish.population import chains, draws, stacked, training
-from unvanish.population.batched import Images
+from unvanish.population.data import Images
 from unvanish.population.shape import Shape
 
 WANTED = {"chains of depth 100": 3_000, "width 64, depth 20, at initialisation": 8, "training of small networks": 25}

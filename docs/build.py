@@ -29,12 +29,13 @@ from unvanish.words import glossary
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
+VIEWING = ROOT / "benchmarks" / "results" / "view.json"
 GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
     records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
-    records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting, records.Flow,
-    trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
+    records.AlikeFacts, records.ZeroFacts, records.TimeFacts, records.UnusedFacts, records.Birth, records.Setting,
+    records.PinnedFacts, records.Flow, trials.Fixes, records.Trial, lab.Outcome, lab.Column, lab.Check, lab.Drawing,
 )  # fmt: skip
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5
@@ -283,6 +284,27 @@ def costs(path: Path = COSTS) -> str:
     ))  # fmt: skip
 
 
+def viewing_costs(path: Path = VIEWING) -> str:
+    """What it takes to open and to follow a run, as it was measured."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    opened, followed, task = data["open"], data["follow"], data["follow"]["work_of_a_task_ms"]
+    rows = [
+        (f"open {opened['steps']:,} steps × {opened['layers']} layers", f"{opened['first_s']} s",
+         f"{opened['processor_of_the_server_s']} s in the server"),
+        (f"an update with {followed['layers']} layers, {followed['updates_a_second']} a second", "",
+         f"{followed['processor_of_the_server_ms_an_update']:.0f} ms in the server,"
+         f" {followed['work_an_update_ms']:.0f} ms in the page"),
+        ("the longest piece of work of the page, in a frame of its own", "", f"{task['most']:.0f} ms"),
+    ]  # fmt: skip
+    flush = followed["flush_ms"]
+    return "\n\n".join((
+        _table(("what", "time", "processor time"), rows),
+        f"The training writes a sample in {flush['without']} ms, and with the page open in {flush['with_the_page']} ms."
+        f" Measured on {data['machine']['processor']}, {data['browser']}, with {data['load_of_the_machine']:.0f} other"
+        " processes at work on the machine, by `benchmarks/view.py`.",
+    ))  # fmt: skip
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The text with what stands between the markers of this name replaced; without markers, the text as it is."""
     between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -294,6 +316,7 @@ def pages() -> dict[Path, str]:
     docs = ROOT / "docs"
     parts = {
         ROOT / "README.md": {**({"costs": lambda _: costs()} if COSTS.is_file() else {}), "output:lab": lab_output},
+        docs / "viewing.md": {"costs of viewing": lambda _: viewing_costs()},
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
         docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},

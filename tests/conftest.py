@@ -30,11 +30,18 @@ HOOKS = (
 torch.set_num_threads(1)
 
 SLOW = (
-    "in_browser", "test_benchmarks", "test_claims", "test_contributing", "test_deep", "test_fix", "test_huggingface",
-    "test_invariances", "test_judged_again", "test_lab", "test_mnist", "test_ray", "test_remedies", "test_rules_on_zoo",
-    "test_trial", "test_web", "test_zoo",
+    # networks are trained, or many are checked
+    "test_alike", "test_benchmarks", "test_claims", "test_deep", "test_fix", "test_frozen_rates", "test_invariances",
+    "test_judged_again", "test_lab", "test_mnist", "test_no_scale", "test_own_loss", "test_rates", "test_remedies",
+    "test_reported_programs", "test_rules_on_zoo", "test_small_failures", "test_through_time", "test_trial",
+    "test_whatif", "test_zoo",
+    # trainings are watched, sweeps and runs compared
+    "test_against", "test_run", "test_sweep", "test_view", "test_watch",
+    # other processes, a browser, a server, other frameworks
+    "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_grid", "test_huggingface",
+    "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server", "test_web",
 )  # fmt: skip
-"""Parts of the names of files whose tests train, drive a browser or run many networks: `make check` leaves them out."""
+"""Parts of the names of files whose tests take long, by why they do: `make check` leaves them out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

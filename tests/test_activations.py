@@ -204,6 +204,7 @@ sys.stdout.write(patched)
     ],
     ids=["module", "function"],
 )
+@pytest.mark.slow
 def test_one_entry_and_a_remedy_file_bring_a_diff_of_the_users_program(
     tmp_path: Path, hidden: str, old: str, new: str
 ) -> None:

@@ -16,10 +16,11 @@ import pytest
 pytest.importorskip("altair", reason="pictures need the packages of unvanish[pictures]")
 pytest.importorskip("vl_convert", reason="pictures need the packages of unvanish[pictures]")
 
-from made_reports import MADE, vanishing
+from made_reports import MADE, flow, layer, vanishing
 
 from unvanish import UnvanishError, charts
 from unvanish.charts import staircase, theme
+from unvanish.report import Report
 from unvanish.report.pictures import relative_gradient
 
 INF = math.inf
@@ -140,6 +141,14 @@ def test_every_report_has_a_staircase(name: str) -> None:
     assert "<script" not in drawn and "\x1b" not in drawn and "\u202e" not in drawn
     assert chart.title == "Where did the gradient go?"
     assert MADE[name].chart(title="").title == ""
+
+
+@pytest.mark.parametrize("before", ["", "a"])
+def test_a_name_of_characters_beyond_the_first_plane_is_not_cut_through_one(before: str) -> None:
+    """The drawing engine counts in halves of such characters, and refuses the text if it cuts one itself."""
+    name = before + "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}" * 40
+    made = Report.from_flow(flow(layer(name, -1.0), layer("head", 0.0)), [])
+    assert "…" in made.chart("staircase").svg()
 
 
 def test_a_report_says_its_pictures_in_words_too() -> None:

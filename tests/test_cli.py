@@ -334,6 +334,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_ascii():
     program = (
         "import sys, made_reports\nfrom types import ModuleType, SimpleNamespace\nfrom unvanish.cli import main\n"
@@ -359,6 +360,7 @@ def test_a_network_of_the_zoo_is_checked_from_end_to_end(capsys):
     assert {layer.verdict for layer in report.layers} == {"healthy"}
 
 
+@pytest.mark.slow
 def test_a_file_is_checked_from_end_to_end(tmp_path):
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\nimport unvanish\n\n"

@@ -127,7 +127,7 @@ def test_show_writes_every_format_and_compares(script: str, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["show", "a.unvanish", "--against", "b.unvanish"]) == 0
     out = capsys.readouterr().out
-    assert "only in a.unvanish: UV101" in out and "at step 20, the last that both sampled" in out
+    assert "found only in a.unvanish: UV101" in out and "loss at step 20, the last in common" in out
     assert main(["show", "a.unvanish", "--follow"]) == 0
     assert "Vanished" in capsys.readouterr().out
 

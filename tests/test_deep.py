@@ -129,7 +129,7 @@ except UnvanishError as error:
 """
 INTERRUPTED = """
 seen = 0
-def on_node(call, node):
+def on_node(call, node, cotangent):
     global seen
     seen += 1
     if seen == 50_000:

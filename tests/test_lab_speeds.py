@@ -12,7 +12,7 @@ from torch import nn
 
 from unvanish import lab
 from unvanish.lab import speeds
-from unvanish.population.batched import Design
+from unvanish.population.designs import Design
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 

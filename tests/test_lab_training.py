@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,13 @@ from torch import nn
 
 from unvanish import lab
 from unvanish.lab import bottom, remedies
-from unvanish.population import batched
-from unvanish.population.batched import Design, Population, Tuned
+from unvanish.population.data import Images, images
+from unvanish.population.designs import Design
 from unvanish.population.initialisations import critical_variances
+from unvanish.population.names import OPTIMIZERS
+from unvanish.population.shape import Shape
+from unvanish.population.training import MAKERS, Stack
+from unvanish.population.tuning import LOWEST, Tuned, spread, tuned
 from unvanish.records import UnvanishError
 
 DESIGNS = (
@@ -34,41 +39,46 @@ def some_data(count: int = 12, seed: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_a_population_does_what_each_of_its_networks_does(design):
+def test_a_stack_does_what_each_of_its_networks_does(design):
     inputs, labels = some_data()
     networks = [design.build(8, 3, seed) for seed in range(3)]
-    population = Population(networks)
-    losses, gradients = population.gradients(inputs, labels, F.cross_entropy)
+    shape = Shape(
+        design.hidden, design.width, 8, 3, design.activation, norm=design.norm, skip=design.skip > 0, after=design.after
+    )
+    drawn = [[p.detach() for p in network.parameters()] for network in networks]
+    stack = Stack(shape, np.full(3, design.skip), drawn)
+    losses = stack.differentiate(inputs, labels)
     for place, network in enumerate(networks):
         loss = F.cross_entropy(network(inputs), labels)
         loss.backward()
         assert float(losses[place]) == pytest.approx(float(loss.detach()), rel=1e-5)
-        for name, parameter in network.named_parameters():
+        for (name, parameter), gradient in zip(network.named_parameters(), stack.gradients, strict=True):
             # a bias before a batch norm has gradient 0 but for rounding
-            assert torch.allclose(gradients[name][place], parameter.grad, atol=4e-6, rtol=1e-4), name
-        again = population.network(place)
-        assert torch.equal(again(inputs), network(inputs))
+            assert torch.allclose(gradient[place], parameter.grad, atol=4e-6, rtol=1e-4), name
 
 
-@pytest.mark.parametrize("name", batched.OPTIMIZERS)
-def test_each_network_descends_as_under_torchs_own_optimizer(name):
-    inputs, labels = some_data()
-    make, lowest = batched.OPTIMIZERS[name]
-    rates = [lowest, 30 * lowest, 700 * lowest]
-    networks = [Design(2, 5, "tanh").build(8, 3, seed) for seed in range(3)]
-    population = Population(networks)
-    descent = batched.Descent(population, torch.tensor(rates), make)
-    alone = [make(network.parameters(), lr=rate) for network, rate in zip(networks, rates, strict=True)]
-    for _ in range(4):
-        _, gradients = population.gradients(inputs, labels, F.cross_entropy)
-        descent.step(gradients)
-        for network, optimizer in zip(networks, alone, strict=True):
-            optimizer.zero_grad()
-            F.cross_entropy(network(inputs), labels).backward()
-            optimizer.step()
-    for place, network in enumerate(networks):
-        for key, parameter in network.named_parameters():
-            assert torch.allclose(population.parameters[key][place], parameter, atol=2e-5, rtol=1e-3), (key, place)
+@pytest.mark.parametrize("optimizer", LOWEST)
+def test_tuning_is_that_of_a_loop_under_torchs_own_optimizers(optimizer):
+    data = Images(some_data(40, 1), some_data(30, 2), some_data(30, 4))
+    design = Design(2, 5, "tanh")
+    told = []
+    result = tuned(design, data, optimizer, rates=3, seeds=2, steps=21, batch=10, seed=7, progress=told.append)
+    names = {title: name for name, title in OPTIMIZERS.items()}
+    for row, rate in enumerate(result.rates):
+        for place in range(2):
+            network = design.build(8, 3, 7 + place)
+            descent = MAKERS[names[optimizer]](network.parameters(), lr=rate)
+            loss = torch.tensor(math.nan)
+            for inputs, labels in data.batches(10, 21, 7):
+                descent.zero_grad()
+                loss = F.cross_entropy(network(inputs), labels)
+                loss.backward()
+                descent.step()
+            assert result.losses[row][place] == pytest.approx(loss.item(), rel=2e-3)
+            for scores, (inputs, labels) in ((result.chosen_by, data.choose), (result.judged, data.judge)):
+                right = (network(inputs).argmax(-1) == labels).double().mean().item()
+                assert scores[row][place] == pytest.approx(right, abs=1 / 30 + 1e-9)  # a tie may fall either way
+    assert told == sorted(told) and told[0] == 0 and len(told) == 3
 
 
 def test_building_follows_from_the_seed_and_leaves_torchs_generator_alone():
@@ -113,7 +123,7 @@ def test_critical_variances_are_the_golden_ones(golden):
 
 
 def test_images_are_parted_without_overlap_and_every_pass_shows_each_once():
-    data = batched.images("mnist", count=200)
+    data = images("mnist", count=200)
     sizes = [len(labels) for _, labels in (data.train, data.choose, data.judge)]
     assert sizes == [120, 40, 40] and (data.inputs, data.classes) == (784, 10)
     rows = torch.cat([data.train[0], data.choose[0], data.judge[0]])
@@ -126,25 +136,25 @@ def test_images_are_parted_without_overlap_and_every_pass_shows_each_once():
 
 def test_digits_need_scikit_learn(monkeypatch):
     pytest.importorskip("sklearn")
-    data = batched.images("digits", count=1_000)
+    data = images("digits", count=1_000)
     assert data.inputs == 64 and 0.9 < float(data.train[0].max()) <= 1.0
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UnvanishError, match="scikit-learn is not installed"):
-        batched.images("digits")
+        images("digits")
 
 
 def test_the_rate_is_chosen_by_images_that_do_not_judge():
-    tuned = Tuned(
+    found = Tuned(
         (0.1, 1.0), chosen_by=((0.5, 0.7), (0.4, 0.9)), judged=((0.9, 0.9), (0.2, 0.3)), losses=((1, 1), (1, 1))
     )
-    assert tuned.rate == 1.0 and tuned.scores == (0.2, 0.3)
+    assert found.rate == 1.0 and found.scores == (0.2, 0.3)
     level = Tuned((0.1, 1.0), ((0.5,), (0.5,)), ((0.9,), (0.2,)), losses=((math.nan,), (2.0,)))
     assert level.rate == 1.0  # of equals the one whose loss is lower, and nan is not
 
 
 def test_rates_span_three_decades():
-    assert batched.spread(0.01, 4) == pytest.approx((0.01, 0.1, 1.0, 10.0))
-    assert batched.spread(0.01, 1) == pytest.approx((10**-0.5,))
+    assert spread(0.01, 4) == pytest.approx((0.01, 0.1, 1.0, 10.0))
+    assert spread(0.01, 1) == pytest.approx((10**-0.5,))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +178,7 @@ def test_remedies_part_those_that_rescue_from_those_that_do_not():
 
 
 def test_what_reaches_the_first_layer_is_the_ratio_of_the_error_signals():
-    data = batched.images("mnist", count=200)
+    data = images("mnist", count=200)
     design = Design(4, 10)
     settings = lab.get("remedies").settle(seeds=1, seed=5)
     reaches, _ = remedies._at_start(design, data, settings)

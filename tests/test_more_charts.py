@@ -30,6 +30,7 @@ from unvanish.charts import (
 from unvanish.charts.labels import Box, Spot, box
 from unvanish.charts.linear import ends, linear
 from unvanish.charts.theme import DIVERGING, token
+from unvanish.lab.readable import readable
 from unvanish.records import UnvanishError
 
 WIDTHS = (360, 620, 1000)
@@ -253,6 +254,17 @@ def test_exactly_zero_stands_below_the_powers_of_ten():
     assert frame["y_names"][0] == "0"
     assert tables["lines"][-1]["y"] == frame["y_ticks"][0] < -3
     assert tables["ends"] == [{"x": 2, "y": frame["y_ticks"][0], "color": token("down")}]
+
+
+def test_numbers_that_are_no_logarithms_stand_on_a_linear_axis():
+    tables = speeds.tables([0, 1, 2], ["loss"], [[-1.0, 3.0, INF]], log=False)
+    frame = tables["frame"][0]
+    assert [row["y"] for row in tables["lines"]] == [-1.0, 3.0]  # what is not finite has no place there
+    assert frame["y_low"] < -1.0 < 3.0 < frame["y_high"]
+    assert frame["y_names"] == ["−1", "0", "1", "2", "3"]
+    flat = speeds.tables([0, 1], ["rate"], [[0.0, 0.0]], log=False)["frame"][0]
+    assert flat["y_low"] < 0.0 < flat["y_high"]
+    assert list(readable("speeds", speeds.tables, ([0], ["loss"], [[-1.0]]), {"log": False})[0]) == ["step", "loss"]
 
 
 @pytest.mark.parametrize("make", [speeds.tables, heat.tables])

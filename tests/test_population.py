@@ -13,8 +13,8 @@ from torch import nn
 
 from unvanish import Problem, diagnose
 from unvanish.population import chains, draws, stacked, training
-from unvanish.population.batched import OPTIMIZERS as MAKERS
-from unvanish.population.batched import Block, Images
+from unvanish.population.data import Images
+from unvanish.population.designs import Block
 from unvanish.population.initialisations import KINDS
 from unvanish.population.modules import build, network
 from unvanish.population.names import OPTIMIZERS
@@ -212,7 +212,7 @@ def test_training_is_that_of_a_loop_of_modules(settings: dict[str, Any], optimiz
     for at, rate in enumerate(rates.tolist()):
         for place, seed in enumerate((0, 4)):
             net = build(shape, np.array([[weight], [bias]]), skip, seed)
-            descent = MAKERS[OPTIMIZERS[optimizer]][0](net.parameters(), lr=rate)
+            descent = training.MAKERS[optimizer](net.parameters(), lr=rate)
             linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
             squares, loss = torch.zeros(len(linear)), torch.tensor(math.nan)
             for inputs, labels in data.batches(10, 12, 0):

@@ -9,7 +9,7 @@ from unvanish.zoo.doubtful import ravine
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
-@pytest.mark.parametrize("start", [(1.0, 0.0), (30.0, 0.0), (-5.0, 0.0)])
+@pytest.mark.parametrize("start", [(1.0, 0.0), (30.0, 0.0), (-5.0, 0.0), (1.0, 1e-4), (-2.0, 1e-4)])
 def test_along_its_floor_it_is_slow(scale: float, start: tuple[float, float]) -> None:
     """At a rate of 0.5 a step takes w1 to 0.999 w1: 1,150 steps for nine tenths of the loss."""
     report = diagnose(ravine(*start, scale))

@@ -126,9 +126,10 @@ class Slope(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.y = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
-        nn.init.zeros_(self.y[-1].weight)  # so that the start is no unlucky draw, which any new draw would better
-        nn.init.zeros_(self.y[-1].bias)
+        last = nn.Linear(8, 1)
+        nn.init.zeros_(last.weight)  # so that the start is no unlucky draw, which any new draw would better
+        nn.init.zeros_(last.bias)
+        self.y = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), last)
 
     def forward(self, t: Tensor) -> Tensor:
         t = t.detach().requires_grad_()

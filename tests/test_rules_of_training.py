@@ -256,7 +256,8 @@ STIFF = STEP.replace(best=101.0, ladder=((1.0, 1.9999), (101.0, 1.99)), needed=1
     ("change", "fires"),
     [
         ({}, True),
-        ({"best": 100.0}, False),
+        ({"best": 32.0}, True),  # the best of tenfold steps: half of one less than 100
+        ({"best": 31.0}, False),
         ({"needed": 1000.0}, False),
         ({"optimizer": "Adam"}, False),
         ({"lr_limit": None}, False),

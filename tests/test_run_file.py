@@ -123,6 +123,49 @@ def test_thinning_keeps_every_peak_and_bounds_the_file(tmp_path: Path, monkeypat
     assert (tmp_path / "a.unvanish").stat().st_size < 400_000
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_sixteen_rows_the_extremes_stay(seed: int) -> None:
+    """Rows of different lengths, with numbers that were not measured and infinite ones, against one by one."""
+    chance = random.Random(seed)
+    usual = [math.nan, math.inf, -math.inf, *(chance.gauss(0.0, 1.0) for _ in range(5))]
+    rows = [[chance.choice(usual) for _ in range(chance.choice([20, 24, 30]))] for _ in range(16)]
+    for row in rows:
+        row[3], row[4], row[5] = math.nan, math.inf, -math.inf
+    blobs = [(run_file._blob(row), None) for row in rows]
+    low, high = (list(run_file.numbers(blob)) for blob in run_file._extremes(blobs))
+    assert len(low) == len(high) == max(len(row) for row in rows)
+    for at in range(len(low)):
+        known = [list(run_file.numbers(blob)) for blob, _ in blobs]
+        there = [row[at] for row in known if at < len(row) and not math.isnan(row[at])]
+        if there:
+            assert (low[at], high[at]) == (min(there), max(there))
+        else:
+            assert math.isnan(low[at]) and math.isnan(high[at])
+    assert math.isnan(low[3]) and low[4] == math.inf and high[5] == -math.inf
+
+
+def test_a_layer_that_came_later_has_no_numbers_before(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.unvanish", 2, layers=1)
+    file.layers([Column("layer0", "Linear", 10), Column("late", "Linear", 10)])
+    file.sample(Sample(2, dict.fromkeys(range(2), (1.0,) * len(FIELDS))))
+    file.close()
+    found = load_run(tmp_path / "a.unvanish").by_layer("log10_signal")
+    assert len(found["layer0"]) == 3
+    assert [math.isnan(each) for each in found["late"]] == [True, True, False]
+
+
+def test_a_file_of_fewer_series_is_read(tmp_path: Path) -> None:
+    """The last of the series came later than the others."""
+    file = written(tmp_path / "a.unvanish", 2)
+    file.flush()
+    file.base.execute("UPDATE samples SET series = substr(series, 1, 40)")
+    file.close()
+    run = load_run(tmp_path / "a.unvanish")
+    assert run.whole("loss") == (1.0, 0.5)
+    assert all(math.isnan(each) for each in run.whole("gradient_noise_scale"))
+    assert run.report().layers
+
+
 def test_a_step_takes_at_most_64_bytes_a_layer(tmp_path: Path) -> None:
     layers, steps = 200, 1_000
     written(tmp_path / "a.unvanish", steps, layers).close()

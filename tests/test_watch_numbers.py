@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 import unvanish
@@ -121,37 +117,3 @@ def test_gradients_whose_squares_underflow_have_their_norm(tmp_path: Path) -> No
         if isinstance(module, nn.Linear):
             norm = math.hypot(*(float(p.grad.norm()) for p in module.parameters() if p.grad is not None))
             assert found[name] == pytest.approx(math.log10(norm) - 30.0, abs=1e-3)
-
-
-def _worker(rank: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29617", RANK=str(rank), WORLD_SIZE="2")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    x, y = batch(64)
-    net: Any = nn.parallel.DistributedDataParallel(network())
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    with unvanish.watch(net, optimizer, every=1, to=Path(folder) / "ddp.unvanish"):
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x.chunk(2)[rank]), y.chunk(2)[rank]).backward()
-            optimizer.step()
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo with spawned processes")
-def test_two_processes_have_the_gradients_of_one_and_one_file(tmp_path: Path) -> None:
-    spawn(_worker, (str(tmp_path),), nprocs=2)
-    x, y = batch(64)
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "one.unvanish"):
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
-    assert sorted(each.name for each in tmp_path.glob("*.unvanish")) == ["ddp.unvanish", "one.unvanish"]
-    for at in range(3):
-        one, two = row(tmp_path / "one.unvanish", at), row(tmp_path / "ddp.unvanish", at)
-        assert two["log10_grad_norm"] == pytest.approx(one["log10_grad_norm"], abs=1e-6)
-        assert two["log10_weight_norm"] == pytest.approx(one["log10_weight_norm"], abs=1e-6)

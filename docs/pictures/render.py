@@ -7,7 +7,9 @@ A picture whose file has a function ``example(width)`` shows what that returns.
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +40,7 @@ def main(names: list[str]) -> None:
         print("no chromium on the path: the pages are left as they are")
         return
     photograph(vanished, chromium)
+    photograph_runs(chromium)
 
 
 def by_example(name: str) -> None:
@@ -89,6 +92,32 @@ def photograph(report: Report, chromium: str) -> None:
                 page.goto(file.as_uri())
                 page.screenshot(path=HERE / f"{name}-{theme}.png")
         browser.close()
+
+
+def photograph_runs(chromium: str) -> None:
+    """The top of the viewer's page on a training whose gradient vanishes, in both themes."""
+    from playwright.sync_api import sync_playwright
+
+    script = HERE.parents[1] / "examples" / "train_plain.py"
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        for name, activation in (("relu", "ReLU"), ("sigmoid", "Sigmoid")):
+            words = ["-o", f"{folder}/{name}.unvanish", str(script), "--activation", activation, "--steps", "600"]
+            subprocess.run([sys.executable, "-m", "unvanish", "run", "--every", "2", *words], check=True)
+        command = [sys.executable, "-m", "unvanish", "view", f"{folder}/sigmoid.unvanish", "--no-browser"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr is not None
+            address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            for theme in THEMES:
+                page = browser.new_page(color_scheme=theme, viewport={"width": PAGE_WIDTH, "height": PAGE_HEIGHT})
+                page.goto(address)
+                page.wait_for_selector("body[data-state=ready]")
+                # the folder and the day differ each time
+                page.evaluate("document.getElementById('folder').textContent = 'runs'")
+                page.evaluate("document.getElementById('status').textContent = 'ended after 600 steps, every 2'")
+                page.screenshot(path=HERE / f"view-{theme}.png")
+            browser.close()
+            server.terminate()
 
 
 if __name__ == "__main__":

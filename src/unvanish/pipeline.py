@@ -14,6 +14,7 @@ from torch import nn
 from unvanish.decide import decide
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.curvature import decrement
@@ -26,6 +27,7 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
+from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
@@ -156,10 +158,11 @@ def _walked(look: Look) -> tuple[Flow, More]:
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
-    flow = flow.replace(layers=measured, calls=calls)
+    flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -169,7 +172,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if updates is not None:
         flow = flow.replace(next_step=next_step(updates, look.layers))
     held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held))
+    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from unvanish.records import UnvanishError
 
@@ -40,3 +41,30 @@ def ends(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
     low, high = min(finite), max(finite)
     free = (high - low) * margin or abs(high) * margin or 1.0
     return low - free, high + free
+
+
+@dataclass(frozen=True)
+class Straight:
+    """A linear axis with the methods of ``levels.Levels``: what is not finite has no place on it."""
+
+    low: float
+    high: float
+
+    def at(self, value: float | None) -> float | None:
+        """Where a value stands on the axis."""
+        return value if value is not None and math.isfinite(value) else None
+
+    def range(self, room: float, below: float, above: float) -> tuple[float, float]:
+        """The ends of an axis of ``room`` pixels that keeps so many pixels free below and above all values."""
+        unit = (self.high - self.low) / (room - below - above)
+        return self.low - below * unit, self.high + above * unit
+
+    def ticks(self, room: float, least: float = 28) -> tuple[list[float], list[str]]:
+        """Round numbers at least ``least`` pixels apart on ``room`` pixels; with their names."""
+        return linear(self.low, self.high, room, least)
+
+
+def straight(values: Iterable[float | None]) -> Straight:
+    """A linear axis around the finite values; around 0 where there are none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return Straight(*ends(finite or [0.0], 0.0)) if len(set(finite)) < 2 else Straight(min(finite), max(finite))

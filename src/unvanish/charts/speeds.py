@@ -10,7 +10,7 @@ from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Spot, row, spread
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
-from unvanish.charts.linear import linear
+from unvanish.charts.linear import Straight, linear, straight
 from unvanish.charts.measure import shorten_all, text_width
 from unvanish.charts.theme import SERIES, token
 from unvanish.records import UnvanishError
@@ -54,6 +54,7 @@ def tables(
     *,
     quantity: str = "",
     across: str = "training step",
+    log: bool = True,
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
@@ -61,14 +62,16 @@ def tables(
 
     Of more than eight layers eight are drawn, evenly spaced, the first and the last among them, and the picture says
     so. ``quantity``: what the numbers are, written above the axis; ``across``: what ``steps`` counts, written below.
+    ``log``: False where the values are the numbers themselves, as of a loss that may be negative.
     """
     complete(steps, names, log10_values)
-    chosen = _chosen(len(names))
-    short = shorten_all([names[at] for at in chosen], width * 0.25)
-    drawn = [log10_values[at] for at in chosen]
-    scale = levels([value for values in drawn for value in values], least=2)
+    some_of = chosen(len(names))
+    short = shorten_all([names[at] for at in some_of], width * 0.25)
+    drawn = [log10_values[at] for at in some_of]
+    shown = [value for values in drawn for value in values]
+    scale = levels(shown, least=2) if log else straight(shown)
     frame = _frame(steps, scale, 28 + max(text_width(name, bold=True) for name in short), width, height)
-    some = f"{len(chosen)} of {len(names)} layers, evenly spaced" if len(chosen) < len(names) else ""
+    some = f"{len(some_of)} of {len(names)} layers, evenly spaced" if len(some_of) < len(names) else ""
     head = ": ".join(filter(None, (quantity, some)))
     ends = list(_ends(steps, drawn, scale))
     named, leaders = _names(ends, short, frame)
@@ -97,13 +100,14 @@ def complete(steps: Sequence[float], names: Sequence[str], log10_values: Sequenc
         )
 
 
-def _chosen(count: int) -> list[int]:
+def chosen(count: int) -> list[int]:
+    """The places of at most eight of so many layers, evenly spaced, the first and the last among them."""
     if count <= MOST_LINES:
         return list(range(count))
     return [round(rank * (count - 1) / (MOST_LINES - 1)) for rank in range(MOST_LINES)]
 
 
-def _frame(steps: Sequence[float], scale: Levels, right: float, width: float, height: float | None) -> Frame:
+def _frame(steps: Sequence[float], scale: Levels | Straight, right: float, width: float, height: float | None) -> Frame:
     height = height or TOP + PLOT_HEIGHT + BOTTOM
     low, high = scale.range(height - TOP - BOTTOM, 8, 8)
     first, last = min(steps), max(steps)
@@ -117,7 +121,7 @@ def _color(series: int) -> str:
     return SERIES[series][0]
 
 
-def _line(steps: Sequence[float], values: Numbers, scale: Levels, series: int) -> Iterator[Row]:
+def _line(steps: Sequence[float], values: Numbers, scale: Levels | Straight, series: int) -> Iterator[Row]:
     """The points of a line; where steps are many, each piece keeps its smallest and its largest value."""
     look: Row = {"color": token(_color(series)), "dash": list(SERIES[series][1])}
     piece = order = 0
@@ -136,7 +140,9 @@ def _line(steps: Sequence[float], values: Numbers, scale: Levels, series: int) -
                 yield {"x": steps[at], "y": level, "line": f"{series}.{piece}", "order": order, **look}
 
 
-def _ends(steps: Sequence[float], drawn: Sequence[Numbers], scale: Levels) -> Iterator[tuple[int, float, float]]:
+def _ends(
+    steps: Sequence[float], drawn: Sequence[Numbers], scale: Levels | Straight
+) -> Iterator[tuple[int, float, float]]:
     """(series, step, level) of the last point of every line that has one."""
     for series, values in enumerate(drawn):
         known = [

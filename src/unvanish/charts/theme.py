@@ -96,7 +96,7 @@ def config() -> dict[str, Any]:
     axis = {
         **quiet, "grid": True, "gridColor": token("grid"), "gridWidth": 1, "domain": False, "ticks": False,
         "titleFontWeight": "normal", "labelPadding": 6, "titlePadding": 8, "labelFlush": False,
-        "labelOverlap": "greedy", "labelFont": FONT, "titleFont": FONT,
+        "labelOverlap": "greedy", "labelLimit": 0, "labelFont": FONT, "titleFont": FONT,
     }  # fmt: skip
     return {
         "aria": False,

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 
-from unvanish.cli import check, explain, fix, lab, run, sweep
+from unvanish.cli import check, explain, fix, lab, run, sweep, view
 from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
 from unvanish.records import UnvanishError
 
@@ -88,6 +88,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     check.add(commands)
     fix.add(commands)
     run.add(commands)
+    view.add(commands)
     lab.add(commands, words)
     sweep.add(commands)
     explain.add(commands)

@@ -61,7 +61,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     show.add_argument("file", metavar="RUNFILE", help="what unvanish run or unvanish.watch wrote; or its folder")
     show.add_argument("--follow", action="store_true", help="show it again whenever a step was sampled, until it ends")
-    show.add_argument("--against", metavar="RUNFILE", help="compare with another run")
+    show.add_argument(
+        "--against", metavar="RUNFILE", help="where two runs part beyond their noise (text, json)"
+    )  # fmt: skip
     show.add_argument("--fail-on", choices=("error", "never"), default="never", help="exit with 1 on such a finding")
     show.add_argument("--format", choices=names("check"), help="(default: by the suffix of -o, else text)")
     show.add_argument("-o", "--output", metavar="FILE", help="write to FILE, not to standard output")
@@ -84,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
         args.script, args.words, module=args.module, every=args.every, check_every=args.check_every,
         to=args.output or "runs/", stop_after=args.stop_after,
     )  # fmt: skip
+    if not ending.ours:
+        return ending.status
     run = load_run(ending.run.path)
     write(sys.stderr, _summary(run, args.script, ending.why))
     if ending.status:
@@ -126,17 +130,33 @@ def _show(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         look_ahead(Path(args.output))
-    args.format = format_of(args.format, args.output, suffixes())
     path = _latest(Path(args.file))
+    args.format = format_of(args.format, args.output, suffixes())
     if args.against is not None:
-        from unvanish.watching.comparing import comparison
-
-        write(sys.stdout, comparison(load_run(path), load_run(_latest(Path(args.against)))))
+        _compare(path, _latest(Path(args.against)), args)
     elif args.follow:
         return _follow(path, args)
     else:
         deliver(args, load_run(path).last_report())
     return FOUND if args.fail_on == "error" and _has_errors(load_run(path)) else HEALTHY
+
+
+def _compare(path: Path, other: Path, args: argparse.Namespace) -> None:
+    """Where the two runs part, as text or JSON."""
+    from unvanish.report import write_text
+    from unvanish.watching.against import against
+    from unvanish.watching.run import load_run
+
+    if args.format not in (None, "text", "json"):
+        raise UnvanishError(f"show --against --format {args.format}: two runs are compared as text or json")
+    if args.follow:
+        raise UnvanishError("show --against --follow: two runs are compared as they are now; leave out one of the two")
+    compared = against(load_run(path), load_run(other))
+    said = compared.to_json() if args.format == "json" else str(compared)
+    if args.output is None:
+        write(sys.stdout, said)
+    else:
+        write_text(Path(args.output), said)
 
 
 def _latest(path: Path) -> Path:
@@ -151,6 +171,7 @@ def _latest(path: Path) -> Path:
 
 def _follow(path: Path, args: argparse.Namespace) -> int:
     """The report again after each new sample; ends with the run, or with Ctrl-C."""
+    from unvanish.watching.alive import alive
     from unvanish.watching.run import load_run
 
     last = None
@@ -165,22 +186,9 @@ def _follow(path: Path, args: argparse.Namespace) -> int:
                 write(sys.stdout, f"step {step}\n\n{_text(run, sys.stdout)}\n")
             if "ended" in run.facts:
                 return FOUND if args.fail_on == "error" and run.steps and _has_errors(run) else HEALTHY
-            if not _alive(run):
+            if not alive(run.facts):
                 write(sys.stderr, "unvanish: the process of this run is gone, and did not end its file")
                 return FAILED
             time.sleep(0.5)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _alive(run: Run) -> bool:
-    """Whether the writing process is still there, as far as this machine can tell."""
-    import os
-
-    try:
-        os.kill(int(run.facts.get("process", 0)), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

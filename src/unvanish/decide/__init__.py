@@ -15,7 +15,17 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from unvanish.decide.limits import BALANCED, BESIDE, DEAD_UNITS, EXPLODING, SOUND, UNDERFLOW, VANISHED
+from unvanish.decide.limits import (
+    BALANCED,
+    BESIDE,
+    DEAD_UNITS,
+    EXPLODING,
+    OWN_BRANCH,
+    SOUND,
+    SWITCHED_OFF,
+    UNDERFLOW,
+    VANISHED,
+)
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, passed_by, shut_by
 from unvanish.decide.reach import depends_beyond
 from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
@@ -176,7 +186,9 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call; where the calls were not looked at, whether it had neither signal nor gradient."""
+    """Whether it has no call, or its result is multiplied by zero; without the calls, whether nothing reached it."""
+    if any(facts.layer == layer.name and facts.cut == SWITCHED_OFF for facts in flow.unused):
+        return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
 
@@ -187,6 +199,8 @@ def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple
     if transmission is None or not transmission < math.inf:
         return _missing("its transmission", transmission)
     if transmission < (BESIDE if layer.name in others.beside else VANISHED):
+        if layer.gate.startswith(OWN_BRANCH):  # its size says nothing yet: it comes with what the branch learns
+            return (_at_rest(loss) if still else "healthy"), ""
         if layer.gate:
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
@@ -220,13 +234,17 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
     if rise is not None and rise > EXPLODING and not still and not (layer.dead_fraction or 0.0) > DEAD_UNITS:
         return "exploding", ""
     if still:
-        return ("plateau" if flow.loss is not None and flow.loss.at_constant else "converged"), ""
+        return _at_rest(flow.loss), ""
     lost = layer.underflow_fraction
     if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
     small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
+
+
+def _at_rest(loss: LossFacts | None) -> str:
+    return "plateau" if loss is not None and loss.at_constant else "converged"
 
 
 def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:

@@ -28,6 +28,25 @@ BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
 
+ALIKE = -3.0
+"""log10 of 1 less the mean cosine between rows from which on they count as alike, where the loss shows that they are:
+what tells them apart is then a thirtieth of what they share or less. At 10^-2.7 or more, graph convolutions of two and
+four layers fit most of a feature of each node's own; at 10^-5.5 and less, eight and more fit nothing but the mean."""
+
+MIXED = -6.5
+"""The same before the loss can show anything. Two layers of attention without a skip start at 10^-5.1 to 10^-5.9 and
+train, because its weights can still sharpen; graph convolutions and attention at 10^-7.6 and less never told rows apart
+at any of three rates. Between the two."""
+
+OWN_BRANCH = "own branch: "
+"""How the text of a layer's gate begins where it is none: the layer's own short branch, beside a trunk that carries the
+signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that
+is still nearly uniform, in transformers that then train: they wait for nothing and learn by themselves."""
+
+SWITCHED_OFF = "a factor of zero"
+"""What cuts a layer off (``UnusedFacts.cut``) that is in the graph: a constant it is multiplied by, beside a way that
+goes on. A penalty whose weight is zero and a branch that is not yet warmed up are no dead units."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

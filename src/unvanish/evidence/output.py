@@ -18,6 +18,8 @@ from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
 from unvanish.trace.calls import Call
 
+NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
+TINY = 1e-6
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
 
 
@@ -29,7 +31,7 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     now = last.output_loss.now[0].double()
     best, at = lowest(last.output_loss, loss.value)
     facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high)
-    facts = facts.replace(rms=float(now.pow(2).mean().sqrt()))
+    facts = facts.replace(rms=_rms(now))
     if (
         output_call is not None
         and output_call.kind == "clipped"
@@ -45,7 +47,8 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
         )
     # What a positive loss does outside of its domain, below zero, is no goal.
     if at is not None and best is not None and not best < 0.0 < loss.value:
-        facts = facts.replace(wanted=float((at[0].double() - now).pow(2).mean().sqrt()))
+        move = at[0].double() - now
+        facts = facts.replace(wanted=_shortened(last.output_loss, now, move, (loss.value, best)) * _rms(move))
     if not last.kind or best is None or loss.best_constant is None:
         return facts
     if loss.value > 0.0:
@@ -63,6 +66,23 @@ def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
     if not ahead or any(call.name != "nll_loss" for call in ahead) or z.ndim < 2:
         return None
     return float(z.logsumexp(1).abs().mean())
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.pow(2).mean().sqrt())
+
+
+def _shortened(output_loss: OutputLoss, now: Tensor, move: Tensor, losses: tuple[float, float]) -> float:
+    """A tenth, a hundredth … of the move where that wins as much, to a hundredth: a loss may have a flat tail."""
+    value, best = losses
+    share, dtype = 1.0, output_loss.now[0].dtype
+    with torch.no_grad():
+        while share > TINY:
+            shorter = float(output_loss.at([(now + 0.1 * share * move).to(dtype)]))
+            if not shorter <= best + NEARLY * (value - best):
+                break
+            share *= 0.1
+    return share
 
 
 def _normalises(output_loss: OutputLoss, value: float) -> bool:

@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unvanish.evidence.closed import Known, known
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import same_loss
@@ -30,6 +32,16 @@ class OutputLoss:
 
     at: Loss
     now: list[Tensor]
+
+    @cached_property
+    def known(self) -> Known | None:
+        """The loss as one whose best outputs are known, if it is."""
+        return known(self.at, self.now)
+
+    def worth(self, outputs: Sequence[Tensor]) -> float:
+        """The loss of these outputs (one row stands for all samples), computed in the type of those there are."""
+        with torch.no_grad():
+            return float(self.at([a.expand(t.shape).to(t.dtype) for a, t in zip(outputs, self.now, strict=True)]))
 
 
 def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
@@ -109,7 +121,16 @@ def searchable(output: Tensor) -> Tensor:
 def lowest(
     output_loss: OutputLoss, value: float | None = None, constant: list[Tensor] | None = None
 ) -> tuple[float | None, list[Tensor] | None]:
-    """The lowest loss found from the outputs as they are (or from a constant, if those barely help), and where."""
+    """The lowest loss of any outputs, and the nearest that are as good for all that counts.
+
+    In closed form where that is known, else as found from the outputs as they are (or from a constant, if those barely
+    help).
+    """
+    if output_loss.known is not None:
+        best = output_loss.known.free(output_loss.now)
+        least = output_loss.worth(best)
+        if least <= (output_loss.worth(output_loss.now) if value is None else value):
+            return least, output_loss.known.nearest(output_loss.now)
 
     def at(z: Sequence[Tensor]) -> Tensor:
         return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])

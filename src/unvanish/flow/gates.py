@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide.limits import VANISHED
+from unvanish.decide.limits import OWN_BRANCH, VANISHED
 from unvanish.flow.layers import Layer, natural_norm
 from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
@@ -25,6 +25,9 @@ class Gates:
     the layer would not be called vanished without them. Inside a residual branch, off
     the trunk, a few may share the role (query, key, value and output weights of an attention that starts small): no
     signal on the trunk is lost, and each opens as the others grow. A long product of small weights is no gate.
+
+    Where none of these is as small as a gate, or a call of the branch does it, nothing needs to be opened: the text
+    then begins with ``OWN_BRANCH``.
     """
 
     def __init__(self, capture: Capture, paths: Paths, norms: dict[int, float]) -> None:
@@ -41,7 +44,18 @@ class Gates:
         if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
-        return single or self._local(layer) or self._branch(layer, transmission) or self._aside(layer, transmission)
+        if gate := single or self._branch(layer, transmission):
+            return gate
+        own = self._local(layer) or self._aside(layer, transmission)
+        return self._smallest_on_branch(layer) or OWN_BRANCH + own if own else ""
+
+    def _smallest_on_branch(self, layer: Layer) -> str:
+        """The smallest gate between a layer and the trunk, or the output where there is no trunk."""
+        here, found = layer.calls[-1], dict[str, float]()
+        while not self.paths.trunk[here] and (after := self.paths.next[here]) is not None:
+            found.update({n: self.sizes[after][n] for n in self.small.get(after, ()) if n not in layer.parameters})
+            here = after
+        return min(found, key=found.__getitem__, default="")
 
     def _single(self, layer: Layer, transmission: float) -> str:
         """One small tensor on the dominant path, or a few small scales in series; what they leave must transmit.
@@ -79,7 +93,8 @@ class Gates:
         explained = sum(math.log10(v) for v in small.values())
         if not small or len(small) > BRANCH_TENSORS or transmission - explained <= BRANCH_LEFT:
             return ""
-        return ", ".join(sorted(small, key=small.__getitem__))
+        found = ", ".join(sorted(small, key=small.__getitem__))
+        return found if min(small.values()) < GATE_SIZE else OWN_BRANCH + found
 
     def _local(self, layer: Layer) -> str:
         """The call that weakens the signal most between a layer in a short residual branch and a trunk that carries it.

@@ -45,11 +45,16 @@ def observe(
         if updates is not None:
             updates.read(parameter, _real(gradient, parameter))
 
-    def on_node(index: int, node: Node) -> None:
+    pinned: dict[int, float] = {}
+
+    def on_node(index: int, node: Node, cotangent: Tensor | None) -> None:
         if index in single:
             shares = slopes.shares(capture.calls[index], node, single[index])
             if shares is not None:
                 saturated[index] = shares
+                share = None if cotangent is None else slopes.pinned(capture.calls[index], node, shares[0], cotangent)
+                if share is not None:
+                    pinned[index] = share
 
     start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype, device=capture.loss_root.device)
     outputs = output_entries(capture)
@@ -57,6 +62,7 @@ def observe(
     sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
     tapes = walk(capture, channels, on_leaf, on_node)
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
+    seen.pinned = pinned
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
     seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}
     if updates is not None:

@@ -124,6 +124,23 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     return entries, counts.ge_(together).mean(dtype=torch.float64)
 
 
+def pinned(call: Call, node: Node, saturated: Any, cotangent: Tensor) -> float | None:
+    """Of what the loss asks of a bounded activation, the share it asks of entries on a flat end to move away from it.
+
+    In squares of the cotangent. None where half of the entries or fewer are flat, or the node keeps no result.
+    """
+    slope, result = slope_of(call), getattr(node, "_saved_result", None)
+    if slope is None or not slope.bounded or not isinstance(result, Tensor) or not float(saturated) > 0.5:
+        return None
+    asked = cotangent.double().square()
+    one = torch.ones((), dtype=result.dtype, device=result.device).expand(result.shape)
+    found = node(one)
+    found = found[0] if isinstance(found, tuple) else found
+    away = (cotangent * (result - 0.5 * (slope.low + slope.high)) > 0) & (found.abs() < SATURATED * slope.largest)
+    total = float(asked.sum())
+    return float((asked * away).sum()) / total if 0.0 < total < math.inf else None
+
+
 def constant_by_construction(call: Call) -> bool:
     """Whether a call passes no gradient whatever its input is (softmax over one unit, sign, round)."""
     if call.probe is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from unvanish.decide.limits import SWITCHED_OFF
 from unvanish.flow.layers import Layer
 from unvanish.records import LayerFlow, UnusedFacts
 from unvanish.trace.calls import Capture
@@ -19,12 +20,23 @@ from unvanish.trace.places import is_library, module_path
 
 
 def unused_facts(
-    capture: Capture, layers: list[Layer], flows: Iterable[LayerFlow], held: Callable[[nn.Parameter], bool] | None
+    capture: Capture,
+    layers: list[Layer],
+    flows: Iterable[LayerFlow],
+    held: Callable[[nn.Parameter], bool] | None,
+    trunk: Sequence[bool],
 ) -> tuple[UnusedFacts, ...]:
-    """For each trainable layer outside the graph of the loss; ``held``: whether the optimizer holds a parameter."""
+    """For each trainable layer outside the graph of the loss; ``held``: whether the optimizer holds a parameter.
+
+    And for those whose results are all multiplied by zero, if that is no call on the trunk: the loss goes on without.
+    """
     outside = [a for a, flow in zip(layers, flows, strict=True) if flow.call is None and a.live]
+    switched = tuple(
+        UnusedFacts(layer=a.name, called=True, cut=SWITCHED_OFF, cut_at=at, held=held and _any(held, a))
+        for a, at in _switched_off(capture, layers, trunk)
+    )
     if not outside:
-        return ()
+        return switched
     behind = _cuts_behind(capture)
     modules = {module_path(n): m for n, m in capture.model.named_modules()}
     ran = {path for call in capture.calls for path, _ in call.frames} | set(capture.module_calls)
@@ -39,7 +51,7 @@ def unused_facts(
         fact = UnusedFacts(
             layer=layer.name,
             called=called,
-            held=None if held is None else any(held(p) for p in layer.live),
+            held=held and _any(held, layer),
         )
         if way is not None:
             both = _common(name, way.consumer)
@@ -53,7 +65,27 @@ def unused_facts(
             above = _running(name.rpartition(".")[0], modules, ran)
             fact = fact.replace(library=_of_library(above), conditional=_under_condition(above, name, modules))
         facts.append(fact)
-    return tuple(facts)
+    return (*facts, *switched)
+
+
+def _any(held: Callable[[nn.Parameter], bool], layer: Layer) -> bool:
+    return any(held(p) for p in layer.live)
+
+
+def _switched_off(capture: Capture, layers: list[Layer], trunk: Sequence[bool]) -> Iterable[tuple[Layer, str]]:
+    """The trainable layers from which every way to the loss goes through a factor of zero, and where that stands."""
+    off = {call.index: call.source for call in capture.calls if call.off and not trunk[call.index]}
+    if not off or capture.loss_index is None:
+        return
+    reached = {capture.loss_index}
+    for call in reversed(capture.calls):
+        if call.index in reached and call.index not in off:
+            reached.update(call.inputs)
+    on = {id(p) for layer in layers if reached.intersection(layer.calls) for p in layer.live}
+    for layer in layers:
+        if layer.live and layer.calls and not on.intersection(map(id, layer.live)):
+            behind = capture.leading_to  # the factors that the layer leads to
+            yield layer, next((at for index, at in off.items() if layer.call in behind([index])), "")
 
 
 @dataclass(slots=True)

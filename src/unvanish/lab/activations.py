@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, experiment
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations
-from unvanish.words.activations import ENTRIES, ActivationEntry
+from unvanish.words.activations import ENTRIES
 
 BY_DEFAULT = ("sigmoid", "tanh", "relu", "leaky_relu_0.01", "elu", "gelu", "silu", "softplus", "hardtanh")
 GRID = (-5.0, 5.0, 201)
@@ -83,17 +82,9 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
 def functions() -> dict[str, Callable[[Any], Any]]:
     """Every element-wise activation of torch that has no random part, by name, with its default settings."""
-    return {known.name: _function(known) for known in ENTRIES}
+    from unvanish.population.elementwise import function_of
 
-
-def _function(known: ActivationEntry) -> Callable[[Any], Any]:
-    import torch
-
-    if not known.function:
-        return lambda x: x * 1.0  # the identity, as a call that a trace can see
-    path, options = known.function.removeprefix("torch."), dict(known.options)
-    function = attrgetter(path)(torch)
-    return lambda x: function(x, *known.arguments, **options)
+    return {known.name: function_of(known.name) for known in ENTRIES}
 
 
 def slopes(function: Callable[[Any], Any], z: Any) -> tuple[Any, Any]:

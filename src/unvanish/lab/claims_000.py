@@ -180,6 +180,6 @@ def adagrad_in_a_network(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 
 def constant_answer() -> float:
     """Accuracy of the best constant answer on the images that judge the training experiments."""
-    from unvanish.population.batched import chance, images
+    from unvanish.population.data import chance, images
 
     return chance(images("mnist"))

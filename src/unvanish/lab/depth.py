@@ -11,10 +11,11 @@ from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab.swept import swept
-from unvanish.population.batched import Design, Images, chance, images, tuned
-from unvanish.population.data import load
+from unvanish.population.data import Images, chance, images, load
+from unvanish.population.designs import Design
 from unvanish.population.names import NAMES
 from unvanish.population.threads import one_thread
+from unvanish.population.tuning import tuned
 from unvanish.records import UnvanishError
 
 KINDS: dict[str, tuple[Design, str]] = {

@@ -30,7 +30,9 @@ PAGE_COLUMNS = (
     Column(
         "log10_gain", "log10", "what the gradient's norm is multiplied by on its way back: predicted, layer by layer"
     ),
-    Column("log10_measured", "log10", "the same of random networks, by the tool's own check"),
+    Column(
+        "log10_measured", "log10", "the same of random networks, from the error signal at their first and last layers"
+    ),
     COLUMNS[8],
     COLUMNS[9],
 )

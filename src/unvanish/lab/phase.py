@@ -58,7 +58,7 @@ COLUMNS = (
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),
     Column("q_slope", help="of the variance map there; below 1 the variance is stable"),
     Column("chi1", help="χ₁, what one layer multiplies the squared gradient by: predicted"),
-    Column("measured", help="χ₁ of random networks, from the error signal of the tool's own check"),
+    Column("measured", help="χ₁ of random networks, from the error signal at their first and last layers"),
     Column("difference", "%", "measured over predicted, less 1"),
     Column("depth_scale", "layers", "ξ = 1/|ln χ₁|"),
     Column("trainable", "layers", "about 6 ξ: how deep a plain network could still be trained"),
@@ -133,39 +133,29 @@ def _shown(s: Settings) -> Outcome:
 def measured_gain(
     phi: str, point: FixedPoint, *, depth: int, width: int, networks: int, seed: int, start: float | None = None
 ) -> float:
-    """log10 of what one layer multiplies the squared error signal by, the mean over random networks, by the check.
+    """log10 of what one layer multiplies the squared error signal by, the mean over random networks.
 
-    The networks start from pre-activations of variance ``start``, by default that of the fixed point.
+    They are those of a sweep, run stacked; they start from pre-activations of variance ``start``, by default that of
+    the fixed point. NaN where the outputs of one are not finite.
     """
+    import numpy as np
     import torch
-    from torch import nn
 
-    from unvanish import Problem, diagnose
-
-    class Apply(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return functions()[phi](x)
-
-    from unvanish.lab.activations import functions
+    from unvanish.population.elementwise import function_of
+    from unvanish.population.shape import Shape
+    from unvanish.population.stacked import flows
 
     q = start if start is not None else point.q if 0 < point.q < math.inf else _limit_start(point)
-    steps: list[float] = []
-    for network in range(networks):
-        generator = torch.Generator().manual_seed(seed * 1_000 + network)
-        layers: list[nn.Module] = []
-        for _ in range(depth):
-            linear = nn.Linear(width, width)
-            nn.init.normal_(linear.weight, 0.0, math.sqrt(point.sigma_w2 / width), generator)
-            nn.init.normal_(linear.bias, 0.0, math.sqrt(point.sigma_b2), generator)
-            layers += [Apply(), linear]
-        inputs = math.sqrt(q) * torch.randn(BATCH, width, generator=generator)
-        aim = torch.randn(BATCH, width, generator=generator)
-        problem = Problem(nn.Sequential(*layers), inputs, aim, lambda outputs, aim: (outputs * aim).sum(1).mean())
-        signals = [layer.log10_signal for layer in diagnose(problem, effort="quick").layers]
-        if signals[0] is None or signals[-1] is None:
-            return math.nan
-        steps.append(2 * (signals[0] - signals[-1]) / (depth - 1))
-    return sum(steps) / len(steps)
+    before = math.sqrt(q) * torch.randn(BATCH, width, generator=torch.Generator().manual_seed(seed))
+    shape = Shape(depth - 1, width, width, width, phi, "gaussian", batch=BATCH)  # the last layer is a linear one
+    found = flows(
+        shape,
+        np.array([[point.sigma_w2], [point.sigma_b2]]),
+        np.zeros(1),
+        range(seed * 1_000, seed * 1_000 + networks),
+        function_of(phi)(before).numpy(),
+    )
+    return float(2 * found.ratio.mean() / (depth - 1)) if found.finite.all() else math.nan
 
 
 def _limit_start(point: FixedPoint) -> float:

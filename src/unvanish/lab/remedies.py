@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab.parameters import nearest
 from unvanish.pipeline import diagnose
-from unvanish.population.batched import Design, Images, Tuned, chance, images, tuned
+from unvanish.population.data import Images, chance, images
+from unvanish.population.designs import Design
 from unvanish.population.threads import one_thread
+from unvanish.population.tuning import Tuned, tuned
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
-from unvanish.population.batched import Design
+from unvanish.population.designs import Design
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.zoo import mnist

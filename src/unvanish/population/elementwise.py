@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,10 +43,19 @@ def module_of(name: str) -> nn.Module:
     return getattr(nn, known.module)(*known.arguments, **dict(known.options))
 
 
+def function_of(name: str) -> Callable[[Any], Any]:
+    """torch's function of an activation with its default settings, also of those that have no module."""
+    known = BY_NAME[name]
+    if not known.function:
+        return lambda x: x * 1.0  # the identity, as a call that a trace can see
+    function, options = attrgetter(known.function.removeprefix("torch."))(torch), dict(known.options)
+    return lambda x: function(x, *known.arguments, **options)
+
+
 def _by_torch(name: str, z: Floats) -> tuple[Floats, Back]:
     here = torch.from_numpy(z).requires_grad_()
     with torch.enable_grad():
-        value = module_of(name)(here)
+        value = function_of(name)(here)
 
     def back(g: Floats) -> Floats:
         return torch.autograd.grad(value, here, torch.from_numpy(np.ascontiguousarray(g)))[0].numpy()

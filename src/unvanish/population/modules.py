@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.population import draws
-from unvanish.population.batched import Block, Design
+from unvanish.population.designs import Block, Design
 from unvanish.population.initialisations import centring_bias
 from unvanish.population.shape import Shape, numbers_of, shape_of
 

@@ -23,7 +23,8 @@ BATCH = 16
 class Shape:
     """Fully connected networks: ``depth`` hidden layers of ``width``, each W x + b, norm, activation; a linear layer.
 
-    ``skip``: whether the hidden layers after the first are branches around which the signal goes too.
+    ``skip``: whether the hidden layers after the first are branches around which the signal goes too. ``after``: the
+    activation comes after their sum, in training alone; no grid asks for it.
     """
 
     depth: int
@@ -35,6 +36,7 @@ class Shape:
     norm: str = ""
     batch: int = BATCH
     skip: bool = False
+    after: bool = False
 
     @property
     def kind(self) -> str:

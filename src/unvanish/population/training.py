@@ -6,26 +6,37 @@ It is what a loop over modules with torch's optimizers does, to the rounding of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unvanish.population.batched import OPTIMIZERS as MAKERS
-from unvanish.population.batched import Images
+from unvanish.population.data import Images
 from unvanish.population.elementwise import Back, Floats, activate, normalise
 from unvanish.population.modules import parameters
-from unvanish.population.names import OPTIMIZERS
 from unvanish.population.shape import Array, Shape
 from unvanish.population.threads import one_thread
 
+MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+}
+"""By the name in a grid."""
 CHUNK = 2**20
 """Numbers, weights and activations, of the networks that are trained together: 4 MiB."""
+EVERY = 10
+"""Steps between two reports of progress."""
 JUDGED = 250
 """Images whose outputs are worked out at once to count right answers."""
+
+Tell = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -57,19 +68,21 @@ def train(
     pairs = [(point, at) for point in range(variances.shape[1]) for at in range(len(seeds))]
     table = (variances.shape[1], len(seeds))
     accuracy, loss, speeds = np.empty(table), np.empty(table), np.empty((shape.depth + 1, *table))
-    together = _together(shape)
-    for start in range(0, len(pairs), together):
-        some = pairs[start : start + together]
+    size = together(shape)
+    for start in range(0, len(pairs), size):
+        some = pairs[start : start + size]
         chosen = np.array([point for point, _ in some])
-        stack = _Stack(shape, variances[:, chosen], skip[chosen], [seeds[at] for _, at in some])
-        seen = stack.train(data, recipe, recipe.rates[chosen])
+        drawn = (parameters(shape, variances[:, point : point + 1], seeds[at]) for point, at in some)
+        stack = Stack(shape, skip[chosen], drawn)
+        seen = stack.train(data, Recipe(recipe.optimizer, recipe.rates[chosen], recipe.steps))
         places = tuple(np.array(some).T)
         accuracy[places], loss[places] = stack.accuracy(*data.judge), seen[0]
         speeds[(slice(None), *places)] = seen[1]
     return Trained(accuracy, loss, speeds)
 
 
-def _together(shape: Shape) -> int:
+def together(shape: Shape) -> int:
+    """How many networks of a shape are trained side by side."""
     inner = (shape.depth - 1) * shape.width**2 + shape.width * (shape.inputs + shape.outputs)
     return max(1, min(512, CHUNK // (2 * inner + 2 * shape.depth * shape.batch * shape.width)))
 
@@ -84,29 +97,36 @@ class _Layer:
     unit: Floats | None = None
 
 
-class _Stack:
-    """Networks side by side: parameters (N, …) in the order of a module's, gradients beside them."""
+class Stack:
+    """Networks of one shape side by side: parameters (N, …) in the order of a module's, gradients beside them.
 
-    def __init__(self, shape: Shape, variances: Array, skip: Array, seeds: Sequence[int]) -> None:
-        self.shape, self.count = shape, len(seeds)
-        networks = [parameters(shape, variances[:, at : at + 1], seed) for at, seed in enumerate(seeds)]
+    ``skip``: (N,), the factors of the residual branches; ``networks``: each one's parameters, which are copied.
+    """
+
+    def __init__(self, shape: Shape, skip: Array, networks: Iterable[Sequence[Tensor]]) -> None:
+        self.shape, self.count = shape, len(skip)
         self.parameters = [torch.stack([*each]) for each in zip(*networks, strict=True)]
         self.gradients = [torch.empty_like(each) for each in self.parameters]
         self.skip = skip.astype(np.float32)[:, None, None]
         self.by_layer = 4 if shape.norm else 2
 
-    def train(self, data: Images, recipe: Recipe, rates: Array) -> tuple[Array, Array]:
-        """The last training losses (N,) and the speeds (layers, N)."""
-        step = _stepper(self, recipe.optimizer, torch.from_numpy(rates).float())
+    def train(self, data: Images, recipe: Recipe, order: int = 0, tell: Tell = lambda share: None) -> tuple[Any, Any]:
+        """The last training losses (N,) and the speeds (layers, N); ``recipe.rates``: (N,).
+
+        ``order``: the seed of the order of the images. ``tell`` hears the share that is done, and may raise.
+        """
+        step = _stepper(self, recipe.optimizer, torch.from_numpy(recipe.rates).float())
         weights = self.gradients[:: self.by_layer]
         squares = torch.zeros(len(weights), self.count, dtype=torch.float64)
         losses = torch.full((self.count,), math.nan)
         with np.errstate(all="ignore"):
-            for inputs, labels in data.batches(self.shape.batch, recipe.steps, 0):
+            for done, (inputs, labels) in enumerate(data.batches(self.shape.batch, recipe.steps, order)):
                 losses = self.differentiate(inputs, labels)
                 for place, gradient in enumerate(weights):
                     squares[place] += torch.linalg.vector_norm(gradient, dim=(1, 2)).double() ** 2
                 step()
+                if done % EVERY == 0:
+                    tell(done / recipe.steps)
             speeds = 0.5 * np.log10(squares.numpy() / recipe.steps)
         return losses.double().numpy(), speeds
 
@@ -138,8 +158,12 @@ class _Stack:
             if affine:
                 layer.unit, layer.normalised = normalise(self.shape.norm, z)
                 z = layer.unit * affine[0].numpy()[:, None] + affine[1].numpy()[:, None]
+            joined = self.shape.skip and place > 0
+            if joined and self.shape.after:
+                here, layer.activated = activate(self.shape.activation, here + z)
+                continue
             value, layer.activated = activate(self.shape.activation, z)
-            here = here + self.skip * value if self.shape.skip and place else value
+            here = here + self.skip * value if joined else value
         raise AssertionError("the last layer returns")
 
     def _linear(self, here: Floats, weights: Tensor, biases: Tensor) -> Floats:
@@ -166,10 +190,10 @@ class _Stack:
             before = layers[place - 1]
             assert before.activated is not None
             joined = self.shape.skip and place > 1
-            g = before.activated(self.skip * around if joined else around)
+            g = before.activated(self.skip * around if joined and not self.shape.after else around)
+            around = (g if self.shape.after else around) if joined else None
             if before.normalised is not None and before.unit is not None:
                 g = self._normalised(before.unit, before.normalised, g, place - 1)
-            around = around if joined else None
 
     def _normalised(self, unit: Floats, normalised: Back, g: Floats, place: int) -> Floats:
         """Back through a normaliser, whose gains and shifts have gradients too."""
@@ -198,7 +222,7 @@ def _tensor(array: Floats) -> Tensor:
     return torch.from_numpy(array[0].copy()).expand(array.shape)
 
 
-def _stepper(stack: _Stack, optimizer: str, rates: Tensor) -> Callable[[], None]:
+def _stepper(stack: Stack, optimizer: str, rates: Tensor) -> Callable[[], None]:
     """One step of one of torch's optimizers with a rate (N,) for each network.
 
     Gradient descent is written out. The others act with rate 1 on shadows of zeros, which then are the update itself:
@@ -214,7 +238,7 @@ def _stepper(stack: _Stack, optimizer: str, rates: Tensor) -> Callable[[], None]
 
         return descend
     shadows = [torch.zeros_like(each, requires_grad=True) for each in stack.parameters]
-    inner = MAKERS[OPTIMIZERS[optimizer]][0](shadows, lr=1.0)
+    inner = MAKERS[optimizer](shadows, lr=1.0)
     for shadow, gradient in zip(shadows, stack.gradients, strict=True):
         shadow.grad = gradient
 

@@ -98,4 +98,6 @@ def _same_values(one: Tensor, other: Tensor) -> bool:
         return all(map(_same_bits, one.unbind(), other.unbind()))
     if one.is_sparse:
         return one._nnz() == other._nnz() and torch.equal(one.to_dense(), other.to_dense())
+    if one.layout is not torch.strided:  # compressed rows or columns: torch.equal does not know them
+        return one.shape == other.shape and torch.equal(one.to_dense(), other.to_dense())
     return torch.equal(one, other)

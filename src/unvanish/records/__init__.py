@@ -10,12 +10,14 @@ from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
+from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import Birth as Birth
 from unvanish.records.facts import InputFacts as InputFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
 from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
+from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
@@ -211,6 +213,8 @@ class Flow(Record, frozen=True, kw_only=True):
     asked: tuple[str, ...] = EVERYTHING
     pairs: PairFacts | None = None
     birth: Birth | None = None
+    alike: AlikeFacts | None = None
+    pinned: tuple[PinnedFacts, ...] = ()
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

@@ -123,6 +123,38 @@ class PairFacts(Record, frozen=True, kw_only=True):
     won: float
 
 
+class AlikeFacts(Record, frozen=True, kw_only=True):
+    """Rows (nodes, tokens) that averages over rows make alike, along the averages that no path goes around.
+
+    ``calls``: these averages in order, ``log10_spread`` log10 of 1 less the mean cosine between two rows after each,
+    ``stable_rank`` the rank ‖H‖²_F / σ₁² there; ``given``: log10 of the spread before the first of them. ``digits``:
+    log10 of the spread that rounding leaves. ``best_alike``: the lowest loss of outputs that are the same for all rows
+    of a group; ``at_alike``: the loss is no lower; ``out_of_reach``: the share of L_ref that these cannot win.
+    """
+
+    rows: int
+    calls: tuple[int, ...]
+    log10_spread: tuple[float, ...]
+    stable_rank: tuple[float, ...]
+    given: float
+    digits: float
+    best_alike: float | None = None
+    at_alike: bool = False
+    out_of_reach: float | None = None
+
+
+class PinnedFacts(Record, frozen=True, kw_only=True):
+    """A bounded activation most of whose entries are flat, before a loss without a scale.
+
+    ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
+    ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
+    """
+
+    call: int
+    asked: float
+    passed: float | None = None
+
+
 class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
@@ -196,13 +228,13 @@ class TimeFacts(Record, frozen=True, kw_only=True):
 
 
 class UnusedFacts(Record, frozen=True, kw_only=True):
-    """Why a layer has no gradient at all: no path of the graph leads from it to the loss.
+    """Why a layer has no gradient at all: no path of the graph leads from it to the loss, or one through a factor of 0.
 
     ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
-    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; ``cut_at``: a
-    source line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out,
-    or cuts it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``:
-    whether the optimizer holds it; None without one.
+    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; or the
+    factor of zero that it is multiplied by in the graph; ``cut_at``: a source line. ``feeds``: a layer that is trained
+    consumes them. ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package.
+    ``conditional``: that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
     """
 
     layer: str

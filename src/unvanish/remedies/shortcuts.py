@@ -23,7 +23,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupN
     "residual",
     "residual connections, branches scaled by 1/√L",
     kind="residual",
-    answers=("UV101",),
+    answers=("UV101", "UV407"),
     cures_on=("sigmoid-20", "xavier-sigmoid-20"),
     no_help_on=("lr-too-small", "relu-on-logits"),
 )

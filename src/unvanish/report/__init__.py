@@ -35,7 +35,7 @@ class _OfFlow(Generic[T]):
         return self.get(report.flow)
 
 
-class Report(Record, frozen=True, kw_only=True):
+class Report(Record, frozen=True, kw_only=True, dict=True):
     """One check of one network. ``print(report)`` shows it; ``report.save("x.json")`` keeps it.
 
     ``verdict`` is the word of the first finding of level "error", else of the first note, else "healthy"; ``healthy``
@@ -69,6 +69,8 @@ class Report(Record, frozen=True, kw_only=True):
     time = _OfFlow(lambda flow: flow.time)
     pairs = _OfFlow(lambda flow: flow.pairs)
     birth = _OfFlow(lambda flow: flow.birth)
+    alike = _OfFlow(lambda flow: flow.alike)
+    pinned = _OfFlow(lambda flow: flow.pinned)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -10,7 +10,7 @@ from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question, time_axis
-from unvanish.report.sentences import checked, headline, tally, words
+from unvanish.report.sentences import called, checked, headline, tally, words
 from unvanish.report.through_time import TITLE
 from unvanish.words.glossary import GLOSSARY
 from unvanish.words.markup import Child, Html, h, prose
@@ -36,7 +36,7 @@ def write(report: Report) -> str:
     """One self-contained page for people: pictures, findings and every number, without scripts."""
     sections = list(_sections(report))
     links = [h("li", h("a", each.title, href=f"#{each.anchor}")) for each in sections]
-    word = words(report.verdict).capitalize()
+    word = called(report)
     return frame.page(
         f"{word}: gradient report on {report.setting.model}",
         h("a", "Skip to the report", href="#report", class_="skip"),
@@ -54,13 +54,14 @@ def write(report: Report) -> str:
 
 def banner(report: Report) -> Html:
     """The verdict and the sentence it rests on."""
-    word = words(report.verdict).capitalize()
+    word = called(report)
+    verdict = "healthy" if word.startswith("Healthy") else report.verdict
     levels = [finding.level for finding in report.findings]
     counts = [(levels.count(level), level) for level in ("error", "note") if level in levels]
     found = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
     aside = h("span", found, class_="count")
     said = h("p", h("strong", f"{word}:"), " ", prose(headline(report)), role="status")
-    return h("div", said, aside, class_=f"verdict {tone(report.verdict)}")
+    return h("div", said, aside, class_=f"verdict {tone(verdict)}")
 
 
 def _sections(report: Report) -> Iterator[Section]:

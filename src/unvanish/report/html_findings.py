@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
+from unvanish.report.index import index
 from unvanish.report.sentences import beyond_headline, message, places, said, words
 from unvanish.rules import Event, Rule, known
 from unvanish.words.markup import Child, Html, h, prose
-from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -35,7 +35,7 @@ def finding_article(report: Report, finding: Finding, *, brief: bool = False) ->
     )
     text = (beyond_headline if brief else message)(report, finding)
     facts = (
-        ("layers", span(finding.layers, [layer.name for layer in report.layers])),
+        ("layers", index(report).span(finding)),
         ("cause", finding.cause),
         ("called at", places(report, finding)),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
 from unvanish.records import Finding, LayerFlow
 from unvanish.report.formats import writer
+from unvanish.report.index import index
 from unvanish.report.places import place, title
 from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences, words
 from unvanish.words.markup import visible
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from unvanish.report import Report
 
 WHOLE = "the network as a whole"
+
+
+class Failure(NamedTuple):
+    """What the cases of one finding say: its verdict, its first sentence, all of it, and the case that holds all."""
+
+    verdict: str
+    sentence: str
+    details: str
+    case: str
 
 
 @writer("junit", suffix=".xml")
@@ -36,8 +46,13 @@ def write(report: Report) -> str:
     errors = [finding for finding in report.findings if finding.level == "error"]
     names = {layer.name for layer in report.layers}
     _whole(suite, report, [each for each in errors if not names.intersection(each.layers)])
+    failing: dict[str, list[Failure]] = {}
+    for finding in errors:
+        failure = _failure(report, finding)
+        for name in dict.fromkeys(finding.layers):
+            failing.setdefault(name, []).append(failure)
     for layer in report.layers:
-        _layer(suite, report, layer, [each for each in errors if layer.name in each.layers])
+        _layer(suite, report, layer, failing.get(layer.name, []))
     for tag, counted in (("tests", "testcase"), ("failures", "testcase/failure"), ("skipped", "testcase/skipped")):
         suite.set(tag, str(len(suite.findall(counted))))
     suite.set("errors", "0")
@@ -51,20 +66,20 @@ def write(report: Report) -> str:
 def _whole(suite: ET.Element, report: Report, errors: Sequence[Finding]) -> None:
     case = ET.SubElement(suite, "testcase", classname=visible(report.setting.model), name=WHOLE)
     if errors:
-        _fail(case, report, errors, WHOLE)
+        _fail(case, [_failure(report, each) for each in errors])
     open_questions = [f"not decided: {what}: {why}" for what, why in report.undecided]
     notes = [f"{f.code} {title(f)} ({f.level}): {message(report, f)}" for f in report.findings if f.level != "error"]
     _output(case, [*notes, *open_questions, *report.notes])
 
 
-def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence[Finding]) -> None:
+def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence[Failure]) -> None:
     case = ET.SubElement(suite, "testcase", classname=visible(report.setting.model), name=visible(layer.name))
     where = place(layer.source)
     if where is not None:
         case.set("file", visible(where.file))
         case.set("line", str(where.line))
     if errors:
-        _fail(case, report, errors, _first_case(report, errors[0]))
+        _fail(case, errors)
     elif layer.verdict == "undecided":
         ET.SubElement(case, "skipped", message="what was measured does not settle whether this layer is healthy")
     elif layer.verdict == "not_asked":
@@ -73,19 +88,24 @@ def _layer(suite: ET.Element, report: Report, layer: LayerFlow, errors: Sequence
         _output(case, [f"verdict: {words(layer.verdict)}"])
 
 
-def _first_case(report: Report, finding: Finding) -> str:
-    named = set(finding.layers)
-    return next(layer.name for layer in report.layers if layer.name in named)
+def _failure(report: Report, finding: Finding) -> Failure:
+    named = index(report).named(finding.layers)
+    return Failure(
+        verdict=finding.verdict,
+        sentence=f"{finding.code} {title(finding)}: {sentences(report, finding)[0]}",
+        details="\n".join(map(visible, _details(report, finding))),
+        case=named[0].name if named else WHOLE,
+    )
 
 
-def _fail(case: ET.Element, report: Report, errors: Sequence[Finding], first_case: str) -> None:
+def _fail(case: ET.Element, errors: Sequence[Failure]) -> None:
     """One failure a case, as the format wants it; the text of a finding stands in the first of its cases."""
-    told = [f"{each.code} {title(each)}: {sentences(report, each)[0]}" for each in errors]
-    failure = ET.SubElement(case, "failure", type=visible(errors[0].verdict), message=visible("; ".join(told)))
-    if case.get("name") == visible(first_case):
-        failure.text = "\n".join(visible(line) for each in errors for line in _details(report, each))
+    told, first = visible("; ".join(each.sentence for each in errors)), errors[0].case
+    failure = ET.SubElement(case, "failure", type=visible(errors[0].verdict), message=told)
+    if case.get("name") == visible(first):
+        failure.text = "\n".join(each.details for each in errors)
     else:
-        failure.text = visible(f"See the case of {first_case}.")
+        failure.text = visible(f"See the case of {first}.")
 
 
 def _details(report: Report, finding: Finding) -> list[str]:

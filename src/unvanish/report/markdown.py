@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Finding
 from unvanish.report.formats import writer
+from unvanish.report.index import index
 from unvanish.report.places import title
-from unvanish.report.sentences import beyond_headline, checked, evidence_fact, headline, places, words
+from unvanish.report.sentences import beyond_headline, called, checked, evidence_fact, headline, places
 from unvanish.report.text import STAIRCASE, backward_staircase
 from unvanish.report.through_time import TITLE, shown
 from unvanish.words.markup import visible
-from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -29,7 +29,7 @@ def write(report: Report) -> str:
 
 
 def _blocks(report: Report) -> Iterator[str]:
-    word = words(report.verdict).capitalize()
+    word = called(report)
     yield f"## {_plain(word)}: {_plain(headline(report))}"
     yield "\n".join(f"- {_plain(fact)}" for fact in checked(report))
     drawn = backward_staircase(report, WIDTH)
@@ -56,8 +56,7 @@ def _blocks(report: Report) -> Iterator[str]:
 
 
 def _row(report: Report, finding: Finding) -> tuple[str, ...]:
-    order = [layer.name for layer in report.layers]
-    return finding.code, title(finding), finding.level, span(finding.layers, order) or "the network as a whole"
+    return finding.code, title(finding), finding.level, index(report).span(finding) or "the network as a whole"
 
 
 def _finding(report: Report, finding: Finding) -> Iterator[str]:

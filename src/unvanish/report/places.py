@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import Finding
+from unvanish.report.index import index
 from unvanish.report.sentences import words
 
 if TYPE_CHECKING:
@@ -34,14 +35,13 @@ def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]
 
     A finding about the network as a whole points at the call its outputs come from, with no layers.
     """
-    called: dict[Place, tuple[str, ...]] = {}
-    named = set(finding.layers)
-    for layer in report.layers:
+    called: dict[Place, list[str]] = {}
+    for layer in index(report).named(finding.layers):
         where = place(layer.source)
-        if where is not None and layer.name in named:
-            called[where] = (*called.get(where, ()), layer.name)
+        if where is not None:
+            called.setdefault(where, []).append(layer.name)
     if called or finding.layers:
-        return list(called.items())
+        return [(where, tuple(names)) for where, names in called.items()]
     ends = [where for call in reversed(report.calls) if (where := place(call.source)) is not None]
     return [(ends[0], ())] if ends else []
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import Evidence, Finding, LayerFlow
+from unvanish.report.index import index
 from unvanish.words.numbers import amount, number, percent
-from unvanish.words.spans import span
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -37,11 +37,36 @@ SHARES = {
 }  # fmt: skip
 
 
+INTENDED = ("frozen", "gated")
+"""Verdicts of notes that say what a fine-tuning is meant to be; the layers that learn are no worse for it."""
+
+
+def called(report: Report) -> str:
+    """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
+
+    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn; and where every
+    layer was judged healthy and only the loss leaves a question open.
+    """
+    verdicts = {layer.verdict for layer in report.layers}
+    if not report.findings or not report.healthy or "healthy" not in verdicts:
+        return words(report.verdict).capitalize()
+    open_questions = [f for f in report.findings if f.verdict == "undecided"]
+    others = [f for f in report.findings if f.verdict not in INTENDED and f not in open_questions]
+    if others or not verdicts <= {"healthy", *INTENDED}:
+        return words(report.verdict).capitalize()
+    if not open_questions:
+        return "Healthy"
+    count = len(report.undecided)
+    return f"Healthy; {'one question' if count == 1 else f'{count} questions'} open"
+
+
 def headline(report: Report) -> str:
     """The first sentence of the finding the verdict rests on; without one, what the absence of findings means."""
     first = deciding(report)
     if first is not None:
         return sentences(report, first)[0]
+    if report.findings:
+        return _no_fault(report)
     unjudged = sum(layer.verdict in ("undecided", "not_asked") for layer in report.layers)
     if not report.layers:
         return "nothing was found, but no layer was measured either."
@@ -50,9 +75,21 @@ def headline(report: Report) -> str:
     return "no fault was found; the error signal reaches every layer at a usable size."
 
 
+def _no_fault(report: Report) -> str:
+    """That nothing is wrong with the layers that learn; what is intended, and what is open."""
+    counts = Counter(layer.verdict for layer in report.layers)
+    learn = counts["healthy"]
+    said = f"no fault was found; the error signal reaches {'all' if learn == len(report.layers) else ''}"
+    said = f"{said.rstrip()} {learn:,} {'layer that learns' if learn == 1 else 'layers that learn'} at a usable size"
+    aside = [f"{counts[word]:,} {verb}" for word, verb in (("frozen", "frozen"), ("gated", "gated")) if counts[word]]
+    what = f" ({', '.join(aside)})" if aside else ""
+    asked = "".join(f"; open: {what}: {why}" for what, why in report.undecided[:1])
+    return f"{said}{what}{asked}."
+
+
 def deciding(report: Report) -> Finding | None:
-    """The finding the verdict rests on."""
-    return next(iter([f for f in report.findings if f.level == "error"] or report.findings), None)
+    """The finding the verdict rests on; None where the headline is that nothing is wrong."""
+    return None if called(report).startswith("Healthy") else index(report).deciding
 
 
 def sentences(report: Report, finding: Finding) -> list[str]:
@@ -62,7 +99,7 @@ def sentences(report: Report, finding: Finding) -> list[str]:
 
 def message(report: Report, finding: Finding) -> str:
     """The message; where it begins with layers called by bare numbers, it says that they are layers."""
-    named = span(finding.layers, [layer.name for layer in report.layers])
+    named = index(report).span(finding)
     if named[:1].isdigit() and finding.message.startswith(f"{named} "):
         return f"{'layer' if len(finding.layers) == 1 else 'layers'} {finding.message}"
     return finding.message
@@ -144,7 +181,7 @@ def checked(report: Report) -> list[str]:
 
 def places(report: Report, finding: Finding, most: int = 3) -> str:
     """The source lines where a finding's layers are called, the first few spelled out; "" if its message has them."""
-    called = {layer.name: layer.source for layer in report.layers if layer.source}
+    called = {layer.name: layer.source for layer in index(report).named(finding.layers) if layer.source}
     lines = list(dict.fromkeys(called[name] for name in finding.layers if name in called))
     if not lines or lines[0] in finding.message:
         return ""

@@ -11,8 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from unvanish.records import LayerFlow
+from unvanish.report.index import index
 from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
-from unvanish.report.sentences import beyond_headline, checked, deciding, evidence_fact, headline, places, tally, words
+from unvanish.report.sentences import (
+    beyond_headline,
+    called,
+    checked,
+    deciding,
+    evidence_fact,
+    headline,
+    places,
+    tally,
+    words,
+)
 from unvanish.report.staircase import Fold, Scale, bar_scale, fold, marks
 from unvanish.report.table import FACTORS, Column, draw, layout
 from unvanish.report.through_time import TITLE, shown
@@ -62,8 +73,9 @@ def _set(
 
 
 def _headline(report: Report, page: Page) -> None:
-    word = page.clean(words(report.verdict).capitalize())
-    page.print((f"{word}: ", f"{STRONG} {style_of(report.verdict)}"), (page.clean(headline(report)), STRONG))
+    word = page.clean(called(report))
+    verdict = "healthy" if word.startswith("Healthy") else report.verdict
+    page.print((f"{word}: ", f"{STRONG} {style_of(verdict)}"), (page.clean(headline(report)), STRONG))
     page.line()
     page.facts("Checked:", map(page.clean, checked(report)))
 
@@ -149,7 +161,6 @@ def _findings(report: Report, page: Page) -> None:
     if not report.findings:
         return
     page.title("Why")
-    order = [layer.name for layer in report.layers]
     for finding in report.findings:
         page.line()
         word = words(finding.verdict)
@@ -162,7 +173,7 @@ def _findings(report: Report, page: Page) -> None:
         if message:
             page.print((page.clean(message), ""), label="  ")
         facts = [
-            ("layers", span(finding.layers, order)),
+            ("layers", index(report).span(finding)),
             ("cause", finding.cause),
             *(("measured", evidence_fact(each)) for each in finding.evidence),
             ("called at", places(report, finding)),

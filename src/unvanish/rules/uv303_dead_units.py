@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.decide.limits import DEAD_UNITS
 from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow
@@ -57,6 +59,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         call
         for call in flow.calls
         if call.part == "model"
+        and call.log10_signal != -math.inf  # what it gives plays no part in the loss: a penalty that is switched off
         and (is_piecewise_linear(call) or not call.bounded)
         and (call.dead_fraction or 0.0) > (0.0 if worse and makes_outputs(flow, call) else threshold)
         and not goes_around(flow, call)

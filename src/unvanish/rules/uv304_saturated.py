@@ -41,14 +41,20 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
     The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
     more, it is a note: a third is left where nine entries in ten are flat, the limit that UV303 has for dead units.
+    Before a loss without a scale, such as a policy gradient or what a generator gets from a sure judge, the direction
+    decides. At least a quarter of what the loss asks, in squares, would move flat entries away from their end. There an
+    output counts, too, where less than a hundredth of the gradient passes that inputs of size 1 would let through: a
+    logarithm may make up for the slope.
 
     What helps: smaller weights, standardised inputs, a normalisation before the activation.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; LeCun,
     Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4.
     """
-    if flow.loss is None or not flow.loss.at_constant or settled(flow):
+    if flow.loss is None or settled(flow):
         return []
+    if not flow.loss.at_constant:
+        return _pinned(flow, threshold, passed) if flow.pinned else []
     excused = flow.inputs.layer if flow.inputs is not None and inputs_saturate(flow) else ""
     calls = [
         call
@@ -72,6 +78,48 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=worst.name,
             message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _rest(left)),
+            evidence=tuple(evidence),
+        )
+    ]
+
+
+ASKED, LET_THROUGH = 0.25, 0.01
+
+
+def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
+    """What lies on its flat ends before a loss without a scale, though the loss asks it to move away from there."""
+    found = [
+        (flow.calls[each.call], each)
+        for each in flow.pinned
+        if each.asked >= ASKED
+        and (each.passed is None or each.passed < LET_THROUGH)
+        and (each.passed is not None or not makes_outputs(flow, flow.calls[each.call]))
+        and not is_piecewise_linear(flow.calls[each.call])
+        and (flow.calls[each.call].saturated_fraction or 0.0) > threshold
+    ]
+    if not found:
+        return []
+    call, facts = max(found, key=lambda each: each[0].saturated_fraction or 0.0)
+    share = call.saturated_fraction or 0.0
+    left = math.sqrt(max(0.0, 1.0 - share))
+    behind = {layer.name for each, _ in found for layer in feeding(flow, each)}
+    message = (
+        f"{percent(share)} of what leaves {place(call)} lies on its flat ends, where the slope is nearly zero, so the"
+        f" layers before it get almost no signal. They are not there because the loss wants them there:"
+        f" {percent(facts.asked)} of what it asks would move such entries away from their end."
+    )
+    evidence = [
+        Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),
+        Evidence(name="asked to leave a flat end", value=facts.asked, relation=">", threshold=ASKED),
+    ]
+    if facts.passed is not None:
+        evidence.append(Evidence(name="gradient let through", value=facts.passed, relation="<", threshold=LET_THROUGH))
+    return [
+        Statement(
+            level="error" if left < passed else "note",
+            layers=names([layer for layer in flow.layers if layer.name in behind]),
+            cause=call.name,
+            message=message + ("" if left < passed else _rest(left)),
             evidence=tuple(evidence),
         )
     ]

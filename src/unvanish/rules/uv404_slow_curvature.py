@@ -8,6 +8,9 @@ from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import little_gained, steps_to_judge
 from unvanish.rules.wording import about
 
+HALF_A_RUNG = 10.0**0.5
+"""Multiples are tried in tenfold steps: the best one is known to within half of that."""
+
 
 @rule(
     "UV404",
@@ -33,8 +36,9 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     direction in proportion to rate times curvature. With curvatures far apart no single rate suits both.
 
     Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is
-    greater than ``multiple``; the learning rate in the same units is greater than ``near``; more than ``steps`` steps
-    are needed to close 90 % of the gap; and steps really taken closed less than a tenth of it. Only for SGD.
+    greater than ``multiple``, less the half of a tenfold step to which it is known; the learning rate in the same units
+    is greater than ``near``; more than ``steps`` steps are needed to close 90 % of the gap; and steps really taken
+    closed less than a tenth of it. Only for SGD.
 
     What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
 
@@ -48,7 +52,8 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     if step.optimizer != "SGD" or not step.lr_limit or step.best is None or step.needed is None:
         return []
     rate = 2.0 * step.lr / step.lr_limit  # lr · λ_max
-    if not (step.best * rate > multiple and rate > near and step.needed > steps and little_gained(step, gap)):
+    limit = multiple / HALF_A_RUNG
+    if not (step.best * rate > limit and rate > near and step.needed > steps and little_gained(step, gap)):
         return []
     message = (
         f"At this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would be"
@@ -61,9 +66,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
             cause="curvatures far apart",
             message=message,
             evidence=(
-                Evidence(
-                    name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=multiple
-                ),
+                Evidence(name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=limit),
                 Evidence(name="learning rate in units of 1/λ_max", value=rate, relation=">", threshold=near),
                 Evidence(name="steps needed", value=step.needed, relation=">", threshold=steps),
             ),

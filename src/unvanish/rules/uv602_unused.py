@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from unvanish.decide.limits import SWITCHED_OFF
 from unvanish.records import Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
@@ -44,8 +45,9 @@ def unused(flow: Flow) -> list[Statement]:
     trained layer consumes it is a note where the layer was called on what a used one computed (poolers), or has a twin
     that is trained (a target network). A layer never called is a note where a numbered sibling of the same kind is used
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
-    leaves it out; an error otherwise. Of a running training, a layer that had neither signal nor gradient in a step;
-    always a note.
+    leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
+    and gets nothing: a note, where the loss goes on beside it. Of a running training, a layer that had neither signal
+    nor gradient in a step; always a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
@@ -67,12 +69,14 @@ def unused(flow: Flow) -> list[Statement]:
     ]
 
 
-CAUSES = ("never called", "cut off", "left out by the optimizer", "library", "this batch")
+CAUSES = ("never called", "cut off", "left out by the optimizer", "library", "switched off", "this batch")
 THIS_BATCH = "not part of this loss on this batch; other batches or losses may use"
 
 
 def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, str]:
     """Level, cause, and for a cut what made it."""
+    if facts.cut == SWITCHED_OFF:
+        return "note", "switched off", ""
     if facts.cut and facts.feeds:
         if facts.library or facts.held is False:
             return "note", "library" if facts.library else "left out by the optimizer", facts.cut
@@ -95,6 +99,7 @@ def _finding(
         "cut off": _cut(by, where),
         "left out by the optimizer": f"{_cut(by, where)}; the optimizer does not hold {_them(layers)} either",
         "library": f"{_cut(by, where)}, by a library's own forward",
+        "switched off": f"switched off: what it computes is multiplied by zero{f' at {where}' if where else ''}",
         "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
         "this batch": f"{THIS_BATCH} {_them(layers)}",
     }[cause]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from unvanish.decide.live import ARRIVAL, arrivals, gate_after
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, subject
-from unvanish.words.spans import in_blocks
+
+MOST = 5
+"""Gates that are named one by one; of more the first three and a count."""
 
 
 @rule(
@@ -45,19 +46,12 @@ def gated(flow: Flow) -> list[Statement]:
     if not layers:
         return []
     zeros = {facts.layer: facts.gates for facts in flow.zeros}
-    found = list(dict.fromkeys(gate for layer in layers for gate in _gates(flow, layer, zeros)))
-    calls = [gate for gate in found if " in " in gate]
-    gates = ", ".join(filter(None, (listing(gate for gate in found if gate not in calls), _calls(calls))))
-    if calls and len(calls) == len(found):
-        message = (
-            f"{subject(flow, layers, 'lies', 'lie')} behind {gates}, which still passes them little of the signal,"
-            " beside a way that carries it. It is neither vanished nor dead: as the layers beside it learn, more comes."
-        )
-    else:
-        message = (
-            f"{subject(flow, layers, 'waits', 'wait')} behind {gates or 'a gate'}, zero or nearly so and trainable:"
-            " the gradient comes as the gate opens. It is neither vanished nor dead: the gate itself learns."
-        )
+    named = dict.fromkeys(name for layer in layers for gate in _gates(flow, layer, zeros) for name in gate.split(", "))
+    gates = listing(named, most=MOST if len(named) <= MOST else 3)
+    message = (
+        f"{subject(flow, layers, 'waits', 'wait')} behind {gates or 'a gate'}, zero or nearly so and trainable:"
+        " the gradient comes as the gate opens. It is neither vanished nor dead: the gate itself learns."
+    )
     if not flow.asks("log10_transmission"):
         evidence = Evidence(name=ARRIVAL, value=min(_arrival(flow, layer) for layer in layers))
     else:
@@ -77,15 +71,6 @@ def _gates(flow: Flow, layer: LayerFlow, zeros: dict[str, tuple[str, ...]]) -> t
     if not flow.asks("log10_transmission"):
         return tuple(gate for gate in (gate_after(flow.layers, layer, _arrival(flow, layer)),) if gate)
     return (layer.gate,) if layer.gate else zeros.get(layer.name, ())
-
-
-def _calls(gates: Sequence[str]) -> str:
-    """The calls that weaken a signal, folded where they repeat from block to block."""
-    if len({gate.partition(" in ")[0] for gate in gates}) == 1:
-        name = gates[0].partition(" in ")[0]
-        if repeated := in_blocks([gate.partition(" in ")[2] for gate in gates], "calls"):
-            return f"{name} in {repeated}"
-    return listing(gates)
 
 
 def _arrival(flow: Flow, layer: LayerFlow) -> float:

@@ -46,8 +46,9 @@ def lr_too_small(
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
     the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the
     optimizer has counted all of the planned steps, and more than ``left`` of the reduction remains, more than the
-    planned steps are proof enough. Where layers are vanished, dead, gated, exploding or below eps, or the rate is near
-    its limit, the rate is not what is wrong.
+    planned steps are proof enough. Where layers are frozen it stays a note: the gap is that to the best outputs of all,
+    which a head over frozen features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
+    below eps, or the rate is near its limit, the rate is not what is wrong.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -64,6 +65,7 @@ def lr_too_small(
         return []
     over = _is_over(flow, step, left)
     proven = _proven(step, gain) and _curable(step) and (over or step.needed > times * planned(step))
+    proven = proven and not any(layer.frozen for layer in flow.layers)
     share = Evidence(name="steps needed", value=step.needed, relation=">", threshold=times * planned(step))
     if over or not proven:
         share = share.replace(threshold=float(planned(step)))

@@ -16,18 +16,21 @@ from unvanish.records import UnvanishError
 HOST = "127.0.0.1"
 
 
-def serve(name: str, port: int = 0, *, browser: bool = True, say: Callable[[str], None] = print) -> int:
+def serve(
+    name: str, port: int = 0, *, browser: bool = True, say: Callable[[str], None] = print, **given: object
+) -> int:  # fmt: skip
     """Serve the site of that name, such as "lab", until it is interrupted; its address is opened in a browser.
 
-    ``port``: 0 takes any free one. ``say`` is told the address, with its token. Returns the exit status. Raises
-    UnvanishError where the port cannot be had or the packages of the extra "lab" are not installed.
+    ``port``: 0 takes any free one. ``say`` is told the address, with its token. ``given``: what the site is made of,
+    such as the folder of its runs. Returns the exit status. Raises UnvanishError where the port cannot be had or the
+    packages of the extra "lab" are not installed.
     """
     try:
         import uvicorn
 
         from unvanish.server.app import application
 
-        site = importlib.import_module(f"unvanish.server.{name}").site()
+        site = importlib.import_module(f"unvanish.server.{name}").site(**given)
     except ImportError as error:
         raise UnvanishError(
             f"the page of {name} needs the package {error.name}, which is not installed;"

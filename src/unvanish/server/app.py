@@ -23,7 +23,7 @@ from unvanish.server.guard import Guard
 from unvanish.server.jobs import events
 from unvanish.server.site import Site
 
-SHARED = {"parts.js": "text/javascript", "pictures.js": "text/javascript"}
+SHARED = {"page.css": "text/css", "parts.js": "text/javascript", "pictures.js": "text/javascript"}
 """Files that the pages of all sites load."""
 
 
@@ -56,18 +56,22 @@ def answered(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Reque
 
 
 def _pages(site: Site) -> list[BaseRoute]:
+    sites = [site] if site.beside is None else [site, site.beside]
+
     async def page(request: Request) -> Response:
-        return Response(_file(site.package, "page.html"), media_type="text/html")
+        asked = sites[-1] if request.url.path != "/" else site
+        return Response(_file(asked.package, "page.html"), media_type="text/html")
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
-        for package, known in (("unvanish.server", SHARED), (site.package, site.files)):
+        for package, known in (("unvanish.server", SHARED), *((each.package, each.files) for each in sites)):
             if name in known:
                 return Response(_file(package, name), media_type=known[name])
         return PlainTextResponse("there is no such file", 404)
 
     return [
         Route("/", page),
+        *(Route(f"/{each.title}", page) for each in sites[1:]),
         Route("/static/{name}", static),
         Route("/theme.css", _theme),
         Route("/vega.js", _vega),

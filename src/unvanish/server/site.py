@@ -16,7 +16,8 @@ class Site:
 
     ``package``: the package that has ``static/page.html`` and the ``files`` the page loads, each with its media type.
     ``routes``: what the page asks. ``jobs``: what runs for it, followed and stopped under ``/api/jobs/ID``.
-    ``encode``: the JSON of a job's result. ``warm``: does now what the first visitor would wait for.
+    ``encode``: the JSON of a job's result. ``warm``: does now what the first visitor would wait for. ``beside``: a site
+    whose page is served under its title, such as /lab; its routes are among the routes.
     """
 
     title: str
@@ -26,3 +27,4 @@ class Site:
     jobs: Jobs
     encode: Callable[[object], bytes]
     warm: Callable[[], None]
+    beside: Site | None = None

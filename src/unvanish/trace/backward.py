@@ -20,9 +20,9 @@ def walk(
 ) -> list[Tape]:
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
-    ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node)`` each node of a
-    call just before it is released (not where ``why_unsupported`` has a reason). Returns one Tape a channel. Without a
-    graph the tapes are empty.
+    ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
+    node of a call just before it is released (not where ``why_unsupported`` has a reason). Returns one Tape a channel.
+    Without a graph the tapes are empty.
     """
     run = plain_walk if why_unsupported() else exact_walk
     return run(capture, channels, on_leaf, on_node)

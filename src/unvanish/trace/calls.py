@@ -15,6 +15,7 @@ from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
 from unvanish.trace.births import Trouble
 from unvanish.trace.cuts import Cut
+from unvanish.trace.mixing import Mixing
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -60,6 +61,8 @@ class Call:
     alone: tuple[Any, ...] | None = None  # of a normaliser: (func, args, kwargs), its tensors replaced by ones
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
+    off: bool = False  # multiplies by a constant that is zero throughout
+    mixing: Mixing | None = None  # where it averages over rows
 
     @property
     def rms(self) -> float:

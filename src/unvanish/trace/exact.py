@@ -38,8 +38,9 @@ def exact_walk(
 ) -> list[Tape]:
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
-    ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node)`` each node of a
-    call just before it is released. Returns one Tape a channel. Without a graph the tapes are empty.
+    ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
+    node of a call just before it is released; ``cotangent``: that of the first channel, up to a power of two. Returns
+    one Tape a channel. Without a graph the tapes are empty.
     """
     starts = [root for channel in channels for root, _ in channel]
     if not starts:
@@ -141,7 +142,7 @@ class _Walk:
         owner = self.capture.owner
         me = owner.get(node, PARAMETERS_ONLY)
         if self.on_node is not None and me != PARAMETERS_ONLY:
-            self.guarded(me, node, self.on_node, me, node)
+            self.guarded(me, node, self.on_node, me, node, slots[0][0][0].mantissa if 0 in slots[0] else None)
         sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
         for channel, held in enumerate(slots):
             if not held:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
+from unvanish.trace.mixing import mixing_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, rebuild, tensors
@@ -181,7 +182,9 @@ class Recorder(TorchFunctionMode):
         if not call.finite:
             given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
-        call.cuts = behind
+        call.cuts, call.off = behind, _times_zero(name, args)
+        if call.finite and self.part == "model":
+            call.mixing = mixing_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):
             if "norm" in name:
                 call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
@@ -266,6 +269,14 @@ class Recorder(TorchFunctionMode):
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
         self.capture.loss_call = (func, *cut, index)
         self.capture.loss_input = root_of(args[0])
+
+
+def _times_zero(name: str, args: Any) -> bool:
+    """Whether one of the factors is a constant that is zero throughout: what the other is plays no part."""
+    if name.strip("_") not in ("mul", "rmul", "imul", "multiply"):
+        return False
+    fixed = (a for a in args if not isinstance(a, Tensor) or not a.requires_grad)
+    return any(not bool(a.any()) if isinstance(a, Tensor) else a == 0 for a in fixed)
 
 
 def _shape_of(tensor: Tensor) -> tuple[int, ...]:

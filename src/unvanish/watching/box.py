@@ -10,12 +10,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unvanish.decide import decide
 from unvanish.pipeline import look
@@ -26,6 +28,9 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.loss_graph import between, birth, name_of, steep
+from unvanish.watching.norms import local
+from unvanish.watching.processes import several
+from unvanish.watching.table import spread
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -34,6 +39,7 @@ PROBE = 256
 """So many entries of each output are kept, to see whether a repetition gives the same."""
 
 OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+WAITS = "to run it again would mean to wait for processes that are not running it"
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
 """What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
 
@@ -52,19 +58,27 @@ class Entry:
     outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
     loss: bool = False
-    kept: bool = False
 
     @property
     def samples(self) -> int:
         return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
 
-    def waits(self, held: set[int]) -> bool:
-        """Whether it has a trainable parameter that none of these is."""
-        return any(p.requires_grad and id(p) not in held for p in self.module.parameters())
-
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
+
+
+class NoCollectives(TorchDispatchMode):
+    """Refuses what all processes have to call together: the others are not running the step again."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
+            raise UnvanishError(f"it calls {func.name()}, and {WAITS}")
+        return func(*args, **(kwargs or {}))
+
+
+def _sharded(module: nn.Module) -> bool:
+    return type(module).__name__ == "FullyShardedDataParallel" or any(spread(p) for p in module.parameters(False))
 
 
 class Box:
@@ -86,7 +100,7 @@ class Box:
         entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
         self.running = entry
         self.entries.append(entry)
-        self._count(entry)
+        self.counts[id(module)] = self.counts.get(id(module), 0) + entry.samples
         del self.entries[:-MOST]
 
     def after(self, outputs: Any) -> None:
@@ -108,25 +122,18 @@ class Box:
         if not finite:
             self.loss_birth = birth(between(self.loss, self.ends))
 
-    def clear(self, held: set[int]) -> None:
-        """The step is over; ``held``: the ``id`` of all that the known optimizers move.
+    def forget(self, moved: set[int]) -> None:
+        """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
+        self.entries = [each for each in self.entries if not any(id(p) in moved for p in each.module.parameters())]
 
-        A call of a model that none of them holds waits for one that has not been seen yet, and no longer than a step.
-        """
-        self.entries = [each for each in self.entries if not each.kept and each.waits(held)]
+    def clear(self) -> None:
+        self.entries, self.running, self.ends, self.loss, self.loss_birth = [], None, set(), None, ""
         self.counts.clear()
-        for each in self.entries:
-            each.kept = True
-            self._count(each)
-        self.running, self.ends, self.loss, self.loss_birth = None, set(), None, ""
 
     @property
     def samples(self) -> int:
         """The samples of the step: the most that one module was given, in all of its calls together."""
         return max(self.counts.values(), default=0)
-
-    def _count(self, entry: Entry) -> None:
-        self.counts[id(entry.module)] = self.counts.get(id(entry.module), 0) + entry.samples
 
 
 def _receiver(signals: dict[int, Tensor], at: int) -> Any:
@@ -158,15 +165,11 @@ class Replay:
 
 
 def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = ()) -> Replay:
-    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
-
-    ``models``: what is watched; the layers are called as they are there. ``moved``: the ``id`` of what the optimizer is
-    about to move; the report is on a model that holds some of it.
-    """
+    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step."""
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
     for entry in box.entries:
-        bad = [name for name, each in entry.module.named_parameters() if not _finite(each)]
+        bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
             return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
@@ -185,6 +188,8 @@ def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = ()
 def _again(entry: Entry, models: Mapping[str, nn.Module]) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
+    if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
+        return Replay(reason=f"the model is spread over several processes, and {WAITS}")
     if entry.changed():
         return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
     broken_loss = not all(_finite(each) for each in entry.signals.values())
@@ -193,7 +198,7 @@ def _again(entry: Entry, models: Mapping[str, nn.Module]) -> Replay:
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in entry.signals.items()}
         model = _at_home(entry.module, models)
         problem = Problem(model, inputs, signals, _linear(entry), autocast=entry.autocast)
-        with _as_then(entry):
+        with _as_then(entry), NoCollectives() if several() else nullcontext():
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")

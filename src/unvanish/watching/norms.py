@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unvanish.flow import slopes
-
 ENTRIES = 32_768
 """At most so many entries of a tensor are looked at where a share is estimated."""
-
-STEP = 1e-5
-"""Half the distance over which a slope is taken, in float64; saturated means below a hundredth of the largest slope."""
 
 BLOCK = 64
 """Neighbouring entries that are drawn together: single ones cost a cache line each."""
@@ -36,24 +32,37 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
     """The Euclidean norms of many tensors in few passes, and in one wait for a device."""
     found: list[float] = [0.0] * len(tensors)
     groups: dict[Any, list[int]] = {}
-    plain = [_plain(each) for each in tensors]
+    plain = [each if _is_plain(each) else _plain(each) for each in tensors]
     for at, each in enumerate(plain):
         groups.setdefault((each.device, each.dtype), []).append(at)
     for (_, dtype), places in groups.items():
         these = [plain[at] for at in places]
-        if dtype in (torch.float32, torch.float64):
-            values = torch.stack(torch._foreach_norm(these))  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            values = torch.stack([torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these])
+        with torch.no_grad():
+            if dtype in (torch.float32, torch.float64):
+                values = torch.stack(torch._foreach_norm(these))  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                values = torch.stack([torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these])
         for at, value in zip(places, values.tolist(), strict=True):
             if value == 0.0 or not math.isfinite(value):
-                value = torch.linalg.vector_norm(plain[at], dtype=_widest(plain[at])).item()
+                value = torch.linalg.vector_norm(plain[at].detach(), dtype=_widest(plain[at])).item()
             found[at] = value
     return found
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_complex()
+
+
+def local(tensor: Any) -> Tensor:
+    """What of a tensor lies in this process (FSDP2 spreads it); asking for the whole would wait for the others."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def _plain(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
+    tensor = local(tensor).detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -65,6 +74,12 @@ def _accumulator(tensor: Tensor) -> torch.dtype:
 
 def _widest(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+@lru_cache(maxsize=1024)
+def drawn(count: int, wanted: int, device: torch.device) -> Tensor:
+    """So many of ``count`` places, drawn by chance, for one size always the same; whoever asks must not change them."""
+    return torch.randint(count, (wanted,), generator=torch.Generator().manual_seed(count)).to(device)
 
 
 def below_normal(tensor: Tensor, size: float, dtype: torch.dtype | None = None) -> float | None:
@@ -79,33 +94,7 @@ def below_normal(tensor: Tensor, size: float, dtype: torch.dtype | None = None) 
     entries = _plain(tensor).reshape(-1)
     if entries.numel() > ENTRIES:
         rows = entries.numel() // BLOCK
-        chosen = torch.randint(rows, (ENTRIES // BLOCK,), generator=torch.Generator().manual_seed(rows))
-        entries = entries[: rows * BLOCK].view(rows, BLOCK)[chosen.to(entries.device)]
+        entries = entries[: rows * BLOCK].view(rows, BLOCK)[drawn(rows, ENTRIES // BLOCK, entries.device)]
     sizes = entries.abs().double()
     there = int((sizes > 0.0).sum())
     return int(((sizes > 0.0) & (sizes < limit)).sum()) / there if there else None
-
-
-def dead_and_saturated(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Tensor, largest: float
-) -> tuple[float, float]:
-    """Shares of an activation: of its entries that are saturated, and of its units that are for the whole batch.
-
-    A unit is a channel (dimension 1) of images, else an entry of the last dimension. Of many units so many are drawn
-    that no more than ENTRIES entries are looked at; each of them over all samples.
-    """
-    inputs = inputs.detach()
-    axis = 1 if inputs.ndim == 4 else inputs.ndim - 1
-    units = inputs.shape[axis]
-    wanted = max(1, min(units, ENTRIES * units // max(1, inputs.numel())))
-    if wanted < units:
-        chosen = torch.randperm(units, generator=torch.Generator().manual_seed(units))[:wanted]
-        inputs = inputs.index_select(axis, chosen.to(inputs.device))
-    with torch.no_grad():  # by differences: a backward here would disturb a checkpoint that counts what is saved
-        z = inputs.double()
-        found = (func(z + STEP, *args, **kwargs) - func(z - STEP, *args, **kwargs)) / (2.0 * STEP)
-    low = found.abs().lt(slopes.SATURATED * largest)
-    others = [k for k in range(low.ndim) if k != axis]
-    counts = low.sum(others) if others else low.long()
-    together = low.numel() // max(1, low.shape[axis])
-    return (counts.sum() / low.numel()).item(), (counts == together).double().mean().item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from unvanish.decide import NOT_ASKED, decide
@@ -18,33 +19,47 @@ WHAT = (
 )
 
 
-def report_of(file: Reader) -> Report:
-    """The last sampled step, and what was found in the whole run."""
-    rows = list(file.samples("WHERE level = 0"))[-1:]
+STEP = re.compile(r"^(at|since) step \d+: ")
+"""How a message begins that was written while the training went on."""
+CONVERGED = "UV809"
+"""The first of the notes: it says how the others are meant."""
+
+NEWEST = "WHERE step = (SELECT MAX(step) FROM samples WHERE level = 0)"
+AT = "WHERE step = (SELECT MAX(step) FROM samples WHERE step <= ?)"
+THINNED = "steps {} to {} were thinned: of each number of a layer this is the highest"
+
+
+def report_of(file: Reader, at: int | None = None) -> Report:
+    """The last sampled step, and what was found in the whole run; or a step ``at`` and what was found until then.
+
+    Where old steps were thinned it is the stretch with that step, and a note says so. UnvanishError without a sample.
+    """
+    rows = list(file.samples(NEWEST) if at is None else file.samples(AT, (at,)))
     if not rows:
         raise UnvanishError(f"no step was sampled in {str(file.path)!r}: the optimizer has not made a step yet")
     columns = file.columns()
-    _, step, series, numbers, _ = rows[0]
+    step, last, series, _, numbers = rows[0]
     width = len(FIELDS)
-    sample = Sample(step, series=dict(zip(SERIES, series, strict=True)))
-    for at in range(len(numbers) // width):
-        row = tuple(numbers[at * width : (at + 1) * width])
+    sample = Sample(step, series=dict(zip(SERIES, series, strict=False)))
+    for place in range(len(numbers) // width):
+        row = tuple(numbers[place * width : (place + 1) * width])
         if not all(math.isnan(value) for value in row):
-            sample.rows[at] = row
+            sample.rows[place] = row
     sample.order = file.facts.get("order") or sorted(sample.rows)
     groups = file.facts.get("groups") or [sorted(sample.rows)]
     setting = from_builtins(file.facts["setting"], Setting)
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
-    flow = flow.replace(notes=(*notes, WHAT.format(step), *file.facts.get("notes", ())))
-    return Report.from_flow(flow, _all(judge(flow), file))
+    thinned = [THINNED.format(step, last)] if last > step else []
+    flow = flow.replace(notes=(*notes, *thinned, WHAT.format(step), *file.facts.get("notes", ())))
+    return Report.from_flow(flow, _all(judge(flow), file, at))
 
 
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
     checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id")
-    newest = max((last for _, last, *_ in file.samples("WHERE level = 0")), default=-1)
-    if not checks or checks[-1][0] < newest:
+    (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE level = 0")[0]
+    if not checks or (newest is not None and checks[-1][0] < newest):
         return report_of(file)
     reports = [Report.from_json(text) for step, text in checks if step == checks[-1][0]]
     last = list({each.layers[0].name if each.layers else "": each for each in reports}.values())
@@ -74,23 +89,29 @@ def _together(flows: list[Flow], setting: Setting) -> Flow:
     return flows[0].replace(layers=layers, notes=notes, undecided=undecided, nonfinite=broken)
 
 
-def _all(now: Sequence[Finding], file: Reader, checked: bool = False) -> list[Finding]:
-    """``now``, what the rules say of the last step, then what the run's own record holds beside it.
+def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: bool = False) -> list[Finding]:
+    """What the rules have ``said`` of the last step, then what the run's own record holds beside it.
 
     ``checked``: the step had a full check, which has measured what earlier samples could only guess at: what these
     found and still holds is not said a second time, nor against it.
     """
+    found = [each for each in file.findings() if at is None or each[0] <= at]
+    named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
+    # of a step that was run again the call is known, which numbers of layers cannot tell
+    now = [each for each in said if not (named and each.verdict == "nonfinite")]
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(
-            message=f"{_when(began, until)}: {finding.message}" if finding.code < "UV8" else finding.message
+            message=f"{_when(began, until)}: {STEP.sub('', finding.message)}"
+            if finding.code < "UV8"
+            else finding.message
         )
-        for began, until, finding in file.findings()
+        for began, until, finding in found
         if (finding.code, finding.layers) not in known
         and (until is None or finding.level == "error")
         and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
     ]
-    return sorted([*now, *before], key=lambda each: each.level != "error")
+    return sorted([*now, *before], key=lambda each: (each.level != "error", each.code != CONVERGED))
 
 
 def _when(began: int, until: int | None) -> str:

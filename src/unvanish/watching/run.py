@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +55,12 @@ class Run:
         """A number of each layer over time; of a thinned stretch the highest value, or the ``lowest``."""
         if name not in FIELDS:
             raise _unknown(name)
-        place, width = FIELDS.index(name), len(FIELDS)
-        values: list[list[float]] = [[] for _ in self.layers]
-        for _, _, _, low, high in self._file.samples():
-            numbers = low if lowest else high
-            for at in range(len(self.layers)):
-                here = at * width + place
-                values[at].append(numbers[here] if here < len(numbers) else math.nan)
-        return {layer: tuple(mine) for layer, mine in zip(self.layers, values, strict=True)}
+        place, width, count = FIELDS.index(name), len(FIELDS), len(self.layers)
+        rows: list[Sequence[float]] = []
+        for numbers in self._file.extremes(lowest):
+            mine = numbers[place::width][:count]
+            rows.append(mine if len(mine) == count else [*mine, *[math.nan] * (count - len(mine))])
+        return dict(zip(self.layers, zip(*rows, strict=True) if rows else ((),) * count, strict=True))
 
     def whole(self, name: str) -> tuple[float, ...]:
         """A number of the whole step over time; of a thinned stretch that of its last step."""
@@ -69,7 +68,7 @@ class Run:
         if plain not in SERIES:
             raise _unknown(name)
         at = SERIES.index(plain)
-        return tuple(series[at] for _, _, series, _, _ in self._file.samples())
+        return tuple(series[at] if at < len(series) else math.nan for series in self._file.series())
 
     @property
     def findings(self) -> tuple[Finding, ...]:

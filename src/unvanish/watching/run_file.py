@@ -18,6 +18,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class RunFile:
 
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""
-        numbers = [number for at in range(self.columns) for number in sample.rows.get(at, NOTHING)]
+        numbers = chain.from_iterable(sample.rows.get(at, NOTHING) for at in range(self.columns))
         series = _blob([float(sample.series.get(name, math.nan)) for name in SERIES], "d")
         row = (int(sample.step), int(sample.step), 0, series, _blob(numbers), None)
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?)", *row)
@@ -175,19 +176,19 @@ def _made(path: Path) -> None:
 
 def _extremes(blobs: Iterable[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
     """Of several rows the lowest and the highest of each number; NaN, not measured, counts for neither."""
-    lowest: list[float] = []
-    highest: list[float] = []
-    for low, high in blobs:
-        lows, highs = numbers(low), numbers(high or low)
-        missing = len(lows) - len(lowest)
-        lowest += [math.nan] * missing
-        highest += [math.nan] * missing
-        for at, (one, other) in enumerate(zip(lows, highs, strict=True)):
-            if not one >= lowest[at]:
-                lowest[at] = lowest[at] if one != one else one
-            if not other <= highest[at]:
-                highest[at] = highest[at] if other != other else other
-    return _blob(lowest), _blob(highest)
+    lows, highs = zip(*((numbers(low), numbers(high or low)) for low, high in blobs), strict=True)
+    return _blob(_least(lows, min, math.inf)), _blob(_least(highs, max, -math.inf))
+
+
+def _least(rows: Sequence[Sequence[float]], least: Any, end: float) -> list[float]:
+    """Of each number the least of all rows, or with ``max`` the largest; a row may be shorter than the others."""
+    length = max(len(row) for row in rows)
+    known = [[each if each == each else end for each in row] + [end] * (length - len(row)) for row in rows]
+    found = list(map(least, *known)) if len(known) > 1 else known[0]
+    for at in [at for at, value in enumerate(found) if value == end]:  # infinite, or nowhere measured
+        if all(at >= len(row) or row[at] != row[at] for row in rows):
+            found[at] = math.nan
+    return found
 
 
 def _blob(values: Iterable[float], kind: str = "f") -> bytes:
@@ -251,6 +252,24 @@ class Reader:
         ):
             lowest = numbers(low)
             yield first, last, numbers(series, "d"), lowest, lowest if high is None else numbers(high)
+
+    def extremes(self, lowest: bool = False) -> Iterator[array.array[float]]:
+        """Of each row the highest numbers, or the ``lowest``."""
+        wanted = "lowest" if lowest else "COALESCE(highest, lowest)"
+        for (blob,) in self._each(f"SELECT {wanted} FROM samples ORDER BY step"):
+            yield numbers(blob)
+
+    def series(self) -> Iterator[array.array[float]]:
+        """Of each row the numbers of the whole step."""
+        for (blob,) in self._each("SELECT series FROM samples ORDER BY step"):
+            yield numbers(blob, "d")
+
+    def _each(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """One row after the other: the rows of a long run together are larger than what is made of them."""
+        try:
+            yield from self.base.execute(query)
+        except sqlite3.Error as error:
+            raise UnvanishError(f"reading {str(self.path)!r}: {error}") from None
 
 
 WIDTH = len(FIELDS)

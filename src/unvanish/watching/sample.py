@@ -17,9 +17,13 @@ FIELDS = (
 """The numbers of a layer in a sampled step, in the order of the run file; fields of a LayerFlow. NaN: not measured; a
 norm of +inf: the gradient holds a number that is not finite."""
 
-SERIES = ("loss", "learning_rate", "log10_grad_norm", "log10_grad_norm_clipped", "loss_scale")
+SERIES = (
+    "loss", "learning_rate", "log10_grad_norm", "log10_grad_norm_clipped", "loss_scale", "gradient_noise_scale",
+)  # fmt: skip
 """The numbers of the whole step: the loss and the largest learning rate; the gradient's norm as the last backward left
-it (divided by the loss scale) and as the optimizer saw it, after clipping; the scale of a GradScaler."""
+it (divided by the loss scale) and as the optimizer saw it, after clipping; the scale of a GradScaler; the batch size at
+which noise and gradient are equal, where several processes average their gradients. A file that is older than the
+last of them has fewer."""
 
 Row = tuple[float, ...]
 NOTHING: Row = (math.nan,) * len(FIELDS)

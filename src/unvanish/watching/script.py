@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import runpy
 import sys
@@ -12,19 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from unvanish.records import UnvanishError
-from unvanish.watching.gradients import held
-from unvanish.watching.watch import Watch, run_path, unwrapped
-
-
-class Stopped(BaseException):
-    """Ends a script after its last wanted step; no ``except Exception`` of the script holds it up."""
+from unvanish.watching.finder import Finder, Stopped
+from unvanish.watching.given import run_path
+from unvanish.watching.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -35,82 +28,10 @@ class Ending:
     status: int
     why: str = ""
 
-
-class Finder:
-    """Finds the models of a script at their first call, and its optimizers at their first step."""
-
-    def __init__(self, run: Watch, stop_after: int | None) -> None:
-        self.run, self.stop_after = run, stop_after
-        self.roots: dict[int, nn.Module] = {}
-        self.first = ""  # the name of the first model, which it gets when a second one is called
-        self.process = os.getpid()
-        self.looking: Any = register_module_forward_pre_hook(self.called)
-        self.hooks = [
-            register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self.after),
-        ]  # fmt: skip
-
-    def called(self, module: nn.Module, args: Any) -> None:
-        """Some module is called; the first that holds parameters and is part of no known one is a model."""
-        if os.getpid() != self.process or any(id(module) in self._inside(root) for root in self.roots.values()):
-            return
-        if next(module.parameters(), None) is not None:
-            model = unwrapped(module)
-            if len(self.roots) == 1 and "" in self.run.watcher.table.models and not self.run.step:
-                self.run.watcher.rename(self.first)
-            self.roots[id(model)] = model
-            name = self._name(module)
-            if len(self.roots) == 1:
-                self.first, name = name, ""
-            self.run.add_model(name, module)
-            if model is module or hasattr(module, "_orig_mod"):
-                self.run.watcher.entered(model, args)  # its own hooks come too late for this call
-
-    def _inside(self, root: nn.Module) -> set[int]:
-        return {id(each) for each in root.modules()}
-
-    def _name(self, module: nn.Module) -> str:
-        """The name of the variable that holds it where it is called, or of an attribute of ``self``; else the class."""
-        name = next((name for name in _names_of(module) if name != "self"), type(module).__name__)
-        taken = self.run.watcher.table.models
-        return name if name not in taken else f"{name}{len(taken)}"
-
-    def before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if os.getpid() != self.process:
-            return
-        known = self.run.watcher.table.holds(held(optimizer))
-        if known and self.looking is not None:  # a hook on every module of the process is there while it is needed
-            self.looking.remove()
-            self.looking = None
-        elif not known and self.looking is None:
-            self.looking = register_module_forward_pre_hook(self.called)
-        self.run.before_step(optimizer, args, kwargs)
-        if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
-            self.run.check("stop")
-
-    def after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if os.getpid() != self.process:
-            return
-        self.run.after_step(optimizer, args, kwargs)
-        if self.stop_after is not None and self.run.step >= self.stop_after:
-            raise Stopped
-
-    def remove(self) -> None:
-        for hook in (*self.hooks, self.looking):
-            if hook is not None:
-                hook.remove()
-
-
-def _names_of(module: nn.Module) -> Iterator[str]:
-    """The names by which the functions that are running know a module, the innermost first; none inside of modules."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        here = frame.f_locals
-        owner = here.get("self")
-        ours = str(frame.f_globals.get("__name__", "")).startswith("unvanish.")
-        if not ours and not isinstance(owner, nn.Module):
-            yield from (key for key, value in here.items() if value is module)
-            yield from (key for key, value in getattr(owner, "__dict__", {}).items() if value is module)
-        frame = frame.f_back
+    @property
+    def ours(self) -> bool:
+        """Whether this process writes: neither a further one of several, nor a child that the script has forked."""
+        return self.run.first and self.run.watcher.process == os.getpid()
 
 
 def run_script(
@@ -133,7 +54,7 @@ def run_script(
     finder = Finder(run, stop_after)
     status, why = 0, ""
     try:
-        with _as_main(script, args, module):
+        with _as_main(script, args, module), _findings_on_stderr():
             if module:
                 runpy.run_module(script, run_name="__main__", alter_sys=True)
             else:
@@ -167,6 +88,20 @@ def _as_main(script: str, args: Sequence[str], module: bool) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = words, path
+
+
+@contextmanager
+def _findings_on_stderr() -> Iterator[None]:
+    """What we find goes to standard error, also where the script sends its own log elsewhere."""
+    log, handler = logging.getLogger("unvanish"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("unvanish: %(message)s"))
+    spreads, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = spreads
 
 
 def _is_there(module: str) -> None:

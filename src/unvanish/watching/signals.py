@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from unvanish.flow.slopes import slope_of_function
 from unvanish.trace.structure import arguments
-from unvanish.watching.norms import dead_and_saturated, norm
+from unvanish.watching.norms import norm
+from unvanish.watching.shut import Flat, dead_and_saturated, flat_of
 from unvanish.watching.table import Table
 
 HOPS = 4
@@ -26,9 +25,10 @@ class Signals:
 
     def __init__(self, table: Table, guard: Callable[[Any], Any]) -> None:
         self.table, self.guard = table, guard
-        self.hooks: list[Any] = []
+        self.hooks: dict[int, Any] = {}
         self.squares: dict[int, list[float | Tensor]] = {}
-        self.shares: dict[int, tuple[float, float]] = {}
+        self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
+        self.flat: dict[Any, Flat | None] = {}
         self.made: dict[Any, int] = {}
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
@@ -36,22 +36,22 @@ class Signals:
         self.open = False
 
     def arm(self, roots: list[nn.Module]) -> None:
-        """Set the hooks for the next forward pass."""
-        if self.hooks:
+        """Set the hooks for the next forward pass; those that are there already stay."""
+        if len(self.hooks) == len(self.table):
             return
         hidden = self.hidden | {id(inner) for root in roots for inner in _compiled(root)}
         for place in self.table:
-            if place.module is None:
+            if place.module is None or place.at in self.hooks:
                 continue
             if id(place.module) in hidden:
                 self.compiled.add(place.at)
                 continue
             seen = self.guard(functools.partial(self._output, place.at))
-            self.hooks.append(place.module.register_forward_hook(seen))
+            self.hooks[place.at] = place.module.register_forward_hook(seen)
 
     def disarm(self) -> None:
         while self.hooks:
-            self.hooks.pop().remove()
+            self.hooks.popitem()[1].remove()
 
     @property
     def armed(self) -> bool:
@@ -75,14 +75,13 @@ class Signals:
         inputs, more = args[0], args[1:]
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
             return
-        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        with saved_tensors_hooks(_same, _same):  # a checkpoint around us counts what is saved, and this is not its own
-            kind = slope_of_function(getattr(func, "__name__", ""), func, more, kwargs)
-        if kind is None or not kind.activation or (at := self._layer_of(inputs.grad_fn)) is None:
-            return
-        mine = dead_and_saturated(func, more, kwargs, inputs, kind.largest)
-        before = self.shares.get(at, (1.0, 1.0))  # of several calls, what is dead in all
-        self.shares[at] = min(before[0], mine[0]), min(before[1], mine[1])
+        key = (func, repr(more), repr(kwargs))
+        if key not in self.flat:
+            plain = {name: value for name, value in kwargs.items() if name != "inplace"}
+            self.flat[key] = flat_of(func, more, plain)
+        flat = self.flat[key]
+        if flat is not None and (at := self._layer_of(inputs.grad_fn)) is not None:
+            self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
 
     def _layer_of(self, node: Any) -> int | None:
         for _ in range(HOPS):
@@ -97,12 +96,17 @@ class Signals:
     def take(self, samples: int) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
         """Of each layer log10(√N·‖∂L/∂y‖), N = ``samples``, over all backward passes since; then (saturated, dead)."""
         waiting = [value for values in self.squares.values() for value in values if isinstance(value, Tensor)]
-        known = iter(torch.stack([v.double() for v in waiting]).tolist() if waiting else ())
+        pairs = [value for values in self.shares.values() for value in values if isinstance(value, Tensor)]
+        joined = torch.cat([v.reshape(-1).double() for v in (*waiting, *pairs)]).tolist() if waiting or pairs else []
+        known = iter(joined)  # of a device: one wait for all
         found: dict[int, float] = {}
         for at, values in self.squares.items():
             size = math.hypot(*(next(known) if isinstance(value, Tensor) else value for value in values))
             found[at] = log10(size * math.sqrt(max(1, samples)))
-        shares = dict(self.shares)
+        shares: dict[int, tuple[float, float]] = {}
+        for at, values in self.shares.items():  # of several calls, what is shut in all
+            plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
+            shares[at] = min(each[0] for each in plain), min(each[1] for each in plain)
         self.squares.clear()
         self.shares.clear()
         self.made.clear()
@@ -127,10 +131,6 @@ class Activations(TorchFunctionMode):
             elif args[0].requires_grad:
                 self.look(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _compiled(root: nn.Module) -> list[nn.Module]:

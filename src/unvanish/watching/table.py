@@ -24,11 +24,16 @@ class Place:
     @property
     def sharded(self) -> bool:
         """Whether a part of it lies in another process (FSDP2)."""
-        return any(hasattr(each, "to_local") for each in self.parameters)
+        return any(spread(each) for each in self.parameters)
 
     @property
     def trainable(self) -> tuple[nn.Parameter, ...]:
         return tuple(each for each in self.parameters if each.requires_grad)
+
+
+def spread(tensor: object) -> bool:
+    """Whether only a part of a tensor lies in this process."""
+    return hasattr(tensor, "to_local")
 
 
 class Table:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from torch import nn
 
 from unvanish.decide import decide
 from unvanish.problem import name_of
-from unvanish.records import Finding, Setting, UnvanishError, to_builtins
+from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
+from unvanish.watching.given import models_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.run import Run
@@ -43,6 +44,7 @@ class Watch:
         self.episodes: dict[str, Episode] = {}
         self.found: list[Finding] = []
         self.news: list[Finding] = []
+        self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
         self.closed = False
         self.path, self.first = path, rank() == 0
@@ -68,22 +70,32 @@ class Watch:
 
     def report(self) -> Report:
         """The last sampled step with all that was found; UnvanishError where no step was sampled yet."""
+        if not self.first:
+            raise UnvanishError("only the process of rank 0 writes a run file, and has its report")
         if not self.closed:
             self.file.flush()
         return Run(self.path).report()
 
     def close(self, why: str = "") -> None:
         """End the watching; the training may go on. Once is enough."""
-        if self.closed:
+        if self.closed or self.watcher.process != os.getpid():  # a forked child leaves all to its parent
             return
         self.closed = True
         watcher = self.watcher
-        if watcher.now.stepped and not watcher.failed:
+        if watcher.now.stepped and not watcher.processes.together:
             watcher.guarded(watcher.finish)()
+        watcher.closed = True
+        watcher.processes.ends()
+        if not watcher.processes.together:
+            self._unhook()
         watcher.detach()
         interposed.stop_listening(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
         self._announce()
+
+    def _unhook(self) -> None:
+        while self.hooks:
+            self.hooks.pop().remove()
 
     def __enter__(self) -> Watch:
         return self
@@ -113,7 +125,7 @@ class Watch:
         """Watch a model, or the one inside what it is wrapped in."""
         inner = unwrapped(model)
         compiled = hasattr(model, "_orig_mod")
-        self.watcher.add_model(name, inner, model if compiled else None)
+        self.watcher.add_model(name, inner, model if compiled else None, model)
 
     def check(self, why: str = "check") -> None:
         """A full check on the batch of the step that is running, just before the optimizer moves the weights.
@@ -134,6 +146,8 @@ class Watch:
             self.watcher.busy = False
 
     def _check(self, why: str) -> None:
+        if not self.first:  # this process writes nothing
+            return
         found, step = self._repeat(), self.watcher.step
         if found.report is None:
             LOG.warning("no full check at step %d: %s", step, found.reason)
@@ -209,10 +223,19 @@ class Watch:
             return
         self.nonfinite = True
         found = self._repeat()
-        for finding in _named(step, found):
+        for finding in self._of_all(step, found):
             self._tell(finding, step)
         if found.report is not None:
             self.file.report(step, "nonfinite", found.report.to_json(indent=None))
+
+    def _of_all(self, step: int, found: Replay) -> list[Finding]:
+        """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
+        mine, processes = _named(step, found), self.watcher.processes
+        processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
+        if found.born or not self.first or (heard := processes.hear(step)) is None:
+            return mine
+        finding = from_builtins(json.loads(heard[1]), Finding)
+        return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]
 
     def _skipped(self, step: int) -> None:
         if self.watcher.skipped == HELD:
@@ -239,7 +262,7 @@ class Watch:
         return Setting(
             model=" and ".join(type(model).__name__ for model in models),
             parameters=sum(column.parameters for column in self.watcher.columns),
-            batch_size=max(1, self.watcher.box.samples),
+            batch_size=max(1, self.watcher.box.samples) * self.watcher.processes.size,
             dtype="" if first is None else str(first.dtype).removeprefix("torch."),
             device="" if first is None else str(first.device),
             mode="train" if all(model.training for model in models) else "eval",
@@ -293,8 +316,8 @@ def watch(
     Use it as a context, or call ``close()``. Raises UnvanishError where these do not fit together; once it runs, an
     error of ours is logged, never raised.
     """
-    models = _models(model)
-    optimizers = _optimizers(optimizer)
+    models = models_of(model)
+    optimizers = optimizers_of(optimizer)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise UnvanishError(f"watch(every={every!r}) is the number of steps from one sample to the next, 1 or more")
     known = {id(p) for each in models.values() for p in each.parameters()}
@@ -310,73 +333,9 @@ def watch(
             run.add_model(name, each)
         for each in optimizers:
             run.watcher.add_optimizer(each)
-            run.watcher.hooks.append(each.register_step_pre_hook(run.before_step))
-            run.watcher.hooks.append(each.register_step_post_hook(run.after_step))
+            run.hooks.append(each.register_step_pre_hook(run.before_step))
+            run.hooks.append(each.register_step_post_hook(run.after_step))
     except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
         run.close(f"{type(error).__name__}: {error}"[:500])
         raise
     return run
-
-
-def _models(model: Any) -> dict[str, nn.Module]:
-    if isinstance(model, nn.Module):
-        models: dict[Any, Any] = {"": model}
-    elif isinstance(model, Mapping):
-        models = dict(model)
-    elif isinstance(model, (list, tuple)):
-        models = {str(at): each for at, each in enumerate(model)}
-    else:
-        raise UnvanishError(f"watch(model) takes a module, a sequence or a mapping of them, not {type(model).__name__}")
-    for each in models.values():
-        if not isinstance(each, nn.Module):
-            raise UnvanishError(f"watch(model) holds a {type(each).__name__}, which is no nn.Module")
-    if not models:
-        raise UnvanishError("watch(model) holds no model")
-    return {str(name): each for name, each in models.items()}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and DistributedDataParallel, which runs without the other processes."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def rank() -> int:
-    """Which of several processes this is; 0 where there is one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0") or 0)
-
-
-def _optimizers(optimizer: Any) -> list[Any]:
-    several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    found: list[Any] = []
-    for each in several:
-        while not isinstance(each, torch.optim.Optimizer) and hasattr(each, "optimizer"):
-            each = each.optimizer
-        if not isinstance(each, torch.optim.Optimizer):
-            raise UnvanishError(
-                f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}"
-            )
-        found.append(each)
-    if not found:
-        raise UnvanishError("watch(optimizer) holds no optimizer")
-    return found
-
-
-def run_path(to: str | Path) -> Path:
-    """The file of a new run: ``to`` itself where it names one, else a name of its own in that folder."""
-    path = Path(to)
-    if path.suffix and not path.is_dir():
-        return path
-    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    for more in range(1_000):
-        found = path / f"{stamp}{f'-{more}' if more else ''}.unvanish"
-        if not found.exists():
-            return found
-    raise UnvanishError(f"cannot find a free name for a run in {str(path)!r}")

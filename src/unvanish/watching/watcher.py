@@ -12,16 +12,18 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unvanish.watching.box import Box
-from unvanish.watching.gradients import Moves, held, scale_of, size_of_all, sizes, total
+from unvanish.watching.gradients import Moves, held, scale_of, sizes, total
+from unvanish.watching.norms import local
+from unvanish.watching.processes import Processes
 from unvanish.watching.sample import NOTHING, Column, Sample
 from unvanish.watching.signals import Activations, Signals
+from unvanish.watching.step import Step
 from unvanish.watching.table import Place, Table
 
 LOG = logging.getLogger("unvanish")
@@ -29,30 +31,9 @@ LOG = logging.getLogger("unvanish")
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
 SHARDED = (
-    "some layers are spread over several processes (DTensor); a part of a norm is no norm, and to add the parts up"
-    " would mean to wait for the others, so they are left out"
+    "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"
+    " so they are left out"
 )
-
-
-@dataclass
-class Step:
-    """What is known of the optimizer step that is coming."""
-
-    losses: list[float | Tensor] = field(default_factory=list)
-    rows: dict[int, list[float]] = field(default_factory=dict)
-    groups: list[tuple[int, ...]] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    unclipped: float = math.nan
-    clipped: dict[int, float] = field(default_factory=dict)
-    moves: dict[int, Moves] = field(default_factory=dict)
-    stepped: set[int] = field(default_factory=set)
-    rate: float = math.nan
-    scaler: Any = None
-    plain: Tensor | None = None  # the loss that was scaled
-    scale: float = 1.0  # by which what is read in this step is multiplied
-    alone: bool = False  # it is the first of an optimizer that was not known: the others made theirs before it
-    fresh: bool = False  # a backward has run since the last optimizer read its gradients
-    suspicious: bool = False
 
 
 class Watcher:
@@ -62,38 +43,55 @@ class Watcher:
         self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
-        self.table, self.box = Table(), Box()
+        self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
+        self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
+        self.parts: dict[int, tuple[nn.Module, list[Any]]] = {}  # models whose children are followed, and their hooks
+        self.apart = False  # a step was seen in which no model was called as a whole
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
         self.notes: list[str] = []
-        self.failed, self.process = "", os.getpid()
+        self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], None] | None = None  # a check that waits for the backward inside the closure
 
     # What is watched
 
-    def add_model(self, name: str, model: nn.Module, outer: nn.Module | None = None) -> None:
+    def add_model(
+        self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
+    ) -> None:
         """Watch a model's outermost calls, and its layers on sampled steps.
 
-        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs.
+        ``outer``: what is called in its stead, such as its compiled form, inside which no hook of ours runs;
+        ``wrapped``: the model in what spreads it over several processes.
         """
         self.table.add(name, model)
+        self.processes.add(model if wrapped is None else wrapped)
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        for module in (model if outer is None else outer, *model.children()):
-            seen = model if module is outer else module
-            before, after = self.guarded(functools.partial(self._before, seen)), self.guarded(self._after)
-            self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            self.hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._follow(model if outer is None else outer, model, self.hooks)
+        if outer is None:
+            self.parts[id(model)] = model, []
+            self._follow_parts(model)
         self._arm()
+
+    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
+        """Hold the outermost calls of a module; ``model``: what is run again in its stead."""
+        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def _follow_parts(self, model: nn.Module) -> None:
+        """The same of its children, for a training that calls these and never the model itself."""
+        for child in model.children():
+            self._follow(child, child, self.parts[id(model)][1])
 
     def rename(self, name: str) -> None:
         """The one model has a name from now on; nothing must have been sampled yet."""
@@ -104,12 +102,11 @@ class Watcher:
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
         self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected.add(id(optimizer))
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             count = sum(each.numel() for each in place.parameters)
-            if place.sharded and SHARDED not in self.notes:
-                self.notes.append(SHARDED)
             self.columns.append(Column(place.name, place.kind, count, not place.trainable))
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
@@ -117,9 +114,8 @@ class Watcher:
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
         """A hook that never raises, and does nothing while we are at work ourselves or inside a compiled graph."""
 
-        @functools.wraps(hook)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.busy or self.failed or os.getpid() != self.process:
+            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process:
                 return
             try:
                 hook(*args, **kwargs)
@@ -136,12 +132,18 @@ class Watcher:
             LOG.debug("where", exc_info=error)
         self._leave_mode()
 
+    @property
+    def ended(self) -> bool:
+        return self.closed or bool(self.failed)
+
     def detach(self) -> None:
         """Take every hook away."""
         self.signals.disarm()
+        self.processes.disarm()
         self._leave_mode()
-        while self.hooks:
-            self.hooks.pop().remove()
+        _drop(self.hooks)
+        for _, hooks in self.parts.values():
+            _drop(hooks)
 
     # The forward pass
 
@@ -153,8 +155,10 @@ class Watcher:
     def _arm(self) -> None:
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
+            self.processes.arm(self.table, self.guarded)
         else:
             self.signals.disarm()
+            self.processes.disarm()
 
     def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it was given by name is not known."""
@@ -162,16 +166,19 @@ class Watcher:
 
     def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called; ``model``: what is run again in its stead."""
-        del module
         self.depth += 1
+        if self.parts and model is module and id(model) in self.parts and not self.apart:
+            _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         if not torch.is_grad_enabled():  # a validation or a rollout: no part of the step, and none of its samples
             return
+        if self.sampled:
+            self.processes.called(model)
         self.box.before(model, args, kwargs)
         if self.signals.compiled and COMPILED not in self.notes:
             self.notes.append(COMPILED)
-        if self.sampled and not self.signals.compiled:
+        if self.sampled and torch.is_grad_enabled() and not self.signals.compiled:
             self.mode = Activations(self.signals)
             self.mode.__enter__()
 
@@ -195,12 +202,21 @@ class Watcher:
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
+        if self.sampled:
+            self.processes.announce(self.columns)
+            self.processes.arm(self.table, self.guarded)
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
         known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
         self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
+        if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
+            self.apart = True
+            for model in self.table.models.values():
+                if id(model) not in self.parts and id(model) not in self.signals.hidden:
+                    self.parts[id(model)] = model, []
+                    self._follow_parts(model)
         self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
@@ -215,7 +231,7 @@ class Watcher:
             if due is not None:
                 due()
         elif self.sampled and self.inside is None:
-            self.now.unclipped = size_of_all(self.table)
+            self.now.seen.look(self.table)
 
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
@@ -236,22 +252,23 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
+        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+            self.expected = set(self.now.stepped)
+            self._over(begun=True)
+        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.now.stepped.add(id(optimizer))
         self.guarded(self._before_step)(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if id(optimizer) in self.now.stepped:
-            self.finish()
-        self.now.alone = self.now.alone or (id(optimizer) not in self.optimizers and not self.now.stepped)
-        self.optimizers.setdefault(id(optimizer), optimizer)
-        self.now.stepped.add(id(optimizer))
         self._find_new(optimizer)
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
             self.inside = optimizer
-            if self.sampled:
-                self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
         elif self.sampled:
             self._read(optimizer)
+        if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
+        elif self.inside is not None:
+            return
         elif self.now.suspicious or not self._first_is_finite():
             self._read(optimizer)
 
@@ -264,14 +281,19 @@ class Watcher:
         first = self.first
         if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
             return True
-        return math.isfinite(first.grad.sum().item())
+        return math.isfinite(local(first.grad).sum().item())
 
     def _read(self, optimizer: Any) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them."""
         now, places = self.now, self.table.of(held(optimizer))
         if now.scaler is not None:
             now.scale = float(now.scaler.get_scale())  # before its update changes it
-        found = sizes(places, scale_of(optimizer))
+        now.loss = now.losses[-1] if now.losses else math.nan
+        parameters, size = held(optimizer), self.processes.size
+        whole, parts = now.seen.together(parameters, size)
+        now.unclipped = total(each for each in (now.unclipped, whole) if not math.isnan(each))
+        now.unclipped_parts = total(each for each in (now.unclipped_parts, parts) if not math.isnan(each))
+        found = sizes(places, scale_of(optimizer), size)
         signals, shares = self.signals.take(self.box.samples)
         scale = math.log10(now.scale)
         mine = tuple(at for at in found)
@@ -281,7 +303,7 @@ class Watcher:
             row[1], row[2] = size, weight
             row[4], row[5] = shares.get(at, (math.nan, math.nan))
             row[6] = math.nan if lost is None else lost
-            now.clipped[at] = size
+            now.samples[at] = self.box.samples
         if now.fresh or not now.groups:
             now.groups.append(mine)
         else:
@@ -306,41 +328,64 @@ class Watcher:
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
         self.guarded(self._after_step)(optimizer)
+        if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
+            self._over()
 
     def _after_step(self, optimizer: Any) -> None:
         self.inside = None
         moves = self.now.moves.pop(id(optimizer), None)
-        for at, ratio in (moves.ratios() if moves is not None else {}).items():
-            if at in self.now.rows:
-                self.now.rows[at][3] = ratio
-        mine = {id(each) for each in held(optimizer)}
-        self.box.entries = [
-            each for each in self.box.entries if not any(id(p) in mine for p in each.module.parameters())
-        ]
-        if self.now.alone or self.now.stepped >= set(self.optimizers):
-            self.finish()
+        self.now.moved |= moves.squares() if moves is not None else {}
+        if not self.now.stepped >= self.expected:  # else the box is emptied anyway
+            self.box.forget({id(each) for each in held(optimizer)})
 
-    def finish(self) -> None:
-        """The training step is over: tell what was sampled, and get ready for the next."""
-        if self.now.rows and self.sampled:
-            sample = Sample(self.step, {at: tuple(row) for at, row in self.now.rows.items()})
-            sample.groups, sample.order, sample.series = self.now.groups, self.now.order, self._series()
-            self.on_sample(sample)
-        self._next()
+    def _over(self, begun: bool = False) -> None:
+        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
 
-    def _series(self) -> dict[str, float]:
+        ``begun``: the forward and backward pass of the next step have been already.
+        """
         now = self.now
-        return {
-            "loss": float(now.losses[-1]) if now.losses else math.nan,
-            "learning_rate": now.rate,
-            "log10_grad_norm": now.unclipped - math.log10(now.scale),
-            "log10_grad_norm_clipped": total(now.clipped.values()) if now.clipped else math.nan,
-            "loss_scale": now.scale if now.scale != 1.0 else math.nan,
-        }
+        self.guarded(self.finish)(begun)
+        if self.ended and self.now is now and self.processes.together:
+            if self.sampled and self.processes.settled and self.processes.last != self.step:
+                self.processes.part(self.step)
+            self.step, self.now = self.step + 1, Step()
 
-    def _next(self, count: bool = True) -> None:
+    def finish(self, begun: bool = False) -> None:
+        """The training step is over: tell what was sampled, and get ready for the next."""
+        if self.sampled:
+            self.processes.settle()
+            if self.processes.together:
+                self.processes.add_up(self.step, self.now, self.table.places)
+            if self.now.rows:
+                self._keep_what_is_whole()
+                self.on_sample(self.now.sample(self.step))
+        self._next(begun=begun)
+
+    def _keep_what_is_whole(self) -> None:
+        """Leave out what is a part of a norm, and say so."""
+        processes, now = self.processes, self.now
+        self.notes = [each for each in self.notes if each not in processes.said]
+        if processes.note:
+            self.notes.append(processes.note)
+            processes.said.add(processes.note)
+        parted = {place.at for place in self.table if place.sharded or processes.flat}
+        if processes.together or not parted:
+            return
+        self.notes += [] if SHARDED in self.notes else [SHARDED]
+        now.unclipped = math.nan
+        for at in parted:
+            now.rows.pop(at, None)
+        now.groups = [tuple(at for at in group if at not in parted) for group in now.groups]
+
+    def _next(self, count: bool = True, begun: bool = False) -> None:
         self.step += count
-        self.now = Step()
-        self.signals.take(1)
-        self.box.clear({id(p) for each in self.optimizers.values() for p in held(each)})
+        self.now = self.now.following() if begun else Step()
+        if not begun:
+            self.signals.take(1)
+            self.box.clear()
         self._arm()
+
+
+def _drop(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()

@@ -6,6 +6,7 @@ Keys are a verdict word, a term, a field's name, or ``Record.field`` where a nam
 from __future__ import annotations
 
 from unvanish.words.experiments import LAB
+from unvanish.words.rows import ROWS
 from unvanish.words.searches import SEARCH, TRIAL
 from unvanish.words.steps import STEP
 
@@ -73,6 +74,7 @@ VERDICTS = {
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
+    "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
@@ -217,7 +219,10 @@ _LAYER = {
     "LayerFlow.frozen": "True if requires_grad is off for the layer's parameters.",
     "call": "The index of the layer's call; null if it is not in the graph.",
     "LayerFlow.before": "The layer before it on its dominant path: where one step back leads.",
-    "gate": "A small trainable tensor on the way to the output that alone explains a weak signal.",
+    "gate": (
+        'What alone explains a weak signal: small trainable tensors on the way to the output; or, after "own branch: ",'
+        " what does in the layer's own short branch beside a trunk that carries the signal."
+    ),
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
 }
 
@@ -313,7 +318,7 @@ _UNUSED = {
     "called": "True if the layer ran, or its parameters were used.",
     "cut": (
         "What took its result out of the graph, while numbers made of it still reach the loss: detach, no_grad,"
-        " checkpoint, or a call that has no gradient; else empty."
+        " checkpoint, or a call that has no gradient. In the graph: a factor of zero. Else empty."
     ),
     "cut_at": "The source line where that happened.",
     "feeds": "True if a layer that is trained works with what was cut off.",
@@ -375,7 +380,7 @@ _TERMS = {
 }
 
 GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME,
+    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **ROWS,
     **_UNUSED, **TRIAL, **SEARCH,
     **LAB, **_SETTING, **_TERMS,
 }  # fmt: skip

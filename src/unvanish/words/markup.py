@@ -51,6 +51,8 @@ def _power(exponent: str) -> Html:
 
 def visible(text: str) -> str:
     """The text with every control, invisible and unpaired character written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def span(names: Iterable[str], order: Sequence[str]) -> str:
+class Order:
+    """Names in network order, each found without a search through all of them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self.places: dict[str, list[int]] = {}
+        for place, name in enumerate(self.names):
+            self.places.setdefault(name, []).append(place)
+
+    def sorted(self, names: Iterable[str]) -> list[int]:
+        """The places of these names, in network order; a name that is not in it has none."""
+        return sorted(place for name in set(names) for place in self.places.get(name, ()))
+
+
+def span(names: Iterable[str], order: Sequence[str] | Order) -> str:
     """The named layers in network order with neighbours folded, such as "fc1 … fc14 (14 layers), head".
 
-    Where that leaves many pieces, because blocks of a kind repeat, "blocks.N.query, key with N = 0 … 3 (8 layers)".
+    Where that leaves many pieces, because blocks of a kind repeat, "blocks.N.query, key with N = 0 … 3 (8 layers)". Who
+    asks for many spans of one network makes its Order once.
     """
-    wanted = set(names)
-    runs: list[list[str]] = [[]]
-    for name in order:
-        if name in wanted:
-            runs[-1].append(name)
-        elif runs[-1]:
+    order = order if isinstance(order, Order) else Order(order)
+    runs: list[list[str]] = []
+    last = -2
+    for place in order.sorted(names):
+        if place != last + 1:
             runs.append([])
-    runs = [run for run in runs if run]
+        runs[-1].append(order.names[place])
+        last = place
     if len(runs) > 2 and (repeated := in_blocks([name for run in runs for name in run], "layers")):
         return repeated
     shown = runs if len(runs) <= 4 else runs[:3]

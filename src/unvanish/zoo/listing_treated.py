@@ -33,4 +33,28 @@ TREATED = (
         name="graph-smoothed", builder="treated.smoothed", options={"depth": 12}, expects=("healthy", "collapsed"),
         about="12 graph convolutions, after which the nodes are alike, each asked for a feature of its own",
     ),
+    Network(
+        name="graph-smoothed-32", builder="rows.graph", options={"depth": 32}, expects=("collapsed",),
+        codes=("UV407",), about="32 graph convolutions: rounding takes what tells the nodes apart",
+    ),
+    Network(
+        name="graph-2", builder="rows.graph", options={"depth": 2}, expects=("healthy",), learns=True,
+        about="two graph convolutions on the same nodes",
+    ),
+    Network(
+        name="graph-skips-16", builder="rows.graph", options={"depth": 16, "skips": True}, expects=("healthy",),
+        learns=True, about="16 graph convolutions, each added to what it was given",
+    ),
+    Network(
+        name="graph-batchnorm-16", builder="rows.graph", options={"depth": 16, "batchnorm": True},
+        expects=("healthy",), learns=True, about="16 graph convolutions, each normalised over the nodes",
+    ),
+    Network(
+        name="attention-collapsed-8", builder="rows.attention", options={"depth": 8}, expects=("collapsed",),
+        codes=("UV407",), about="eight layers of attention without skips: all tokens of a text become one",
+    ),
+    Network(
+        name="attention-skips-8", builder="rows.attention", options={"depth": 8, "skips": True},
+        expects=("healthy",), learns=True, about="the same attention, each layer added to what it was given",
+    ),
 )  # fmt: skip

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from unvanish.lab import Experiment, Outcome, get
-from unvanish.lab.outcome import Drawing
 from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError, to_builtins
 from unvanish.report.formats import names
+from unvanish.server.shown import picture
 
 ROWS = 1000
 """Rows a page is sent; a table of more cannot be read, and the file to save has them all."""
-MARGINS = ("left", "right", "top", "bottom")
 
 
 def described(experiment: Experiment) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def spoken(outcome: Outcome) -> dict[str, Any]:
     answer: dict[str, Any] = to_builtins(outcome.replace(rows=outcome.rows[::step], pictures=()))
     answer.update(
         total=len(outcome.rows),
-        pictures=[_picture(drawing) for drawing in outcome.pictures],
+        pictures=[picture(drawing) for drawing in outcome.pictures],
         code=f'import unvanish.lab\n\noutcome = unvanish.lab.run("{outcome.experiment}"{arguments})\nprint(outcome)',
         check="",
     )
@@ -83,26 +81,6 @@ def _changed(outcome: Outcome) -> dict[str, Any]:
         if value != parameter.default:
             changed[parameter.name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return changed
-
-
-def _picture(drawing: Drawing) -> dict[str, Any]:
-    """What changes when numbers change: the tables, the size, and the parameters of the drawing."""
-    tables = {name: rows for name, rows in drawing.tables.items() if name != "frame"}
-    return {
-        "name": drawing.name, "title": drawing.title, "description": drawing.description, "tables": tables,
-        "size": _size(drawing.tables.get("frame") or [{}]), "data": to_builtins(drawing.replace(tables={}))["data"],
-    }  # fmt: skip
-
-
-def _size(frame: list[dict[str, Any]]) -> dict[str, Any]:
-    """Width and height of the plot, the margins around it, and the parameters, as the drawing has them."""
-    row: Mapping[str, Any] = frame[0]
-    margins = {side: row[side] for side in MARGINS} if "left" in row else {}
-    width, height = row.get("width"), row.get("height")
-    if margins:
-        width, height = row["width"] - row["left"] - row["right"], row["height"] - row["top"] - row["bottom"]
-    parameters = {name: value for name, value in row.items() if name not in ("width", "height", *MARGINS)}
-    return {"width": width, "height": height, "padding": margins or None, "parameters": parameters}
 
 
 def _plain(value: Any) -> Any:

@@ -139,3 +139,22 @@ export function table(caption, columns, rows) {
   const parts = [make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...body)];
   return make('table', {}, ...(caption ? [make('caption', {}, caption)] : []), ...parts);
 }
+
+const dark = () => {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+};
+
+/** The button that switches between light and dark; the choice is kept. ``changed`` is called after a switch. */
+export function themed(button, changed = () => {}) {
+  const pressed = () => button.setAttribute('aria-pressed', String(dark()));
+  button.onclick = () => {
+    document.documentElement.dataset.theme = dark() ? 'light' : 'dark';
+    localStorage.setItem('unvanish-theme', document.documentElement.dataset.theme);
+    pressed();
+    changed();
+  };
+  const kept = localStorage.getItem('unvanish-theme');
+  if (kept === 'dark' || kept === 'light') document.documentElement.dataset.theme = kept;
+  pressed();
+}

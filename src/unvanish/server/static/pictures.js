@@ -25,8 +25,11 @@ async function embed(...given) {
 }
 
 export class Pictures {
-  constructor(home, named = true) {
+  constructor(home, named = true, gently = false) {
     this.home = home;
+    // whether each picture is drawn in a frame of its own, and again only where it can be seen
+    this.gently = gently;
+    this.waiting = new IntersectionObserver(seen => this.comes(seen), {rootMargin: '100px'});
     this.named = named; // whether each picture has a heading of its own
     this.slots = [];
     this.turn = 0;
@@ -39,6 +42,7 @@ export class Pictures {
 
   clear() {
     this.turn += 1;
+    this.waiting.disconnect();
     for (const slot of this.slots) slot.view?.finalize();
     this.slots = [];
     this.home.replaceChildren();
@@ -49,6 +53,7 @@ export class Pictures {
     const turn = ++this.turn;
     while (this.slots.length > pictures.length) {
       const slot = this.slots.pop();
+      this.waiting.unobserve(slot.place);
       slot.view?.finalize();
       slot.figure.remove();
     }
@@ -62,14 +67,35 @@ export class Pictures {
       if (slot.table.open) this.fill(slot);
     }
     const seen = pictures.filter((_, index) => inView(this.slots[index].place));
-    for (const picture of seen) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    for (const picture of seen) {
+      if (this.gently) {
+        await new Promise(requestAnimationFrame);
+        if (turn !== this.turn) return;
+      }
+      await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    }
     const later = pictures.filter(picture => !seen.includes(picture));
     setTimeout(() => this.finish(turn, pictures, later), seen.length && later.length ? PAUSE : 0);
   }
 
   async finish(turn, pictures, later) {
-    for (const picture of later) if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    for (const picture of later) {
+      const slot = this.slots[pictures.indexOf(picture)];
+      if (this.gently && slot?.view) { slot.missed = picture; continue; } // drawn when it is scrolled to
+      if (this.gently) await new Promise(done => setTimeout(done, PAUSE / 4));
+      if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+    }
     if (turn === this.turn) this.home.dataset.whole = turn;
+  }
+
+  /** Pictures have come into sight: draw what they missed. */
+  async comes(seen) {
+    for (const slot of this.slots) {
+      const {missed} = slot;
+      if (!missed || !seen.some(each => each.isIntersecting && each.target === slot.place)) continue;
+      slot.missed = null;
+      await this.draw(slot, missed);
+    }
   }
 
   add(index) {
@@ -82,6 +108,7 @@ export class Pictures {
       make('summary', {}, 'Numbers of this picture'), slot.numbers);
     slot.figure = make('figure', {}, ...(this.named ? [slot.title] : []), slot.caption, slot.place, slot.table);
     this.home.append(slot.figure);
+    if (this.gently) this.waiting.observe(slot.place);
     return this.slots[index] = slot;
   }
 
@@ -92,6 +119,7 @@ export class Pictures {
   }
 
   async draw(slot, picture) {
+    slot.missed = null;
     const known = await drawing(picture.name);
     if (slot.name !== picture.name) {
       slot.view?.finalize();

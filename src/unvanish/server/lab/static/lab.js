@@ -1,7 +1,7 @@
 // The page of the lab: an experiment's settings as a form, its outcome as a sentence, pictures and a table.
 // The server computes everything; this file shows it. The address holds the state: #name?v=1&setting=value
 import {Pictures} from '/static/pictures.js';
-import {decimal, parameter, make, refusal, table} from '/static/parts.js';
+import {decimal, parameter, make, refusal, table, themed} from '/static/parts.js';
 
 const $ = id => document.getElementById(id);
 const VERSION = '1';
@@ -12,7 +12,7 @@ const TRIES = 3; // times that a broken connection to a running experiment is ta
 const catalogue = await (await fetch('/api/experiments')).json();
 const pictures = new Pictures($('figures'));
 const beside = new Pictures($('beside-figures'), false);
-const page = {experiment: null, values: {}, busy: false, again: false, job: null, shown: null, timer: 0, report: null};
+const page = {experiment: null, values: {}, busy: false, again: false, job: null, shown: null, timer: 0, report: null, lent: ''};
 
 const live = () => page.experiment.pace === 'live';
 const query = more => {
@@ -46,7 +46,7 @@ function clamped(setting, text) {
 function toAddress() {
   clearTimeout(page.timer);
   page.timer = setTimeout(() => {
-    const rest = query().toString();
+    const rest = query(page.lent ? [['from', page.lent]] : []).toString();
     history.replaceState(null, '', `#${page.experiment.name}${rest ? `?v=${VERSION}&${rest}` : ''}`);
   }, WAIT);
 }
@@ -74,6 +74,25 @@ function open() {
   }
   form();
   ravine();
+  if (lent() === page.lent) changed(true);
+  else borrow(lent());
+}
+
+/** Where this server has a report for the experiment, such as that of a run: /api/…, from no other place. */
+function lent() {
+  const from = new URLSearchParams(location.hash.split('?')[1] ?? '').get('from') ?? '';
+  return page.experiment.report && from.startsWith('/api/') ? from : '';
+}
+
+async function borrow(from) {
+  page.lent = from;
+  page.report = null;
+  if (from) {
+    const answer = await fetch(from).catch(() => null);
+    if (answer?.ok) page.report = await answer.text();
+    else problem('The report that this address names is not there any more.');
+    form();
+  }
   changed(true);
 }
 
@@ -126,7 +145,8 @@ function extras() {
     page.report = file.files.length ? await file.files[0].text() : null;
     update();
   }});
-  const help = 'made with report.save("x.json"); without one: the network sigmoid-20';
+  const help = page.lent && page.report ? `the report of ${new URLSearchParams(page.lent.split('?')[1]).get('run') ?? 'a run'}`
+    : 'made with report.save("x.json"); without one: the network sigmoid-20';
   return [make('div', {className: 'parameter'}, make('label', {htmlFor: 'report'}, 'a saved report'), file, make('small', {}, help))];
 }
 
@@ -331,24 +351,11 @@ async function revealed(guess) {
 
 // --- start -----------------------------------------------------------------------------------------------------------
 
-const dark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-};
-const pressed = () => $('theme').setAttribute('aria-pressed', String(dark()));
-
 $('experiments').replaceChildren(...catalogue.map(each =>
   make('li', {}, make('a', {href: `#${each.name}`, title: each.title}, each.name))));
 $('bar').after(make('p', {id: 'doing', className: 'quiet'}));
 $('rows').ontoggle = rows;
-$('theme').onclick = () => {
-  document.documentElement.dataset.theme = dark() ? 'light' : 'dark';
-  localStorage.setItem('unvanish-theme', document.documentElement.dataset.theme);
-  pressed();
-};
-const kept = localStorage.getItem('unvanish-theme');
-if (kept === 'dark' || kept === 'light') document.documentElement.dataset.theme = kept;
-pressed();
+themed($('theme'));
 addEventListener('hashchange', open);
 addEventListener('pagehide', leave);
 let seen = innerWidth;

@@ -1,0 +1,174 @@
+"""The models and optimizers of a script that does not know of us, found when they are made and used."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from unvanish.watching.given import unwrapped
+from unvanish.watching.gradients import held
+from unvanish.watching.watch import Watch
+
+
+class Stopped(BaseException):
+    """Ends a script after its last wanted step; no ``except Exception`` of the script holds it up."""
+
+
+class Finder:
+    """Finds the models of a script at their first call, and its optimizers at their first step."""
+
+    def __init__(self, run: Watch, stop_after: int | None) -> None:
+        self.run, self.stop_after = run, stop_after
+        self.roots: dict[int, nn.Module] = {}
+        self.first = ""  # the name of the first model, which it gets when a second one is called
+        self.process = os.getpid()
+        self.known: dict[int, int] = {}
+        self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
+        self.patched: list[tuple[Any, str, Any]] = []
+        self._around(torch.optim.Optimizer, "__init__", self._make)
+        self.compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # in place: their calls run no hook of ours
+        self._around(torch, "compile", self._compile)
+        self._around(nn.Module, "compile", self._compile_in_place)
+        self.looking: Any = None
+        self._look(True)
+        self.hooks = [
+            register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self.after),
+        ]  # fmt: skip
+
+    def _around(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            return around(original, *args, **kwargs)
+
+        self.patched.append((owner, name, original))
+        setattr(owner, name, replaced)
+
+    def _make(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        self.made.add(optimizer)
+
+    def _compile(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if not any(name == "__call__" for _, name, _ in self.patched):
+            from torch._dynamo.eval_frame import OptimizedModule
+
+            self._around(OptimizedModule, "__call__", self._call_compiled)
+        return found
+
+    def _compile_in_place(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(module, *args, **kwargs)
+        self.compiled.add(module)
+
+    def _call_compiled(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """A compiled module is called: a hook on every module would be compiled with it, and warned of."""
+        if self.looking is None or torch.compiler.is_compiling() or os.getpid() != self.process:
+            return original(module, *args, **kwargs)
+        self.called(module, args)
+        self._look(False)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            self._look(True)
+
+    def _look(self, on: bool) -> None:
+        """A hook on every module of the process is there while it is needed."""
+        if on and self.looking is None:
+            self.looking = register_module_forward_pre_hook(self.called)
+        elif not on and self.looking is not None:
+            self.looking.remove()
+            self.looking = None
+
+    def called(self, module: nn.Module, args: Any) -> None:
+        """Some module is called; the first that holds parameters and is part of no known one is a model."""
+        if torch.compiler.is_compiling() or os.getpid() != self.process:
+            return
+        if self._new(module):
+            model = unwrapped(module)
+            if model is module or hasattr(module, "_orig_mod"):
+                self.run.watcher.entered(model, args)  # its own hooks come too late for this call
+
+    def _new(self, module: nn.Module) -> bool:
+        """Watch it, if it holds parameters and is part of no known model."""
+        if any(id(module) in self._inside(root) for root in self.roots.values()):
+            return False
+        if next(module.parameters(), None) is None:
+            return False
+        model = unwrapped(module)
+        if len(self.roots) == 1 and "" in self.run.watcher.table.models and not self.run.step:
+            self.run.watcher.rename(self.first)
+        self.roots[id(model)] = model
+        name = self._name(module)
+        if len(self.roots) == 1:
+            self.first, name = name, ""
+        self.run.add_model(name, module)
+        return True
+
+    def _inside(self, root: nn.Module) -> set[int]:
+        return {id(each) for each in root.modules()}
+
+    def _name(self, module: nn.Module) -> str:
+        """The name of the variable that holds it where it is called, or of an attribute of ``self``; else the class."""
+        name = next((name for name in _names_of(module) if name != "self"), type(module).__name__)
+        taken = self.run.watcher.table.models
+        return name if name not in taken else f"{name}{len(taken)}"
+
+    def before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if os.getpid() != self.process:
+            return
+        if not self._knows(optimizer):
+            for module in sorted(self.compiled, key=lambda each: -len(list(each.modules()))):
+                self._new(module)
+        self._look(not self._knows(optimizer))
+        if not self.run.watcher.optimizers:
+            for each in list(self.made):  # those that were made before the first step may belong to it
+                self.run.watcher.add_optimizer(each)
+        self.run.before_step(optimizer, args, kwargs)
+        if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
+            self.run.check("stop")
+
+    def after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if os.getpid() != self.process:
+            return
+        self.run.after_step(optimizer, args, kwargs)
+        if self.stop_after is not None and self.run.step >= self.stop_after:
+            raise Stopped
+
+    def _knows(self, optimizer: Any) -> bool:
+        """Whether every layer that it moves is watched; asked again when it has got further parameters."""
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        if self.known.get(id(optimizer)) != count and self.run.watcher.table.holds(held(optimizer)):
+            self.known[id(optimizer)] = count
+        return self.known.get(id(optimizer)) == count
+
+    def remove(self) -> None:
+        """Leave torch as it was."""
+        self._look(False)
+        for hook in self.hooks:
+            hook.remove()
+        while self.patched:
+            owner, name, original = self.patched.pop()
+            setattr(owner, name, original)
+
+
+def _names_of(module: nn.Module) -> Iterator[str]:
+    """The names by which the functions that are running know a module, the innermost first; none inside of modules."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        here = frame.f_locals
+        owner = here.get("self")
+        ours = str(frame.f_globals.get("__name__", "")).startswith("unvanish.")
+        if not ours and not isinstance(owner, nn.Module):
+            yield from (key for key, value in here.items() if value is module)
+            yield from (key for key, value in getattr(owner, "__dict__", {}).items() if value is module)
+        frame = frame.f_back

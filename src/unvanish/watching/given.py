@@ -1,0 +1,80 @@
+"""What a watch is given, made plain: models, optimizers, the file of the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unvanish.records import UnvanishError
+
+
+def models_of(model: Any) -> dict[str, nn.Module]:
+    """One module, a sequence or a mapping of them, by name; UnvanishError for anything else."""
+    if isinstance(model, nn.Module):
+        models: dict[Any, Any] = {"": model}
+    elif isinstance(model, Mapping):
+        models = dict(model)
+    elif isinstance(model, (list, tuple)):
+        models = {str(at): each for at, each in enumerate(model)}
+    else:
+        raise UnvanishError(f"watch(model) takes a module, a sequence or a mapping of them, not {type(model).__name__}")
+    for each in models.values():
+        if not isinstance(each, nn.Module):
+            raise UnvanishError(f"watch(model) holds a {type(each).__name__}, which is no nn.Module")
+    if not models:
+        raise UnvanishError("watch(model) holds no model")
+    return {str(name): each for name, each in models.items()}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and DistributedDataParallel, which runs without the other processes."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def rank() -> int:
+    """Which of several processes this is; 0 where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0") or 0)
+
+
+def optimizers_of(optimizer: Any) -> list[Any]:
+    """The torch optimizers, also inside what wraps them; UnvanishError where there is none."""
+    several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    found: list[Any] = []
+    for each in several:
+        while not isinstance(each, torch.optim.Optimizer) and hasattr(each, "optimizer"):
+            each = each.optimizer
+        if not isinstance(each, torch.optim.Optimizer):
+            raise UnvanishError(
+                f"watch(optimizer) takes a torch Optimizer or a sequence of them, not {type(each).__name__}"
+            )
+        found.append(each)
+    if not found:
+        raise UnvanishError("watch(optimizer) holds no optimizer")
+    return found
+
+
+def run_path(to: str | Path) -> Path:
+    """The file of a new run: ``to`` itself where it names one, else a name of its own in that folder."""
+    path = Path(to)
+    if path.suffix and not path.is_dir():
+        return path
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    for more in range(1_000):
+        found = path / f"{stamp}{f'-{more}' if more else ''}.unvanish"
+        if not found.exists():
+            return found
+    raise UnvanishError(f"cannot find a free name for a run in {str(path)!r}")

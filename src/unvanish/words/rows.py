@@ -1,0 +1,25 @@
+"""The words about rows that become alike and activations on their flat ends, in plain language."""
+
+from __future__ import annotations
+
+ROWS = {
+    "alike": "How alike rows (nodes, tokens) become; null where no two means over them follow one another.",
+    "AlikeFacts.rows": "How many rows are averaged.",
+    "AlikeFacts.calls": "The indices of the calls that average over rows and that no path goes around, in order.",
+    "log10_spread": "Log10 of 1 less the mean cosine between two rows after each of them; -inf for rows all alike.",
+    "stable_rank": "After each of them the stable rank, ‖H‖²_F / σ₁²: 1 where all rows point the same way.",
+    "AlikeFacts.given": "Log10 of 1 less the mean cosine between two rows before the first of them.",
+    "digits": "The same number for rows that differ by no more than rounding.",
+    "best_alike": "The lowest loss of outputs that are the same for all rows; null where the outputs are no rows.",
+    "at_alike": "True where the loss is no better than that.",
+    "out_of_reach": "The share of the achievable reduction of the loss that such outputs cannot win.",
+    "pinned": "Activations on their flat ends before a loss without a scale.",
+    "PinnedFacts.call": "The index of the activation.",
+    "PinnedFacts.asked": (
+        "Of what the loss asks of the activation, in squares, the share that would move entries away from a flat end."
+    ),
+    "passed": (
+        "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
+        " inputs of size 1. Null elsewhere."
+    ),
+}
