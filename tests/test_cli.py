@@ -171,7 +171,7 @@ def test_a_file_changed_within_the_same_second_is_read_anew(checked, net):
         ("import absent_module\n", "net.py", "at net.py:1: ModuleNotFoundError: No module named 'absent_module'"),
         ("import sys\nsys.exit(0)\n", "net.py", "at net.py:2: it called sys.exit(0); put what runs the program under"),
         (GOOD, "net.py:probelm", "has no 'probelm'; there is Problem problem; did you mean net.py:problem?"),
-        ("def build(): pass\n", "net.py", "no function that returns one; unvanish check --init net.py"),
+        ("def build(): pass\n", "net.py", "no function that returns one; unvanish run --stop-after 3 net.py"),
         (
             "def build(): return Problem()\ndef main(): Problem()\n",
             "net.py",

@@ -14,8 +14,10 @@ from browser import open_page
 from made_reports import MADE
 from test_html import NAMES, PAGES, contrast, written
 
-from unvanish import lab
+import unvanish
+from unvanish import lab, zoo
 from unvanish.charts import theme
+from unvanish.report.formats import find
 from unvanish.words.markup import visible
 
 TOLD = "vanishing-20"
@@ -84,6 +86,16 @@ def test_no_table_is_clipped_and_pictures_use_the_width(show: Show, name: str, w
     assert not seen["clipped"]
     assert seen["pictures"] and min(seen["pictures"]) >= least
     assert min(seen["letters"]) >= 10.5, "a picture is drawn for its width, not shrunk"
+
+
+def test_a_table_of_every_column_and_long_places_fits_a_desktop(show: Show):
+    """Of a check with an optimizer: all numbers of 20 layers, called in a file that stands far away."""
+    report = unvanish.diagnose(zoo.get("sigmoid-20").build(0))
+    far = "/home/someone/projects/networks/sources/deep_sigmoid.py:24"
+    report = report.replace(layers=tuple(layer.replace(source=far) for layer in report.layers))
+    with show(find("html").write(report), width=1280) as page:
+        boxes = page.evaluate("[...document.querySelectorAll('.broad')].map(e => [e.scrollWidth, e.clientWidth])")
+    assert boxes and all(inner <= outer + 1 for inner, outer in boxes)
 
 
 @pytest.mark.parametrize("name", PAGES)

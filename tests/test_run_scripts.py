@@ -154,7 +154,7 @@ SCRIPTS = {
 }
 LAYERS = {
     "a model compiled in place": ("a", "b", "c"),
-    "several models and optimizers": ("0", "2", "4", "made.0", "made.2"),
+    "several models and optimizers": ("judge.0", "judge.2", "judge.4", "made.0", "made.2"),
     "its own log on standard output": tuple(str(2 * at) for at in range(13)),
 }
 

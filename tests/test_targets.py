@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -108,12 +109,132 @@ def test_a_skeleton_is_written_without_running_the_script(files, capsys):
     text = Path("train_problem.py").read_text()
     ast.parse(text)
     for part in ("from train import Net", "nn.CrossEntropyLoss(label_smoothing=0.1)", "FILL IN: lr=args.lr",
-                 "torch.optim.AdamW(model.parameters(), weight_decay=0.01)", "DataLoader(data, ba"):  # fmt: skip
+                 "torch.optim.AdamW(parameters, weight_decay=0.01)", "DataLoader(data, ba"):  # fmt: skip
         assert part in text
     Path("train_problem.py").write_text("mine")
     assert main(["check", "--init", "train.py"]) == 2
     assert "not written over" in capsys.readouterr().err
     assert Path("train_problem.py").read_text() == "mine"
+
+
+PROGRAM = """
+import argparse
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.layer(x).relu()
+
+class Net(nn.Module):
+    def __init__(self, depth, width, bias):
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Linear(5, width, bias=bias), *[Block(width) for _ in range(depth)])
+
+    def forward(self, x):
+        return self.blocks(x)
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("-w", "--hidden-width", default=7)
+    parser.add_argument("--bias", action="store_true")
+    parser.add_argument("--lr", default=1e-2)
+    opt = parser.parse_args()
+    device = torch.device("cpu")
+    model = Net(opt.depth, opt.hidden_width, bias=opt.bias).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=opt.lr)
+    for x, y in ():
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def filled(path, **values):
+    """The skeleton with the open places filled in."""
+    text = Path(path).read_text()
+    for name, value in values.items():
+        assert f"    {name} = ..." in text
+        text = re.sub(rf"(    {name} = )\.\.\..*", rf"\g<1>{value}", text)
+    Path(path).write_text(text)
+    return text
+
+
+def test_a_skeleton_takes_the_defaults_of_the_arguments_and_runs_once_the_batch_is_filled_in(files, capsys):
+    files({"train.py": PROGRAM})
+    assert main(["check", "--init", "train.py"]) == 0
+    assert main(["check", "train_problem.py"]) == 2  # nothing is filled in yet
+    assert "Problem(inputs=…) is `...` still" in capsys.readouterr().err
+    text = filled("train_problem.py", inputs="torch.randn(8, 5)", targets="torch.randn(8, 7)")
+    assert "model = Net(3, 7, bias=False)  # train.py: Net(opt.depth, opt.hidden_width, bias=opt.bias)" in text
+    assert "torch.optim.Adam(parameters, lr=0.01)," in text and "import Net\n" in text  # and no Block
+    assert main(["check", "train_problem.py", "--effort", "quick", "--exit-zero"]) == 0
+
+
+def test_a_skeleton_of_a_package_imports_from_it_and_says_what_only_running_would_tell(files, capsys):
+    files({"src/wave/__init__.py": "", "src/wave/net.py": "from torch import nn\nNet = lambda n: nn.Linear(n, 2)\n"})
+    files({
+        "src/wave/train.py": "import torch\nfrom .net import Net\nclass Trainer:\n    def __init__(self, cfg):\n"
+        "        self.model = Net(cfg.n)\n        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)\n"
+        "        self.loss = torch.nn.CrossEntropyLoss()\n", "pyproject.toml": "",
+    })  # fmt: skip
+    assert main(["check", "--init", "src/wave/train.py"]) == 0
+    path = "src/wave/train_problem.py"
+    text = filled(path, model="Net(4)", inputs="torch.randn(6, 4)", targets="torch.arange(6) % 2")
+    assert "from .net import Net" in text and "torch.optim.SGD(parameters, 0.1)" in text
+    assert main(["check", path, "--effort", "quick"]) == 0
+    assert main(["check", "src/wave/train.py"]) == 2
+    assert "unvanish run --stop-after 3 -m wave.train checks it as it trains" in capsys.readouterr().err
+
+
+LIBRARY = """
+from torch import nn
+
+class Config:
+    def __init__(self, layers):
+        self.layers = layers
+
+class Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.net = nn.Sequential(*[nn.Linear(3, 3) for _ in range(config.layers)])
+
+    def forward(self, x, labels):
+        return {"loss": (self.net(x) - labels).square().mean()}
+"""
+
+
+def test_a_skeleton_of_a_script_whose_library_computes_the_loss(files):
+    files({
+        "tune.py": "from library import Config, Model, Trainer, TrainingArguments\nconfig = Config(layers=2)\n"
+        "model = Model(config)\nsettings = TrainingArguments(learning_rate=2e-4)\n"
+        "trainer = Trainer(model=model, args=settings)\ntrainer.train()\n",
+        "library.py": LIBRARY,
+    })  # fmt: skip
+    assert main(["check", "--init", "tune.py"]) == 0
+    text = filled("tune_problem.py", inputs="{'x': torch.randn(4, 3), 'labels': torch.randn(4, 3)}")
+    assert "from library import Config, Model\n" in text and "lr=0.0002" in text and "targets" not in text
+    assert main(["check", "tune_problem.py", "--effort", "quick", "--exit-zero"]) == 0
+
+
+def test_with_several_models_the_skeleton_says_that_a_run_checks_all(files):
+    files({
+        "gan.py": "import torch\nfrom torch import nn\nclass G(nn.Module):\n    def forward(self, z, label):\n"
+        "        return z\nclass D(nn.Module):\n    pass\ndef main():\n    g, d = G(), D()\n"
+        "    torch.optim.Adam(g.parameters(), 1)\n    torch.optim.Adam(d.parameters(), 2)\n",
+    })  # fmt: skip
+    assert main(["check", "--init", "gan.py"]) == 0
+    text = Path("gan_problem.py").read_text()
+    assert "also in gan.py: D; unvanish run --stop-after 3 checks all of them" in text
+    assert "one batch as the model takes it: (z, label)" in text and "loss_fn=...,  # FILL IN" in text
 
 
 def test_a_report_is_written_in_the_format_of_its_suffix(files, capsys):

@@ -24,7 +24,7 @@ from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import output_facts
+from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
@@ -232,7 +232,8 @@ def _more_evidence(
         return flow
     last, own = ends
     if last is not None:
-        flow = flow.replace(output=output_facts(last, own, loss))
+        facts = output_facts(last, own, loss)
+        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )

@@ -75,6 +75,9 @@ class Problem:
     autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is ...:
+                raise UnvanishError(f"Problem({name}=…) is `...` still: put in what you train with")
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise UnvanishError(
                 f"Problem(model=…) takes an nn.Module or a function that builds one, not {_kind(self.model)}"

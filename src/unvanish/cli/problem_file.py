@@ -137,7 +137,7 @@ def _steps_noticed(path: Path, wanted: str) -> Generator[None, None, None]:
         noticed = f"{path} trains while it is imported ({seen[0]}.step() was called)"
         advice = 'put the training under if __name__ == "__main__":'
         if not _defines(path, wanted):
-            raise UnvanishError(f"{noticed} and has no {wanted!r}; {advice}, or try unvanish check --init {path}")
+            raise UnvanishError(f"{noticed} and has no {wanted!r}; {without_problem(path)}")
         write(sys.stderr, f"unvanish: {noticed}; to check the network before it, {advice}")
 
     hook = register_optimizer_step_pre_hook(step)
@@ -161,8 +161,18 @@ def _lookup(module: ModuleType, name: str, path: Path, wanted: type) -> Any:
     has = [f"{what} {', '.join(keys)}" for what, keys in (("Problem", problems), ("function", functions)) if keys]
     near = difflib.get_close_matches(name, problems + functions, n=1) or (problems + functions)[:1]
     defined = f"there is {' and '.join(has)}" if has else "there is no Problem in it and no function that returns one"
-    hint = f"did you mean {path}:{near[0]}?" if near else f"unvanish check --init {path} writes one to fill in"
+    hint = f"did you mean {path}:{near[0]}?" if near else without_problem(path)
     raise UnvanishError(f"{path} has no {name!r}; {defined}; {hint}")
+
+
+def without_problem(path: Path) -> str:
+    """What to do with a script that has no Problem."""
+    module = home_of(path).module
+    target = f"-m {module}" if module else str(path)
+    return (
+        f"unvanish run --stop-after 3 {target} checks it as it trains, and unvanish check --init {path} writes a"
+        " Problem to fill in"
+    )
 
 
 def _builders(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import deliver
+from unvanish.cli.places import home_of
 from unvanish.cli.terminal import (
     FAILED,
     FOUND,
@@ -103,6 +104,9 @@ def _summary(run: Run, script: str, why: str) -> str:
     made = int(run.facts.get("steps", 0))
     if failed := run.facts.get("failed"):
         return f"unvanish: watching {script} ended early by an error of its own ({failed}); {run.path}"
+    if not run.steps and "no known parent package" in why and (home := home_of(Path(script))).module:
+        folder = home.first[0].parent if home.first[0].name == "src" else home.first[0]
+        return f"unvanish: {script} is a part of a package; in {folder}, write: unvanish run -m {home.module}"
     if not run.steps:
         return (
             f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled"

@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
 
 from unvanish.cli.places import home_of
+from unvanish.cli.script_parts import Found, Made, found_in, free_names, last_name
 from unvanish.records import UnvanishError
-
-OPTIMIZERS = (
-    "SGD",
-    "Adam",
-    "AdamW",
-    "RMSprop",
-    "Adagrad",
-    "NAdam",
-    "RAdam",
-    "Adamax",
-    "Adadelta",
-    "Rprop",
-    "ASGD",
-    "LBFGS",
-)
-FUNCTIONAL = ("cross_entropy", "mse_loss", "l1_loss", "nll_loss", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "smooth_l1_loss", "huber_loss", "kl_div")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Found:
-    """What stands in a script: classes of models, and the text of what makes losses, optimizers and loaders."""
-
-    models: tuple[str, ...]
-    losses: tuple[str, ...]
-    optimizers: tuple[str, ...]
-    loaders: tuple[str, ...]
-    trains: bool
-    """Whether importing the script would train: a step or a call of training stands outside of every function."""
 
 
 def write_skeleton(script: Path) -> Path:
@@ -61,102 +32,105 @@ def write_skeleton(script: Path) -> Path:
     return target
 
 
-def found_in(text: str) -> Found:
-    """What the text of a script says about its training, by reading it."""
-    tree = ast.parse(text)
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return Found(
-        models=tuple(
-            node.name
-            for node in tree.body
-            if isinstance(node, ast.ClassDef) and any("Module" in ast.unparse(base) for base in node.bases)
-        ),
-        losses=tuple(dict.fromkeys(_losses(calls))),
-        optimizers=tuple(ast.unparse(c) for c in calls if _last(c.func) in OPTIMIZERS and c.args),
-        loaders=tuple(ast.unparse(c) for c in calls if _last(c.func) == "DataLoader"),
-        trains=any(_last(call.func) in ("step", "backward") for call in _at_import(tree)),
-    )
-
-
 def skeleton(script: Path, parts: Found) -> str:
     """The text of the file: it imports what the script has, and says where to fill in."""
-    inside = bool(home_of(script).module)
-    model = parts.models[0] if parts.models else ""
-    loss = parts.losses[0] if parts.losses else "nn.functional.cross_entropy"
-    optimizer = parts.optimizers[0] if parts.optimizers else "torch.optim.SGD(parameters, lr=0.1)"
-    lines = [
-        f'"""What unvanish checks of {script.name}: fill in what is marked FILL IN."""',
-        "",
-        "import torch",
-        "from torch import nn",
-        "",
-        "import unvanish",
-    ]
-    if model:
-        lines += ["", f"from {'.' if inside else ''}{script.stem} import {model}"]
-    if parts.trains:
-        lines.insert(1, f'# {script.name} trains on import: put that under if __name__ == "__main__": first.')
-    if len(parts.models) > 1:
-        lines.append(f"# also in {script.name}: {', '.join(parts.models[1:])}")
+    model = parts.models[0] if parts.models else None
+    lines = [f'"""What unvanish checks of {script.name}: fill in what is marked FILL IN."""', ""]
+    own = model is not None and not any(each.endswith(f" {model.name}") for each in model.imports)
+    if parts.trains and own:
+        lines += [f'# {script.name} trains on import: put that under if __name__ == "__main__": first.', ""]
+    lines += _imports(script, parts, model if own else None)
     lines += ["", "", "def problem() -> unvanish.Problem:", "    torch.manual_seed(0)"]
-    lines.append(
-        f"    model = {model}()  # FILL IN: its arguments" if model else "    model = ...  # FILL IN: your nn.Module"
-    )
+    lines += _model(script, model)
+    if len(parts.models) > 1:
+        others = ", ".join(each.name for each in parts.models[1:])
+        lines.append(f"    # also in {script.name}: {others}; unvanish run --stop-after 3 checks all of them")
     lines += [f"    # {script.name} has {loader}" for loader in parts.loaders[:2]]
-    lines += [
-        "    inputs = ...  # FILL IN: one batch as the model takes it, such as inputs, targets = next(iter(loader))",
-        "    targets = ...  # FILL IN: the targets of that batch",
-    ]
+    if parts.own_loss:
+        lines.append("    inputs = ...  # FILL IN: one batch as a mapping, with the labels: called as model(**inputs)")
+    else:
+        takes = () if model is None else model.takes
+        several = f": ({', '.join(takes)})" if len(takes) > 1 else ", such as inputs, targets = next(iter(loader))"
+        lines.append(f"    inputs = ...  # FILL IN: one batch as the model takes it{several}")
+        lines.append("    targets = ...  # FILL IN: the targets of that batch")
     if len(parts.optimizers) > 1:
-        lines.append(f"    # also: {'; '.join(parts.optimizers[1:])}")
+        lines.append(f"    # also: {'; '.join(map(ast.unparse, parts.optimizers[1:]))}")
+    made, unknown = _optimizer(parts)
+    lines += ["    return unvanish.Problem(", "        model,", "        inputs,"]
+    if not parts.own_loss:
+        lines += ["        targets,", f"        loss_fn={_loss(parts)}"]
     lines += [
-        f"    optimizer = {_over_model(optimizer)}",
-        "    for name, value in (('model', model), ('inputs', inputs), ('targets', targets)):",
-        "        if value is ...:",
-        "            raise unvanish.UnvanishError(f'fill in {name} in this file first')",
-        f"    return unvanish.Problem(model, inputs, targets, {loss}, optimizer=optimizer)",
+        f"        optimizer=lambda parameters: {made},{unknown}",
+        "        # for unvanish fix: train_batches=loader, validation=…, metric=…, steps=…",
+        "    )",
         "",
     ]
     return "\n".join(lines)
 
 
-def _over_model(made: str) -> str:
-    """The call that makes the optimizer, over the parameters of ``model``; other names of the script are not known."""
-    call = ast.parse(made, mode="eval").body
-    assert isinstance(call, ast.Call)
+def _imports(script: Path, parts: Found, own: Made | None) -> list[str]:
+    """Imports in three groups, without those that nothing uses."""
+    model = parts.models[0] if parts.models else None
+    needed = [] if model is None else [each for each in model.imports if each != "import torch"]
+    uses_nn = any(loss.startswith("nn.") for loss in parts.losses)
+    needed = [each for each in needed if not (uses_nn and each in ("from torch import nn", "import torch.nn as nn"))]
+    beside = [each for each in _joined(needed) if each.startswith("from .")]
+    if own is not None:
+        beside.append(f"from {'.' if home_of(script).module else ''}{script.stem} import {own.name}")
+    needed += ["import torch", *(["from torch import nn"] if uses_nn else [])]
+    lines = [each for each in _joined(needed) if each not in beside]
+    return [*lines, "", "import unvanish", *([""] if beside else []), *beside]
+
+
+def _joined(imports: list[str]) -> list[str]:
+    """In the usual order, and one statement for what comes from one module."""
+    found: dict[str, list[str]] = {}
+    for each in imports:
+        source, _, names = each.partition(" import ")
+        found.setdefault(source, []).append(names)
+    lines = [source + (f" import {', '.join(sorted(names))}" if names[0] else "") for source, names in found.items()]
+    return sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1]))
+
+
+def _set(line: str) -> list[str]:
+    """A statement of one call, its arguments below it where it is long."""
+    made = ast.parse(line).body[0]
+    if len(line) < 100 or not isinstance(made, ast.Assign) or not isinstance(made.value, ast.Call):
+        return [f"    {line}"]
+    call = made.value
+    arguments = ", ".join([*map(ast.unparse, call.args), *(ast.unparse(each) for each in call.keywords)])
+    inner = textwrap.wrap(arguments, 108, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False)
+    return [f"    {ast.unparse(made.targets[0])} = {ast.unparse(call.func)}(", *inner, "    )"]
+
+
+def _model(script: Path, model: Made | None) -> list[str]:
+    if model is None:
+        return ["    model = ...  # FILL IN: your nn.Module"]
+    if not model.call:
+        return [f"    model = ...  # FILL IN: {model.written}"]
+    note = "" if model.call == model.written else f"  # {script.name}: {model.written}"
+    made = _set(f"model = {model.call}")
+    made[-1] += note
+    return [*(part for line in model.before for part in _set(line)), *made]
+
+
+def _loss(parts: Found) -> str:
+    loss, *others = parts.losses or ("",)
+    if not loss:
+        return "...,  # FILL IN: loss_fn(outputs, targets)"
+    return f"{loss}," + (f"  # also: {', '.join(others)}" if others else "")
+
+
+def _optimizer(parts: Found) -> tuple[str, str]:
+    """The call that makes the optimizer over ``parameters``, and a comment on what of it only running would tell."""
+    if not parts.optimizers:
+        return "torch.optim.SGD(parameters, lr=0.1)", "  # FILL IN: none was found"
+    call = parts.optimizers[0]
     settings, unknown = list[str](), list[str]()
     for place, argument in enumerate(call.args[1:]):
         (settings if isinstance(argument, ast.Constant) and not place else unknown).append(ast.unparse(argument))
     for keyword in call.keywords:
-        known = all(not isinstance(node, ast.Name) for node in ast.walk(keyword.value))
+        known = not free_names(keyword.value)
         (settings if known else unknown).append(f"{keyword.arg}={ast.unparse(keyword.value)}")
     comment = f"  # FILL IN: {', '.join(unknown)}" if unknown else ""
-    return f"torch.optim.{_last(call.func)}({', '.join(['model.parameters()', *settings])}){comment}"
-
-
-def _losses(calls: list[ast.Call]) -> Iterator[str]:
-    for call in calls:
-        name = _last(call.func)
-        known = not any(isinstance(n, ast.Name) for a in (*call.args, *call.keywords) for n in ast.walk(a))
-        if name.endswith("Loss"):
-            yield f"nn.{name}({', '.join(ast.unparse(a) for a in (*call.args, *call.keywords)) if known else ''})"
-        elif name in FUNCTIONAL:
-            yield f"nn.functional.{name}"
-
-
-def _at_import(tree: ast.Module) -> Iterator[ast.Call]:
-    """The calls that run when the file is imported: outside of functions and of the guard of ``__main__``."""
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            continue
-        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.Call):
-            yield node
-        waiting += ast.iter_child_nodes(node)
-
-
-def _last(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return f"torch.optim.{last_name(call.func)}({', '.join(['parameters', *settings])})", comment

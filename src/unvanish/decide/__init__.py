@@ -27,7 +27,7 @@ from unvanish.decide.limits import (
     VANISHED,
     VANISHED_ADAPTIVE,
 )
-from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, shut_by
+from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, passed_by, shut_by
 from unvanish.decide.reach import depends_beyond
 from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
@@ -44,6 +44,21 @@ UNJUDGED = ("frozen", "unused", "undecided", "not_asked")
 """Verdicts that say nothing about how a layer learns."""
 
 NOT_ASKED = "this look did not ask for"
+
+IN_WORDS = {
+    "calls": "the calls of the forward pass",
+    "noise": "the noise of the gradient",
+    "loss": "what is left to gain of the loss",
+    "zeros": "what an exact zero waits for",
+    "decrement": "curvature",
+    "step": "the state of the optimizer",
+    "next_step": "its next step",
+    "rates": "other learning rates",
+    "output": "the fit of outputs and loss",
+    "inputs": "the scale of the inputs",
+    "time": "the time axis",
+}
+"""What a look may leave out, as it is called in a remark."""
 
 CURVATURE = "not decided: needs curvature, which this check did not measure"
 
@@ -218,7 +233,9 @@ def _seen(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple[st
     if arrival is None:
         return "undecided", "its signal, the norm of its gradient or that of its weights was not measured"
     if arrival < VANISHED:
-        return ("gated" if gate_after(flow.layers, layer, arrival) else "vanished"), ""
+        if gate_after(flow.layers, layer, arrival):
+            return "gated", ""
+        return ("not_asked" if passed_by(flow.layers, layer, others.arrivals) else "vanished"), ""
     return _of_size(layer, flow, others.growths.get(layer.name, 0.0), still)
 
 
@@ -354,7 +371,7 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
 
 def _left_out(flow: Flow) -> str:
     """A remark on what a look at less than all did not ask for: the rules that need it have not spoken."""
-    rest = [name for name in EVERYTHING if name not in flow.asked]
+    rest = [IN_WORDS.get(name, name) for name in EVERYTHING if name not in flow.asked]
     return f"{NOT_ASKED} {', '.join(rest)}; what rests on them was not judged" if rest else ""
 
 

@@ -10,8 +10,9 @@ gradient norm times weight norm that of the layer is gone, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from unvanish.decide.limits import SOUND, VANISHED
 from unvanish.records import Flow, LayerFlow
 
 NEEDED = ("log10_signal", "log10_grad_norm", "log10_weight_norm")
@@ -116,6 +117,25 @@ def gate_after(layers: Sequence[LayerFlow], layer: LayerFlow, arrival: float) ->
     return ""
 
 
+def passed_by(layers: Sequence[LayerFlow], layer: LayerFlow, arrived: Mapping[str, float]) -> bool:
+    """Whether the signal seems to pass a layer by, as it does query and key weights beside the trunk of a transformer.
+
+    A layer before it gets a good part of the signal, which then comes by another way. In a first block there is none
+    before; what holds for its namesakes of the same size in later blocks is taken to hold for it. A walk can decide.
+    """
+    known = [each for each in layers if each.name in arrived]
+    sound = next((at for at, each in enumerate(known) if arrived[each.name] > SOUND), len(known))
+    return any(
+        at > sound and (each is layer or _namesakes(each, layer)) and arrived[each.name] < VANISHED
+        for at, each in enumerate(known)
+    )
+
+
+def _namesakes(one: LayerFlow, other: LayerFlow) -> bool:
+    last = [each.name.rpartition(".")[2] for each in (one, other)]
+    return last[0] == last[1] and not last[0].isdigit() and one.parameters == other.parameters
+
+
 def shut_by(layers: Sequence[LayerFlow], layer: LayerFlow) -> str:
     """The name of the layer, this one or a later one, whose whole activation is off for every sample; "" if none."""
     at = next((k for k, each in enumerate(layers) if each.name == layer.name), len(layers))
@@ -127,11 +147,11 @@ def shut_by(layers: Sequence[LayerFlow], layer: LayerFlow) -> str:
 
 def not_asked(flow: Flow) -> str:
     """A sentence that says what a finding from these numbers leaves open."""
+    if flow.asks("log10_transmission", "loss"):
+        return ""
+    if flow.asks("log10_transmission"):
+        return " Measured on the batch of a running training: whether there is anything left to learn was not asked."
     return (
-        ""
-        if flow.asks("log10_transmission", "loss")
-        else (
-            " Read off a running training: how strongly the outputs depend on each layer, and whether there is anything"
-            " left to learn, was not asked."
-        )
+        " Read off a running training: how strongly the outputs depend on each layer, and whether there is anything"
+        " left to learn, was not asked."
     )

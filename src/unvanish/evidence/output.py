@@ -16,6 +16,7 @@ from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
 from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
+from unvanish.trace.calls import Call
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
 TINY = 1e-6
@@ -56,6 +57,15 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     if reached is None or not reference > 0.0:
         return facts
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
+
+
+def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
+    """The mean over the samples of |log Σ exp(z)|, z what ``nll_loss`` is given; None where another loss is."""
+    z = last.output_loss.now[0].double()
+    ahead = [call for call in calls if last.call.index in call.inputs]
+    if not ahead or any(call.name != "nll_loss" for call in ahead) or z.ndim < 2:
+        return None
+    return float(z.logsumexp(1).abs().mean())
 
 
 def _rms(tensor: Tensor) -> float:

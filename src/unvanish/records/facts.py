@@ -90,7 +90,8 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
     factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
     exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
-    this call can give.
+    this call can give. ``log_mass``: where the loss takes log-probabilities, how far they are from adding up to one,
+    the mean over the samples of |log Σ exp(output)|.
     """
 
     call: int | None = None
@@ -104,6 +105,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     at_end: float | None = None
     held: float | None = None
     constant: float | None = None
+    log_mass: float | None = None
 
 
 class PairFacts(Record, frozen=True, kw_only=True):

@@ -69,7 +69,8 @@ class Draft:
     asked for: up to 4,096 samples, for statistics; the batch where there are none. ``restore_outputs``: what turns the
     model's outputs into what the user's metric was written for (a sigmoid, where the loss has been given the logits);
     None where nothing has to be done. ``steps``: planned length of the training. ``generator``: remedies that draw
-    numbers take a seed from it. ``pretrained``: the weights are worth keeping. ``known``: what was read off the model.
+    numbers take a seed from it. ``pretrained``: the weights are worth keeping. ``metric``: what the outputs are scored
+    by. ``known``: what was read off the model.
     """
 
     model: nn.Module
@@ -84,6 +85,7 @@ class Draft:
     pretrained: bool = False
     restore_outputs: Callable[[Any], Any] | None = None
     steps: int | None = None
+    metric: Callable[[Any, Any], Any] | None = None
     known: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
@@ -126,6 +128,7 @@ class Draft:
             generator=torch.Generator().manual_seed(seed),
             pretrained=pretrained,
             steps=problem.steps,
+            metric=problem.metric,
         )
 
     @cached_property

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from unvanish.preserve import untouched
-from unvanish.remedies import Change, Draft, Refused, remedy
+from unvanish.remedies import Change, Draft, Refused, remedy, rewriting, surgery
 from unvanish.remedies.draft import called
+from unvanish.remedies.finite import owners
+from unvanish.remedies.swap import traced
+from unvanish.trace.calls import LOSS_CALLS
 
 
 @remedy(
@@ -23,13 +26,17 @@ def match_shapes(draft: Draft) -> Change:
     """The loss is given the outputs in the shape that the targets have.
 
     What: where outputs and targets hold as many numbers in different shapes that broadcast, such as (N, 1) and (N,), so
-    that the loss compares each with each, the outputs are reshaped for the loss. The model and its metric stay.
+    that the loss compares each with each, the outputs are reshaped for the loss. The model and its metric stay. Where
+    the model computes its own loss and a check has found that no output has a target of its own (UV708), the reshape
+    goes into its forward, in front of the calls that compare.
     Helps: a regression whose loss stops at the variance of the targets, because the mean is the best answer to all of
     them at once.
     Does not help: shapes that are the same, or a loss that brings them together itself (refused).
     Source: Harris et al. 2020, Array programming with NumPy (broadcasting).
     """
     targets = draft.targets
+    if draft.loss_fn is None and any(finding.code == "UV708" for finding in draft.findings):
+        return _inside(draft)
     if draft.loss_fn is None or not isinstance(targets, Tensor):
         raise Refused("no loss function is given outputs and one tensor of targets; look at the shapes in the model")
     with untouched(draft.model, 0, draft.loss_fn):
@@ -50,6 +57,18 @@ def match_shapes(draft: Draft) -> Change:
     ]
     sentence = f"outputs in the shape of the targets for the loss: {shapes} were compared each with each"
     return draft.apply(sentence, (), code, ())
+
+
+def _inside(draft: Draft) -> Change:
+    """The same in a model that computes its own loss."""
+    paths = owners(draft, LOSS_CALLS)
+    if not paths:
+        raise Refused("where outputs and targets meet in the model was not seen; give them the same shape by hand")
+    for path in paths:
+        traced(draft, path)
+    code = [f"model = rewritten(model, {path!r}, compare_pairs)" for path in paths]
+    parts = [surgery.put, surgery.trace, rewriting.rewritten, rewriting.compare_pairs]
+    return draft.apply("outputs in the shape of the targets where the model compares them", parts, code, paths)
 
 
 def _compares_each_with_each(draft: Draft, outputs: Tensor) -> bool:

@@ -67,7 +67,22 @@ def output_layer(draft: Draft) -> Change:
     if fits or (site is None and loss is None):
         raise Refused("nothing clips or normalises the outputs, and the loss takes them as they are")
     probabilities = kind == "probabilities" or (site is not None and site.name in ("softmax", "sigmoid"))
+    if kind == "logits" and task == "binary" and _takes_logits(draft, outputs):
+        probabilities = False
     return _carry_out(draft, site, loss, RESTORE.get(task, "") if probabilities else "")
+
+
+def _takes_logits(draft: Draft, outputs: Tensor) -> bool:
+    """Whether the metric tells right from wrong by logits and not by probabilities: it makes a sigmoid of its own."""
+    if draft.metric is None:
+        return False
+    right = draft.targets.reshape(outputs.shape).to(outputs) if draft.targets.numel() == outputs.numel() else None
+    if right is None:
+        return False
+    wrong = 1.0 - right
+    by_probability = [_value(draft.metric, 0.1 + 0.8 * each, draft.targets) for each in (right, wrong)]
+    by_logit = [_value(draft.metric, 8.0 * each - 4.0, draft.targets) for each in (right, wrong)]
+    return by_probability[0] == by_probability[1] and by_logit[0] != by_logit[1]
 
 
 BY_HAND = "remove the last softmax or sigmoid and take F.cross_entropy or F.binary_cross_entropy_with_logits by hand"

@@ -75,8 +75,9 @@ def text_staircase(layers: Sequence[LayerFlow]) -> Html:
         return h("p", "No error signal was measured.")
     heads = [f"⋮ {len(row.layers):,} layers" if isinstance(row, Fold) else visible(row.name) for row in rows]
     width = min(max(map(len, heads)), 40)
+    heads = [head if len(head) <= width else f"…{head[1 - width :]}" for head in heads]
     lines = [
-        f"{head[:width]:<{width}}  "
+        f"{head:<{width}}  "
         + ("" if isinstance(row, Fold) else f"{amount(row.log10_signal):>12}  {bar(row.log10_signal, scale, BAR)[0]}")
         for head, row in zip(heads, rows, strict=True)
     ]

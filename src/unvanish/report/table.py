@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 GAP = 2
 TINY_BAR, SHORT_BAR, LONG_BAR = 6, 18, 40
 """Cells: less than a tiny bar shows nothing; a short one gives way to no other column; a longer one tells no more."""
+ROOMY_NAME = 33
+"""Cells that no name takes more than, even where shorter ones are alike: the bars need room, too."""
 NARROW = 24
 """Cells that a signal and the longest verdict take beside the name, with the gaps between them."""
 NOTHING = 0.002
@@ -77,6 +79,8 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
 
         cells = [*map(cell, layers), *map(folded, folds)]
         if header == "layer":
+            names = dict.fromkeys(page.clean(name) for name in cells)
+            most = next((room for room in range(most, ROOMY_NAME, 4) if _distinct(page, names, room)), most)
             cells = [page.path(page.clean(name), most) for name in cells]
         return Column(header, page.widest(cells, len(header), most), False, cell, folded)
 
@@ -101,6 +105,12 @@ def columns_of(page: Page, rows: Sequence[LayerFlow | Fold]) -> dict[str, Column
     if any(layer.source for layer in layers):
         columns.append(text("called at", "source", 30 if roomy else 24))
     return {column.header: column for column in columns}
+
+
+def _distinct(page: Page, names: Iterable[str], room: int) -> bool:
+    """Whether names that had to be shortened can still be told apart."""
+    written = [page.path(name, room) for name in names]
+    return len(set(written)) == len(written)
 
 
 def _signal(layer: LayerFlow) -> str:

@@ -41,14 +41,17 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     the loss divides the outputs by their sum (it stays the same when all of them grow by one factor), and with the
     outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more than
     ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a
-    share of nothing costs the most.
+    share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do
+    not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
+    falls without end as the outputs grow.
 
-    What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit.
+    What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a log-softmax
+    before a loss of log-probabilities, or the cross-entropy in its place.
 
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs; Bishop 2006,
     Pattern recognition and machine learning, section 4.3.6.
     """
-    return _out_of_reach(flow, threshold) or _held(flow, threshold)
+    return _no_logarithms(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
 
 
 def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
@@ -101,6 +104,28 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
             ),
         )
     ]
+
+
+def _no_logarithms(flow: Flow) -> list[Statement]:
+    """A loss of log-probabilities that is given something else."""
+    output = flow.output
+    if output is None or output.log_mass is None or not output.log_mass > NO_MASS:
+        return []
+    return [
+        Statement(
+            cause="nll_loss",
+            message=(
+                "nll_loss takes log-probabilities and is given something else: the exponentials of a sample's outputs"
+                f" do not add up to 1 (mean |log Σ exp| {number(output.log_mass)}). The loss then falls without end as"
+                " the outputs grow, whatever is learned. Put a log_softmax before it, or take cross_entropy instead."
+            ),
+            evidence=(Evidence(name="log_mass", value=output.log_mass, relation=">", threshold=NO_MASS),),
+        )
+    ]
+
+
+NO_MASS = 0.1
+"""|log Σ exp| that rounding does not explain: float16 leaves about a hundredth."""
 
 
 def _why(flow: Flow, call: CallFlow | None) -> str:

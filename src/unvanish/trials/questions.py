@@ -110,13 +110,13 @@ def _described(copies: Copies, asked: Describe) -> Trial:
         return Trial(remedy=remedy, edits=candidate, reason=str(refusal))
     if not candidate:
         return Trial(remedy=remedy, edits=candidate, change="nothing")
-    change = " ".join(made.sentence for made in each.changes) or ", ".join(get(slug).title for slug in candidate)
+    change = "; ".join(made.sentence for made in each.changes) or ", ".join(get(slug).title for slug in candidate)
     return Trial(remedy=remedy, edits=candidate, change=change, code=code_of(each))
 
 
 def code_of(copy: Copy) -> str:
     """The Python text that makes the change of this copy without unvanish."""
-    what = " ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
+    what = "; ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
     return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe, copy.draft.model)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +83,8 @@ class Box:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.first: dict[int, nn.Parameter | None] = {}  # of each module, one parameter
-        self.samples = 0
+        self.running: Entry | None = None
+        self.counts: dict[int, int] = {}
         self.ends: set[Any] = set()
         self.loss: Any = None
         self.loss_birth = ""
@@ -95,8 +96,11 @@ class Box:
         home = self._home(module)
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
+        self.running = entry
         self.entries.append(entry)
-        self.samples += next((each.size(0) for each in given if each.ndim), 1)
+        self.counts[id(module)] = self.counts.get(id(module), 0) + next(
+            (each.size(0) for each in given if each.ndim), 1
+        )
         if len(self.entries) > MOST:
             del self.entries[:-MOST]
 
@@ -109,7 +113,9 @@ class Box:
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
-        entry = self.entries[-1]
+        entry, self.running = self.running, None
+        if entry is None:
+            return
         loss = None if isinstance(outputs, Tensor) else inner_loss(outputs)
         for at, tensor in enumerate(tensors(outputs)):
             entry.loss = at if tensor is loss else entry.loss
@@ -131,7 +137,13 @@ class Box:
     def clear(self) -> None:
         self.entries.clear()
         self.ends.clear()
-        self.samples, self.loss, self.loss_birth = 0, None, ""
+        self.counts.clear()
+        self.running, self.loss, self.loss_birth = None, None, ""
+
+    @property
+    def samples(self) -> int:
+        """The samples of the step: the most that one module was given, in all of its calls together."""
+        return max(self.counts.values(), default=0)
 
 
 def _receiver(signals: dict[int, Tensor], at: int) -> Any:
@@ -162,10 +174,11 @@ class Replay:
     born: str = ""
 
 
-def replay(box: Box, scale: float = 1.0) -> Replay:
+def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = (), scale: float = 1.0) -> Replay:
     """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
 
-    ``scale``: by which the loss was multiplied before its backward.
+    ``moved``: ids of parameters that another optimizer has moved since. ``scale``: by which the loss was multiplied
+    before its backward.
     """
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
@@ -176,12 +189,13 @@ def replay(box: Box, scale: float = 1.0) -> Replay:
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
-    for entry in box.entries:
+    reached = [each for each in box.entries if each.signals] or box.entries
+    for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
             return Replay(
                 reason="what was made of the outputs of one watched module, and given to another, is not finite"
             )
-        found = _again(entry, scale)
+        found = _again(entry, models, scale)
         if found.born == "loss":
             return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
@@ -189,7 +203,7 @@ def replay(box: Box, scale: float = 1.0) -> Replay:
     return found
 
 
-def _again(entry: Entry, scale: float) -> Replay:
+def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
     if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
@@ -202,12 +216,14 @@ def _again(entry: Entry, scale: float) -> Replay:
         # what came back to the other outputs came through the loss, and would count twice beside it
         given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
-        problem = Problem(entry.module, inputs, signals, _linear(entry), autocast=entry.autocast)
+        model = _at_home(entry.module, models)
+        problem = Problem(model, inputs, signals, _linear(entry), autocast=entry.autocast)
         with _as_then(entry), NoCollectives() if several() else nullcontext():
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
-    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=())))
+    setting = flow.setting.replace(model=type(entry.module).__name__)
+    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
@@ -234,6 +250,30 @@ def _without(scale: float, flow: Flow) -> Flow:
         for each in flow.calls
     ]
     return flow.replace(layers=tuple(layers), calls=tuple(calls))
+
+
+class Around(nn.Module):
+    """Stands for the watched module around a part of it that is called by itself."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, part)
+        self.training = part.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        (part,) = self.children()
+        return part(*args, **kwargs)
+
+
+def _at_home(module: nn.Module, models: Mapping[str, nn.Module]) -> nn.Module:
+    """The module inside of as many others as its path has parts, so that its layers have their full names."""
+    for prefix, model in models.items():
+        path = next((path for path, each in model.named_modules() if each is module), None)
+        if path is not None:
+            for name in reversed([part for part in f"{prefix}.{path}".split(".") if part]):
+                module = Around(name, module)
+            break
+    return module
 
 
 def _of_loss(box: Box) -> str:

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Finder:
     def __init__(self, run: Watch, stop_after: int | None) -> None:
         self.run, self.stop_after = run, stop_after
         self.roots: dict[int, nn.Module] = {}
+        self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.known: dict[int, int] = {}
         self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
@@ -104,19 +105,21 @@ class Finder:
         if next(module.parameters(), None) is None:
             return False
         model = unwrapped(module)
+        if len(self.roots) == 1 and "" in self.run.watcher.table.models and not self.run.step:
+            self.run.watcher.rename(self.first)
         self.roots[id(model)] = model
-        self.run.add_model(self._name(module), module)
+        name = self._name(module)
+        if len(self.roots) == 1:
+            self.first, name = name, ""
+        self.run.add_model(name, module)
         return True
 
     def _inside(self, root: nn.Module) -> set[int]:
         return {id(each) for each in root.modules()}
 
     def _name(self, module: nn.Module) -> str:
-        """Nothing for the first model; for others the name of the script's variable, else the class."""
-        if len(self.roots) == 1:
-            return ""
-        script = vars(sys.modules["__main__"])
-        name = next((key for key, value in script.items() if value is module), type(module).__name__)
+        """The name of the variable that holds it where it is called, or of an attribute of ``self``; else the class."""
+        name = next((name for name in _names_of(module) if name != "self"), type(module).__name__)
         taken = self.run.watcher.table.models
         return name if name not in taken else f"{name}{len(taken)}"
 
@@ -156,3 +159,16 @@ class Finder:
         while self.patched:
             owner, name, original = self.patched.pop()
             setattr(owner, name, original)
+
+
+def _names_of(module: nn.Module) -> Iterator[str]:
+    """The names by which the functions that are running know a module, the innermost first; none inside of modules."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        here = frame.f_locals
+        owner = here.get("self")
+        ours = str(frame.f_globals.get("__name__", "")).startswith("unvanish.")
+        if not ours and not isinstance(owner, nn.Module):
+            yield from (key for key, value in here.items() if value is module)
+            yield from (key for key, value in getattr(owner, "__dict__", {}).items() if value is module)
+        frame = frame.f_back

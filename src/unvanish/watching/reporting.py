@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
@@ -51,17 +52,31 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     thinned = [THINNED.format(step, last)] if last > step else []
     flow = flow.replace(notes=(*notes, *thinned, WHAT.format(step), *file.facts.get("notes", ())))
-    return Report.from_flow(flow, _all(flow, file, at))
+    return Report.from_flow(flow, _all(judge(flow), file, at))
 
 
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
-    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id DESC LIMIT 1")
+    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id")
     (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE level = 0")[0]
-    if not checks or (newest is not None and checks[0][0] < newest):
+    if not checks or (newest is not None and checks[-1][0] < newest):
         return report_of(file)
-    report = Report.from_json(checks[0][1])
-    return Report.from_flow(report.flow, _all(report.flow, file))
+    reports = [Report.from_json(text) for step, text in checks if step == checks[-1][0]]
+    last = list({each.layers[0].name if each.layers else "": each for each in reports}.values())
+    flow = last[0].flow if len(last) == 1 else _of_all_models([each.flow for each in last])
+    return Report.from_flow(flow, _all([finding for each in last for finding in each.findings], file, checked=True))
+
+
+def _of_all_models(flows: list[Flow]) -> Flow:
+    """The checks before the steps of several optimizers, each of a model of its own, as one."""
+    settings = [each.setting for each in flows]
+    setting = settings[0].replace(
+        model=" and ".join(dict.fromkeys(each.model for each in settings)),
+        parameters=sum(each.parameters for each in settings),
+    )
+    return _together(flows, setting).replace(
+        setting=setting, calls=(), time=tuple(facts for each in flows for facts in each.time)
+    )
 
 
 def _together(flows: list[Flow], setting: Setting) -> Flow:
@@ -74,12 +89,16 @@ def _together(flows: list[Flow], setting: Setting) -> Flow:
     return flows[0].replace(layers=layers, notes=notes, undecided=undecided, nonfinite=broken)
 
 
-def _all(flow: Flow, file: Reader, at: int | None = None) -> list[Finding]:
-    """What the rules say of the last step, then what the run's own record holds beside it."""
+def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: bool = False) -> list[Finding]:
+    """What the rules have ``said`` of the last step, then what the run's own record holds beside it.
+
+    ``checked``: the step had a full check, which has measured what earlier samples could only guess at: what these
+    found and still holds is not said a second time, nor against it.
+    """
     found = [each for each in file.findings() if at is None or each[0] <= at]
     named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
     # of a step that was run again the call is known, which numbers of layers cannot tell
-    now = [each for each in judge(flow) if not (named and each.verdict == "nonfinite")]
+    now = [each for each in said if not (named and each.verdict == "nonfinite")]
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(
@@ -88,7 +107,9 @@ def _all(flow: Flow, file: Reader, at: int | None = None) -> list[Finding]:
             else finding.message
         )
         for began, until, finding in found
-        if (finding.code, finding.layers) not in known and (until is None or finding.level == "error")
+        if (finding.code, finding.layers) not in known
+        and (until is None or finding.level == "error")
+        and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
     ]
     return sorted([*now, *before], key=lambda each: (each.level != "error", each.code != CONVERGED))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import runpy
@@ -45,6 +46,9 @@ def run_script(
         raise UnvanishError(
             f"there is no file {script!r}; write unvanish run SCRIPT.py ARGS, or -m package.module ARGS"
         )
+    if module:
+        with _as_main(script, args, module):
+            _is_there(script)
     run = Watch(every=every, check_every=check_every, path=run_path(to), on_finding=None)
     run.file.fact(script=script, arguments=list(args))
     finder = Finder(run, stop_after)
@@ -78,6 +82,8 @@ def _as_main(script: str, args: Sequence[str], module: bool) -> Iterator[None]:
     words, path = sys.argv, list(sys.path)
     sys.argv = [script, *args]
     sys.path.insert(0, os.getcwd() if module else str(Path(script).absolute().parent))
+    if module and Path("src", script.partition(".")[0]).is_dir():  # a project that has not been installed
+        sys.path.insert(1, str(Path("src").absolute()))
     try:
         yield
     finally:
@@ -96,6 +102,21 @@ def _findings_on_stderr() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.propagate = spreads
+
+
+def _is_there(module: str) -> None:
+    """UnvanishError where Python would not find the module; its packages are imported for that."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        found = None
+    if found is None:
+        raise UnvanishError(
+            f"there is no module {module!r} from here; go to the folder that holds {module.partition('.')[0]!r} or its"
+            " src folder, or write the path of a script without -m"
+        )
 
 
 def _show(error: BaseException, script: str) -> None:

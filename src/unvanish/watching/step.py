@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from unvanish.watching.gradients import Moves, Seen, less, total
-from unvanish.watching.sample import FIELDS, Sample
+from unvanish.watching.sample import FIELDS, NOTHING, Sample
+from unvanish.watching.table import Place
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
 """The places of the numbers of a layer, in the order of ``sample.FIELDS``."""
@@ -42,6 +44,33 @@ class Step:
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
 
+    def enter(
+        self,
+        sizes: Mapping[int, tuple[float, float, float | None]],
+        signals: Mapping[int, float],
+        shares: Mapping[int, tuple[float, float]],
+        samples: int,
+        places: Iterable[Place],
+    ) -> None:
+        """What was read of the layers of one optimizer; ``sizes``: gradient, weight and share lost, of each of them."""
+        scale = math.log10(self.scale)
+        for at, (size, weight, lost) in sizes.items():
+            row = self.rows.setdefault(at, list(NOTHING))
+            row[SIGNAL] = signals[at] - scale if at in signals else math.nan
+            row[GRADIENT], row[WEIGHT] = size, weight
+            row[SATURATED], row[DEAD] = shares.get(at, (math.nan, math.nan))
+            row[LOST] = math.nan if lost is None else lost
+            self.samples[at] = samples
+        mine = tuple(sizes)
+        if self.fresh or not self.groups:
+            self.groups.append(mine)
+        else:
+            self.groups[-1] = (*self.groups[-1], *(at for at in mine if at not in self.groups[-1]))
+        self.fresh = False
+        # as they ran: signals come in from the last to the first; those without one, by their place
+        ran = [*list(signals)[::-1], *(place.at for place in places if place.at not in signals)]
+        self.order += [at for at in ran if at not in self.order]
+
     def sample(self, step: int) -> Sample:
         """The numbers of this step, once the weights have moved."""
         for at, (update, weight) in self.moved.items():
@@ -55,8 +84,8 @@ class Step:
         """The next step: this one again where nothing was read in it."""
         if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
             return Step()
-        self.losses.clear()
-        self.stepped.clear()
+        for each in (self.losses, self.stepped, self.read, self.again):
+            each.clear()
         self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
         return self
 

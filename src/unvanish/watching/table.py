@@ -54,6 +54,12 @@ class Table:
         self.models[name] = model
         self.look_again()
 
+    def rename(self, name: str) -> None:
+        """Give the one model a name, because it does not stay alone."""
+        (model,) = self.models.values()
+        self.models, self.places, self._known = {}, [], set()
+        self.add(name, model)
+
     def look_again(self) -> bool:
         """Find the layers that have come since; whether there are any."""
         before = len(self.places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
 from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
+from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.resuming import refuse_another_model, remembered
@@ -62,6 +64,7 @@ class Watch:
             self.history, self.found, self.episodes = remembered(Reader(path))
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
+        self._moved = set[int]()  # the parameters of the optimizer whose step is running
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -136,6 +139,7 @@ class Watch:
     # What the watcher tells
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
             self.check()
@@ -166,8 +170,12 @@ class Watch:
     def check(self, why: str = "check") -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
-        None where there is no such step, or where it cannot be run again; the logger "unvanish" says why.
+        None where there is no such step, or where it cannot be run again; the logger "unvanish" says why. Where the
+        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned.
         """
+        if self.watcher.inside is not None and not self.watcher.now.inner:
+            self.watcher.due = functools.partial(self._check, why)
+            return None
         made: list[Report] = []
         self.watcher.guarded(lambda: made.extend(self._check(why)))()
         return made[0] if made else None
@@ -176,7 +184,7 @@ class Watch:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            return replay(self.watcher.box, self.watcher.scale())
+            return replay(self.watcher.box, self.watcher.table.models, self._moved, self.watcher.scale())
         finally:
             self.watcher.busy = False
 
@@ -192,6 +200,8 @@ class Watch:
         for finding in found.report.findings:
             if finding.level == "error" and (finding.code, finding.layers) not in told:
                 self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+                if why == "stop":  # the report of the end, which comes now, says it
+                    self.news.pop()
         return [found.report]
 
     def _announce(self) -> None:

@@ -21,10 +21,10 @@ from unvanish.preserve import checking
 from unvanish.watching.box import Box
 from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
 from unvanish.watching.processes import Processes
-from unvanish.watching.sample import NOTHING, Column, Sample
+from unvanish.watching.sample import Column, Sample
 from unvanish.watching.signals import Activations, Signals
 from unvanish.watching.step import Step
-from unvanish.watching.table import Place, Table
+from unvanish.watching.table import Table
 
 LOG = logging.getLogger("unvanish")
 
@@ -56,6 +56,7 @@ class Watcher:
         self.first: Tensor | None = None
         self.inside: Any = None  # the optimizer that is calling its closure
         self.held = False  # the call that runs is in the box
+        self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
 
     # What is watched
 
@@ -88,6 +89,12 @@ class Watcher:
         """The same of its children, for a training that calls these and never the model itself."""
         for child in model.children():
             self._follow(child, child, self.parts[id(model)][1])
+
+    def rename(self, name: str) -> None:
+        """The one model has a name from now on; nothing must have been sampled yet."""
+        self.table.rename(name)
+        self.columns.clear()
+        self._columns()
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
@@ -162,7 +169,7 @@ class Watcher:
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         self.held = torch.is_grad_enabled()
-        if not self.held:  # a validation between two steps is no part of either
+        if not self.held:  # a validation or a rollout: no part of the step, and none of its samples
             return
         if self.sampled:
             self.processes.called(model)
@@ -224,6 +231,9 @@ class Watcher:
             self.now.seen.look(self.table)
         if self.inside is not None:
             self._look(self.inside)
+            due, self.due = self.due, None
+            if due is not None:
+                due()
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
@@ -297,21 +307,7 @@ class Watcher:
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
-        scale = math.log10(now.scale)
-        mine = tuple(at for at in found)
-        for at, (size, weight, lost) in found.items():
-            row = now.rows.setdefault(at, list(NOTHING))
-            row[0] = signals[at] - scale if at in signals else math.nan
-            row[1], row[2] = size, weight
-            row[4], row[5] = shares.get(at, (math.nan, math.nan))
-            row[6] = math.nan if lost is None else lost
-            now.samples[at] = self.box.samples
-        if now.fresh or not now.groups:
-            now.groups.append(mine)
-        else:
-            now.groups[-1] = (*now.groups[-1], *(at for at in mine if at not in now.groups[-1]))
-        now.fresh = False
-        now.order += [at for at in self._in_order(signals, places) if at not in now.order]
+        now.enter(found, signals, shares, self.box.samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
@@ -327,11 +323,6 @@ class Watcher:
     def scale(self) -> float:
         """By which the losses of this step were multiplied before their backward."""
         return self.now.scale if self.now.scaler is None else float(self.now.scaler.get_scale())
-
-    def _in_order(self, signals: dict[int, float], places: list[Place]) -> list[int]:
-        """The layers as they ran: signals come in from the last to the first; those without one, by their place."""
-        known = list(signals)[::-1]
-        return known + [place.at for place in places if place.at not in signals]
 
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""

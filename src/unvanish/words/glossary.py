@@ -255,6 +255,10 @@ _ENDS = {
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
     "OutputFacts.constant": "The lowest loss of one output for all samples that the last call can give; see held.",
+    "log_mass": (
+        "How far the exponentials of what the loss takes for log-probabilities are from adding up to one, as the mean"
+        " of |log Σ exp(output)|; null where it takes something else."
+    ),
     "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
