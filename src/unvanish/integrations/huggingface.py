@@ -16,7 +16,7 @@ import unvanish
 from unvanish.integrations.required import callback, required
 
 if TYPE_CHECKING:
-    from unvanish.report import Report
+    from unvanish import Report
 
 STATE = "unvanish"
 """The name under which a checkpoint's trainer_state.json holds what is needed to go on."""

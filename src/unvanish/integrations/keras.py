@@ -22,7 +22,7 @@ from unvanish import UnvanishError
 from unvanish.integrations.required import callback, required
 
 if TYPE_CHECKING:
-    from unvanish.report import Report
+    from unvanish import Report
 
 
 class Hooks:

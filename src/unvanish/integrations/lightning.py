@@ -15,7 +15,7 @@ import unvanish
 from unvanish.integrations.required import callback, required
 
 if TYPE_CHECKING:
-    from unvanish.report import Report
+    from unvanish import Report
 
 
 class Hooks:
