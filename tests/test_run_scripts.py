@@ -287,14 +287,27 @@ for step in range(12):
 """
 
 
+def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The script in several processes; again where torch's own threads bring one down after it has done its work.
+
+    That befell 1 of 12 plain trainings, and 1 of 24 that were watched (torch 2.13, gloo, two cores).
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    for _ in range(4):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=folder)
+        if "terminate called without an active exception" not in done.stderr:
+            break
+        (folder / "r.unvanish").unlink(missing_ok=True)
+    return done
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo with torchrun")
 def test_torchrun_starts_it_in_every_process_and_one_reports(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(HEAD + TOGETHER, encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    plain = subprocess.run([*torchrun, "train.py"], capture_output=True, text=True, timeout=240, cwd=tmp_path)
-    words = ["-m", "unvanish", "run", "-o", "r.unvanish", "train.py"]
-    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    two = ["--standalone", "--nproc-per-node", "2"]
+    plain = torchrun(tmp_path, *two, "train.py")
+    done = torchrun(tmp_path, *two, "-m", "unvanish", "run", "-o", "r.unvanish", "train.py")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(plain.stdout.splitlines())
     assert done.stderr.count("12 steps of train.py, 2 sampled") == 1
@@ -315,8 +328,7 @@ def test_the_example_for_torchrun_runs_as_it_says(tmp_path: Path) -> None:
     assert "import unvanish" not in text
     said = re.search(r"^torchrun (.* -m unvanish run) examples/train_torchrun.py$", text, re.MULTILINE)
     assert said is not None
-    words = [sys.executable, "-m", "torch.distributed.run", *said[1].split(), "-o", "r.unvanish", str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    done = torchrun(tmp_path, *said[1].split(), "-o", "r.unvanish", str(path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step") == 4 and "100 steps of" in done.stderr
     run = load_run(tmp_path / "r.unvanish")

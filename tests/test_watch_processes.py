@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -211,7 +211,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(worker, (str(found), port), nprocs=2)
+    try:
+        spawn(worker, (str(found), port), nprocs=2)
+    except ProcessExitedException as error:
+        # now and then torch's own threads bring a process down at its very end, a training without us just as well
+        if error.signal_name != "SIGABRT" or not all((found / f"{rank}.json").exists() for rank in (0, 1)):
+            raise
     return found
 
 
