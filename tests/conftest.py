@@ -32,16 +32,24 @@ torch.set_num_threads(1)
 SLOW = (
     # networks are trained, or many are checked
     "test_alike", "test_benchmarks", "test_claims", "test_deep", "test_fix", "test_frozen_rates", "test_invariances",
-    "test_judged_again", "test_lab", "test_mnist", "test_no_scale", "test_own_loss", "test_rates", "test_remedies",
-    "test_reported_programs", "test_rules_on_zoo", "test_small_failures", "test_through_time", "test_trial",
+    "test_judged_again", "test_lab", "test_mnist", "test_no_scale", "test_normalised_growth", "test_own_branches",
+    "test_own_loss", "test_partly_measured", "test_rates", "test_remedies", "test_reported_programs", "test_rises",
+    "test_rules_on_zoo", "test_small_failures", "test_through_time", "test_trial", "test_vanishing_level",
     "test_whatif", "test_zoo",
     # trainings are watched, sweeps and runs compared
     "test_against", "test_run", "test_sweep", "test_view", "test_watch",
     # other processes, a browser, a server, other frameworks
     "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_grid", "test_huggingface",
-    "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server", "test_web",
+    "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server", "test_show_for_programs",
+    "test_web",
 )  # fmt: skip
 """Parts of the names of files whose tests take long, by why they do: `make check` leaves them out."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that are left out need not be read either: their imports take longer than many a test."""
+    quick = config.getoption("markexpr") == "not slow"
+    return True if quick and any(part in collection_path.name for part in SLOW) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
