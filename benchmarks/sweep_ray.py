@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 from machine import provenance  # noqa: E402
 
 GRID: dict[str, Any] = {
-    "grid": {"weight_variance": [0.5 + 0.005 * at for at in range(600)]},
+    "grid": {"weight_variance": [0.5 + 0.00125 * at for at in range(2_400)]},
     "fixed": {"depth": 50, "width": 128},
     "run": {"seeds": 10},
 }
