@@ -19,7 +19,7 @@ from functools import cache
 from unvanish import zoo
 from unvanish.records import UnvanishError
 from unvanish.remedies.draft import Change, Draft, Recipe, Refused, script
-from unvanish.rules import refuse_unknown, rules
+from unvanish.rules import near, refuse_unknown, rules
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
@@ -101,24 +101,17 @@ def _unknown(made: Remedy) -> str:
     codes = [each.code for each in rules()]
     for code in made.answers:
         if code not in codes:
-            return f"{made.slug} answers {code!r}, but no rule has that code;{_near(code, codes)} see docs/rules.md"
+            return f"{made.slug} answers {code!r}, but no rule has that code;{near(code, codes)} see docs/rules.md"
     for name in (*made.cures_on, *made.no_help_on):
         network, _, how = name.partition(" with ")
         if network not in zoo.names():
-            near = _near(network, zoo.names())
-            return f"{made.slug}: the zoo has no network {network!r};{near} `unvanish zoo --list` shows them all"
+            like = near(network, zoo.names())
+            return f"{made.slug}: the zoo has no network {network!r};{like} `unvanish zoo --list` shows them all"
         if how and not re.fullmatch(r"[A-Z]\w+ [\d.e-]+", how):
             return (
                 f"{made.slug}: {name!r} must be a network with an optimizer and its rate, such as 'lstm with SGD 0.1'"
             )
     return ""
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    begun = [each for each in known if len(word) > 2 and each.startswith(word)]
-    near = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])][:3]
-    return f" did you mean {', '.join(near)}?" if near else ""
 
 
 @cache

@@ -116,7 +116,7 @@ def _fault(made: Rule) -> str:
         return f"{code} needs a verdict: one of the words of docs/rules.md"
     if made.verdict not in (*VERDICT_WORDS, *FLAGS):
         return (
-            f"{code}: the glossary has no verdict {made.verdict!r};{_near(made.verdict, VERDICT_WORDS)} a new one needs"
+            f"{code}: the glossary has no verdict {made.verdict!r};{near(made.verdict, VERDICT_WORDS)} a new one needs"
             " a row in VERDICTS of src/unvanish/words/glossary.py"
         )
     if made.tier not in TIERS:
@@ -130,7 +130,7 @@ def _fault(made: Rule) -> str:
             return f"{code}: {name}={getattr(made, name)!r} is a text; write a tuple, with a comma for a single name"
     for name in made.needs:
         if name not in EVERYTHING:
-            return f"{code}: no measurement is called {name!r};{_near(name, EVERYTHING)} records.EVERYTHING lists them"
+            return f"{code}: no measurement is called {name!r};{near(name, EVERYTHING)} records.EVERYTHING lists them"
     if both := set(made.fires_on) & set(made.silent_on):
         return f"{code}: {', '.join(sorted(both))} cannot stand in fires_on and in silent_on"
     return ""
@@ -145,22 +145,23 @@ def refuse_unknown(*, remedies: Collection[str] = (), networks: Collection[str] 
         for slug in each.remedies if remedies else ():
             if slug not in remedies:
                 raise ValueError(
-                    f"{each.code}: there is no remedy {slug!r};{_near(slug, remedies)}"
+                    f"{each.code}: there is no remedy {slug!r};{near(slug, remedies)}"
                     " unvanish.remedies.remedies() lists them all"
                 )
         for name in (*each.fires_on, *each.silent_on) if networks else ():
             if name not in networks:
                 raise ValueError(
-                    f"{each.code}: the zoo has no network {name!r};{_near(name, networks)}"
+                    f"{each.code}: the zoo has no network {name!r};{near(name, networks)}"
                     " `unvanish zoo --list` shows them all"
                 )
 
 
-def _near(word: str, known: Iterable[str]) -> str:
+def near(word: str, known: Iterable[str]) -> str:
+    """ " did you mean …?" with the names that begin with the word, and those most like it; "" where there are none."""
     known = list(known)
     begun = [each for each in known if len(word) > 2 and each.startswith(word)]
-    near = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])][:3]
-    return f" did you mean {', '.join(near)}?" if near else ""
+    nearest = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, known, n=3, cutoff=0.5)])][:3]
+    return f" did you mean {', '.join(nearest)}?" if nearest else ""
 
 
 @cache

@@ -46,7 +46,7 @@ def answers(work: Work, do: Callable[[Process, Job], Answer], jobs: Iterator[Job
                     break
                 put((True, do(process, job)))  # pyright: ignore[reportArgumentType]
         except ClosedError:
-            pass
+            pass  # the one who asked has closed it, and waits for nothing more
         except BaseException as error:
             put((False, error))
         put(None)

@@ -10,7 +10,7 @@ from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.report import Report
 from unvanish.server.view.answers import sentence
 from unvanish.server.view.history import KEPT, Array, History
-from unvanish.server.view.over_steps import SHARES, lines, shaded, shown
+from unvanish.server.view.over_steps import SHARES, lines, logarithms, shaded, shown
 from unvanish.watching.against import Against
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
@@ -99,13 +99,9 @@ def _series(histories: tuple[History, History], names: tuple[str, str]) -> list[
         low[places, 1], high[places, 1] = (
             _at(other, getattr(other, side)[:, at], steps) for side in ("series_low", "series_high")
         )
-        known = low[np.isfinite(low)]
-        if not known.size:
+        if not np.isfinite(low).any():
             continue
-        as_log = bool(known.min() > 0)
-        if as_log:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                low, high = np.log10(low), np.log10(high)
+        low, high, as_log = logarithms(low, high)
         shown, values = lines(one, low, high)
         words = name.replace("_", " ")
         drawings.append(Drawing.of(

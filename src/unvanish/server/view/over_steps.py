@@ -203,6 +203,14 @@ def speeds(history: History) -> Drawing | None:
 NORMS = {"log10_grad_norm": "before clipping", "log10_grad_norm_clipped": "after clipping"}
 
 
+def logarithms(low: Array, high: Array) -> tuple[Array, Array, bool]:
+    """Base-10 logarithms where every finite number is above 0, else the numbers; and whether they are logarithms."""
+    if not low[np.isfinite(low)].min() > 0:
+        return low, high, False
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log10(low), np.log10(high), True
+
+
 def series(history: History) -> list[Drawing]:
     """The loss, the learning rate, and the gradient's norm before and after clipping."""
     drawings: list[Drawing] = []
@@ -214,13 +222,9 @@ def series(history: History) -> list[Drawing]:
     ):
         at = SERIES.index(name)
         low, high = history.series_low[:, [at]], history.series_high[:, [at]]
-        known = low[np.isfinite(low)]
-        if not known.size:
+        if not np.isfinite(low).any():
             continue
-        as_log = bool(known.min() > 0)
-        if as_log:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                low, high = np.log10(low), np.log10(high)
+        low, high, as_log = logarithms(low, high)
         steps, values = lines(history, low, high)
         last = _last(history, at)
         drawings.append(Drawing.of(
