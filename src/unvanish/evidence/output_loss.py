@@ -87,6 +87,8 @@ def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss |
     values, replay = capture.values, capture.replay
     loss_inside = inner_loss(values) if not isinstance(values, Tensor) else None
     now = [t for t in tensors(values) if t.is_floating_point() and t is not loss_inside]
+    given = {id(t) for t in capture.given}
+    now = [t for t in now if id(t) not in given] or now  # none that a weight moves: the layers run inside the loss
     if not now:
         return "the outputs hold no floating-point tensor"
     if any(t.is_nested for t in now):

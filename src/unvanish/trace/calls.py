@@ -95,6 +95,7 @@ class Capture:
     inside: tuple[int, ...] = ()  # of a model that returns its own loss: the calls whose results ``outputs`` are
     ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     values: Any = None  # the outputs without their graph, in the user's structure
+    given: list[Tensor] = field(default_factory=list)  # of these, those that no weight moves: a target handed on
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
     compared: tuple[tuple[int, ...], Tensor, str] | None = None  # a shape and the target it meets first in the loss
@@ -117,6 +118,7 @@ class Capture:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
         self.loss_root, self.loss_input, self.values, self.loss_call, self.compared = None, None, None, None, None
         self.outputs.clear()
+        self.given.clear()
         self.ends.clear()
         self.of_parameters.clear()
         nodes = sorted(self.owner, key=lambda n: n._sequence_nr())

@@ -112,7 +112,14 @@ def interrupt_behind(error: BaseException) -> BaseException | None:
 def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
     loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
     found = [_flat(t) for t in tensors(outputs) if t is not loss and t.is_floating_point()]
-    capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
+    copies: dict[int, Tensor] = {}
+
+    def apart(tensor: Tensor) -> Tensor:  # a loss may change its arguments in place
+        copies[id(tensor)] = tensor.detach().clone()
+        return copies[id(tensor)]
+
+    capture.values = rebuild(outputs, apart)
+    capture.given = [copies[id(t)] for t in found if t.grad_fn is None and id(t) in copies]
     capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
 
 
