@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import decide
+from unvanish.decide import decide, out_of_step
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.alike import alike_facts
@@ -29,6 +29,7 @@ from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
+from unvanish.evidence.recovery import with_recovery
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -40,7 +41,7 @@ from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
-from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
+from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
@@ -251,7 +252,17 @@ def _more_evidence(
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
-    return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
+    step = with_real_steps(look, updates.optimizer, step, loss, walked)
+    return flow.replace(step=_with_recovery(look, flow, updates.optimizer, step))
+
+
+def _with_recovery(look: Look, flow: Flow, optimizer: Optimizers, step: StepFacts) -> StepFacts:
+    weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
+    few = out_of_step(flow, [a for a in weak if not a.gate])
+    if flow.setting.eps is None or not few:
+        return step
+    alone = frozenset(a.name for a in weak if not a.gate)
+    return with_recovery(look, optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0])
 
 
 def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

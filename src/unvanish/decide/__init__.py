@@ -128,8 +128,15 @@ def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
     taken = 0 if flow.step is None else flow.step.taken or 0
     if eps is None or not flow.asks("log10_transmission") or (stuck and (is_stationary(flow) or taken >= STUCK)):
         return "error"
-    full = all((a.log10_transmission or 0.0) > VANISHED_ADAPTIVE and not below_eps(a, eps) for a in layers)
-    return "note" if full else "error"
+    arrived = None if flow.step is None else flow.step.arrived
+    comes = arrived is not None and arrived > VANISHED
+    return "note" if comes or not out_of_step(flow, layers) else "error"
+
+
+def out_of_step(flow: Flow, layers: Sequence[LayerFlow]) -> frozenset[str]:
+    """Of these layers those that so little signal reaches that full steps may come to nothing there, too."""
+    eps = flow.setting.eps
+    return frozenset(a.name for a in layers if (a.log10_transmission or 0.0) <= VANISHED_ADAPTIVE or below_eps(a, eps))
 
 
 def _beside(flow: Flow) -> set[str]:
