@@ -141,3 +141,22 @@ def test_plain_descent_and_layers_that_full_steps_reach_are_not_tried() -> None:
     for depth, kind in ((9, "Adam"), (16, "SGD")):
         step = report_of(chain(0, depth, nn.GELU), kind).flow.step
         assert step is not None and step.arrived is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_loss_at_its_constant_is_no_plateau_where_real_steps_let_the_signal_through(seed: int) -> None:
+    """Where the signal is lost the head stands at the best constant, and the gradients of all that transmits cancel."""
+    model, x, y = chain(seed, 15, nn.Mish)
+    optimizer = torch.optim.LBFGS(model[-1].parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    report = report_of((model, x, y), "Adam")
+    assert report.loss is not None and report.loss.at_constant
+    assert report.healthy and level(report) == "note", str(report)
+    assert fitted((model, x, y), set()) < 0.5 * report.loss.best_constant

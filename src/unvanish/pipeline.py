@@ -239,7 +239,7 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = flow.replace(step=step_facts(look, updates, loss))
+        flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
     if may_be_stationary(flow) and loss.reference is not None:
         flow = _with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
@@ -252,17 +252,18 @@ def _more_evidence(
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
-    step = with_real_steps(look, updates.optimizer, step, loss, walked)
-    return flow.replace(step=_with_recovery(look, flow, updates.optimizer, step))
+    return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_recovery(look: Look, flow: Flow, optimizer: Optimizers, step: StepFacts) -> StepFacts:
+def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
     weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
     few = out_of_step(flow, [a for a in weak if not a.gate])
-    if flow.setting.eps is None or not few:
+    if step is None or flow.setting.eps is None or not few:
         return step
     alone = frozenset(a.name for a in weak if not a.gate)
-    return with_recovery(look, optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0])
+    return with_recovery(
+        look, updates.optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0]
+    )
 
 
 def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

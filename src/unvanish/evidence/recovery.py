@@ -34,8 +34,8 @@ def with_recovery(
     for steps in TRIED[: 1 if size > LARGE else None]:
         if look.problem.steps is not None and steps > look.problem.steps:
             break
-        with stepped(look.problem, look.model, optimizer, 1.0, steps, look.seed) as loss:
-            if not math.isfinite(loss):
+        with stepped(look.problem, look.model, optimizer, 1.0, steps, look.seed) as after:
+            if not math.isfinite(after):
                 break
             found = [a.log10_transmission for a in measure() if a.name in weak]
         known = [value for value in found if value is not None and math.isfinite(value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unvanish.decide import vanishing_level
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.decide.live import ARRIVAL, arrivals, not_asked
+from unvanish.decide.stationary import comes_through
 from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
@@ -97,9 +98,8 @@ def _steps(flow: Flow, level: str) -> str:
     step = flow.step
     tried = 0 if step is None or step.arrived is None else step.arrived_after or 0
     if level == "error":
-        not_through = step is not None and step.arrived is not None and step.arrived <= VANISHED
         who = f" {tried} real steps of {flow.setting.optimizer}, tried and taken back, do not let the signal through."
-        return who if not_through else ""
+        return who if tried and not comes_through(flow) else ""
     through = f", and {tried} of them, tried and taken back, let the signal through" if tried else ""
     return (
         f" {flow.setting.optimizer} takes steps of full length in every layer, however small its gradient{through}, so"
