@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -100,7 +101,12 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
     with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed) as this:
-            flow, more = _walked(this)
+            handed = this.capture.passed_on
+            flow, more = (None, None) if handed else _walked(this)
+        if flow is None or more is None:
+            own = dataclasses.replace(problem, loss_fn=None, targets=None, train_batches=None)
+            with looking(own, model, optimizer, effort, seed) as this:
+                flow, more = _walked(this)
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
@@ -146,10 +152,10 @@ def _walked(look: Look) -> tuple[Flow, More]:
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
-        facts = inside_facts(look, output_loss)
+        facts, paired = inside_facts(look, output_loss)
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
-    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+        paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
