@@ -21,7 +21,7 @@ from unvanish.evidence.birth import backward_birth, forward_birth, harmless_birt
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
-from unvanish.evidence.last import Last, last_call, output_call
+from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
@@ -163,13 +163,15 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
-    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
+    lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
+    ends = {call.index for each in lasts for call in each.calls}
+    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates, ends=ends)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -193,6 +195,12 @@ def _walked(look: Look) -> tuple[Flow, More]:
         )
 
     return flow, more
+
+
+def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
+    """The last calls before the loss, of each output. To be read before a walk."""
+    own = [] if last is None else [last]
+    return own if isinstance(output_loss, str) else own + output_calls(capture, output_loss)
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:

@@ -147,15 +147,17 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):
-    """A bounded activation most of whose entries are flat, before a loss without a scale.
+    """A bounded activation most of whose entries are flat, or a softmax, before a loss without a scale.
 
     ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
     ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
+    ``rows``: of a softmax, the share of its rows that are one entry alone.
     """
 
     call: int
     asked: float
     passed: float | None = None
+    rows: float | None = None
 
 
 class InputFacts(Record, frozen=True, kw_only=True):
