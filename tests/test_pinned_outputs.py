@@ -35,7 +35,8 @@ def test_the_rows_of_a_softmax_by_hand() -> None:
 class Policy(nn.Module):
     def __init__(self, end: Any, critic: bool) -> None:
         super().__init__()
-        self.f = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 4))
+        self.last = nn.Linear(32, 4)
+        self.f = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), self.last)
         self.v = nn.Linear(6, 1) if critic else None
         self.end = end
 
@@ -49,7 +50,7 @@ def reinforced(end: Any, sharp: float, seed: int, critic: bool = False) -> Repor
     torch.manual_seed(seed)
     model, x = Policy(end, critic), torch.randn(64, 6)
     with torch.no_grad():
-        model.f[2].weight.mul_(sharp)
+        model.last.weight.mul_(sharp)
         shares = torch.softmax(model.f(x), -1)
     taken, gained, rows = torch.multinomial(shares, 1)[:, 0], torch.randn(64), torch.arange(64)
 
@@ -84,9 +85,10 @@ def test_a_policy_that_tries_its_actions_is_not(seed: int, end: Any, critic: boo
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_sure_and_wrong_classifier_is_corrected_by_its_loss(seed: int, sharp: float) -> None:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 4), nn.LogSoftmax(-1))
+    last = nn.Linear(32, 4)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), last, nn.LogSoftmax(-1))
     with torch.no_grad():
-        model[2].weight.mul_(sharp)
+        last.weight.mul_(sharp)
     problem = Problem(model, torch.randn(64, 6), torch.arange(64) % 4, F.nll_loss)
     assert not level(diagnose(problem))
 

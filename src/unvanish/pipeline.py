@@ -18,12 +18,14 @@ from unvanish.decide.stationary import falls, has_converged, is_stationary, may_
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
+from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.moving import loss_again, or_nan
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
@@ -250,7 +252,13 @@ def _more_evidence(
         facts = output_facts(last, own, loss)
         flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
     flow = flow.replace(
-        inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
+        inputs=input_facts(
+            look.problem,
+            flow.layers,
+            flow.calls,
+            lambda new: quick_look(new, look.model, look.seed),
+            lambda new: _loss_alone(new, look.model, look.seed),
+        )
     )
     if updates is not None:
         flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
@@ -266,7 +274,8 @@ def _more_evidence(
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
-    return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
+    step = with_real_steps(look, updates.optimizer, step, loss, walked)
+    return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
@@ -311,6 +320,11 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
             return (), ()
         seen = observe(look.capture, look.layers, seed=seed)
         return measure(look.capture, look.layers, seen, problem.batch_size)
+
+
+def _loss_alone(problem: Problem, model: nn.Module, seed: int) -> float:
+    with torch.no_grad():
+        return or_nan(lambda: loss_again(problem, model, seed))
 
 
 _PLAIN = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.records import Evidence, Flow, InputFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import inputs_saturate, settled
-from unvanish.rules.wording import factor
+from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number, percent
 
 
@@ -23,7 +25,9 @@ from unvanish.words.numbers import number, percent
         "unet-small", "residual-50", "sigmoid-20", "converged-digits",
     ),
 )  # fmt: skip
-def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0) -> list[Statement]:
+def input_scale(
+    flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0, start: float = 30.0
+) -> list[Statement]:
     """The inputs are far from unit size, and the first layer suffers from it; standardised ones cure it.
 
     Example: readings in the hundreds into a sigmoid layer, or pixels from 0 to 255 into a network made for 0 to 1.
@@ -35,7 +39,9 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
     More than ``saturated`` of the entries of the first bounded activation saturated, at most ``gone`` afterwards; or
     log10 of the step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above
     it afterwards. A note where the loss is already better than that of a constant: the network has begun to live with
-    it.
+    it. A note, too, where neither is so but the loss begins more than ``start`` times as high above its floor as that
+    of the best constant output, and no more than twice as high on standardised inputs: a network of ReLU hands the size
+    of its inputs on to its outputs, and each of its layers suffers as much as the first.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -46,7 +52,7 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
         return []
     flat, steep = inputs_saturate(flow, saturated, gone), _steep(inputs, step_limit)
     if not flat and not steep:
-        return []
+        return _far_start(flow, inputs, start)
     largest = number(inputs.largest_deviation)
     message = f"The inputs are too large for {inputs.layer}: a feature has an rms of {largest}, not 1."
     evidence: list[Evidence] = []
@@ -78,6 +84,38 @@ def input_scale(flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_
             cause="scale of the inputs",
             message=message,
             evidence=tuple(evidence),
+        )
+    ]
+
+
+def _far_start(flow: Flow, inputs: InputFacts, start: float) -> list[Statement]:
+    """Outputs as large as the inputs, and a loss to match, which standardised inputs would not have."""
+    loss, after = flow.loss, inputs.loss_standardised
+    if loss is None or after is None or not math.isfinite(after):
+        return []
+    if loss.relative_gap is None or loss.reference is None or loss.best_constant is None:
+        return []
+    floor = loss.value - loss.relative_gap * loss.reference
+    constant = loss.best_constant - floor
+    if not constant > 0.0 or not loss.value - floor > start * constant or not after - floor <= 2.0 * constant:
+        return []
+    times = (loss.value - floor) / constant
+    message = (
+        f"The inputs are far from unit size: a feature has an rms of {number(inputs.largest_deviation)}, and the outputs"
+        f" grow with it. The loss is {number(loss.value)}, about {about(times)} times that of the best constant"
+        f" output; on standardised inputs the same weights have {number(after)}. Training first has to undo that,"
+        " and features of ordinary size beside such a one are hardly heard."
+    )
+    return [
+        Statement(
+            level="note",
+            layers=(inputs.layer,),
+            cause="scale of the inputs",
+            message=message,
+            evidence=(
+                Evidence(name="loss over that of the best constant", value=times, relation=">", threshold=start),
+                Evidence(name="the same, standardised", value=(after - floor) / constant, relation="<=", threshold=2.0),
+            ),
         )
     ]
 
