@@ -63,8 +63,8 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
         f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
     )
     message = (
-        f"{first} this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would be"
-        f" {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
+        f"{first} this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would"
+        f" be {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
         f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: a larger one"
         " diverges. The curvatures are too far apart."
     )

@@ -38,10 +38,9 @@ def input_scale(
     Evidence: the network looked at twice, with the inputs as they are and standardised (mean 0, deviation 1 a feature).
     More than ``saturated`` of the entries of the first bounded activation saturated, at most ``gone`` afterwards; or
     log10 of the step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above
-    it afterwards. A note where the loss is already better than that of a constant: the network has begun to live with
-    it. A note, too, where neither is so but the loss begins more than ``start`` times as high above its floor as that
-    of the best constant output, and no more than twice as high on standardised inputs: a network of ReLU hands the size
-    of its inputs on to its outputs, and each of its layers suffers as much as the first.
+    it afterwards. A note where the loss is already better than that of a constant. A note, too, where neither is so but
+    the loss is more than ``start`` times as high above its floor as that of the best constant output, and at most twice
+    as high on standardised inputs: a network of ReLU hands the size of its inputs on to all its layers alike.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -59,8 +58,7 @@ def input_scale(
     if flat and inputs.saturated is not None:
         message += (
             f" {percent(inputs.saturated)} of what leaves the first bounded activation lies on its flat ends;"
-            " standardised,"
-            f" {percent(inputs.saturated_standardised)}. It is not the weights: the same weights work then."
+            f" standardised, {percent(inputs.saturated_standardised)}. It is not the weights: they work then."
         )
         evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
         evidence.append(
@@ -101,8 +99,8 @@ def _far_start(flow: Flow, inputs: InputFacts, start: float) -> list[Statement]:
         return []
     times = (loss.value - floor) / constant
     message = (
-        f"The inputs are far from unit size: a feature has an rms of {number(inputs.largest_deviation)}, and the outputs"
-        f" grow with it. The loss is {number(loss.value)}, about {about(times)} times that of the best constant"
+        f"The inputs are far from unit size: a feature has an rms of {number(inputs.largest_deviation)}, and the"
+        f" outputs grow with it. The loss is {number(loss.value)}, about {about(times)} times that of the best constant"
         f" output; on standardised inputs the same weights have {number(after)}. Training first has to undo that,"
         " and features of ordinary size beside such a one are hardly heard."
     )
