@@ -107,6 +107,8 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     if slope is None or not slope.activation or not call.shape:
         return None
     metadata = node._input_metadata[0]
+    if not all(isinstance(size, int) for size in metadata.shape):  # of a jagged tensor the lengths are symbols
+        return None
     one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
     found = node(one.expand(tuple(metadata.shape)))
     found = found[0] if isinstance(found, tuple) else found
