@@ -97,7 +97,7 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
 
 
 def of_one_number(call: Call, calls: Sequence[Call]) -> bool:
-    """Whether it takes from each number the mean of that number alone, divides it by its own length, or asks its spread.
+    """Whether it takes the mean of one number from it, divides it by its own length, or asks for its spread.
 
     Parts of a normaliser written by hand, over groups of one: a zero or a sign is left, whatever the numbers are.
     """
