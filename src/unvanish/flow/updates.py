@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from unvanish.flow import adam
 from unvanish.problem import Optimizer, Optimizers, parts_of
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import norm_of, norms_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
@@ -76,6 +77,7 @@ class _Part:
         self.arrivals, self.pull = into.arrivals, into.pull
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
+        self.room = adam.Room(AT_ONCE)
         self.waiting: list[tuple[nn.Parameter, Tensor]] = []
         self.entries = 0
 
@@ -160,15 +162,34 @@ class _Part:
             group = self.groups[id(parameter)]
             vectors = _vectors(parameter, gradient, self.optimizer.state.get(parameter, {}), self._decays(group))
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
-            key = (group, parameter.dtype, parameter.device, tuple(vectors.state), shared)
+            options = self.optimizer.param_groups[group]
+            vectors.by_formula = adam.applies(self.optimizer, options, parameter, self.optimizer.state.get(parameter, {}))
+            key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
             alike.setdefault(key, []).append(vectors)
             if self.keep:
                 vectors.change = torch.empty_like(vectors.gradient)
                 self.changes[id(parameter)] = vectors.change.view(parameter.shape)
         for (group, *_), several in alike.items():
+            step = self._step_by_formula if several[0].by_formula else self._step_parts
             for parts in _parts(several):
-                self._step_parts(group, parts)
+                step(group, parts)
             self.found.update((v.key, math.hypot(*v.norms)) for v in several)
+
+    def _step_by_formula(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
+        first, dtype = parts[0][0], parts[0][0].gradient.dtype
+        changes = [v.change[cut] for v, cut in parts if v.change is not None]
+        changes = changes or self.room.views("change", dtype, [cut.stop - cut.start for _, cut in parts])
+        adam.adam_update(
+            self.optimizer.param_groups[group],
+            [v.gradient[cut] for v, cut in parts],
+            [v.weights[cut] for v, cut in parts if v.weights is not None],
+            {name: [v.state[name][cut] for v, cut in parts] for name in first.state},
+            float(first.shared.get("step", 0.0)),
+            changes,
+            self.room,
+        )
+        for (vectors, _), norm in zip(parts, norms_of(changes), strict=True):
+            vectors.norms.append(norm)
 
     def _step_parts(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
         gradient = _joined([v.gradient[cut] for v, cut in parts])
@@ -179,7 +200,7 @@ class _Part:
         state = {k: _copied(v, stand_in) for k, v in first.shared.items()}
         for name in first.state:
             state[name] = torch.cat([v.state[name][cut] for v, cut in parts]).to(stand_in.dtype)
-        self._step([(group, stand_in, gradient, state)], in_one_pass=True)
+        self._step([(group, stand_in, gradient, state)])
         change = stand_in.detach() if start is None else stand_in.detach() - start
         for (vectors, cut), moved in zip(parts, change.split([c.stop - c.start for _, c in parts]), strict=True):
             vectors.norms.append(norm_of(moved))
@@ -191,9 +212,7 @@ class _Part:
         options = self.optimizer.param_groups[group]
         return bool(options.get("weight_decay") or options.get("lambd"))  # the latter is ASGD's decay
 
-    def _step(
-        self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]], in_one_pass: bool = False
-    ) -> Any:
+    def _step(self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]]) -> Any:
         """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
         alone.__dict__.update(self.optimizer.__dict__)
@@ -205,8 +224,6 @@ class _Part:
             groups[index]["params"].append(stand_in)
             if state:
                 alone.state[stand_in] = state
-            if in_one_pass and type(alone) in (optim.Adam, optim.AdamW) and _can_fuse(groups[index], stand_in, state):
-                groups[index]["fused"] = True
         for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
@@ -236,6 +253,7 @@ class _Vectors:
     shared: dict[str, Any]
     norms: list[float] = field(default_factory=list)
     change: Tensor | None = None
+    by_formula: bool = False
 
 
 def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
@@ -264,23 +282,6 @@ def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]
                 parts, free = [], AT_ONCE
     if parts:
         yield parts
-
-
-def _can_fuse(group: dict[str, Any], vector: Tensor, state: dict[str, Any]) -> bool:
-    """Whether Adam's formula can run over the entries once, instead of once an operation: to the last bits the same."""
-    numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
-    unasked = all(
-        group.get(name, True) in (None, False) for name in ("fused", "foreach", "capturable", "differentiable")
-    )
-    counter = state.get("step")
-    counted = counter is None or (isinstance(counter, Tensor) and counter.dtype is torch.float32)
-    return (
-        numbers
-        and unasked
-        and counted
-        and vector.device.type == "cpu"
-        and vector.dtype in (torch.float32, torch.float64)
-    )
 
 
 def _joined(vectors: Sequence[Tensor]) -> Tensor:

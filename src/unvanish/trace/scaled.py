@@ -61,6 +61,14 @@ def norm_of(tensor: Tensor) -> float:
     return _careful_norm(tensor)
 
 
+def norms_of(tensors: Sequence[Tensor]) -> list[float]:
+    """The Euclidean norm of each; those of many small ones are read back together."""
+    if len(tensors) < 2 or any(t.dtype is not torch.float32 or t.layout is not torch.strided for t in tensors):
+        return [norm_of(t) for t in tensors]
+    found = torch.stack(torch._foreach_norm(list(tensors))).tolist()
+    return [norm if 1e-15 < norm < 1e15 else norm_of(t) for norm, t in zip(found, tensors, strict=True)]
+
+
 def _careful_norm(tensor: Tensor) -> float:
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
