@@ -96,7 +96,7 @@ def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
     if values.numel() > 2 * _BLOCKS * _BLOCK:
         rows = values.numel() // _BLOCK
         chosen = torch.randint(rows, (_BLOCKS,), generator=torch.Generator().manual_seed(rows), device="cpu")
-        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK)[chosen.to(values.device)]
+        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK).index_select(0, chosen.to(values.device))
     sizes = values.abs()
     sizes = sizes.float() if sizes.element_size() < 4 else sizes
     total = sizes.numel()

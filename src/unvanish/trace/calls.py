@@ -137,7 +137,12 @@ def root_of(tensor: Tensor) -> Root:
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 
+_ACCUMULATES = getattr(torch._C._functions, "AccumulateGrad", None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def leaf_of(node: Node) -> Any:
     """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
+    if _ACCUMULATES is not None:
+        return node.variable if type(node) is _ACCUMULATES else None
     leaf = getattr(node, "variable", None)
     return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf

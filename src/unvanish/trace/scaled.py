@@ -112,14 +112,15 @@ class Host:
     """Exponents are Python integers; a tensor is rescaled only when its norm has left the comfortable range."""
 
     @staticmethod
-    def settle(tensor: Tensor, exponent: int) -> Scaled:
+    def settle(tensor: Tensor, exponent: int, last: bool = False) -> Scaled:
+        """``last``: nothing more is made of it, so that it may stay as it is wherever its digits are whole."""
         norm = norm_of(tensor)
         if norm == 0.0:
             return Scaled(tensor, 0, LOG_ZERO)
         if not math.isfinite(norm):
             return Scaled(tensor, exponent, norm)
         drift = math.frexp(norm / math.sqrt(tensor.numel()))[1] if not tensor.is_sparse else 0
-        comfortable = 2 if tensor.dtype is torch.float16 else 20
+        comfortable = room(tensor.dtype) if last else 2 if tensor.dtype is torch.float16 else 20
         if abs(drift) <= comfortable:
             return Scaled(tensor, exponent, math.log2(norm) + exponent)
         return Scaled(shift(tensor, -drift), exponent + drift, math.log2(norm) + exponent)
@@ -150,7 +151,7 @@ class Device:
     """Exponents and norms are float64 scalars on the accelerator: nothing waits, every tensor is rescaled."""
 
     @staticmethod
-    def settle(tensor: Tensor, exponent: Any) -> Scaled:
+    def settle(tensor: Tensor, exponent: Any, last: bool = False) -> Scaled:
         values = tensor.coalesce().values() if tensor.is_sparse else tensor
         wide = torch.complex128 if values.is_complex() else torch.float64
         log2 = torch.linalg.vector_norm(values, dtype=wide).log2()
