@@ -148,7 +148,10 @@ def _walked(look: Look) -> tuple[Flow, More]:
         facts = inside_facts(look, output_loss)
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
-    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    paired = None
+    if not isinstance(output_loss, str):
+        paired = pair_facts(look, output_loss, facts)
+        output_loss.forget()
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
@@ -161,7 +164,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
-    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
     flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
     if updates is not None and updates.refused:
         refused = (

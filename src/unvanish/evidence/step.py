@@ -135,8 +135,7 @@ def _ladder(
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
-                # in place, which makes no large tensors; the same bits as before + multiple * change
-                parameter.data.copy_(change).mul_(multiple).add_(before)
+                torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)

@@ -160,10 +160,10 @@ class _Part:
         alike: dict[Any, list[_Vectors]] = {}
         for parameter, gradient in waiting:
             group = self.groups[id(parameter)]
-            vectors = _vectors(parameter, gradient, self.optimizer.state.get(parameter, {}), self._decays(group))
+            options, state = self.optimizer.param_groups[group], self.optimizer.state.get(parameter, {})
+            vectors = _vectors(parameter, gradient, state, self._decays(group))
+            vectors.by_formula = adam.applies(self.optimizer, options, parameter, state)
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
-            options = self.optimizer.param_groups[group]
-            vectors.by_formula = adam.applies(self.optimizer, options, parameter, self.optimizer.state.get(parameter, {}))
             key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
             alike.setdefault(key, []).append(vectors)
             if self.keep:

@@ -78,10 +78,13 @@ def spread(rows: Tensor) -> float | None:
 def stable_rank(rows: Tensor) -> float:
     """‖H‖²_F / σ₁² of each group, its mean over the groups; σ₁ by power iteration from the mean row."""
     square = rows.square().sum((-2, -1))
-    vector = rows.mean(-2, keepdim=True) + 1e-3 * rows[..., :1, :]
-    for _ in range(TURNS):
-        vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-300)
-        vector = vector @ rows.mT @ rows
+    # Of size 1 neither the rows nor twenty products with them leave float64: no turn need be scaled by itself.
+    unit = rows / square.sqrt().clamp(min=1e-300)[..., None, None]
+    vector = unit.mean(-2, keepdim=True) + 1e-3 * unit[..., :1, :]
+    for _ in range(TURNS - 1):
+        vector = vector @ unit.mT @ unit
+    vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    vector = vector @ rows.mT @ rows
     top = vector.norm(dim=-1).flatten()
     found = (square / top.clamp(min=1e-300))[top > 0.0]
     return float(found.mean()) if found.numel() else 1.0
