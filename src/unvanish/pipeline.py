@@ -312,10 +312,11 @@ def _bare(flow: Flow, look: Look) -> Flow:
 
 def _setting(look: Look) -> Setting:
     problem, model, optimizer = look.problem, look.model, look.optimizer
-    first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
+    parameters = list(model.parameters())
+    first = next((p for p in parameters if p.is_floating_point()), parameters[0])
     return Setting(
         model=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in parameters),
         batch_size=problem.batch_size,
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),

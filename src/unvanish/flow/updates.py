@@ -19,6 +19,7 @@ from unvanish.trace.scaled import norm_of, norms_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
+BY_FORMULA = 2**17  # the same where the update takes one pass over them
 
 # What these do to an entry depends on nothing but that entry, so that it may stand in any tensor.
 ENTRY_BY_ENTRY = (
@@ -77,7 +78,7 @@ class _Part:
         self.arrivals, self.pull = into.arrivals, into.pull
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
-        self.room = adam.Room(AT_ONCE)
+        self.room = adam.Room(BY_FORMULA)
         self.waiting: list[tuple[nn.Parameter, Tensor]] = []
         self.entries = 0
 
@@ -170,9 +171,12 @@ class _Part:
                 vectors.change = torch.empty_like(vectors.gradient)
                 self.changes[id(parameter)] = vectors.change.view(parameter.shape)
         for (group, *_), several in alike.items():
-            step = self._step_by_formula if several[0].by_formula else self._step_parts
-            for parts in _parts(several):
-                step(group, parts)
+            if several[0].by_formula:
+                for parts in _parts(several, BY_FORMULA):
+                    self._step_by_formula(group, parts)
+            else:
+                for parts in _parts(several, AT_ONCE):
+                    self._step_parts(group, parts)
             self.found.update((v.key, math.hypot(*v.norms)) for v in several)
 
     def _step_by_formula(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
@@ -267,10 +271,10 @@ def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], d
     return vectors
 
 
-def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]]:
-    """All entries in order, AT_ONCE at a time."""
+def _parts(several: Sequence[_Vectors], at_once: int) -> Iterator[list[tuple[_Vectors, slice]]]:
+    """All entries in order, so many at a time."""
     parts: list[tuple[_Vectors, slice]] = []
-    free = AT_ONCE
+    free = at_once
     for vectors in several:
         entries, done = vectors.gradient.numel(), 0
         while done < entries:
@@ -279,7 +283,7 @@ def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]
             done, free = done + size, free - size
             if not free:
                 yield parts
-                parts, free = [], AT_ONCE
+                parts, free = [], at_once
     if parts:
         yield parts
 
