@@ -56,6 +56,7 @@ class Room:
 def adam_update(
     group: dict[str, Any],
     gradients: list[Tensor],
+    scales: list[float],
     weights: list[Tensor],
     state: dict[str, list[Tensor]],
     steps: float,
@@ -64,10 +65,13 @@ def adam_update(
 ) -> None:
     """Write the update of flat slices ``into`` tensors of their sizes.
 
-    ``weights``: where they decay, else empty. ``state``: per name of MOMENTS the slices' moments, empty before the
-    first step. ``steps``: those taken so far. Nothing but ``into`` and ``room`` is written to.
+    ``scales``: what each gradient is still to be multiplied with. ``weights``: where they decay, else empty. ``state``:
+    per name of MOMENTS the slices' moments, empty before the first step. ``steps``: those taken so far. Nothing but
+    ``into`` and ``room`` is written to.
     """
     sizes, dtype, kept = [t.numel() for t in gradients], gradients[0].dtype, []
+    if any(scale != 1.0 for scale in scales):
+        gradients = list(torch._foreach_mul(gradients, scales))
     decay, rate = float(group["weight_decay"]), float(group["lr"])
     for name in _moments(group):
         views = room.views(name, dtype, sizes)

@@ -56,13 +56,13 @@ class Updates:
         part = self.holder[id(parameter)]
         return part.optimizer.param_groups[part.groups[id(parameter)]]
 
-    def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """``gradient``: as the user's backward would leave it in ``parameter.grad`` (same shape and dtype)."""
+    def read(self, parameter: nn.Parameter, gradient: Tensor, scale: float = 1.0) -> None:
+        """``gradient * scale``: what the user's backward would leave in ``parameter.grad`` (same shape and dtype)."""
         part = self.holder.get(id(parameter))
         if part is None:
             self.found[id(parameter)] = 0.0
         else:
-            part.read(parameter, gradient)
+            part.read(parameter, gradient, scale)
 
     def flush(self) -> None:
         """Step the parameters that wait; afterwards everything read so far is in ``found``."""
@@ -79,12 +79,12 @@ class _Part:
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
         self.room = adam.Room(BY_FORMULA)
-        self.waiting: list[tuple[nn.Parameter, Tensor]] = []
+        self.waiting: list[tuple[nn.Parameter, Tensor, float]] = []
         self.entries = 0
 
-    def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def read(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
         if not self.refused:
-            self.waiting.append((parameter, gradient))
+            self.waiting.append((parameter, gradient, scale))
             self.entries += parameter.numel()
             if self.entries >= TOGETHER:
                 self.flush()
@@ -95,13 +95,14 @@ class _Part:
             return
         any_tensor = type(self.optimizer) in ENTRY_BY_ENTRY
         # The state of a parameter without dimensions looks like a number that all entries share.
-        whole = [(p, g) for p, g in waiting if not any_tensor or not p.ndim]
+        whole = [(p, _times(g, scale)) for p, g, scale in waiting if not any_tensor or not p.ndim]
         try:
             self._step_tensors(whole)
-            self._step_entries([(p, g) for p, g in waiting if any_tensor and p.ndim])
+            self._step_entries([(p, g, scale) for p, g, scale in waiting if any_tensor and p.ndim])
             if self.keep:
-                self._arrive([(p, g) for p, g in waiting if _may_break(p, g)])
-                self.pull += [pair for p, g in waiting if (pair := self._pulled(p, g)) is not None]
+                self._arrive([(p, _times(g, scale)) for p, g, scale in waiting if _may_break(p, g, scale)])
+                pairs = (self._pulled(p, g, scale) for p, g, scale in waiting)
+                self.pull += [pair for pair in pairs if pair is not None]
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
 
@@ -123,7 +124,7 @@ class _Part:
                 moved=int((changing & (after != before)).sum()),
             )
 
-    def _pulled(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[float, float] | None:
+    def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> tuple[float, float] | None:
         """The norms of the step's gradient without and with weight decay, in the decay's own units.
 
         Decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves (AdamW): the step without
@@ -137,7 +138,8 @@ class _Part:
         if type(self.optimizer) is optim.AdamW or group.get("decoupled_weight_decay"):
             change = self.changes[id(parameter)].double()
             return norm_of(change + float(lr) * float(decay) * weights), norm_of(change)
-        return norm_of(gradient.double()), norm_of(gradient.double() + float(decay) * weights)
+        wide = gradient.double() * scale
+        return norm_of(wide), norm_of(wide + float(decay) * weights)
 
     def _step_tensors(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         taken = []
@@ -156,14 +158,17 @@ class _Part:
                 self.changes[id(parameter)] = change.to(parameter.dtype)
             self.found[id(parameter)] = norm_of(change)
 
-    def _step_entries(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    def _step_entries(self, waiting: Sequence[tuple[nn.Parameter, Tensor, float]]) -> None:
         """Entries of one group with the same counters are stepped as one vector, as many as stay in a cache."""
         alike: dict[Any, list[_Vectors]] = {}
-        for parameter, gradient in waiting:
+        for parameter, gradient, scale in waiting:
             group = self.groups[id(parameter)]
             options, state = self.optimizer.param_groups[group], self.optimizer.state.get(parameter, {})
+            by_formula = adam.applies(self.optimizer, options, parameter, state)
+            if not by_formula:
+                gradient, scale = _times(gradient, scale), 1.0
             vectors = _vectors(parameter, gradient, state, self._decays(group))
-            vectors.by_formula = adam.applies(self.optimizer, options, parameter, state)
+            vectors.by_formula, vectors.scale = by_formula, scale
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
             key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
             alike.setdefault(key, []).append(vectors)
@@ -186,6 +191,7 @@ class _Part:
         adam.adam_update(
             self.optimizer.param_groups[group],
             [v.gradient[cut] for v, cut in parts],
+            [v.scale for v, _ in parts],
             [v.weights[cut] for v, cut in parts if v.weights is not None],
             {name: [v.state[name][cut] for v, cut in parts] for name in first.state},
             float(first.shared.get("step", 0.0)),
@@ -258,6 +264,7 @@ class _Vectors:
     norms: list[float] = field(default_factory=list)
     change: Tensor | None = None
     by_formula: bool = False
+    scale: float = 1.0
 
 
 def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
@@ -292,10 +299,14 @@ def _joined(vectors: Sequence[Tensor]) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)  # type: ignore[arg-type]
 
 
-def _may_break(parameter: nn.Parameter, gradient: Tensor) -> bool:
+def _times(gradient: Tensor, scale: float) -> Tensor:
+    return gradient if scale == 1.0 else gradient * scale
+
+
+def _may_break(parameter: nn.Parameter, gradient: Tensor, scale: float) -> bool:
     """Whether the step may not arrive as asked: weights of 16 bits, or a square near the end of a wider type."""
     narrow = parameter.dtype in NARROW
-    return narrow or not norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
+    return narrow or not scale * norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
 
 
 def _wide(weights: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
 from unvanish.trace.births import Trouble
 from unvanish.trace.cuts import Cut
-from unvanish.trace.mixing import Mixing
+from unvanish.trace.mixing import Mixed
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -62,7 +62,7 @@ class Call:
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
-    mixing: Mixing | None = None  # where it averages over rows
+    mixed: Mixed | None = None  # where it averages over rows, until that was measured
 
     @property
     def rms(self) -> float:

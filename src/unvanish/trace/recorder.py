@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
-from unvanish.trace.mixing import mixing_of
+from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, rebuild, tensors
@@ -183,7 +183,7 @@ class Recorder(TorchFunctionMode):
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
         if call.finite and self.part == "model":
-            call.mixing = mixing_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
+            call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):
             if "norm" in name:
                 call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
