@@ -33,7 +33,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
-from unvanish.flow.measure import measure
+from unvanish.flow.measure import measure, transmissions
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
@@ -66,7 +66,7 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature along the gradient of each of up to 64 layers). The model, its gradients, buffers, mode and every random
+    curvature along the gradient of each of up to 16 layers). The model, its gradients, buffers, mode and every random
     state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
     be checked.
     """
@@ -148,7 +148,10 @@ def _walked(look: Look) -> tuple[Flow, More]:
         facts = inside_facts(look, output_loss)
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
-    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    paired = None
+    if not isinstance(output_loss, str):
+        paired = pair_facts(look, output_loss, facts)
+        output_loss.forget()
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
@@ -161,7 +164,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
-    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
     flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
     if updates is not None and updates.refused:
         refused = (
@@ -176,7 +179,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
-        flow = _with_noise(flow, noise_flags(look))
+        flow = _with_noise(flow, noise_flags(look, flow.layers))
     if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 
@@ -246,7 +249,7 @@ def _more_evidence(
         return flow
     if may_lose_signal(flow.layers, flow.calls):
         rates = rate_trials(
-            look, updates.optimizer, flow.layers, lambda: quick_look(look.problem, look.model, look.seed)[0]
+            look, updates.optimizer, flow.layers, lambda: _transmissions(look.problem, look.model, look.seed)
         )
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
@@ -287,6 +290,14 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
         return measure(look.capture, look.layers, seen, problem.batch_size)
 
 
+def _transmissions(problem: Problem, model: nn.Module, seed: int) -> dict[str, float]:
+    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite."""
+    with looking(problem, model, seed=seed) as look:
+        if look.capture.loss_root is None or not forward_is_finite(look.capture):
+            return {}
+        return transmissions(look.capture, look.layers, seed)
+
+
 _PLAIN = (
     "gradients were read off torch's own backward, which underflows with its dtype, because this torch lacks what the"
     " exact walk rests on ({})"
@@ -309,10 +320,11 @@ def _bare(flow: Flow, look: Look) -> Flow:
 
 def _setting(look: Look) -> Setting:
     problem, model, optimizer = look.problem, look.model, look.optimizer
-    first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
+    parameters = list(model.parameters())
+    first = next((p for p in parameters if p.is_floating_point()), parameters[0])
     return Setting(
         model=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in parameters),
         batch_size=problem.batch_size,
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),

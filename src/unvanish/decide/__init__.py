@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from unvanish.decide.limits import (
     BALANCED,
     BESIDE,
@@ -336,10 +338,11 @@ def _missing(what: str, value: float | None) -> tuple[str, str]:
 def _not_a_number(*records: Record | None) -> str:
     """The reason if any field of these records is NaN, else ""."""
     for record in records:
-        for field in record.__struct_fields__ if record is not None else ():
-            value = getattr(record, field)
-            if isinstance(value, float) and math.isnan(value):
-                return f"{field} is not a number (nan)"
+        values = () if record is None else msgspec.structs.astuple(record)
+        if record is not None and any(value != value for value in values):  # as a rule none differs from itself
+            for field, value in zip(record.__struct_fields__, values, strict=True):
+                if isinstance(value, float) and math.isnan(value):
+                    return f"{field} is not a number (nan)"
     return ""
 
 

@@ -113,7 +113,8 @@ def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
     loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
     found = [_flat(t) for t in tensors(outputs) if t is not loss and t.is_floating_point()]
     capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
-    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+    with torch._C.DisableTorchFunction():
+        capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
 
 
 def _with_nodes(outputs: Any) -> Any:
@@ -139,11 +140,14 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         raise UnvanishError(
             f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
         )
-    capture.loss = float(loss.detach())
-    if loss.grad_fn is not None:
-        capture.loss_root = root_of(loss)
-        capture.loss_index = capture.owner.get(loss.grad_fn)
-    elif any(p.requires_grad for p in capture.model.parameters()):
+    with torch._C.DisableTorchFunction():
+        capture.loss = float(loss.detach())
+        if loss.grad_fn is not None:
+            capture.loss_root = root_of(loss)
+            capture.loss_index = capture.owner.get(loss.grad_fn)
+    if capture.loss_root is not None:
+        return
+    if any(p.requires_grad for p in capture.model.parameters()):
         raise UnvanishError(
             "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
             " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
