@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
 from unvanish.decide.limits import (
     BALANCED,
     BESIDE,
@@ -336,10 +338,9 @@ def _missing(what: str, value: float | None) -> tuple[str, str]:
 def _not_a_number(*records: Record | None) -> str:
     """The reason if any field of these records is NaN, else ""."""
     for record in records:
-        for field in record.__struct_fields__ if record is not None else ():
-            value = getattr(record, field)
-            if isinstance(value, float) and math.isnan(value):
-                return f"{field} is not a number (nan)"
+        for at, value in enumerate(astuple(record) if record is not None else ()):
+            if value.__class__ is float and value != value:
+                return f"{type(record).__struct_fields__[at]} is not a number (nan)"
     return ""
 
 

@@ -39,7 +39,7 @@ def sizes_to_judge(layer: LayerFlow) -> tuple[float, float] | None:
     if signal is None or gradient is None or weights is None:
         return None
     size = -math.inf if -math.inf in (gradient, weights) else gradient + weights
-    return None if any(math.isnan(x) or x == math.inf for x in (signal, size)) else (signal, size)
+    return (signal, size) if signal < math.inf and size < math.inf else None  # NaN is below nothing
 
 
 def arrivals(layers: Sequence[LayerFlow]) -> dict[str, float]:
@@ -52,16 +52,20 @@ def arrivals(layers: Sequence[LayerFlow]) -> dict[str, float]:
     the graph.
     """
     found: dict[str, float] = {}
-    most: list[float] = [-math.inf] * 3
+    most = (-math.inf,) * 3
     for layer in reversed(layers):
         sizes = None if layer.frozen else sizes_to_judge(layer)
         if sizes is None:
             continue
         signal, size = sizes
         mine = (signal, size, size - 0.5 * math.log10(max(1, layer.parameters)))
-        most = [max(pair) for pair in zip(most, mine, strict=True)]
-        found[layer.name] = max((a - b for a, b in zip(mine, most, strict=True) if a > -math.inf), default=-math.inf)
+        most = tuple(map(max, most, mine))
+        found[layer.name] = max(map(_less, mine, most))
     return found
+
+
+def _less(value: float, most: float) -> float:
+    return value - most if value > -math.inf else -math.inf
 
 
 def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
@@ -77,14 +81,14 @@ def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
     for layer in layers:
         after.setdefault(layer.before, []).append(layer)
     found: dict[str, tuple[float, float]] = {}
+    known = {layer.name: sizes_to_judge(layer) for layer in layers}
     for layer in reversed(layers):
-        mine = None if layer.frozen else sizes_to_judge(layer)
+        mine = None if layer.frozen or _normed(layer) else known[layer.name]
         ways: list[tuple[float, float]] = []
         for later in after.get(layer.name, ()):
-            theirs, (signal, size) = sizes_to_judge(later), found.get(later.name, (0.0, 0.0))
-            if mine is not None and theirs is not None and not _normed(later) and not _normed(layer):
-                steps = [a - b if -math.inf not in (*mine, *theirs) else 0.0 for a, b in zip(mine, theirs, strict=True)]
-                signal, size = signal + steps[0], size + steps[1]
+            theirs, (signal, size) = known[later.name], found.get(later.name, (0.0, 0.0))
+            if mine is not None and theirs is not None and not _normed(later) and -math.inf not in (*mine, *theirs):
+                signal, size = signal + mine[0] - theirs[0], size + mine[1] - theirs[1]
             ways.append((max(0.0, signal), max(0.0, size)))
         found[layer.name] = min(ways, key=min, default=(0.0, 0.0))
     return {name: min(pair) for name, pair in found.items()}

@@ -45,7 +45,8 @@ class Signals:
             if id(place.module) in hidden:
                 self.compiled.add(place.at)
                 continue
-            seen = self.guard(functools.partial(self._output, place.at))
+            comes_back = self.guard(functools.partial(self._signal, place.at))
+            seen = self.guard(functools.partial(self._output, place.at, comes_back))
             self.hooks[place.at] = place.module.register_forward_hook(seen)
 
     def disarm(self) -> None:
@@ -56,14 +57,14 @@ class Signals:
     def armed(self) -> bool:
         return bool(self.hooks)
 
-    def _output(self, at: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        del module, inputs
+    def _output(self, at: int, comes_back: Callable[[Tensor], None], module: nn.Module, _: Any, outputs: Any) -> None:
+        del module
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
-            for tensor in arguments(outputs):
+            for tensor in (outputs,) if isinstance(outputs, Tensor) else arguments(outputs):
                 if tensor.requires_grad:
                     if tensor.grad_fn is not None:
                         self.made[tensor.grad_fn] = at
-                    tensor.register_hook(self.guard(functools.partial(self._signal, at)))
+                    tensor.register_hook(comes_back)
 
     def _signal(self, at: int, cotangent: Tensor) -> None:
         if self.open:  # not in torch.autograd.grad, whose gradients are no parameter's

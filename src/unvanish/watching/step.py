@@ -99,7 +99,7 @@ class Step:
         return {
             "loss": float(self.loss),
             "learning_rate": self.rate,
-            "log10_grad_norm": self.unclipped - math.log10(self.scale),
+            "log10_grad_norm": math.nan if self.seen.unknown else self.unclipped - math.log10(self.scale),
             "log10_grad_norm_clipped": less(
                 total(row[GRADIENT] for row in self.rows.values()), total(self.again.values())
             ),

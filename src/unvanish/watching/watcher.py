@@ -51,6 +51,7 @@ class Watcher:
         self.now = Step()
         self.mode: Activations | None = None
         self.busy = False
+        self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes: list[str] = []
         self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
@@ -228,12 +229,17 @@ class Watcher:
         self.now.fresh = True
         self.now.inner += self.inside is not None
         if self.sampled and self.now.inner <= 1:
-            self.now.seen.look(self.table)
+            self.now.seen.look(self.table, few=self.looks if self._unwritten else None)
         if self.inside is not None:
             self._look(self.inside)
             due, self.due = self.due, None
             if due is not None:
                 due()
+
+    @property
+    def _unwritten(self) -> bool:
+        """Whether nothing is known to change the gradients between backward and step, as a scaler or a clip does."""
+        return self.looks > 1 and not self.written and self.now.scaler is None and not self.processes.together
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
@@ -303,9 +309,9 @@ class Watcher:
         now.scale = self.scale()  # before the scaler's update changes it
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
-        whole, parts = now.seen.together(parameters, processes)
+        found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
-        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
         now.enter(found, signals, shares, self.box.samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
@@ -347,7 +353,7 @@ class Watcher:
             self._read(optimizer, late=True)
             return
         places = self.table.of(held(optimizer))
-        found, self.now.again[id(optimizer)] = sizes(places, processes=self.processes.size)
+        found, self.now.again[id(optimizer)], _ = sizes(places, processes=self.processes.size)
         for at, (size, _, _) in found.items():
             if at in self.now.rows:
                 self.now.rows[at][1] = size
@@ -367,6 +373,7 @@ class Watcher:
     def finish(self, begun: bool = False) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
         if self.sampled:
+            self.looks, self.written = self.looks + 1, self.written or self.now.seen.written
             self.processes.settle()
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
