@@ -338,9 +338,9 @@ def _missing(what: str, value: float | None) -> tuple[str, str]:
 def _not_a_number(*records: Record | None) -> str:
     """The reason if any field of these records is NaN, else ""."""
     for record in records:
-        for at, value in enumerate(astuple(record) if record is not None else ()):
-            if value.__class__ is float and value != value:
-                return f"{type(record).__struct_fields__[at]} is not a number (nan)"
+        for at, value in enumerate(() if record is None else astuple(record)):
+            if record is not None and value.__class__ is float and value != value:
+                return f"{record.__struct_fields__[at]} is not a number (nan)"
     return ""
 
 

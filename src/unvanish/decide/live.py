@@ -72,7 +72,9 @@ def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
     """Per trainable layer, how many decades the error signal grows on its way back to it from the output.
 
     Of the signal and of gradient norm times weight norm, each added up along the layers' own ``before``, and the
-    smaller counts: a tiny tensor has a small product by itself, and a rescaled layer a large signal. A fall counts,
+    smaller counts: a tiny tensor has a small product by itself, and a rescaled layer a large signal. Where branches
+    meet, the way to the layer that ran last counts: beside an expert that saw few samples, or a part of the loss that
+    is small, the trunk has not grown. A fall counts,
     but never below zero, and growth next to a normaliser not at all: weights that are normalised afterwards have a
     gradient at right angles to themselves, so that training scales its own step down (Arora, Li & Lyu 2019, Theoretical
     analysis of auto rate-tuning by batch normalization).
@@ -82,10 +84,17 @@ def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
         after.setdefault(layer.before, []).append(layer)
     found: dict[str, tuple[float, float]] = {}
     known = {layer.name: sizes_to_judge(layer) for layer in layers}
+    before = {layer.name: layer.before for layer in layers}
+    trunk: set[str] = set()
+    here = layers[-1].name if layers else ""
+    while here and here not in trunk:
+        trunk.add(here)
+        here = before.get(here, "")
     for layer in reversed(layers):
         mine = None if layer.frozen or _normed(layer) else known[layer.name]
         ways: list[tuple[float, float]] = []
-        for later in after.get(layer.name, ()):
+        ahead = after.get(layer.name, ())
+        for later in [each for each in ahead if each.name in trunk] or ahead:
             theirs, (signal, size) = known[later.name], found.get(later.name, (0.0, 0.0))
             if mine is not None and theirs is not None and not _normed(later) and -math.inf not in (*mine, *theirs):
                 signal, size = signal + mine[0] - theirs[0], size + mine[1] - theirs[1]

@@ -56,6 +56,11 @@ class Seen:
             for at, (key, each) in enumerate(them.items())
         }
 
+    @property
+    def was_finite(self) -> bool:
+        """Whether all were read after the backward, and were finite."""
+        return bool(self.known) and all(size is not None and math.isfinite(size) for _, _, size in self.known.values())
+
     def together(
         self, parameters: Sequence[nn.Parameter], now: Mapping[int, float], processes: int
     ) -> tuple[float, float]:
@@ -65,7 +70,9 @@ class Seen:
         """
         mine = [(each, *self.known[id(each)]) for each in parameters if id(each) in self.known]
         times = 1.0
-        if any(p.grad is not each or each._version != at or not _same(size, now.get(id(p))) for p, each, at, size in mine):
+        if any(
+            p.grad is not each or each._version != at or not _same(size, now.get(id(p))) for p, each, at, size in mine
+        ):
             self.written = True
             times = _times([(size, now.get(id(p))) for p, _, _, size in mine if size is not None])
             self.unknown = self.unknown or (math.isnan(times) and any(size is None for *_, size in mine))
@@ -87,11 +94,10 @@ def _same(before: float | None, now: float | None) -> bool:
 
 
 def _times(pairs: list[tuple[float, float | None]]) -> float:
-    """By what all were multiplied, before over now; NaN where it was not the same for each."""
+    """By what all were multiplied, before over now; NaN where it was not the same for each, or none of these moved."""
     known = [before / now for before, now in pairs if now and math.isfinite(before)]
-    if len(known) < 2 or not max(known) - min(known) <= 1e-4 * max(known):
-        return math.nan
-    return known[0]
+    alike = len(known) > 1 and max(known) - min(known) <= 1e-4 * max(known)
+    return known[0] if alike and abs(known[0] - 1.0) > 1e-4 else math.nan
 
 
 def sizes(
