@@ -273,7 +273,11 @@ class Reader:
     def __init__(self, path: str | Path) -> None:
         """UnvanishError where there is no run of ours."""
         self.path = Path(path)
-        if not self.path.is_file():
+        try:
+            there = self.path.is_file()
+        except OSError as error:  # the name is too long, or the folder may not be looked into
+            raise UnvanishError(f"cannot read the run file {str(path)[:200]!r}: {error.strerror or error}") from None
+        if not there:
             raise UnvanishError(f"there is no run file {str(path)!r}")
         try:
             self.base = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
