@@ -238,6 +238,8 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
         yield "no train_batches were given: every step was taken on the one batch of the problem"
     if not race.copies.scale.unseen:
         yield "no validation data were given: scores are training scores and say nothing about unseen data"
+    elif race.copies.objective.whole:
+        yield "the network takes no half of the validation data: the same data chose and judged"
     elif not race.copies.scale.split:
         yield "there are too few validation samples to split: the same ones chose and judged"
     if race.copies.objective.pretrained:
