@@ -18,7 +18,7 @@ from unvanish.remedies import Remedy, remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
-from unvanish.trials.candidates import ordered
+from unvanish.trials.candidates import answers_to, ordered
 from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
@@ -102,7 +102,8 @@ def fix(
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
                 return answer(race, NOTHING, None, None, remarks)
             race.enlist(crew(race.copies))
-            chosen = search(race, ordered(catalogue, findings, seed), remarks.append)
+            answers = answers_to(catalogue, findings)
+            chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True

@@ -272,6 +272,7 @@ _ENDS = {
     "saturated_standardised": "The same share with standardised inputs: mean 0, deviation 1 for each feature.",
     "step_limit": "Log10 of the longest step the first layer allows, relative to the median layer.",
     "step_limit_standardised": "The same with standardised inputs.",
+    "loss_standardised": "The loss of the batch with standardised inputs; null where it is not the last call.",
 }
 
 _ZERO = {
