@@ -162,7 +162,7 @@ class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
     ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
-    first layer's curvature allows, over that of the median layer.
+    first layer's curvature allows, over that of the median layer. ``loss_standardised``: the loss on the latter.
     """
 
     layer: str
@@ -171,6 +171,7 @@ class InputFacts(Record, frozen=True, kw_only=True):
     saturated_standardised: float | None = None
     step_limit: float | None = None
     step_limit_standardised: float | None = None
+    loss_standardised: float | None = None
 
 
 class ZeroFacts(Record, frozen=True, kw_only=True):

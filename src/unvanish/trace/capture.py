@@ -6,7 +6,7 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
-            outputs = _guarded("the model", lambda: problem.outputs(model))
+            outputs = _guarded("the model", lambda: problem.outputs(model), problem)
             outputs = _with_nodes(outputs)
             recorder.adopt_end(outputs)
             recorder.part = "loss"
@@ -79,13 +79,31 @@ def drop_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _guarded(what: str, run: Any) -> Any:
+def _guarded(what: str, run: Any, given: Problem | None = None) -> Any:
     try:
         return run()
     except UnvanishError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+        hint = "" if given is None else _hint(given, error)
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}{hint}") from error
+
+
+def _hint(given: Problem, error: BaseException) -> str:
+    """What about the inputs may be behind the error of a forward, or nothing."""
+    inputs = given.inputs
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    parts = parts if isinstance(parts, (list, tuple)) else [parts]
+    if any(type(part).__module__.partition(".")[0] == "numpy" for part in parts):
+        return "; the inputs hold a numpy array: give tensors, torch.as_tensor(array, dtype=torch.float32)"
+    if not isinstance(error, TypeError) or "argument" not in str(error):
+        return ""
+    if isinstance(inputs, (list, tuple)):
+        said = f"; the {type(inputs).__name__} of inputs is given as {len(inputs)} arguments"
+        return said if given.targets is not None else f"{said}; targets have a place of their own, Problem(targets=…)"
+    if isinstance(inputs, Mapping):
+        return f"; the mapping of inputs is given as keyword arguments ({', '.join(map(str, inputs))})"
+    return ""
 
 
 @contextmanager
