@@ -29,6 +29,7 @@ from unvanish.rules.events import EVENTS
 from unvanish.words import glossary
 
 sys.path.insert(0, str(Path(__file__).parent))
+import measured
 import watching_costs
 from written import anchor, page, picture_tag, prose, table
 
@@ -269,8 +270,8 @@ def lab_output(readme: str) -> str:
     return f"```text\n{str(outcome).rstrip()}\n```"
 
 
-def costs(path: Path = COSTS) -> str:
-    """The measured costs as a table with a title; "" where they have not been measured."""
+def costs(title: str = "What it costs", path: Path = COSTS) -> str:
+    """The measured costs as a table under a title; "" where they have not been measured."""
     if not path.is_file():
         return ""
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -284,7 +285,7 @@ def costs(path: Path = COSTS) -> str:
     ]  # fmt: skip
     machine, versions = data["machine"], data["versions"]
     return "\n\n".join((
-        "## What it costs",
+        f"## {title}",
         "A check, in training steps (forward, backward and optimizer step) of the same network on the same batch; in"
         " the last column its peak memory, in those of a training step.",
         table(("network", "one step", *(f"effort {e}" for e in efforts), "memory, auto"), rows),
@@ -352,6 +353,8 @@ def pages() -> dict[Path, str]:
         docs / "remedies.md": remedies_page(),
         docs / "glossary.md": glossary_page(),
         docs / "zoo.md": zoo_page(),
+        docs / "performance.md": page("Performance", *measured.performance(costs("A check"), viewing_costs())),
+        docs / "comparison.md": page("Comparison with other tools", *measured.comparison()),
     }
     for path, written in parts.items():
         text = path.read_text(encoding="utf-8")

@@ -20,7 +20,6 @@ LABELS = {
     "Example": "An example", "Why": "Why", "Evidence": "Evidence", "What helps": "What brings it back",
     "Source": "Sources",
 }  # fmt: skip
-PART = re.compile(rf"^({'|'.join(LABELS)}): ")
 
 
 def pages() -> dict[str, str]:
@@ -49,10 +48,11 @@ def _index() -> str:
 def _rule(rule: Rule) -> Iterable[str]:
     yield f"# {rule.code} {rule.title}"
     yield f"Verdict [{rule.verdict}](../rules.md#verdicts), level {' or '.join(rule.levels)}. [All codes](../rules.md)."
-    yield from _told(rule.doc)
-    if rule.remedies:
-        yield "What [a search](../fixing.md) tries first, and its record in [the benchmark](../benchmarks/repair.md):"
-        yield remedy_pages.record([get(slug) for slug in rule.remedies])
+    for label, text in _told(rule.doc):
+        yield from ([f"## {LABELS[label]}", text] if label else [text])
+        if label == "What helps" and rule.remedies:
+            yield "What [a search](../fixing.md) tries first, and [what was measured of it](../remedies.md):"
+            yield remedy_pages.record([get(slug) for slug in rule.remedies])
     yield "## What it looks like"
     name, effort, report = example(rule)
     option = "" if effort == "auto" else f" --effort {effort}"
@@ -78,22 +78,22 @@ def _event(event: Event) -> Iterable[str]:
         f"Verdict [{event.verdict}](../rules.md#verdicts), level note. It is found only while a training is"
         " [watched](../watching.md), because it compares the training with its own past. [All codes](../rules.md)."
     )
-    yield from _told(event.doc)
+    yield prose(event.doc)
     yield "## What it looks like"
     code, said = trainings.shown(event.code)
     yield f"```python\n{code}\n```"
     yield f"```text\n{said}\n```"
 
 
-def _told(doc: str) -> Iterable[str]:
-    """The paragraphs of a docstring, each labelled one under a heading."""
+def _told(doc: str) -> Iterable[tuple[str, str]]:
+    """The paragraphs of a docstring, each with its label; "" for one without."""
     for paragraph in inspect.cleandoc(doc).split("\n\n"):
-        label = PART.match(paragraph)
-        if label:
-            yield f"## {LABELS[label[1]]}"
-            paragraph = paragraph[label.end() :]
-            paragraph = paragraph[:1].upper() + paragraph[1:]
-        yield prose(paragraph)
+        label, _, text = paragraph.partition(": ")
+        if label not in LABELS:
+            yield "", prose(paragraph)
+        else:
+            # a name such as log10_signal keeps its small letter
+            yield label, prose(text if re.match(r"\w*[\d_]", text) else text[:1].upper() + text[1:])
 
 
 def _names(names: Iterable[str]) -> str:

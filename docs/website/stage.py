@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from website import codes, interface, measured, navigation, remedy_pages
+from website import codes, interface, navigation, remedy_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {
@@ -25,7 +25,10 @@ PICTURE = re.compile(
     r'<picture>\s*<source media="[^"]*"\s+srcset="([^"]+)">\s*<img\s+alt="([^"]*)"\s+src="([^"]+)">\s*</picture>'
 )
 IMAGE = re.compile(r'<img\s+alt="([^"]*)"\s+src="([^"]+)">')
-PART = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
+PART = re.compile(r"^<!-- README( output)?: (.+) -->$", re.MULTILINE)
+"""Where a part of README.md is put in: what stands under a heading, or an output that it shows."""
+ALONE = re.compile(r"(rules|remedies)\.md#(uv\d+)?([\w.-]*)")
+"""A link to one code or one remedy: in a checkout a place on the page of all, on the site a page."""
 MARKER = re.compile(r"^<!-- .* -->\n", re.MULTILINE)
 
 Pages = dict[str, str]
@@ -40,7 +43,7 @@ def pages() -> Pages:
         found[address] = _fitted(path.read_text(encoding="utf-8"), f"docs/{address}", address)
     for source in ("CONTRIBUTING.md", "CHANGELOG.md"):
         found[ELSEWHERE[source]] = _fitted((ROOT / source).read_text(encoding="utf-8"), source, ELSEWHERE[source])
-    made: tuple[Callable[[], Pages], ...] = (codes.pages, remedy_pages.pages, measured.pages, interface.pages)
+    made: tuple[Callable[[], Pages], ...] = (codes.pages, remedy_pages.pages, interface.pages)
     for make in made:
         found |= make()
     found |= {"examples.md": _examples()}
@@ -74,13 +77,14 @@ def _files(text: str) -> set[str]:
 
 def _fitted(text: str, source: str, address: str) -> str:
     """A page of the checkout as a page of the site: parts of README.md put in, links and pictures rewritten."""
-    parts = PART.split(text)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    pieces = [
-        _moved(section(readme, part), "README.md", address) if at % 2 else _moved(part, source, address)
-        for at, part in enumerate(parts)
-    ]
-    return MARKER.sub("", "".join(pieces))
+    pieces: list[str] = []
+    at = 0
+    for found in PART.finditer(text):
+        part = output(readme, found[2]) if found[1] else section(readme, found[2])
+        pieces += [_moved(text[at : found.start()], source, address), _moved(part, "README.md", address)]
+        at = found.end()
+    return MARKER.sub("", "".join((*pieces, _moved(text[at:], source, address))))
 
 
 def section(readme: str, heading: str) -> str:
@@ -91,6 +95,14 @@ def section(readme: str, heading: str) -> str:
     return re.split(r"^## ", after, maxsplit=1, flags=re.MULTILINE)[0].strip()
 
 
+def output(readme: str, name: str) -> str:
+    """What README.md shows as the output of a program."""
+    found = re.search(rf"<!-- output:{name} -->\n(.*?)<!-- /output:{name} -->", readme, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"README.md shows no output {name!r}")
+    return found[1].strip()
+
+
 def _moved(text: str, source: str, address: str) -> str:
     """The text with links that lead from ``address`` of the site to what they name from ``source`` of the checkout."""
 
@@ -99,9 +111,18 @@ def _moved(text: str, source: str, address: str) -> str:
         there = ELSEWHERE.get(named) or (named.removeprefix("docs/") if named.startswith("docs/") else f"files/{named}")
         return posixpath.relpath(there, posixpath.dirname(address) or ".")
 
-    text = LINK.sub(lambda found: f"{found[1]}{target(found[2])}{found[3] or ''}{found[4]}", text)
+    text = LINK.sub(lambda found: f"{found[1]}{_alone(target(found[2]) + (found[3] or ''))}{found[4]}", text)
     text = PICTURE.sub(lambda found: _themed(target(found[3]), target(found[1]), found[2]), text)
     return IMAGE.sub(lambda found: _image(target(found[2]), found[1]), text)
+
+
+def _alone(link: str) -> str:
+    """The link, or the page of the one code or remedy that it leads to."""
+    found = ALONE.search(link)
+    if not found or (found[1] == "rules" and not found[2]):
+        return link
+    page = f"codes/{found[2].upper()}.md" if found[2] else f"remedies/{found[3]}.md"
+    return link[: found.start()] + page
 
 
 def _themed(light: str, dark: str, alt: str) -> str:
