@@ -137,7 +137,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return flow
 
     problem, capture = look.problem, look.capture
-    flow = Flow(setting=_setting(look), notes=_notes(capture))
+    flow = Flow(setting=setting_of(look), notes=_notes(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), nothing
@@ -240,7 +240,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=step_facts(look, updates, loss))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, output_loss, loss.reference)
+        flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -254,7 +254,7 @@ def _more_evidence(
     return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
+def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -307,7 +307,8 @@ def _bare(flow: Flow, look: Look) -> Flow:
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(look: Look) -> Setting:
+def setting_of(look: Look) -> Setting:
+    """What was looked at, and how."""
     problem, model, optimizer = look.problem, look.model, look.optimizer
     first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
     return Setting(

@@ -114,7 +114,7 @@ def _flow(copies: Copies, look: Look) -> float | None:
     copy = copies.copy(look.candidate, look.seed)
     if look.staying is None:
         return None
-    flow = transmission(copies.objective.problem, copy, look.staying)
+    flow = transmission(copies.objective.problem, copy, look.staying, lambda: copies.ends(look.seed))
     if flow < VANISHED or not copies.fits_in_memory:
         del copies.trained[look.candidate, look.seed]
     return flow
