@@ -144,7 +144,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return flow
 
     problem, capture = look.problem, look.capture
-    flow = Flow(setting=_setting(look), notes=_notes(capture))
+    flow = Flow(setting=setting_of(look), notes=_notes(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), nothing
@@ -249,7 +249,7 @@ def _more_evidence(
     if updates is not None:
         flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, output_loss, loss.reference)
+        flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
@@ -274,7 +274,7 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     )
 
 
-def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
+def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -335,7 +335,8 @@ def _bare(flow: Flow, look: Look) -> Flow:
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(look: Look) -> Setting:
+def setting_of(look: Look) -> Setting:
+    """What was looked at, and how."""
     problem, model, optimizer = look.problem, look.model, look.optimizer
     parameters = list(model.parameters())
     first = next((p for p in parameters if p.is_floating_point()), parameters[0])
