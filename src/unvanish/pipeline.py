@@ -25,7 +25,6 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.moving import loss_again, or_nan
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
@@ -37,7 +36,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
-from unvanish.flow.measure import measure
+from unvanish.flow.measure import measure, transmissions
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
@@ -70,7 +69,7 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature along the gradient of each of up to 64 layers). The model, its gradients, buffers, mode and every random
+    curvature along the gradient of each of up to 16 layers). The model, its gradients, buffers, mode and every random
     state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
     be checked.
     """
@@ -146,7 +145,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return flow
 
     problem, capture = look.problem, look.capture
-    flow = Flow(setting=_setting(look), notes=_notes(capture))
+    flow = Flow(setting=setting_of(look), notes=_notes(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), nothing
@@ -158,6 +157,8 @@ def _walked(look: Look) -> tuple[Flow, More]:
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    if not isinstance(output_loss, str):
+        output_loss.forget()
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
@@ -172,7 +173,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
-    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
     flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
     if updates is not None and updates.refused:
         refused = (
@@ -187,7 +188,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
-        flow = _with_noise(flow, noise_flags(look))
+        flow = _with_noise(flow, noise_flags(look, flow.layers))
     if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 
@@ -252,24 +253,18 @@ def _more_evidence(
         facts = output_facts(last, own, loss)
         flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
     flow = flow.replace(
-        inputs=input_facts(
-            look.problem,
-            flow.layers,
-            flow.calls,
-            lambda new: quick_look(new, look.model, look.seed),
-            lambda new: _loss_alone(new, look.model, look.seed),
-        )
+        inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
         flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, output_loss, loss.reference)
+        flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
         rates = rate_trials(
-            look, updates.optimizer, flow.layers, lambda: quick_look(look.problem, look.model, look.seed)[0]
+            look, updates.optimizer, flow.layers, lambda: _transmissions(look.problem, look.model, look.seed)
         )
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
@@ -289,7 +284,7 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     )
 
 
-def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
+def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -322,9 +317,12 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
         return measure(look.capture, look.layers, seen, problem.batch_size)
 
 
-def _loss_alone(problem: Problem, model: nn.Module, seed: int) -> float:
-    with torch.no_grad():
-        return or_nan(lambda: loss_again(problem, model, seed))
+def _transmissions(problem: Problem, model: nn.Module, seed: int) -> dict[str, float]:
+    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite."""
+    with looking(problem, model, seed=seed) as look:
+        if look.capture.loss_root is None or not forward_is_finite(look.capture):
+            return {}
+        return transmissions(look.capture, look.layers, seed)
 
 
 _PLAIN = (
@@ -347,12 +345,14 @@ def _bare(flow: Flow, look: Look) -> Flow:
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(look: Look) -> Setting:
+def setting_of(look: Look) -> Setting:
+    """What was looked at, and how."""
     problem, model, optimizer = look.problem, look.model, look.optimizer
-    first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
+    parameters = list(model.parameters())
+    first = next((p for p in parameters if p.is_floating_point()), parameters[0])
     return Setting(
         model=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in parameters),
         batch_size=problem.batch_size,
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),

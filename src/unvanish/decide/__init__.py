@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
 from unvanish.decide.limits import (
     BALANCED,
     BESIDE,
@@ -356,10 +358,9 @@ def _missing(what: str, value: float | None) -> tuple[str, str]:
 def _not_a_number(*records: Record | None) -> str:
     """The reason if any field of these records is NaN, else ""."""
     for record in records:
-        for field in record.__struct_fields__ if record is not None else ():
-            value = getattr(record, field)
-            if isinstance(value, float) and math.isnan(value):
-                return f"{field} is not a number (nan)"
+        for at, value in enumerate(() if record is None else astuple(record)):
+            if record is not None and value.__class__ is float and value != value:
+                return f"{record.__struct_fields__[at]} is not a number (nan)"
     return ""
 
 

@@ -21,12 +21,10 @@ Calls = Sequence[CallFlow]
 QuickLook = Callable[[Problem], tuple[Layers, Calls]]
 
 
-def input_facts(
-    problem: Problem, layers: Layers, calls: Calls, look: QuickLook, loss: Callable[[Problem], float]
-) -> InputFacts | None:
-    """The first layer, the first bounded activation and the loss before and after standardising.
+def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook) -> InputFacts | None:
+    """The first layer and the first bounded activation before and after standardising.
 
-    None where the inputs are of ordinary size or no one tensor. ``look`` and ``loss`` are of the model as it is.
+    None where the inputs are of ordinary size or no one tensor.
     """
     x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
     if not isinstance(x, Tensor) or x.is_nested or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
@@ -39,8 +37,7 @@ def input_facts(
     deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
     standard = ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype)
     inputs = standard if isinstance(problem.inputs, Tensor) else (standard, *problem.inputs[1:])
-    standardised = dataclasses.replace(problem, inputs=inputs)
-    after, calls_after = look(standardised)
+    after, calls_after = look(dataclasses.replace(problem, inputs=inputs))
     again = next((a for a in after if a.name == first.name), None)
     return InputFacts(
         layer=first.name,
@@ -49,7 +46,7 @@ def input_facts(
         saturated_standardised=_saturated(calls_after),
         step_limit=_step_limit(first, layers),
         step_limit_standardised=None if again is None else _step_limit(again, after),
-        loss_standardised=loss(standardised),
+        loss_standardised=_loss(calls_after),
     )
 
 
@@ -57,6 +54,11 @@ def _saturated(calls: Calls) -> float | None:
     """Of the first bounded activation: linear and ReLU layers before it pass the size of the inputs on."""
     shares = (c.saturated_fraction for c in calls if c.bounded and c.part == "model")
     return next((share for share in shares if share is not None), None)
+
+
+def _loss(calls: Calls) -> float | None:
+    last = calls[-1] if calls else None
+    return None if last is None or last.part != "loss" or last.log10_rms is None else 10.0**last.log10_rms
 
 
 def _first(layers: Sequence[LayerFlow]) -> LayerFlow | None:

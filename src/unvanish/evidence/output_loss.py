@@ -17,7 +17,7 @@ from unvanish.evidence.closed import Known, known
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import same_loss
-from unvanish.trace.scaled import is_finite
+from unvanish.trace.scaled import is_finite, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
@@ -37,6 +37,22 @@ class OutputLoss:
     def known(self) -> Known | None:
         """The loss as one whose best outputs are known, if it is."""
         return known(self.at, self.now)
+
+    def drawn(self, seed: int) -> list[Tensor]:
+        """A random direction in the space of the outputs, N(0, 1); the last one is kept until ``forget``."""
+        if seed not in self._drawn:
+            generator = torch.Generator().manual_seed(seed)
+            self._drawn.clear()
+            self._drawn[seed] = [normal_like(t, generator) for t in self.now]
+        return self._drawn[seed]
+
+    @cached_property
+    def _drawn(self) -> dict[int, list[Tensor]]:
+        return {}
+
+    def forget(self) -> None:
+        """Let go of the random direction."""
+        self._drawn.clear()
 
     def worth(self, outputs: Sequence[Tensor]) -> float:
         """The loss of these outputs (one row stands for all samples), computed in the type of those there are."""

@@ -21,7 +21,7 @@ from unvanish.problem import Problem
 from unvanish.records import LossFacts, PairFacts
 from unvanish.trace.calls import Capture, Met
 from unvanish.trace.ends import all_meet
-from unvanish.trace.scaled import is_finite, normal_like
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import rebuild, tensors
 
 SAME = 1e-5
@@ -56,9 +56,8 @@ def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: i
 def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
     shape, target, source = met
     assert loss.best_constant is not None
-    generator = torch.Generator().manual_seed(seed)
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
-    noise = [normal_like(t, generator) * (spread or 1.0) for t in output_loss.now]
+    noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
     mean = [t.mean(0, keepdim=True) for t in output_loss.now]
     first = _scattered(output_loss, mean, noise)
     again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one

@@ -41,10 +41,7 @@ class Paths:
 
     def __init__(self, calls: list[Call], seen: Observed, roles: list[str], end: int | None) -> None:
         self.calls, self.seen, self.roles = calls, seen, roles
-        self.consumers: list[list[int]] = [[] for _ in calls]
-        for call in calls:
-            for producer in call.inputs:
-                self.consumers[producer].append(call.index)
+        self.consumers = consumers_of(calls)
         self.next = [self._dominant(call.index) for call in calls]
         self.trunk = _trunk(calls, end)
         self.read = self._read()
@@ -148,6 +145,15 @@ class Paths:
             if prior in stops:
                 return prior, factors
             here = prior
+
+
+def consumers_of(calls: list[Call]) -> list[list[int]]:
+    """For each call, those that consume its result."""
+    consumers: list[list[int]] = [[] for _ in calls]
+    for call in calls:
+        for producer in call.inputs:
+            consumers[producer].append(call.index)
+    return consumers
 
 
 def _trunk(calls: list[Call], end: int | None) -> list[bool]:

@@ -63,8 +63,9 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     long-term dependencies with gradient descent is difficult; Glorot & Bengio 2010, Understanding the difficulty of
     training deep feedforward neural networks.
     """
-    values = _values(flow)
-    layers = [each for each in judged(flow, "vanished") if values[each.name] < threshold]
+    judged_so = judged(flow, "vanished")
+    values = _values(flow) if judged_so else {}
+    layers = [each for each in judged_so if values[each.name] < threshold]
     if not layers:
         return []
     worst = min(layers, key=lambda each: values[each.name])

@@ -10,6 +10,9 @@ from unvanish.rules.conditions import inputs_saturate, settled
 from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number, percent
 
+Said = tuple[str, tuple[Evidence, Evidence]]
+"""A sentence and the two numbers it rests on: with the inputs as they are, and standardised."""
+
 
 @rule(
     "UV707",
@@ -26,7 +29,7 @@ from unvanish.words.numbers import number, percent
     ),
 )  # fmt: skip
 def input_scale(
-    flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0, start: float = 30.0
+    flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0, off: float = 100.0
 ) -> list[Statement]:
     """The inputs are far from unit size, and the first layer suffers from it; standardised ones cure it.
 
@@ -34,13 +37,15 @@ def input_scale(
 
     Why: initialisations assume inputs of about unit size. Large ones drive bounded units onto their flat ends; in any
     case the curvature of the first layer grows with their square, and with it shrinks the learning rate it can stand.
+    Without anything that bounds them they reach the outputs, which then are thousands where the targets are ones.
 
     Evidence: the network looked at twice, with the inputs as they are and standardised (mean 0, deviation 1 a feature).
     More than ``saturated`` of the entries of the first bounded activation saturated, at most ``gone`` afterwards; or
     log10 of the step the first layer's curvature allows, over that of the median layer, below ``step_limit`` and above
-    it afterwards. A note where the loss is already better than that of a constant. A note, too, where neither is so but
-    the loss is more than ``start`` times as high above its floor as that of the best constant output, and at most twice
-    as high on standardised inputs: a network of ReLU hands the size of its inputs on to all its layers alike.
+    it afterwards; or the loss more than ``off`` times that of the best constant (for squares: outputs ten times as far
+    off as the targets spread), and less than the root of ``off`` times afterwards. A note where the loss is already
+    better than that of a constant: the network has begun to live with it. A note, too, where only the loss tells and is
+    at most ``off`` squared times that large: within hundreds of steps Adam has made good for it then, at times.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -49,76 +54,67 @@ def input_scale(
     inputs = flow.inputs
     if inputs is None or flow.nonfinite or settled(flow):
         return []
-    flat, steep = inputs_saturate(flow, saturated, gone), _steep(inputs, step_limit)
-    if not flat and not steep:
-        return _far_start(flow, inputs, start)
-    largest = number(inputs.largest_deviation)
-    message = f"The inputs are too large for {inputs.layer}: a feature has an rms of {largest}, not 1."
-    evidence: list[Evidence] = []
-    if flat and inputs.saturated is not None:
-        message += (
-            f" {percent(inputs.saturated)} of what leaves the first bounded activation lies on its flat ends;"
-            f" standardised, {percent(inputs.saturated_standardised)}. It is not the weights: they work then."
-        )
-        evidence.append(Evidence(name="saturated_fraction", value=inputs.saturated, relation=">", threshold=saturated))
-        evidence.append(
-            Evidence(name="saturated_fraction, standardised", value=inputs.saturated_standardised, relation="<=",
-                     threshold=gone)
-        )  # fmt: skip
-    if steep and inputs.step_limit is not None:
-        message += (
-            f" It can stand only {factor(inputs.step_limit)} of the step the other layers can; standardised,"
-            f" {factor(inputs.step_limit_standardised)}."
-        )
-        evidence.append(Evidence(name="log10 step limit", value=inputs.step_limit, relation="<", threshold=step_limit))
-        evidence.append(
-            Evidence(name="log10 step limit, standardised", value=inputs.step_limit_standardised, relation=">",
-                     threshold=step_limit)
-        )  # fmt: skip
+    far = _far_off(flow, inputs, off)
+    flat = _flat_ends(inputs, saturated, gone) if inputs_saturate(flow, saturated, gone) else None
+    said = [each for each in (flat, _short_steps(inputs, step_limit), far) if each is not None]
+    if not said:
+        return []
+    called = f"{'layer ' if inputs.layer[:1].isdigit() else ''}{inputs.layer}"
+    size = number(inputs.largest_deviation)
+    opening = f"The inputs are too large for {called}: a feature has an rms of {size}, not 1."
+    hurt = len(said) > (far is not None) and flow.loss is not None and flow.loss.at_constant
+    worthless = hurt or (far is not None and (far[1][0].value or 0.0) > off**2)
     return [
         Statement(
-            level="error" if flow.loss is not None and flow.loss.at_constant else "note",
+            level="error" if worthless else "note",
             layers=(inputs.layer,),
             cause="scale of the inputs",
-            message=message,
-            evidence=tuple(evidence),
+            message=" ".join([opening, *(sentence for sentence, _ in said)]),
+            evidence=tuple(each for _, pair in said for each in pair),
         )
     ]
 
 
-def _far_start(flow: Flow, inputs: InputFacts, start: float) -> list[Statement]:
-    """Outputs as large as the inputs, and a loss to match, which standardised inputs would not have."""
-    loss, after = flow.loss, inputs.loss_standardised
-    if loss is None or after is None or not math.isfinite(after):
-        return []
-    if loss.relative_gap is None or loss.reference is None or loss.best_constant is None:
-        return []
-    floor = loss.value - loss.relative_gap * loss.reference
-    constant = loss.best_constant - floor
-    if not constant > 0.0 or not loss.value - floor > start * constant or not after - floor <= 2.0 * constant:
-        return []
-    times = (loss.value - floor) / constant
-    message = (
-        f"The inputs are far from unit size: a feature has an rms of {number(inputs.largest_deviation)}, and the"
-        f" outputs grow with it. The loss is {number(loss.value)}, about {about(times)} times that of the best constant"
-        f" output; on standardised inputs the same weights have {number(after)}. Training first has to undo that,"
-        " and features of ordinary size beside such a one are hardly heard."
+def _flat_ends(inputs: InputFacts, saturated: float, gone: float) -> Said | None:
+    """Entries of the first bounded activation on its flat ends, with the inputs as they are and standardised."""
+    before, after = inputs.saturated, inputs.saturated_standardised
+    if before is None:
+        return None
+    text = (
+        f"{percent(before)} of what leaves the first bounded activation lies on its flat ends; standardised,"
+        f" {percent(after)}. It is not the weights: the same weights work then."
     )
-    return [
-        Statement(
-            level="note",
-            layers=(inputs.layer,),
-            cause="scale of the inputs",
-            message=message,
-            evidence=(
-                Evidence(name="loss over that of the best constant", value=times, relation=">", threshold=start),
-                Evidence(name="the same, standardised", value=(after - floor) / constant, relation="<=", threshold=2.0),
-            ),
-        )
-    ]
+    return text, (
+        Evidence(name="saturated_fraction", value=before, relation=">", threshold=saturated),
+        Evidence(name="saturated_fraction, standardised", value=after, relation="<=", threshold=gone),
+    )
 
 
-def _steep(inputs: InputFacts, limit: float) -> bool:
-    """Whether the first layer allows too small a step, and no longer does once the inputs are standardised."""
+def _short_steps(inputs: InputFacts, limit: float) -> Said | None:
+    """The step the first layer can stand, where it is too small and no longer is once the inputs are standardised."""
     before, after = inputs.step_limit, inputs.step_limit_standardised
-    return before is not None and after is not None and before < limit < after
+    if before is None or after is None or not before < limit < after:
+        return None
+    text = f"It can stand only {factor(before)} of the step the other layers can; standardised, {factor(after)}."
+    return text, (
+        Evidence(name="log10 step limit", value=before, relation="<", threshold=limit),
+        Evidence(name="log10 step limit, standardised", value=after, relation=">", threshold=limit),
+    )
+
+
+def _far_off(flow: Flow, inputs: InputFacts, off: float) -> Said | None:
+    """The loss over that of the best constant, where it is far above it and no longer is with standardised inputs."""
+    constant = None if flow.loss is None else flow.loss.best_constant
+    if flow.loss is None or constant is None or inputs.loss_standardised is None or not constant > 0.0:
+        return None
+    before, after = flow.loss.value / constant, inputs.loss_standardised / constant
+    if not (before > off and after < math.sqrt(off)):
+        return None
+    text = (
+        f"They reach the outputs: the loss is {about(before)} times that of the best constant answer; with standardised"
+        f" inputs, {number(after)} times."
+    )
+    return text, (
+        Evidence(name="loss over that of the best constant", value=before, relation=">", threshold=off),
+        Evidence(name="the same, inputs standardised", value=after, relation="<", threshold=math.sqrt(off)),
+    )

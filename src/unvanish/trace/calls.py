@@ -15,7 +15,7 @@ from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
 from unvanish.trace.births import Trouble
 from unvanish.trace.cuts import Cut
-from unvanish.trace.mixing import Mixing
+from unvanish.trace.mixing import Mixed
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
@@ -63,7 +63,7 @@ class Call:
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
-    mixing: Mixing | None = None  # where it averages over rows
+    mixed: Mixed | None = None  # where it averages over rows, until that was measured
 
     @property
     def rms(self) -> float:
@@ -143,7 +143,12 @@ def root_of(tensor: Tensor) -> Root:
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 
+_ACCUMULATES = getattr(torch._C._functions, "AccumulateGrad", None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def leaf_of(node: Node) -> Any:
     """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
+    if _ACCUMULATES is not None:
+        return node.variable if type(node) is _ACCUMULATES else None
     leaf = getattr(node, "variable", None)
     return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf

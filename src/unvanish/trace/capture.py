@@ -6,7 +6,7 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
-            outputs = _guarded("the model", lambda: problem.outputs(model))
+            outputs = _guarded("the model", lambda: problem.outputs(model), problem)
             outputs = _with_nodes(outputs)
             recorder.adopt_end(outputs)
             recorder.part = "loss"
@@ -79,13 +79,31 @@ def drop_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _guarded(what: str, run: Any) -> Any:
+def _guarded(what: str, run: Any, given: Problem | None = None) -> Any:
     try:
         return run()
     except UnvanishError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+        hint = "" if given is None else _hint(given, error)
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}{hint}") from error
+
+
+def _hint(given: Problem, error: BaseException) -> str:
+    """What about the inputs may be behind the error of a forward, or nothing."""
+    inputs = given.inputs
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    parts = parts if isinstance(parts, (list, tuple)) else [parts]
+    if any(type(part).__module__.partition(".")[0] == "numpy" for part in parts):
+        return "; the inputs hold a numpy array: give tensors, torch.as_tensor(array, dtype=torch.float32)"
+    if not isinstance(error, TypeError) or "argument" not in str(error):
+        return ""
+    if isinstance(inputs, (list, tuple)):
+        said = f"; the {type(inputs).__name__} of inputs is given as {len(inputs)} arguments"
+        return said if given.targets is not None else f"{said}; targets have a place of their own, Problem(targets=…)"
+    if isinstance(inputs, Mapping):
+        return f"; the mapping of inputs is given as keyword arguments ({', '.join(map(str, inputs))})"
+    return ""
 
 
 @contextmanager
@@ -122,7 +140,8 @@ def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
 
     capture.values = rebuild(outputs, apart)
     capture.given = [copies[id(t)] for t in found if t.grad_fn is None and id(t) in copies]
-    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+    with torch._C.DisableTorchFunction():
+        capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
 
 
 def _with_nodes(outputs: Any) -> Any:
@@ -148,11 +167,14 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         raise UnvanishError(
             f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
         )
-    capture.loss = float(loss.detach())
-    if loss.grad_fn is not None:
-        capture.loss_root = root_of(loss)
-        capture.loss_index = capture.owner.get(loss.grad_fn)
-    elif any(p.requires_grad for p in capture.model.parameters()):
+    with torch._C.DisableTorchFunction():
+        capture.loss = float(loss.detach())
+        if loss.grad_fn is not None:
+            capture.loss_root = root_of(loss)
+            capture.loss_index = capture.owner.get(loss.grad_fn)
+    if capture.loss_root is not None:
+        return
+    if any(p.requires_grad for p in capture.model.parameters()):
         raise UnvanishError(
             "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
             " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
