@@ -155,6 +155,8 @@ async function show(found) {
   told('status', found.status);
   told('verdict', found.sentence); // said again only where it changes
   $('verdict').dataset.tone = found.tone;
+  stair.outdate(`${page.run} ${page.step}`);
+  for (const each of [figures, series]) each.outdate(page.run);
   const empty = found.step === undefined;
   $('results').hidden = empty;
   if (!empty) {
@@ -268,6 +270,8 @@ async function compare() {
   told('parted', found.sentence);
   $('sides').replaceChildren(...found.sides.map(({run, verdict}) => make('div', {}, make('dt', {}, run), make('dd', {}, verdict))));
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
+  both.outdate(`${page.run} ${page.against} ${page.step}`);
+  losses.outdate(`${page.run} ${page.against}`);
   await both.show(found.pictures.slice(0, -found.small || undefined));
   await losses.show(found.small ? found.pictures.slice(-found.small) : []);
   $('gap').hidden = !found.heat; // before it is drawn: what is hidden has no width
