@@ -377,7 +377,8 @@ def test_pictures_out_of_sight_are_never_those_of_the_run_before(server: Server,
     with open_page(width=1240, height=300) as page:
         page.add_init_script(
             "window.waiting = []; window.rests = false;"
-            "window.requestIdleCallback = work => { window.rests ? setTimeout(work) : window.waiting.push(work); return 1; }"
+            "window.requestIdleCallback ="
+            " work => { window.rests ? setTimeout(work) : window.waiting.push(work); return 1; }"
         )
         page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}#v=1&run=well.unvanish")
         page.wait_for_selector("body[data-state=ready]", timeout=LATER)
