@@ -163,3 +163,22 @@ def test_another_backend_is_refused_with_what_to_set(tmp_path: Path) -> None:
         patched.setitem(sys.modules, "keras", Keras)
         with pytest.raises(unvanish.UnvanishError, match="runs on jax here; unvanish watches torch: set KERAS_BACKEND"):
             hooks.on_train_begin()
+
+
+def test_a_fit_that_was_interrupted_is_over_when_the_next_begins(tmp_path: Path) -> None:
+    found = ran(tmp_path, """
+import os, signal
+class Interrupts(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+model = made(keras.optimizers.SGD(0.1))
+try:
+    fit(model, [Watch(every=1, to="a.unvanish"), Interrupts()])
+except KeyboardInterrupt:
+    pass
+fit(model, [Watch(every=1, to="b.unvanish")])
+a, b = unvanish.load_run("a.unvanish"), unvanish.load_run("b.unvanish")
+print(json.dumps({"a": a.steps, "b": b.steps, "why": a.facts["why"], "apply": "apply" in vars(model.optimizer)}))
+""")  # fmt: skip
+    assert found == {"a": [0, 1, 2], "b": [0, 1, 2, 3], "why": "another training has begun", "apply": False}

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,32 +215,3 @@ def test_a_callback_is_copied_and_pickled_by_its_name() -> None:
     assert isinstance(callback, lightning.Callback) and callback.state_key == "Watch"
     for other in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert type(other) is Watch and other.every == 7
-
-
-INTERRUPTED = """
-import os, signal, sys, warnings
-warnings.simplefilter("ignore")
-sys.path.insert(0, {tests!r})
-from test_integrations_lightning import Net, data, lightning
-from unvanish.integrations.lightning import Watch
-
-class Interrupts(lightning.Callback):
-    def on_train_batch_end(self, *_):
-        if Interrupts.at == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        Interrupts.at += 1
-    at = 0
-
-lightning.Trainer(accelerator="cpu", max_epochs=50, logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, callbacks=[Watch(every=1, to="r.unvanish"), Interrupts()]).fit(Net(), data())
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_an_interrupt_leaves_a_whole_file(tmp_path: Path) -> None:
-    program = INTERRUPTED.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode in (1, -signal.SIGINT), done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["r.unvanish"]  # no log of SQLite beside it
-    run = unvanish.load_run(tmp_path / "r.unvanish")
-    assert len(run.steps) in (6, 7) and "KeyboardInterrupt" in run.facts["why"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import unvanish
 from unvanish import UnvanishError
-from unvanish.integrations.required import callback, required
+from unvanish.integrations.required import callback, required, where_its_cell_fails
 
 if TYPE_CHECKING:
     from unvanish import Report
@@ -61,6 +61,8 @@ class Hooks:
                 f"Keras runs on {backend} here; unvanish watches torch: set KERAS_BACKEND=torch before its import"
             )
         optimizer = model.optimizer
+        if (other := getattr(vars(optimizer).get("apply"), "watch", None)) is not None:  # its fit was interrupted
+            other._end("another training has begun")
         parts = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps or 1
         made = int(optimizer.iterations)
         steps = Steps(optimizer, parts, [v.value for v in model.trainable_variables])
@@ -76,25 +78,27 @@ class Hooks:
                 steps.taken(self.run)
 
         plain = optimizer.apply
+        vars(apply)["watch"] = self
         object.__setattr__(optimizer, "apply", apply)
         self._put_back = lambda: object.__delattr__(optimizer, "apply")
+        where_its_cell_fails(self._end)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.run.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._end("")
+        self._end()
 
     def _ask(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked(self.run.check())
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str | BaseException = "") -> None:
         if self._put_back is not None:
             self._put_back()
             self._put_back = None
-            self.run.close(why)
+            self.run.close(why) if isinstance(why, str) else self.run.close_after(why)
 
 
 class Layers(nn.Module):

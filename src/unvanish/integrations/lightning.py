@@ -62,7 +62,8 @@ class Hooks:
         self._close("")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._close(f"{type(exception).__name__}: {exception}"[:500])
+        if self.run is not None:
+            self.run.close_after(exception)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.run is None else {"path": str(self.run.path), "step": self.run.step}

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
-from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
+from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.loggers import Loggers
+from unvanish.watching.repeated import named
 from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
@@ -120,7 +122,15 @@ class Watch:
         if self.watcher.processes.together:  # the others may be gone, and nothing is asked of them any more
             self.file.close(steps=self.watcher.step, skipped=self.watcher.skipped, why=ENDED)
         else:
-            self.close(ENDED)
+            last = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)  # at a prompt it is any line's
+            self.close_after(last) if isinstance(last, BaseException) else self.close(ENDED)
+
+    def close_after(self, error: BaseException) -> None:
+        """End the watching because of an error; where somebody interrupted the training, the log says what is left."""
+        says = self.first and not self.closed and isinstance(error, KeyboardInterrupt)
+        self.close(ended_by(error))
+        if says:
+            LOG.warning("unvanish watched %d steps until it was interrupted; its run is %s", self.step, self.path)
 
     def _unhook(self) -> None:
         while self.hooks:
@@ -130,8 +140,8 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        del trace
-        self.close("" if kind is None else f"{kind.__name__}: {error}"[:500])
+        del kind, trace
+        self.close() if error is None else self.close_after(error)
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -282,7 +292,7 @@ class Watch:
 
     def _of_all(self, step: int, found: Replay) -> list[Finding]:
         """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
-        mine, processes = _named(step, found), self.watcher.processes
+        mine, processes = named(step, found), self.watcher.processes
         processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
         if found.born or not self.first or (heard := processes.hear(step)) is None:
             return mine
@@ -326,26 +336,13 @@ class Watch:
         )
 
 
-def _named(step: int, found: Replay) -> list[Finding]:
-    """What a repetition showed, as findings with the step."""
-    mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
-    if mine and found.born != "loss":
-        return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
-    code = "UV502" if found.born == "backward" else "UV501"
-    what = {
-        "data": "the batch holds numbers that are not finite",
-        "parameters": "the weights are not finite",
-        "loss": "the loss made a number that is not finite",
-    }.get(found.born, "a gradient is not finite")
-    return [
-        Finding(
-            code=code,
-            verdict="nonfinite",
-            level="error",
-            cause=found.born,
-            message=f"at step {step}: {what}: {found.reason}.",
-        )
-    ]
+def _end_another_watch_of(optimizer: Any) -> None:
+    """A cell of a notebook that was interrupted and runs again, say: the run it began goes on no more."""
+    for hook in list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()):
+        earlier = getattr(hook, "__self__", None)
+        if isinstance(earlier, Watch) and not earlier.closed:
+            LOG.warning("the run in %s ends here: its optimizer is watched anew", earlier.path)
+            earlier.close("its optimizer was watched anew")
 
 
 def watch(
@@ -380,6 +377,8 @@ def watch(
     path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
     if from_step is not None and path.exists() and rank() == 0:
         refuse_another_model(path, names_of(models))
+    for each in optimizers:
+        _end_another_watch_of(each)
     run = Watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
         log_layers=fields,
@@ -392,6 +391,6 @@ def watch(
             run.hooks.append(each.register_step_pre_hook(run.before_step))
             run.hooks.append(each.register_step_post_hook(run.after_step))
     except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
-        run.close(f"{type(error).__name__}: {error}"[:500])
+        run.close(ended_by(error))
         raise
     return run

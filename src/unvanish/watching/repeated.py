@@ -1,0 +1,28 @@
+"""A step that was run again because a number in it is not finite: what that showed, as findings."""
+
+from __future__ import annotations
+
+from unvanish.records import Finding
+from unvanish.watching.box import Replay
+
+
+def named(step: int, found: Replay) -> list[Finding]:
+    """What a repetition showed, as findings with the step."""
+    mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
+    if mine and found.born != "loss":
+        return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
+    code = "UV502" if found.born == "backward" else "UV501"
+    what = {
+        "data": "the batch holds numbers that are not finite",
+        "parameters": "the weights are not finite",
+        "loss": "the loss made a number that is not finite",
+    }.get(found.born, "a gradient is not finite")
+    return [
+        Finding(
+            code=code,
+            verdict="nonfinite",
+            level="error",
+            cause=found.born,
+            message=f"at step {step}: {what}: {found.reason}.",
+        )
+    ]
