@@ -76,7 +76,7 @@ def interrupt(step):
 
 @pytest.mark.parametrize(
     ("package", "program"),
-    [("lightning", LIGHTNING), ("transformers", TRAINER), ("keras", KERAS)], ids=["lightning", "transformers", "keras"],
+    [("lightning", LIGHTNING), ("accelerate", TRAINER), ("keras", KERAS)], ids=["lightning", "transformers", "keras"],
 )  # fmt: skip
 def test_an_interrupt_leaves_a_whole_file_and_says_so_once(package: str, program: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(package) is None:

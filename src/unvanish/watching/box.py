@@ -200,7 +200,10 @@ def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = ()
             return Replay(found.report, _of_loss(box), "loss")
         if found.born or found.report is None:
             return found
-    return found
+    calls = _calls(between(box.loss, box.ends))
+    return Replay(
+        found.report, f"the outputs of the model and the gradients are finite; from there to the loss: {calls}"
+    )
 
 
 def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay:
@@ -286,10 +289,14 @@ def _of_loss(box: Box) -> str:
             "the outputs of the model and the loss are finite, and the signal that comes back from the loss is not; of"
             f" the calls between them {' and '.join(suspects)} can have an infinite slope"
         )
-    calls = ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "none that was seen"
     return (
-        f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
+        "the outputs of the model are finite, and the signal that comes back from the loss is not (its calls:"
+        f" {_calls(nodes)})"
     )
+
+
+def _calls(nodes: list[Any]) -> str:
+    return ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "no call that was seen"
 
 
 def _broken(flow: Flow) -> bool:

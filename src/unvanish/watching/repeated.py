@@ -6,8 +6,8 @@ from unvanish.records import Finding
 from unvanish.watching.box import Replay
 
 
-def named(step: int, found: Replay) -> list[Finding]:
-    """What a repetition showed, as findings with the step."""
+def named(step: int, found: Replay, loss: bool) -> list[Finding]:
+    """What a repetition showed, as findings with the step; ``loss``: whether that is not finite."""
     mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
     if mine and found.born != "loss":
         return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
@@ -16,7 +16,7 @@ def named(step: int, found: Replay) -> list[Finding]:
         "data": "the batch holds numbers that are not finite",
         "parameters": "the weights are not finite",
         "loss": "the loss made a number that is not finite",
-    }.get(found.born, "a gradient is not finite")
+    }.get(found.born, "the loss is not finite" if loss and found.report is not None else "a gradient is not finite")
     return [
         Finding(
             code=code,

@@ -72,6 +72,7 @@ class RunFile:
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.columns = 0
+        self.sources: list[str] = []
         before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
         if path is not None and before is None:
             _made(path)
@@ -106,6 +107,10 @@ class RunFile:
             row = (at, each.name, each.kind, int(each.parameters), int(each.frozen))
             self._write("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", *row)
         self.columns = len(columns)
+        sources = [each.source for each in columns]
+        if any(sources) and sources != self.sources:
+            self.sources = sources
+            self.fact(sources=sources)
 
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""
@@ -273,7 +278,12 @@ class Reader:
 
     def columns(self) -> list[Column]:
         found = self.ask("SELECT name, kind, parameters, frozen FROM layers ORDER BY at")
-        return [Column(name, kind, parameters, bool(frozen)) for name, kind, parameters, frozen in found]
+        known = self.facts.get("sources") or []  # where they are called; older files do not say
+        sources = [*known, *[""] * len(found)]
+        return [
+            Column(name, kind, parameters, bool(frozen), str(source))
+            for (name, kind, parameters, frozen), source in zip(found, sources, strict=False)
+        ]
 
     def findings(self) -> list[tuple[int, int | None, Finding]]:
         """Each with the step at which it began and that since which it is over, or None."""

@@ -31,12 +31,13 @@ NOTHING: Row = (math.nan,) * len(FIELDS)
 
 @dataclass(frozen=True)
 class Column:
-    """What stays the same of a layer."""
+    """What stays the same of a layer; ``source``: file:line from which its module is called, "" where none is known."""
 
     name: str
     kind: str
     parameters: int
     frozen: bool = False
+    source: str = ""
 
 
 @dataclass
@@ -64,8 +65,8 @@ def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: 
         mine, theirs = numbers["log10_signal"], None if before is None else before.log10_signal
         gain = theirs - mine if theirs is not None and mine is not None and _both_finite(mine, theirs) else None
         before = LayerFlow(
-            name=column.name, kind=column.kind, source="", parameters=column.parameters, frozen=column.frozen,
-            before="" if before is None else before.name, log10_gain=gain, **numbers,
+            name=column.name, kind=column.kind, source=column.source, parameters=column.parameters,
+            frozen=column.frozen, before="" if before is None else before.name, log10_gain=gain, **numbers,
         )  # fmt: skip
         layers.append(before)
     broken = any(each.log10_grad_norm == math.inf for each in layers)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unvanish.trace.places import own_place
 from unvanish.trace.structure import arguments
 from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
@@ -29,6 +30,7 @@ class Signals:
         self.squares: dict[int, list[float | Tensor]] = {}
         self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
         self.made: dict[Any, int] = {}
+        self.sources: dict[int, str] = {}  # where each layer was called first
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: set[int] = set()  # modules inside a compiled one
@@ -58,6 +60,8 @@ class Signals:
 
     def _output(self, at: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
         del module, inputs
+        if at not in self.sources:
+            self.sources[at] = own_place()
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
             for tensor in arguments(outputs):
                 if tensor.requires_grad:

@@ -246,7 +246,8 @@ class Watch:
         for code, layer in over:
             self.file.over(sample.step, code, (layer,) if layer else ())
         self._log(sample)
-        self.nonfinite = self.nonfinite and any(row[1] == math.inf for row in sample.rows.values())
+        lost = any(row[1] == math.inf for row in sample.rows.values())
+        self.nonfinite = self.nonfinite and (lost or not math.isfinite(sample.series.get("loss", 0.0)))
         if self.file.broken:
             raise UnvanishError(f"the run file cannot be written ({self.file.broken}); the training goes on unwatched")
 
@@ -292,7 +293,7 @@ class Watch:
 
     def _of_all(self, step: int, found: Replay) -> list[Finding]:
         """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
-        mine, processes = named(step, found), self.watcher.processes
+        mine, processes = named(step, found, self.watcher.now.suspicious), self.watcher.processes
         processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
         if found.born or not self.first or (heard := processes.hear(step)) is None:
             return mine

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,6 +108,12 @@ class Watcher:
             self.columns.append(Column(place.name, place.kind, count, not place.trainable))
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
+
+    def _locate(self) -> None:
+        """Enter from where the layers are called, of those that were called first in this sample."""
+        for at, source in self.signals.sources.items():
+            if source and not self.columns[at].source:
+                self.columns[at] = replace(self.columns[at], source=source)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
         """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
@@ -372,6 +379,7 @@ class Watcher:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
+                self._locate()
                 self.on_sample(self.now.sample(self.step))
         self._next(begun=begun)
 

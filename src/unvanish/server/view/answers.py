@@ -138,13 +138,17 @@ def staircase(report: Report, step: int, last: int) -> Drawing | None:
 def table(report: Report, file: Reader) -> dict[str, Any]:
     """Every number of the layers, as texts; columns in which nothing was measured are left out."""
     columns = [each for each in TABLE if any(getattr(layer, each[1]) is not None for layer in report.layers)]
+    names = ["layer", "class", "verdict", *(name for name, _, _ in columns)]
     rows = [
         [visible(layer.name), visible(layer.kind), words(layer.verdict), *(_cell(layer, *each) for each in columns)]
         for layer in report.layers
     ]
+    if any(layer.source for layer in report.layers):
+        names.append("called at")
+        rows = [[*row, visible(each.source) or "–"] for row, each in zip(rows, report.layers, strict=True)]
     judged = {layer.name for layer in report.layers}
     unseen = [visible(each.name) for each in file.columns() if each.name not in judged]
-    return {"columns": ["layer", "class", "verdict", *(name for name, _, _ in columns)], "rows": rows, "unseen": unseen}
+    return {"columns": names, "rows": rows, "unseen": unseen}
 
 
 def _cell(layer: LayerFlow, _: str, field: str, say: Any) -> str:
