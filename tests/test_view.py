@@ -307,6 +307,16 @@ def test_the_page_as_one_file_has_every_picture_and_number_and_no_script(client:
         assert text in page
 
 
+def test_what_cannot_be_judged_is_neither_a_fault_nor_a_note_beside_health(client: TestClient, folder: Path) -> None:
+    def zero(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        for row in rows.values():
+            row[0] = row[1] = -math.inf
+
+    made(folder / "a.unvanish", 20, zero)
+    found = state(client, "a.unvanish")
+    assert found["sentence"].startswith("Undecided: ") and found["tone"] == "quiet"
+
+
 def test_the_table_has_every_number_of_the_file(client: TestClient, folder: Path) -> None:
     made(folder / "a.unvanish", 700)
     rows = list(csv.DictReader(io.StringIO(client.get("/api/view/table.csv?run=a.unvanish").text)))

@@ -365,6 +365,21 @@ def test_the_link_that_skips_to_the_verdict_stays_on_the_page(visit: Visit) -> N
         assert "step=10" in page.url
 
 
+def test_on_a_narrow_page_the_run_that_is_shown_is_in_sight_in_the_list(tmp_path: Path) -> None:
+    for at in range(8):
+        made(tmp_path / f"run-{at}-{'n' * 60}.unvanish", 1 if at else 20)
+    server = Server(tmp_path)
+    with open_page(width=420) as page:
+        for at in (0, 7):
+            page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}#v=1&run=run-{at}-{'n' * 60}.unvanish")
+            page.reload()
+            page.wait_for_selector("body[data-state=ready]", timeout=LATER)
+            box = page.locator("#runs a[aria-current]").bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 420 and box["height"] < 120
+            assert ("ended after 20 steps" if at == 0 else "ended after 1 step ") in text(page, "#status")
+    server.stop()
+
+
 BUSY = "() => [...document.querySelectorAll('#series .picture')].map(each => each.ariaBusy === 'true')"
 HIDDEN = """() => [...document.querySelectorAll('#series .picture')].map(each =>
   getComputedStyle(each.querySelector('svg')).visibility === 'hidden')"""

@@ -192,7 +192,7 @@ def _plural(word: str, of: Sequence[object]) -> str:
 
 
 def _half(file: Reader, steps: Sequence[int], called: str) -> Half:
-    """What a file holds of these steps, by the name it is ``called``; of a thinned stretch the middle between lowest and highest."""
+    """What a file, by the name it is ``called``, holds of these steps; of a thinned stretch the middle of its ends."""
     columns = file.columns()
     values: dict[tuple[str, str], list[float]] = {(name, each.name): [] for name in QUANTITIES for each in columns}
     series: dict[str, list[float]] = {name: [] for name in SERIES}
