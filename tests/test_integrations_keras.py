@@ -126,10 +126,13 @@ watch = Watch(every=1, to="r.unvanish")
 watch.diagnose_next(asked.append)
 fit(made(keras.optimizers.SGD(0.1), depth=12), [watch])
 run = unvanish.load_run("r.unvanish")
+setting = run.report().setting
 print(json.dumps({"codes": [f.code for f in run.findings], "verdict": asked[0].verdict,
+    "said": [setting.model, setting.optimizer, asked[0].setting.model],
     "layers": [l.name for l in asked[0].layers]}))
 """)  # fmt: skip
     assert "UV101" in found["codes"] and found["verdict"] == "vanished"
+    assert found["said"] == ["Sequential", "SGD", "Sequential"]
     assert found["layers"] == [*(f"hidden{k}" for k in range(12)), "last"]
 
 

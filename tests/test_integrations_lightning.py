@@ -84,6 +84,7 @@ def test_the_gradient_is_the_one_lightning_shows_before_its_step(trainer: dict[s
     parts = trainer.get("accumulate_grad_batches", 1)
     means = [sum(model.losses[at : at + parts]) / parts for at in range(0, len(model.losses), parts)]
     assert run.whole("loss") == pytest.approx(means, rel=1e-5)
+    assert run.report().setting.autocast == ("bfloat16" if "precision" in trainer else "")
 
 
 def test_accumulated_signals_are_those_of_the_large_batch(tmp_path: Path) -> None:
@@ -142,6 +143,17 @@ def test_of_several_optimizers_each_is_read_at_its_own_step(tmp_path: Path) -> N
     assert [10.0**value for value in norms["made"]] == pytest.approx(model.norms["made"], rel=1e-4)
     judged = [sum(10.0 ** (2 * norms[f"judge.{at}"][step]) for at in (0, 2)) ** 0.5 for step in range(4)]
     assert judged == pytest.approx(model.norms["judge"], rel=1e-4)
+
+
+def test_a_loop_that_optimizes_by_hand_can_be_checked_before_each_of_its_steps(tmp_path: Path) -> None:
+    reports: list[Any] = []
+
+    class Asks(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            reports.append(next(each for each in trainer.callbacks if hasattr(each, "diagnose")).diagnose())
+
+    watched(tmp_path, Gan(), also=(Asks(),), limit_train_batches=1)
+    assert [{layer.name for layer in each.layers} for each in reports] == [{"made"}, {"judge.0", "judge.2"}]
 
 
 def test_the_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:

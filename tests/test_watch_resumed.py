@@ -235,6 +235,21 @@ def test_a_second_watch_of_one_optimizer_ends_the_first(tmp_path: Path, caplog: 
     assert load_run(tmp_path / "a.unvanish").facts["why"] == "its optimizer was watched anew"
 
 
+def test_a_module_whose_input_another_made_is_checked_although_that_graph_is_used_up(tmp_path: Path) -> None:
+    """The step of a generator: its loss has gone back through the judge and through what it judged."""
+    torch.manual_seed(0)
+    maker, judge = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(maker.parameters(), 0.1)
+    with unvanish.watch({"maker": maker, "judge": judge}, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        x = torch.randn(8, 4)
+        judge(maker(x)).square().mean().backward()
+        found = run.check()
+        wanted = unvanish.diagnose(maker, x, None, lambda made, _: judge(made).square().mean())
+        optimizer.step()
+    assert found is not None and [each.name for each in found.layers] == ["maker"]
+    assert found.layers[0].log10_grad_norm == pytest.approx(wanted.layers[0].log10_grad_norm, abs=1e-4)
+
+
 def test_a_check_is_handed_over_and_outside_of_a_step_there_is_none(tmp_path: Path) -> None:
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

@@ -40,7 +40,7 @@ class Hooks:
 
         None where there is no training, or where the step cannot be run again.
         """
-        return None if self.run is None else self.run.check()
+        return None if self.run is None else self.run.check(ready=True)  # in a closure: its backward may be before it
 
     # What Lightning calls
 

@@ -26,7 +26,7 @@ from unvanish.problem import Problem
 from unvanish.records import EVERYTHING, Flow, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.structure import inner_loss, tensors
+from unvanish.trace.structure import inner_loss, rebuild, tensors
 from unvanish.watching.loss_graph import between, birth, name_of, steep
 from unvanish.watching.norms import local
 from unvanish.watching.processes import several
@@ -215,7 +215,7 @@ def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Repla
         return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
     broken_loss = not all(_finite(each) for each in entry.signals.values())
     try:
-        inputs = _inputs(entry)
+        inputs = rebuild(_inputs(entry), _alone)
         # what came back to the other outputs came through the loss, and would count twice beside it
         given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
@@ -315,6 +315,11 @@ def _inputs(entry: Entry) -> Any:
     ):
         raise UnvanishError("the model takes positional and further named arguments at once")
     return dict(bound.arguments)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """An input without the graph of another module behind it, which the backward of the step has used up."""
+    return tensor if tensor.grad_fn is None else tensor.detach().requires_grad_()
 
 
 def _linear(entry: Entry) -> Any:

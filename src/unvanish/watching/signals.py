@@ -31,6 +31,7 @@ class Signals:
         self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
         self.made: dict[Any, int] = {}
         self.sources: dict[int, str] = {}  # where each layer was called first
+        self.autocast = ""  # the type that a layer was run in, where that is not the one of its weights
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: set[int] = set()  # modules inside a compiled one
@@ -62,6 +63,9 @@ class Signals:
         del module, inputs
         if at not in self.sources:
             self.sources[at] = own_place()
+            home = next((each.device.type for each in self.table.places[at].parameters), "cpu")
+            if torch.is_autocast_enabled(home):
+                self.autocast = str(torch.get_autocast_dtype(home)).removeprefix("torch.")
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
             for tensor in arguments(outputs):
                 if tensor.requires_grad:

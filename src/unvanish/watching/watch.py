@@ -177,13 +177,14 @@ class Watch:
         compiled = hasattr(model, "_orig_mod")
         self.watcher.add_model(name, inner, model if compiled else None, model)
 
-    def check(self, why: str = "check") -> Report | None:
+    def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
         None where there is no such step, or where it cannot be run again; the logger "unvanish" says why. Where the
-        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned.
+        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned;
+        ``ready`` says that the backward was before the closure.
         """
-        if self.watcher.inside is not None and not self.watcher.now.inner:
+        if self.watcher.inside is not None and not self.watcher.now.inner and not ready:
             self.watcher.due = functools.partial(self._check, why)
             return None
         made: list[Report] = []
@@ -193,8 +194,9 @@ class Watch:
     def _repeat(self) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
+        moved = self._moved or {id(each) for one in self.watcher.optimizers.values() for each in held(one)}
         try:
-            return replay(self.watcher.box, self.watcher.table.models, self._moved, self.watcher.scale())
+            return replay(self.watcher.box, self.watcher.table.models, moved, self.watcher.scale())
         finally:
             self.watcher.busy = False
 
@@ -324,7 +326,7 @@ class Watch:
         first = next((p for model in models for p in model.parameters()), None)
         return Setting(
             model=" and ".join(type(model).__name__ for model in models),
-            parameters=sum(column.parameters for column in self.watcher.columns),
+            parameters=sum(p.numel() for p in {id(p): p for model in models for p in model.parameters()}.values()),
             batch_size=max(1, self.watcher.box.samples) * self.watcher.processes.size,
             dtype="" if first is None else str(first.dtype).removeprefix("torch."),
             device="" if first is None else str(first.device),
@@ -332,6 +334,7 @@ class Watch:
             effort="live",
             seed=0,
             exact=False,
+            autocast=self.watcher.signals.autocast,
             optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
             torch=str(torch.__version__),
         )
