@@ -307,6 +307,16 @@ def test_the_page_as_one_file_has_every_picture_and_number_and_no_script(client:
         assert text in page
 
 
+def test_a_loss_that_is_lost_is_not_called_the_one_of_now(client: TestClient, folder: Path) -> None:
+    def lost(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        series["loss"] = 0.5 if step < 10 else math.nan
+
+    made(folder / "a.unvanish", 20, lost)
+    said = {each["title"]: each["description"] for each in state(client, "a.unvanish")["pictures"]}
+    assert "; last 0.50, at step 9; since then not a number" in said["The loss"]
+    assert said["The learning rate"].endswith("; now 0.10.")
+
+
 def test_what_cannot_be_judged_is_neither_a_fault_nor_a_note_beside_health(client: TestClient, folder: Path) -> None:
     def zero(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
         for row in rows.values():

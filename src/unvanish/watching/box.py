@@ -187,7 +187,7 @@ def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = ()
         if bad:
             return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
-            return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
+            return Replay(born="data", reason="the batch holds numbers that are not finite")
     found = Replay(reason="nothing in this step can be run again")
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):

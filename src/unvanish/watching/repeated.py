@@ -12,17 +12,22 @@ def named(step: int, found: Replay, loss: bool) -> list[Finding]:
     if mine and found.born != "loss":
         return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
     code = "UV502" if found.born == "backward" else "UV501"
-    what = {
-        "data": "the batch holds numbers that are not finite",
-        "parameters": "the weights are not finite",
-        "loss": "the loss made a number that is not finite",
-    }.get(found.born, "the loss is not finite" if loss and found.report is not None else "a gradient is not finite")
+    what = f"{_where(found, loss)}{found.reason}"
     return [
         Finding(
             code=code,
             verdict="nonfinite",
             level="error",
             cause=found.born,
-            message=f"at step {step}: {what}: {found.reason}.",
+            message=f"at step {step}: {what}.",
         )
     ]
+
+
+def _where(found: Replay, loss: bool) -> str:
+    """What is not finite, where the reason does not say it itself."""
+    if found.born in ("data", "parameters"):
+        return ""
+    if found.born == "loss":
+        return "the loss made a number that is not finite: "
+    return "the loss is not finite: " if loss and found.report is not None else "a gradient is not finite: "
