@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, median
+from typing import Any
 
 from unvanish.records import Record, to_builtins
 from unvanish.watching.run import Run
@@ -125,13 +126,15 @@ class Half:
 def against(one: Run, other: Run) -> Against:
     """The first layer and step at which two runs differ by more than their own noise, if there is one."""
     files = Reader(one.path), Reader(other.path)
-    known = [dict(file.ask("SELECT step, last FROM samples")) for file in files]
+    known = [dict(file.typed("SELECT step, last FROM samples", (int, int))) for file in files]
     steps = sorted(step for step in known[0].keys() & known[1].keys() if known[0][step] == known[1][step])
     chosen = steps if len(steps) <= MOST else [steps[len(steps) * at // MOST] for at in range(MOST)]
+    rows = [{each[0]: each[2:] for each in file.samples(_at(chosen))} for file in files]
+    chosen = [step for step in chosen if all(step in each for each in rows)]  # a writer may have thinned meanwhile
     names = _names(one.path, other.path)
-    halves = _half(files[0], chosen, names[0]), _half(files[1], chosen, names[1])
+    halves = [_half(files[at], chosen, rows[at], names[at]) for at in (0, 1)]
     begin = bool(chosen) and all(min(each) == chosen[0] for each in known)
-    return _compared(*halves, begin, same=known[0].keys() == known[1].keys())
+    return _compared(halves[0], halves[1], begin, same=known[0].keys() == known[1].keys())
 
 
 def _names(one: Path, other: Path) -> tuple[str, str]:
@@ -191,12 +194,19 @@ def _plural(word: str, of: Sequence[object]) -> str:
     return word if len(of) == 1 else f"{word}s"
 
 
-def _half(file: Reader, steps: Sequence[int], called: str) -> Half:
-    """What a file, by the name it is ``called``, holds of these steps; of a thinned stretch the middle of its ends."""
+def _at(steps: Sequence[int]) -> str:
+    return f"WHERE step IN ({','.join(map(str, steps))})"
+
+
+def _half(file: Reader, steps: Sequence[int], rows: Mapping[int, tuple[Any, Any, Any]], called: str) -> Half:
+    """What a file, by the name it is ``called``, holds of these steps; of a thinned stretch the middle of its ends.
+
+    ``rows``: series, lowest and highest numbers by step.
+    """
     columns = file.columns()
     values: dict[tuple[str, str], list[float]] = {(name, each.name): [] for name in QUANTITIES for each in columns}
     series: dict[str, list[float]] = {name: [] for name in SERIES}
-    for _, _, whole, low, high in file.samples(f"WHERE step IN ({','.join(map(str, steps))})"):
+    for whole, low, high in (rows[step] for step in steps):
         for name, value in zip(SERIES, whole, strict=True):
             series[name].append(value)
         for name in QUANTITIES:

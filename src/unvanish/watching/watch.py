@@ -17,21 +17,21 @@ import torch
 from torch import nn
 
 from unvanish.decide import decide
-from unvanish.problem import name_of
-from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
+from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
+from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.loggers import Loggers
-from unvanish.watching.repeated import named
 from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
-from unvanish.watching.sample import Sample, flow_of
+from unvanish.watching.sample import Sample, flow_of, locate
+from unvanish.watching.setting import setting_of
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
 from unvanish.watching.watcher import Watcher
 
@@ -54,6 +54,7 @@ class Watch:
         self.news: list[Finding] = []
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
+        self.broke, self.sampled, self.tried = -1, 0, 0  # last step that broke, last sample, skips that were repeated
         self.closed = False
         self.path, self.first = path, rank() == 0
         self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
@@ -139,8 +140,7 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        del kind, trace
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close() if error is None else self.close_after(error)
 
     def _repr_html_(self) -> str:
@@ -149,6 +149,8 @@ class Watch:
     # What the watcher tells
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        if not self.watcher.nesting.enters(optimizer, self.watcher.backwards):
+            return
         self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
@@ -157,8 +159,9 @@ class Watch:
 
     def after_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         del args, kwargs
-        self.watcher.after_step(optimizer)
-        self._announce()
+        if self.watcher.nesting.leaves(optimizer):
+            self.watcher.after_step(optimizer)
+            self._announce()
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that runs a closure has all its gradients: for frameworks that know, where no backward tells."""
@@ -191,12 +194,12 @@ class Watch:
         self.watcher.guarded(lambda: made.extend(self._check(why)))()
         return made[0] if made else None
 
-    def _repeat(self) -> Replay:
+    def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         moved = self._moved or {id(each) for one in self.watcher.optimizers.values() for each in held(one)}
         try:
-            return replay(self.watcher.box, self.watcher.table.models, moved, self.watcher.scale())
+            return replay(self.watcher.box, self.watcher.table.models, moved, self.watcher.scale(), plain)
         finally:
             self.watcher.busy = False
 
@@ -234,7 +237,7 @@ class Watch:
     def _sampled(self, sample: Sample) -> None:
         self._prepare(sample)
         self.file.sample(sample)
-        setting = self.setting()
+        setting = setting_of(self.watcher)
         now: dict[str, Finding] = {}
         for group in sample.groups:
             flow = decide(flow_of(sample, self.watcher.columns, setting, group))
@@ -242,14 +245,14 @@ class Watch:
                 if finding.verdict not in ("nonfinite", "undecided"):
                     now.setdefault(finding.code, finding)
         self._follow(sample.step, now)
-        began, over = self.history.watch(sample, self.watcher.columns)
+        began, ended = self.history.watch(sample, self.watcher.columns)
         for finding in began:
             self._tell(finding, sample.step)
-        for code, layer in over:
+        for code, layer in ended:
             self.file.over(sample.step, code, (layer,) if layer else ())
         self._log(sample)
-        lost = any(row[1] == math.inf for row in sample.rows.values())
-        self.nonfinite = self.nonfinite and (lost or not math.isfinite(sample.series.get("loss", 0.0)))
+        over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
+        self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
         if self.file.broken:
             raise UnvanishError(f"the run file cannot be written ({self.file.broken}); the training goes on unwatched")
 
@@ -284,18 +287,27 @@ class Watch:
         if what == "scale":
             self._skipped(step)
             return
+        self.broke = step
         if self.nonfinite:
             return
         self.nonfinite = True
-        found = self._repeat()
-        for finding in self._of_all(step, found):
-            self._tell(finding, step)
-        if found.report is not None:
-            self.file.report(step, "nonfinite", found.report.to_json(indent=None))
+        scene = self.watcher.scene()
+        if what == "rate":
+            self._tell(of_the_rate(scene), step)
+        elif what == "step":
+            self._tell(of_the_optimizer(scene), step)
+        else:
+            self._of_the_repetition(scene, self._repeat())
 
-    def _of_all(self, step: int, found: Replay) -> list[Finding]:
+    def _of_the_repetition(self, scene: Scene, found: Replay) -> None:
+        for finding in self._of_all(scene, found):
+            self._tell(finding, scene.step - (found.born == "parameters" and scene.step > 0))
+        if found.report is not None:
+            self.file.report(scene.step, "nonfinite", found.report.to_json(indent=None))
+
+    def _of_all(self, scene: Scene, found: Replay) -> list[Finding]:
         """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
-        mine, processes = named(step, found, self.watcher.now.suspicious), self.watcher.processes
+        mine, processes, step = findings_of(scene, found), self.watcher.processes, scene.step
         processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
         if found.born or not self.first or (heard := processes.hear(step)) is None:
             return mine
@@ -303,6 +315,14 @@ class Watch:
         return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]
 
     def _skipped(self, step: int) -> None:
+        """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
+        if not self.nonfinite and self.tried <= HELD + step // 200:  # a run that skips again and again pays no more
+            self.tried += 1
+            found = self._repeat(plain=True)
+            if found.born in ("forward", "backward"):
+                self.nonfinite, self.broke = True, step
+                self._of_the_repetition(self.watcher.scene(), found)
+                return
         if self.watcher.skipped == HELD:
             event = EVENTS["UV808"]
             self._tell(Finding(code=event.code, verdict=event.verdict, level="note",
@@ -310,43 +330,24 @@ class Watch:
                 " itself is finite."), step)  # fmt: skip
 
     def _prepare(self, sample: Sample) -> None:
+        locate(self.watcher.columns, self.watcher.signals.sources)
         self.file.layers(self.watcher.columns)
         if self.watcher.notes != self._notes:
             self._notes = list(self.watcher.notes)
             self.file.fact(notes=self._notes)
-        layout = (sample.order, sample.groups)
+        layout = (sample.order, sample.groups, sample.before)
         if layout != self._layout:
             self._layout = layout
-            self.file.fact(order=sample.order, groups=sample.groups, setting=to_builtins(self.setting()))
-
-    def setting(self) -> Setting:
-        """What is watched, in the form of a check's setting."""
-        models = list(self.watcher.table.models.values())
-        optimizers = list(self.watcher.optimizers.values())
-        first = next((p for model in models for p in model.parameters()), None)
-        return Setting(
-            model=" and ".join(type(model).__name__ for model in models),
-            parameters=sum(p.numel() for p in {id(p): p for model in models for p in model.parameters()}.values()),
-            batch_size=max(1, self.watcher.box.samples) * self.watcher.processes.size,
-            dtype="" if first is None else str(first.dtype).removeprefix("torch."),
-            device="" if first is None else str(first.device),
-            mode="train" if all(model.training for model in models) else "eval",
-            effort="live",
-            seed=0,
-            exact=False,
-            autocast=self.watcher.signals.autocast,
-            optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
-            torch=str(torch.__version__),
-        )
+            self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
+            self.file.fact(setting=to_builtins(setting_of(self.watcher)))
 
 
-def _end_another_watch_of(optimizer: Any) -> None:
-    """A cell of a notebook that was interrupted and runs again, say: the run it began goes on no more."""
-    for hook in list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()):
-        earlier = getattr(hook, "__self__", None)
-        if isinstance(earlier, Watch) and not earlier.closed:
-            LOG.warning("the run in %s ends here: its optimizer is watched anew", earlier.path)
-            earlier.close("its optimizer was watched anew")
+def _end_others(optimizers: Sequence[Any]) -> None:
+    """The cell of a notebook that began a watch of these runs again, say: it goes on no more."""
+    earlier = [getattr(hook, "__self__", None) for o in optimizers for hook in o._optimizer_step_pre_hooks.values()]
+    for run in [each for each in earlier if isinstance(each, Watch) and not each.closed]:
+        LOG.warning("the run in %s ends here: its optimizer is watched anew", run.path)
+        run.close("its optimizer was watched anew")
 
 
 def watch(
@@ -381,8 +382,7 @@ def watch(
     path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
     if from_step is not None and path.exists() and rank() == 0:
         refuse_another_model(path, names_of(models))
-    for each in optimizers:
-        _end_another_watch_of(each)
+    _end_others(optimizers)
     run = Watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
         log_layers=fields,
