@@ -164,18 +164,20 @@ class Problem:
             raise UnvanishError(
                 "the model is a ScriptModule, whose inside Python cannot see; pass the nn.Module it was compiled from"
             )
-        if any(is_lazy(t) for t in chain(model.parameters(), model.buffers())):
+        named = list(model.named_parameters())
+        parameters = [p for _, p in named]
+        if any(is_lazy(t) for t in chain(parameters, model.buffers())):
             raise UnvanishError("the model has lazy parameters without a shape yet; run one batch through it first")
-        if next(model.parameters(), None) is None:
+        if not parameters:
             raise UnvanishError(
                 "the model has no parameters, so no gradient to look for; pass the nn.Module that is trained"
             )
-        if any(p.is_inference() for p in model.parameters()):
+        if any(p.is_inference() for p in parameters):
             raise UnvanishError(
                 "the model's parameters were made under torch.inference_mode(), so they cannot have gradients; build it"
                 " outside of that mode"
             )
-        if on_meta := [name for name, p in model.named_parameters() if p.is_meta]:
+        if on_meta := [name for name, p in named if p.is_meta]:
             raise UnvanishError(
                 f"{on_meta[0]} is on the meta device, where a tensor has a shape but no numbers; give the model storage"
                 " with model.to_empty(device=…) and initialise it first"

@@ -32,7 +32,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
     ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
     ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
-    sharpest curvature allows plain gradient descent.
+    sharpest curvature allows plain gradient descent. ``arrived``: log10_transmission of the weakest of the layers that
+    hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink with it.
     """
 
     optimizer: str
@@ -48,6 +49,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     walked_scaled: float | None = None
     scale: float | None = None
     lr_limit: float | None = None
+    arrived: float | None = None
+    arrived_after: int | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):

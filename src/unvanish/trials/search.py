@@ -63,7 +63,7 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
         stay = -(-len(left) // QUARTER)
         if place:
             left = sorted(left, key=race.ledger.key, reverse=True)[:stay]
-        race.expect((candidate, race.seed, rung) for candidate in (AS_IS, *left))
+        race.expect((candidate, race.seed, rung) for candidate in (*left, AS_IS))
         race.reach(AS_IS, race.seed, rung, "as is")
         for count, candidate in enumerate(left, 1):
             race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
@@ -104,8 +104,9 @@ def minimised(race: Race, chosen: Candidate) -> Candidate:
     """Drop edits one by one, as long as the score stays within 0.02."""
     goal = race.ledger.key(chosen) - CLOSE
     rung = race.plan.rungs[-1]
-    for out in chosen if len(chosen) > 1 else ():
-        smaller = tuple(edit for edit in chosen if edit != out)
+    fewer = [tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1]
+    race.foresee((smaller, race.seed) for smaller in fewer)
+    for out, smaller in zip(chosen, fewer, strict=False):
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
         except Refused:
@@ -128,6 +129,7 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
 
     rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
     race.expect([(chosen, second, rung), *((rival, race.seed, rung) for rival in rivals)])
+    race.foresee(((chosen, seed) for seed in range(second, race.seed + race.plan.seeds)), own=chosen)
     floor = worse(chosen)
     if runner_up is not None and floor < race.ledger.key(runner_up) - CLOSE:
         rivals.append(runner_up)

@@ -12,6 +12,7 @@ from unvanish.problem import Problem
 from unvanish.records import Finding, LayerFlow, Record, UnvanishError
 from unvanish.remedies.draft import Draft
 from unvanish.trials.batches import KEPT_BYTES, Batches
+from unvanish.trials.outlasting import Ends
 from unvanish.trials.score import CannotScoreError, Scale
 from unvanish.trials.train import AS_IS, Candidate, Copy, Made, prototype, start, train
 
@@ -87,6 +88,7 @@ class Copies:
         self.taken = 0
         self._originals: dict[int, Draft] = {}
         self._edited: dict[int, Made] = {}
+        self._ends: dict[int, Ends | None] = {}
 
     def set_start(self, seed: int) -> None:
         """Take the loss of the network as it is, with this seed, for the zero of the scale.
@@ -108,6 +110,11 @@ class Copies:
 
     def fresh(self, candidate: Candidate, seed: int) -> Copy:
         """A new, untrained copy of that candidate and seed; raises Refused."""
+        original = self._original(seed)
+        made = self._edited.setdefault(seed, {}) if self.fits_in_memory else {}
+        return start(original, candidate, seed, self.batches, made)
+
+    def _original(self, seed: int) -> Draft:
         objective = self.objective
         if seed not in self._originals:
             self._originals[seed] = prototype(
@@ -118,8 +125,15 @@ class Copies:
                 layers=objective.layers,
                 pretrained=objective.pretrained,
             )
-        made = self._edited.setdefault(seed, {}) if self.fits_in_memory else {}
-        return start(self._originals[seed], candidate, seed, self.batches, made)
+        return self._originals[seed]
+
+    def ends(self, seed: int) -> Ends | None:
+        """The loss and the last calls of the network as it is, untrained, with that seed."""
+        if seed not in self._ends:
+            original = self._original(seed)
+            problem = replace(original.problem, autocast=self.objective.problem.autocast)
+            self._ends[seed] = Ends.of(problem, original.model)
+        return self._ends[seed]
 
     def copy(self, candidate: Candidate, seed: int) -> Copy:
         """The copy of that candidate and seed as far as it has been trained; raises Refused."""
