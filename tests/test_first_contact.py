@@ -16,8 +16,10 @@ from unvanish import UnvanishError
 from unvanish.cli import main
 from unvanish.cli.script_parts import found_in
 from unvanish.cli.skeleton import skeleton
+from unvanish.remedies import Draft, get
 from unvanish.report.explain import explain
 from unvanish.report.fix_text import render
+from unvanish.trials.questions import sentences
 
 
 def written(text: str, name: str = "train.py") -> str:
@@ -267,3 +269,13 @@ def test_a_gradient_below_eps_says_whether_the_signal_arrives(alike: bool) -> No
     (found,) = (finding for finding in report.findings if finding.code == "UV504")
     assert ("what the loss asks for cancels on the way" in found.message) == alike
     assert ("It is not vanished: the signal arrives" in found.message) != alike
+
+
+def test_changes_of_the_learning_rate_are_told_as_what_they_come_to() -> None:
+    draft = Draft.of(
+        unvanish.Problem(Wide(3), X, Y, F.cross_entropy), Wide(3), optim.Adam(Wide(3).parameters(), lr=1e-3), seed=0
+    )
+    changes = [get(slug).apply(draft) for slug in ("lr-10", "lr-0.3", "xavier-init", "lr-0.1")]
+    assert sentences(changes[:2]) == ["learning rate 0.003 instead of 0.001"]
+    assert sentences(changes)[0] == sentences(changes[:2])[0]
+    assert sentences(changes)[2] == "learning rate 0.0003 instead of 0.003"
