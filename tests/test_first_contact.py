@@ -279,3 +279,18 @@ def test_changes_of_the_learning_rate_are_told_as_what_they_come_to() -> None:
     assert sentences(changes[:2]) == ["learning rate 0.003 instead of 0.001"]
     assert sentences(changes)[0] == sentences(changes[:2])[0]
     assert sentences(changes)[2] == "learning rate 0.0003 instead of 0.003"
+
+
+def test_a_check_puts_the_generator_of_a_loader_back() -> None:
+    own = torch.Generator().manual_seed(9)
+    data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.arange(64) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=own)
+    model = Wide(3)
+    problem = unvanish.Problem(
+        model, X, Y, F.cross_entropy, optim.SGD(model.parameters(), lr=1e-7), train_batches=loader, steps=50
+    )
+    before = own.get_state()
+    reports = [unvanish.diagnose(problem) for _ in range(2)]
+    assert reports[0].step is not None and reports[0].step.walked is not None  # real steps on its batches
+    assert torch.equal(own.get_state(), before)
+    assert reports[0].to_json() == reports[1].to_json()
