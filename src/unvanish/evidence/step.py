@@ -26,6 +26,7 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
+from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
 
@@ -269,7 +270,8 @@ def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[
     if problem.train_batches is None:
         return own
     try:
-        first = list(islice(iter(problem.train_batches), steps))
+        with own_generators(problem.train_batches, seed):
+            first = list(islice(iter(problem.train_batches), steps))
         if problem.loss_fn is None:
             found = [dataclasses.replace(problem, inputs=batch) for batch in first]
         else:
