@@ -46,6 +46,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
         if not all(math.isnan(value) for value in row):
             sample.rows[place] = row
     sample.order = file.facts.get("order") or sorted(sample.rows)
+    sample.before = dict(file.facts.get("before") or ())
     groups = file.facts.get("groups") or [sorted(sample.rows)]
     setting = from_builtins(file.facts.get("setting"), Setting)
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
