@@ -2,9 +2,10 @@
 
 python benchmarks/kills.py --save benchmarks/results/kills.json [--moments 100] [--seed 0]
 
-``moments`` of fix and as many of sweep: at each a process that works on it is sent SIGINT or SIGKILL within the first
-half of the time that the whole takes, and the next one goes on from the file. What came out in the end is compared with
-what a search or sweep gives that nobody disturbed: the JSON of the search byte for byte, every row of the sweep.
+``moments`` of fix and as many of sweep: at each a process that works on it is sent SIGINT or SIGKILL within the
+time that the whole takes, and the next one goes on from the file ("resumed": one was there). What came out in the end
+is compared with what a search or sweep gives that nobody disturbed: the JSON of the search byte for byte, every row of
+the sweep.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ GRID = {
     "grid": {"depth": [4, 8, 12], "weight_variance": [round(0.1 * at, 1) for at in range(1, 21)]},
     "fixed": {"width": 16, "activation": "tanh"}, "run": {"seeds": 2},
 }  # fmt: skip
+
+
+EACH = 8
+"""Moments of one search or sweep at most; then it may come to its end."""
 
 
 def problem() -> unvanish.Problem:
@@ -76,12 +81,13 @@ def child(work: Callable[[Path], str], path: Path, out: Path) -> int:
 
 def disturbed(work: Callable[[Path], str], path: Path, seconds: float, chance: random.Random, moments: int) -> Any:
     """How often it was interrupted and killed until it was done, and what came out."""
-    counts, out = {"interrupted": 0, "killed": 0}, path.with_suffix(".out")
+    counts, out = {"interrupted": 0, "killed": 0, "resumed": 0}, path.with_suffix(".out")
     while True:
+        counts["resumed"] += path.exists()
         pid = child(work, path, out)
         how = chance.choice(("interrupted", "killed"))
-        if sum(counts.values()) < moments:
-            time.sleep(chance.uniform(0.0, 0.5 * seconds))
+        if counts["interrupted"] + counts["killed"] < moments:
+            time.sleep(chance.uniform(0.0, seconds))
             os.kill(pid, signal.SIGINT if how == "interrupted" else signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
@@ -98,11 +104,11 @@ def run(name: str, work: Callable[[Path], str], moments: int, chance: random.Ran
     began = time.monotonic()
     work(folder / f"{name}-again{suffix}")  # the first time has read the modules, too
     seconds = time.monotonic() - began
-    total = {"done": 0, "interrupted": 0, "killed": 0, "changed": 0}
+    total = {"done": 0, "interrupted": 0, "killed": 0, "resumed": 0, "changed": 0}
     while total["interrupted"] + total["killed"] < moments:
         left = moments - total["interrupted"] - total["killed"]
         path = folder / f"{name}-{total['done']}{suffix}"
-        counts, said = disturbed(work, path, seconds, chance, left)
+        counts, said = disturbed(work, path, seconds, chance, min(left, EACH))
         total["done"] += 1
         total["changed"] += not same(said, expected)
         for how, count in counts.items():

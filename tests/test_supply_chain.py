@@ -24,6 +24,7 @@ ALLOWED = {
         "workers/process.py", "workers/pickled.py", "population/lasting.py",
     },
     "subprocess": {"workers/process.py"},  # this Python, with a program of ours
+    "ctypes": {"preserve/tensors.py"},  # compares two tensors of this process byte by byte
     "socket": {"server/__init__.py"},  # listens on loopback
     "webbrowser": {"server/__init__.py"},  # opens the address it listens on
     "exec": {
