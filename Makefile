@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # A process for each core, and one thread for each process. A file's tests stay together: they share what they measured.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo check test docs clean lint
+.PHONY: demo check test docs clean lint matrix
 
 demo: $(VENV)/.installed
 	$(BIN)/unvanish check examples/deep_sigmoid.py --exit-zero
@@ -25,6 +25,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --threads --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# The oldest and the newest torch and Python, each in an environment of its own: hours and gigabytes, so no part of test.
+matrix:
+	$(PYTHON) -m tools.matrix
 
 clean:
 	rm -rf $(VENV)

@@ -18,7 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Reference": ("rules", "remedies", "zoo", "glossary", "api", "command-line"),
     "Why to believe it": (
         "theory", "how-it-works", "claims", "performance", "comparison", "benchmarks/verdicts", "benchmarks/repair",
-        "benchmarks/repair_own", "benchmarks/deep_rescue", "benchmarks/sweep_papers",
+        "benchmarks/repair_own", "benchmarks/deep_rescue", "benchmarks/sweep_papers", "versions",
     ),
     "Contributing": ("contributing/index", "changelog"),
 }  # fmt: skip

@@ -69,9 +69,9 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
         )
     shrinks = Evidence(name="log10 of the signal, a step back", value=facts.log10_gain)
     evidence = [
-        Evidence(name="horizon in steps", value=facts.horizon, relation="<", threshold=facts.steps),
+        Evidence(name="horizon in steps", value=float(facts.horizon or 0), relation="<", threshold=float(facts.steps)),
         shrinks,
-        Evidence(name="steps lost to rounding", value=facts.lost, relation="of", threshold=facts.steps),
+        Evidence(name="steps lost to rounding", value=float(facts.lost), relation="of", threshold=float(facts.steps)),
     ]
     if depends_beyond(facts):
         message += (

@@ -80,7 +80,16 @@ class RunFile:
         before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
         if path is not None and before is None:
             _made(path)
-        self.base = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
+        try:
+            self._open(facts, before, from_step)
+        except sqlite3.Error as error:
+            if path is not None and before is None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            raise UnvanishError(f"cannot write the run file {str(path)!r}: {error}") from None
+
+    def _open(self, facts: Mapping[str, Any], before: Mapping[str, Any] | None, from_step: int | None) -> None:
+        self.base = sqlite3.connect(self.path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
         self.base.execute("PRAGMA journal_mode=WAL")
         self.base.execute("PRAGMA synchronous=NORMAL")
         if before is None:
