@@ -172,7 +172,11 @@ def main() -> None:
     if args.run:
         print(json.dumps(searched(*args.run)))
         return
-    rows = [compared(steps, args.repeats) for steps in args.steps]
+    rows: list[dict[str, Any]] = []
+    for steps in args.steps:
+        rows.append(compared(steps, args.repeats))
+        if args.save:
+            args.save.write_text(json.dumps({**provenance(1), "wanted": WANTED, "rows": rows}, indent=1) + "\n")
     print("| steps | one process | wall, two over one | by processor time | half of all processor time | same answer |")
     print("|---|---|---|---|---|---|")
     for row in rows:
@@ -181,8 +185,6 @@ def main() -> None:
             f"| {row['steps']:,} | {alone:.1f} s | {row['wall_share']:.2f} | {row['schedule_share']:.2f} |"
             f" {row['bound_share']:.2f} | {row['same_answer']} |"
         )
-    if args.save:
-        args.save.write_text(json.dumps({**provenance(1), "wanted": WANTED, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Turns:
             return 0 if mine > 0 else -1  # what is there already holds the race up for nothing
         if question in self._own:
             return 1
-        return 2 + mine - theirs if not ahead and 0 < theirs and mine < self._backlog(home, rank) else None
+        return 2 + mine - theirs if not ahead and theirs > 0 and mine < self._backlog(home, rank) else None
 
     def _strangeness(self, number: int, question: Question) -> float:
         """Less than 1 where this process has made the first edit already, more where another one has.
