@@ -44,7 +44,7 @@ class Objective:
     ``steps``: planned length of a training; an epoch has no more batches. ``judged_from``: a candidate trained for so
     many steps is scored on the data that judges as well; the network as it is always. ``findings`` and ``layers``: what
     a check says of the network, which remedies go by. ``pretrained``: no weights are drawn anew. ``start`` and
-    ``reference``: zero and unit of the score where there is no metric.
+    ``reference``: zero and unit of the score where there is no metric. ``whole``: the validation data are not cut.
 
     It can be pickled where its problem can: model, loss, optimizer and metric then are functions of a module, and
     ``train_batches`` a list or a loader over such data.
@@ -58,6 +58,7 @@ class Objective:
     pretrained: bool = False
     start: float = 0.0
     reference: float | None = None
+    whole: bool = False
 
 
 def measure(objective: Objective, candidate: Candidate, seed: int, steps: int) -> Measure:
@@ -82,7 +83,7 @@ class Copies:
         self.objective = objective
         self.expected = expected
         self.batches = Batches(objective.problem, objective.steps)
-        self.scale = Scale(objective.problem, objective.start, objective.reference)
+        self.scale = Scale(objective.problem, objective.start, objective.reference, objective.whole)
         self.trained: dict[tuple[Candidate, int], Copy] = {}
         self.taken = 0
         self._originals: dict[int, Draft] = {}
@@ -90,8 +91,14 @@ class Copies:
         self._ends: dict[int, Ends | None] = {}
 
     def set_start(self, seed: int) -> None:
-        """Take the loss of the network as it is, with this seed, for the zero of the scale."""
-        start, reference = self.scale.set_start(self.copy(AS_IS, seed))
+        """Take the loss of the network as it is, with this seed, for the zero of the scale.
+
+        Where it takes no half of the validation data, but the whole, they are left whole.
+        """
+        copy, uncut = self.copy(AS_IS, seed), replace(self.objective, whole=True)
+        if self.scale.split and not self.scale.can_be_cut(copy):
+            self.objective, self.scale = uncut, Scale(uncut.problem, uncut.start, uncut.reference, whole=True)
+        start, reference = self.scale.set_start(copy)
         self.objective = replace(self.objective, start=start, reference=reference)
 
     def set_findings(self, findings: tuple[Finding, ...]) -> None:
