@@ -179,7 +179,7 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
             far = "UV702" in codes and last is not None and _is_far(last, value, known)
             if not far and "UV707" not in codes:
                 return False
-            if (flow := _walked(look, output_loss)) is None:
+            if (flow := _walked(look, output_loss, known)) is None:
                 return None
         return _scale_outlasts(look, output_loss, flow, known, (far, "UV707" in codes))
 
@@ -195,12 +195,14 @@ def _possible(capture: Capture, last: Last | None) -> Iterator[str]:
         yield "UV706"
 
 
-def _walked(look: Look, output_loss: OutputLoss) -> Flow | None:
-    """What one walk tells, with the loss no further looked into than its first two derivatives; None without one."""
+def _walked(look: Look, output_loss: OutputLoss, known: Ends) -> Flow | None:
+    """What one walk tells, and what is known of the loss, with its first two derivatives here; None without a walk."""
     if look.capture.loss_root is None:
         return None
     residual, curvature = first_and_second(output_loss, look.seed)
-    loss = LossFacts(value=look.capture.loss, residual_norm=residual, curvature=curvature)
+    value = look.capture.loss
+    loss = LossFacts(value=value, residual_norm=residual, curvature=curvature, best_constant=known.constant)
+    loss = loss.replace(at_constant=known.is_at_constant(value))
     seen = observe(look.capture, look.layers, seed=look.seed)
     if seen.loss.broken is not None:
         return None
@@ -233,7 +235,5 @@ def _scale_outlasts(
     value, scale = look.capture.loss, known.reference(look.capture.loss)
     if scale is None or not known.has_far_to_go(value):
         return None
-    assert flow.loss is not None
-    flow = flow.replace(loss=flow.loss.replace(at_constant=known.is_at_constant(value)))
     # where the weights stand at a stationary point, nothing is said of inputs and outputs
     return not may_be_stationary(flow) or not is_stationary(with_decrement(look, flow, output_loss, scale))
