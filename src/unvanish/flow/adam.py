@@ -17,13 +17,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _UNASKED = ("fused", "foreach", "capturable", "differentiable", "maximize")
 
 
-def applies(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
-    """Whether it is the formula of Adam in the type of the weights, and the state is what that formula keeps."""
-    if type(optimizer) not in (optim.Adam, optim.AdamW) or parameter.device.type != "cpu":
+def is_adam(optimizer: Any, group: dict[str, Any]) -> bool:
+    """Whether the optimizer steps this group by the formula of Adam, with plain numbers for settings."""
+    if type(optimizer) not in (optim.Adam, optim.AdamW):
         return False
-    if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
-        return False
-    if parameter.dtype not in (torch.float32, torch.float64) or any(group.get(name) for name in _UNASKED):
+    tensors = any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
+    return not tensors and not any(group.get(name) for name in _UNASKED)
+
+
+def applies(group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
+    """Whether the formula can be had in the type of these weights, and the state is what it keeps."""
+    if parameter.dtype not in (torch.float32, torch.float64) or parameter.device.type != "cpu":
         return False
     if not state:
         return True
