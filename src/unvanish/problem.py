@@ -133,14 +133,20 @@ class Problem:
         return 1
 
     def build(self, seed: int = 0) -> tuple[nn.Module, Optimizer | None]:
-        """The eager model and its one optimizer; raises UnvanishError where there are several."""
+        """The eager model and its one optimizer; several of one class are one with a group for each.
+
+        Raises UnvanishError where they are of different classes.
+        """
         model, optimizer = self.build_all(seed)
-        if isinstance(optimizer, Several):
+        if not isinstance(optimizer, Several):
+            return model, optimizer
+        kind: Any = type(optimizer.parts[0])
+        if any(type(part) is not kind for part in optimizer.parts) or kind is torch.optim.LBFGS:
             raise UnvanishError(
                 f"trials train with one optimizer, and the Problem has {len(optimizer.parts)} ({name_of(optimizer)});"
                 " give one with a parameter group for each part, as in torch.optim.Adam([{'params': …, 'lr': …}, …])"
             )
-        return model, optimizer
+        return model, _run(f"{kind.__name__} over the groups of all", kind, [dict(g) for g in optimizer.param_groups])
 
     def build_all(self, seed: int = 0) -> tuple[nn.Module, Optimizers | None]:
         """The eager model and all that trains it; a factory is called with torch's generator seeded by ``seed``."""
@@ -276,7 +282,11 @@ def _run(what: str, function: Callable[..., Any], *args: Any) -> Any:
     except UnvanishError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}") from error
+        hint, name = "", getattr(function, "__name__", "Model")
+        if isinstance(error, TypeError) and "required positional argument" in str(error):
+            wrapped = f"lambda parameters: {name}(parameters, …)" if args else f"lambda: {name}(…)"
+            hint = f"; it is called with {'the parameters alone' if args else 'no arguments'}, so wrap it: {wrapped}"
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{hint}") from error
 
 
 def _kind(value: object) -> str:

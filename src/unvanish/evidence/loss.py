@@ -159,7 +159,8 @@ def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:
 
 def best_constant_of(output_loss: OutputLoss) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss of one output for all samples: in closed form, or found from the best of four starts."""
-    rows = [t.shape[0] if t.ndim else 1 for t in output_loss.now]
+    most = max(t.numel() for t in output_loss.now)
+    rows = [t.shape[0] if t.ndim else 1 for t in output_loss.now if t.numel() > 1 or most == 1]  # no single penalty
     if min(rows) < 2:
         return None, None
     if output_loss.known is not None:

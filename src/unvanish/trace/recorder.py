@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
+from unvanish.trace.ends import all_meet
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
@@ -192,6 +193,8 @@ class Recorder(TorchFunctionMode):
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, args, kwargs)
+        if self.part == "model" and not call.parameters:
+            self._remember_meeting(call, args, kwargs)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
@@ -263,6 +266,13 @@ class Recorder(TorchFunctionMode):
         targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
         if outputs and targets:
             self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
+
+    def _remember_meeting(self, call: Call, args: Any, kwargs: Any) -> None:
+        given = arguments((args, kwargs))
+        if len(given) == 2 and given[0].requires_grad != given[1].requires_grad and not any(t.is_nested for t in given):
+            output, target = given if given[0].requires_grad else given[::-1]
+            if target.numel() > 1 and all_meet(tuple(output.shape), tuple(target.shape)):
+                self.capture.met[call.index] = tuple(output.shape), target.detach(), call.source
 
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
