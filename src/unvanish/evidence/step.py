@@ -298,7 +298,8 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
         }
     for group in alone.param_groups:
-        if all(adam.applies(optimizer, group, p, optimizer.state.get(p, {})) for p in group["params"]):
+        known = adam.is_adam(optimizer, group)
+        if known and all(adam.applies(group, p, optimizer.state.get(p, {})) for p in group["params"]):
             group["fused"] = True  # one pass over the entries, with the same formula
     for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(alone, name, OrderedDict())
