@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 from contextlib import redirect_stdout
-from textwrap import dedent, indent
+from textwrap import dedent, fill, indent
 
 from unvanish.preserve import seeded
 
@@ -16,7 +16,11 @@ import torch, unvanish
 from torch import nn
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(8, 32), nn.{first}, nn.Linear(32, 32), nn.{second}, nn.Linear(32, 4))
+model = nn.Sequential(
+    nn.Linear(8, 32), nn.{first},
+    nn.Linear(32, 32), nn.{second},
+    nn.Linear(32, 4),
+)
 {optimizer}
 with unvanish.watch(model, optimizer, every=1, to="runs/") as run:
     for step in range(80):
@@ -104,7 +108,7 @@ def shown(code: str) -> tuple[str, str]:
     said = printed.getvalue().rstrip()
     if f"{code} " not in said:
         raise SystemExit(f"the training for {code} comes to something else: {said or 'nothing'}")
-    return program, said
+    return program, "\n".join(fill(line, 88, subsequent_indent="      ") for line in said.splitlines())
 
 
 def _within(lines: str) -> str:
