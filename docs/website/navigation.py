@@ -12,7 +12,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "First steps": ("quick-start", "vanished-or-converged", "reading-a-report", "adopting"),
     "Guides": (
         "guides/plain-loop", "Lightning, Hugging Face, Keras <integrations>", "guides/several-optimizers",
-        "guides/recurrent", "guides/ci", "guides/amp", "guides/several-processes", "guides/compile", "guides/huge-models",
+        "guides/recurrent", "guides/ci", "guides/amp", "guides/several-processes", "guides/compile",
+        "guides/huge-models",
     ),
     "What it does": ("watching", "viewing", "fixing", "lab", "sweeps", "pictures", "examples"),
     "Reference": ("rules", "remedies", "zoo", "glossary", "api", "command-line"),
