@@ -115,6 +115,17 @@ def test_input_scale(change: dict[str, Any], fires: bool) -> None:
     assert codes(net().replace(inputs=facts, loss=better)) == ([("UV707", "note")] if fires else [])
 
 
+@pytest.mark.parametrize(
+    ("value", "standardised", "fires"),
+    [(191.0, 18.0, True), (189.0, 18.0, False), (191.0, 19.1, False), (191.0, None, False)],
+)
+def test_inputs_that_throw_the_outputs_far_off(value: float, standardised: float | None, fires: bool) -> None:
+    """A hundred times 1.9, the loss of the best constant, with the inputs as they are; ten times it standardised."""
+    facts = INPUTS.replace(saturated=None, loss_standardised=standardised)
+    loss = START.replace(value=value, reference=value, at_constant=False)
+    assert codes(net().replace(inputs=facts, loss=loss)) == ([("UV707", "error")] if fires else [])
+
+
 def test_saturation_by_the_inputs_is_said_once() -> None:
     flat = net("tanh", saturated_fraction=0.9, bounded=True)
     assert codes(flat.replace(inputs=INPUTS)) == [("UV707", "error")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,46 @@ def test_the_norm_before_and_after_clipping(tmp_path: Path) -> None:
     run = unvanish.load_run(tmp_path / "r.unvanish")
     assert run.whole("total_log10_grad_norm")[0] == pytest.approx(math.log10(before), abs=1e-5)
     assert run.whole("log10_grad_norm_clipped")[0] == pytest.approx(-3.0, abs=1e-3)
+
+
+def size(net: nn.Module) -> float:
+    return math.log10(math.hypot(*(float(p.grad.norm()) for p in net.parameters() if p.grad is not None)))
+
+
+def by_norm(net: nn.Module) -> None:
+    nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+
+
+def without_a_trace(net: nn.Module) -> None:
+    for each in net.parameters():
+        assert each.grad is not None
+        each.grad.data.mul_(0.25)
+
+
+def by_value(net: nn.Module) -> None:
+    nn.utils.clip_grad_value_(net.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize("clip", [by_norm, without_a_trace, by_value])
+def test_a_clip_that_comes_late_is_seen_though_few_gradients_are_read_twice(clip: Any, tmp_path: Path) -> None:
+    net, (x, y) = network(), batch()
+    true: list[tuple[float, float]] = []
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish"):
+        for step in range(9):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            left = size(net)
+            if step >= 5:
+                clip(net)
+            true.append((left, size(net)))
+            optimizer.step()
+    run = unvanish.load_run(tmp_path / "r.unvanish")
+    before, after = run.whole("total_log10_grad_norm"), run.whole("log10_grad_norm_clipped")
+    assert after == pytest.approx([each[1] for each in true], abs=1e-5)
+    known = [at for at in range(9) if not math.isnan(before[at])]
+    assert known == [at for at in range(9) if clip is not by_value or at != 5]  # what a cut left of the others is lost
+    assert [before[at] for at in known] == pytest.approx([true[at][0] for at in known], abs=1e-5)
 
 
 def test_gradients_whose_squares_underflow_have_their_norm(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def sizes_to_judge(layer: LayerFlow) -> tuple[float, float] | None:
     if signal is None or gradient is None or weights is None:
         return None
     size = -math.inf if -math.inf in (gradient, weights) else gradient + weights
-    return None if any(math.isnan(x) or x == math.inf for x in (signal, size)) else (signal, size)
+    return (signal, size) if signal < math.inf and size < math.inf else None  # NaN is below nothing
 
 
 def arrivals(layers: Sequence[LayerFlow]) -> dict[str, float]:
@@ -52,23 +52,29 @@ def arrivals(layers: Sequence[LayerFlow]) -> dict[str, float]:
     the graph.
     """
     found: dict[str, float] = {}
-    most: list[float] = [-math.inf] * 3
+    most = (-math.inf,) * 3
     for layer in reversed(layers):
         sizes = None if layer.frozen else sizes_to_judge(layer)
         if sizes is None:
             continue
         signal, size = sizes
         mine = (signal, size, size - 0.5 * math.log10(max(1, layer.parameters)))
-        most = [max(pair) for pair in zip(most, mine, strict=True)]
-        found[layer.name] = max((a - b for a, b in zip(mine, most, strict=True) if a > -math.inf), default=-math.inf)
+        most = tuple(map(max, most, mine))
+        found[layer.name] = max(map(_less, mine, most))
     return found
+
+
+def _less(value: float, most: float) -> float:
+    return value - most if value > -math.inf else -math.inf
 
 
 def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
     """Per trainable layer, how many decades the error signal grows on its way back to it from the output.
 
     Of the signal and of gradient norm times weight norm, each added up along the layers' own ``before``, and the
-    smaller counts: a tiny tensor has a small product by itself, and a rescaled layer a large signal. A fall counts,
+    smaller counts: a tiny tensor has a small product by itself, and a rescaled layer a large signal. Where branches
+    meet, the way to the layer that ran last counts: beside an expert that saw few samples, or a part of the loss that
+    is small, the trunk has not grown. A fall counts,
     but never below zero, and growth next to a normaliser not at all: weights that are normalised afterwards have a
     gradient at right angles to themselves, so that training scales its own step down (Arora, Li & Lyu 2019, Theoretical
     analysis of auto rate-tuning by batch normalization).
@@ -77,14 +83,21 @@ def growths(layers: Sequence[LayerFlow]) -> dict[str, float]:
     for layer in layers:
         after.setdefault(layer.before, []).append(layer)
     found: dict[str, tuple[float, float]] = {}
+    known = {layer.name: sizes_to_judge(layer) for layer in layers}
+    before = {layer.name: layer.before for layer in layers}
+    trunk: set[str] = set()
+    here = layers[-1].name if layers else ""
+    while here and here not in trunk:
+        trunk.add(here)
+        here = before.get(here, "")
     for layer in reversed(layers):
-        mine = None if layer.frozen else sizes_to_judge(layer)
+        mine = None if layer.frozen or _normed(layer) else known[layer.name]
         ways: list[tuple[float, float]] = []
-        for later in after.get(layer.name, ()):
-            theirs, (signal, size) = sizes_to_judge(later), found.get(later.name, (0.0, 0.0))
-            if mine is not None and theirs is not None and not _normed(later) and not _normed(layer):
-                steps = [a - b if -math.inf not in (*mine, *theirs) else 0.0 for a, b in zip(mine, theirs, strict=True)]
-                signal, size = signal + steps[0], size + steps[1]
+        ahead = after.get(layer.name, ())
+        for later in [each for each in ahead if each.name in trunk] or ahead:
+            theirs, (signal, size) = known[later.name], found.get(later.name, (0.0, 0.0))
+            if mine is not None and theirs is not None and not _normed(later) and -math.inf not in (*mine, *theirs):
+                signal, size = signal + mine[0] - theirs[0], size + mine[1] - theirs[1]
             ways.append((max(0.0, signal), max(0.0, size)))
         found[layer.name] = min(ways, key=min, default=(0.0, 0.0))
     return {name: min(pair) for name, pair in found.items()}

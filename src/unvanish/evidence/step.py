@@ -23,6 +23,7 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
+from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
@@ -135,8 +136,7 @@ def _ladder(
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
-                # in place, which makes no large tensors; the same bits as before + multiple * change
-                parameter.data.copy_(change).mul_(multiple).add_(before)
+                torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)
@@ -255,6 +255,9 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
         alone.state[parameter] = {
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
         }
+    for group in alone.param_groups:
+        if all(adam.applies(optimizer, group, p, optimizer.state.get(p, {})) for p in group["params"]):
+            group["fused"] = True  # one pass over the entries, with the same formula
     for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(alone, name, OrderedDict())
     return undecorated_step(alone)

@@ -47,8 +47,9 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     Exponential expressivity in deep neural networks through transient chaos; Hanin 2018, Which neural net architectures
     give rise to exploding and vanishing gradients?
     """
-    rises = _rises(flow)
-    layers = [each for each in judged(flow, "exploding") if rises[each.name] > threshold]
+    judged_so = judged(flow, "exploding")
+    rises = _rises(flow) if judged_so else {}
+    layers = [each for each in judged_so if rises[each.name] > threshold]
     if not layers:
         return []
     worst = max(layers, key=lambda each: rises[each.name])

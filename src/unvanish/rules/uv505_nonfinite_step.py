@@ -32,7 +32,8 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
 
     Evidence: the user's own optimizer, stepped on copies of the weights in their own type; the share of entries that
     are not finite afterwards, and the reason: eps that is 0 in the weights' type, a moment that overflows, a gradient
-    that overflows in the weights' type, or a learning rate that leaves the range.
+    that overflows in the weights' type, or a learning rate that leaves the range. While a training is watched: the
+    learning rate is not finite, or the weights are not after a step whose loss and gradients were.
 
     What helps: keep the weights in float32 and compute in 16 bits under autocast; an eps the type can hold (1e-4 for
     float16); for the rate, a smaller one.

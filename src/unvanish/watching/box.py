@@ -38,6 +38,7 @@ MOST = 8
 PROBE = 256
 """So many entries of each output are kept, to see whether a repetition gives the same."""
 
+HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
 OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
 WAITS = "to run it again would mean to wait for processes that are not running it"
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
@@ -174,36 +175,40 @@ class Replay:
     born: str = ""
 
 
-def replay(box: Box, models: Mapping[str, nn.Module], moved: Container[int] = (), scale: float = 1.0) -> Replay:
+def replay(
+    box: Box, models: Mapping[str, nn.Module], moved: Container[int] = (), scale: float = 1.0, plain: bool = False
+) -> Replay:
     """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
 
     ``moved``: ids of parameters that another optimizer has moved since. ``scale``: by which the loss was multiplied
-    before its backward.
+    before its backward. ``plain``: run it with the signals of the loss itself, to see whether it was only the scale
+    that overflowed; where these are not finite any more nothing is run.
     """
     if not box.entries:
         return Replay(reason="no call of a watched module was seen in this step")
     for entry in box.entries:
         bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
-            return Replay(born="parameters", reason=f"weights were not finite before this step: {', '.join(bad[:3])}")
+            return Replay(born="parameters", reason=f"{', '.join(bad[:3])}{' …' if len(bad) > 3 else ''}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
-    found = Replay(reason="nothing in this step can be run again")
+    known: list[Replay] = []
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
-            return Replay(
-                reason="what was made of the outputs of one watched module, and given to another, is not finite"
-            )
-        found = _again(entry, models, scale)
-        if found.born == "loss":
+            known.append(Replay(reason=HANDED_ON))
+        elif not plain or all(_finite(each) for each in entry.signals.values()):
+            known.append(_again(entry, models, scale, plain))
+            if known[-1].born in ("forward", "backward"):
+                return known[-1]
+    for found in known:
+        if found.born:
             return Replay(found.report, _of_loss(box), "loss")
-        if found.born or found.report is None:
-            return found
-    return found
+    least = min(known, key=lambda each: each.report is not None, default=Replay(reason="nothing of it can be repeated"))
+    return least if least.report is None else Replay(least.report, _calls_of_loss(box))
 
 
-def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay:
+def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool) -> Replay:
     if not entry.signals:
         return Replay(reason="no error signal came back to the outputs of the model")
     if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
@@ -216,6 +221,8 @@ def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Repla
         # what came back to the other outputs came through the loss, and would count twice beside it
         given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
+        if plain:
+            signals, scale = {at: each / scale for at, each in signals.items()}, 1.0
         model = _at_home(entry.module, models)
         problem = Problem(model, inputs, signals, _linear(entry), autocast=entry.autocast)
         with _as_then(entry), NoCollectives() if several() else nullcontext():
@@ -286,10 +293,15 @@ def _of_loss(box: Box) -> str:
             "the outputs of the model and the loss are finite, and the signal that comes back from the loss is not; of"
             f" the calls between them {' and '.join(suspects)} can have an infinite slope"
         )
-    calls = ", ".join(dict.fromkeys(name_of(node) for node in nodes)) or "none that was seen"
     return (
-        f"the outputs of the model are finite, and the signal that comes back from the loss is not (its calls: {calls})"
+        "the outputs of the model are finite, and the signal that comes back from the loss is not"
+        f"{_calls_of_loss(box) or ' (its calls were not seen)'}"
     )
+
+
+def _calls_of_loss(box: Box) -> str:
+    calls = ", ".join(dict.fromkeys(name_of(node) for node in between(box.loss, box.ends)))
+    return f" (its calls: {calls})" if calls else ""
 
 
 def _broken(flow: Flow) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,67 +26,108 @@ def scale_of(optimizer: Any) -> float:
 
 
 class Seen:
-    """Norms of gradients as the last backward left them.
+    """Norms of gradients as the last backward left them, which clipping or unscaling changes before the step.
 
-    They are read again before the step: unscaling and clipping write without a trace in a tensor's version counter.
+    Where no sample so far has seen a write in between, few of them are read and the version counters of all, and the
+    rest once, before the step. A write that no counter shows, through ``.data`` or by a kernel of another library, is
+    seen at the few; where it has multiplied them all by the same, as clipping does, the others follow.
     """
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[Tensor, float]] = {}
+        self.known: dict[int, tuple[Tensor, int, float | None]] = {}
+        self.written = False  # something has changed them before the step
+        self.unknown = False  # and what they were cannot be told
 
-    def look(self, places: Iterable[Place], times: float = 1.0) -> None:
-        """Read all gradients; ``times``: by how much they are smaller than the backward left them."""
-        them = {id(p): p.grad for place in places for p in place.trainable if p.grad is not None}
-        values = norms(list(them.values()))
-        self.known = {key: (each, value * times) for (key, each), value in zip(them.items(), values, strict=True)}
+    def look(self, places: Iterable[Place], times: float = 1.0, few: int | None = None) -> None:
+        """Read the gradients; ``times``: by how much they are smaller than the backward left them.
 
-    def together(self, parameters: Iterable[nn.Parameter], processes: int) -> tuple[float, float]:
+        ``few``: read only the smallest and the one whose turn it is; None for all.
+        """
+        them = {id(p): p.grad for place in places for p in place.parameters if p.requires_grad and p.grad is not None}
+        gradients = list(them.values())
+        chosen = list(range(len(gradients)))
+        if few is not None and len(chosen) > 2:
+            smallest = min(chosen, key=lambda at: gradients[at].numel())
+            chosen.remove(smallest)
+            chosen = [smallest, chosen[few % len(chosen)]]
+        values = dict(zip(chosen, norms([gradients[at] for at in chosen]), strict=True))
+        self.known = {
+            key: (each, each._version, values[at] * times if at in values else None)
+            for at, (key, each) in enumerate(them.items())
+        }
+
+    @property
+    def was_finite(self) -> bool:
+        """Whether all were read after the backward, and were finite."""
+        return bool(self.known) and all(size is not None and math.isfinite(size) for _, _, size in self.known.values())
+
+    def together(
+        self, parameters: Sequence[nn.Parameter], now: Mapping[int, float], processes: int
+    ) -> tuple[float, float]:
         """log10 of the norm of these gradients, first of those that are whole, then of the parts of others.
 
-        NaN where there is none.
+        ``now``: the norms that the optimizer sees, by the ids of the parameters. NaN where there is none.
         """
+        mine = [(each, *self.known[id(each)]) for each in parameters if id(each) in self.known]
+        times = 1.0
+        if any(
+            p.grad is not each or each._version != at or not _same(size, now.get(id(p))) for p, each, at, size in mine
+        ):
+            self.written = True
+            times = _times([(size, now.get(id(p))) for p, _, _, size in mine if size is not None])
+            self.unknown = self.unknown or (math.isnan(times) and any(size is None for *_, size in mine))
         whole: list[float] = []
         parts: list[float] = []
-        for each in parameters:
-            if id(each) in self.known:
-                gradient, size = self.known[id(each)]
-                if spread(gradient):
-                    parts.append(size * _share(gradient, processes))
-                else:
-                    whole.append(size)
+        for p, gradient, _, size in mine:
+            size = now.get(id(p), math.nan) * times if size is None else size
+            if spread(gradient):
+                parts.append(size * _share(gradient, processes))
+            else:
+                whole.append(size)
         one, other = (log10(math.hypot(*some)) if some else math.nan for some in (whole, parts))
         return one, other
 
 
+def _same(before: float | None, now: float | None) -> bool:
+    """Whether a norm is what it was; where it was not read there is nothing to say. Sums may be ordered otherwise."""
+    return before is None or (now is not None and (abs(before - now) <= 1e-6 * before or not math.isfinite(before)))
+
+
+def _times(pairs: list[tuple[float, float | None]]) -> float:
+    """By what all were multiplied, before over now; NaN where it was not the same for each, or none of these moved."""
+    known = [before / now for before, now in pairs if now and math.isfinite(before)]
+    alike = len(known) > 1 and max(known) - min(known) <= 1e-4 * max(known)
+    return known[0] if alike and abs(known[0] - 1.0) > 1e-4 else math.nan
+
+
 def sizes(
     places: Iterable[Place], divide_by: float = 1.0, processes: int = 1
-) -> tuple[dict[int, tuple[float, float, float | None]], float]:
+) -> tuple[dict[int, tuple[float, float, float | None]], float, dict[int, float]]:
     """Of each layer log10 of the gradient norm and of the weight norm, and the share of its gradient that underflows.
 
     Only layers with a gradient. A gradient with an entry that is not finite has the norm +inf. Of a layer that is
     spread over several processes, what this one adds to the square: the sum over all of them is exact. Second: log10 of
-    the norm of what counts again in a sum over the layers, because several of them share a weight.
+    the norm of what counts again in a sum over the layers, because several of them share a weight. Third: the norm of
+    each gradient by the id of its parameter.
     """
-    places = [place for place in places if any(each.grad is not None for each in place.trainable)]
-    gradients = {id(each): each.grad for place in places for each in place.trainable if each.grad is not None}
-    known = dict(zip(gradients, norms(list(gradients.values())), strict=True))
-    weights = iter(norms([each for place in places for each in place.parameters]))
+    found = [
+        (place, [each for each in place.parameters if each.requires_grad and each.grad is not None]) for place in places
+    ]
+    found = [(place, with_gradient) for place, with_gradient in found if with_gradient]
+    gradients = {id(each): each.grad for _, some in found for each in some if each.grad is not None}
+    weights = [each for place, _ in found for each in place.parameters]
+    both = norms([*gradients.values(), *weights])
+    known, of_weights = dict(zip(gradients, both, strict=False)), iter(both[len(gradients) :])
     result: dict[int, tuple[float, float, float | None]] = {}
-    for place in places:
-        shares = [_share(each, processes) if place.sharded else 1.0 for each in place.parameters]
-        mine = [(each.grad, known[id(each)]) for each in place.trainable if each.grad is not None]
-        parts = [share for each, share in zip(place.parameters, shares, strict=True) if _has_gradient(each)]
-        size = math.hypot(*(value * part for (_, value), part in zip(mine, parts, strict=True))) / divide_by
-        weight = math.hypot(*(next(weights) * share for share in shares))
-        result[place.at] = log10(size), log10(weight), _underflow(mine)
+    for place, some in found:
+        share = {id(each): _share(each, processes) for each in place.parameters} if place.sharded else {}
+        size = math.hypot(*(known[id(each)] * share.get(id(each), 1.0) for each in some)) / divide_by
+        weight = math.hypot(*(next(of_weights) * share.get(id(each), 1.0) for each in place.parameters))
+        result[place.at] = log10(size), log10(weight), _underflow([(gradients[id(p)], known[id(p)]) for p in some])
     seen: set[int] = set()
-    all_of = [id(each) for place in places for each in place.trainable if each.grad is not None]
+    all_of = [id(each) for _, some in found for each in some]
     again = [known[each] for each in all_of if each in seen or seen.add(each)]
-    return result, log10(math.hypot(*again) / divide_by) if again else math.nan
-
-
-def _has_gradient(parameter: nn.Parameter) -> bool:
-    return parameter.requires_grad and parameter.grad is not None
+    return result, log10(math.hypot(*again) / divide_by) if again else math.nan, known
 
 
 def _share(tensor: Any, processes: int) -> float:
@@ -186,5 +227,6 @@ def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
     flat = local(parameter).detach()
     if rows is None:
         return flat
-    whole = flat.numel() // BLOCK * BLOCK
-    return flat.view(-1)[:whole].view(-1, BLOCK).index_select(0, rows)
+    if rest := flat.numel() % BLOCK:
+        flat = flat.view(-1)[:-rest]
+    return flat.view(-1, BLOCK).index_select(0, rows)

@@ -21,8 +21,8 @@ BLOCK = 64
 
 def norm(tensor: Tensor) -> float | Tensor:
     """The Euclidean norm. On the CPU a number, elsewhere a tensor of float64, so that nobody has to wait for it."""
-    tensor = _plain(tensor)
-    if tensor.device.type != "cpu":
+    tensor = tensor.detach() if _is_plain(tensor) else _plain(tensor)
+    if not tensor.is_cpu:
         return torch.linalg.vector_norm(tensor, dtype=_widest(tensor))
     found = torch.linalg.vector_norm(tensor, dtype=_accumulator(tensor)).item()
     if found == 0.0 or not math.isfinite(found):  # underflow or overflow of the squares: rare, and worth 20 times
@@ -41,10 +41,11 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
         these = [plain[at] for at in places]
         with torch.no_grad():
             if dtype in (torch.float32, torch.float64):
-                values = torch.stack(torch._foreach_norm(these))  # pyright: ignore[reportPrivateImportUsage]
+                values = torch._foreach_norm(these)  # pyright: ignore[reportPrivateImportUsage]
             else:
-                values = torch.stack([torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these])
-        for at, value in zip(places, values.tolist(), strict=True):
+                values = [torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these]
+        plainly = [each.item() for each in values] if these[0].is_cpu else torch.stack(list(values)).tolist()
+        for at, value in zip(places, plainly, strict=True):
             if value == 0.0 or not math.isfinite(value):
                 value = torch.linalg.vector_norm(plain[at].detach(), dtype=_widest(plain[at])).item()
             found[at] = value

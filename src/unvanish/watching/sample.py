@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -41,13 +41,18 @@ class Column:
 
 @dataclass
 class Sample:
-    """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward."""
+    """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.
+
+    ``order``: as they ran. ``before``: of a layer the one whose output it was given, -1 where that was data; of one
+    that is not in it the layer that ran before stands for it.
+    """
 
     step: int
     rows: dict[int, Row] = field(default_factory=dict)
     series: dict[str, float] = field(default_factory=dict)
     groups: list[tuple[int, ...]] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
+    before: dict[int, int] = field(default_factory=dict)
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:
@@ -55,21 +60,32 @@ def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: 
     wanted = set(group)
     known = [at for at in sample.order if at in wanted and at in sample.rows]
     layers: list[LayerFlow] = []
-    before: LayerFlow | None = None
+    made: dict[int, LayerFlow] = {}
     for at in known:
         numbers = _numbers(sample.rows[at])
         if numbers.get("log10_signal") is None or numbers.get("log10_grad_norm") is None:
             continue
         column = columns[at]
+        before = _before(at, sample.before, made)
         mine, theirs = numbers["log10_signal"], None if before is None else before.log10_signal
         gain = theirs - mine if theirs is not None and mine is not None and _both_finite(mine, theirs) else None
-        before = LayerFlow(
+        made[at] = LayerFlow(
             name=column.name, kind=column.kind, source="", parameters=column.parameters, frozen=column.frozen,
             before="" if before is None else before.name, log10_gain=gain, **numbers,
         )  # fmt: skip
-        layers.append(before)
+        layers.append(made[at])
     broken = any(each.log10_grad_norm == math.inf for each in layers)
     return Flow(setting=setting, layers=tuple(layers), nonfinite="backward" if broken else "", asked=LIVE)
+
+
+def _before(at: int, before: Mapping[int, int], made: dict[int, LayerFlow]) -> LayerFlow | None:
+    """The layer whose output this one was given, or the nearest before it that has numbers."""
+    if at not in before:
+        return made[next(reversed(made))] if made else None
+    while at in before and (at := before[at]) >= 0:
+        if at in made:
+            return made[at]
+    return None
 
 
 def _numbers(row: Row) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
 from unvanish.watching.table import Table
 
+NODES = 100
+"""So many nodes of the graph are looked through for the layer before another; a chain of sums can be long."""
+
 HOPS = 4
 """Between a layer's output and its activation stand at most so many calls, such as a view or a scale."""
 
@@ -29,6 +32,8 @@ class Signals:
         self.squares: dict[int, list[float | Tensor]] = {}
         self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
         self.made: dict[Any, int] = {}
+        self.asked: set[int] = set()  # layers of which it was looked for the one before
+        self.before: dict[int, int] = {}  # that whose output it was first given, -1 where there is none
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: set[int] = set()  # modules inside a compiled one
@@ -45,7 +50,8 @@ class Signals:
             if id(place.module) in hidden:
                 self.compiled.add(place.at)
                 continue
-            seen = self.guard(functools.partial(self._output, place.at))
+            comes_back = self.guard(functools.partial(self._signal, place.at))
+            seen = self.guard(functools.partial(self._output, place.at, comes_back))
             self.hooks[place.at] = place.module.register_forward_hook(seen)
 
     def disarm(self) -> None:
@@ -56,14 +62,28 @@ class Signals:
     def armed(self) -> bool:
         return bool(self.hooks)
 
-    def _output(self, at: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        del module, inputs
+    def _output(self, at: int, comes_back: Callable[[Tensor], None], _: nn.Module, given: Any, outputs: Any) -> None:
+        if at not in self.asked and given and not self.open and torch.is_grad_enabled():
+            self._find_before(at, given)
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
-            for tensor in arguments(outputs):
+            for tensor in (outputs,) if isinstance(outputs, Tensor) else arguments(outputs):
                 if tensor.requires_grad:
                     if tensor.grad_fn is not None:
                         self.made[tensor.grad_fn] = at
-                    tensor.register_hook(self.guard(functools.partial(self._signal, at)))
+                    tensor.register_hook(comes_back)
+
+    def _find_before(self, at: int, given: Any) -> None:
+        """The nearest layer from which the inputs of this one come, once and for all: branches have a common one."""
+        self.asked.add(at)
+        waiting = [each.grad_fn for each in arguments(given) if each.grad_fn is not None]
+        for seen, node in enumerate(waiting):
+            if node in self.made:
+                self.before[at] = self.made[node]
+                return
+            if seen == NODES:
+                return  # not known, which is not the same as none
+            waiting += [ahead for ahead, _ in node.next_functions if ahead is not None and ahead not in waiting]
+        self.before[at] = -1
 
     def _signal(self, at: int, cotangent: Tensor) -> None:
         if self.open:  # not in torch.autograd.grad, whose gradients are no parameter's

@@ -71,13 +71,14 @@ class Step:
         ran = [*list(signals)[::-1], *(place.at for place in places if place.at not in signals)]
         self.order += [at for at in ran if at not in self.order]
 
-    def sample(self, step: int) -> Sample:
-        """The numbers of this step, once the weights have moved."""
+    def sample(self, step: int, before: Mapping[int, int]) -> Sample:
+        """The numbers of this step, once the weights have moved; ``before``: of a layer the one that feeds it."""
         for at, (update, weight) in self.moved.items():
             if at in self.rows:
                 self.rows[at][RATIO] = math.sqrt(update / weight) if weight else math.nan
         found = Sample(step, {at: tuple(row) for at, row in self.rows.items()})
         found.groups, found.order, found.series = self.groups, self.order, self._series()
+        found.before = dict(before)
         return found
 
     def over(self) -> Step:
@@ -99,7 +100,7 @@ class Step:
         return {
             "loss": float(self.loss),
             "learning_rate": self.rate,
-            "log10_grad_norm": self.unclipped - math.log10(self.scale),
+            "log10_grad_norm": math.nan if self.seen.unknown else self.unclipped - math.log10(self.scale),
             "log10_grad_norm_clipped": less(
                 total(row[GRADIENT] for row in self.rows.values()), total(self.again.values())
             ),

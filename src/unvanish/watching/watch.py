@@ -22,6 +22,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
+from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
@@ -52,6 +53,7 @@ class Watch:
         self.news: list[Finding] = []
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
+        self.broke, self.sampled, self.tried = -1, 0, 0  # last step that broke, last sample, skips that were repeated
         self.closed = False
         self.path, self.first = path, rank() == 0
         self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
@@ -139,6 +141,8 @@ class Watch:
     # What the watcher tells
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        if not self.watcher.nesting.enters(optimizer, self.watcher.backwards):
+            return
         self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
@@ -147,8 +151,9 @@ class Watch:
 
     def after_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         del args, kwargs
-        self.watcher.after_step(optimizer)
-        self._announce()
+        if self.watcher.nesting.leaves(optimizer):
+            self.watcher.after_step(optimizer)
+            self._announce()
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that runs a closure has all its gradients: for frameworks that know, where no backward tells."""
@@ -180,11 +185,11 @@ class Watch:
         self.watcher.guarded(lambda: made.extend(self._check(why)))()
         return made[0] if made else None
 
-    def _repeat(self) -> Replay:
+    def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         self.watcher.busy = True
         try:
-            return replay(self.watcher.box, self.watcher.table.models, self._moved, self.watcher.scale())
+            return replay(self.watcher.box, self.watcher.table.models, self._moved, self.watcher.scale(), plain)
         finally:
             self.watcher.busy = False
 
@@ -230,13 +235,14 @@ class Watch:
                 if finding.verdict not in ("nonfinite", "undecided"):
                     now.setdefault(finding.code, finding)
         self._follow(sample.step, now)
-        began, over = self.history.watch(sample, self.watcher.columns)
+        began, ended = self.history.watch(sample, self.watcher.columns)
         for finding in began:
             self._tell(finding, sample.step)
-        for code, layer in over:
+        for code, layer in ended:
             self.file.over(sample.step, code, (layer,) if layer else ())
         self._log(sample)
-        self.nonfinite = self.nonfinite and any(row[1] == math.inf for row in sample.rows.values())
+        over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
+        self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
         if self.file.broken:
             raise UnvanishError(f"the run file cannot be written ({self.file.broken}); the training goes on unwatched")
 
@@ -271,18 +277,27 @@ class Watch:
         if what == "scale":
             self._skipped(step)
             return
+        self.broke = step
         if self.nonfinite:
             return
         self.nonfinite = True
-        found = self._repeat()
-        for finding in self._of_all(step, found):
-            self._tell(finding, step)
-        if found.report is not None:
-            self.file.report(step, "nonfinite", found.report.to_json(indent=None))
+        scene = self.watcher.scene()
+        if what == "rate":
+            self._tell(of_the_rate(scene), step)
+        elif what == "step":
+            self._tell(of_the_optimizer(scene), step)
+        else:
+            self._of_the_repetition(scene, self._repeat())
 
-    def _of_all(self, step: int, found: Replay) -> list[Finding]:
+    def _of_the_repetition(self, scene: Scene, found: Replay) -> None:
+        for finding in self._of_all(scene, found):
+            self._tell(finding, scene.step - (found.born == "parameters" and scene.step > 0))
+        if found.report is not None:
+            self.file.report(scene.step, "nonfinite", found.report.to_json(indent=None))
+
+    def _of_all(self, scene: Scene, found: Replay) -> list[Finding]:
         """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
-        mine, processes = _named(step, found), self.watcher.processes
+        mine, processes, step = findings_of(scene, found), self.watcher.processes, scene.step
         processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
         if found.born or not self.first or (heard := processes.hear(step)) is None:
             return mine
@@ -290,6 +305,14 @@ class Watch:
         return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]
 
     def _skipped(self, step: int) -> None:
+        """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
+        if not self.nonfinite and self.tried <= HELD + step // 200:  # a run that skips again and again pays no more
+            self.tried += 1
+            found = self._repeat(plain=True)
+            if found.born in ("forward", "backward"):
+                self.nonfinite, self.broke = True, step
+                self._of_the_repetition(self.watcher.scene(), found)
+                return
         if self.watcher.skipped == HELD:
             event = EVENTS["UV808"]
             self._tell(Finding(code=event.code, verdict=event.verdict, level="note",
@@ -301,10 +324,11 @@ class Watch:
         if self.watcher.notes != self._notes:
             self._notes = list(self.watcher.notes)
             self.file.fact(notes=self._notes)
-        layout = (sample.order, sample.groups)
+        layout = (sample.order, sample.groups, sample.before)
         if layout != self._layout:
             self._layout = layout
-            self.file.fact(order=sample.order, groups=sample.groups, setting=to_builtins(self.setting()))
+            self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
+            self.file.fact(setting=to_builtins(self.setting()))
 
     def setting(self) -> Setting:
         """What is watched, in the form of a check's setting."""
@@ -324,28 +348,6 @@ class Watch:
             optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
             torch=str(torch.__version__),
         )
-
-
-def _named(step: int, found: Replay) -> list[Finding]:
-    """What a repetition showed, as findings with the step."""
-    mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
-    if mine and found.born != "loss":
-        return [each.replace(message=f"at step {step}: {each.message}") for each in mine]
-    code = "UV502" if found.born == "backward" else "UV501"
-    what = {
-        "data": "the batch holds numbers that are not finite",
-        "parameters": "the weights are not finite",
-        "loss": "the loss made a number that is not finite",
-    }.get(found.born, "a gradient is not finite")
-    return [
-        Finding(
-            code=code,
-            verdict="nonfinite",
-            level="error",
-            cause=found.born,
-            message=f"at step {step}: {what}: {found.reason}.",
-        )
-    ]
 
 
 def watch(

@@ -19,15 +19,17 @@ from torch import Tensor, nn
 
 from unvanish.preserve import checking
 from unvanish.watching.box import Box
+from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
+from unvanish.watching.nesting import Nesting
+from unvanish.watching.parts import Parts, drop
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample
 from unvanish.watching.signals import Activations, Signals
-from unvanish.watching.step import Step
+from unvanish.watching.step import GRADIENT, Step
 from unvanish.watching.table import Table
 
 LOG = logging.getLogger("unvanish")
-
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
 
@@ -45,15 +47,17 @@ class Watcher:
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.hooks: list[Any] = []
-        self.parts: dict[int, tuple[nn.Module, list[Any]]] = {}  # models whose children are followed, and their hooks
-        self.apart = False  # a step was seen in which no model was called as a whole
+        self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
         self.step, self.skipped, self.depth = 0, 0, 0
         self.now = Step()
         self.mode: Activations | None = None
+        self.nesting, self.backwards = Nesting(), 0
         self.busy = False
+        self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes: list[str] = []
         self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
+        self.moving: Any = None  # the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.held = False  # the call that runs is in the box
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
@@ -75,8 +79,7 @@ class Watcher:
             self.signals.hidden |= {id(each) for each in model.modules()}
         self._follow(model if outer is None else outer, model, self.hooks)
         if outer is None:
-            self.parts[id(model)] = model, []
-            self._follow_parts(model)
+            self.parts.add(model)
         self._arm()
 
     def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
@@ -84,11 +87,6 @@ class Watcher:
         before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
         hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
         hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-
-    def _follow_parts(self, model: nn.Module) -> None:
-        """The same of its children, for a training that calls these and never the model itself."""
-        for child in model.children():
-            self._follow(child, child, self.parts[id(model)][1])
 
     def rename(self, name: str) -> None:
         """The one model has a name from now on; nothing must have been sampled yet."""
@@ -138,9 +136,8 @@ class Watcher:
         self.signals.disarm()
         self.processes.disarm()
         self._leave_mode()
-        _drop(self.hooks)
-        for _, hooks in self.parts.values():
-            _drop(hooks)
+        drop(self.hooks)
+        self.parts.detach()
 
     # The forward pass
 
@@ -164,8 +161,8 @@ class Watcher:
     def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module is called; ``model``: what is run again in its stead."""
         self.depth += 1
-        if self.parts and model is module and id(model) in self.parts and not self.apart:
-            _drop(self.parts.pop(id(model))[1])  # it is called as a whole: nothing of the parts need be known
+        if model is module:
+            self.parts.called(model)
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
         self.held = torch.is_grad_enabled()
@@ -200,6 +197,7 @@ class Watcher:
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
+        self.backwards += 1
         if self.sampled:
             self.processes.announce(self.columns)
             self.processes.arm(self.table, self.guarded)
@@ -212,12 +210,8 @@ class Watcher:
             self.now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             self.now.suspicious = True
-        if not self.box.entries and not self.apart:  # from now on the parts of the models are held, too
-            self.apart = True
-            for model in self.table.models.values():
-                if id(model) not in self.parts and id(model) not in self.signals.hidden:
-                    self.parts[id(model)] = model, []
-                    self._follow_parts(model)
+        if not self.box.entries:
+            self.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         self.box.loss_is(loss, not self.now.suspicious)
 
     def backward_ends(self) -> None:
@@ -228,12 +222,17 @@ class Watcher:
         self.now.fresh = True
         self.now.inner += self.inside is not None
         if self.sampled and self.now.inner <= 1:
-            self.now.seen.look(self.table)
+            self.now.seen.look(self.table, few=self.looks if self._unwritten else None)
         if self.inside is not None:
             self._look(self.inside)
             due, self.due = self.due, None
             if due is not None:
                 due()
+
+    @property
+    def _unwritten(self) -> bool:
+        """Whether nothing is known to change the gradients between backward and step, as a scaler or a clip does."""
+        return self.looks > 1 and not self.written and self.now.scaler is None and not self.processes.together
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that was given a closure has all its gradients, and has not moved the weights yet.
@@ -251,8 +250,8 @@ class Watcher:
         self.guarded(self._scaler_updates)(scaler)
 
     def _scaler_updates(self, scaler: Any) -> None:
-        scaled, self.now.scaler = self.now.scaler is not None, None
-        if not scaled or self.now.stepped or not self.now.losses:
+        if self.now.scaler is None or self.now.stepped or not self.now.losses:
+            self.now.scaler = None
             return
         self.skipped += 1
         self.on_broken(self.step, "loss" if self.now.suspicious else "scale")
@@ -271,6 +270,9 @@ class Watcher:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._find_new(optimizer)
+        self.moving = optimizer
+        if odd_rate(optimizer) is not None:
+            self.on_broken(self.step, "rate")
         if any(callable(each) for each in (*args[1:], *kwargs.values())):
             self.inside, self.now.inner = optimizer, 0
         else:
@@ -303,9 +305,9 @@ class Watcher:
         now.scale = self.scale()  # before the scaler's update changes it
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
-        whole, parts = now.seen.together(parameters, processes)
+        found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
-        found, now.again[id(optimizer)] = sizes(places, scale_of(optimizer), processes)
         signals, shares = self.signals.take(self.box.samples)
         now.enter(found, signals, shares, self.box.samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
@@ -319,6 +321,16 @@ class Watcher:
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+
+    def scene(self) -> Scene:
+        """What is known of the step in which a number is not finite."""
+        now, names = self.now, [column.name for column in self.columns]
+        loss = math.fsum(float(each) for each in now.losses) if now.losses else math.nan
+        return Scene(
+            self.step, loss, tuple(names[at] for at, row in now.rows.items() if row[GRADIENT] == math.inf),
+            tuple(names[at] for at, (update, _) in now.moved.items() if not math.isfinite(update)),
+            now.seen.was_finite, (self.step - 1) % self.every == 0, self.moving,
+        )  # fmt: skip
 
     def scale(self) -> float:
         """By which the losses of this step were multiplied before their backward."""
@@ -335,7 +347,10 @@ class Watcher:
             self._read_again(optimizer)
         self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
-        self.now.moved |= moves.squares() if moves is not None else {}
+        moved = moves.squares() if moves is not None else {}
+        self.now.moved |= moved
+        if any(not math.isfinite(update) for update, _ in moved.values()):
+            self.on_broken(self.step, "step")
         if not self.now.stepped >= self.expected:  # else the box is emptied anyway
             self.box.forget({id(each) for each in held(optimizer)})
 
@@ -347,7 +362,7 @@ class Watcher:
             self._read(optimizer, late=True)
             return
         places = self.table.of(held(optimizer))
-        found, self.now.again[id(optimizer)] = sizes(places, processes=self.processes.size)
+        found, self.now.again[id(optimizer)], _ = sizes(places, processes=self.processes.size)
         for at, (size, _, _) in found.items():
             if at in self.now.rows:
                 self.now.rows[at][1] = size
@@ -367,12 +382,13 @@ class Watcher:
     def finish(self, begun: bool = False) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
         if self.sampled:
+            self.looks, self.written = self.looks + 1, self.written or self.now.seen.written
             self.processes.settle()
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
-                self.on_sample(self.now.sample(self.step))
+                self.on_sample(self.now.sample(self.step, self.signals.before))
         self._next(begun=begun)
 
     def _next(self, count: bool = True, begun: bool = False) -> None:
@@ -382,8 +398,3 @@ class Watcher:
             self.signals.forget()
             self.box.clear()
         self._arm()
-
-
-def _drop(hooks: list[Any]) -> None:
-    while hooks:
-        hooks.pop().remove()

@@ -29,6 +29,11 @@ STEP = {
         " no longer gave finite numbers."
     ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
+    "arrived": (
+        "Log10_transmission of the weakest of the layers that hardly any signal reaches, after that many real steps;"
+        " null where none were taken."
+    ),
+    "arrived_after": "How many real steps that took; the network's state was put back.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."

@@ -1,0 +1,139 @@
+"""What is said of a number that is not finite: where a repetition found it was born, and what was seen besides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unvanish.problem import name_of
+from unvanish.records import Finding
+from unvanish.watching.box import Replay
+
+MOST = 3
+"""Names that are written out."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was seen of the step in which it was noticed.
+
+    ``layers``: those whose gradient the optimizer saw is not finite. ``changed``: the backward had left it finite.
+    ``broken``: those whose weights are not finite after the step. ``wholly``: the gradients of the step before were
+    all read, and finite.
+    """
+
+    step: int
+    loss: float = math.nan
+    layers: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    changed: bool = False
+    wholly: bool = False
+    optimizer: Any = None
+
+
+def findings_of(scene: Scene, found: Replay) -> list[Finding]:
+    """What a repetition of the step showed, as findings with the step; where it showed nothing, what is known."""
+    mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
+    if mine and found.born != "loss":
+        return [each.replace(message=f"at step {scene.step}: {each.message}") for each in mine]
+    if found.born == "parameters":
+        return [_of_the_step_before(scene, found.reason)]
+    if found.born:
+        code = "UV502" if found.born == "backward" else "UV501"
+        what = {
+            "data": "the batch holds numbers that are not finite",
+            "loss": "the loss made a number that is not finite",
+        }.get(found.born, "a gradient is not finite")
+        return [_finding(code, scene.step, f"{what}: {found.reason}", found.born)]
+    if scene.layers:
+        return [_finding("UV502", scene.step, _of_the_gradients(scene, found), "backward", scene.layers)]
+    if math.isfinite(scene.loss):
+        return [_finding("UV502", scene.step, f"a gradient is not finite: {found.reason}", "backward")]
+    why = found.reason
+    if found.report is not None:
+        why = (
+            "the outputs of the model and the signals that come back from the loss are finite, so it is a mean of"
+            f" nothing, or a part of the loss that sends nothing back{found.reason}"
+        )
+    return [_finding("UV501", scene.step, f"the loss is {scene.loss}: {why}", "loss")]
+
+
+def of_the_rate(scene: Scene) -> Finding:
+    """The optimizer is about to move its weights by a learning rate that is no number."""
+    rate = odd_rate(scene.optimizer)
+    text = f"the learning rate of {name_of(scene.optimizer)} is {rate}, so its step leaves weights that are not finite"
+    return _finding("UV505", scene.step, text, "learning rate")
+
+
+def of_the_optimizer(scene: Scene) -> Finding:
+    """The step itself left what is not finite, from gradients that were."""
+    text = (
+        f"the step of {name_of(scene.optimizer)} left weights that are not finite in {_few(scene.broken)}; loss and"
+        f" gradients were finite{_about(scene.optimizer)}"
+    )
+    return _finding("UV505", scene.step, text, "optimizer", scene.broken)
+
+
+def odd_rate(optimizer: Any) -> float | None:
+    """A learning rate that is not finite; those that are tensors are not asked, which could mean to wait."""
+    for group in optimizer.param_groups:
+        rate = group.get("lr")
+        if rate.__class__ is float and not math.isfinite(rate):
+            return rate
+    return None
+
+
+def _of_the_step_before(scene: Scene, names: str) -> Finding:
+    if scene.step == 0:
+        return _finding("UV501", 0, f"the weights were not finite before the first step: {names}", "parameters")
+    seen = "loss and gradients" if scene.wholly else "the loss and the gradient of the first layer"
+    text = (
+        f"the weights are not finite since this step, whose forward and backward pass were in order ({seen} were"
+        f" finite): either the step of {name_of(scene.optimizer)} itself left them so, or something that wrote into"
+        f" them after it ({names}){_about(scene.optimizer)}"
+    )
+    return _finding("UV505", scene.step - 1, text, "parameters")
+
+
+def _about(optimizer: Any) -> str:
+    """What of the optimizer's own numbers explains it, as far as can be seen."""
+    told: list[str] = []
+    if any(group.get("eps") == 0 for group in optimizer.param_groups):
+        told.append("its eps is 0, so that a gradient of exactly zero is 0 / 0")
+    bad = {
+        name
+        for state in optimizer.state.values()
+        if isinstance(state, dict)
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+    }
+    if bad:
+        which = " and ".join(sorted(bad))
+        told.append(f"in its state {which} {'are' if len(bad) > 1 else 'is'} not finite either")
+    return f"; {'; '.join(told)}" if told else ""
+
+
+def _of_the_gradients(scene: Scene, found: Replay) -> str:
+    what = f"the gradient of {_few(scene.layers)} is not finite"
+    if scene.changed:
+        return f"{what}, and the backward had left it finite: something wrote into it before the optimizer's step"
+    if found.report is None:
+        return f"{what}: {found.reason}"
+    return (
+        f"{what}, and the same step run again gives a finite one, so no call of the model made it: a hook on a tensor"
+        " or on a gradient did, or something wrote into it between the backward and the optimizer's step"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+
+
+def _finding(code: str, step: int, text: str, cause: str, layers: tuple[str, ...] = ()) -> Finding:
+    return Finding(
+        code=code, verdict="nonfinite", level="error", layers=layers, cause=cause, message=f"at step {step}: {text}."
+    )
