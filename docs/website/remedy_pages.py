@@ -64,9 +64,8 @@ def record(of: Sequence[Remedy]) -> str:
 
 
 def _remedy(each: Remedy) -> Iterable[str]:
-    yield f"# {each.slug}"
-    yield f"*{each.title}*, a remedy of the kind `{each.kind}`. It answers {_codes(each, '../codes')}."
-    yield "[All remedies](../remedies.md)."
+    yield f"# {each.slug}: {each.title}"
+    yield f"A remedy of the kind `{each.kind}`. It answers {_codes(each, '../codes')}. [All remedies](../remedies.md)."
     head, *rest = inspect.cleandoc(each.doc).split("\n\n")
     yield prose(head)
     labelled = re.split(r"\n(?=(?:What|Helps|Does not help|Source): )", "\n".join(rest))

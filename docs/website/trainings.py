@@ -81,7 +81,7 @@ optimizer = torch.optim.SGD(layers)""",
                 optimizer.param_groups[0]["lr"] = 1e-9"""
     },
     "UV808": {
-        "optimizer": f'{SGD}\nscaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)',
+        "optimizer": f'{SGD.replace("0.01", "1e-4")}\nscaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)',
         "loss": 'mse_loss(model(x), x[:, :4], reduction="sum")',
         "backward": "scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
     },
