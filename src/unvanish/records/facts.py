@@ -48,6 +48,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     walked: float | None = None
     walked_scaled: float | None = None
     scale: float | None = None
+    lengths: tuple[float, ...] = ()
+    scheduled: float | None = None
     lr_limit: float | None = None
     arrived: float | None = None
     arrived_after: int | None = None

@@ -16,6 +16,11 @@ STEP = {
     "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
     "walked_scaled": "The same with the learning rate times `scale`.",
     "scale": "What the learning rate was multiplied by for the second walk.",
+    "lengths": (
+        "How far each of a few steps really taken moved the weights, at a rate so large that rounding does not count;"
+        " empty if nothing asked for them."
+    ),
+    "scheduled": "The learning rate that a schedule began from, or leads up to, over the present one; 1 without one.",
     "rates": (
         "Where six real steps at the learning rate, and then at three times or a tenth of it, took the network; tried"
         " only where many additions are each followed by a normaliser."
