@@ -41,13 +41,24 @@ def _steps(data: dict[str, Any]) -> Iterable[str]:
         )
     memory = [(name, rows["memory"]) for name, rows in networks.items() if "memory" in rows]
     if memory:
-        more = [(name, found["plain_mib"], found["watched_over_plain"] - 1.0) for name, found in memory]
-        said = "; ".join(f"{plain * share:.1f} MiB more than {plain:.0f} ({name})" for name, plain, share in more)
-        yield f"Peak memory of steps at every=1: {said}."
+        yield _memory(memory)
     peers = ", ".join(f"{name} {version}" for name, version in data.get("peers", {}).items())
     yield (
         f"Processor time, {data['machine']['processor']}, {data['machine']['threads']} thread, torch"
-        f" {data['versions']['torch']}{', ' if peers else ''}{peers}; by `benchmarks/watch_cost.py`."
+        f" {data['versions']['torch']}{', ' if peers else ''}{peers}; two cores with a load of"
+        f" {min(data['load']):.1f} to {max(data['load']):.1f}, mostly of others; by `benchmarks/watch_cost.py`."
+    )
+
+
+def _memory(rows: list[tuple[str, dict[str, float]]]) -> str:
+    said: list[str] = []
+    for name, found in rows:
+        more = found["watched_mib"] - found["plain_mib"]
+        said.append(f"{more:.2f} MiB more than {found['plain_mib']:.0f}, {more / found['plain_mib']:.1%} ({name})")
+    most = max(found["beside_tensors_mib"] for _, found in rows)
+    return (
+        f"Peak memory of all tensors of a training at every=1, by torch's own account: {'; '.join(said)}. What Python"
+        f" and SQLite hold beside does not grow with the tensors: {most:.1f} MiB at most."
     )
 
 
