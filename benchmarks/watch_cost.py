@@ -34,7 +34,7 @@ from watch_peers import PEERS, Way, quiet
 import unvanish
 from unvanish.watching import interposed
 
-SIZES = {"MLP": (10, 80), "small": (8, 50), "GPT 4": (5, 30), "GPT 70": (3, 20)}
+SIZES = {"MLP": (10, 60), "small": (8, 40), "GPT 4": (5, 20), "GPT 70": (1, 10)}
 """Steps thrown away, and steps that count, in each of the two parts; a multiple of the ten steps of a sample."""
 
 

@@ -39,6 +39,7 @@ from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
+from unvanish.preserve.outside import OuterNames
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
 from unvanish.report import Report
@@ -96,8 +97,9 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build_all(seed)
-    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
-    with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
+    names = OuterNames(model)
+    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
+    with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed) as this:
             flow, more = _walked(this)
         go_on()
