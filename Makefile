@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # A process for each core, and one thread for each process. A file's tests stay together: they share what they measured.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo check test clean lint
+.PHONY: demo check test docs clean lint
 
 demo: $(VENV)/.installed
 	$(BIN)/unvanish check examples/deep_sigmoid.py --exit-zero
@@ -15,6 +15,10 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+# Warnings are errors. A part of the tests, too.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/website/make.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -36,5 +40,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 # The pip of a new environment may be older than dependency groups, which came with 25.1.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) 'pip>=25.1'
-	$(PIP) --editable '.[dks,lab,pictures,ray,workers]' --group dev
+	$(PIP) --editable '.[dks,lab,pictures,ray,workers]' --group dev --group docs
 	touch $@ $(VENV)/.installed

@@ -33,7 +33,7 @@ import unvanish
 from unvanish.remedies import Refused, remedies
 from unvanish.trials import applicable, in_doubt, open_race, ordered, probe, search, sees_a_fault
 from unvanish.trials import trial as trial_module
-from unvanish.trials.candidates import at_random
+from unvanish.trials.candidates import answers_to, at_random
 from unvanish.trials.judge import confirm
 from unvanish.trials.plan import Plan
 from unvanish.trials.race import Race
@@ -80,7 +80,8 @@ def diagnosed(race: Race) -> Candidate | None:
     healthy = improving and all(f.level != "error" for f in findings)
     if healthy and not in_doubt(findings) and not sees_a_fault(catalogue):
         return AS_IS
-    return search(race, ordered(catalogue, findings, race.seed), lambda _: None)
+    answers = answers_to(catalogue, findings)
+    return search(race, ordered(catalogue, findings, race.seed), lambda _: None, answers)
 
 
 def raced_at_random(race: Race) -> Candidate | None:

@@ -29,13 +29,14 @@ from unvanish.rules.events import EVENTS
 from unvanish.words import glossary
 
 sys.path.insert(0, str(Path(__file__).parent))
+import measured
 import watching_costs
+from written import anchor, page, picture_tag, prose, table
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
 APART = ROOT / "benchmarks" / "results" / "runs_apart.json"
 VIEWING = ROOT / "benchmarks" / "results" / "view.json"
-GENERATED = "<!-- written by docs/build.py -->"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
     records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
@@ -45,6 +46,16 @@ RECORDS = (
 FIXED = "examples/deep_sigmoid.py"
 SHOWN_TRIALS = 5
 LEFT_OUT = "[more trials, what did not help, and what does not apply: left out here]"
+CODES = (
+    "Every finding has the code of the rule that speaks. Errors come first, then notes, both in the order of this"
+    " table; only errors make a network unhealthy. `unvanish explain CODE` shows the same text."
+)
+REMEDIES = (
+    "What [a search](fixing.md) can try: {count} changes, alone or in pairs. *Answers* are the findings that bring a"
+    " remedy to the front; the others are tried behind them. `unvanish explain NAME` shows the same text."
+)
+WATCHED = "Found only while a training is watched"
+WATCHED_NOTE = "These compare a layer with its own past, and are notes: a change is no illness by itself."
 
 
 def rules_page() -> str:
@@ -53,19 +64,22 @@ def rules_page() -> str:
         (f"[{rule.code}](#{anchor(_heading(rule))})", rule.verdict, " or ".join(rule.levels), rule.title)
         for rule in rules()
     ]
-    verdicts = [(word, glossary.GLOSSARY[word]) for word in glossary.VERDICT_WORDS]
-    return _page(
+    return page(
         "Rules",
-        "Every finding has the code of the rule that speaks. Errors come first, then notes, both in the order of this"
-        " table; only errors make a network unhealthy. `unvanish explain CODE` shows the same text.",
-        _table(("code", "verdict", "level", "what it finds"), rows),
+        CODES,
+        table(("code", "verdict", "level", "what it finds"), rows),
         "## Verdicts",
-        _table(("verdict", "meaning"), verdicts),
+        verdicts_table(),
         *(part for rule in rules() for part in (f"## {_heading(rule)}", *_rule(rule))),
-        "## Found only while a training is watched",
-        "These compare a layer with its own past, and are notes: a change is no illness by itself.",
-        *(part for each in EVENTS.values() for part in (f"### {each.code} {each.title}", _prose(each.doc))),
+        f"## {WATCHED}",
+        WATCHED_NOTE,
+        *(part for each in EVENTS.values() for part in (f"### {each.code} {each.title}", prose(each.doc))),
     )
+
+
+def verdicts_table() -> str:
+    """Every verdict and what it means."""
+    return table(("verdict", "meaning"), ((word, glossary.GLOSSARY[word]) for word in glossary.VERDICT_WORDS))
 
 
 def glossary_page() -> str:
@@ -76,19 +90,19 @@ def glossary_page() -> str:
         fields = field_names(record)
         entries = [(f"`{field}`", glossary.field_entry(record.__name__, field) or "") for field in fields]
         described |= {*fields, *(f"{record.__name__}.{field}" for field in fields)}
-        parts += [f"## {record.__name__}", _prose(record.__doc__ or ""), _table(("field", "meaning"), entries)]
+        parts += [f"## {record.__name__}", prose(record.__doc__ or ""), table(("field", "meaning"), entries)]
     terms = [
         (key, entry)
         for key, entry in glossary.GLOSSARY.items()
         if key not in described and key not in glossary.VERDICT_WORDS
     ]
-    return _page(
+    return page(
         "Glossary",
         "The fields of the records that a report is made of, and the words it uses. In JSON the fields have the same"
         ' names; numbers that are not finite are the strings "-inf", "inf" and "nan", and null means not measured. The'
         " verdicts stand in [rules.md](rules.md).",
         "## Terms",
-        _table(("term", "meaning"), sorted(terms, key=lambda row: row[0].lower())),
+        table(("term", "meaning"), sorted(terms, key=lambda row: row[0].lower())),
         *parts,
     )
 
@@ -106,14 +120,13 @@ def remedies_page() -> str:
         (f"[`{each.slug}`](#{anchor(each.slug)})", each.kind, each.title, ", ".join(each.answers))
         for each in remedies()
     ]
-    return _page(
+    return page(
         "Remedies",
-        f"What [a search](fixing.md) can try: {len(rows)} changes, alone or in pairs. *Answers* are the findings that"
-        " bring a remedy to the front; the others are tried behind them. `unvanish explain NAME` shows the same text.",
+        REMEDIES.format(count=len(rows)),
         "Under each remedy stand networks of [the zoo](zoo.md) on which a test holds it to its word: a short training"
         " with the remedy is compared with one without. On those it *helps*, the score of the training batch is better"
         " by 0.2 or more with every seed tried; on those it *leaves as they are*, by no more than 0.1.",
-        _table(("remedy", "kind", "what it does", "answers"), rows),
+        table(("remedy", "kind", "what it does", "answers"), rows),
         *(part for each in remedies() for part in (f"## {each.slug}", *_remedy(each))),
     )
 
@@ -138,12 +151,12 @@ def experiments_part() -> str:
         for each in lab.experiments()
     ]
     sections = [part for each in lab.experiments() for part in (f"## {each.name}", *_experiment(each))]
-    return "\n\n".join((_table(("experiment", "title", "question", "documents"), rows), *sections))
+    return "\n\n".join((table(("experiment", "title", "question", "documents"), rows), *sections))
 
 
 def _experiment(each: lab.Experiment) -> Iterable[str]:
     yield f"**{each.title}{'' if each.title.endswith('?') else '.'}** {each.question}"
-    yield _prose(each.doc)
+    yield prose(each.doc)
     if each.presets:
         yield (
             "Presets: "
@@ -156,7 +169,7 @@ def _experiment(each: lab.Experiment) -> Iterable[str]:
          f"`{_default(parameter)}`" if _default(parameter) else "–")
         for parameter in each.settings
     ]  # fmt: skip
-    yield _table(("setting", "meaning", "takes", "default"), rows)
+    yield table(("setting", "meaning", "takes", "default"), rows)
 
 
 def _cited(source: str) -> str:
@@ -187,26 +200,18 @@ def _drawn(each: charts.Picture) -> Iterable[str]:
     yield picture_tag(f"pictures/{each.name}", about)
 
 
-def picture_tag(path: str, alt: str) -> str:
-    """A picture that follows the colours of the reader's page; ``path`` lacks the theme and the suffix."""
-    return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}-dark.svg">'
-        f'<img alt="{alt}" src="{path}-light.svg"></picture>'
-    )
-
-
 def formats_part() -> str:
     """The text formats of a report."""
     rows = [
-        (f"`--format {each.name}`", f"`{each.suffix}`" if each.suffix else "–", _prose(each.doc).replace("\n\n", " "))
+        (f"`--format {each.name}`", f"`{each.suffix}`" if each.suffix else "–", prose(each.doc).replace("\n\n", " "))
         for each in formats()
     ]
-    return _table(("format", "suffix", "what it is"), rows)
+    return table(("format", "suffix", "what it is"), rows)
 
 
 def formats_of(command: str) -> str:
     """The formats of one command's answer as a list, text first."""
-    lines = [f"- `--format {name}`: {_prose(find(name, command).doc).partition(chr(10))[0]}" for name in names(command)]
+    lines = [f"- `--format {name}`: {prose(find(name, command).doc).partition(chr(10))[0]}" for name in names(command)]
     return "\n".join(("Formats:", "", *lines))
 
 
@@ -214,12 +219,12 @@ def zoo_page() -> str:
     """Every network of the zoo with the verdicts that are right for it."""
     networks = [zoo.get(name) for name in zoo.names()]
     rows = [(f"`{each.name}`", each.about, ", ".join(each.expects), ", ".join(each.codes) or "–") for each in networks]
-    return _page(
+    return page(
         "Zoo",
         f"{len(rows)} small networks whose state is known, by construction or by training them. `unvanish zoo NAME`"
         " checks one of them. *Accepted* are the verdicts that are right, *codes* the findings that name what is"
         " there.",
-        _table(("network", "what it is", "accepted", "codes"), rows),
+        table(("network", "what it is", "accepted", "codes"), rows),
     )
 
 
@@ -265,8 +270,8 @@ def lab_output(readme: str) -> str:
     return f"```text\n{str(outcome).rstrip()}\n```"
 
 
-def costs(path: Path = COSTS) -> str:
-    """The measured costs as a table with a title; "" where they have not been measured."""
+def costs(title: str = "What it costs", path: Path = COSTS) -> str:
+    """The measured costs as a table under a title; "" where they have not been measured."""
     if not path.is_file():
         return ""
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -280,10 +285,10 @@ def costs(path: Path = COSTS) -> str:
     ]  # fmt: skip
     machine, versions = data["machine"], data["versions"]
     return "\n\n".join((
-        "## What it costs",
+        f"## {title}",
         "A check, in training steps (forward, backward and optimizer step) of the same network on the same batch; in"
         " the last column its peak memory, in those of a training step.",
-        _table(("network", "one step", *(f"effort {e}" for e in efforts), "memory, auto"), rows),
+        table(("network", "one step", *(f"effort {e}" for e in efforts), "memory, auto"), rows),
         f"Measured on {machine['processor']}, {machine['threads']} threads, torch {versions['torch']}, by"
         " `benchmarks/check_cost.py`.",
     ))  # fmt: skip
@@ -303,7 +308,7 @@ def viewing_costs(path: Path = VIEWING) -> str:
     ]  # fmt: skip
     flush = followed["flush_ms"]
     return "\n\n".join((
-        _table(("what", "time", "processor time"), rows),
+        table(("what", "time", "processor time"), rows),
         f"The training writes a sample in {flush['without']} ms, and with the page open in {flush['with_the_page']} ms."
         f" Measured on {data['machine']['processor']}, {data['browser']}, with {data['load_of_the_machine']:.0f} other"
         " processes at work on the machine, by `benchmarks/view.py`.",
@@ -348,6 +353,8 @@ def pages() -> dict[Path, str]:
         docs / "remedies.md": remedies_page(),
         docs / "glossary.md": glossary_page(),
         docs / "zoo.md": zoo_page(),
+        docs / "performance.md": page("Performance", *measured.performance(costs("A check"), viewing_costs())),
+        docs / "comparison.md": page("Comparison with other tools", *measured.comparison()),
     }
     for path, written in parts.items():
         text = path.read_text(encoding="utf-8")
@@ -363,35 +370,8 @@ def _heading(rule: Rule) -> str:
 
 def _rule(rule: Rule) -> Iterable[str]:
     yield f"Verdict `{rule.verdict}`, level {' or '.join(rule.levels)}."
-    yield _prose(rule.doc)
+    yield prose(rule.doc)
     yield "Shown on: " + ", ".join(f"`{name}`" for name in rule.fires_on) + "."
-
-
-def _prose(doc: str) -> str:
-    """A docstring in Markdown: double backticks become single ones, indented paragraphs become listings."""
-    paragraphs: list[str] = []
-    for text in inspect.cleandoc(doc).replace("``", "`").split("\n\n"):
-        if "\n " in text:
-            head = [line for line in text.split("\n") if not line.startswith(" ")]
-            rest = [line.strip() for line in text.split("\n") if line.startswith(" ")]
-            paragraphs += [*filter(None, [" ".join(head)]), "```text\n" + "\n".join(rest) + "\n```"]
-        else:
-            paragraphs.append(" ".join(text.split()))
-    return "\n\n".join(paragraphs)
-
-
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def anchor(heading: str) -> str:
-    """The address of a heading within its page."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join((GENERATED, f"# {title}", *parts)) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 def costs(folder: Path = RESULTS) -> str:
     """The tables that have been measured; "" where none has."""
     parts = [
-        *_of(folder / "watch_cost.json", _steps), *_of(folder / "run_file.json", _file),
+        *_of(folder / "watch_cost.json", steps), *_of(folder / "run_file.json", _file),
         *_of(folder / "watch_healthy.json", _healthy),
     ]  # fmt: skip
     return "\n\n".join(parts)
@@ -24,7 +24,7 @@ def _of(path: Path, written: Any) -> Iterable[str]:
         yield from written(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _steps(data: dict[str, Any]) -> Iterable[str]:
+def steps(data: dict[str, Any]) -> Iterable[str]:
     networks = data["networks"]
     yield (
         "Time of a training step, as a multiple of the same step without: the mean over all steps, and in brackets the"

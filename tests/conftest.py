@@ -39,9 +39,9 @@ SLOW = (
     # trainings are watched, sweeps and runs compared
     "test_against", "test_run", "test_sweep", "test_view", "test_watch",
     # other processes, a browser, a server, other frameworks
-    "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_grid", "test_huggingface",
-    "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server", "test_show_for_programs",
-    "test_web",
+    "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_fuzz", "test_grid",
+    "test_huggingface", "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server",
+    "test_show_for_programs", "test_web",
 )  # fmt: skip
 """Parts of the names of files whose tests take long, by why they do: `make check` leaves them out."""
 

@@ -193,10 +193,10 @@ def test_only_means_over_rows_count_as_such(layer: Layer, count: int) -> None:
     this = problem(layer, 0, depth=3)
     model: Any = this.model
     capture = record(this, model)
-    mixed = [call for call in capture.calls if call.mixing is not None]
+    mixed = [call for call in capture.calls if call.mixed is not None]
     capture.release()
     assert len(mixed) == count
-    assert all(call.mixing is not None and call.mixing.rows == NODES for call in mixed)
+    assert all(call.mixed is not None and call.mixed.rows == NODES for call in mixed)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -206,7 +206,7 @@ def test_weights_as_wide_as_there_are_rows_are_no_means(seed: int) -> None:
         x = torch.randn(WIDTH, 8)
     this = Problem(model, x, (x[:, 0] > 0).long(), F.cross_entropy)
     capture = record(this, model)
-    assert not any(call.mixing for call in capture.calls)
+    assert not any(call.mixed for call in capture.calls)
     capture.release()
 
 

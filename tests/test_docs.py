@@ -23,7 +23,7 @@ from unvanish.rules import known, rules
 from unvanish.words.glossary import VERDICT_WORDS, field_entry
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -57,9 +57,9 @@ def test_generated_pages_are_fresh(path):
     assert path.read_text(encoding="utf-8") == WRITTEN[path], "run: python docs/build.py"
 
 
-WITH_FRAMEWORKS = "integrations.md"
-"""Its programs run in tests/test_integrations_docs.py, outside of this process."""
-RUN_HERE = [page for page in PAGES if blocks(page, "python") and page.name != WITH_FRAMEWORKS]
+OUTSIDE = ("integrations.md", "several-processes.md")
+"""Their programs run outside of this process: tests/test_integrations_docs.py, tests/test_docs_blocks.py."""
+RUN_HERE = [page for page in PAGES if blocks(page, "python") and page.name not in OUTSIDE]
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
@@ -148,6 +148,8 @@ def test_commands_exist(page, line):
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
+    elif words[0] == "torchrun":
+        assert (ROOT / words[-1]).is_file() and words[-4:-1] == ["-m", "unvanish", "run"]
     else:
         assert words[0] in ("pip", "pytest"), f"{page} shows a command that nothing checks"
 
@@ -369,7 +371,7 @@ def test_the_example_of_pictures_saves_them(tmp_path, capsys):
 
 
 def test_costs_are_shown_only_where_they_were_measured(tmp_path):
-    assert build.costs(tmp_path / "none.json") == ""
+    assert build.costs(path=tmp_path / "none.json") == ""
     row = {"step_ms": 2.04, "quick_in_steps": 3.0, "auto_in_steps": 7.46, "full_in_steps": 12.0}
     data = {
         "networks": {"mlp": {**row, "auto_in_step_peaks": 1.5}},
@@ -377,7 +379,7 @@ def test_costs_are_shown_only_where_they_were_measured(tmp_path):
         "versions": {"torch": "2.13.0"},
     }
     (tmp_path / "costs.json").write_text(json.dumps(data))
-    shown = build.costs(tmp_path / "costs.json")
+    shown = build.costs(path=tmp_path / "costs.json")
     assert "| mlp | 2.0 ms | 3.0 | 7.5 | 12.0 | 1.5 |" in shown
     assert "a processor, 2 threads, torch 2.13.0" in shown
 

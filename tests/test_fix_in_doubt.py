@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +14,10 @@ from torch import nn
 import unvanish.trials as trials
 from unvanish import Problem
 from unvanish.records import Finding
+from unvanish.trials.ledger import Ledger
+from unvanish.trials.search import late
+from unvanish.trials.train import Candidate
+from unvanish.trials.trial import Measure
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -60,3 +68,39 @@ def test_a_healthy_network_in_doubt_is_raced_and_left_alone_where_nothing_is_bet
     assert fixes.trials and fixes.spent > quick.spent
     assert "changes were raced, and none is better" in " ".join(str(fixes).split())
     assert "--anyway" not in str(fixes)
+
+
+def raced(keys: dict[tuple[str, int], float], budget: int = 200) -> Any:
+    """A race on a ladder of 10 and 50 steps; ``keys``: what a remedy is worth after so many steps, 0 where unknown."""
+
+    def enter(candidate: Candidate, steps: int) -> Measure:
+        measure = Measure(score=keys.get((candidate[0], steps), 0.0), fall=0.0)
+        cost = ledger.price(candidate, 0, steps)
+        ledger.spent += cost
+        ledger.enter((candidate, 0, steps), measure, cost)
+        return measure
+
+    ledger, reached = Ledger(budget, 0), list[tuple[Candidate, int]]()
+
+    def reach(candidate: Candidate, _: int, steps: int, doing: str) -> Measure:
+        assert "longer try" in doing
+        reached.append((candidate, steps))
+        return enter(candidate, steps)
+
+    for slug in ("one", "two", "three", "four"):
+        enter((slug,), 10)
+    plan = SimpleNamespace(rungs=(10, 50))
+    return SimpleNamespace(plan=plan, ledger=ledger, seed=0, expect=list, reach=reach, reached=reached)
+
+
+def test_an_answer_that_was_behind_gets_a_longer_try_with_half_of_what_is_left() -> None:
+    race = raced({("two", 50): 0.6, ("one", 50): 0.1})
+    # 160 steps are left, and half of them carries two of 40 more
+    assert late(race, ["one", "two", "three"]) == [("two",), ("one",)]
+    assert race.reached == [(("one",), 50), (("two",), 50)]
+
+
+def test_an_answer_that_failed_or_was_never_raced_gets_none() -> None:
+    race = raced({("one", 10): -math.inf}, budget=1000)
+    assert late(race, ["one", "five", "four"]) == [("four",)]
+    assert late(race, ["four"]) == []  # it has been there

@@ -65,8 +65,12 @@ def same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
         assert all(torch.equal(a, b) for a, b in weights)
 
 
-@pytest.mark.parametrize(("made", "seed"), [(deep, 0), (deep, 5), (of_a_factory, 3)])
-def test_two_processes_give_the_answer_of_one(made: Callable[[], unvanish.Problem], seed: int) -> None:
+@pytest.mark.parametrize(("made", "seed", "copied"), [(deep, 0, True), (deep, 5, False), (of_a_factory, 3, True)])
+def test_two_processes_give_the_answer_of_one(
+    made: Callable[[], unvanish.Problem], seed: int, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not copied:
+        monkeypatch.setattr("unvanish.trials.crew.can_fork", lambda: False)
     one = unvanish.fix(made(), seeds=2, seed=seed)
     assert len(one.trials) > 5
     same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
@@ -106,7 +110,8 @@ def test_the_number_of_threads_is_put_back() -> None:
         torch.set_num_threads(1)
 
 
-def test_what_cannot_be_sent_is_said() -> None:
+def test_what_cannot_be_sent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unvanish.trials.crew.can_fork", lambda: False)
     with pytest.raises(UnvanishError, match="the Problem cannot be sent to another process"):
         unvanish.fix(deep(metric=Locked()), workers=2)
 
@@ -140,11 +145,11 @@ def test_a_question_that_fails_elsewhere_is_answered_here() -> None:
         return Answer(steps=question.steps)
 
     crew = Crew(mine)
-    asked = [Train(("a",), 0, steps) for steps in (1, 2, 3)]
+    asked = [Train((name,), 0, steps) for steps, name in enumerate("abc", 1)]
     crew.expect(asked, own=[asked[2]])
-    assert crew.some(5, 0) == asked[:2]
-    crew.put(asked[0], Answer(steps=7))
-    crew.put(asked[1], None)  # it raised there
+    assert crew.some(5, 0) == [asked[1], asked[0]]
+    crew.put(0, asked[0], Answer(steps=7))
+    crew.put(0, asked[1], None)  # it raised there
     assert crew.take(asked[0]).steps == 7 and not seen
     assert crew.take(asked[1]).steps == 2 and asked[1] in seen
     assert crew.take(asked[2]).steps == 3

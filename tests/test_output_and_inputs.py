@@ -317,6 +317,15 @@ def test_images_are_standardised_by_channel() -> None:
     assert scale.saturated is not None and scale.saturated > 0.5 and scale.saturated_standardised == 0.0
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_loss_with_standardised_inputs_is_that_of_the_same_network(seed: int) -> None:
+    model, x = sigmoid_net(seed), pixels(12, 64, seed=seed) * torch.logspace(-3, 4, 64)
+    scale = inputs_of(model, x)
+    standard = ((x.double() - x.double().mean(0)) / x.double().std(0)).float()
+    by_hand = float(F.cross_entropy(model(standard), CLASSES).detach())
+    assert scale is not None and scale.loss_standardised == pytest.approx(by_hand, rel=1e-6)
+
+
 def test_what_the_network_sees_is_standardised() -> None:
     _, standard = standardised(pixels(12, 64))
     torch.testing.assert_close(standard.mean(0), torch.zeros(64), atol=1e-6, rtol=0)

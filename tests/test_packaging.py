@@ -46,7 +46,7 @@ def test_what_only_developers_need_is_no_extra_of_the_package(built: dict[str, P
     assert set(metadata.get_all("Provides-Extra", [])) == {"pictures", "lab", "dks", "ray", "workers"}
     required = " ".join(metadata.get_all("Requires-Dist", []))
     assert not {"pytest", "ruff", "pyright", "hypothesis", "torchdiag"} & set(re.findall(r"[\w-]+", required))
-    assert {"dev", "bench"} == set(PROJECT["dependency-groups"])
+    assert {"dev", "bench", "docs"} == set(PROJECT["dependency-groups"])
 
 
 def test_the_sdist_holds_what_a_test_run_needs_and_no_results(built: dict[str, Path]) -> None:
@@ -63,7 +63,7 @@ def test_everything_that_make_installs_has_one_exact_version() -> None:
     pinned = {_plain(line.split("==")[0]) for line in lines if "==" in line}
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [*PROJECT["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]
-    wanted += [*PROJECT["dependency-groups"]["dev"], "pip"]
+    wanted += [*PROJECT["dependency-groups"]["dev"], *PROJECT["dependency-groups"]["docs"], "pip"]
     names = {_plain(re.split(r"[\[<>=~ ]", each)[0]) for each in wanted} - {"unvanish"}
     assert names <= pinned, f"constraints.txt has no version of {sorted(names - pinned)}"
 

@@ -83,9 +83,9 @@ def test_a_larger_rate_is_tried_where_the_signal_survives_and_a_smaller_one_wher
     layers = diagnose(problem, effort="quick").layers
     found = iter(left)
 
-    def fake() -> list[Any]:
+    def fake() -> dict[str, float]:
         now = next(found)
-        return [a.replace(log10_transmission=now) for a in layers]
+        return {a.name: now for a in layers}
 
     with looking(problem, model) as look:
         tried = rate_trials(look, problem.optimizer, layers, fake)  # type: ignore[arg-type]

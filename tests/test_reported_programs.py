@@ -93,10 +93,19 @@ class Regressor(nn.Module):
         out = self.layer(x)
         if self.how == "module":
             return self.criterion(out, y)
+        if self.how in BY_HAND:
+            return BY_HAND[self.how](out, y)
         return F.smooth_l1_loss(out, y) if self.how == "huber" else F.mse_loss(out, y)
 
 
-@pytest.mark.parametrize("how", ["function", "module", "huber"])
+BY_HAND: dict[str, Any] = {
+    "squares": lambda out, y: ((out - y) ** 2).mean(),
+    "targets first": lambda out, y: (y - out).pow(2).mean(),
+    "torch.sub": lambda out, y: torch.sub(out, y).abs().mean(),
+}
+
+
+@pytest.mark.parametrize("how", ["function", "module", "huber", *BY_HAND])
 def test_shapes_are_matched_inside_of_a_model_where_a_check_has_seen_it(how: str) -> None:
     with seeded(0):
         model = Regressor(how)
@@ -107,7 +116,7 @@ def test_shapes_are_matched_inside_of_a_model_where_a_check_has_seen_it(how: str
     assert [finding.code for finding in report.findings if finding.level == "error"] == ["UV708"]
     draft = Draft.of(problem, model, None, findings=report.findings)
     get("match-shapes").apply(draft)
-    loss: Any = F.smooth_l1_loss if how == "huber" else F.mse_loss
+    loss: Any = BY_HAND.get(how, F.smooth_l1_loss if how == "huber" else F.mse_loss)
     assert torch.allclose(draft.model(x, y), loss(model.layer(x).squeeze(1), y))
     with pytest.raises(Refused):  # nothing was found: differences of all with all may be meant
         get("match-shapes").apply(Draft.of(problem, model, None))

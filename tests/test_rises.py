@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from unvanish import Problem
 from unvanish.decide import decide
 from unvanish.decide.limits import EXPLODING
+from unvanish.flow.look import looking
+from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed, Paths
+from unvanish.flow.slopes import role
 from unvanish.pipeline import diagnose, look
 from unvanish.preserve import seeded
 from unvanish.trace.calls import Call
@@ -195,3 +198,62 @@ def test_what_vanishes_through_time_does_not_explode(
     report = diagnose(Problem(model, x, x[:, 0] / x[:, 0].std(), F.mse_loss))
     codes = {finding.code for finding in report.findings}
     assert "UV102" in codes and "UV201" not in codes
+
+
+def cancelling(weights: list[float], inputs: Tensor) -> Paths:
+    """Two layers of weights 1 and ``weights`` (one output), and the rises along them."""
+    first, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+        last.weight.copy_(torch.tensor([weights]))
+    model = nn.Sequential(first, last)
+    problem = Problem(model, inputs, torch.zeros(len(inputs), 1), F.mse_loss)
+    with looking(problem, model) as this:
+        seen = observe(this.capture, this.layers)
+        return Paths(this.capture.calls, seen, [role(call) for call in this.capture.calls], this.capture.loss_index)
+
+
+def test_where_the_terms_of_the_last_product_cancel_its_usual_size_counts() -> None:
+    """Entries of rms 1 and a row of length √2 make an entry of √2; of the 10⁻⁴ that is left all the rest would rise."""
+    inputs = torch.tensor([[1.0, 1.0001], [1.0, 1.0001]])
+    found = cancelling([1.0, -1.0], inputs)
+    assert found.calls[1].norm == pytest.approx(math.sqrt(2) * 1e-4, rel=1e-2)
+    # |∂f/∂h|·|h| of the first layer over |∂f/∂f|·√2 an entry: √2·‖h‖ over √2·√2, with ‖h‖ = 2
+    assert found.rises[:2] == pytest.approx([math.log10(math.sqrt(2.0)), 0.0], abs=1e-3)
+
+
+def test_a_last_product_of_its_usual_size_or_more_counts_as_it_is() -> None:
+    inputs = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
+    found = cancelling([1.0, 1.0], inputs)
+    assert found.sensitivity[1] is not None and found.sensitivity[0] is not None
+    assert found.rises[:2] == pytest.approx([max(0.0, found.sensitivity[0] - found.sensitivity[1]), 0.0], abs=1e-6)
+
+
+class Poisson(nn.Module):
+    """The residual of u'' = -π² sin πx inside (0, 1), and u at both ends."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.u = nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_(True)
+        first = torch.autograd.grad(self.u(x).sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
+        ends = [self.u(torch.full((1, 1), end)).expand(len(x), 1) for end in (0.0, 1.0)]
+        return torch.cat([second + math.pi**2 * torch.sin(math.pi * x), *ends], 1)
+
+
+@pytest.mark.parametrize("steps", [0, 300])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_conditions_that_are_met_do_not_make_the_network_explode(seed: int, steps: int) -> None:
+    with seeded(seed):
+        model = Poisson()
+    x, zero = torch.linspace(0, 1, 48)[:, None], torch.zeros(1)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    report = diagnose(Problem(model, x, zero, lambda f, _: f.square().mean(), optimizer))
+    assert report.healthy and not report.undecided, str(report)

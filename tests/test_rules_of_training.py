@@ -115,6 +115,17 @@ def test_input_scale(change: dict[str, Any], fires: bool) -> None:
     assert codes(net().replace(inputs=facts, loss=better)) == ([("UV707", "note")] if fires else [])
 
 
+@pytest.mark.parametrize(
+    ("value", "standardised", "fires"),
+    [(191.0, 18.0, True), (189.0, 18.0, False), (191.0, 19.1, False), (191.0, None, False)],
+)
+def test_inputs_that_throw_the_outputs_far_off(value: float, standardised: float | None, fires: bool) -> None:
+    """A hundred times 1.9, the loss of the best constant, with the inputs as they are; ten times it standardised."""
+    facts = INPUTS.replace(saturated=None, loss_standardised=standardised)
+    loss = START.replace(value=value, reference=value, at_constant=False)
+    assert codes(net().replace(inputs=facts, loss=loss)) == ([("UV707", "error")] if fires else [])
+
+
 def test_saturation_by_the_inputs_is_said_once() -> None:
     flat = net("tanh", saturated_fraction=0.9, bounded=True)
     assert codes(flat.replace(inputs=INPUTS)) == [("UV707", "error")]
@@ -220,6 +231,15 @@ SLOW = STEP.replace(
         ({"lr_limit": 2.1}, "error"),  # lr · λ_max = 0.1 · 2/2.1 < 0.1; 10,001 steps / 10.5 are within 1,000
         ({"lr_limit": 2.1, "needed": 10_600.0}, "note"),  # 10.5 times the rate would still take 1,010 steps
         ({"lr_limit": 1.9}, ""),  # near the limit a larger rate is no answer
+        ({"scheduled": 1.0}, "error"),
+        ({"scheduled": 2.0}, "note"),  # 5,000 steps at the full rate
+        ({"scheduled": 11.0}, ""),  # 909 steps
+        ({"scheduled": math.inf}, ""),  # a warm-up from nothing
+        ({"lengths": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)}, "error"),
+        ({"lengths": (1.0, 1.9, 2.71, 3.44, 4.1, 4.69)}, "note"),  # momentum 0.9: 10,001 / 4.69 = 2,132 steps
+        ({"lengths": (1.0, 1.99, 2.97, 3.94, 4.9, 5.85), "needed": 60_000.0}, "error"),  # momentum 0.99: 10,256 steps
+        ({"lengths": (1.0, 2.1, 2.9, 4.6, 7.7, 5.81)}, ""),  # more than twice 2.9: it finds its own rate
+        ({"lengths": (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, ""),  # a warm-up inside
     ],
 )
 def test_a_learning_rate_too_small_is_shown_by_several_steps(change: dict[str, Any], level: str) -> None:

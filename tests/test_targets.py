@@ -108,8 +108,8 @@ def test_a_skeleton_is_written_without_running_the_script(files, capsys):
     assert main(["check", "--init", "train.py"]) == 0
     text = Path("train_problem.py").read_text()
     ast.parse(text)
-    for part in ("from train import Net", "nn.CrossEntropyLoss(label_smoothing=0.1)", "FILL IN: lr=args.lr",
-                 "torch.optim.AdamW(parameters, weight_decay=0.01)", "DataLoader(data, ba"):  # fmt: skip
+    for part in ("from train import Net", "nn.CrossEntropyLoss(label_smoothing=0.1)", "DataLoader(data, ba",
+                 "...,  # FILL IN: lambda parameters: torch.optim.AdamW(parameters, lr=args.lr, weight_"):  # fmt: skip
         assert part in text
     Path("train_problem.py").write_text("mine")
     assert main(["check", "--init", "train.py"]) == 2
@@ -233,7 +233,7 @@ def test_with_several_models_the_skeleton_says_that_a_run_checks_all(files):
     })  # fmt: skip
     assert main(["check", "--init", "gan.py"]) == 0
     text = Path("gan_problem.py").read_text()
-    assert "also in gan.py: D; unvanish run --stop-after 3 checks all of them" in text
+    assert "also in gan.py: D; unvanish run --stop-after 3 gan.py checks all" in text
     assert "one batch as the model takes it: (z, label)" in text and "loss_fn=...,  # FILL IN" in text
 
 

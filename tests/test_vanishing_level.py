@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish.decide.limits import VANISHED, VANISHED_ADAPTIVE
-from unvanish.pipeline import diagnose
+from unvanish.pipeline import diagnose, quick_look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.rules import judge
@@ -94,3 +94,69 @@ def test_a_loss_that_stays_at_its_constant_is_an_error(at_constant: bool, taken:
     flow = flow.replace(step=flow.step.replace(taken=taken), loss=flow.loss.replace(at_constant=at_constant))
     (finding,) = (f for f in judge(flow) if f.code == "UV101")
     assert finding.level == expected
+
+
+def after(parts: tuple[nn.Sequential, Tensor, Tensor], steps: int) -> dict[str, float]:
+    """The transmission of each layer after a training by hand."""
+    model, x, y = copy.deepcopy(parts[0]), *parts[1:]
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    layers, _ = quick_look(Problem(model, x, y, F.cross_entropy), model)
+    return {layer.name: layer.log10_transmission for layer in layers if layer.log10_transmission is not None}
+
+
+@pytest.mark.parametrize(("seed", "depth"), [(0, 16), (1, 15), (2, 16)])
+def test_a_deep_chain_through_which_real_steps_let_the_signal_is_a_note(seed: int, depth: int) -> None:
+    parts = chain(seed, depth, nn.Mish)
+    report = report_of(parts, "Adam")
+    step = report.flow.step
+    weak = {layer.name for layer in report.layers if layer.verdict == "vanished"}
+    assert min(layer.log10_transmission for layer in report.layers) < VANISHED_ADAPTIVE
+    assert step is not None and step.arrived_after in (30, 100) and step.arrived is not None
+    trained = after(parts, step.arrived_after)
+    assert step.arrived == pytest.approx(min(trained[name] for name in weak), abs=1e-3)
+    assert step.arrived > VANISHED and level(report) == "note"
+    text = " ".join(str(report).split())
+    assert f"{step.arrived_after} of them, tried and taken back, let the signal through" in text
+    assert fitted(parts, set()) < 0.5 * fitted(parts, weak)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_chain_that_real_steps_leave_as_it_is_stays_an_error(seed: int) -> None:
+    parts = chain(seed, 13, nn.Sigmoid)
+    before = copy.deepcopy(parts[0].state_dict())
+    report = report_of(parts, "Adam")
+    step = report.flow.step
+    assert step is not None and step.arrived_after == 100 and step.arrived is not None and step.arrived < VANISHED
+    assert "100 real steps of Adam, tried and taken back, do not let the signal through" in " ".join(
+        str(report).split()
+    )
+    assert all(torch.equal(value, before[name]) for name, value in parts[0].state_dict().items())
+
+
+def test_plain_descent_and_layers_that_full_steps_reach_are_not_tried() -> None:
+    for depth, kind in ((9, "Adam"), (16, "SGD")):
+        step = report_of(chain(0, depth, nn.GELU), kind).flow.step
+        assert step is not None and step.arrived is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_loss_at_its_constant_is_no_plateau_where_real_steps_let_the_signal_through(seed: int) -> None:
+    """Where the signal is lost the head stands at the best constant, and the gradients of all that transmits cancel."""
+    model, x, y = chain(seed, 15, nn.Mish)
+    optimizer = torch.optim.LBFGS(model[-1].parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    report = report_of((model, x, y), "Adam")
+    assert report.loss is not None and report.loss.at_constant
+    assert report.healthy and level(report) == "note", str(report)
+    assert fitted((model, x, y), set()) < 0.5 * report.loss.best_constant

@@ -8,15 +8,18 @@ A picture whose file has a function ``example(width)`` shows what that returns.
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from torch import nn
+
 import unvanish
 from unvanish import lab, zoo
-from unvanish.charts import WIDTH, Chart, draw, find, heat, pictures
+from unvanish.charts import WIDTH, Chart, draw, find, heat, pictures, speeds
 from unvanish.report import Report
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +37,7 @@ def main(names: list[str]) -> None:
     for name in ("staircase", "plane", "factors"):
         save(name, vanished.chart(name))
     from_the_lab()
+    two_runs()
     save("map", unvanish.sweep(HERE.parents[1] / "examples" / "phase_tanh_signal.toml").chart())
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -60,6 +64,15 @@ def from_the_lab() -> None:
     trained = lab.run("speeds", hidden="6", quick=True)
     save("speeds", trained.chart())
     save("heat", changes(trained.pictures[0]))
+
+
+def two_runs() -> None:
+    """The gradient of the first layer in the two trainings of the example, one of which has nothing left to learn."""
+    example = runpy.run_path(str(HERE.parents[1] / "examples" / "two_runs.py"))
+    norms = [example["train"](example["network"](kind)) for kind in (nn.Sigmoid, nn.ReLU)]
+    names = ["sigmoids: vanished", "ReLUs: converged"]
+    tables = speeds.tables(range(example["STEPS"]), names, norms, quantity="norm of the first layer's gradient")
+    save("two-runs", draw("speeds", tables, title="Two trainings, one small gradient: what does it mean?"))
 
 
 def changes(drawing: lab.Drawing) -> Chart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import decide
+from unvanish.decide import decide, out_of_step
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.alike import alike_facts
@@ -29,11 +30,12 @@ from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
+from unvanish.evidence.recovery import with_recovery
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
-from unvanish.flow.measure import measure
+from unvanish.flow.measure import measure, transmissions
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
@@ -41,7 +43,7 @@ from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.preserve.outside import OuterNames
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
-from unvanish.records import CallFlow, Flow, LayerFlow, Setting, UnvanishError
+from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
@@ -67,7 +69,7 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature along the gradient of each of up to 64 layers). The model, its gradients, buffers, mode and every random
+    curvature along the gradient of each of up to 16 layers). The model, its gradients, buffers, mode and every random
     state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
     be checked.
     """
@@ -101,7 +103,12 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
     with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed) as this:
-            flow, more = _walked(this)
+            handed = this.capture.passed_on
+            flow, more = (None, None) if handed else _walked(this)
+        if flow is None or more is None:
+            own = dataclasses.replace(problem, loss_fn=None, targets=None, train_batches=None)
+            with looking(own, model, optimizer, effort, seed) as this:
+                flow, more = _walked(this)
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
@@ -139,7 +146,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return flow
 
     problem, capture = look.problem, look.capture
-    flow = Flow(setting=_setting(look), notes=_notes(capture))
+    flow = Flow(setting=setting_of(look), notes=_notes(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), nothing
@@ -147,10 +154,12 @@ def _walked(look: Look) -> tuple[Flow, More]:
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
-        facts = inside_facts(look, output_loss)
+        facts, paired = inside_facts(look, output_loss)
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
-    paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+        paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    if not isinstance(output_loss, str):
+        output_loss.forget()
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
         return _bare(flow, look), nothing
@@ -163,7 +172,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
-    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model))
+    flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
     flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
     if updates is not None and updates.refused:
         refused = (
@@ -178,7 +187,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
-        flow = _with_noise(flow, noise_flags(look))
+        flow = _with_noise(flow, noise_flags(look, flow.layers))
     if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 
@@ -240,15 +249,15 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = flow.replace(step=step_facts(look, updates, loss))
+        flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
     if may_be_stationary(flow) and loss.reference is not None:
-        flow = _with_decrement(look, flow, output_loss, loss.reference)
+        flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
         rates = rate_trials(
-            look, updates.optimizer, flow.layers, lambda: quick_look(look.problem, look.model, look.seed)[0]
+            look, updates.optimizer, flow.layers, lambda: _transmissions(look.problem, look.model, look.seed)
         )
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
@@ -256,7 +265,18 @@ def _more_evidence(
     return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
 
 
-def _with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
+def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
+    weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
+    few = out_of_step(flow, [a for a in weak if not a.gate])
+    if step is None or flow.setting.eps is None or not few:
+        return step
+    alone = frozenset(a.name for a in weak if not a.gate)
+    return with_recovery(
+        look, updates.optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0]
+    )
+
+
+def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
     """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
 
     What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
@@ -289,6 +309,14 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
         return measure(look.capture, look.layers, seen, problem.batch_size)
 
 
+def _transmissions(problem: Problem, model: nn.Module, seed: int) -> dict[str, float]:
+    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite."""
+    with looking(problem, model, seed=seed) as look:
+        if look.capture.loss_root is None or not forward_is_finite(look.capture):
+            return {}
+        return transmissions(look.capture, look.layers, seed)
+
+
 _PLAIN = (
     "gradients were read off torch's own backward, which underflows with its dtype, because this torch lacks what the"
     " exact walk rests on ({})"
@@ -309,12 +337,14 @@ def _bare(flow: Flow, look: Look) -> Flow:
     return flow.replace(layers=plain, calls=calls)
 
 
-def _setting(look: Look) -> Setting:
+def setting_of(look: Look) -> Setting:
+    """What was looked at, and how."""
     problem, model, optimizer = look.problem, look.model, look.optimizer
-    first = next((p for p in model.parameters() if p.is_floating_point()), next(model.parameters()))
+    parameters = list(model.parameters())
+    first = next((p for p in parameters if p.is_floating_point()), parameters[0])
     return Setting(
         model=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in parameters),
         batch_size=problem.batch_size,
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),

@@ -133,14 +133,20 @@ class Problem:
         return 1
 
     def build(self, seed: int = 0) -> tuple[nn.Module, Optimizer | None]:
-        """The eager model and its one optimizer; raises UnvanishError where there are several."""
+        """The eager model and its one optimizer; several of one class are one with a group for each.
+
+        Raises UnvanishError where they are of different classes.
+        """
         model, optimizer = self.build_all(seed)
-        if isinstance(optimizer, Several):
+        if not isinstance(optimizer, Several):
+            return model, optimizer
+        kind: Any = type(optimizer.parts[0])
+        if any(type(part) is not kind for part in optimizer.parts) or kind is torch.optim.LBFGS:
             raise UnvanishError(
                 f"trials train with one optimizer, and the Problem has {len(optimizer.parts)} ({name_of(optimizer)});"
                 " give one with a parameter group for each part, as in torch.optim.Adam([{'params': …, 'lr': …}, …])"
             )
-        return model, optimizer
+        return model, _run(f"{kind.__name__} over the groups of all", kind, [dict(g) for g in optimizer.param_groups])
 
     def build_all(self, seed: int = 0) -> tuple[nn.Module, Optimizers | None]:
         """The eager model and all that trains it; a factory is called with torch's generator seeded by ``seed``."""
@@ -158,18 +164,20 @@ class Problem:
             raise UnvanishError(
                 "the model is a ScriptModule, whose inside Python cannot see; pass the nn.Module it was compiled from"
             )
-        if any(is_lazy(t) for t in chain(model.parameters(), model.buffers())):
+        named = list(model.named_parameters())
+        parameters = [p for _, p in named]
+        if any(is_lazy(t) for t in chain(parameters, model.buffers())):
             raise UnvanishError("the model has lazy parameters without a shape yet; run one batch through it first")
-        if next(model.parameters(), None) is None:
+        if not parameters:
             raise UnvanishError(
                 "the model has no parameters, so no gradient to look for; pass the nn.Module that is trained"
             )
-        if any(p.is_inference() for p in model.parameters()):
+        if any(p.is_inference() for p in parameters):
             raise UnvanishError(
                 "the model's parameters were made under torch.inference_mode(), so they cannot have gradients; build it"
                 " outside of that mode"
             )
-        if on_meta := [name for name, p in model.named_parameters() if p.is_meta]:
+        if on_meta := [name for name, p in named if p.is_meta]:
             raise UnvanishError(
                 f"{on_meta[0]} is on the meta device, where a tensor has a shape but no numbers; give the model storage"
                 " with model.to_empty(device=…) and initialise it first"
@@ -274,7 +282,11 @@ def _run(what: str, function: Callable[..., Any], *args: Any) -> Any:
     except UnvanishError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}") from error
+        hint, name = "", getattr(function, "__name__", "Model")
+        if isinstance(error, TypeError) and "required positional argument" in str(error):
+            wrapped = f"lambda parameters: {name}(parameters, …)" if args else f"lambda: {name}(…)"
+            hint = f"; it is called with {'the parameters alone' if args else 'no arguments'}, so wrap it: {wrapped}"
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{hint}") from error
 
 
 def _kind(value: object) -> str:

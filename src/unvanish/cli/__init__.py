@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except SystemExit as stop:
         return _fail(f"the checked program called sys.exit({stop.code!r}), so there is no report")
+    except OSError as error:  # a name that is too long, a disk that has gone: no fault of the program's
+        named = f"{str(error.filename)[:200]!r}: " if error.filename is not None else ""
+        return _fail(f"{named}{error.strerror or error}")
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error} (UNVANISH_TRACEBACK=1 shows where)")
 

@@ -44,6 +44,20 @@ def home_of(path: Path) -> Home:
     return Home("", (path.absolute().parent, *dict.fromkeys(sources)), also)
 
 
+def run_words(script: Path) -> str:
+    """What ``unvanish run`` is given for a script: its path, or -m and the module where it is a part of a package."""
+    module = home_of(script).module
+    return f"-m {module}" if module else str(script)
+
+
+def notebook(target: str) -> str:
+    """What to do with a notebook."""
+    return (
+        f"{target!r} is a notebook; check it from inside, in a cell behind the model: import unvanish;"
+        " unvanish.diagnose(model, inputs, targets, loss_fn, optimizer=optimizer)"
+    )
+
+
 def file_of(module: str) -> Path | None:
     """The file of a dotted module name, from the working directory, its ``src`` folder or ``sys.path``; not run."""
     parts = module.split(".")

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unvanish.cli.places import at_home, file_of, home_of
+from unvanish.cli.places import at_home, file_of, home_of, notebook, run_words
 from unvanish.cli.terminal import write
 from unvanish.records import UnvanishError
 
@@ -36,10 +36,7 @@ def split_target(target: str) -> tuple[Path, str]:
     It is split at the last colon that follows ".py"; the colon of a drive stays.
     """
     if target.partition(":")[0].endswith(".ipynb"):
-        raise UnvanishError(
-            f"{target!r} is a notebook; check it from inside, in a cell behind the model: import unvanish;"
-            " unvanish.diagnose(model, inputs, targets, loss_fn, optimizer=optimizer)"
-        )
+        raise UnvanishError(notebook(target))
     if target.endswith(".py"):
         return Path(target), DEFAULT_NAME
     head, colon, name = target.rpartition(".py:")
@@ -167,11 +164,9 @@ def _lookup(module: ModuleType, name: str, path: Path, wanted: type) -> Any:
 
 def without_problem(path: Path) -> str:
     """What to do with a script that has no Problem."""
-    module = home_of(path).module
-    target = f"-m {module}" if module else str(path)
     return (
-        f"unvanish run --stop-after 3 {target} checks it as it trains, and unvanish check --init {path} writes a"
-        " Problem to fill in"
+        f"unvanish run --stop-after 3 {run_words(path)} checks it as it trains, and unvanish check --init {path}"
+        " writes a Problem to fill in"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import deliver
-from unvanish.cli.places import home_of
+from unvanish.cli.places import home_of, notebook
 from unvanish.cli.terminal import (
     FAILED,
     FOUND,
@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
     run = commands.add_parser(
         "run", help="run a training script, and watch what it trains", epilog=RUN_STATUS,
         description="Run a training script that does not know of unvanish, and watch what it trains.",
-        usage="unvanish run [--every K] [-o RUNFILE] [--check-every K] [--stop-after N] [--fail-on error|never]"
-        " [-m MODULE | SCRIPT.py] [ARGS …]",
+        usage="unvanish run [--every K] [-o RUNFILE] [--check-every K] [--stop-after N]\n"
+        f"{'':20}[--fail-on error|never] [-m MODULE | SCRIPT.py] [ARGS …]",
     )  # fmt: skip
     run.add_argument("--every", type=_positive, default=10, metavar="K", help="sample every K-th step (default: 10)")
     run.add_argument("-o", "--output", metavar="RUNFILE", help="the run file (default: a new one in runs/)")
@@ -52,7 +52,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     run.add_argument("-m", dest="module", action="store_true", help="what follows is a module, as in python -m")
     run.add_argument("script", metavar="SCRIPT.py", help="the script, or with -m the module")
-    run.add_argument("words", metavar="ARGS", nargs=argparse.REMAINDER, help="arguments of the script")
+    words = run.add_argument("words", metavar="ARGS", nargs=argparse.REMAINDER, help="arguments of the script")
+    words.required = False  # or argparse would name them beside a script that is missing
     run.set_defaults(run=_run)
 
     show = commands.add_parser(
@@ -85,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         look_ahead(Path(args.output))
+    if args.script.endswith(".ipynb"):
+        raise UnvanishError(notebook(args.script))
     ending = run_script(
         args.script, args.words, module=args.module, every=args.every, check_every=args.check_every,
         to=args.output or "runs/", stop_after=args.stop_after,
@@ -92,14 +95,14 @@ def _run(args: argparse.Namespace) -> int:
     if not ending.ours:
         return ending.status
     run = load_run(ending.run.path)
-    write(sys.stderr, _summary(run, args.script, ending.why))
+    write(sys.stderr, _summary(run, args.script, ending.why, ending.status))
     if ending.status:
         return ending.status
     fails = args.fail_on or ("error" if args.stop_after else "never")
     return FOUND if fails == "error" and _has_errors(run) else HEALTHY
 
 
-def _summary(run: Run, script: str, why: str) -> str:
+def _summary(run: Run, script: str, why: str, status: int) -> str:
     """One sentence, the report of the last sampled step, and the path."""
     made = int(run.facts.get("steps", 0))
     if failed := run.facts.get("failed"):
@@ -107,11 +110,16 @@ def _summary(run: Run, script: str, why: str) -> str:
     if not run.steps and "no known parent package" in why and (home := home_of(Path(script))).module:
         folder = home.first[0].parent if home.first[0].name == "src" else home.first[0]
         return f"unvanish: {script} is a part of a package; in {folder}, write: unvanish run -m {home.module}"
+    if not run.steps and status:
+        ended = f"was stopped by an error of its own ({why})" if why else f"ended itself with exit status {status}"
+        return (
+            f"unvanish: {script} {ended} before its first optimizer step, so nothing was sampled; what it said stands"
+            " above, and its arguments go behind its name"
+        )
     if not run.steps:
         return (
-            f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled"
-            f"{f' ({why})' if why else ''}; is its optimizer a torch.optim.Optimizer, and does the script train in this"
-            " process?"
+            f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled; is its optimizer a"
+            " torch.optim.Optimizer, and does the script train in this process?"
         )
     head = f"unvanish: {made} steps of {script}, {len(run.steps)} sampled{f', {why}' if why else ''}"
     return f"{head}\n\n{_text(run, sys.stderr)}\n\n{run.path}"

@@ -20,7 +20,7 @@ class Made:
     """A model: its class, the call that makes it with known values put in, that call as it stands, and what it needs.
 
     ``call`` is "" where the script makes it from something that only running it would tell. ``takes``: what its forward
-    is given, where the class stands in the script.
+    is given, where the class stands in the script. ``own``: what the script itself defines of what is needed.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Made:
     before: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _models(tree: ast.Module, known: Mapping[str, ast.expr]) -> Iterator[Made]:
         if isinstance(node, ast.ClassDef) and any(_is_module(ast.unparse(base)) for base in node.bases)
     }
     parts = {last_name(c.func) for each in own.values() for c in ast.walk(each) if isinstance(c, ast.Call)}
-    imports, made, seen = _imports(tree), _assigned(tree), set[str]()
+    imports, seen = _imports(tree), set[str]()
+    defined = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     for call, target in _made_as_models([node for node in tree.body if node not in own.values()]):
         name = last_name(call.func)
         root = next((each for each in ast.walk(call.func) if isinstance(each, ast.Name)), None)
@@ -95,18 +97,20 @@ def _models(tree: ast.Module, known: Mapping[str, ast.expr]) -> Iterator[Made]:
             continue
         seen.add(name)
         filled = _with_values(call, known)
-        before = [each for each in _arguments(filled) if each in made and each not in own and each not in imports]
+        made = _assigned_around(tree, call)
+        before = [each for each in _arguments(filled) if each in made and each not in defined and each not in imports]
         lines = tuple(f"{each} = {ast.unparse(_with_values(made[each], known))}" for each in before)
         needed = set[str]().union(*(free_names(ast.parse(line).body[0].value) for line in lines))  # type: ignore[attr-defined]
         needed |= (free_names(filled) - set(before)) | ({name} if name in own else set())
-        complete = all(each in imports or each in own for each in needed)
+        complete = all(each in imports or each in defined for each in needed)
         needs = tuple(dict.fromkeys(imports[each] for each in sorted(needed) if each in imports))
         takes = _takes(own[name]) if name in own else ()
         called = ast.unparse(filled) if complete else ""
-        yield Made(name, called, ast.unparse(call), lines if complete else (), needs, takes)
+        yield Made(name, called, ast.unparse(call), lines if complete else (), needs, takes, tuple(needed & defined))
     for name in own:
         if name not in seen and name not in parts:
-            yield Made(name, f"{name}()" if _needs_nothing(own[name]) else "", f"{name}(…)", takes=_takes(own[name]))
+            called = f"{name}()" if _needs_nothing(own[name]) else ""
+            yield Made(name, called, f"{name}(…)", takes=_takes(own[name]), own=(name,))
 
 
 def _made_as_models(body: list[ast.stmt]) -> Iterator[tuple[ast.Call, str]]:
@@ -178,13 +182,23 @@ def _imports(tree: ast.Module) -> dict[str, str]:
     return found
 
 
-def _assigned(tree: ast.Module) -> dict[str, ast.Call]:
-    """Names that are assigned one call and nothing else, outside of functions."""
-    found: dict[str, list[ast.expr]] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found.setdefault(node.targets[0].id, []).append(node.value)
-    return {name: each[0] for name, each in found.items() if len(each) == 1 and isinstance(each[0], ast.Call)}
+def _assigned_around(tree: ast.Module, call: ast.Call) -> dict[str, ast.Call]:
+    """Names that are assigned one call and nothing else, in the module and in the functions around a call."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    scopes = [tree, *(each for each in functions if any(inner is call for inner in ast.walk(each)))]
+    found: dict[str, ast.Call] = {}
+    for scope in scopes:
+        bound = [node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+        body = [node for node in scope.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+        if isinstance(scope, ast.FunctionDef):
+            hidden = {*bound, *(each.arg for each in scope.args.args)}
+        else:  # a name of the module that a function assigns as well is another one
+            hidden, bound = set[str](), [ast.unparse(node.targets[0]) for node in body]
+        found = {name: value for name, value in found.items() if name not in hidden}
+        for node in body:
+            if bound.count(name := ast.unparse(node.targets[0])) == 1 and isinstance(node.value, ast.Call):
+                found[name] = node.value
+    return found
 
 
 def _values(tree: ast.Module) -> dict[str, ast.expr]:

@@ -6,13 +6,15 @@ import ast
 import textwrap
 from pathlib import Path
 
-from unvanish.cli.places import home_of
+from unvanish.cli.places import home_of, notebook, run_words
 from unvanish.cli.script_parts import Found, Made, found_in, free_names, last_name
 from unvanish.records import UnvanishError
 
 
 def write_skeleton(script: Path) -> Path:
     """Write ``SCRIPT_problem.py`` beside the script and return its path; UnvanishError where that exists already."""
+    if script.suffix == ".ipynb":
+        raise UnvanishError(notebook(str(script)))
     if script.suffix != ".py" or not script.is_file():
         raise UnvanishError(f"--init takes a training script, a file that ends in .py, not {str(script)!r}")
     target = script.with_name(f"{script.stem}_problem.py")
@@ -36,15 +38,16 @@ def skeleton(script: Path, parts: Found) -> str:
     """The text of the file: it imports what the script has, and says where to fill in."""
     model = parts.models[0] if parts.models else None
     lines = [f'"""What unvanish checks of {script.name}: fill in what is marked FILL IN."""', ""]
-    own = model is not None and not any(each.endswith(f" {model.name}") for each in model.imports)
-    if parts.trains and own:
+    if parts.trains and model is not None and model.own:
         lines += [f'# {script.name} trains on import: put that under if __name__ == "__main__": first.', ""]
-    lines += _imports(script, parts, model if own else None)
+    lines += _imports(script, parts)
     lines += ["", "", "def problem() -> unvanish.Problem:", "    torch.manual_seed(0)"]
     lines += _model(script, model)
     if len(parts.models) > 1:
         others = ", ".join(each.name for each in parts.models[1:])
-        lines.append(f"    # also in {script.name}: {others}; unvanish run --stop-after 3 checks all of them")
+        lines.append(
+            f"    # also in {script.name}: {others}; unvanish run --stop-after 3 {run_words(script)} checks all"
+        )
     lines += [f"    # {script.name} has {loader}" for loader in parts.loaders[:2]]
     if parts.own_loss:
         lines.append("    inputs = ...  # FILL IN: one batch as a mapping, with the labels: called as model(**inputs)")
@@ -55,12 +58,11 @@ def skeleton(script: Path, parts: Found) -> str:
         lines.append("    targets = ...  # FILL IN: the targets of that batch")
     if len(parts.optimizers) > 1:
         lines.append(f"    # also: {'; '.join(map(ast.unparse, parts.optimizers[1:]))}")
-    made, unknown = _optimizer(parts)
     lines += ["    return unvanish.Problem(", "        model,", "        inputs,"]
     if not parts.own_loss:
         lines += ["        targets,", f"        loss_fn={_loss(parts)}"]
     lines += [
-        f"        optimizer=lambda parameters: {made},{unknown}",
+        f"        optimizer={_optimizer(parts)}",
         "        # for unvanish fix: train_batches=loader, validation=…, metric=…, steps=…",
         "    )",
         "",
@@ -68,15 +70,16 @@ def skeleton(script: Path, parts: Found) -> str:
     return "\n".join(lines)
 
 
-def _imports(script: Path, parts: Found, own: Made | None) -> list[str]:
+def _imports(script: Path, parts: Found) -> list[str]:
     """Imports in three groups, without those that nothing uses."""
     model = parts.models[0] if parts.models else None
     needed = [] if model is None else [each for each in model.imports if each != "import torch"]
     uses_nn = any(loss.startswith("nn.") for loss in parts.losses)
     needed = [each for each in needed if not (uses_nn and each in ("from torch import nn", "import torch.nn as nn"))]
     beside = [each for each in _joined(needed) if each.startswith("from .")]
-    if own is not None:
-        beside.append(f"from {'.' if home_of(script).module else ''}{script.stem} import {own.name}")
+    if model is not None and model.own:
+        source = f"{'.' if home_of(script).module else ''}{script.stem}"
+        beside.append(f"from {source} import {', '.join(sorted(model.own))}")
     needed += ["import torch", *(["from torch import nn"] if uses_nn else [])]
     lines = [each for each in _joined(needed) if each not in beside]
     return [*lines, "", "import unvanish", *([""] if beside else []), *beside]
@@ -121,16 +124,12 @@ def _loss(parts: Found) -> str:
     return f"{loss}," + (f"  # also: {', '.join(others)}" if others else "")
 
 
-def _optimizer(parts: Found) -> tuple[str, str]:
-    """The call that makes the optimizer over ``parameters``, and a comment on what of it only running would tell."""
+def _optimizer(parts: Found) -> str:
+    """What makes the optimizer over its parameters; where only running would tell a setting, it is to be filled in."""
     if not parts.optimizers:
-        return "torch.optim.SGD(parameters, lr=0.1)", "  # FILL IN: none was found"
+        return "...,  # FILL IN, or leave out: lambda parameters: torch.optim.SGD(parameters, lr=…)"
     call = parts.optimizers[0]
-    settings, unknown = list[str](), list[str]()
-    for place, argument in enumerate(call.args[1:]):
-        (settings if isinstance(argument, ast.Constant) and not place else unknown).append(ast.unparse(argument))
-    for keyword in call.keywords:
-        known = not free_names(keyword.value)
-        (settings if known else unknown).append(f"{keyword.arg}={ast.unparse(keyword.value)}")
-    comment = f"  # FILL IN: {', '.join(unknown)}" if unknown else ""
-    return f"torch.optim.{last_name(call.func)}({', '.join(['parameters', *settings])})", comment
+    values = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
+    settings = [*map(ast.unparse, call.args[1:]), *(ast.unparse(keyword) for keyword in call.keywords)]
+    made = f"lambda parameters: torch.optim.{last_name(call.func)}({', '.join(['parameters', *settings])})"
+    return f"...,  # FILL IN: {made}" if any(map(free_names, values)) else f"{made},"

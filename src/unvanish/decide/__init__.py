@@ -31,7 +31,15 @@ from unvanish.decide.limits import (
 )
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, passed_by, shut_by
 from unvanish.decide.reach import depends_beyond
-from unvanish.decide.stationary import falls, gap_is_known, has_converged, is_flat, is_stationary, may_be_stationary
+from unvanish.decide.stationary import (
+    comes_through,
+    falls,
+    gap_is_known,
+    has_converged,
+    is_flat,
+    is_stationary,
+    may_be_stationary,
+)
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
 from unvanish.words.spans import span
 
@@ -128,10 +136,18 @@ def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
     """``note`` where the optimizer's steps do not shrink with the gradient, unless the loss stays at its constant."""
     eps, stuck = flow.setting.eps, flow.loss is not None and flow.loss.at_constant
     taken = 0 if flow.step is None else flow.step.taken or 0
-    if eps is None or not flow.asks("log10_transmission") or (stuck and (is_stationary(flow) or taken >= STUCK)):
+    if eps is None or not flow.asks("log10_transmission"):
         return "error"
-    full = all((a.log10_transmission or 0.0) > VANISHED_ADAPTIVE and not below_eps(a, eps) for a in layers)
-    return "note" if full else "error"
+    if comes_through(flow):
+        return "note"
+    still = stuck and (is_stationary(flow) or taken >= STUCK)
+    return "error" if still or out_of_step(flow, layers) else "note"
+
+
+def out_of_step(flow: Flow, layers: Sequence[LayerFlow]) -> frozenset[str]:
+    """Of these layers those that so little signal reaches that full steps may come to nothing there, too."""
+    eps = flow.setting.eps
+    return frozenset(a.name for a in layers if (a.log10_transmission or 0.0) <= VANISHED_ADAPTIVE or below_eps(a, eps))
 
 
 def _beside(flow: Flow) -> set[str]:
@@ -253,7 +269,7 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
     if flow.asks("underflow_fraction") and (lost is None or not math.isfinite(lost)):
         return _missing("the share of its gradient that underflows", lost)
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
-    small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps)
+    small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps) and not comes_through(flow)
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
 
 
@@ -319,10 +335,14 @@ def _silent(loss: LossFacts | None) -> tuple[str, str]:
 
 
 def _with_rise(layer: LayerFlow, call: CallFlow | None) -> LayerFlow:
-    """A result that is exactly zero (a zero head) has no relative change to measure: nothing rises through it."""
-    if layer.log10_sensitivity_rise is None and call is not None and call.log10_rms == -math.inf:
-        return layer.replace(log10_sensitivity_rise=0.0)
-    return layer
+    """A result of exactly zero (a zero head) or one that nothing hears has no change to measure: nothing rises there.
+
+    Not heard: the loss takes a derivative of it alone, or it was cut off, and the weights learn by another call.
+    """
+    if layer.log10_sensitivity_rise is not None or call is None:
+        return layer
+    unheard = call.log10_signal is None or call.log10_signal == -math.inf
+    return layer.replace(log10_sensitivity_rise=0.0) if unheard or call.log10_rms == -math.inf else layer
 
 
 def _less_the_step(layer: LayerFlow, flow: Flow) -> LayerFlow:

@@ -18,8 +18,18 @@ def has_converged(loss: LossFacts | None) -> bool:
     return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
 
 
+def comes_through(flow: Flow) -> bool:
+    """Whether real steps of the optimizer, tried and taken back, let the signal through to the layers it had lost.
+
+    They would not if the weights stayed where they are; how the loss bends there says nothing about them.
+    """
+    return flow.step is not None and flow.step.arrived is not None and flow.step.arrived > VANISHED
+
+
 def may_be_stationary(flow: Flow) -> bool:
     """Whether every layer that transmits has a gradient that cancels more than chance: then curvature must decide."""
+    if comes_through(flow):
+        return False
     seen = [
         layer.log10_alignment
         for layer in flow.layers

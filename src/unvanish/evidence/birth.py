@@ -7,6 +7,7 @@ A loss may be finite although the forward pass was not: what is not finite is re
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.evidence.moving import loss_again
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
-from unvanish.records import Birth, Flow
+from unvanish.records import Birth, Flow, LayerFlow
 from unvanish.trace.births import hiders, origins
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.places import place
@@ -76,8 +77,13 @@ def harmless_births(capture: Capture) -> tuple[str, ...]:
     return (f"{_named(call)} makes {kind} of some numbers; {after}, and loss and gradient are finite",)
 
 
-def worn(model: nn.Module) -> Birth | None:
-    """Trainable tensors that hold such numbers although this batch does not meet them; None where there are none."""
+def worn(model: nn.Module, layers: Sequence[LayerFlow]) -> Birth | None:
+    """Trainable tensors that hold such numbers although this batch does not meet them; None where there are none.
+
+    ``layers``: all there are, with the norms of their weights.
+    """
+    if all(a.log10_weight_norm is not None and a.log10_weight_norm < math.inf for a in layers):
+        return None
     live = {n for n, p in model.named_parameters() if p.requires_grad}
     found = tuple(n for n in already_broken(model) if n in live)
     return Birth(parameters=found) if found else None

@@ -46,6 +46,7 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook)
         saturated_standardised=_saturated(calls_after),
         step_limit=_step_limit(first, layers),
         step_limit_standardised=None if again is None else _step_limit(again, after),
+        loss_standardised=_loss(calls_after),
     )
 
 
@@ -53,6 +54,11 @@ def _saturated(calls: Calls) -> float | None:
     """Of the first bounded activation: linear and ReLU layers before it pass the size of the inputs on."""
     shares = (c.saturated_fraction for c in calls if c.bounded and c.part == "model")
     return next((share for share in shares if share is not None), None)
+
+
+def _loss(calls: Calls) -> float | None:
+    last = calls[-1] if calls else None
+    return None if last is None or last.part != "loss" or last.log10_rms is None else 10.0**last.log10_rms
 
 
 def _first(layers: Sequence[LayerFlow]) -> LayerFlow | None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.loss import FLAT, first_and_second
+from unvanish.evidence.loss import FLAT, first_and_second, loss_facts
 from unvanish.evidence.output_loss import OutputLoss
+from unvanish.evidence.pairs import pair_facts
 from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
-from unvanish.records import LossFacts
+from unvanish.records import LossFacts, PairFacts
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import autocast
 from unvanish.trace.recorder import Recorder
@@ -28,20 +29,41 @@ SHIFTS = (-2.0, -1.0, -0.3, 0.3, 1.0, 2.0)
 NOISES = (0.1, 0.3, 1.0)
 
 
-def inside_facts(look: Look, why: str) -> LossFacts:
+def loss_of_ends(look: Look) -> OutputLoss | None:
+    """The loss as a function of the last tensors before it; None where it does not come out the same again."""
+    problem, model, seed, ends = look.problem, look.model, look.seed, look.capture.inside
+    try:
+        _, now = _run(problem, model, dict.fromkeys(ends), seed)
+        found = OutputLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
+        again = float(found.at(now).detach())
+    except Exception:  # what the model does with other numbers is its own affair: nothing more is known
+        return None
+    return found if math.isclose(again, look.capture.loss, rel_tol=1e-5, abs_tol=1e-30) else None
+
+
+def inside_facts(look: Look, why: str) -> tuple[LossFacts, PairFacts | None]:
     """What can be had without a scale: the loss's derivative by the last tensors, and whether it is at a minimum.
 
     A minimum is claimed only of a loss that is exactly zero and rises wherever the tensors were moved: a satisfied
-    hinge. A ReLU that is off would let some move lower the loss.
+    hinge. A ReLU that is off would let some move lower the loss. Where shapes were seen to meet each with each, it is
+    asked, too, whether any output has a target of its own; the scale that this takes is then known.
     """
-    problem, model, seed = look.problem, look.model, look.seed
-    ends, value = look.capture.inside, look.capture.loss
+    value, seed = look.capture.loss, look.seed
     facts = LossFacts(value=value, why=why)
+    output_loss = loss_of_ends(look)
+    if output_loss is None:
+        return facts, None
+    if look.capture.compared is not None:
+        measured = loss_facts(output_loss, None, value, seed)
+        paired = pair_facts(look, output_loss, measured)
+        if paired is not None:
+            return measured, paired
+    return _at_a_minimum(output_loss, facts, seed), None
+
+
+def _at_a_minimum(output_loss: OutputLoss, facts: LossFacts, seed: int) -> LossFacts:
+    value = facts.value
     try:
-        _, now = _run(problem, model, dict.fromkeys(ends), seed)
-        output_loss = OutputLoss(lambda z: _run(problem, model, dict(zip(ends, z, strict=True)), seed)[0], now)
-        if not math.isclose(float(output_loss.at(now).detach()), value, rel_tol=1e-5, abs_tol=1e-30):
-            return facts
         residual, curvature = first_and_second(output_loss, seed)
         moves = _moves(output_loss, value, seed) if residual == 0.0 else []
     except Exception:  # what the model does with other numbers is its own affair: nothing more is known

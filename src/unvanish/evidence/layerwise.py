@@ -6,6 +6,8 @@ promises ½ ‖g‖² / h for moving this layer alone and along ĝ only: a lower
 powers of two; each direction is pushed forward at a scale at which it neither underflows nor overflows. A push passes
 only through what lies behind its layer.
 
+A push costs about half a pass through the network, no finding rests on it, and sixteen along the depth show the course.
+
 Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002, Fast curvature
 matrix-vector products for second-order gradient descent.
 """
@@ -31,7 +33,7 @@ from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
-MOST = {"auto": 8, "full": 64}  # layers that are looked at; of more, so many evenly spaced ones
+MOST = {"auto": 8, "full": 16}  # layers looked at; of more, so many evenly spaced ones
 MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
@@ -98,14 +100,27 @@ class _Side(NamedTuple):
 
 def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
     """The power of two at which torch's own backward gives all digits of all these gradients; None where none does."""
+    found = one_power(flows)
+    return None if found is None or not product.log10_residual() > found.low else found.power
+
+
+class OnePower(NamedTuple):
+    """A power of two that keeps all digits of some gradients, and the log10 of the least rms that it is meant for."""
+
+    power: int
+    low: float
+
+
+def one_power(flows: Sequence[LayerFlow]) -> OnePower | None:
+    """That at which torch's own backward gives all digits of the gradients of these layers; None where none does."""
     kinds = {getattr(torch, flow.dtype or "float16") for flow in flows}
     ends = [(math.log10(torch.finfo(t).tiny), math.log10(torch.finfo(t).max)) for t in kinds]
     low, high = max(a for a, _ in ends) + MARGIN, min(b for _, b in ends) - MARGIN
     norms = [a.log10_grad_norm - 0.5 * math.log10(max(1, a.parameters)) for a in flows if a.log10_grad_norm is not None]
     rms = [value for value in norms if value > LOG_ZERO]
-    if not rms or max(rms) - min(rms) > high - low or not product.log10_residual() > low:
+    if not rms or max(rms) - min(rms) > high - low:
         return None
-    return round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2)
+    return OnePower(round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2), low)
 
 
 def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:

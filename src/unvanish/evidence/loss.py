@@ -15,7 +15,6 @@ from torch import Tensor
 from unvanish.evidence.last import Last
 from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
-from unvanish.trace.scaled import normal_like
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 PLATEAU = 0.98
@@ -113,37 +112,38 @@ def _least(output_loss: OutputLoss) -> float:
 
 def first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float | None]:
     """The norm of the loss's derivative with respect to the outputs, and its curvature in a random direction."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         z = [t.detach().clone().requires_grad_(True) for t in output_loss.now]
         loss = output_loss.at(z)
         if not loss.requires_grad:
             return 0.0, None
         first = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
-        norm = math.hypot(*(float(g.detach().double().norm()) for g in first if g is not None))
-        draw = [normal_like(t, generator) for t in z]
+        norm = math.hypot(*(_length(g.detach()) for g in first if g is not None))
+        draw = output_loss.drawn(seed)
         along = sum((g * v).sum() for g, v in zip(first, draw, strict=True) if g is not None)
         try:
             second = torch.autograd.grad(along, z, allow_unused=True)  # type: ignore[arg-type]
         except RuntimeError:  # an operation without a second derivative
             return norm, None
-    bend = sum(float((h * v).double().sum()) for h, v in zip(second, draw, strict=True) if h is not None)
-    curvature = bend / max(sum(float((v * v).double().sum()) for v in draw), 1e-300)
+    bend = sum(float((h * v).sum(dtype=torch.float64)) for h, v in zip(second, draw, strict=True) if h is not None)
+    curvature = bend / max(math.fsum(_length(v) ** 2 for v in draw), 1e-300)
     return norm, curvature if math.isfinite(curvature) else None
 
 
-def _moves(output_loss: OutputLoss, value: float, seed: int) -> list[float]:
-    generator = torch.Generator().manual_seed(seed + 1)
+def _length(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
-    def noisy(t: Tensor) -> Tensor:
-        size = t.pow(2).mean().sqrt() if bool(t.any()) else torch.ones((), dtype=t.dtype, device=t.device)
-        return t + normal_like(t, generator) * size
+
+def _moves(output_loss: OutputLoss, value: float, seed: int) -> list[float]:
+    def noisy(t: Tensor, noise: Tensor) -> Tensor:
+        size = t.pow(2).mean().sqrt()
+        return t + noise * size.where(size > 0.0, 1.0)
 
     with torch.no_grad():
         tried = (
             [t * 0.5 for t in output_loss.now],
             [t * 1.5 for t in output_loss.now],
-            [noisy(t) for t in output_loss.now],
+            list(map(noisy, output_loss.now, output_loss.drawn(seed))),
         )
         moves = [_value(output_loss.at, z) - value for z in tried]
     return [m for m in moves if not math.isnan(m)] or [0.0]
@@ -159,7 +159,8 @@ def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:
 
 def best_constant_of(output_loss: OutputLoss) -> tuple[float | None, list[Tensor] | None]:
     """The lowest loss of one output for all samples: in closed form, or found from the best of four starts."""
-    rows = [t.shape[0] if t.ndim else 1 for t in output_loss.now]
+    most = max(t.numel() for t in output_loss.now)
+    rows = [t.shape[0] if t.ndim else 1 for t in output_loss.now if t.numel() > 1 or most == 1]  # no single penalty
     if min(rows) < 2:
         return None, None
     if output_loss.known is not None:

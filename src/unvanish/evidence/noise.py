@@ -19,27 +19,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unvanish.evidence.layerwise import one_power
+from unvanish.evidence.moving import loss_again
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
-from unvanish.records import UnvanishError
+from unvanish.records import LayerFlow, UnvanishError
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import interrupt_behind, record
-from unvanish.trace.scaled import LOG_ZERO, Scaled, shift
+from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of
 
 CHUNKS = 8
 LEVEL = 0.01  # above this probability of a mean as large by chance, the gradient is called noise
+AT_ONCE = 2**14  # columns of eight gradients in float64: one megabyte
+LOST = -500  # a power of two below which a gradient is nothing beside the largest, in squares too
 MOST_PARAMETERS = 20_000_000  # eight gradients of more than these would not fit beside a training step
 
 
-def noise_flags(look: Look) -> dict[str, bool] | str:
-    """By layer: whether its gradient on this batch looks like noise; or why that cannot be said."""
+def noise_flags(look: Look, flows: Sequence[LayerFlow]) -> dict[str, bool] | str:
+    """By layer: whether its gradient on this batch looks like noise; or why that cannot be said.
+
+    ``flows``: what the walk measured. Where one power of two keeps all their gradients inside the range of their type,
+    torch's own backward gives those of the chunks as well.
+    """
     if sum(p.numel() for p in look.model.parameters()) > MOST_PARAMETERS:
         return f"the model has more than {MOST_PARAMETERS:,} parameters, and eight of its gradients are needed"
     chunks = _chunks(look.problem)
     if chunks is None:
         return f"the batch cannot be cut into {CHUNKS} chunks of samples"
-    gradients: dict[int, list[Scaled]] = {}
-    for chunk in chunks:
+    plain = _plainly(look, flows, chunks)
+    gradients: dict[int, list[Scaled]] = plain or {}
+    for chunk in () if plain else chunks:
         try:
             capture = record(chunk, look.model)
         except UnvanishError as error:
@@ -58,6 +67,31 @@ def noise_flags(look: Look) -> dict[str, bool] | str:
             chance = by_chance(_gram(own))
             if chance is not None:
                 found[layer.name] = chance > LEVEL
+    return found
+
+
+def _plainly(look: Look, flows: Sequence[LayerFlow], chunks: Sequence[Problem]) -> dict[int, list[Scaled]] | None:
+    """The chunks' gradients by torch's own backward; None where they may leave their type's range, or are hooked."""
+    whole = one_power([a for a in flows if a.log10_grad_norm is not None])
+    parameters = list({id(p): p for layer in look.layers for p in layer.live}.values())
+    if whole is None or not parameters or look.capture.hooked or any(p._backward_hooks for p in parameters):
+        return None
+    found: dict[int, list[Scaled]] = {}
+    try:
+        for chunk in chunks:
+            with torch.enable_grad():
+                loss = loss_again(chunk, look.model, look.seed)
+                start = torch.full_like(loss, 2.0**whole.power)
+                made = torch.autograd.grad(loss, parameters, start, allow_unused=True)
+            for parameter, gradient in zip(parameters, made, strict=True):
+                if gradient is not None:
+                    norm = norm_of(gradient)
+                    if not math.isfinite(norm):
+                        return None
+                    log2 = math.log2(norm) - whole.power if norm else LOG_ZERO
+                    found.setdefault(id(parameter), []).append(Scaled(gradient, -whole.power, log2))
+    except Exception:  # what goes wrong has its words where the chunks are walked
+        return None
     return found
 
 
@@ -88,15 +122,25 @@ def _gram(parameters: Sequence[Sequence[Scaled]]) -> Tensor:
     top = max((float(e) for e in live), default=0.0)
     total = torch.zeros(CHUNKS, CHUNKS, dtype=torch.float64, device="cpu")
     for chunks in parameters:
-        dense = (g.mantissa.to_dense() if g.mantissa.is_sparse else g.mantissa for g in chunks)
-        rows = [
-            shift(m.reshape(-1).double(), round(float(g.exponent) - top)) if g.log2 != LOG_ZERO else m.new_zeros(1)
-            for m, g in zip(dense, chunks, strict=True)
-        ]
-        widest = max(row.numel() for row in rows)
-        matrix = torch.stack([row.cpu().double().expand(widest) for row in rows])
-        total += matrix @ matrix.T
+        dense = [(g.mantissa.to_dense() if g.mantissa.is_sparse else g.mantissa).reshape(-1) for g in chunks]
+        powers = [0 if g.log2 == LOG_ZERO else round(float(g.exponent) - top) for g in chunks]
+        scales = torch.tensor([0.0 if p < LOST else 2.0**p for p in powers], dtype=torch.float64, device="cpu")
+        total += _inner(dense, scales)
     return total
+
+
+def _inner(rows: Sequence[Tensor], scales: Tensor) -> Tensor:
+    """Inner products in float64 of rows times their scales, AT_ONCE columns at a time: they stay in the cache."""
+    products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
+    width = rows[0].numel()
+    room = torch.empty(len(rows), min(width, AT_ONCE), dtype=torch.float64, device="cpu")
+    for start in range(0, width, AT_ONCE):
+        part = room[:, : min(AT_ONCE, width - start)]
+        for row, values in zip(part, rows, strict=True):
+            row.copy_(values[start : start + AT_ONCE])
+        part.mul_(scales.unsqueeze(1))
+        products += part @ part.T
+    return products
 
 
 def by_chance(gram: Tensor) -> float | None:

@@ -36,13 +36,13 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
         output_call is not None
         and output_call.kind == "clipped"
         and loss.reacts
-        and _normalises(output_call.output_loss, loss.value)
+        and normalises(output_call.output_loss, loss.value)
     ):
-        ends = output_call.output_loss.now[0] == (output_call.high if output_call.low is None else output_call.low)
+        ends = at_the_end(output_call)
         facts = facts.replace(
             end=output_call.call.index,
             at_end=float(ends.double().mean()),
-            held=_held(output_call, ends, loss.value),
+            held=held_loss(output_call, ends, loss.value),
             constant=best_constant_of(output_call.through)[0],
         )
     # What a positive loss does outside of its domain, below zero, is no goal.
@@ -85,14 +85,19 @@ def _shortened(output_loss: OutputLoss, now: Tensor, move: Tensor, losses: tuple
     return share
 
 
-def _normalises(output_loss: OutputLoss, value: float) -> bool:
+def at_the_end(output_call: Last) -> Tensor:
+    """Which outputs lie exactly on the only end of the call that makes them."""
+    return output_call.output_loss.now[0] == (output_call.high if output_call.low is None else output_call.low)
+
+
+def normalises(output_loss: OutputLoss, value: float) -> bool:
     """Whether the loss stays the same when every output grows or shrinks by one factor: only their shares count."""
     with torch.no_grad():
         scaled = [float(output_loss.at([t * factor for t in output_loss.now])) for factor in (0.5, 1.5)]
     return all(abs(other - value) <= SAME * abs(value) for other in scaled)
 
 
-def _held(output_call: Last, ends: Tensor, value: float) -> float:
+def held_loss(output_call: Last, ends: Tensor, value: float) -> float:
     """The lowest loss of outputs the call can give that differ from the present ones only where no end holds them."""
     now = output_call.output_loss.now[0]
 

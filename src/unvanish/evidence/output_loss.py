@@ -17,7 +17,7 @@ from unvanish.evidence.closed import Known, known
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import same_loss
-from unvanish.trace.scaled import is_finite
+from unvanish.trace.scaled import is_finite, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
@@ -37,6 +37,22 @@ class OutputLoss:
     def known(self) -> Known | None:
         """The loss as one whose best outputs are known, if it is."""
         return known(self.at, self.now)
+
+    def drawn(self, seed: int) -> list[Tensor]:
+        """A random direction in the space of the outputs, N(0, 1); the last one is kept until ``forget``."""
+        if seed not in self._drawn:
+            generator = torch.Generator().manual_seed(seed)
+            self._drawn.clear()
+            self._drawn[seed] = [normal_like(t, generator) for t in self.now]
+        return self._drawn[seed]
+
+    @cached_property
+    def _drawn(self) -> dict[int, list[Tensor]]:
+        return {}
+
+    def forget(self) -> None:
+        """Let go of the random direction."""
+        self._drawn.clear()
 
     def worth(self, outputs: Sequence[Tensor]) -> float:
         """The loss of these outputs (one row stands for all samples), computed in the type of those there are."""
@@ -84,16 +100,22 @@ def loss_call(capture: Capture) -> Loss:
 
 
 def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:
+    """A single number beside outputs of more is a penalty that the model has worked out; one of 0 or more stays so."""
     values, replay = capture.values, capture.replay
     loss_inside = inner_loss(values) if not isinstance(values, Tensor) else None
     now = [t for t in tensors(values) if t.is_floating_point() and t is not loss_inside]
+    given = {id(t) for t in capture.given}
+    now = [t for t in now if id(t) not in given] or now  # none that a weight moves: the layers run inside the loss
     if not now:
         return "the outputs hold no floating-point tensor"
     if any(t.is_nested for t in now):
         return "an output is a nested tensor, whose parts have sizes of their own"
 
+    above = [t.numel() == 1 < max(each.numel() for each in now) and float(t) >= 0.0 for t in now]
+
     def at(z: Sequence[Tensor]) -> Tensor:
-        instead = {id(t): new for t, new in zip(now, z, strict=True)}
+        free = [a.clamp(min=0.0) if kept else a for a, kept in zip(z, above, strict=True)]
+        instead = {id(t): new for t, new in zip(now, free, strict=True)}
         with replay():
             return loss(rebuild(values, lambda t: instead.get(id(t), t)))
 

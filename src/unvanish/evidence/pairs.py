@@ -19,11 +19,10 @@ from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import LossFacts, PairFacts
-from unvanish.trace.calls import Capture
-from unvanish.trace.scaled import is_finite, normal_like
+from unvanish.trace.calls import Capture, Met
+from unvanish.trace.ends import all_meet
+from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import rebuild, tensors
-
-Met = tuple[tuple[int, ...], Tensor, str]
 
 SAME = 1e-5
 """Share of the loss by which a new deal of scattered outputs must change it: rounding of float32 stays below, and the
@@ -57,16 +56,15 @@ def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: i
 def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
     shape, target, source = met
     assert loss.best_constant is not None
-    generator = torch.Generator().manual_seed(seed)
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
-    noise = [normal_like(t, generator) * (spread or 1.0) for t in output_loss.now]
+    noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
     mean = [t.mean(0, keepdim=True) for t in output_loss.now]
     first = _scattered(output_loss, mean, noise)
     again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
     if not abs(first) > torch.finfo(torch.float32).smallest_normal:
         return None  # the digits in which two such losses would differ are lost
     shuffled = abs(again - first) / abs(first)
-    if not (shuffled <= SAME or _meets_all(shape, tuple(target.shape))):
+    if not (shuffled <= SAME or all_meet(shape, tuple(target.shape))):
         return None
     with torch.enable_grad():
         _, constant = best_constant_of(output_loss)
@@ -85,15 +83,6 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
 
 def _scattered(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:
     return float(output_loss.at([c + n for c, n in zip(centre, noise, strict=True)]))
-
-
-def _meets_all(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:
-    """Whether both shapes are stretched when they meet: then each of one meets several of the other."""
-    width = max(len(outputs), len(targets))
-    padded = [(1,) * (width - len(shape)) + shape for shape in (outputs, targets)]
-    pairs = list(zip(*padded, strict=True))
-    fit = all(a == b or 1 in (a, b) for a, b in pairs)
-    return fit and any(a == 1 < b for a, b in pairs) and any(b == 1 < a for a, b in pairs)
 
 
 def _differ(target: Tensor, samples: int) -> bool:

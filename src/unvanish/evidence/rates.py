@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from unvanish.decide.limits import VANISHED
 from unvanish.evidence.step import REAL_STEPS, stepped
@@ -28,7 +28,7 @@ MANY = 8  # normalised additions on the stream: fewer have not been seen to fail
 MOVED = 1.0 / 300.0  # of its size, by one step: a network that moves less keeps its signal at three times the rate
 LARGER, SMALLER = 3.0, 0.1  # of the rate: what is tried where the signal survives, and where it is lost
 SUMS = ("add", "add_", "__add__", "__iadd__", "__radd__")
-Measure = Callable[[], Sequence[LayerFlow]]
+Measure = Callable[[], Mapping[str, float]]
 
 
 def normalised_sums(calls: Sequence[CallFlow]) -> int:
@@ -59,7 +59,7 @@ def rate_trials(
 ) -> tuple[RateTrial, ...]:
     """Real steps at the learning rate, and at a larger or a smaller one; () without a learning rate.
 
-    ``measure`` measures the layers of the model as it stands.
+    ``measure``: log10 of T_rel by layer, of the model as it stands.
     """
     alive = {a.name for a in layers if a.log10_transmission is not None and a.log10_transmission > VANISHED}
     lr = float(optimizer.param_groups[0].get("lr", math.nan))
@@ -70,8 +70,7 @@ def rate_trials(
         with stepped(look.problem, look.model, optimizer, scale, REAL_STEPS, look.seed) as loss:
             left = None
             if math.isfinite(loss):
-                now = [a.log10_transmission for a in measure() if a.name in alive]
-                found = [value for value in now if value is not None]
+                found = [value for name, value in measure().items() if name in alive]
                 left = min(found) if found and all(math.isfinite(t) for t in found) else None
         return RateTrial(scale=scale, lr=scale * lr, steps=REAL_STEPS, loss=loss, log10_transmission=left)
 

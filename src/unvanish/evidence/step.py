@@ -23,6 +23,7 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
+from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
@@ -34,6 +35,7 @@ NEAR = 3  # rungs within reach of the bottom after which a rate that lowers the 
 REAL_STEPS = 6
 RISE = 0.5  # share of the gap by which one step may raise the loss before it is looked at more closely
 SMALL = 100.0  # a best multiple from here on looks like a learning rate too small
+WITHIN = 100.0  # times a rate may be below the best multiple of a step: six steps of it stay on the same slope
 WON = 0.9  # share of the gap still left: below, the training so far has a pace of its own to judge by
 BENT = 2.0  # times its share by which a longer step may win more: rounding of the shorter one's
 ULPS = 8.0  # spacings of the narrowest type at the loss: two losses that differ by less may be the same one
@@ -85,7 +87,10 @@ def with_real_steps(
         scale = 100.0
         if lr_limit is not None:
             scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
+        lengths = _lengths(problem, model, optimizer, facts.best / WITHIN if facts.best else 1.0, seed)
         facts = facts.replace(
+            lengths=tuple(lengths),
+            scheduled=_scheduled(optimizer),
             lr_limit=lr_limit,
             scale=scale,
             walked=walked,
@@ -135,8 +140,7 @@ def _ladder(
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):
-                # in place, which makes no large tensors; the same bits as before + multiple * change
-                parameter.data.copy_(change).mul_(multiple).add_(before)
+                torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)
@@ -192,13 +196,20 @@ def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizers, scale:
 
 @contextmanager
 def stepped(
-    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, steps: int, seed: int
+    problem: Problem,
+    model: nn.Module,
+    optimizer: Optimizers,
+    scale: float,
+    steps: int,
+    seed: int,
+    each: Callable[[], Any] | None = None,
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges). Afterwards everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step. Afterwards
+    everything is back in its place.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    parameters = _held(optimizer)
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor:
@@ -213,11 +224,40 @@ def stepped(
                 parameter.grad = gradient
             for step in parts:
                 step()
+            if each is not None:
+                each()
         with torch.no_grad():
             return loss_again(problem, model, seed)
 
     with put_back(parameters):
         yield or_nan(walk)
+
+
+def _lengths(problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int) -> list[float]:
+    """How far each of REAL_STEPS steps moves the weights; shorter where the training breaks off.
+
+    The rate is multiplied by ``scale``, which keeps the steps far above the rounding of the weights, and in proportion.
+    """
+    parameters, lengths = _held(optimizer), list[float]()
+    before = [p.detach().clone() for p in parameters]
+
+    def measure() -> None:
+        pairs = zip(parameters, before, strict=True)
+        lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)))
+        torch._foreach_copy_(before, [p.detach() for p in parameters])
+
+    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure):
+        return lengths
+
+
+def _held(optimizer: Optimizers) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def _scheduled(optimizer: Optimizers) -> float:
+    """The rate a schedule began from, or leads up to, over the present one; 1 without a schedule or above that rate."""
+    pairs = [(float(g["initial_lr"]), float(g["lr"])) for g in optimizer.param_groups if "initial_lr" in g]
+    return max((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs if whole > lr), default=1.0)
 
 
 def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
@@ -255,6 +295,9 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
         alone.state[parameter] = {
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
         }
+    for group in alone.param_groups:
+        if all(adam.applies(optimizer, group, p, optimizer.state.get(p, {})) for p in group["params"]):
+            group["fused"] = True  # one pass over the entries, with the same formula
     for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(alone, name, OrderedDict())
     return undecorated_step(alone)

@@ -33,10 +33,11 @@ class Gates:
     def __init__(self, capture: Capture, paths: Paths, norms: dict[int, float]) -> None:
         """``norms``: of each parameter, by ``id``."""
         self.calls, self.paths = capture.calls, paths
-        names = {id(p): n for n, p in capture.model.named_parameters() if p.requires_grad}
+        named = list(capture.model.named_parameters())
+        names = {id(p): n for n, p in named if p.requires_grad}
         self.sizes = {call.index: _sizes(call, names, norms) for call in capture.calls if call.parameters}
         self.small = {i: [n for n, v in s.items() if v < GATE_SIZE] for i, s in self.sizes.items()}
-        self.scales = {n for n, p in capture.model.named_parameters() if p.numel() == max(p.shape, default=1)}
+        self.scales = {n for n, p in named if p.numel() == max(p.shape, default=1)}
         self.any_small = any(self.small.values())
 
     def of(self, layer: Layer, transmission: float | None) -> str:

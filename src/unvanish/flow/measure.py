@@ -10,13 +10,15 @@ from torch import nn
 
 from unvanish.flow.gates import Gates
 from unvanish.flow.layers import Layer
-from unvanish.flow.paths import Observed, Paths
+from unvanish.flow.paths import Observed, Paths, consumers_of
 from unvanish.flow.slopes import role, slope_of
-from unvanish.flow.transmission import Transmitted
+from unvanish.flow.transmission import Transmitted, output_cotangents, output_entries
 from unvanish.records import CallFlow, LayerFlow, LossFacts
+from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import LOG_ZERO, norm_of
-from unvanish.trace.tape import norm_together
+from unvanish.trace.tape import Tape, norm_together
 
 
 def measure(
@@ -35,6 +37,14 @@ def measure(
         for layer in layers
     )
     return flows, calls
+
+
+def transmissions(capture: Capture, layers: list[Layer], seed: int) -> dict[str, float]:
+    """log10 of T_rel alone, by layer: one walk with one random output cotangent, which consumes the graph."""
+    channels = [[], output_cotangents(capture, seed)]
+    seen = Observed(Tape(), walk(capture, channels, projector=Projector(seed))[1:], output_entries(capture))
+    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    return _transmission(capture.calls, layers, seen, consumers_of(capture.calls), sizes)
 
 
 def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: int) -> CallFlow:

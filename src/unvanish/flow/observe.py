@@ -19,6 +19,7 @@ from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
 
 _BLOCKS, _BLOCK = 512, 64
+_ONE_FACTOR = 120  # powers of two up to here are ordinary numbers of float32
 
 
 def observe(
@@ -44,7 +45,7 @@ def observe(
             return
         below[id(parameter)] = _below(gradient, dtypes[id(parameter)])
         if updates is not None:
-            updates.read(parameter, _real(gradient, parameter))
+            updates.read(parameter, *_real(gradient, parameter))
 
     pinned: dict[int, float] = {}
 
@@ -96,7 +97,7 @@ def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
     if values.numel() > 2 * _BLOCKS * _BLOCK:
         rows = values.numel() // _BLOCK
         chosen = torch.randint(rows, (_BLOCKS,), generator=torch.Generator().manual_seed(rows), device="cpu")
-        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK)[chosen.to(values.device)]
+        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK).index_select(0, chosen.to(values.device))
     sizes = values.abs()
     sizes = sizes.float() if sizes.element_size() < 4 else sizes
     total = sizes.numel()
@@ -117,15 +118,23 @@ def _power_of_two(exponent: float) -> float:
     return math.ldexp(1.0, int(exponent)) if exponent < 1024.0 else math.inf
 
 
-def _real(gradient: Scaled, parameter: nn.Parameter) -> Tensor:
-    """The gradient as the user's backward leaves it: in the parameter's dtype, underflow and all."""
+def _real(gradient: Scaled, parameter: nn.Parameter) -> tuple[Tensor, float]:
+    """The gradient as the user's backward leaves it: in the parameter's dtype, underflow and all.
+
+    As a tensor and a power of two that is still to be multiplied with.
+    """
+    mantissa, exponent = gradient.mantissa, gradient.exponent
+    plain = mantissa.layout is torch.strided and mantissa.dtype in (torch.float32, torch.float64)
+    one_factor = isinstance(exponent, int) and abs(exponent) <= _ONE_FACTOR
+    if plain and one_factor and mantissa.dtype is parameter.dtype:
+        return mantissa, 2.0**exponent
     if isinstance(gradient.exponent, int):
         real = shift(gradient.mantissa, gradient.exponent)
     else:
         half = torch.exp2(gradient.exponent / 2).to(gradient.mantissa.dtype)
         real = gradient.mantissa * half * half
     real = real.to_dense() if real.is_sparse else real
-    return real if real.dtype is parameter.dtype else real.to(parameter.dtype)
+    return real if real.dtype is parameter.dtype else real.to(parameter.dtype), 1.0
 
 
 def _single_nodes(capture: Capture) -> dict[int, bool]:

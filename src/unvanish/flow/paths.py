@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Call
-from unvanish.trace.scaled import LOG_ZERO
+from unvanish.trace.scaled import LOG_ZERO, norm_of
 from unvanish.trace.tape import Tape, norm_together
 
 DERIVATIVE = "grad"  # torch.autograd.grad with a graph of its own
@@ -40,10 +40,7 @@ class Paths:
 
     def __init__(self, calls: list[Call], seen: Observed, roles: list[str], end: int | None) -> None:
         self.calls, self.seen, self.roles = calls, seen, roles
-        self.consumers: list[list[int]] = [[] for _ in calls]
-        for call in calls:
-            for producer in call.inputs:
-                self.consumers[producer].append(call.index)
+        self.consumers = consumers_of(calls)
         self.next = [self._dominant(call.index) for call in calls]
         self.trunk = _trunk(calls, end)
         self.read = self._read()
@@ -63,10 +60,27 @@ class Paths:
 
     def _sensitivity(self, call: Call) -> float | None:
         """log10 of |∂f/∂h|·|h|: how far the outputs move, relative to themselves, when this call's result does."""
-        signal, norm = self.seen.probe("signals", call.index), self.read[call.index]
+        return self._of_size(call, self.read[call.index])
+
+    def _of_size(self, call: Call, norm: float) -> float | None:
+        signal = self.seen.probe("signals", call.index)
         if not math.isfinite(signal) or not call.finite or norm <= 0.0 or call.part == "loss":
             return None
         return signal + math.log10(norm) - 0.5 * math.log10(max(1, self.seen.outputs))
+
+    def _usual(self, call: Call) -> float:
+        """|h| of the result, or, where that is larger, of one in which the terms of the product do not cancel.
+
+        A boundary condition that is met, or noise that is predicted well, has a result of nearly nothing; the layers
+        before it are as large as they were. Of a product with W, rms(x)·‖W‖/√outputs is the size of an entry.
+        """
+        weight = next((p for p in call.parameters if p.ndim > 1), None)
+        given = [self.calls[index] for index in call.inputs]
+        if weight is None or len(given) != 1 or not given[0].finite:
+            return call.norm
+        outputs = weight.shape[0 if weight.shape[0] in call.shape[1:] else -1]
+        entry = given[0].rms * norm_of(weight.detach()) / math.sqrt(outputs)
+        return max(call.norm, entry * math.sqrt(call.numel))
 
     def _read(self) -> list[float]:
         """|h| of each call's result; of one from which others only take a part, as the last step is, of that part.
@@ -88,7 +102,8 @@ class Paths:
         training scales its own step down (Arora, Li & Lyu 2019, Theoretical analysis of auto rate-tuning by batch
         normalization). Falls count too, but never below zero: what is lost further on cannot hurt before it. What
         follows the last call with weights does not count: where it takes the difference of two numbers, as the residual
-        of an equation does, the outputs tend to zero while the network stays what it is. Nor does a derivative that the
+        of an equation does, the outputs tend to zero while the network stays what it is. Where the result of that call
+        itself tends to zero, its usual size counts. Nor does a derivative that the
         model takes of itself: it multiplies each wave by its frequency, which is what it is asked for.
         """
         # Per call: sensitivity at the nearest call with weights from here on, the rise there, and whether a normaliser
@@ -100,7 +115,9 @@ class Paths:
             ahead, rise, normed = (None, 0.0, False) if after is None or last else state[after]
             derivative = self.calls[index].name == DERIVATIVE
             if mine is not None and self.roles[index] == "weights" and not derivative:
-                grown = 0.0 if ahead is None or normed else mine - ahead
+                if ahead is None:
+                    mine = self._of_size(self.calls[index], self._usual(self.calls[index]))
+                grown = 0.0 if mine is None or ahead is None or normed else mine - ahead
                 state[index] = (mine, max(0.0, grown + rise), False)
             else:
                 state[index] = (ahead, rise, normed or derivative or self.roles[index] == "norm")
@@ -127,6 +144,15 @@ class Paths:
             if prior in stops:
                 return prior, factors
             here = prior
+
+
+def consumers_of(calls: list[Call]) -> list[list[int]]:
+    """For each call, those that consume its result."""
+    consumers: list[list[int]] = [[] for _ in calls]
+    for call in calls:
+        for producer in call.inputs:
+            consumers[producer].append(call.index)
+    return consumers
 
 
 def _trunk(calls: list[Call], end: int | None) -> list[bool]:

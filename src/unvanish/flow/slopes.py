@@ -110,10 +110,14 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
     found = node(one.expand(tuple(metadata.shape)))
     found = found[0] if isinstance(found, tuple) else found
-    sizes, limit = found.abs(), SATURATED * slope.largest
-    if sizes.device.type == "cpu" and sizes.numel() and sizes.min().item() >= limit:
+    limit, least = SATURATED * slope.largest, -math.inf
+    if found.is_complex():
+        found = found.abs()
+    if found.device.type == "cpu" and found.numel() and (least := found.min().item()) >= limit:
         return 0.0, 0.0
-    low = sizes.lt_(limit)  # written as numbers: truth values take several times as long to make and to count
+    own = least >= 0.0 and found.data_ptr() != one.data_ptr()  # made by the node, and there are no signs to drop
+    # Written as numbers: truth values take several times as long to make and to count.
+    low = (found if own else found.abs()).lt_(limit)
     axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
     others = [k for k in range(low.ndim) if k != axis]
     together = math.prod(low.shape[k] for k in others)

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from unvanish.flow import adam
 from unvanish.problem import Optimizer, Optimizers, parts_of
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import norm_of, norms_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
+BY_FORMULA = 2**17  # the same where the update takes one pass over them
 
 # What these do to an entry depends on nothing but that entry, so that it may stand in any tensor.
 ENTRY_BY_ENTRY = (
@@ -54,13 +56,13 @@ class Updates:
         part = self.holder[id(parameter)]
         return part.optimizer.param_groups[part.groups[id(parameter)]]
 
-    def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """``gradient``: as the user's backward would leave it in ``parameter.grad`` (same shape and dtype)."""
+    def read(self, parameter: nn.Parameter, gradient: Tensor, scale: float = 1.0) -> None:
+        """``gradient * scale``: what the user's backward would leave in ``parameter.grad`` (same shape and dtype)."""
         part = self.holder.get(id(parameter))
         if part is None:
             self.found[id(parameter)] = 0.0
         else:
-            part.read(parameter, gradient)
+            part.read(parameter, gradient, scale)
 
     def flush(self) -> None:
         """Step the parameters that wait; afterwards everything read so far is in ``found``."""
@@ -76,12 +78,13 @@ class _Part:
         self.arrivals, self.pull = into.arrivals, into.pull
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
-        self.waiting: list[tuple[nn.Parameter, Tensor]] = []
+        self.room = adam.Room(BY_FORMULA)
+        self.waiting: list[tuple[nn.Parameter, Tensor, float]] = []
         self.entries = 0
 
-    def read(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def read(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
         if not self.refused:
-            self.waiting.append((parameter, gradient))
+            self.waiting.append((parameter, gradient, scale))
             self.entries += parameter.numel()
             if self.entries >= TOGETHER:
                 self.flush()
@@ -92,13 +95,14 @@ class _Part:
             return
         any_tensor = type(self.optimizer) in ENTRY_BY_ENTRY
         # The state of a parameter without dimensions looks like a number that all entries share.
-        whole = [(p, g) for p, g in waiting if not any_tensor or not p.ndim]
+        whole = [(p, _times(g, scale)) for p, g, scale in waiting if not any_tensor or not p.ndim]
         try:
             self._step_tensors(whole)
-            self._step_entries([(p, g) for p, g in waiting if any_tensor and p.ndim])
+            self._step_entries([(p, g, scale) for p, g, scale in waiting if any_tensor and p.ndim])
             if self.keep:
-                self._arrive([(p, g) for p, g in waiting if _may_break(p, g)])
-                self.pull += [pair for p, g in waiting if (pair := self._pulled(p, g)) is not None]
+                self._arrive([(p, _times(g, scale)) for p, g, scale in waiting if _may_break(p, g, scale)])
+                pairs = (self._pulled(p, g, scale) for p, g, scale in waiting)
+                self.pull += [pair for pair in pairs if pair is not None]
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
 
@@ -120,7 +124,7 @@ class _Part:
                 moved=int((changing & (after != before)).sum()),
             )
 
-    def _pulled(self, parameter: nn.Parameter, gradient: Tensor) -> tuple[float, float] | None:
+    def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> tuple[float, float] | None:
         """The norms of the step's gradient without and with weight decay, in the decay's own units.
 
         Decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves (AdamW): the step without
@@ -134,7 +138,8 @@ class _Part:
         if type(self.optimizer) is optim.AdamW or group.get("decoupled_weight_decay"):
             change = self.changes[id(parameter)].double()
             return norm_of(change + float(lr) * float(decay) * weights), norm_of(change)
-        return norm_of(gradient.double()), norm_of(gradient.double() + float(decay) * weights)
+        wide = gradient.double() * scale
+        return norm_of(wide), norm_of(wide + float(decay) * weights)
 
     def _step_tensors(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         taken = []
@@ -153,22 +158,48 @@ class _Part:
                 self.changes[id(parameter)] = change.to(parameter.dtype)
             self.found[id(parameter)] = norm_of(change)
 
-    def _step_entries(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    def _step_entries(self, waiting: Sequence[tuple[nn.Parameter, Tensor, float]]) -> None:
         """Entries of one group with the same counters are stepped as one vector, as many as stay in a cache."""
         alike: dict[Any, list[_Vectors]] = {}
-        for parameter, gradient in waiting:
+        for parameter, gradient, scale in waiting:
             group = self.groups[id(parameter)]
-            vectors = _vectors(parameter, gradient, self.optimizer.state.get(parameter, {}), self._decays(group))
+            options, state = self.optimizer.param_groups[group], self.optimizer.state.get(parameter, {})
+            by_formula = adam.applies(self.optimizer, options, parameter, state)
+            if not by_formula:
+                gradient, scale = _times(gradient, scale), 1.0
+            vectors = _vectors(parameter, gradient, state, self._decays(group))
+            vectors.by_formula, vectors.scale = by_formula, scale
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
-            key = (group, parameter.dtype, parameter.device, tuple(vectors.state), shared)
+            key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
             alike.setdefault(key, []).append(vectors)
             if self.keep:
                 vectors.change = torch.empty_like(vectors.gradient)
                 self.changes[id(parameter)] = vectors.change.view(parameter.shape)
         for (group, *_), several in alike.items():
-            for parts in _parts(several):
-                self._step_parts(group, parts)
+            if several[0].by_formula:
+                for parts in _parts(several, BY_FORMULA):
+                    self._step_by_formula(group, parts)
+            else:
+                for parts in _parts(several, AT_ONCE):
+                    self._step_parts(group, parts)
             self.found.update((v.key, math.hypot(*v.norms)) for v in several)
+
+    def _step_by_formula(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
+        first, dtype = parts[0][0], parts[0][0].gradient.dtype
+        changes = [v.change[cut] for v, cut in parts if v.change is not None]
+        changes = changes or self.room.views("change", dtype, [cut.stop - cut.start for _, cut in parts])
+        adam.adam_update(
+            self.optimizer.param_groups[group],
+            [v.gradient[cut] for v, cut in parts],
+            [v.scale for v, _ in parts],
+            [v.weights[cut] for v, cut in parts if v.weights is not None],
+            {name: [v.state[name][cut] for v, cut in parts] for name in first.state},
+            float(first.shared.get("step", 0.0)),
+            changes,
+            self.room,
+        )
+        for (vectors, _), norm in zip(parts, norms_of(changes), strict=True):
+            vectors.norms.append(norm)
 
     def _step_parts(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
         gradient = _joined([v.gradient[cut] for v, cut in parts])
@@ -179,7 +210,7 @@ class _Part:
         state = {k: _copied(v, stand_in) for k, v in first.shared.items()}
         for name in first.state:
             state[name] = torch.cat([v.state[name][cut] for v, cut in parts]).to(stand_in.dtype)
-        self._step([(group, stand_in, gradient, state)], in_one_pass=True)
+        self._step([(group, stand_in, gradient, state)])
         change = stand_in.detach() if start is None else stand_in.detach() - start
         for (vectors, cut), moved in zip(parts, change.split([c.stop - c.start for _, c in parts]), strict=True):
             vectors.norms.append(norm_of(moved))
@@ -191,9 +222,7 @@ class _Part:
         options = self.optimizer.param_groups[group]
         return bool(options.get("weight_decay") or options.get("lambd"))  # the latter is ASGD's decay
 
-    def _step(
-        self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]], in_one_pass: bool = False
-    ) -> Any:
+    def _step(self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]]) -> Any:
         """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""
         alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
         alone.__dict__.update(self.optimizer.__dict__)
@@ -205,8 +234,6 @@ class _Part:
             groups[index]["params"].append(stand_in)
             if state:
                 alone.state[stand_in] = state
-            if in_one_pass and type(alone) in (optim.Adam, optim.AdamW) and _can_fuse(groups[index], stand_in, state):
-                groups[index]["fused"] = True
         for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
             setattr(alone, name, OrderedDict())
         with torch.no_grad():
@@ -236,6 +263,8 @@ class _Vectors:
     shared: dict[str, Any]
     norms: list[float] = field(default_factory=list)
     change: Tensor | None = None
+    by_formula: bool = False
+    scale: float = 1.0
 
 
 def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
@@ -249,10 +278,10 @@ def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], d
     return vectors
 
 
-def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]]:
-    """All entries in order, AT_ONCE at a time."""
+def _parts(several: Sequence[_Vectors], at_once: int) -> Iterator[list[tuple[_Vectors, slice]]]:
+    """All entries in order, so many at a time."""
     parts: list[tuple[_Vectors, slice]] = []
-    free = AT_ONCE
+    free = at_once
     for vectors in several:
         entries, done = vectors.gradient.numel(), 0
         while done < entries:
@@ -261,36 +290,23 @@ def _parts(several: Sequence[_Vectors]) -> Iterator[list[tuple[_Vectors, slice]]
             done, free = done + size, free - size
             if not free:
                 yield parts
-                parts, free = [], AT_ONCE
+                parts, free = [], at_once
     if parts:
         yield parts
-
-
-def _can_fuse(group: dict[str, Any], vector: Tensor, state: dict[str, Any]) -> bool:
-    """Whether Adam's formula can run over the entries once, instead of once an operation: to the last bits the same."""
-    numbers = not any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
-    unasked = all(
-        group.get(name, True) in (None, False) for name in ("fused", "foreach", "capturable", "differentiable")
-    )
-    counter = state.get("step")
-    counted = counter is None or (isinstance(counter, Tensor) and counter.dtype is torch.float32)
-    return (
-        numbers
-        and unasked
-        and counted
-        and vector.device.type == "cpu"
-        and vector.dtype in (torch.float32, torch.float64)
-    )
 
 
 def _joined(vectors: Sequence[Tensor]) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)  # type: ignore[arg-type]
 
 
-def _may_break(parameter: nn.Parameter, gradient: Tensor) -> bool:
+def _times(gradient: Tensor, scale: float) -> Tensor:
+    return gradient if scale == 1.0 else gradient * scale
+
+
+def _may_break(parameter: nn.Parameter, gradient: Tensor, scale: float) -> bool:
     """Whether the step may not arrive as asked: weights of 16 bits, or a square near the end of a wider type."""
     narrow = parameter.dtype in NARROW
-    return narrow or not norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
+    return narrow or not scale * norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
 
 
 def _wide(weights: Tensor) -> Tensor:

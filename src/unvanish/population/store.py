@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ SCHEMA = "unvanish.sweep/1"
 SUFFIXES = (".sqlite", ".db")
 EXPORTS = (".csv", ".parquet")
 FETCHED = 4_096
+NUMBER, TEXT = (int, float, type(None)), (str, type(None))
+KINDS = {name: TEXT if name in ("verdict", "log10_speeds", "error") else NUMBER for name in RESULTS}
+"""What each result may be."""
 
 
 class Store:
@@ -33,8 +37,11 @@ class Store:
             self.base.execute("PRAGMA journal_mode=WAL")
             self.base.execute("PRAGMA synchronous=NORMAL")
             self._prepare(size)
-        except sqlite3.DatabaseError as error:
-            raise UnvanishError(f"cannot use {str(path)!r} as the file of a sweep: {error}") from None
+        except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> UnvanishError:
+        return UnvanishError(f"cannot use {str(self.path)!r} as the file of a sweep: {error}")
 
     def _prepare(self, size: int) -> None:
         tables = {name for (name,) in self.base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -57,31 +64,44 @@ class Store:
                 f"{str(self.path)!r} holds another sweep ({_difference(json.loads(known['grid']), self.grid)}); name"
                 " another file, or delete this one"
             )
-        self.size = int(known["stretch"])
+        self.size = max(int(known["stretch"]), 1)
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """The stretches that are not there yet, as first point and the one behind the last."""
-        done = {start for (start,) in self.base.execute("SELECT start FROM stretches")}
+        try:
+            done = {start for (start,) in self.base.execute("SELECT start FROM stretches")}
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
         stretches = ((at, min(at + self.size, self.grid.points)) for at in range(0, self.grid.points, self.size))
         return (each for each in stretches if each[0] not in done)
 
     def done(self) -> int:
         """How many points are there."""
-        (stretches,) = self.base.execute("SELECT COUNT(*) FROM stretches").fetchone()
         last = (self.grid.points - 1) // self.size * self.size
-        (has_last,) = self.base.execute("SELECT COUNT(*) FROM stretches WHERE start = ?", (last,)).fetchone()
+        query = "SELECT COUNT(*), COUNT(CASE WHEN start = ? THEN 1 END) FROM stretches"
+        try:
+            stretches, has_last = self.base.execute(query, (last,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
         return stretches * self.size - has_last * (last + self.size - self.grid.points)
 
     def add(self, start: int, rows: Sequence[Row]) -> None:
         """Write the rows of a stretch, all or none; what another run of the same sweep has written stays."""
         marks = ", ".join("?" * len(self.columns))
-        with self.base:
-            self.base.executemany(f"INSERT OR IGNORE INTO results VALUES ({marks})", rows)
-            self.base.execute("INSERT OR IGNORE INTO stretches VALUES (?)", (start,))
+        try:
+            with self.base:
+                self.base.executemany(f"INSERT OR IGNORE INTO results VALUES ({marks})", rows)
+                self.base.execute("INSERT OR IGNORE INTO stretches VALUES (?)", (start,))
+        except sqlite3.Error as error:
+            raise UnvanishError(
+                f"cannot write to {str(self.path)!r}: {error}; what was done before is in it, and the same sweep goes"
+                " on from there"
+            ) from None
 
     def close(self) -> None:
-        """Fold what was written into the one file."""
-        self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Fold what was written into the one file; on a full disk it stays in the log beside it."""
+        with contextlib.suppress(sqlite3.Error):
+            self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.base.close()
 
 
@@ -102,35 +122,65 @@ def _difference(there: Mapping[str, Any], grid: Grid) -> str:
     return f"{name} is {there.get(name)!r} there and {here[name]!r} here"
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[sqlite3.Connection, None, None]:
+    """The file, open for reading; UnvanishError where it is damaged, or none of ours."""
+    try:
+        with contextlib.closing(_opened(path)) as base:
+            yield base
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise UnvanishError(f"reading {str(path)!r} as the file of a sweep: {error}") from None
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+
+
 def read(path: Path, grid: Grid, query: str = "", values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a file in order, with what is fixed beside what varies; ``query``: a WHERE clause."""
     columns = ("point", "seed", *grid.names, *RESULTS)
-    base = sqlite3.connect(f"file:{path.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
-    try:
+    kinds = (int, int, *[(int, float, str)] * len(grid.names), *map(KINDS.__getitem__, RESULTS))
+    with reading(path) as base:
         named = ", ".join(_quoted(name) for name in columns)
         cursor = base.execute(f"SELECT {named} FROM results {query} ORDER BY point, seed", values)
         while some := cursor.fetchmany(FETCHED):
             for row in some:
+                if not all(map(isinstance, row, kinds)):
+                    raise _other_values(path)
                 record = dict(zip(columns, row, strict=True))
                 head = {"point": record.pop("point"), "seed": record.pop("seed")}
                 yield {**head, **grid.fixed, **record}
-    finally:
-        base.close()
+
+
+def check_results(path: Path, base: sqlite3.Connection) -> None:
+    """UnvanishError where a result is not of the type of its column: SQLite takes anything in any column."""
+    wrong = [f"typeof({name}) NOT IN ({_sql(kinds)})" for name, kinds in KINDS.items()]
+    if base.execute(f"SELECT 1 FROM results WHERE {' OR '.join(wrong)} LIMIT 1").fetchone():
+        raise _other_values(path)
+
+
+def _sql(kinds: tuple[type, ...]) -> str:
+    names = {int: "'integer'", float: "'real'", str: "'text'", type(None): "'null'"}
+    return ", ".join(names[kind] for kind in kinds)
+
+
+def _other_values(path: Path) -> UnvanishError:
+    return UnvanishError(f"reading {str(path)!r}: it is damaged, or was not written by unvanish")
 
 
 def grid_of(path: Path) -> Grid:
     """The grid that a file was made for; UnvanishError where it holds no sweep."""
     try:
-        base = sqlite3.connect(f"file:{path.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
-        try:
+        with contextlib.closing(_opened(path)) as base:
             known = dict(base.execute("SELECT key, value FROM sweep"))
-        finally:
-            base.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise UnvanishError(f"{str(path)!r} is not the .sqlite file of a sweep: {error}") from None
     if known.get("schema") != SCHEMA:
         raise UnvanishError(f"{str(path)!r} is of schema {known.get('schema')!r}, not {SCHEMA!r}")
-    return Grid.of(json.loads(known["grid"]))
+    try:
+        return Grid.of(json.loads(known["grid"]))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise UnvanishError(f"{str(path)!r} holds no grid that can be read: {error}") from None
 
 
 def export(path: Path, file: Path, grid: Grid) -> None:
@@ -190,5 +240,4 @@ def column_kinds(grid: Grid) -> dict[str, str]:
     for name, values in settings.items():
         whole = all(isinstance(value, int) for value in values)
         kinds[name] = "int" if whole else "text" if any(isinstance(v, str) for v in values) else "float"
-    texts = ("verdict", "log10_speeds", "error")
-    return {**kinds, **{name: "text" if name in texts else "float" for name in RESULTS}}
+    return {**kinds, **{name: "text" if KINDS[name] is TEXT else "float" for name in RESULTS}}

@@ -11,6 +11,7 @@ from typing import Any
 from unvanish.population.grid import Axis, Grid, described
 from unvanish.population.initialisations import VARIANCES
 from unvanish.population.names import ACTIVATIONS
+from unvanish.population.store import check_results, reading
 from unvanish.records import UnvanishError
 from unvanish.words.numbers import times
 
@@ -25,11 +26,9 @@ TRAINABLE = 6.0
 
 def text(file: Path, grid: Grid) -> str:
     """The whole summary."""
-    base = sqlite3.connect(f"file:{file.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
-    try:
+    with reading(file) as base:
+        check_results(file, base)
         return "\n".join([*_head(base, grid), "", *_table(base, grid), *_map(base, grid)])
-    finally:
-        base.close()
 
 
 def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
@@ -147,13 +146,10 @@ def chart(file: Path, grid: Grid) -> Any:
         raise UnvanishError("a map needs two settings with lists of numbers; this sweep varies fewer: save it as .csv")
     across, up = axes
     xs, ys = sorted(across.values), sorted(up.values)
-    base = sqlite3.connect(f"file:{file.absolute().as_posix()}?mode=ro", uri=True, timeout=30)
     value = "AVG(accuracy)" if grid.train else "AVG(log10_signal_ratio)"
-    try:
-        query = f'SELECT "{across.name}", "{up.name}", {value} FROM results GROUP BY 1, 2'
+    query = f'SELECT "{across.name}", "{up.name}", {value} FROM results GROUP BY 1, 2'
+    with reading(file) as base:
         results = {(x, y): value for x, y, value in base.execute(query)}
-    finally:
-        base.close()
     values = [[_drawn(results.get((x, y)), grid.train) for x in xs] for y in ys]
     quantity = "accuracy, as a multiple of 0.5" if grid.train else "error signal, first layer over last"
     what = "what they learn" if grid.train else "how much of the signal arrives"

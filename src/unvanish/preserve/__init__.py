@@ -64,7 +64,9 @@ class untouched:  # noqa: N801
         _ONE_AT_A_TIME.acquire()
         running = gc.isenabled()
         try:
-            ids = {id(m) for m in self.model.modules()} | {id(p) for p in self.model.parameters()}
+            modules = list(self.model.modules())
+            ids = {*map(id, modules), *(id(p) for m in modules for p in m._parameters.values())}
+            ids.discard(id(None))
             if at_work_elsewhere(ids):
                 raise UnvanishError(_BESIDE)
             self.settings = Settings()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -61,6 +62,19 @@ class KeptTensor:
                 tensor.grad = self.gradient
 
 
+def _memcmp() -> Callable[[int, int, int], int] | None:
+    """The C library's comparison of memory, which is several times as quick as torch's; None where there is none."""
+    try:
+        found = ctypes.CDLL(None).memcmp
+    except (AttributeError, OSError, TypeError):  # Windows has no such handle
+        return None
+    found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_int
+    return found
+
+
+_MEMCMP = _memcmp()
+
+
 def kept_tensors(tensors: Iterable[Tensor]) -> dict[int, KeptTensor]:
     """By id; without those that cannot be copied."""
     kept: dict[int, KeptTensor] = {}
@@ -82,9 +96,14 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     """NaN equals itself and -0.0 is not 0.0 here."""
     if one.layout is not torch.strided or one.is_nested or one.is_quantized or one.is_meta:
         return _same_values(one, other)
+    if _MEMCMP is not None and one.device.type == other.device.type == "cpu" and type(one) is type(other) is Tensor:
+        whole = one.is_contiguous() and other.is_contiguous() and one.shape == other.shape and one.dtype is other.dtype
+        if whole and not one.is_conj() and not one.is_neg():
+            return not _MEMCMP(one.data_ptr(), other.data_ptr(), one.numel() * one.element_size())
+    kind: Any = _WHOLE_NUMBERS.get(one.element_size())
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)
-    kind: Any = _WHOLE_NUMBERS.get(one.element_size())
+        kind = _WHOLE_NUMBERS[one.element_size()]
     try:
         return torch.equal(one.view(kind), other.view(kind))
     except (NotImplementedError, RuntimeError, TypeError):  # a subclass with a memory of its own kind

@@ -39,6 +39,11 @@ def from_builtins(data: Any, kind: type[S]) -> S:
         return msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as error:
         raise UnvanishError(f"reading a {kind.__name__}: {error}; was the file written by unvanish?") from None
+    except UnicodeEncodeError:  # msgspec would have named the wrong text, and half characters are none
+        raise UnvanishError(
+            f"reading a {kind.__name__}: a text that is no Unicode stands where another value belongs; was the file"
+            " written by unvanish?"
+        ) from None
 
 
 def _spell(data: Any) -> Any:

@@ -32,7 +32,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
     ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
     ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
-    sharpest curvature allows plain gradient descent.
+    sharpest curvature allows plain gradient descent. ``arrived``: log10_transmission of the weakest of the layers that
+    hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink with it.
     """
 
     optimizer: str
@@ -47,7 +48,11 @@ class StepFacts(Record, frozen=True, kw_only=True):
     walked: float | None = None
     walked_scaled: float | None = None
     scale: float | None = None
+    lengths: tuple[float, ...] = ()
+    scheduled: float | None = None
     lr_limit: float | None = None
+    arrived: float | None = None
+    arrived_after: int | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):
@@ -159,7 +164,7 @@ class InputFacts(Record, frozen=True, kw_only=True):
     """The first layer on the inputs as they are, and on the same inputs standardised (mean 0, deviation 1 a feature).
 
     ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
-    first layer's curvature allows, over that of the median layer.
+    first layer's curvature allows, over that of the median layer. ``loss_standardised``: the loss on the latter.
     """
 
     layer: str
@@ -168,6 +173,7 @@ class InputFacts(Record, frozen=True, kw_only=True):
     saturated_standardised: float | None = None
     step_limit: float | None = None
     step_limit_standardised: float | None = None
+    loss_standardised: float | None = None
 
 
 class ZeroFacts(Record, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from unvanish.remedies.finite import owners
 from unvanish.remedies.swap import traced
 from unvanish.trace.calls import LOSS_CALLS
 
+SUBTRACTIONS = ("sub", "rsub", "subtract", "isub")
+
 
 @remedy(
     "match-shapes",
@@ -61,7 +63,7 @@ def match_shapes(draft: Draft) -> Change:
 
 def _inside(draft: Draft) -> Change:
     """The same in a model that computes its own loss."""
-    paths = owners(draft, LOSS_CALLS)
+    paths = owners(draft, LOSS_CALLS) or owners(draft, SUBTRACTIONS)
     if not paths:
         raise Refused("where outputs and targets meet in the model was not seen; give them the same shape by hand")
     for path in paths:

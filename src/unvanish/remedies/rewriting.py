@@ -86,15 +86,22 @@ def in_the_shape_of(other: Tensor, x: Tensor) -> Tensor:
     return x.reshape(other.shape) if x.numel() == other.numel() else x
 
 
+def paired(other: Tensor, x: Tensor) -> Tensor:
+    """x in the shape of the other tensor, where they would meet each with each and hold as many numbers."""
+    both = x.numel() == other.numel() and x.shape != other.shape
+    return x.reshape(other.shape) if both and torch.broadcast_shapes(x.shape, other.shape).numel() > x.numel() else x
+
+
 def compare_pairs(graph: fx.Graph) -> None:
-    """Give losses their first tensor in the shape of the second."""
+    """Give losses, and differences of two tensors, their first tensor in the shape of the second."""
     for node in list(graph.nodes):
         name = str(getattr(node.target, "__name__", node.target))
         compares = name.endswith("_loss") or name in ("binary_cross_entropy_with_logits", "binary_cross_entropy")
+        subtracts = name.strip("_") in ("sub", "rsub", "subtract", "isub")
         tensors = [each for each in (*node.args, *node.kwargs.values()) if isinstance(each, fx.Node)]
-        if node.op in ("call_function", "call_method") and compares and len(tensors) > 1:
+        if node.op in ("call_function", "call_method") and (compares or subtracts) and len(tensors) > 1:
             with graph.inserting_before(node):
-                new = graph.call_function(in_the_shape_of, (tensors[1], tensors[0]))
+                new = graph.call_function(in_the_shape_of if compares else paired, (tensors[1], tensors[0]))
             node.replace_input_with(tensors[0], new)
 
 

@@ -12,6 +12,7 @@ from unvanish.records import UnvanishError
 from unvanish.report.advice import Advice, advice
 from unvanish.rules import Event, Rule, known
 from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS
+from unvanish.words.terms import TERMS
 
 WIDTH = 80
 
@@ -19,9 +20,9 @@ WIDTH = 80
 def explain(topic: str = "") -> str:
     """The page of a rule's code, a remedy, a verdict, or a term or record field; without a topic, what there is.
 
-    Capitals do not matter, and blanks and hyphens count as underscores; "101" is UV101. What is no name is looked for
-    in the titles, and then in the words of every entry. Raises UnvanishError with the nearest topics
-    where there is none of that name.
+    Capitals, blanks, hyphens and underscores do not matter, nor a plural's s; "101" is UV101, and "UV1" lists the codes
+    that begin so. What is no name is looked for in the titles, and then in the words of every entry. Raises
+    UnvanishError with the nearest topics where there is none of that name.
     """
     if not topic.strip():
         return _contents()
@@ -29,14 +30,22 @@ def explain(topic: str = "") -> str:
     for rule in known():
         if wanted in (_plain(rule.code), rule.code[2:]):
             return _rule_page(rule)
+    if re.fullmatch(r"uv\d{1,2}x*", wanted) and (family := _family(wanted.rstrip("x").upper())):
+        return family
     for remedy in advice().values():
-        if _plain(remedy.slug) == wanted:
+        if _joined(remedy.slug) == _joined(topic):
             return _remedy_page(remedy)
     pages = [*_verdict_page(wanted), *_entries(wanted)]
     pages = pages or _by_words(wanted)
     if pages:
         return "\n\n".join(pages)
     raise UnvanishError(f"there is nothing to explain under {topic!r}; {_nearest(wanted)}")
+
+
+def _family(start: str) -> str:
+    """The codes that begin with ``start``, by number; empty where none does."""
+    codes = sorted((rule for rule in known() if rule.code.startswith(start)), key=lambda rule: rule.code)
+    return "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first(rule), indent=2)}" for rule in codes)
 
 
 def _by_words(wanted: str) -> list[str]:
@@ -80,25 +89,26 @@ def _verdict_page(wanted: str) -> Iterator[str]:
     yield f"{wanted.replace('_', ' ')}  (verdict)\n\n{_wrapped(GLOSSARY[wanted])}"
     found = [rule for rule in known() if rule.verdict == wanted]
     if found:
-        yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first_line(rule), indent=2)}" for rule in found)
+        yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first(rule), indent=2)}" for rule in found)
 
 
 def _entries(wanted: str) -> Iterator[str]:
     """The entries of a term or a field; a name that several records use has one for each."""
     for key, entry in GLOSSARY.items():
         record, _, field = key.rpartition(".")
-        if wanted in (_plain(field), _plain(key)) and key not in VERDICT_WORDS:
+        if wanted in (_plain(field), f"{_plain(field)}s", _plain(key)) and key not in VERDICT_WORDS:
             yield f"{field}{f'  ({record})' if record else ''}\n\n{_wrapped(entry)}"
 
 
 def _contents() -> str:
-    codes = "\n".join(f"  {rule.code}  {rule.title}" for rule in known())
-    terms = sorted({key.rpartition(".")[2] for key in GLOSSARY} - set(VERDICT_WORDS), key=str.lower)
+    codes = "\n".join(f"  {rule.code}  {rule.title}" for rule in sorted(known(), key=lambda rule: rule.code))
+    fields = sorted({key.rpartition(".")[2] for key in GLOSSARY} - set(VERDICT_WORDS) - set(TERMS), key=str.lower)
     parts = (
         f"Codes\n{codes}",
         f"Remedies\n{_wrapped(', '.join(advice()), indent=2)}",
         f"Verdicts\n{_wrapped(', '.join(VERDICT_WORDS), indent=2)}",
-        f"Terms and fields\n{_wrapped(', '.join(terms), indent=2)}",
+        f"Terms\n{_wrapped(', '.join(sorted(TERMS)), indent=2)}",
+        f"Fields of the records (in JSON and in Python)\n{_wrapped(', '.join(fields), indent=2)}",
         "unvanish explain CODE, REMEDY, VERDICT or TERM shows one of them.",
     )
     return "\n\n".join(parts)
@@ -113,12 +123,18 @@ def _nearest(wanted: str) -> str:
     return "`unvanish explain` without a topic lists them all"
 
 
-def _first_line(rule: Rule | Event) -> str:
-    return inspect.cleandoc(rule.doc).partition("\n")[0]
+def _first(rule: Rule | Event) -> str:
+    """The first sentence of a rule's text."""
+    opening = " ".join(inspect.cleandoc(rule.doc).partition("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", opening, maxsplit=1)[0]
 
 
 def _plain(topic: str) -> str:
     return re.sub(r"[\s_-]+", "_", topic.strip().lower())
+
+
+def _joined(topic: str) -> str:
+    return re.sub(r"[\W_]+", "", topic.lower())
 
 
 def _wrapped(text: str, indent: int = 0) -> str:

@@ -188,11 +188,13 @@ def _not_tried(fixes: Fixes, page: Page) -> None:
         page.print((page.clean(", ".join(no_use[:MOST_NAMES])) + more, ""))
     if fixes.refused:
         page.title("What does not apply")
-        for slug, reason in fixes.refused[:MOST_REASONS]:
+        asked = {slug for finding in fixes.before.findings for slug in finding.remedies}
+        shown = [(slug, reason) for slug, reason in fixes.refused if slug in asked][:MOST_REASONS]
+        for slug, reason in shown:
             page.listed(page.clean(slug), page.clean(reason))
-        if len(fixes.refused) > MOST_REASONS:
-            rest = ", ".join(slug for slug, _ in fixes.refused[MOST_REASONS:])
-            page.print((f"and {page.clean(rest)}", QUIET))
+        rest = [slug for slug, reason in fixes.refused if (slug, reason) not in shown]
+        if rest:
+            page.print((f"{'and ' if shown else ''}{page.clean(', '.join(rest))}", QUIET))
 
 
 def _no_use(trial: Trial) -> bool:

@@ -59,7 +59,10 @@ def lr_too_small(
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, _ = known
-    if step.best is None or step.needed is None or not step.best >= multiple or not step.needed > planned(step):
+    if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
+        return []
+    step = step.replace(needed=step.needed / ((step.scheduled or 1.0) * _grown(step)))
+    if not step.needed > planned(step):
         return []
     if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
         return []
@@ -90,7 +93,7 @@ def lr_too_small(
 def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
     said = [f"The {planned(step):,} steps that were planned have been taken."] if proven and over else []
     said.append(
-        f"At this pace 90% of the achievable reduction takes about {about(needed)} steps, and {planned(step):,} are"
+        f"At {_pace(step)} 90% of the achievable reduction takes about {about(needed)} steps, and {planned(step):,} are"
         f" {'planned' if step.planned is not None else 'assumed'}."
     )
     if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
@@ -104,6 +107,27 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
     else:
         said.append("That the learning rate is at fault was not shown: the pace may change by itself.")
     return " ".join([*said, "On this batch."])
+
+
+def _pace(step: StepFacts) -> str:
+    more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
+    if _grown(step) > 1.0:
+        more.append(f"steps {_grown(step):.2g} times as long, to which momentum grows them,")
+    return " and ".join(more) or "this pace"
+
+
+def _grown(step: StepFacts, noise: float = 1.5) -> float:
+    """The length of the last real step in units of the first; 1 where it is less than ``noise``, which batches make."""
+    if len(step.lengths) < 2 or not noise * step.lengths[0] <= step.lengths[-1] < math.inf or not step.lengths[0]:
+        return 1.0
+    return step.lengths[-1] / step.lengths[0]
+
+
+def _finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
+    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
+    lengths = step.lengths
+    half = len(lengths) // 2
+    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def _left(flow: Flow) -> float:

@@ -29,6 +29,7 @@ def serve(
         import uvicorn
 
         from unvanish.server.app import application
+        from unvanish.server.idle import Idle
 
         site = importlib.import_module(f"unvanish.server.{name}").site(**given)
     except ImportError as error:
@@ -54,10 +55,12 @@ def serve(
             threading.Timer(0.5, webbrowser.open, (address,)).start()
         config = uvicorn.Config(
             application(site, token, port), log_level="error", lifespan="on", timeout_graceful_shutdown=2,
-            server_header=False, limit_concurrency=64,
+            server_header=False, timeout_notify=1,
         )  # fmt: skip
+        server = uvicorn.Server(config)
+        config.callback_notify = Idle(server.server_state.connections)
         with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
     return 0
 
 

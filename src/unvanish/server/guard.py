@@ -17,11 +17,15 @@ POLICY = (
 LARGEST = 8 * 2**20  # bytes of a request's body; a report on 1,000 layers has about one million
 
 
+MOST = 64
+"""Requests that are answered at the same time. Who has no token is refused before being counted."""
+
+
 class Guard:
     """ASGI middleware that answers whoever does not know the token, or comes under another name than loopback's."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
-        self.app, self.token = app, token
+        self.app, self.token, self.running = app, token, 0
         self.hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         # cookies do not know ports: two labs at once would take each other's
         self.cookie = f"unvanish-{port}"
@@ -35,7 +39,11 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, _hardened(send))
             return
-        await self.app(scope, _limited(receive), _hardened(send))
+        self.running += 1
+        try:
+            await self.app(scope, _limited(receive), _hardened(send))
+        finally:
+            self.running -= 1
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -52,6 +60,8 @@ class Guard:
             return self._entry()
         if not self._right(self._remembered(headers)):
             return PlainTextResponse("open the address that unvanish printed: it holds the token of this server", 403)
+        if self.running >= MOST:
+            return PlainTextResponse(f"{MOST} requests are being answered: wait for one of them to end", 503)
         return None
 
     def _right(self, token: str) -> bool:

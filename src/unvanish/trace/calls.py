@@ -15,11 +15,12 @@ from unvanish.preserve.tensors import KeptTensor
 from unvanish.trace.axes import Walks
 from unvanish.trace.births import Trouble
 from unvanish.trace.cuts import Cut
-from unvanish.trace.mixing import Mixing
+from unvanish.trace.mixing import Mixed
 from unvanish.trace.scaled import norm_of
 
 Node = Any  # torch.autograd.graph.Node; its private sides are used in exact.py alone
 Slot = tuple[Node, int]
+Met = tuple[tuple[int, ...], Tensor, str]  # a shape, the tensor it meets, and the line where
 PARAMETERS_ONLY = -1
 
 LOSS_CALLS = {
@@ -62,7 +63,7 @@ class Call:
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
-    mixing: Mixing | None = None  # where it averages over rows
+    mixed: Mixed | None = None  # where it averages over rows, until that was measured
 
     @property
     def rms(self) -> float:
@@ -92,12 +93,15 @@ class Capture:
     loss_root: Root | None = None
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
-    inside: tuple[int, ...] = ()  # of a model that returns its own loss: the calls whose results ``outputs`` are
+    inside: tuple[int, ...] = ()  # of a model that computes its own loss: the last calls with weights before it
+    passed_on: bool = False  # the loss_fn gives what the model has computed as its loss, and no more
     ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     values: Any = None  # the outputs without their graph, in the user's structure
+    given: list[Tensor] = field(default_factory=list)  # of these, those that no weight moves: a target handed on
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
-    compared: tuple[tuple[int, ...], Tensor, str] | None = None  # a shape and the target it meets first in the loss
+    compared: Met | None = None  # where outputs meet a target first in the loss
+    met: dict[int, Met] = field(default_factory=dict)  # by call of the model: shapes that meet there and both stretch
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
@@ -117,6 +121,8 @@ class Capture:
         """Take the graph apart from its end, so that no chain of destructors runs deep."""
         self.loss_root, self.loss_input, self.values, self.loss_call, self.compared = None, None, None, None, None
         self.outputs.clear()
+        self.given.clear()
+        self.met.clear()
         self.ends.clear()
         self.of_parameters.clear()
         nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
@@ -137,7 +143,12 @@ def root_of(tensor: Tensor) -> Root:
     return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
 
 
+_ACCUMULATES = getattr(torch._C._functions, "AccumulateGrad", None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def leaf_of(node: Node) -> Any:
     """The parameter (or input) that a node accumulates into; a custom Function may keep a ``variable`` of its own."""
+    if _ACCUMULATES is not None:
+        return node.variable if type(node) is _ACCUMULATES else None
     leaf = getattr(node, "variable", None)
     return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf

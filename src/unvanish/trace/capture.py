@@ -6,7 +6,7 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from unvanish.preserve.tensors import kept_tensors
 from unvanish.records import UnvanishError
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
-from unvanish.trace.ends import ends_of, returns_loss, roots_of
+from unvanish.trace.ends import ends_of, met_inside, returns_loss, roots_of
 from unvanish.trace.places import blame
 from unvanish.trace.recorder import Recorder
 from unvanish.trace.scaled import is_finite
@@ -41,7 +41,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             stack.enter_context(autocast(problem, model))
             stack.enter_context(recorder.watching_modules())
             stack.enter_context(recorder)
-            outputs = _guarded("the model", lambda: problem.outputs(model))
+            outputs = _guarded("the model", lambda: problem.outputs(model), problem)
             outputs = _with_nodes(outputs)
             recorder.adopt_end(outputs)
             recorder.part = "loss"
@@ -49,6 +49,8 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
             recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
+            own = outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
+            capture.passed_on = problem.loss_fn is not None and loss is own
             _read_layers_ends(capture)
         _read_own_ends(capture, problem)
         if recorder.disturbed:
@@ -77,13 +79,31 @@ def drop_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _guarded(what: str, run: Any) -> Any:
+def _guarded(what: str, run: Any, given: Problem | None = None) -> Any:
     try:
         return run()
     except UnvanishError:
         raise
     except (Exception, SystemExit) as error:
-        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}") from error
+        hint = "" if given is None else _hint(given, error)
+        raise UnvanishError(f"{what} raised {type(error).__name__}: {error}{blame(error)}{hint}") from error
+
+
+def _hint(given: Problem, error: BaseException) -> str:
+    """What about the inputs may be behind the error of a forward, or nothing."""
+    inputs = given.inputs
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    parts = parts if isinstance(parts, (list, tuple)) else [parts]
+    if any(type(part).__module__.partition(".")[0] == "numpy" for part in parts):
+        return "; the inputs hold a numpy array: give tensors, torch.as_tensor(array, dtype=torch.float32)"
+    if not isinstance(error, TypeError) or "argument" not in str(error):
+        return ""
+    if isinstance(inputs, (list, tuple)):
+        said = f"; the {type(inputs).__name__} of inputs is given as {len(inputs)} arguments"
+        return said if given.targets is not None else f"{said}; targets have a place of their own, Problem(targets=…)"
+    if isinstance(inputs, Mapping):
+        return f"; the mapping of inputs is given as keyword arguments ({', '.join(map(str, inputs))})"
+    return ""
 
 
 @contextmanager
@@ -112,8 +132,16 @@ def interrupt_behind(error: BaseException) -> BaseException | None:
 def _read_outputs(capture: Capture, problem: Problem, outputs: Any) -> None:
     loss = None if problem.loss_fn is not None else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
     found = [_flat(t) for t in tensors(outputs) if t is not loss and t.is_floating_point()]
-    capture.values = rebuild(outputs, lambda t: t.detach().clone())  # a loss may change its arguments in place
-    capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
+    copies: dict[int, Tensor] = {}
+
+    def apart(tensor: Tensor) -> Tensor:  # a loss may change its arguments in place
+        copies[id(tensor)] = tensor.detach().clone()
+        return copies[id(tensor)]
+
+    capture.values = rebuild(outputs, apart)
+    capture.given = [copies[id(t)] for t in found if t.grad_fn is None and id(t) in copies]
+    with torch._C.DisableTorchFunction():
+        capture.outputs = [root_of(t) for t in found if t.grad_fn is not None]
 
 
 def _with_nodes(outputs: Any) -> Any:
@@ -139,11 +167,14 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         raise UnvanishError(
             f"{source} a {loss.dtype} number; a loss must be a floating-point number to have a gradient"
         )
-    capture.loss = float(loss.detach())
-    if loss.grad_fn is not None:
-        capture.loss_root = root_of(loss)
-        capture.loss_index = capture.owner.get(loss.grad_fn)
-    elif any(p.requires_grad for p in capture.model.parameters()):
+    with torch._C.DisableTorchFunction():
+        capture.loss = float(loss.detach())
+        if loss.grad_fn is not None:
+            capture.loss_root = root_of(loss)
+            capture.loss_index = capture.owner.get(loss.grad_fn)
+    if capture.loss_root is not None:
+        return
+    if any(p.requires_grad for p in capture.model.parameters()):
         raise UnvanishError(
             "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
             " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"
@@ -152,14 +183,21 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
 
 def _read_own_ends(capture: Capture, problem: Problem) -> None:
     """Outputs for a model that returns its own loss alone: what its recognised loss call is given, else its ends."""
-    if not returns_loss(capture, problem.batch_size) or capture.loss_root is None or capture.ends:
+    if capture.loss_root is None or capture.ends:
         return
-    if capture.loss_input is not None and same_loss(capture):
+    if not returns_loss(capture, problem.batch_size):
+        if (
+            problem.loss_fn is None and capture.met and not same_loss(capture)
+        ):  # outputs beside a loss in which something meets each with each
+            capture.inside = tuple(ends_of(capture, problem.batch_size))
+            capture.compared = capture.compared or met_inside(capture)
+    elif capture.loss_input is not None and same_loss(capture):
         capture.outputs = []
     elif found := ends_of(capture, problem.batch_size):
         roots = roots_of(capture, found)
         if len(roots) == len(found):
             capture.outputs, capture.inside = roots, tuple(found)
+            capture.compared = capture.compared or met_inside(capture)
 
 
 def same_loss(capture: Capture) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.trace.calls import Call, Capture, Node, Root
+from unvanish.trace.calls import Call, Capture, Met, Node, Root
 
 PRODUCTS = ("linear", "bilinear", "matmul", "mm", "addmm", "bmm", "baddbmm")
 
@@ -41,6 +41,25 @@ def ends_of(capture: Capture, batch_size: int) -> list[int]:
         for index in passed - before:
             calls[index].part = "loss"
     return sorted(found)
+
+
+def met_inside(capture: Capture) -> Met | None:
+    """Where, in a loss that the model computes, shapes meet that both stretch; None where none do."""
+    if capture.loss_index is None:
+        return None
+    for index in sorted(capture.met):
+        if capture.calls[index].part == "loss":
+            return capture.met[index]
+    return None
+
+
+def all_meet(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:
+    """Whether both shapes are stretched when they meet: then each of one meets several of the other."""
+    width = max(len(outputs), len(targets))
+    padded = [(1,) * (width - len(shape)) + shape for shape in (outputs, targets)]
+    pairs = list(zip(*padded, strict=True))
+    fit = all(a == b or 1 in (a, b) for a, b in pairs)
+    return fit and any(a == 1 < b for a, b in pairs) and any(b == 1 < a for a, b in pairs)
 
 
 def roots_of(capture: Capture, ends: list[int]) -> list[Root]:

@@ -33,6 +33,7 @@ class _Edge(NamedTuple):
     call: int  # the child's
     shape: torch.Size | None
     dtype: torch.dtype
+    leaf: bool
 
 
 def exact_walk(
@@ -94,31 +95,31 @@ class _Walk:
         for root in (*(root for channel in channels for root, _ in channel), *ends):
             if root is not None:
                 root.slot = (None, 0)  # or the whole graph would stay alive behind its end
-        ready = [(-n._sequence_nr(), i, n) for i, n in enumerate(self.waiting) if self.waiting[n] == 0]
+        waiting, owner, of_parameters = self.waiting, self.capture.owner, self.capture.of_parameters
+        ready = [(-n._sequence_nr(), i, n, leaf_of(n)) for i, n in enumerate(waiting) if waiting[n] == 0]
         heapq.heapify(ready)
-        ticket = len(self.waiting)
-        owner = self.capture.owner
+        ticket = len(waiting)
         while ready:
-            node = heapq.heappop(ready)[2]
-            del self.waiting[node]
+            _, _, node, leaf = heapq.heappop(ready)
+            del waiting[node]
             slots = self.buffers.pop(node, None)
             edges = node.next_functions
             if slots is not None:
-                leaf = leaf_of(node)
                 if leaf is not None:
                     self.finish_leaf(leaf, slots)
                 else:
                     self.visit(node, edges, slots)
             owner.pop(node, None)
-            self.capture.of_parameters.pop(node, None)
+            of_parameters.pop(node, None)
             for child, _ in edges:
                 if child is not None:
-                    left = self.waiting[child] = self.waiting[child] - 1
+                    left = waiting[child] = waiting[child] - 1
                     if left == 0:
                         ticket += 1
+                        leaf = leaf_of(child)
                         # Leaves go first: their gradient is complete and can be dropped.
-                        rank = -math.inf if leaf_of(child) is not None else -child._sequence_nr()
-                        heapq.heappush(ready, (rank, ticket, child))
+                        rank = -child._sequence_nr() if leaf is None else -math.inf
+                        heapq.heappush(ready, (rank, ticket, child, leaf))
 
     def count_consumers(self, roots: Sequence[Node]) -> None:
         stack = list(dict.fromkeys(roots))
@@ -193,27 +194,25 @@ class _Walk:
 
     def through(self, node: Node, apply: _Apply, parts: dict[int, Scaled]) -> list[tuple[_Edge, Scaled]]:
         """One node's vector-Jacobian product for each of its edges, computed again where the type ran out of range."""
+        settle = self.math.settle
         if len(parts) == 1:
             ((nr, only),) = parts.items()
-            given, exponent = {nr: only.mantissa}, only.exponent
+            given, exponent, logs = {nr: only.mantissa}, only.exponent, (only.log2,)
             results = [
-                (edge, Scaled(g, exponent, only.log2) if _same(g, only, node) else self.math.settle(g, exponent))
+                (edge, Scaled(g, exponent, only.log2) if _same(g, only, node) else settle(g, exponent, edge.leaf))
                 for edge, g in apply(given)
             ]
         else:
             mantissas, exponent = self.math.align(list(parts.values()))
-            given = dict(zip(parts, mantissas, strict=True))
-            results = [(edge, self.math.settle(g, exponent)) for edge, g in apply(given)]
-        if self.math is not Host or all(p.log2 == LOG_ZERO for p in parts.values()):
-            return results
-        if any(not p.log2 < math.inf for p in parts.values()):
+            given, logs = dict(zip(parts, mantissas, strict=True)), tuple(part.log2 for part in parts.values())
+            results = [(edge, settle(g, exponent, edge.leaf)) for edge, g in apply(given)]
+        if self.math is not Host or not LOG_ZERO < max(logs) < math.inf or any(map(math.isnan, logs)):
             return results
         for index, (edge, result) in enumerate(results):
-            step = _retry(result, exponent)
-            if step:
+            if step := _retry(result, exponent):
                 again = {nr: shift(m, step) for nr, m in given.items()}
                 found = apply(again)[index][1]
-                better = self.math.settle(found, exponent - step)
+                better = settle(found, exponent - step)
                 if better.log2 != LOG_ZERO and math.isfinite(better.log2):
                     results[index] = (edge, better)
         return results
@@ -224,10 +223,13 @@ _Apply = Callable[[dict[int, Tensor]], list[tuple[_Edge, Tensor]]]
 
 
 def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
+    leaf = leaf_of(child)
+    if leaf is not None and leaf.layout is torch.strided and not leaf.is_nested:
+        return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), leaf.shape, leaf.dtype, True)
     metadata = child._input_metadata[nr]
     nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
     shape = None if nested else torch.Size(metadata.shape)
-    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype)
+    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype, False)
 
 
 def _size(value: Scaled) -> Any:
@@ -289,7 +291,7 @@ def _apply_projected(
     """What a node sends along its edges, but for its weight: that gradient goes to its leaf at once, projected."""
     sent, weight = projected.send(given[0])
     found = [(side, _fit(sent[place], side)) for place, side in enumerate(sides) if side is not None and place in sent]
-    return [*found, (_Edge(projected.leaf, 0, PARAMETERS_ONLY, None, weight.dtype), weight)]
+    return [*found, (_Edge(projected.leaf, 0, PARAMETERS_ONLY, None, weight.dtype, True), weight)]
 
 
 def _zeros(metadata: Any) -> Tensor:

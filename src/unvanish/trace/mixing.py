@@ -38,10 +38,27 @@ class Mixing(NamedTuple):
     stable_rank: float
 
 
-def mixing_of(
+class Mixed(NamedTuple):
+    """Rows that a call was given and those it made of them, each (groups, rows, width); of many some of them."""
+
+    rows: int
+    groups: int
+    given: Tensor
+    made: Tensor
+
+    def measured(self) -> Mixing | None:
+        """What the call did to the rows; None where they have no direction."""
+        given, made = self.given.double(), self.made.double()
+        before, after = spread(given), spread(made)
+        if before is None or after is None:
+            return None
+        return Mixing(self.rows, self.groups, before, after, stable_rank(made))
+
+
+def mixed_of(
     name: str, args: Any, kwargs: Any, made: list[Tensor], of_weights: Callable[[Tensor], bool]
-) -> Mixing | None:
-    """What the call does to rows; None where it does not average over them, or they have no direction.
+) -> Mixed | None:
+    """Copies of the rows of a call; None where it does not average over them.
 
     ``of_weights``: whether a tensor is made of weights alone, which are no rows.
     """
@@ -50,12 +67,8 @@ def mixing_of(
         found = _operands(name, args, kwargs, made)
         if found is None or of_weights(found[0]):
             return None
-        given, result = _rows(found[0]), _rows(found[1])
-        before, after = spread(given), spread(result)
-        if before is None or after is None:
-            return None
         count = found[1].numel() // max(1, found[1].shape[-1] * found[1].shape[-2])
-        return Mixing(found[1].shape[-2], count, before, after, stable_rank(result))
+        return Mixed(found[1].shape[-2], count, _rows(found[0]), _rows(found[1]))
     except (IndexError, TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
 
@@ -78,20 +91,23 @@ def spread(rows: Tensor) -> float | None:
 def stable_rank(rows: Tensor) -> float:
     """‖H‖²_F / σ₁² of each group, its mean over the groups; σ₁ by power iteration from the mean row."""
     square = rows.square().sum((-2, -1))
-    vector = rows.mean(-2, keepdim=True) + 1e-3 * rows[..., :1, :]
-    for _ in range(TURNS):
-        vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-300)
-        vector = vector @ rows.mT @ rows
+    # Of size 1 neither the rows nor twenty products with them leave float64: no turn need be scaled by itself.
+    unit = rows / square.sqrt().clamp(min=1e-300)[..., None, None]
+    vector = unit.mean(-2, keepdim=True) + 1e-3 * unit[..., :1, :]
+    for _ in range(TURNS - 1):
+        vector = vector @ unit.mT @ unit
+    vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    vector = vector @ rows.mT @ rows
     top = vector.norm(dim=-1).flatten()
     found = (square / top.clamp(min=1e-300))[top > 0.0]
     return float(found.mean()) if found.numel() else 1.0
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """(groups, rows, width) in float64, of a large tensor some groups and rows at even distances."""
+    """(groups, rows, width), copied; of a large tensor some groups and rows at even distances."""
     rows = tensor.detach().reshape(-1, *tensor.shape[-2:])
     rows = rows[:: -(-rows.shape[0] // MOST_GROUPS), :: -(-rows.shape[1] // MOST_ROWS)]
-    return rows.double()
+    return rows.clone()
 
 
 def _operands(name: str, args: Any, kwargs: Any, made: list[Tensor]) -> tuple[Tensor, Tensor] | None:

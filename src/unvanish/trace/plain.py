@@ -21,7 +21,7 @@ def plain_walk(
     tapes = []
     try:
         for index, channel in enumerate(channels):
-            tapes.append(_plain_channel(capture, index, channel, on_leaf))
+            tapes.append(_plain_channel(capture, index, channel, on_leaf) if channel else Tape())
     finally:
         capture.release()
     return tapes

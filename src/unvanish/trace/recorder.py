@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
-from unvanish.trace.mixing import mixing_of
+from unvanish.trace.ends import all_meet
+from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, rebuild, tensors
@@ -38,19 +39,18 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.capture = capture
         self.part = "model"
-        self.names = {id(m): module_path(n) for n, m in capture.model.named_modules()}
-        self.parameters = {id(p) for p in capture.model.parameters()}
+        named = list(capture.model.named_modules())
+        self.names = {id(m): module_path(n) for n, m in named}
+        parameters = [p for _, m in named for p in m._parameters.values() if p is not None]
+        buffers = [b for _, m in named for b in m._buffers.values() if b is not None]
+        self.parameters = set(map(id, parameters))
         self.frames: tuple[tuple[str, int], ...] = ()
         self.thread = threading.get_ident()
         self.others = {t.ident for t in threading.enumerate()} - {self.thread}
         self.cuts = Cuts(capture)
         self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
-        self.weights: dict[int, Any] = {
-            id(t): weakref.ref(t)
-            for t in (*capture.model.parameters(), *capture.model.buffers())
-            if t.is_floating_point()
-        }
+        self.weights: dict[int, Any] = {id(t): weakref.ref(t) for t in (*parameters, *buffers) if t.is_floating_point()}
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
@@ -184,7 +184,7 @@ class Recorder(TorchFunctionMode):
             call.trouble = trouble_of(name, args, kwargs, given, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
         if call.finite and self.part == "model":
-            call.mixing = mixing_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
+            call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):
             if "norm" in name:
                 call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
@@ -193,6 +193,8 @@ class Recorder(TorchFunctionMode):
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, args, kwargs)
+        if self.part == "model" and not call.parameters:
+            self._remember_meeting(call, args, kwargs)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
@@ -264,6 +266,13 @@ class Recorder(TorchFunctionMode):
         targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
         if outputs and targets:
             self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
+
+    def _remember_meeting(self, call: Call, args: Any, kwargs: Any) -> None:
+        given = arguments((args, kwargs))
+        if len(given) == 2 and given[0].requires_grad != given[1].requires_grad and not any(t.is_nested for t in given):
+            output, target = given if given[0].requires_grad else given[::-1]
+            if target.numel() > 1 and all_meet(tuple(output.shape), tuple(target.shape)):
+                self.capture.met[call.index] = tuple(output.shape), target.detach(), call.source
 
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
         cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}

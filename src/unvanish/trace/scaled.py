@@ -61,6 +61,14 @@ def norm_of(tensor: Tensor) -> float:
     return _careful_norm(tensor)
 
 
+def norms_of(tensors: Sequence[Tensor]) -> list[float]:
+    """The Euclidean norm of each; those of many small ones are read back together."""
+    if len(tensors) < 2 or any(t.dtype is not torch.float32 or t.layout is not torch.strided for t in tensors):
+        return [norm_of(t) for t in tensors]
+    found = torch.stack(torch._foreach_norm(list(tensors))).tolist()
+    return [norm if 1e-15 < norm < 1e15 else norm_of(t) for norm, t in zip(found, tensors, strict=True)]
+
+
 def _careful_norm(tensor: Tensor) -> float:
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
@@ -104,14 +112,15 @@ class Host:
     """Exponents are Python integers; a tensor is rescaled only when its norm has left the comfortable range."""
 
     @staticmethod
-    def settle(tensor: Tensor, exponent: int) -> Scaled:
+    def settle(tensor: Tensor, exponent: int, last: bool = False) -> Scaled:
+        """``last``: nothing more is made of it, so that it may stay as it is wherever its digits are whole."""
         norm = norm_of(tensor)
         if norm == 0.0:
             return Scaled(tensor, 0, LOG_ZERO)
         if not math.isfinite(norm):
             return Scaled(tensor, exponent, norm)
         drift = math.frexp(norm / math.sqrt(tensor.numel()))[1] if not tensor.is_sparse else 0
-        comfortable = 2 if tensor.dtype is torch.float16 else 20
+        comfortable = room(tensor.dtype) if last else 2 if tensor.dtype is torch.float16 else 20
         if abs(drift) <= comfortable:
             return Scaled(tensor, exponent, math.log2(norm) + exponent)
         return Scaled(shift(tensor, -drift), exponent + drift, math.log2(norm) + exponent)
@@ -142,7 +151,7 @@ class Device:
     """Exponents and norms are float64 scalars on the accelerator: nothing waits, every tensor is rescaled."""
 
     @staticmethod
-    def settle(tensor: Tensor, exponent: Any) -> Scaled:
+    def settle(tensor: Tensor, exponent: Any, last: bool = False) -> Scaled:
         values = tensor.coalesce().values() if tensor.is_sparse else tensor
         wide = torch.complex128 if values.is_complex() else torch.float64
         log2 = torch.linalg.vector_norm(values, dtype=wide).log2()

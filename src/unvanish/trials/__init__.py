@@ -18,7 +18,7 @@ from unvanish.remedies import Remedy, remedies
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
-from unvanish.trials.candidates import ordered
+from unvanish.trials.candidates import answers_to, ordered
 from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
@@ -102,7 +102,8 @@ def fix(
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
                 return answer(race, NOTHING, None, None, remarks)
             race.enlist(crew(race.copies))
-            chosen = search(race, ordered(catalogue, findings, seed), remarks.append)
+            answers = answers_to(catalogue, findings)
+            chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
         except KeyboardInterrupt:
             interrupted = True
@@ -238,6 +239,8 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
         yield "no train_batches were given: every step was taken on the one batch of the problem"
     if not race.copies.scale.unseen:
         yield "no validation data were given: scores are training scores and say nothing about unseen data"
+    elif race.copies.objective.whole:
+        yield "the network takes no half of the validation data: the same data chose and judged"
     elif not race.copies.scale.split:
         yield "there are too few validation samples to split: the same ones chose and judged"
     if race.copies.objective.pretrained:

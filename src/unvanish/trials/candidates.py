@@ -28,7 +28,7 @@ def ordered(catalogue: Sequence[Remedy], findings: Sequence[Finding], seed: int)
     answer and a likely partner, a single edit not yet tried; every fifth candidate is drawn at random from all.
     """
     remedies = {each.slug: each for each in catalogue}
-    answers = _answers(catalogue, findings)
+    answers = answers_to(catalogue, findings)
     rest = _by_kind([each for each in catalogue if each.slug not in answers])
     pairs = _pairs(answers, rest, remedies)
     streams = [[(slug,) for slug in answers], pairs, [(slug,) for slug in rest]]
@@ -46,7 +46,8 @@ def at_random(catalogue: Sequence[Remedy], seed: int) -> Iterator[Candidate]:
     yield from everything
 
 
-def _answers(catalogue: Sequence[Remedy], findings: Sequence[Finding]) -> list[str]:
+def answers_to(catalogue: Sequence[Remedy], findings: Sequence[Finding]) -> list[str]:
+    """The remedies that see their own fault, then those that answer the findings, errors first and in turn."""
     known = {each.slug for each in catalogue}
     seen = [each.slug for each in catalogue if each.only_for == "fault"]
     lists: list[list[str]] = []

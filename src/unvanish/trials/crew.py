@@ -10,44 +10,60 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 
 from unvanish.records import UnvanishError
-from unvanish.trials.questions import Answer, Describe, Desk, Question, answered, asked, lost
+from unvanish.trials.questions import Ahead, Answer, Desk, Question, answer, answered, asked, lost
 from unvanish.trials.trial import Copies
+from unvanish.trials.turns import HERE, SURE, Place, Turns
 from unvanish.workers import cluster
+from unvanish.workers.forked import can_fork, fork
 from unvanish.workers.pickled import pickled
 from unvanish.workers.process import ClosedError, Process, Work
 
 FUNCTION = "unvanish.trials.questions:answer"
-HERE = -1
-"""The number of this process among those that answer."""
+POOL = 0
+"""The number of a cluster, which keeps no copies from task to task."""
 
 
 class Crew:
-    """Questions that are waiting, and the answers that are there. ``mine`` answers a question in this process."""
+    """Questions that are waiting, and the answers that are there. ``mine`` answers a question in this process.
 
-    def __init__(self, mine: Callable[[Question], Answer]) -> None:
+    ``stands``: how far copies in this process have been trained. ``forgetful``: numbers of those that keep none.
+    """
+
+    def __init__(
+        self,
+        mine: Callable[[Question], Answer],
+        stands: dict[Place, int] | None = None,
+        forgetful: Collection[int] = (),
+    ) -> None:
         self.mine = mine
         self.closed = False
         self.changed = threading.Condition()
-        self._waiting: dict[Question, None] = {}
+        self.turns = Turns(forgetful)
+        self.turns.stood(HERE, stands or {})
         self._done: dict[Question, Answer | BaseException] = {}
         self._known: set[Question] = set()
-        self._own: set[Question] = set()
-        self._home: dict[tuple[Any, int], int] = {}
+        self._wanted: Question | None = None
         self._failed: BaseException | None = None
 
-    def expect(self, questions: Iterable[Question], own: Collection[Question] = ()) -> None:
+    def expect(self, questions: Iterable[Question], own: Collection[Question] = (), rank: int = SURE) -> None:
         """Let others begin with these; those of ``own`` are left to this process, which needs their copies."""
         with self.changed:
-            self._own.update(own)
             for each in questions:
                 if each not in self._known:
                     self._known.add(each)
-                    self._waiting[each] = None
+                    self.turns.add(each, rank, each in own)
+            self.changed.notify_all()
+
+    def foresee(self, questions: Iterable[Ahead], own: Collection[Ahead] = ()) -> None:
+        """Trainings to go ahead with where nothing is sure to be needed; they take the place of those said before."""
+        with self.changed:
+            self.turns.foresee(questions, own)
             self.changed.notify_all()
 
     def take(self, question: Question) -> Answer:
@@ -56,29 +72,32 @@ class Crew:
         while True:
             with self.changed:
                 if question in self._done:
+                    self._wanted = None
                     found = self._done[question]
                     if isinstance(found, BaseException):
                         raise found
                     return found
-                mine = self._next(HERE, question)
+                self._wanted = question
+                mine = self.turns.take(HERE, question)
                 if mine is None and self._failed is not None:
                     raise self._failed
                 if mine is None:
+                    self.changed.notify_all()  # it has become urgent
                     self.changed.wait()
                     continue
             try:
-                self.put(mine, self.mine(mine))
+                self.put(HERE, mine, self.mine(mine))
             except Exception as error:
-                self.put(mine, error)
+                self.put(HERE, mine, error)
             except BaseException:
-                self.back(mine)
+                self.put(HERE, mine, None)
                 raise
 
     def wait(self, number: int) -> Question | None:
         """What the process of that number is to do next, as soon as there is something; None when all is over."""
         with self.changed:
             while not self.closed:
-                if (found := self._next(number)) is not None:
+                if (found := self.turns.take(number, self._wanted)) is not None:
                     return found
                 self.changed.wait()
         return None
@@ -86,17 +105,17 @@ class Crew:
     def some(self, count: int, number: int) -> list[Question]:
         """What that process is to do next, up to so many; none where nothing is waiting."""
         with self.changed:
-            return [each for _ in range(count) if (each := self._next(number)) is not None]
+            return [each for _ in range(count) if (each := self.turns.take(number, self._wanted)) is not None]
 
     @property
     def waiting(self) -> int:
         """How many questions nobody has begun."""
-        return len(self._waiting)
+        return len(self.turns)
 
-    def idle(self) -> tuple[()]:
-        """Wait until there is something new."""
+    def idle(self, number: int) -> tuple[()]:
+        """Wait until there is something new for that process."""
         with self.changed:
-            if not self.closed and all(each in self._own for each in self._waiting):
+            if not self.closed and self.turns.next(number, self._wanted) is None:
                 self.changed.wait()
         return ()
 
@@ -106,37 +125,23 @@ class Crew:
             self._failed = error
             self.changed.notify_all()
 
-    def put(self, question: Question, answer: Answer | BaseException | None) -> None:
-        """An answer has come; None: this process has to find it itself."""
-        if answer is None:
-            self.back(question)
-            return
+    def gone(self, number: int) -> None:
+        """A process will answer no more."""
         with self.changed:
-            self._done[question] = answer
+            self.turns.gone(number)
             self.changed.notify_all()
 
-    def back(self, question: Question) -> None:
-        """Nobody else can answer this."""
+    def put(self, number: int, question: Question, answer: Answer | BaseException | None) -> None:
+        """A process has answered; None: this process has to find the answer itself."""
         with self.changed:
-            self._waiting[question] = None
-            self._own.add(question)
+            self.turns.answered(number, question, answer.steps if isinstance(answer, Answer) else 0)
+            if isinstance(question, Ahead):
+                pass
+            elif answer is None:
+                self.turns.add(question, SURE, own=True)
+            else:
+                self._done[question] = answer
             self.changed.notify_all()
-
-    def _next(self, number: int, wanted: Question | None = None) -> Question | None:
-        """The best question for a process: its own, one it has the copy for, one nobody has, any; descriptions last."""
-        free = [each for each in self._waiting if number == HERE or each not in self._own]
-        if not free:
-            return None
-
-        def rank(each: Question) -> tuple[bool, bool, bool, int]:
-            home = self._home.get((each.candidate, each.seed))
-            distance = 0 if home == number else 1 if home is None else 2
-            return each not in self._own, each != wanted, isinstance(each, Describe), distance
-
-        found = min(free, key=rank)
-        del self._waiting[found]
-        self._home[found.candidate, found.seed] = number
-        return found
 
     def close(self) -> None:
         """No more questions."""
@@ -145,12 +150,37 @@ class Crew:
             self.changed.notify_all()
 
 
-class Early:
-    """Processes that import what they need before it is known what they will work on, which ``desk`` then holds."""
+class Helpers:
+    """Processes of this machine beside this one: copies of it, where it can be copied, else started anew.
+
+    The latter import what they need before it is known what they will work on, which ``desk`` then holds.
+    """
 
     def __init__(self, count: int) -> None:
-        self.desk = b""
-        self.processes = [Process(FUNCTION, lambda: self.desk) for _ in range(count)]
+        self.count = count
+        self.desk: Callable[[], bytes] = bytes
+        self.processes: list[Process] = []
+        if not can_fork():
+            self._start()
+
+    def give(self, copies: Copies) -> None:
+        """Let all of them work on these copies."""
+        desk = Desk(copies.objective, copies.expected)
+        self.desk = cache(lambda: pickled(desk, "the Problem"))
+        if not self.processes and can_fork():
+            ready = Desk(copies.objective, copies.expected)
+            ready.copies = copies
+            made = [fork(answer, ready, _begun) for _ in range(self.count)]
+            self.processes = [
+                Process(FUNCTION, lambda: self.desk(), running) for running in made if running is not None
+            ]
+        if not self.processes:
+            self._start()
+        if not all(process.is_ready for process in self.processes):
+            self.desk()  # what cannot be sent is said here
+
+    def _start(self) -> None:
+        self.processes = [Process(FUNCTION, lambda: self.desk()) for _ in range(self.count)]
         for process in self.processes:
             process.begin()
 
@@ -160,11 +190,18 @@ class Early:
             process.close()
 
 
+def _begun() -> None:
+    """One thread, and a pass back and forth to see that nothing waits for a thread that a copy lacks."""
+    torch.set_num_threads(1)
+    weight = torch.ones(8, 8, requires_grad=True)
+    (weight @ weight).sum().backward()
+
+
 @contextlib.contextmanager
 def helpers(on: str, workers: int) -> Iterator[Callable[[Copies], Crew | None]]:
     """What makes a crew for copies, by what ``fix`` was asked for; None where this process is to work alone.
 
-    Processes of this machine begin at once. Raises UnvanishError where ``on`` or ``workers`` make no sense.
+    Raises UnvanishError where ``on`` or ``workers`` make no sense.
     """
     on_ray = cluster.is_cluster(on, "fix")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
@@ -175,43 +212,44 @@ def helpers(on: str, workers: int) -> Iterator[Callable[[Copies], Crew | None]]:
         )
     with contextlib.ExitStack() as after:
         ray = after.enter_context(cluster.connected(on)) if on_ray else None
-        early = Early(workers - 1) if workers > 1 else None
-        if early is not None:
-            after.callback(early.close)
+        local = Helpers(workers - 1) if workers > 1 else None
+        if local is not None:
+            after.callback(local.close)
 
         def crew(copies: Copies) -> Crew | None:
-            return None if early is ray is None else after.enter_context(crew_of(copies, early, ray))
+            return None if local is ray is None else after.enter_context(crew_of(copies, local, ray))
 
         yield crew
 
 
 @contextlib.contextmanager
-def crew_of(copies: Copies, processes: Early | None, ray: Any = None) -> Iterator[Crew]:
+def crew_of(copies: Copies, local: Helpers | None, ray: Any = None) -> Iterator[Crew]:
     """A crew of this process and others, as far as ``with`` goes: of this machine, or of a cluster.
 
     All use one thread each, this one too: other numbers of threads add up sums in another order.
     """
-    crew = Crew(lambda question: answered(copies, question))
-    desk = pickled(Desk(copies.objective, copies.expected), "the Problem")
-    if processes is not None:
-        processes.desk = desk
-        threads = [
-            threading.Thread(target=_drive, args=(crew, number, process), daemon=True)
-            for number, process in enumerate(processes.processes)
-        ]
-    else:
-        threads = [threading.Thread(target=_drive_ray, args=(crew, ray, Work(FUNCTION, desk)), daemon=True)]
+    stands = {key: copy.steps for key, copy in copies.trained.items()}
+    crew = Crew(lambda question: answered(copies, question), stands, () if local is not None else (POOL,))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    threads: list[threading.Thread] = []
     try:
+        if local is not None:
+            local.give(copies)
+            for number, process in enumerate(local.processes):
+                crew.turns.stood(number, stands if process.is_ready else {})
+                threads.append(threading.Thread(target=_drive, args=(crew, number, process), daemon=True))
+        else:
+            work = Work(FUNCTION, pickled(Desk(copies.objective, copies.expected), "the Problem"))
+            threads.append(threading.Thread(target=_drive_ray, args=(crew, ray, work), daemon=True))
         for thread in threads:
             thread.start()
         yield crew
     finally:
         torch.set_num_threads(before)
         crew.close()
-        if processes is not None:
-            processes.close()
+        if local is not None:
+            local.close()
         for thread in threads:
             thread.join(timeout=5)
 
@@ -219,21 +257,21 @@ def crew_of(copies: Copies, processes: Early | None, ray: Any = None) -> Iterato
 def _drive(crew: Crew, number: int, process: Process) -> None:
     while (question := crew.wait(number)) is not None:
         try:
-            crew.put(question, asked(process, None, question))
+            crew.put(number, question, asked(process, None, question))
         except ClosedError:
             return
         except BaseException as error:
-            crew.put(question, error)
+            crew.put(number, question, error)
 
 
 def _drive_ray(crew: Crew, ray: Any, work: Work) -> None:
     tasks = cluster.Tasks(ray, work, "unvanish.trials.questions:asked")
     try:
         while not crew.closed:
-            while tasks.room() > 0 and (some := crew.some(tasks.size(crew.waiting), 0)):
+            while tasks.room() > 0 and (some := crew.some(tasks.size(crew.waiting), POOL)):
                 tasks.give(some)
-            for question, found in tasks.collect(0.05) if tasks.running else crew.idle():
-                crew.put(question, lost(question, found.said) if isinstance(found, cluster.LostJob) else found)
+            for question, found in tasks.collect(0.05) if tasks.running else crew.idle(POOL):
+                crew.put(POOL, question, lost(question, found.said) if isinstance(found, cluster.LostJob) else found)
     except BaseException as error:
         crew.fail(error)
     finally:

@@ -15,7 +15,7 @@ from unvanish.remedies import Refused, get, script
 from unvanish.trials.train import AS_IS, Candidate, Copy, title
 from unvanish.trials.trial import Copies, Measure, Objective
 from unvanish.trials.veto import transmission
-from unvanish.workers.process import LostError, Process, Work
+from unvanish.workers.process import LostError, Process, UnstartedError, Work
 
 PREAMBLE = '''\
 """A snippet, no whole program: {what}
@@ -30,6 +30,9 @@ Afterwards `optimizer` trains the changed network.
 
 '''
 TRIES = 2
+"""How many processes a question may cost before it is taken for the reason."""
+STARTS = 4
+"""How often a process is started for a question before this process answers it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """Go on with the training as far as that, for it may be asked what it is worth later."""
+
+    candidate: Candidate
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Describe:
     """What do its edits do, in words and code?"""
 
@@ -58,7 +70,7 @@ class Describe:
     seed: int
 
 
-Question = Look | Train | Describe
+Question = Look | Train | Ahead | Describe
 
 
 @dataclass(frozen=True)
@@ -85,16 +97,24 @@ def answered(copies: Copies, question: Question) -> Answer:
             measure = copies.measured(question.candidate, question.seed, question.steps)
             stands = copies.trained[question.candidate, question.seed].steps
             return Answer(measure=measure, steps=min(stands, question.steps))
+        if isinstance(question, Ahead):
+            return Answer(steps=_gone_ahead(copies, question))
         return Answer(trial=_described(copies, question))
     except Refused as refusal:
         return Answer(refused=str(refusal))
+
+
+def _gone_ahead(copies: Copies, ahead: Ahead) -> int:
+    copy = copies.copy(ahead.candidate, ahead.seed)
+    copies.train(copy, ahead.steps)
+    return copy.steps
 
 
 def _flow(copies: Copies, look: Look) -> float | None:
     copy = copies.copy(look.candidate, look.seed)
     if look.staying is None:
         return None
-    flow = transmission(copies.objective.problem, copy, look.staying)
+    flow = transmission(copies.objective.problem, copy, look.staying, lambda: copies.ends(look.seed))
     if flow < VANISHED or not copies.fits_in_memory:
         del copies.trained[look.candidate, look.seed]
     return flow
@@ -148,15 +168,20 @@ def answer(desk: Desk, question: Question) -> Answer:
 def asked(process: Process, work: Work | None, question: Question) -> Answer | None:
     """The answer of another process, whatever becomes of it; None where it raised and this process should see why."""
     del work
-    said = ""
-    for _ in range(TRIES):
+    lost_at, unstarted = 0, 0
+    while True:
         try:
             return process.ask(question)
+        except UnstartedError:
+            unstarted += 1
+            if unstarted >= STARTS:
+                return None
         except LostError as error:
-            said = str(error)
+            lost_at += 1
+            if lost_at >= TRIES:
+                return lost(question, str(error))
         except (UnvanishError, RuntimeError):
             return None
-    return lost(question, said)
 
 
 def lost(question: Question, said: str) -> Answer:
@@ -167,4 +192,6 @@ def lost(question: Question, said: str) -> Answer:
         return Answer(trial=Trial(remedy=title(question.candidate), edits=question.candidate, reason=said))
     if isinstance(question, Look):
         return Answer(refused=said)
+    if isinstance(question, Ahead):
+        return Answer()
     raise UnvanishError(f"training the network as it is: {said}")

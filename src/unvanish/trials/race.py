@@ -14,15 +14,18 @@ from unvanish.report import Report
 from unvanish.trials.crew import Crew
 from unvanish.trials.ledger import BudgetSpentError, Key, Ledger, Standing
 from unvanish.trials.plan import Plan
-from unvanish.trials.questions import Answer, Describe, Look, Question, Train, answered
+from unvanish.trials.questions import Ahead, Answer, Describe, Look, Question, Train, answered
 from unvanish.trials.train import AS_IS, Candidate, Copy
 from unvanish.trials.trial import Copies, Measure
+from unvanish.trials.turns import SPARE
 
 STAYING = ("UV701", "UV702", "UV706", "UV707")
 """Findings about the outputs and inputs: an edit that leaves one of them is put last, as one that cuts a layer off is.
 
 Training does not remove them, and on a quarter of the steps their price does not show yet.
 """
+PARTS = 4
+"""Of a training to the last rung that nobody has asked for yet: whoever is at it is free again after one of them."""
 BLIND = ("optimizer", "rate", "clip")
 """Kinds of edits that leave the flow of the gradient as it is."""
 
@@ -103,6 +106,28 @@ class Race:
             self.crew.close()
         self.crew = crew
         self.stood = {key: copy.steps for key, copy in self.copies.trained.items()}
+        self.foresee([])
+
+    def foresee(self, others: Iterable[tuple[Candidate, int]], own: Candidate | None = None) -> None:
+        """Let processes that have nothing to do train what may be needed to the last rung, in short parts.
+
+        The network as it is with every seed that judges, first; then ``others``, a candidate and a seed each. ``own``:
+        the candidate whose copy with the first seed will be needed in this process.
+        """
+        if self.crew is None or not self.copies.fits_in_memory:
+            return
+        last = self.plan.rungs[-1]
+        part = max(self.plan.rungs[0], -(-last // PARTS))
+        judging = [(AS_IS, seed) for seed in range(self.seed, self.seed + self.plan.seeds)]
+        found: list[Ahead] = []
+        for candidate, seed in dict.fromkeys([*judging, *others]):
+            if not {(candidate, seed, last)} & {*self.ledger.measures, *self.replay}:
+                start = self.ledger.reached.get((candidate, seed), 0)
+                found += [Ahead(candidate, seed, min(stop, last)) for stop in range(start + part, last + part, part)]
+        mine = [] if own is None else [Ahead(own, self.seed, last)]
+        if own is not None and (here := self.copies.trained.get((own, self.seed))) and here.steps >= last:
+            mine = []
+        self.crew.foresee([*mine, *found], mine)
 
     def expect(self, keys: Iterable[Key], own: Candidate | None = None) -> None:
         """Let others begin with what will be reached next, as far as the budget carries it.
@@ -129,7 +154,8 @@ class Race:
     def expect_descriptions(self) -> None:
         """Let those who have nothing better to do describe the trials there are so far."""
         if self.crew is not None:
-            self.crew.expect(Describe(candidate, self.seed) for _, _, candidate in self.ledger.standings())
+            standings = self.ledger.standings()
+            self.crew.expect((Describe(candidate, self.seed) for _, _, candidate in standings), rank=SPARE)
 
     def _measured(self, candidate: Candidate, seed: int, steps: int) -> tuple[Measure, int]:
         """The measure and the steps it took, which count also where it is interrupted."""

@@ -33,19 +33,22 @@ class Scale:
     With a metric: its value. Without: (L₀ − L) / L_ref, the share of the achievable reduction that has been reached, by
     the problem's own loss on the outputs in their own meaning; L₀ is the loss as it is before any step. ``choosing``
     and ``judging`` are the two halves of the validation data; the same data where there is none or too little of it.
-    ``graph``: outputs are computed with a graph, because model or loss take derivatives themselves.
+    ``graph``: outputs are computed with a graph, because model or loss take derivatives themselves. ``whole``: the
+    validation data are not cut, because the network takes no half of them, as one over a graph does not.
     """
 
-    def __init__(self, problem: Problem, start: float = 0.0, reference: float | None = None) -> None:
+    def __init__(
+        self, problem: Problem, start: float = 0.0, reference: float | None = None, whole: bool = False
+    ) -> None:
         self.problem = problem
         self.start = start
         self.reference = reference
-        self.graph = False
+        self.graph, self.whole = False, whole
         self.unseen = problem.validation is not None
-        whole = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
-        if self.unseen and any(t.shape[:1] == (0,) for t in tensors(whole[0])):
+        given = pair(problem, problem.validation) if self.unseen else (problem.inputs, problem.targets)
+        if self.unseen and any(t.shape[:1] == (0,) for t in tensors(given[0])):
             raise UnvanishError("Problem(validation=…) holds no sample; give some, or leave it out")
-        self.choosing, self.judging = _halves(whole) if self.unseen else (whole, whole)
+        self.choosing, self.judging = _halves(given) if self.unseen and not whole else (given, given)
         self.split = self.choosing is not self.judging
         self.unit = "share of the loss won" if problem.metric is None else _name(problem.metric)
 
@@ -57,6 +60,15 @@ class Scale:
             if self.reference is None or not self.reference > 0.0:
                 self.reference = abs(self.start) or 1.0
         return self.start, self.reference
+
+    def can_be_cut(self, copy: Copy) -> bool:
+        """Whether the network as it is can be scored on each of the halves."""
+        try:
+            for half in (self.choosing, self.judging):
+                self._as_it_was(copy, lambda half=half: self._score(copy, *self._outputs(copy, half)))
+        except (UnvanishError, CannotScoreError):
+            return False
+        return True
 
     def of(self, copy: Copy) -> float:
         """The score on the data that chooses; −inf where outputs or score are not finite, or a step of it failed.
@@ -95,7 +107,7 @@ class Scale:
 
     def _left_out(self, copy: Copy, outputs: Any, targets: Any) -> list[float]:
         count = rows(outputs)
-        if count < 2 * GROUPS or (self.problem.metric is None and self.problem.loss_fn is None):
+        if self.whole or count < 2 * GROUPS or (self.problem.metric is None and self.problem.loss_fn is None):
             return []
         if any(t.ndim == 0 or t.shape[0] != count for t in tensors((outputs, targets))):
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from unvanish.remedies import Refused
@@ -15,11 +16,13 @@ CLOSE = 0.02
 LOWER_RATE = "lr-0.3"
 
 
-def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None]) -> Candidate | None:
+def search(
+    race: Race, stream: Iterator[Candidate], remark: Callable[[str], None], answers: Sequence[str] = ()
+) -> Candidate | None:
     """The candidate to be judged; None where nothing that was raced is better than the network as it is.
 
-    Heats go on until one of them finds something or the budget for them is gone. ``remark`` is told which of the later
-    checks the budget did not reach.
+    Heats go on until one of them finds something or the budget for them is gone; then the ``answers`` to the findings
+    get a longer try. ``remark`` is told which of the later checks the budget did not reach.
     """
     finalists: list[Candidate] = []
     while not finalists or not _better(race, finalists[0]):
@@ -27,7 +30,10 @@ def search(race: Race, stream: Iterator[Candidate], remark: Callable[[str], None
         count = race.plan.heat(race.ledger.left - race.plan.reserve - base)
         field = race.admitted(stream, count if not finalists or count >= QUARTER else 0)
         if not field:
-            return None
+            finalists = late(race, answers)
+            if not finalists or not _better(race, finalists[0]):
+                return None
+            break
         finalists = sorted([*finalists, *heat(race, field)], key=race.ledger.key, reverse=True)
     race.expect_descriptions()
     chosen = smallest_of_the_best(race, finalists)
@@ -57,7 +63,7 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
         stay = -(-len(left) // QUARTER)
         if place:
             left = sorted(left, key=race.ledger.key, reverse=True)[:stay]
-        race.expect((candidate, race.seed, rung) for candidate in (AS_IS, *left))
+        race.expect((candidate, race.seed, rung) for candidate in (*left, AS_IS))
         race.reach(AS_IS, race.seed, rung, "as is")
         for count, candidate in enumerate(left, 1):
             race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
@@ -65,6 +71,25 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
                 ahead = sorted(left[:count], key=race.ledger.key, reverse=True)
                 race.forget([*ahead[: -(-len(left) // QUARTER)], *left[count:]])
     return sorted(left, key=race.ledger.key, reverse=True)
+
+
+def late(race: Race, answers: Sequence[str]) -> list[Candidate]:
+    """The answers to the findings that were behind on the short rungs, at the last one, best first.
+
+    Some remedies help only later than a short rung can see, and the budget kept back for judging would be of no use to
+    anyone. They get half of what is left of it, in the order in which they were due; the other half judges.
+    """
+    rung, share, field = race.plan.rungs[-1], race.ledger.left // 2, list[Candidate]()
+    raced = {candidate for candidate, seed, _ in race.ledger.measures if seed == race.seed}
+    for candidate in ((slug,) for slug in answers):
+        price = race.ledger.price(candidate, race.seed, rung)
+        if candidate in raced and 0 < price <= share and race.ledger.key(candidate) > -math.inf:
+            field.append(candidate)
+            share -= price
+    race.expect((candidate, race.seed, rung) for candidate in field)
+    for candidate in field:
+        race.reach(candidate, race.seed, rung, f"a longer try to step {rung}: {title(candidate)}")
+    return sorted(field, key=race.ledger.key, reverse=True)
 
 
 def smallest_of_the_best(race: Race, finalists: Sequence[Candidate]) -> Candidate:
@@ -79,8 +104,9 @@ def minimised(race: Race, chosen: Candidate) -> Candidate:
     """Drop edits one by one, as long as the score stays within 0.02."""
     goal = race.ledger.key(chosen) - CLOSE
     rung = race.plan.rungs[-1]
-    for out in chosen if len(chosen) > 1 else ():
-        smaller = tuple(edit for edit in chosen if edit != out)
+    fewer = [tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1]
+    race.foresee((smaller, race.seed) for smaller in fewer)
+    for out, smaller in zip(chosen, fewer, strict=False):
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
         except Refused:
@@ -103,6 +129,7 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
 
     rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
     race.expect([(chosen, second, rung), *((rival, race.seed, rung) for rival in rivals)])
+    race.foresee(((chosen, seed) for seed in range(second, race.seed + race.plan.seeds)), own=chosen)
     floor = worse(chosen)
     if runner_up is not None and floor < race.ledger.key(runner_up) - CLOSE:
         rivals.append(runner_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unvanish.problem import Problem
-from unvanish.records import UnvanishError, from_builtins, to_builtins
+from unvanish.records import Record, UnvanishError, from_builtins, to_builtins
 from unvanish.trace.structure import tensors
 from unvanish.trials.ledger import Key, Ledger
 from unvanish.trials.trial import Measure
@@ -50,6 +51,22 @@ def written(ledger: Ledger, identity: str) -> State:
     return {"schema": SCHEMA, "problem": identity, "measures": rows}
 
 
+class Row(Record, frozen=True, kw_only=True):
+    """What was measured, and the steps it took; the fields of its Measure stand beside these."""
+
+    edits: tuple[str, ...]
+    seed: int
+    steps: int
+    spent: int
+
+
+class Kept(Record, frozen=True, kw_only=True):
+    """What the file holds."""
+
+    problem: str
+    measures: tuple[dict[str, Any], ...]
+
+
 def save(path: Path, state: State) -> None:
     """Write beside the file and put it in place at once, so that an interruption leaves the old or the new one."""
     beside = path.with_name(f"{path.name}.new")
@@ -57,6 +74,8 @@ def save(path: Path, state: State) -> None:
         beside.write_text(json.dumps(state, allow_nan=False))
         beside.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise UnvanishError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
@@ -70,18 +89,19 @@ def load(given: str | Path | Mapping[str, Any], identity: str) -> dict[Key, tupl
             return {}
         try:
             data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UnvanishError(f"resume={str(given)!r} cannot be read: {error}") from None
     if not isinstance(data, dict) or cast("State", data).get("schema") != SCHEMA:
         raise UnvanishError(f"resume= was given something that is not the state of a fix (schema {SCHEMA!r})")
-    if data["problem"] != identity:
+    kept = from_builtins(data, Kept)
+    if kept.problem != identity:
         raise UnvanishError(
             "resume= holds another search: model, batch, optimizer, budget, seeds and steps must be as they were; give"
             " another file to start anew"
         )
-    return dict(_read(row) for row in data["measures"])
+    return dict(_read(row) for row in kept.measures)
 
 
 def _read(row: dict[str, Any]) -> tuple[Key, tuple[Measure, int]]:
-    fields = {name: row[name] for name in Measure.__struct_fields__ if name in row}
-    return (tuple(row["edits"]), row["seed"], row["steps"]), (from_builtins(fields, Measure), row["spent"])
+    key = from_builtins(row, Row)
+    return (key.edits, key.seed, key.steps), (from_builtins(row, Measure), key.spent)

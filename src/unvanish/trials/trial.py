@@ -12,6 +12,7 @@ from unvanish.problem import Problem
 from unvanish.records import Finding, LayerFlow, Record, UnvanishError
 from unvanish.remedies.draft import Draft
 from unvanish.trials.batches import KEPT_BYTES, Batches
+from unvanish.trials.outlasting import Ends
 from unvanish.trials.score import CannotScoreError, Scale
 from unvanish.trials.train import AS_IS, Candidate, Copy, Made, prototype, start, train
 
@@ -43,7 +44,7 @@ class Objective:
     ``steps``: planned length of a training; an epoch has no more batches. ``judged_from``: a candidate trained for so
     many steps is scored on the data that judges as well; the network as it is always. ``findings`` and ``layers``: what
     a check says of the network, which remedies go by. ``pretrained``: no weights are drawn anew. ``start`` and
-    ``reference``: zero and unit of the score where there is no metric.
+    ``reference``: zero and unit of the score where there is no metric. ``whole``: the validation data are not cut.
 
     It can be pickled where its problem can: model, loss, optimizer and metric then are functions of a module, and
     ``train_batches`` a list or a loader over such data.
@@ -57,6 +58,7 @@ class Objective:
     pretrained: bool = False
     start: float = 0.0
     reference: float | None = None
+    whole: bool = False
 
 
 def measure(objective: Objective, candidate: Candidate, seed: int, steps: int) -> Measure:
@@ -81,15 +83,22 @@ class Copies:
         self.objective = objective
         self.expected = expected
         self.batches = Batches(objective.problem, objective.steps)
-        self.scale = Scale(objective.problem, objective.start, objective.reference)
+        self.scale = Scale(objective.problem, objective.start, objective.reference, objective.whole)
         self.trained: dict[tuple[Candidate, int], Copy] = {}
         self.taken = 0
         self._originals: dict[int, Draft] = {}
         self._edited: dict[int, Made] = {}
+        self._ends: dict[int, Ends | None] = {}
 
     def set_start(self, seed: int) -> None:
-        """Take the loss of the network as it is, with this seed, for the zero of the scale."""
-        start, reference = self.scale.set_start(self.copy(AS_IS, seed))
+        """Take the loss of the network as it is, with this seed, for the zero of the scale.
+
+        Where it takes no half of the validation data, but the whole, they are left whole.
+        """
+        copy, uncut = self.copy(AS_IS, seed), replace(self.objective, whole=True)
+        if self.scale.split and not self.scale.can_be_cut(copy):
+            self.objective, self.scale = uncut, Scale(uncut.problem, uncut.start, uncut.reference, whole=True)
+        start, reference = self.scale.set_start(copy)
         self.objective = replace(self.objective, start=start, reference=reference)
 
     def set_findings(self, findings: tuple[Finding, ...]) -> None:
@@ -101,6 +110,11 @@ class Copies:
 
     def fresh(self, candidate: Candidate, seed: int) -> Copy:
         """A new, untrained copy of that candidate and seed; raises Refused."""
+        original = self._original(seed)
+        made = self._edited.setdefault(seed, {}) if self.fits_in_memory else {}
+        return start(original, candidate, seed, self.batches, made)
+
+    def _original(self, seed: int) -> Draft:
         objective = self.objective
         if seed not in self._originals:
             self._originals[seed] = prototype(
@@ -111,8 +125,15 @@ class Copies:
                 layers=objective.layers,
                 pretrained=objective.pretrained,
             )
-        made = self._edited.setdefault(seed, {}) if self.fits_in_memory else {}
-        return start(self._originals[seed], candidate, seed, self.batches, made)
+        return self._originals[seed]
+
+    def ends(self, seed: int) -> Ends | None:
+        """The loss and the last calls of the network as it is, untrained, with that seed."""
+        if seed not in self._ends:
+            original = self._original(seed)
+            problem = replace(original.problem, autocast=self.objective.problem.autocast)
+            self._ends[seed] = Ends.of(problem, original.model)
+        return self._ends[seed]
 
     def copy(self, candidate: Candidate, seed: int) -> Copy:
         """The copy of that candidate and seed as far as it has been trained; raises Refused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,40 +11,40 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from unvanish.decide.limits import VANISHED
-from unvanish.evidence.last import last_call, output_call
-from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.flow.layers import owners
 from unvanish.flow.transmission import Transmitted, output_cotangents
 from unvanish.pipeline import diagnose, quick_look
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow, UnvanishError
-from unvanish.rules.conditions import TAKES_LOGITS
 from unvanish.trace.calls import Capture, root_of
-from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.structure import tensors
+from unvanish.trials.outlasting import Ends, outlasts
 from unvanish.trials.train import Copy
 
 EXCUSED = ("gated", "saddle", "frozen", "unused")
-OF_THE_LAST_CALLS = {"UV701", "UV706"}
-"""Findings that need a last call of a certain kind: one that limits the outputs."""
 CLEAR = VANISHED + 0.3
 """A bound from here on is believed; below it a full walk decides."""
 FAINT = -15.0
 """log10 of the largest T below which float32 may have lost part of it: no bound then."""
 
 
-def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) -> float:
+def transmission(
+    problem: Problem, each: Copy, staying: Collection[str] = (), ends: Callable[[], Ends | None] = lambda: None
+) -> float:
     """The lowest log10 transmission of a layer of the edited, untrained copy; 0 where it could not be looked at.
 
     −inf where one of the findings ``staying`` is still there. Layers that are closed on purpose do not count: a full
     report tells them, and is asked for only where nothing else decides. Where one plain backward pass shows that no
-    layer can be cut off, what it shows is enough.
+    layer can be cut off, what it shows is enough. ``ends``: gives those of the network as it is.
     """
     edited = replace(each.draft.problem, autocast=problem.autocast)
     try:
-        if not staying or _are_gone(edited, staying):
+        stays = outlasts(edited, staying, ends) if staying else False
+        if stays:
+            return -math.inf
+        if stays is False:
             if (bound := _bound(edited)) is not None and bound > CLEAR:
                 return bound
             if (found := _decided(quick_layers(edited))) is not None:
@@ -55,35 +55,6 @@ def transmission(problem: Problem, each: Copy, staying: Collection[str] = ()) ->
     if any(finding.code in staying for finding in report.findings):
         return -math.inf
     return _lowest([layer for layer in report.layers if layer.verdict not in EXCUSED])
-
-
-def _are_gone(problem: Problem, staying: Collection[str]) -> bool:
-    """Whether the last calls alone rule all of these findings out, whatever the loss makes of them."""
-    if not OF_THE_LAST_CALLS.issuperset(staying):
-        return False
-    model, _ = problem.build()
-    with untouched(model, 0, problem.loss_fn):
-        capture = record(problem, model)
-        try:
-            output_loss = loss_of_outputs(problem, capture)
-            return isinstance(output_loss, str) or not any(code in staying for code in _possible(capture, output_loss))
-        finally:
-            capture.release()
-
-
-def _possible(capture: Capture, output_loss: OutputLoss) -> Iterator[str]:
-    """The findings about the last calls that their kinds and what they give now allow."""
-    last, own = last_call(capture, output_loss), output_call(capture, output_loss)
-    kind = "" if last is None else last.kind
-    ahead = () if last is None else capture.calls[last.call.index + 1 :]
-    logits = any(call.name in TAKES_LOGITS for call in ahead)
-    if kind in ("bounded", "clipped") and not logits:
-        yield "UV701"
-    held = False
-    if own is not None and own.kind == "clipped":
-        held = bool((own.output_loss.now[0] == (own.high if own.low is None else own.low)).any())
-    if kind == "normalised" or (kind and logits) or held:
-        yield "UV706"
 
 
 def _bound(problem: Problem) -> float | None:

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist, median
+from typing import Any
 
 from unvanish.records import Record, to_builtins
 from unvanish.watching.run import Run
@@ -124,10 +125,12 @@ class Half:
 def against(one: Run, other: Run) -> Against:
     """The first layer and step at which two runs differ by more than their own noise, if there is one."""
     files = Reader(one.path), Reader(other.path)
-    known = [dict(file.ask("SELECT step, last FROM samples")) for file in files]
+    known = [dict(file.typed("SELECT step, last FROM samples", (int, int))) for file in files]
     steps = sorted(step for step in known[0].keys() & known[1].keys() if known[0][step] == known[1][step])
     chosen = steps if len(steps) <= MOST else [steps[len(steps) * at // MOST] for at in range(MOST)]
-    halves = _half(files[0], chosen), _half(files[1], chosen)
+    rows = [{each[0]: each[2:] for each in file.samples(_at(chosen))} for file in files]
+    chosen = [step for step in chosen if all(step in each for each in rows)]  # a writer may have thinned meanwhile
+    halves = _half(files[0], chosen, rows[0]), _half(files[1], chosen, rows[1])
     begin = bool(chosen) and all(min(each) == chosen[0] for each in known)
     return _compared(*halves, begin, same=known[0].keys() == known[1].keys())
 
@@ -171,12 +174,19 @@ def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
     return told.replace(answer="within noise", sentence=sentence)
 
 
-def _half(file: Reader, steps: Sequence[int]) -> Half:
-    """What a file holds of these steps; of a thinned stretch the middle between lowest and highest."""
+def _at(steps: Sequence[int]) -> str:
+    return f"WHERE step IN ({','.join(map(str, steps))})"
+
+
+def _half(file: Reader, steps: Sequence[int], rows: Mapping[int, tuple[Any, Any, Any]]) -> Half:
+    """What a file holds of these steps; of a thinned stretch the middle between lowest and highest.
+
+    ``rows``: series, lowest and highest numbers by step.
+    """
     columns = file.columns()
     values: dict[tuple[str, str], list[float]] = {(name, each.name): [] for name in QUANTITIES for each in columns}
     series: dict[str, list[float]] = {name: [] for name in SERIES}
-    for _, _, whole, low, high in file.samples(f"WHERE step IN ({','.join(map(str, steps))})"):
+    for whole, low, high in (rows[step] for step in steps):
         for name, value in zip(SERIES, whole, strict=True):
             series[name].append(value)
         for name in QUANTITIES:

@@ -48,7 +48,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     sample.order = file.facts.get("order") or sorted(sample.rows)
     sample.before = dict(file.facts.get("before") or ())
     groups = file.facts.get("groups") or [sorted(sample.rows)]
-    setting = from_builtins(file.facts["setting"], Setting)
+    setting = from_builtins(file.facts.get("setting"), Setting)
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     thinned = [THINNED.format(step, last)] if last > step else []
@@ -58,7 +58,7 @@ def report_of(file: Reader, at: int | None = None) -> Report:
 
 def last_of(file: Reader) -> Report:
     """The newer of the last full check and the last sampled step."""
-    checks = file.ask("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id")
+    checks = file.typed("SELECT step, report FROM reports WHERE why != 'nonfinite' ORDER BY id", (int, str))
     (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE level = 0")[0]
     if not checks or (newest is not None and checks[-1][0] < newest):
         return report_of(file)

@@ -93,7 +93,7 @@ class Run:
         """The last full check or repetition of a step that was made while it ran; None where there was none."""
         from unvanish.report import Report
 
-        rows = self._file.ask("SELECT report FROM reports ORDER BY id DESC LIMIT 1")
+        rows = self._file.typed("SELECT report FROM reports ORDER BY id DESC LIMIT 1", (str,))
         return Report.from_json(rows[0][0]) if rows else None
 
     def last_report(self) -> Report:

@@ -22,7 +22,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from unvanish.records import Finding, Record, UnvanishError, from_builtins, to_builtins
+import msgspec
+
+from unvanish.records import Finding, Record, Setting, UnvanishError, from_builtins, to_builtins
 from unvanish.watching.sample import FIELDS, NOTHING, SERIES, Column, Sample
 
 SCHEMA = "unvanish.run/1"
@@ -31,6 +33,8 @@ FLUSH = 1.0
 
 KEPT = 2_048
 """Rows of one thickness; when there are twice as many, the older half is thinned."""
+
+WIDTH = len(FIELDS)
 
 THINNED = 16
 """Neighbouring rows that become one."""
@@ -236,8 +240,8 @@ def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
 
 
 def series_of(blob: bytes) -> array.array[float]:
-    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file."""
-    found = numbers(blob, "d")
+    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file, none of later ones."""
+    found = numbers(blob, "d")[: len(SERIES)]
     found.extend([math.nan] * (len(SERIES) - len(found)))
     return found
 
@@ -246,23 +250,48 @@ def _json(record: Record) -> str:
     return json.dumps(to_builtins(record), separators=(",", ":"))
 
 
+class Facts(msgspec.Struct):
+    """What readers take from ``facts``, by its type; a file may hold more."""
+
+    started: float | None = None
+    ended: float | None = None
+    every: int = 1
+    steps: int | None = None
+    process: int | None = None
+    order: list[int] = []
+    groups: list[list[int]] = []
+    setting: Setting | None = None
+    notes: list[str] = []
+    failed: str | None = None
+    why: str | None = None
+    script: str | None = None
+
+
 class Reader:
     """An open run file, read only; every question is a short transaction, so that the writer is never held up."""
 
     def __init__(self, path: str | Path) -> None:
         """UnvanishError where there is no run of ours."""
         self.path = Path(path)
-        if not self.path.is_file():
+        try:
+            there = self.path.is_file()
+        except OSError as error:  # the name is too long, or the folder may not be looked into
+            raise UnvanishError(f"cannot read the run file {str(path)[:200]!r}: {error.strerror or error}") from None
+        if not there:
             raise UnvanishError(f"there is no run file {str(path)!r}")
         try:
             self.base = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
             self.facts = {key: json.loads(value) for key, value in self.base.execute("SELECT key, value FROM facts")}
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise UnvanishError(
                 f"{str(path)!r} is no run file of unvanish, or is cut off ({error}); its -wal belongs beside it"
             ) from None
         if self.facts.get("schema") != SCHEMA:
             raise UnvanishError(f"{str(path)!r} has the schema {self.facts.get('schema')!r}, and this is {SCHEMA!r}")
+        try:
+            msgspec.convert(self.facts, Facts)
+        except msgspec.ValidationError as error:
+            raise self._damaged(f"its facts: {error}") from None
 
     def ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows; UnvanishError where the file is damaged."""
@@ -271,20 +300,56 @@ class Reader:
         except sqlite3.Error as error:
             raise UnvanishError(f"reading {str(self.path)!r}: {error}") from None
 
+    def typed(self, query: str, kinds: Sequence[Any], values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows, each cell of the type that stands for it in ``kinds``: SQLite takes anything in any column."""
+        rows = self.ask(query, values)
+        if not all(all(map(isinstance, row, kinds)) for row in rows):
+            raise self._damaged("a value of another type than that of its column")
+        return rows
+
+    def _numbers(self, blob: object, kind: str = "f") -> array.array[float]:
+        size = 8 if kind == "d" else 4 * WIDTH
+        if not isinstance(blob, bytes) or len(blob) % size:
+            raise self._damaged("a sample is no list of numbers")
+        return numbers(blob, kind)
+
+    def _damaged(self, what: object) -> UnvanishError:
+        return UnvanishError(f"reading {str(self.path)!r}: it is damaged, or was not written by unvanish ({what})")
+
     def columns(self) -> list[Column]:
-        found = self.ask("SELECT name, kind, parameters, frozen FROM layers ORDER BY at")
+        kinds = (str, str, int, int)
+        found = self.typed("SELECT name, kind, parameters, frozen FROM layers ORDER BY at", kinds)
         return [Column(name, kind, parameters, bool(frozen)) for name, kind, parameters, frozen in found]
 
     def findings(self) -> list[tuple[int, int | None, Finding]]:
         """Each with the step at which it began and that since which it is over, or None."""
-        rows = self.ask("SELECT step, until, finding FROM events ORDER BY id")
-        return [(step, until, from_builtins(json.loads(text), Finding)) for step, until, text in rows]
+        kinds = (int, int | None, str)
+        rows = self.typed("SELECT step, until, finding FROM events ORDER BY id", kinds)
+        return [(step, until, self._finding(text)) for step, until, text in rows]
+
+    def _finding(self, text: str) -> Finding:
+        try:
+            return from_builtins(json.loads(text), Finding)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from None
+
+    def rows(self, query: str = "", values: Sequence[Any] = ()) -> list[tuple[int, int, bytes, bytes, bytes | None]]:
+        """(first step, last step, series, lowest, highest) of each row, as they are in the file, and in order."""
+        kinds = (int, int, bytes, bytes, bytes | None)
+        rows = self.typed(f"SELECT step, last, series, lowest, highest FROM samples {query}", kinds, values)
+        (layers,) = self.ask("SELECT COUNT(*) FROM layers")[0]  # after the samples: layers may come meanwhile
+        before = -math.inf
+        for first, last, series, low, high in rows:
+            whole = len(low) % (4 * WIDTH) == 0 == len(series) % 8 and len(low) <= 4 * WIDTH * layers
+            whole = whole and (high is None or len(high) == len(low))
+            if not whole or not before < first <= last:
+                raise self._damaged(f"the sample of step {first} does not fit the others")
+            before = last
+        return rows
 
     def samples(self, query: str = "", values: Sequence[Any] = ()) -> Iterator[tuple[int, int, Any, Any, Any]]:
-        """(first step, last step, series, lowest, highest) of each row; of a single step the last two agree."""
-        for first, last, series, low, high in self.ask(
-            f"SELECT step, last, series, lowest, highest FROM samples {query} ORDER BY step", values
-        ):
+        """The same with the numbers in them; of a single step the lowest are the highest."""
+        for first, last, series, low, high in self.rows(f"{query} ORDER BY step", values):
             lowest = numbers(low)
             yield first, last, series_of(series), lowest, lowest if high is None else numbers(high)
 
@@ -292,12 +357,12 @@ class Reader:
         """Of each row the highest numbers, or the ``lowest``."""
         wanted = "lowest" if lowest else "COALESCE(highest, lowest)"
         for (blob,) in self._each(f"SELECT {wanted} FROM samples ORDER BY step"):
-            yield numbers(blob)
+            yield self._numbers(blob)
 
     def series(self) -> Iterator[array.array[float]]:
         """Of each row the numbers of the whole step."""
         for (blob,) in self._each("SELECT series FROM samples ORDER BY step"):
-            yield numbers(blob, "d")
+            yield self._numbers(blob, "d")
 
     def _each(self, query: str) -> Iterator[tuple[Any, ...]]:
         """One row after the other: the rows of a long run together are larger than what is made of them."""
@@ -305,6 +370,3 @@ class Reader:
             yield from self.base.execute(query)
         except sqlite3.Error as error:
             raise UnvanishError(f"reading {str(self.path)!r}: {error}") from None
-
-
-WIDTH = len(FIELDS)

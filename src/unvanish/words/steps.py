@@ -16,6 +16,11 @@ STEP = {
     "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",
     "walked_scaled": "The same with the learning rate times `scale`.",
     "scale": "What the learning rate was multiplied by for the second walk.",
+    "lengths": (
+        "How far each of a few steps really taken moved the weights, at a rate so large that rounding does not count;"
+        " empty if nothing asked for them."
+    ),
+    "scheduled": "The learning rate that a schedule began from, or leads up to, over the present one; 1 without one.",
     "rates": (
         "Where six real steps at the learning rate, and then at three times or a tenth of it, took the network; tried"
         " only where many additions are each followed by a normaliser."
@@ -29,6 +34,11 @@ STEP = {
         " no longer gave finite numbers."
     ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
+    "arrived": (
+        "Log10_transmission of the weakest of the layers that hardly any signal reaches, after that many real steps;"
+        " null where none were taken."
+    ),
+    "arrived_after": "How many real steps that took; the network's state was put back.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."

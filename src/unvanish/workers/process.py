@@ -20,11 +20,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unvanish.records import UnvanishError
 from unvanish.workers.memory import resident, size
 
+Function = Callable[[Any, Any], Any]
+"""What a process calls with what is shared and each question."""
 OFTEN = 0.05
 """Seconds between two looks at a process: in that time it can take some hundred megabytes more."""
 DIED = "the process that worked on it died (out of memory, or a crash in native code)"
@@ -49,8 +51,23 @@ class Limits:
     memory: float = math.inf
 
 
+class Running(Protocol):
+    """A process that runs, and the pipes to it: a ``subprocess.Popen``, or what looks like one."""
+
+    pid: int
+    stdin: Any
+    stdout: Any
+
+    def kill(self) -> None: ...
+    def wait(self) -> Any: ...
+
+
 class LostError(Exception):
     """The process ended before it answered; the message says how."""
+
+
+class UnstartedError(LostError):
+    """The process ended before it could be asked, which is no fault of the question."""
 
 
 class ClosedError(Exception):
@@ -60,34 +77,43 @@ class ClosedError(Exception):
 class Process:
     """A process for some work. It is started when it is first asked, and again after it was lost.
 
-    ``shared`` may be known only later: ``begin()`` starts the process ahead of it.
+    ``shared`` may be known only later: ``begin()`` starts the process ahead of it. ``running``: one that runs already
+    and can be asked.
     """
 
-    def __init__(self, function: str, shared: Callable[[], bytes]) -> None:
+    def __init__(self, function: str, shared: Callable[[], bytes], running: Running | None = None) -> None:
         self.function, self.shared = function, shared
         self.closed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+        self._process = running
+        self._ready = running is not None
         self._lock = threading.Lock()
 
     def ask(self, question: Any, limits: Limits | None = None) -> Any:
         """The answer; raises LostError, ClosedError, or what the function raised, as UnvanishError or RuntimeError."""
         said: list[str] = []
+        process = None
         try:
             process = self._started()
             with _watched(process, limits or Limits(), said):
-                _send(process, question)
-                kind, answer = _receive(process)
+                send(process.stdin, question)
+                kind, answer = receive(process)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # ValueError: another thread closed the pipe
             self._kill()
             if self.closed:
                 raise ClosedError from None
+            if process is None:
+                raise UnstartedError(DIED) from None
             raise LostError(said[0] if said else DIED) from None
         if said:  # its time was over just when it answered
             self._kill()
         if kind == "answer":
             return answer
         raise UnvanishError(answer) if kind == "wrong" else RuntimeError(answer)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it runs and has all that it needs."""
+        return self._ready and self._process is not None
 
     def begin(self) -> None:
         """Let it import what it needs while something else is done here."""
@@ -107,14 +133,14 @@ class Process:
         self.closed = True
         self._kill()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Running:
         self.begin()
         process = self._process
         if process is None:
             raise ClosedError
         if not self._ready:
-            _send(process, self.shared())
-            kind, answer = _receive(process)  # only now the clock of a question may start
+            send(process.stdin, self.shared())
+            kind, answer = receive(process)  # only now the clock of a question may start
             if kind != "ready":
                 self._kill()
                 raise UnvanishError(answer)
@@ -133,30 +159,30 @@ class Process:
                         pipe.close()
 
 
-def _begin(function: str) -> subprocess.Popen[bytes]:
+def _begin(function: str) -> Running:
     package = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {package!r}); import unvanish.workers.process as p; p.serve()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )  # fmt: skip
-    _send(process, (function, os.getpid(), sys.path))
+    send(process.stdin, (function, os.getpid(), sys.path))
     return process
 
 
-def _send(process: subprocess.Popen[bytes], what: Any) -> None:
-    assert process.stdin is not None
-    pickle.dump(what, process.stdin)
-    process.stdin.flush()
+def send(pipe: Any, what: Any) -> None:
+    """Write it to the pipe at once."""
+    pickle.dump(what, pipe)
+    pipe.flush()
 
 
-def _receive(process: subprocess.Popen[bytes]) -> tuple[str, Any]:
-    assert process.stdout is not None
+def receive(process: Running) -> tuple[str, Any]:
+    """What the process says next, and of what kind it is."""
     return pickle.load(process.stdout)
 
 
 @contextlib.contextmanager
-def _watched(process: subprocess.Popen[bytes], limits: Limits, said: list[str]) -> Iterator[None]:
+def _watched(process: Running, limits: Limits, said: list[str]) -> Iterator[None]:
     """Kill it where it takes more than it may, and say so in ``said``."""
     if limits == Limits():
         yield
@@ -190,7 +216,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its processes
     with contextlib.suppress(EOFError, BrokenPipeError):
         named, parent, path = pickle.load(asked)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
         sys.path[:] = [*dict.fromkeys([*sys.path, *path])]
         try:
             module, _, name = named.partition(":")
@@ -199,9 +225,15 @@ def serve() -> None:
         except EOFError:
             return
         except Exception as error:
-            _answer(answers, "wrong", f"a process for the work could not begin: {type(error).__name__}: {error}")
+            send(answers, ("wrong", f"a process for the work could not begin: {type(error).__name__}: {error}"))
             return
-        _answer(answers, "ready", None)
+        send(answers, ("ready", None))
+        answer_all(asked, answers, function, shared)
+
+
+def answer_all(asked: Any, answers: Any, function: Function, shared: Any) -> None:
+    """Answer each question that is read from one pipe on the other, until the first one ends."""
+    with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             question = pickle.load(asked)
             try:
@@ -210,15 +242,10 @@ def serve() -> None:
                 found = "wrong", str(error)
             except Exception:
                 found = "raised", traceback.format_exc()
-            _answer(answers, *found)
+            send(answers, found)
 
 
-def _answer(pipe: Any, kind: str, what: Any) -> None:
-    pickle.dump((kind, what), pipe)
-    pipe.flush()
-
-
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process when its parent has ended: at work it does not notice that nobody listens."""
     while os.getppid() == parent:
         time.sleep(0.5)

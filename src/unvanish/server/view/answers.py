@@ -88,10 +88,11 @@ def status(run: dict[str, Any]) -> str:
 
 def findings(file: Reader) -> list[dict[str, Any]]:
     """Each finding with its steps, and the full report of a step that was run again, where there is one."""
-    reports = {step: number for number, step in file.ask("SELECT id, step FROM reports ORDER BY id")}
+    made = file.typed("SELECT id, step, why FROM reports ORDER BY id", (int, int, str))
+    reports = {step: number for number, step, _ in made}
     found = [finding_row(began, until, each, reports) for began, until, each in file.findings()]
     known = {each["from"] for each in found if each["report"]}
-    for number_, step, why in file.ask("SELECT id, step, why FROM reports ORDER BY id"):
+    for number_, step, why in made:
         if step not in known and why != "nonfinite":
             found.append({"code": "", "level": "check", "from": step, "until": step, "layers": [], "report": number_,
                           "text": f"at step {step:,}: a full check"})  # fmt: skip
@@ -160,7 +161,7 @@ def can_be_idealised(report: Report) -> bool:
 
 def report_at(file: Reader, number_: int) -> Report:
     """The full report that was made while the run went on; UnvanishError where there is none of that number."""
-    rows = file.ask("SELECT report FROM reports WHERE id = ?", (number_,))
+    rows = file.typed("SELECT report FROM reports WHERE id = ?", (str,), (number_,))
     if not rows:
         raise UnvanishError(f"the run holds no full report {number_}")
     return Report.from_json(rows[0][0])

@@ -123,7 +123,7 @@ def about(file: Reader) -> dict[str, Any]:
 
 def newest(file: Reader) -> int | None:
     """The last sampled step."""
-    rows = file.ask("SELECT last FROM samples ORDER BY step DESC LIMIT 1")
+    rows = file.typed("SELECT last FROM samples ORDER BY step DESC LIMIT 1", (int,))
     return rows[0][0] if rows else None
 
 

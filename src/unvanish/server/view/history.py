@@ -92,7 +92,7 @@ class History:
             self.started, self.layout = began, layout
             self._shape(len(layout.names))
             self.width = max(int(file.facts.get("every", 1)), 1)
-            end = file.ask("SELECT last FROM samples ORDER BY step DESC LIMIT 1")
+            end = file.typed("SELECT last FROM samples ORDER BY step DESC LIMIT 1", (int,))
             while end and end[0][0] // self.width >= 2 * PLACES:
                 self.width *= 2
         before = self.last
@@ -103,10 +103,7 @@ class History:
     def _rows(self, file: Reader) -> Iterator[list[tuple[Any, ...]]]:
         """The rows after the last known one, in pieces; the connection holds no snapshot in between."""
         while True:
-            rows = file.ask(
-                "SELECT step, last, series, lowest, highest FROM samples WHERE step > ? ORDER BY step LIMIT ?",
-                (self.last, CHUNK),
-            )
+            rows = file.rows("WHERE step > ? ORDER BY step LIMIT ?", (self.last, CHUNK))
             if not rows:
                 return
             yield rows

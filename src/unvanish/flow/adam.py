@@ -1,0 +1,103 @@
+"""The next update of torch's Adam and AdamW by their formula, a slice of every parameter at a time.
+
+Their update does not depend on the weights but for the decay, which is added in closed form. So no copy of the weights
+is stepped: torch's kernel of one pass over the entries writes the update itself, beginning at zero, where nothing of
+it is lost to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_UNASKED = ("fused", "foreach", "capturable", "differentiable", "maximize")
+
+
+def applies(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
+    """Whether it is the formula of Adam in the type of the weights, and the state is what that formula keeps."""
+    if type(optimizer) not in (optim.Adam, optim.AdamW) or parameter.device.type != "cpu":
+        return False
+    if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
+        return False
+    if parameter.dtype not in (torch.float32, torch.float64) or any(group.get(name) for name in _UNASKED):
+        return False
+    if not state:
+        return True
+    kept = [state.get(name) for name in _moments(group)]
+    alike = all(isinstance(t, Tensor) and t.dtype is parameter.dtype and t.shape == parameter.shape for t in kept)
+    counter = state.get("step")
+    return alike and len(state) == len(kept) + 1 and isinstance(counter, Tensor) and counter.dtype is torch.float32
+
+
+def _moments(group: dict[str, Any]) -> tuple[str, ...]:
+    return MOMENTS if group.get("amsgrad") else MOMENTS[:2]
+
+
+class Room:
+    """Memory for the moments of the slices that are stepped at once: used again and again, it stays in the cache."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self.made: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def views(self, name: str, dtype: torch.dtype, sizes: Sequence[int]) -> list[Tensor]:
+        key = name, dtype
+        if key not in self.made:
+            self.made[key] = torch.empty(self.entries, dtype=dtype, device="cpu")
+        total = sum(sizes)
+        whole = self.made[key][:total]
+        return list(whole.split(list(sizes))) if len(sizes) > 1 else [whole]
+
+
+def adam_update(
+    group: dict[str, Any],
+    gradients: list[Tensor],
+    scales: list[float],
+    weights: list[Tensor],
+    state: dict[str, list[Tensor]],
+    steps: float,
+    into: list[Tensor],
+    room: Room,
+) -> None:
+    """Write the update of flat slices ``into`` tensors of their sizes.
+
+    ``scales``: what each gradient is still to be multiplied with. ``weights``: where they decay, else empty. ``state``:
+    per name of MOMENTS the slices' moments, empty before the first step. ``steps``: those taken so far. Nothing but
+    ``into`` and ``room`` is written to.
+    """
+    sizes, dtype, kept = [t.numel() for t in gradients], gradients[0].dtype, []
+    if any(scale != 1.0 for scale in scales):
+        gradients = list(torch._foreach_mul(gradients, scales))
+    decay, rate = float(group["weight_decay"]), float(group["lr"])
+    for name in _moments(group):
+        views = room.views(name, dtype, sizes)
+        if name in state:
+            torch._foreach_copy_(views, state[name])
+        else:
+            torch._foreach_zero_(views)
+        kept.append(views)
+    torch._foreach_zero_(into)
+    decoupled = group.get("decoupled_weight_decay")
+    if decay and not decoupled:
+        gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
+    torch._fused_adam_(  # type: ignore[attr-defined]
+        into,
+        gradients,
+        kept[0],
+        kept[1],
+        kept[2] if len(kept) > 2 else [],
+        [torch.full((), steps + 1.0, dtype=torch.float32, device="cpu")] * len(into),
+        lr=rate,
+        beta1=float(group["betas"][0]),
+        beta2=float(group["betas"][1]),
+        weight_decay=0.0,
+        eps=float(group["eps"]),
+        amsgrad=len(kept) > 2,
+        maximize=False,
+    )
+    if decay and decoupled:
+        torch._foreach_add_(into, weights, alpha=-rate * decay)

@@ -1,0 +1,219 @@
+"""Whether a finding about outputs or inputs outlasts an edit, told without another search for the lowest loss.
+
+What the loss could reach depends on the loss, the targets and the last calls. Most edits change none of them: then
+what was found for the network as it is holds, and one forward pass tells the rest. What comes near a limit is left to a
+check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from unvanish.decide.limits import CONVERGED
+from unvanish.decide.stationary import has_converged, may_be_stationary
+from unvanish.evidence.inputs import input_facts
+from unvanish.evidence.last import Last, last_call, output_call
+from unvanish.evidence.loss import PLATEAU, best_constant_of, first_and_second, loss_facts
+from unvanish.evidence.output import at_the_end, held_loss, normalises, output_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs, lowest
+from unvanish.flow.look import Look, looking
+from unvanish.flow.measure import measure
+from unvanish.flow.observe import observe
+from unvanish.pipeline import quick_look, setting_of, with_decrement
+from unvanish.preserve import untouched
+from unvanish.problem import Problem
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts
+from unvanish.rules.conditions import TAKES_LOGITS, UNREACHABLE
+from unvanish.rules.uv707_input_scale import input_scale
+from unvanish.trace.calls import Capture
+from unvanish.trace.capture import forward_is_finite
+from unvanish.trace.structure import tensors
+
+OF_THE_LAST_CALLS = {"UV701", "UV706"}
+"""Findings that need a last call of a certain kind: one that limits the outputs."""
+SURELY = 1.25
+"""Times above a limit, or below it, from which on it is believed: searches end within a hundredth of each other."""
+FAR_FROM_CONVERGED = 10.0
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The loss of the network as it is, and its last calls.
+
+    ``calls``: what they are, None where they are not known. ``constant``: the loss of the best constant output;
+    ``through``: of the best that a last call with one end can give; ``floor``: the lowest loss there is; ``best``: that
+    of any outputs; ``lost``: by how much the last calls keep the loss above it.
+    """
+
+    loss_fn: Any
+    targets: Any
+    calls: Any
+    constant: float | None = None
+    through: float | None = None
+    floor: float | None = None
+    best: float | None = None
+    lost: float | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, model: nn.Module) -> Ends | None:
+        """Those of this model; None where its loss cannot be had without it."""
+        with untouched(model, 0, problem.loss_fn), looking(problem, model) as look:
+            output_loss = loss_of_outputs(problem, look.capture)
+            if isinstance(output_loss, str) or not forward_is_finite(look.capture):
+                return None
+            last, own = last_call(look.capture, output_loss), output_call(look.capture, output_loss)
+            loss = loss_facts(output_loss, last, look.capture.loss, 0)
+            through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
+            found = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, _floor(loss))
+            if last is None or not last.kind or loss.best_constant is None:
+                return found
+            best, share = lowest(last.output_loss, loss.value)[0], output_facts(last, own, loss).unreachable
+            if best is None or share is None:
+                return found
+            best = max(best, 0.0) if loss.value > 0.0 else best
+            return replace(found, best=best, lost=share * (max(loss.value, loss.best_constant) - best))
+
+    def are_of(self, problem: Problem, last: Last | None) -> bool:
+        """Whether loss, targets and last calls of this problem are these."""
+        mine, theirs = self.loss_fn, problem.loss_fn
+        twins = isinstance(mine, nn.Module) and type(mine) is type(theirs) and repr(mine) == repr(theirs)
+        same = problem.targets is self.targets and (theirs is mine or twins)
+        return same and self.calls is not None and _described(last) == self.calls
+
+    def out_of_reach(self, value: float) -> bool | None:
+        """Whether the last calls keep more than a fifth of the reduction out of reach, with the loss at ``value``."""
+        if self.lost is None or self.best is None or self.constant is None:
+            return None
+        scale = max(value, self.constant) - self.best
+        if not scale > 0.0:
+            return None
+        return _beyond(self.lost / scale)
+
+    def is_held(self, own: Last, value: float) -> bool | None:
+        """Whether outputs on the flat end of the last call keep a loss that knows only their shares from falling."""
+        if not normalises(own.output_loss, value):
+            return False
+        scale = self.reference(value)
+        if self.through is None or scale is None or not self.has_far_to_go(value):
+            return None
+        return _beyond((held_loss(own, at_the_end(own), value) - self.through) / scale)
+
+    def reference(self, value: float) -> float | None:
+        """The achievable reduction, with the loss at ``value``."""
+        return None if self.floor is None or self.constant is None else max(value, self.constant) - self.floor
+
+    def is_at_constant(self, value: float) -> bool:
+        """Whether a loss of ``value`` is no better than that of a constant, as ``loss_facts`` has it."""
+        if self.floor is None or self.constant is None:
+            return False
+        won, gap = self.constant - self.floor, value - self.floor
+        return won >= CONVERGED * gap and gap >= PLATEAU * won
+
+    def has_far_to_go(self, value: float) -> bool:
+        """Whether a loss of ``value`` is far from having converged."""
+        scale = self.reference(value)
+        if self.floor is None or scale is None:
+            return False
+        return value - self.floor > FAR_FROM_CONVERGED * CONVERGED * scale > 0.0
+
+
+def _beyond(share: float) -> bool | None:
+    """Whether so large a share is out of reach; None near the limit."""
+    return True if share > SURELY * UNREACHABLE else False if share < UNREACHABLE / SURELY else None
+
+
+def _floor(loss: LossFacts) -> float | None:
+    if loss.reference is None or loss.relative_gap is None or has_converged(loss):
+        return None
+    return loss.value - loss.relative_gap * loss.reference
+
+
+def _described(last: Last | None) -> Any:
+    """The last calls as something to compare; None where one of them takes another tensor."""
+    if last is None:
+        return None
+    rows: list[Any] = []
+    for call in last.calls:
+        again = call.again
+        if again is None or any(True for _ in tensors((again.args, again.kwargs))):
+            return None
+        rows.append((call.name, repr(again.args), repr(again.kwargs)))
+    return last.kind, last.low, last.high, last.shape, tuple(rows)
+
+
+def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends | None]) -> bool | None:
+    """Whether one of these findings is still there in an edited network; None where only a check can tell.
+
+    ``ends``: gives those of the network as it is.
+    """
+    if not {*OF_THE_LAST_CALLS, "UV707"}.issuperset(codes):
+        return None
+    model, _ = problem.build()
+    with untouched(model, 0, problem.loss_fn, problem.inputs, problem.targets):
+        with looking(problem, model) as look:
+            output_loss = loss_of_outputs(problem, look.capture)
+            if isinstance(output_loss, str):
+                return False if OF_THE_LAST_CALLS.issuperset(codes) else None
+            last = last_call(look.capture, output_loss)
+            possible = set(_possible(look.capture, last))
+            own = output_call(look.capture, output_loss) if "UV706" in codes else None
+            own = own if own is not None and own.kind == "clipped" and bool(at_the_end(own).any()) else None
+            if own is None and not possible & set(codes) and "UV707" not in codes:
+                return False
+            value, known = look.capture.loss, ends()
+            if known is None or not forward_is_finite(look.capture) or not known.are_of(problem, last):
+                return None
+            if possible & set(codes) and known.out_of_reach(value) is not False:
+                return known.out_of_reach(value)
+            if own is not None and (held := known.is_held(own, value)) is not False:
+                return held
+            flow = _walked(look, output_loss) if "UV707" in codes else None
+            if flow is None:
+                return None if "UV707" in codes else False
+        return _inputs_outlast(look, output_loss, flow, known)
+
+
+def _possible(capture: Capture, last: Last | None) -> Iterator[str]:
+    """The findings about the reach of the last calls that their kinds allow."""
+    kind = "" if last is None else last.kind
+    ahead = () if last is None else capture.calls[last.call.index + 1 :]
+    logits = any(call.name in TAKES_LOGITS for call in ahead)
+    if kind in ("bounded", "clipped") and not logits:
+        yield "UV701"
+    if kind == "normalised" or (kind and logits):
+        yield "UV706"
+
+
+def _walked(look: Look, output_loss: OutputLoss) -> Flow | None:
+    """What one walk tells, with the loss no further looked into than its first two derivatives; None without one."""
+    if look.capture.loss_root is None:
+        return None
+    residual, curvature = first_and_second(output_loss, look.seed)
+    loss = LossFacts(value=look.capture.loss, residual_norm=residual, curvature=curvature)
+    seen = observe(look.capture, look.layers, seed=look.seed)
+    if seen.loss.broken is not None:
+        return None
+    layers, calls = measure(look.capture, look.layers, seen, look.problem.batch_size, loss)
+    return Flow(setting=setting_of(look), layers=layers, calls=calls, loss=loss)
+
+
+def _inputs_outlast(look: Look, output_loss: OutputLoss, flow: Flow, known: Ends) -> bool | None:
+    """Whether the inputs are still on another scale than the first layer; None where it may be too late to ask."""
+
+    def again(new: Problem) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
+        return quick_look(new, look.model)
+
+    flow = flow.replace(inputs=input_facts(look.problem, flow.layers, flow.calls, again))
+    if not input_scale(flow):
+        return False
+    value, scale = look.capture.loss, known.reference(look.capture.loss)
+    if scale is None or not known.has_far_to_go(value):
+        return None
+    assert flow.loss is not None
+    flow = flow.replace(loss=flow.loss.replace(at_constant=known.is_at_constant(value)))
+    # where the weights stand at a stationary point, nothing is said of the inputs
+    return not may_be_stationary(flow) or bool(input_scale(with_decrement(look, flow, output_loss, scale)))

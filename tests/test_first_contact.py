@@ -1,0 +1,198 @@
+"""What a newcomer meets first: skeletons of programs of many kinds, and the word where something is not as expected."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+import unvanish
+from unvanish import UnvanishError
+from unvanish.cli import main
+from unvanish.cli.script_parts import found_in
+from unvanish.cli.skeleton import skeleton
+from unvanish.report.explain import explain
+from unvanish.report.fix_text import render
+
+
+def written(text: str, name: str = "train.py") -> str:
+    made = skeleton(Path(name), found_in(text))
+    ast.parse(made)
+    return made
+
+
+def test_a_model_that_the_script_does_not_define_is_not_imported_from_it() -> None:
+    made = written(
+        "from torch import nn\nimport torch\nnet = nn.Sequential(nn.Linear(2, 1))\n"
+        "opt = torch.optim.SGD(net.parameters(), lr=0.1)\nopt.step()\n"
+    )
+    assert "from torch import nn\n" in made and "model = nn.Sequential(nn.Linear(2, 1))" in made
+    assert "from train import" not in made and "trains on import" not in made
+
+
+def test_what_a_function_assigns_before_the_model_is_taken_along() -> None:
+    made = written(
+        "from library import Config, Model\nclass Own:\n    pass\ndef main():\n"
+        "    config = Config(layers=4, own=Own())\n    model = Model(config)\n"
+    )
+    assert "    config = Config(layers=4, own=Own())\n    model = Model(config)\n" in made
+    assert "from library import Config, Model\n" in made and "from train import Own\n" in made
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["    config = Config(2)\n    config = Config(3)\n", "    for config in map(Config, (2, 3)):\n        pass\n", ""],
+)
+def test_what_only_running_would_tell_is_left_to_fill_in(body: str) -> None:
+    arguments = "" if body else "config"
+    made = written(
+        f"from library import Config, Model\ndef main({arguments}):\n{body}    model = Model(config)\n"
+        "config = Config(1)\n"
+    )
+    assert "model = ...  # FILL IN: Model(config)" in made
+
+
+def test_an_optimizer_with_a_setting_that_is_not_known_is_left_to_fill_in() -> None:
+    made = written("import torch\ndef main(cfg):\n    torch.optim.Adam(net.parameters(), lr=cfg.lr, eps=1e-6)\n")
+    assert "optimizer=...,  # FILL IN: lambda parameters: torch.optim.Adam(parameters, lr=cfg.lr, eps=1e-06)" in made
+
+
+def test_a_notebook_is_pointed_to_diagnose_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.ipynb").write_text("{}")
+    for words in (["check", "a.ipynb"], ["check", "--init", "a.ipynb"], ["run", "a.ipynb"], ["fix", "a.ipynb"]):
+        assert main(words) == 2
+        assert "is a notebook; check it from inside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("import sys\nsys.exit(3)\n", 3, "ended itself with exit status 3 before its first optimizer step"),
+        ("1 / 0\n", 1, "was stopped by an error of its own (ZeroDivisionError: division by zero)"),
+    ],
+)
+def test_a_script_that_ends_before_it_trains_is_not_asked_about_its_optimizer(
+    text: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.py").write_text(text)
+    assert main(["run", "-o", str(tmp_path / "r.unvanish"), str(tmp_path / "x.py")]) == status
+    err = capsys.readouterr().err
+    assert said in err and "torch.optim.Optimizer" not in err
+
+
+def test_a_run_without_a_script_names_the_script_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 2
+    err = capsys.readouterr().err
+    assert err.endswith("required: SCRIPT.py\n") and max(map(len, err.splitlines())) <= 80
+
+
+def test_explain_knows_families_joined_words_and_the_columns() -> None:
+    assert [code for code in ("UV101", "UV102", "UV201") if code in explain("uv1")] == ["UV101", "UV102"]
+    assert explain("UV8xx").count("UV80") == 9
+    assert explain("batch norm").startswith("batchnorm  ")
+    for column in ("step back", "joins", "slopes", "transmission"):
+        assert "stands in" not in explain(column)
+    assert "for three samples in a row." in explain("exploding")  # the whole first sentence, not the first line
+
+
+class Wide(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+X, Y = torch.randn(8, 4), torch.arange(8) % 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"model": Wide, "inputs": X, "targets": Y}, r"it is called with no arguments, so wrap it: lambda: Wide\(…\)"),
+        ({"model": Wide(3), "inputs": [X, Y]}, r"list of inputs is given as 2 arguments; targets have a place"),
+        (
+            {"model": Wide(3), "inputs": {"a": X}, "targets": Y},
+            r"mapping of inputs is given as keyword arguments \(a\)",
+        ),
+        ({"model": Wide(3), "inputs": np.ones((8, 4)), "targets": Y}, "the inputs hold a numpy array: give tensors"),
+    ],
+)
+def test_a_forward_that_does_not_take_the_inputs_is_told_how_they_are_given(parts: dict, said: str) -> None:
+    with pytest.raises(UnvanishError, match=said):
+        unvanish.diagnose(unvanish.Problem(loss_fn=F.cross_entropy, **parts))
+
+
+def test_two_optimizers_of_one_class_step_as_one_with_their_groups() -> None:
+    """Each parameter's step follows from its own gradient, so the steps are the same numbers."""
+
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def apart(model: nn.Sequential) -> list[optim.Optimizer]:
+        return [optim.AdamW(model[0].parameters(), 1e-2), optim.AdamW(model[2].parameters(), 1e-3, weight_decay=0.3)]
+
+    model, other = build(), build()
+    optimizers = apart(model)
+    _, one = unvanish.Problem(other, X, Y, F.cross_entropy, optimizer=apart(other)).build()
+    assert one is not None
+    for _ in range(5):
+        for net, held in ((model, optimizers), (other, [one])):
+            net.zero_grad()
+            F.cross_entropy(net(X), Y).backward()
+            for each in held:
+                each.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+class Averaged(nn.Module):
+    """Features averaged over all nodes of a graph: the adjacency is a part of the network."""
+
+    def __init__(self, adjacency: Tensor) -> None:
+        super().__init__()
+        self.adjacency, self.first, self.last = adjacency, nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.adjacency @ self.first(x)))
+
+
+def test_validation_data_that_the_network_takes_only_whole_are_not_cut() -> None:
+    torch.manual_seed(0)
+    nodes, kinds, held_out = torch.randn(40, 4), torch.arange(40) % 3, torch.arange(40) > 20
+    problem = unvanish.Problem(
+        lambda: Averaged(torch.eye(40)), nodes, kinds,
+        loss_fn=lambda o, t: F.cross_entropy(o[~held_out], t[~held_out]),
+        optimizer=lambda parameters: optim.Adam(parameters, lr=1e-3), validation=(nodes, kinds),
+        metric=lambda o, t: float((o[held_out].argmax(1) == t[held_out]).float().mean()), steps=20,
+    )  # fmt: skip
+    fixes = unvanish.fix(problem, seeds=2, anyway=True)
+    assert fixes.unseen and not fixes.split
+    assert any("takes no half of the validation data" in remark for remark in fixes.remarks)
+
+
+def test_what_does_not_apply_gives_reasons_for_what_the_findings_asked_for() -> None:
+    torch.manual_seed(0)
+    parts = [part for _ in range(10) for part in (nn.Linear(8, 8), nn.Sigmoid())]
+    problem = unvanish.Problem(
+        nn.Sequential(*parts, nn.Linear(8, 3)), torch.randn(32, 8), torch.arange(32) % 3, F.cross_entropy,
+        optimizer=lambda parameters: optim.SGD(parameters, lr=0.1), steps=20,
+    )  # fmt: skip
+    fixes = unvanish.fix(problem, seeds=2)
+    asked = {slug for finding in fixes.before.findings for slug in finding.remedies}
+    refused = [slug for slug, _ in fixes.refused]
+    assert {"chrono-init", "pair-norm"} <= set(refused) - asked
+    text = render(fixes)
+    part = text[text.index("What does not apply") :].partition("\n\n")[0]
+    assert "LSTM" not in part and "chrono-init" in part
+    for slug, reason in fixes.refused:
+        assert (reason.split()[0] in part) or slug not in asked

@@ -1,0 +1,109 @@
+"""Losses that a model computes by hand: outputs that meet every target are seen there, too, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unvanish.pipeline import diagnose
+from unvanish.problem import Problem
+from unvanish.report import Report
+
+SEEDS = range(3)
+
+
+class Own(nn.Module):
+    """Computes ``loss(self, outputs, x, y)``; gives the loss, or a mapping of the loss and its outputs."""
+
+    def __init__(self, loss: Callable[..., Tensor], outputs: int, mapping: bool) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, outputs))
+        self.loss, self.mapping = loss, mapping
+        self.centres = nn.Parameter(torch.randn(5, outputs), requires_grad=loss is nearest_centre)
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        outputs = self.f(x)
+        loss = self.loss(self, outputs, x, y)
+        return {"loss": loss, "outputs": outputs} if self.mapping else loss
+
+
+def squares(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return ((outputs - y) ** 2).mean()
+
+
+def targets_first(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (y - outputs).abs().mean()
+
+
+def log_cosh(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.sub(outputs, y).cosh().log().mean()
+
+
+def nearest_centre(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Every output meets every centre, on purpose."""
+    return (outputs[:, None] - model.centres[None]).square().sum(-1).amin(1).mean()
+
+
+def matching_moments(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Every output meets every target in a kernel, on purpose: the outputs are to be distributed as the targets are."""
+    across = outputs[:, None] - y[None]
+    within = outputs[:, None] - outputs[None]
+    return 1.0 - 2.0 * (-across.square().sum(-1)).exp().mean() + (-within.square().sum(-1)).exp().mean()
+
+
+def report_of(loss: Any, targets: Any, seed: int, mapping: bool = False, loss_fn: Any = None) -> Report:
+    torch.manual_seed(seed)
+    x = torch.randn(48, 6)
+    model = Own(loss, 1, mapping)
+    y = targets(x)
+    return diagnose(Problem(model, (x, y), loss_fn=loss_fn, optimizer=torch.optim.Adam(model.parameters(), 3e-3)))
+
+
+def flat(x: Tensor) -> Tensor:
+    return x[:, 0] * x[:, 1]
+
+
+def column(x: Tensor) -> Tensor:
+    return (x[:, 0] * x[:, 1])[:, None]
+
+
+def codes(report: Report) -> set[str]:
+    return {finding.code for finding in report.findings if finding.level == "error"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("loss", [squares, targets_first, log_cosh])
+def test_outputs_that_meet_every_target_are_said(loss: Any, mapping: bool, seed: int) -> None:
+    report = report_of(loss, flat, seed, mapping)
+    assert codes(report) == {"UV708"}
+    assert "(48, 1)" in str(report) and "(48,)" in str(report) and "test_pairs_inside.py" in str(report)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_best_constant_of_squares_is_the_variance_of_the_targets(seed: int) -> None:
+    report = report_of(squares, flat, seed)
+    torch.manual_seed(seed)
+    assert report.loss is not None
+    assert report.loss.best_constant == pytest.approx(float(flat(torch.randn(48, 6)).var(unbiased=False)), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("loss", [squares, targets_first, log_cosh, nearest_centre, matching_moments])
+def test_outputs_with_a_target_of_their_own_are_not(loss: Any, mapping: bool, seed: int) -> None:
+    assert not codes(report_of(loss, column, seed, mapping))
+
+
+@pytest.mark.parametrize("targets", [flat, column])
+def test_a_loss_fn_that_hands_on_the_loss_of_the_model_is_none(targets: Any) -> None:
+    def handed_on(outputs: Any, _: Any) -> Tensor:
+        return outputs["loss"]
+
+    with_it, without = (report_of(squares, targets, 0, True, loss_fn) for loss_fn in (handed_on, None))
+    assert with_it.to_json() == without.to_json()
+    assert ("UV708" in codes(with_it)) == (targets is flat)
