@@ -42,6 +42,7 @@ from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
+from unvanish.preserve.outside import OuterNames
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
@@ -99,8 +100,9 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build_all(seed)
-    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
-    with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
+    names = OuterNames(model)
+    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
+    with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed) as this:
             handed = this.capture.passed_on
             flow, more = (None, None) if handed else _walked(this)

@@ -117,8 +117,9 @@ class Box:
         entry, self.running = self.running, None
         if entry is None:
             return
-        loss = None if isinstance(outputs, Tensor) else inner_loss(outputs)
-        for at, tensor in enumerate(tensors(outputs)):
+        alone = isinstance(outputs, Tensor)
+        loss = None if alone else inner_loss(outputs)
+        for at, tensor in enumerate((outputs,) if alone else tensors(outputs)):
             entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
                 self.ends.add(tensor.grad_fn)
@@ -155,7 +156,9 @@ def _receiver(signals: dict[int, Tensor], at: int) -> Any:
 
 
 def _probe(tensor: Tensor) -> Tensor | None:
-    return tensor.detach().view(-1)[:PROBE].clone() if tensor.is_contiguous() else None
+    if not tensor.is_contiguous():
+        return None
+    return tensor.detach().as_strided((min(PROBE, tensor.numel()),), (1,)).clone()
 
 
 def _random_state(home: str) -> Any:

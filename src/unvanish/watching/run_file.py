@@ -274,6 +274,7 @@ class Facts(msgspec.Struct):
     process: int | None = None
     order: list[int] = []
     groups: list[list[int]] = []
+    before: list[tuple[int, int]] = []
     setting: Setting | None = None
     notes: list[str] = []
     failed: str | None = None

@@ -90,7 +90,8 @@ def _before(at: int, before: Mapping[int, int], made: dict[int, LayerFlow]) -> L
     """The layer whose output this one was given, or the nearest before it that has numbers."""
     if at not in before:
         return made[next(reversed(made))] if made else None
-    while at in before and (at := before[at]) >= 0:
+    for _ in before:  # one after the other at most: a damaged file might lead round and round
+        at = before.get(at, -1)
         if at in made:
             return made[at]
     return None

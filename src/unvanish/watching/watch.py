@@ -67,7 +67,6 @@ class Watch:
             self.history, self.found, self.episodes = remembered(Reader(path))
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
-        self._moved = set[int]()  # the parameters of the optimizer whose step is running
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -151,7 +150,6 @@ class Watch:
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         if not self.watcher.nesting.enters(optimizer, self.watcher.backwards):
             return
-        self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
             self.check()
@@ -196,12 +194,14 @@ class Watch:
 
     def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
-        self.watcher.busy = True
-        moved = self._moved or {id(each) for one in self.watcher.optimizers.values() for each in held(one)}
+        watcher = self.watcher
+        watcher.busy = True
+        moving = [*watcher.optimizers.values()] if watcher.moving is None else [watcher.moving]
+        moved = {id(each) for one in moving for each in held(one)}
         try:
-            return replay(self.watcher.box, self.watcher.table.models, moved, self.watcher.scale(), plain)
+            return replay(watcher.box, watcher.table.models, moved, watcher.scale(), plain)
         finally:
-            self.watcher.busy = False
+            watcher.busy = False
 
     def _check(self, why: str) -> list[Report]:
         if not self.first:  # this process writes nothing
