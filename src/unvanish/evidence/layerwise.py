@@ -33,7 +33,7 @@ from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
-MOST = {"auto": 8, "full": 32}  # layers looked at; of more, so many evenly spaced ones
+MOST = {"auto": 8, "full": 64}  # layers looked at; of more, so many evenly spaced ones
 MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
