@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # A process for each core, and one thread for each process. A file's tests stay together: they share what they measured.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo check test docs clean lint
+.PHONY: demo check test docs clean lint matrix
 
 demo: $(VENV)/.installed
 	$(BIN)/unvanish check examples/deep_sigmoid.py --exit-zero
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --threads --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# The oldest and the newest torch and Python, each in an environment of its own: hours and gigabytes, so no part of test.
+matrix:
+	$(PYTHON) -m tools.matrix
+
 clean:
 	rm -rf $(VENV)
 
@@ -34,6 +38,7 @@ $(BIN)/python:
 
 # An installation is repeated only when what it depends on has changed. numpy: torch warns at its import without it.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing torch and unvanish into $(VENV): about a minute, and longer where torch has to be downloaded'
 	$(PIP) --editable . numpy
 	touch $@
 

@@ -33,15 +33,16 @@ SLOW = (
     # networks are trained, or many are checked
     "test_alike", "test_benchmarks", "test_claims", "test_deep", "test_fix", "test_frozen_rates", "test_invariances",
     "test_judged_again", "test_lab", "test_mnist", "test_no_scale", "test_normalised_growth", "test_own_branches",
-    "test_own_loss", "test_partly_measured", "test_rates", "test_remedies", "test_reported_programs", "test_rises",
-    "test_rules_on_zoo", "test_small_failures", "test_through_time", "test_trial", "test_vanishing_level",
-    "test_whatif", "test_zoo",
+    "test_own_loss", "test_partly_measured", "test_random_models", "test_rates", "test_remedies",
+    "test_reported_programs", "test_rises", "test_rules_on_zoo", "test_small_failures", "test_through_time",
+    "test_trial", "test_vanishing_level", "test_whatif", "test_zoo",
     # trainings are watched, sweeps and runs compared
     "test_against", "test_run", "test_sweep", "test_view", "test_watch",
     # other processes, a browser, a server, other frameworks
-    "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_fuzz", "test_grid",
-    "test_huggingface", "test_integrations", "test_left_behind", "test_programs", "test_ray", "test_server",
-    "test_show_for_programs", "test_web",
+    "in_browser", "test_charts_drawn", "test_cli_run", "test_contributing", "test_disks", "test_fuzz", "test_grid",
+    "test_huggingface", "test_integrations", "test_kills", "test_left_behind", "test_no_network", "test_programs",
+    "test_ray", "test_server", "test_show_for_programs", "test_supply_chain", "test_two_writers",
+    "test_web",
 )  # fmt: skip
 """Parts of the names of files whose tests take long, by why they do: `make check` leaves them out."""
 

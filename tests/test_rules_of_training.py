@@ -341,3 +341,9 @@ def test_a_gradient_below_eps_is_not_one_lost_to_its_type() -> None:
 def test_a_call_of_the_loss_is_no_activation() -> None:
     hinge = CallFlow(index=1, name="relu", module="", source="", part="loss", role="slopes", dead_fraction=1.0)
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []
+
+
+@pytest.mark.parametrize(("after", "said"), [(2.5, "at 100 times the rate raise the loss by 0.5"), (1.99, "not shown")])
+def test_a_larger_rate_that_does_worse_is_said(after: float, said: str) -> None:
+    (finding,) = found(net().replace(step=SLOW.replace(walked_scaled=after)), "UV705")
+    assert finding.level == "note" and said in finding.message

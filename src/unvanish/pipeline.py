@@ -68,7 +68,7 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature along the gradient of each of up to 16 layers). The model, its gradients, buffers, mode and every random
+    curvature along the gradient of each of up to 32 layers). The model, its gradients, buffers, mode and every random
     state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
     be checked.
     """

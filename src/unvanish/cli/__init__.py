@@ -7,6 +7,7 @@ is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -112,5 +113,6 @@ def _fail(message: str) -> int:
     """Say what went wrong; in an ``except`` clause, with the traceback where UNVANISH_TRACEBACK asks for it."""
     if os.environ.get("UNVANISH_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exc()
-    write(sys.stderr, f"unvanish: error: {message}")
+    with contextlib.suppress(OSError):  # where standard error cannot be written to either, the status says it
+        write(sys.stderr, f"unvanish: error: {message}")
     return FAILED

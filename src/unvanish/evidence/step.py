@@ -26,6 +26,7 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
+from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
 
@@ -269,7 +270,8 @@ def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[
     if problem.train_batches is None:
         return own
     try:
-        first = list(islice(iter(problem.train_batches), steps))
+        with own_generators(problem.train_batches, seed):
+            first = list(islice(iter(problem.train_batches), steps))
         if problem.loss_fn is None:
             found = [dataclasses.replace(problem, inputs=batch) for batch in first]
         else:
@@ -296,7 +298,8 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
         }
     for group in alone.param_groups:
-        if all(adam.applies(optimizer, group, p, optimizer.state.get(p, {})) for p in group["params"]):
+        known = adam.is_adam(optimizer, group)
+        if known and all(adam.applies(group, p, optimizer.state.get(p, {})) for p in group["params"]):
             group["fused"] = True  # one pass over the entries, with the same formula
     for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(alone, name, OrderedDict())

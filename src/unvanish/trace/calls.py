@@ -125,13 +125,23 @@ class Capture:
         self.met.clear()
         self.ends.clear()
         self.of_parameters.clear()
-        nodes = sorted(self.owner, key=lambda n: n._sequence_nr())
+        nodes = sorted(self.owner, key=_age)
         self.owner.clear()
         while nodes:
             nodes.pop()
         for kept in self.batch.values():  # not before: a node may have kept what the pass made of it
             kept.put_back()
         self.batch.clear()
+
+
+def _age(node: Node) -> int:
+    """Its place in the order of the forward pass; −1 where its graph is gone, for which torch up to 2.7 crashes."""
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        try:
+            _ = node.metadata
+        except RuntimeError:
+            return -1
+    return node._sequence_nr()
 
 
 def root_of(tensor: Tensor) -> Root:
