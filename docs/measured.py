@@ -32,6 +32,8 @@ def performance(check: str, viewing: str) -> Iterable[str]:
     yield "## Several processes"
     yield from _processes(read("sweep_ray"))
     yield from _two_searching(read("fix_processes"))
+    yield "## Memory over time"
+    yield from _memory(read("memory"))
     yield "## The page of a run"
     yield viewing
     yield "## The page of the lab"
@@ -74,6 +76,14 @@ def _processes(data: Mapping[str, Any]) -> Iterable[str]:
         f"With two processes on two cores a sweep of {sweep['networks']:,} networks took {min(sweep['two_s']):.0f} s in"
         f" place of {min(sweep['one_s']):.0f} s, {sweep['times']:.2f} times as fast."
     )
+    yield _by(data)
+
+
+def _memory(data: Mapping[str, Any]) -> Iterable[str]:
+    yield f"{data['unit']} of the process after so many checks of one network, or so many watched steps:"
+    for what, found in (("checks", data["checks"]), ("watched steps", data["steps"])):
+        heads = (what, *(f"{int(count):,}" for count in found))
+        yield table(heads, [(data["unit"], *(f"{size:.1f}" for size in found.values()))])
     yield _by(data)
 
 
