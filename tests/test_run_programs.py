@@ -186,8 +186,9 @@ class Branched(nn.Module):
         self.first, self.side, self.last = (nn.Linear(32, 32) for _ in range(3))
         self.middle = nn.Sequential(*(part for _ in range(depth) for part in (nn.Linear(32, 32), nn.Tanh())))
         self.small = small
-        for each in self.middle[::2]:
-            nn.init.normal_(each.weight, std=gain / 32**0.5)  # type: ignore[arg-type]
+        for each in self.middle.children():
+            if isinstance(each, nn.Linear):
+                nn.init.normal_(each.weight, std=gain / 32**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))
