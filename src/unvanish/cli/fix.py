@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def _fix(args: argparse.Namespace) -> int:
     args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
     with quiet(), progress.during("importing torch"):
-        import torch  # noqa: F401
+        importlib.import_module("torch")
     with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
 

@@ -245,7 +245,8 @@ def _lengths(problem: Problem, model: nn.Module, optimizer: Optimizers, scale: f
     def measure() -> None:
         pairs = zip(parameters, before, strict=True)
         lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)))
-        torch._foreach_copy_(before, [p.detach() for p in parameters])
+        for parameter, kept in zip(parameters, before, strict=True):
+            kept.copy_(parameter.detach())
 
     with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure):
         return lengths

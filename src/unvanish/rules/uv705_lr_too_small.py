@@ -61,15 +61,15 @@ def lr_too_small(
     step, _ = known
     if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
         return []
-    step = step.replace(needed=step.needed / ((step.scheduled or 1.0) * _grown(step)))
-    if not step.needed > planned(step):
+    needed = step.needed / ((step.scheduled or 1.0) * _grown(step))
+    if not needed > planned(step):
         return []
     if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
         return []
     over = _is_over(flow, step, left)
-    proven = _proven(step, gain) and _curable(step) and (over or step.needed > times * planned(step))
+    proven = _proven(step, gain) and _curable(step, needed) and (over or needed > times * planned(step))
     proven = proven and not any(layer.frozen for layer in flow.layers)
-    share = Evidence(name="steps needed", value=step.needed, relation=">", threshold=times * planned(step))
+    share = Evidence(name="steps needed", value=needed, relation=">", threshold=times * planned(step))
     if over or not proven:
         share = share.replace(threshold=float(planned(step)))
     rest = Evidence(
@@ -79,7 +79,7 @@ def lr_too_small(
         Statement(
             level="error" if proven else "note",
             cause="learning rate",
-            message=_message(step, step.needed, proven, over),
+            message=_message(step, needed, proven, over),
             evidence=(
                 Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
                 share,
@@ -151,14 +151,14 @@ def _proven(step: StepFacts, gain: float) -> bool:
     return gained > 1e-6 * abs(step.loss) and gained >= min(gain, step.scale / 3.0) * usual
 
 
-def _curable(step: StepFacts) -> bool:
+def _curable(step: StepFacts, needed: float) -> bool:
     """Whether the largest rate the curvature allows would do it in time; else the rate is not what is wrong.
 
     A network that leaves a flat stretch by itself looks like one that is too slow: the pace now says little about it.
     """
-    if not step.lr_limit or step.needed is None:
+    if not step.lr_limit:
         return True
-    return step.needed * step.lr <= 0.5 * step.lr_limit * planned(step)
+    return needed * step.lr * (step.scheduled or 1.0) <= 0.5 * step.lr_limit * planned(step)
 
 
 def _gains(step: StepFacts) -> tuple[Evidence, ...]:
