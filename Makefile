@@ -38,6 +38,7 @@ $(BIN)/python:
 
 # An installation is repeated only when what it depends on has changed. numpy: torch warns at its import without it.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing torch and unvanish into $(VENV): about a minute, and longer where torch has to be downloaded'
 	$(PIP) --editable . numpy
 	touch $@
 

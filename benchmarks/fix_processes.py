@@ -2,135 +2,176 @@
 
 python benchmarks/fix_processes.py --save benchmarks/results/fix_processes.json
 
-Searches of several lengths, each run in a program of its own, one process and two in turn. Beside the wall time, which
-other programs on the machine disturb, stands what hardly depends on them: the processor time of all processes, and the
-length of the schedule, in which each process's clock is its own processor time, and one that waits for another's answer
-puts its clock forward to when that was there. The last column is the least that any schedule of these trials takes:
-half of all processor time.
+Searches of several lengths. First simulated: one process does the work of both, and each has a clock that runs with the
+processor time of its share; one that waits for an answer of the other puts its clock forward to when that is there. So
+other programs on the machine do not count, nor does what two processes take from each other (memory, caches, an import
+that both make). The least is half of all the processor time. Then ``--repeats`` pairs of real searches, each in a
+program of its own, with one process and with two in turn: wall time, with the load of the machine beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
+import torch  # noqa: E402
 from machine import provenance  # noqa: E402
+
+import unvanish  # noqa: E402
+from unvanish import trials  # noqa: E402
+from unvanish.trials import crew  # noqa: E402
+from unvanish.trials.questions import Desk, answer, answered  # noqa: E402
+from unvanish.trials.trial import Copies  # noqa: E402
+from unvanish.trials.turns import HERE as MINE  # noqa: E402
+from unvanish.trials.turns import SURE  # noqa: E402
 
 STEPS = (400, 1_600, 4_000, 8_000)
 WANTED = 0.65
+OTHER = 0
 
 
-class Schedule:
-    """Clocks of this process and of the one beside it that run with their processor time, while a search is held.
+class Simulated(crew.Crew):
+    """Two processes in one: the other one's answers are found here too, and each has a clock of its own.
 
-    ``waited``: for how long this process had nothing to do, by these clocks.
+    A clock runs with the processor time of what its process does. What the other one takes up, and when its answer is
+    there, goes by the clocks: the schedule of two free cores, however busy the machine is.
     """
 
-    def __init__(self) -> None:
-        from unvanish.trials import crew
-
-        self.waited = self.beside = 0.0
-        self._posted: dict[Any, float] = {}
-        self._done: dict[Any, float] = {}
-        self._clock = 0.0
-        self._module = crew
+    def __init__(self, copies: Copies) -> None:
+        stands = {key: copy.steps for key, copy in copies.trained.items()}
+        super().__init__(lambda question: answered(copies, question), stands)
+        self.turns.stood(OTHER, stands)
+        self.other = Desk(copies.objective, copies.expected)
+        self.waited = self.elsewhere = self.worked = 0.0
         self._begun = time.thread_time()
-        self._asked, self._take, self._expect = crew.asked, crew.Crew.take, crew.Crew.expect
-        self._foresee, self._answered = crew.Crew.foresee, crew.answered
-        self._own: set[Any] = set()
+        self._free = 0.0
+        self._under_way: tuple[float, Any, Any] | None = None
+        with self._aside():
+            for (candidate, seed), steps in stands.items():  # a copied process has them
+                self.other.copies.train(self.other.copies.copy(candidate, seed), steps)
 
     @property
     def now(self) -> float:
-        """Seconds on the clock of this process."""
-        return time.thread_time() - self._begun + self.waited
+        """The clock of the race's own process."""
+        return time.thread_time() - self._begun + self.waited - self.elsewhere
 
-    def __enter__(self) -> Schedule:
-        def asked(process: Any, work: Any, question: Any) -> Any:
-            before = self._spent(process)
-            found = self._asked(process, work, question)
-            spent = self._spent(process)
-            self.beside = spent
-            self._clock = max(self._clock, self._posted.get(question, 0.0)) + spent - before
-            self._done[question] = self._clock
-            return found
-
-        def take(crew: Any, question: Any) -> Any:
-            found = self._take(crew, question)
-            if question in self._done and question not in self._own:
-                self.waited += max(0.0, self._done[question] - self.now)
-            return found
-
-        def expect(crew: Any, questions: Any, own: Any = (), **more: Any) -> None:
-            questions = self._noted(questions)
-            self._expect(crew, questions, own, **more)
-
-        def foresee(crew: Any, questions: Any, own: Any = ()) -> None:
-            self._foresee(crew, self._noted(questions), own)
-
-        def answered(copies: Any, question: Any) -> Any:
-            self._own.add(question)
-            return self._answered(copies, question)
-
-        module: Any = self._module
-        module.asked, module.answered = asked, answered
-        module.Crew.take, module.Crew.expect, module.Crew.foresee = take, expect, foresee
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        module: Any = self._module
-        module.asked, module.answered = self._asked, self._answered
-        module.Crew.take, module.Crew.expect, module.Crew.foresee = self._take, self._expect, self._foresee
-
-    def _noted(self, questions: Any) -> list[Any]:
-        questions = list(questions)
-        for each in questions:
-            self._posted.setdefault(each, self.now)
-        return questions
-
-    @staticmethod
-    def _spent(process: Any) -> float:
-        """Processor seconds of that process so far, by its clock (see clock_getcpuclockid)."""
-        running = process._process
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        before = time.thread_time()
         try:
-            return time.clock_gettime((~running.pid << 3) | 2) if running is not None else 0.0
-        except OSError:
-            return 0.0
+            yield
+        finally:
+            self.elsewhere += time.thread_time() - before
+
+    def _catch_up(self, until: float) -> None:
+        """Let the other process work until that time of its clock."""
+        while True:
+            if self._under_way is not None:
+                end, question, found = self._under_way
+                if end > until:
+                    return
+                self._free, self._under_way = end, None
+                self.put(OTHER, question, found)
+            question = self.turns.take(OTHER, self._wanted)
+            if question is None:
+                self._free = max(self._free, until)
+                return
+            with self._aside():
+                before = time.thread_time()
+                found = answer(self.other, question)
+                spent = time.thread_time() - before
+            self.worked += spent
+            self._under_way = self._free + spent, question, found
+
+    def expect(self, questions: Any, own: Any = (), rank: int = SURE) -> None:
+        self._catch_up(self.now)
+        super().expect(questions, own, rank)
+
+    def foresee(self, questions: Any, own: Any = ()) -> None:
+        self._catch_up(self.now)
+        super().foresee(questions, own)
+
+    def take(self, question: Any) -> Any:
+        self.expect([question])
+        while question not in self._done:
+            self._wanted = question
+            self._catch_up(self.now)
+            if question in self._done:
+                break
+            mine = self.turns.take(MINE, question)
+            if mine is not None:
+                self.put(MINE, mine, self.mine(mine))
+                continue
+            if self._under_way is None:
+                raise RuntimeError(f"nobody answers {question}")
+            self.waited += max(0.0, self._under_way[0] - self.now)
+        self._wanted = None
+        return self._done[question]
 
 
 def searched(steps: int, workers: int) -> dict[str, Any]:
-    """One search in this process: wall and processor seconds, the schedule, and the answer."""
-    import deep_sigmoid  # pyright: ignore[reportMissingImports]
-    import torch
-
-    import unvanish
-
-    torch.set_num_threads(1)
-    problem = deep_sigmoid.problem
-    problem = type(problem)(**{**vars(problem), "steps": steps})
-    load, begun, spent = os.getloadavg()[0], time.perf_counter(), time.process_time()
-    with Schedule() as schedule:
-        found = unvanish.fix(problem, workers=workers)
-        length = schedule.now
-    own = time.process_time() - spent
+    """One search with real processes: wall and processor seconds, and the answer."""
+    problem, load = problem_of(steps), os.getloadavg()[0]
+    begun, spent = time.perf_counter(), time.process_time()
+    found = unvanish.fix(problem, workers=workers)
     return {
-        "wall_s": time.perf_counter() - begun, "schedule_s": length, "waited_s": schedule.waited, "own_s": own,
-        "beside_s": schedule.beside, "load": load, "answer": found.to_json(),
+        "wall_s": time.perf_counter() - begun, "own_s": time.process_time() - spent, "load": load,
+        "answer": found.to_json(),
     }  # fmt: skip
 
 
-def apart(steps: int, workers: int) -> dict[str, Any]:
-    """The same in a program of its own."""
-    command = [sys.executable, __file__, "--run", str(steps), str(workers)]
+def simulated(steps: int) -> dict[str, Any]:
+    """One search with two simulated processes and one with one: processor seconds, and whether the answers agree."""
+    problem = problem_of(steps)
+    unvanish.fix(problem_of(200))  # imports and first calls
+    begun = time.thread_time()
+    one = unvanish.fix(problem)
+    alone = time.thread_time() - begun
+    made: list[Simulated] = []
+
+    @contextlib.contextmanager
+    def pair(on: str, workers: int) -> Iterator[Any]:
+        del on, workers
+        yield lambda copies: made.append(Simulated(copies)) or made[-1]
+
+    kept, trials.helpers = trials.helpers, pair  # pyright: ignore[reportAttributeAccessIssue]
+    begun = time.thread_time()
+    two = unvanish.fix(problem)
+    trials.helpers = kept
+    race = made[0]
+    both = time.thread_time() - begun + race.waited - race.elsewhere
+    return {
+        "steps": steps, "one_s": alone, "schedule_s": both, "waited_s": race.waited, "other_s": race.worked,
+        "share": both / alone, "least_share": (both - race.waited + race.worked) / 2 / alone,
+        "same_answer": one.to_json() == two.to_json(),
+    }  # fmt: skip
+
+
+def problem_of(steps: int) -> unvanish.Problem:
+    """A search over a deep network of sigmoids, with a training of so many steps."""
+    import deep_sigmoid  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(1)
+    return replace(deep_sigmoid.problem, steps=steps)
+
+
+def apart(*given: int) -> dict[str, Any]:
+    """A search in a program of its own: of so many steps, with so many processes; simulated where that is left out."""
+    command = [sys.executable, __file__, "--run", *map(str, given)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -146,17 +187,10 @@ def compared(steps: int, repeats: int) -> dict[str, Any]:
             last = found[workers][-1]
             print(steps, workers, {k: round(v, 2) for k, v in last.items() if k != "answer"}, file=sys.stderr)
     one, two = found[1], found[2]
-
-    def median(rows: list[dict[str, Any]], name: str) -> float:
-        return statistics.median(row[name] for row in rows)
-
-    alone = median(one, "schedule_s")
+    shares = [b["wall_s"] / a["wall_s"] for a, b in zip(one, two, strict=True)]
     return {
-        "steps": steps, "pairs": repeats,
-        "same_answer": len({row["answer"] for row in (*one, *two)}) == 1,
-        "wall_share": statistics.median(b["wall_s"] / a["wall_s"] for a, b in zip(one, two, strict=True)),
-        "schedule_share": median(two, "schedule_s") / alone,
-        "bound_share": statistics.median((row["own_s"] + row["beside_s"]) / 2 for row in two) / alone,
+        **apart(steps), "pairs": repeats, "wall_share": statistics.median(shares) if shares else None,
+        "same_answer_in_processes": len({row["answer"] for row in (*one, *two)}) == 1 if one else None,
         "one": [{k: v for k, v in row.items() if k != "answer"} for row in one],
         "two": [{k: v for k, v in row.items() if k != "answer"} for row in two],
     }  # fmt: skip
@@ -166,23 +200,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--run", type=int, nargs=2, metavar=("STEPS", "WORKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=int, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
     if args.run:
-        print(json.dumps(searched(*args.run)))
+        print(json.dumps(searched(*args.run) if len(args.run) > 1 else simulated(*args.run)))
         return
-    rows = [compared(steps, args.repeats) for steps in args.steps]
-    print("| steps | one process | wall, two over one | by processor time | half of all processor time | same answer |")
-    print("|---|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
+    for steps in args.steps:
+        rows.append(compared(steps, args.repeats))
+        if args.save:
+            args.save.write_text(json.dumps({**provenance(1), "wanted": WANTED, "rows": rows}, indent=1) + "\n")
+    print("| steps | one process, processor time | two over one, simulated | the least | wall, two over one |")
+    print("|---|---|---|---|---|")
     for row in rows:
-        alone = statistics.median(each["schedule_s"] for each in row["one"])
         print(
-            f"| {row['steps']:,} | {alone:.1f} s | {row['wall_share']:.2f} | {row['schedule_share']:.2f} |"
-            f" {row['bound_share']:.2f} | {row['same_answer']} |"
+            f"| {row['steps']:,} | {row['one_s']:.1f} s | {row['share']:.2f} | {row['least_share']:.2f} |"
+            f" {row['wall_share'] or math.nan:.2f} |"
         )
-    if args.save:
-        args.save.write_text(json.dumps({**provenance(1), "wanted": WANTED, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""How a sweep and a search scale over processes and over Ray's workers on one machine, and what a cluster would do.
+"""How a sweep scales over Ray's workers on one machine, and what a cluster would do.
 
 python benchmarks/sweep_ray.py --save benchmarks/results/sweep_ray.json
 
 Scaling: one grid on Ray with one worker and with two, in turn, their processes started beforehand. Price of a chunk:
 tasks that answer at once with as many rows as those of a real chunk, which the driver writes to its file. The estimate
-for more workers follows from the two and is none of a measurement. Search: `fix` with one process and with two.
-Wall time, so other programs on the machine count: the load is written down beside the numbers. `busy` hardly depends on
-it: the share of the wall time in which a worker had a task.
+for more workers follows from the two and is none of a measurement. Wall time, so other programs on the machine count:
+the load is written down beside the numbers. `busy` hardly depends on it: the share of the wall time in which a worker
+had a task. For searches see `fix_processes.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import pickle
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
+sys.path.insert(0, str(HERE))
 
 from machine import provenance  # noqa: E402
 
@@ -33,7 +32,7 @@ GRID: dict[str, Any] = {
     "fixed": {"depth": 50, "width": 128},
     "run": {"seeds": 10},
 }
-WANTED = {"scaling of a sweep": 1.7, "wall time of a search": 0.65}
+WANTED = {"scaling of a sweep": 1.7}
 WORKERS = (10, 100, 1_000)
 SMALL, LARGE, EMPTY = 100, 4_000, 200
 """Rows of two chunks, and tasks over which the price of each is taken."""
@@ -140,48 +139,20 @@ def estimate(kind: str, network_s: float, small: dict[str, Any], large: dict[str
         }  # fmt: skip
 
 
-def searched(name: str, steps: int, repeats: int) -> dict[str, Any]:
-    """Wall seconds of a search with one process and with two, in turn."""
-    import torch
-
-    import unvanish
-
-    torch.set_num_threads(1)
-    problem = importlib.import_module(name).problem
-    problem = type(problem)(**{**vars(problem), "steps": steps})
-    taken: dict[int, list[float]] = {1: [], 2: []}
-    answers: set[str] = set()
-    loads: list[float] = []
-    for _ in range(repeats):
-        for workers in (1, 2):
-            loads.append(os.getloadavg()[0])
-            begun = time.monotonic()
-            answers.add(unvanish.fix(problem, workers=workers).to_json())
-            taken[workers].append(time.monotonic() - begun)
-            print(name, steps, workers, "processes:", round(taken[workers][-1], 1), "s", file=sys.stderr)
-    return {
-        "what": "wall time of a search", "problem": f"{name}, {steps} steps", "one_s": taken[1], "two_s": taken[2],
-        "share": min(taken[2]) / min(taken[1]), "same_answer": len(answers) == 1, "load": loads,
-    }  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=("sweep", "price", "fix"))
+    parser.add_argument("--only", choices=("sweep", "price"))
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", OMP_NUM_THREADS="1")
     rows: list[dict[str, Any]] = []
-    if args.only != "fix":
-        rows += [price(SMALL), price(LARGE)]
+    rows += [price(SMALL), price(LARGE)]
     if args.only in (None, "sweep"):
         small, large = rows[-2:]
         rows.append(swept(args.repeats))
         for kind, seconds in {"those of this grid": rows[-1]["a_network_s"], **KINDS}.items():
             rows += estimate(kind, seconds, small, large)
-    if args.only in (None, "fix"):
-        rows += [searched("deep_sigmoid", steps, args.repeats) for steps in (1_600, 400)]
     for row in rows:
         print(json.dumps(row))
     if args.save:

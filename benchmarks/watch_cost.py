@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import provenance
@@ -33,7 +34,7 @@ from watch_peers import PEERS, Way, quiet
 import unvanish
 from unvanish.watching import interposed
 
-SIZES = {"MLP": (10, 80), "small": (8, 50), "GPT 4": (5, 30), "GPT 70": (3, 20)}
+SIZES = {"MLP": (10, 60), "small": (8, 40), "GPT 4": (5, 20), "GPT 70": (1, 10)}
 """Steps thrown away, and steps that count, in each of the two parts; a multiple of the ten steps of a sample."""
 
 
@@ -134,20 +135,36 @@ def installed(distribution: str) -> bool:
     return True
 
 
-def peak_of(name: str, every: int) -> float:
-    """Peak of the resident set over that before, in MiB, of a few steps in this process (Linux only)."""
+def peak_of(name: str, every: int) -> dict[str, float]:
+    """Of a training of four steps in this process the most memory that tensors held, and all else, in MiB (Linux only).
+
+    Tensors by torch's own account: weights, optimizer, gradients, activations. All else is what the process itself
+    holds: the resident set without the files that are mapped, which are libraries and grow with what was ever called.
+    """
     small = torch.nn.Linear(2, 2)
     with unvanish.watch(small, optimizer := torch.optim.Adam(small.parameters()), to=tempfile.mkdtemp()):
         torch.relu(small(torch.ones(1, 2))).sum().backward()  # code is loaded, which is no memory of a step
         optimizer.step()
+    before = resident("RssAnon")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    _four_steps(name, every)
+    all_of_it = resident("VmHWM") - resident("RssFile") - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        _four_steps(name, every)
+    trace = Path(tempfile.mkdtemp()) / "trace.json"
+    seen.export_chrome_trace(str(trace))
+    held = [each["args"] for each in json.loads(trace.read_text())["traceEvents"] if each.get("name") == "[memory]"]
+    return {"tensors": max(each["Total Allocated"] for each in held) / 2**20, "all": all_of_it / 1024}
+
+
+def _four_steps(name: str, every: int) -> None:
     trained = Trained(name)
     if every:
         trained.watch(every)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    for _ in range(6):
+    for _ in range(4):
         trained.step()
-    return (resident("VmHWM") - before) / 1024
+    if every:
+        trained.run.close()
 
 
 def resident(field: str) -> int:
@@ -156,20 +173,23 @@ def resident(field: str) -> int:
 
 
 def memory(name: str) -> dict[str, float]:
-    """Peak memory of watched steps over that of plain ones, each in a process of its own; the least of three."""
-    peaks: dict[int, float] = {}
+    """Peak memory of watched steps and of plain ones, in MiB, each in a process of its own; the least of three."""
+    peaks: dict[int, dict[str, float]] = {}
     for every in (0, 1):
         command = [sys.executable, __file__, "--peak", name, str(every)]
         quick = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the resident set
         done = [subprocess.run(command, check=True, capture_output=True, text=True, env=quick) for _ in range(3)]
-        peaks[every] = min(float(each.stdout) for each in done)
-    return {"plain_mib": peaks[0], "watched_over_plain": peaks[1] / peaks[0]}
+        each = [json.loads(one.stdout) for one in done]
+        peaks[every] = {key: min(one[key] for one in each) for key in each[0]}
+    plain, watched = peaks[0], peaks[1]
+    beside = (watched["all"] - watched["tensors"]) - (plain["all"] - plain["tensors"])
+    return {"plain_mib": plain["tensors"], "watched_mib": watched["tensors"], "beside_tensors_mib": beside}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", type=Path, help="write the numbers as JSON")
-    parser.add_argument("--large", action="store_true", help="the 70 M GPT, too: few steps, minutes")
+    parser.add_argument("--large", action="store_true", help="the 70 M GPT, too: few steps, no peers, minutes")
     parser.add_argument("--peers", action="store_true", help="the live monitors that are installed, too")
     parser.add_argument("--only", help="networks whose name starts so")
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "EVERY"), help=argparse.SUPPRESS)
@@ -177,16 +197,18 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("unvanish").setLevel(logging.ERROR)
     if args.peak:
-        print(peak_of(args.peak[0], int(args.peak[1])))
+        print(json.dumps(peak_of(args.peak[0], int(args.peak[1]))))
         return
     rows: dict[str, dict[str, Any]] = {}
     them = sorted({each for each, _, _ in PEERS.values() if each != "torch" and args.peers and installed(each)})
-    head = {**provenance(1), "peers": {each: importlib.metadata.version(each) for each in them}}
+    versions = {each: importlib.metadata.version(each) for each in them}
+    loads = [os.getloadavg()[0]]  # that of others on this machine as well
+    head = {**provenance(1), "peers": versions, "load": loads}
     for name in [each for each in NETWORKS if each.startswith(tuple(SIZES)) and each.startswith(args.only or "")]:
         if name.startswith("GPT 70") and not args.large:
             continue
         rows[name] = {}
-        for way, attach in ways(args.peers).items():
+        for way, attach in ways(args.peers and not name.startswith("GPT 70")).items():
             try:
                 rows[name][way] = measured(name, attach)
             except Exception as error:  # a monitor of others that breaks says so in its row
@@ -195,6 +217,7 @@ def main() -> None:
             print(f"{name:30} {way:26} {shown}", flush=True)
             if args.save:  # what is measured so far
                 args.save.write_text(json.dumps({**head, "networks": rows}, indent=1) + "\n")
+        loads.append(os.getloadavg()[0])
         if sys.platform == "linux":
             rows[name]["memory"] = memory(name)
             print(f"{name:30} memory {rows[name]['memory']}", flush=True)

@@ -1,4 +1,4 @@
-"""Twenty trainings in which nothing is wrong, watched: no finding of level error may come.
+"""Trainings in which nothing is wrong, watched: no finding of level error may come.
 
 python benchmarks/watch_healthy.py [--steps 1000] [--every 10] [-o FILE]
 """
@@ -272,11 +272,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", help="trainings whose name holds this")
     parser.add_argument("-o", "--output")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    from watch_healthy_more import MORE  # which builds its own with what is above
+
     rows: list[dict[str, Any]] = []
-    for name, train in TRAININGS.items():
+    for name, train in [each for each in (TRAININGS | MORE).items() if (args.only or "") in each[0]]:
         for seed in range(args.seeds):
             torch.manual_seed(seed)
             runs: list[Any] = []

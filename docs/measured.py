@@ -31,6 +31,9 @@ def performance(check: str, viewing: str) -> Iterable[str]:
     yield from _sweeps(read("sweep_speed"))
     yield "## Several processes"
     yield from _processes(read("sweep_ray"))
+    yield from _two_searching(read("fix_processes"))
+    yield "## Memory over time"
+    yield from _memory(read("memory"))
     yield "## The page of a run"
     yield viewing
     yield "## The page of the lab"
@@ -69,17 +72,35 @@ def _sweeps(data: Mapping[str, Any]) -> Iterable[str]:
 
 def _processes(data: Mapping[str, Any]) -> Iterable[str]:
     (sweep,) = (row for row in data["rows"] if row["what"] == "scaling of a sweep")
-    searches = [row for row in data["rows"] if row["what"] == "wall time of a search"]
     yield (
         f"With two processes on two cores a sweep of {sweep['networks']:,} networks took {min(sweep['two_s']):.0f} s in"
-        f" place of {min(sweep['one_s']):.0f} s, {sweep['times']:.2f} times as fast. A search gains only where it is"
-        " long:"
+        f" place of {min(sweep['one_s']):.0f} s, {sweep['times']:.2f} times as fast."
+    )
+    yield _by(data)
+
+
+def _memory(data: Mapping[str, Any]) -> Iterable[str]:
+    yield f"{data['unit']} of the process after so many checks of one network, or so many watched steps:"
+    for what, found in (("checks", data["checks"]), ("watched steps", data["steps"])):
+        heads = (what, *(f"{int(count):,}" for count in found))
+        yield table(heads, [(data["unit"], *(f"{size:.1f}" for size in found.values()))])
+    yield _by(data)
+
+
+def _two_searching(data: Mapping[str, Any]) -> Iterable[str]:
+    yield (
+        "A search over a deep network of sigmoids: how long its schedule is over two processes with a free core each,"
+        " by the processor time of every part of it, so that nothing else on the machine counts. The least is half of"
+        " all processor time."
     )
     rows = [
-        (row["problem"], f"{min(row['one_s']):.1f} s", f"{min(row['two_s']):.1f} s", f"{row['share']:.2f}")
-        for row in searches
-    ]
-    yield table(("search", "one process", "two processes", "share of the time"), rows)
+        (
+            f"{row['steps']:,}", f"{row['one_s']:.1f} s", f"{row['schedule_s']:.1f} s", f"{row['share']:.2f}",
+            f"{row['least_share']:.2f}",
+        )
+        for row in data["rows"]
+    ]  # fmt: skip
+    yield table(("steps of a training", "one process", "two processes", "share of the time", "the least"), rows)
     yield _by(data)
 
 

@@ -28,8 +28,7 @@ def steps(data: dict[str, Any]) -> Iterable[str]:
     networks = data["networks"]
     yield (
         "Time of a training step, as a multiple of the same step without: the mean over all steps, and in brackets the"
-        " median, which hides a step that is dear now and then. In one run, on the same networks; an empty cell was not"
-        " measured:"
+        " median, which hides a step that is dear now and then. On the same networks; an empty cell was not measured:"
     )
     ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
     yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
@@ -39,15 +38,27 @@ def steps(data: dict[str, Any]) -> Iterable[str]:
             f"Nothing makes a step faster: a number below 1 is the noise of a machine that others use as well, here"
             f" {1.0 - lowest:.2f} at most."
         )
-    memory = [(name, rows["memory"]) for name, rows in networks.items() if "memory" in rows]
+    memory = [(name, rows["memory"]) for name, rows in networks.items() if "watched_mib" in rows.get("memory", {})]
     if memory:
-        more = [(name, found["plain_mib"], found["watched_over_plain"] - 1.0) for name, found in memory]
-        said = "; ".join(f"{plain * share:.1f} MiB more than {plain:.0f} ({name})" for name, plain, share in more)
-        yield f"Peak memory of steps at every=1: {said}."
+        yield _memory(memory)
     peers = ", ".join(f"{name} {version}" for name, version in data.get("peers", {}).items())
     yield (
         f"Processor time, {data['machine']['processor']}, {data['machine']['threads']} thread, torch"
-        f" {data['versions']['torch']}{', ' if peers else ''}{peers}; by `benchmarks/watch_cost.py`."
+        f" {data['versions']['torch']}{', ' if peers else ''}{peers}; two cores with a load of"
+        f" {min(data['load']):.1f} to {max(data['load']):.1f}, mostly of others; by `benchmarks/watch_cost.py`."
+        f" {data.get('note', '')}".rstrip()
+    )
+
+
+def _memory(rows: list[tuple[str, dict[str, float]]]) -> str:
+    said: list[str] = []
+    for name, found in rows:
+        more = found["watched_mib"] - found["plain_mib"]
+        said.append(f"{more:.2f} MiB more than {found['plain_mib']:.0f}, {more / found['plain_mib']:.1%} ({name})")
+    most = max(found["beside_tensors_mib"] for _, found in rows)
+    return (
+        f"Peak memory of all tensors of a training at every=1, by torch's own account: {'; '.join(said)}. What Python"
+        f" and SQLite hold beside does not grow with the tensors: {most:.1f} MiB at most."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_files import made as written
 
 from unvanish import UnvanishError, load_run
 from unvanish.cli import main
@@ -198,3 +199,34 @@ def test_show_compares_as_text_and_as_json(
     assert "as text or json" in capsys.readouterr().err
     with pytest.raises(UnvanishError, match="no run file"):
         load_run("c.unvanish")
+
+
+def test_what_is_the_same_wherever_both_were_sampled_is_said_so(tmp_path: Path) -> None:
+    """A shorter run, one sampled every fifth step, a layer that was renamed: the numbers in common are the same."""
+    written(tmp_path / "a.unvanish", 100)
+    written(tmp_path / "short.unvanish", 4)
+    written(tmp_path / "renamed.unvanish", 100, names=["in", "other", "out"])
+    found = against(load_run(tmp_path / "a.unvanish"), load_run(tmp_path / "short.unvanish"))
+    assert (found.answer, found.steps) == ("within noise", 4)
+    assert found.sentence == "Where both were sampled, the two runs have the same numbers: 3 layers at 4 steps."
+    found = against(load_run(tmp_path / "a.unvanish"), load_run(tmp_path / "renamed.unvanish"))
+    assert (found.answer, found.layers) == ("within noise", 2)
+    assert "the same numbers: 2 layers at 100 steps" in found.sentence
+    assert "only a.unvanish has mid" in found.notes and "only renamed.unvanish has other" in found.notes
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("today", "yesterday"):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "a.unvanish", 20)
+    runs = [load_run(tmp_path / folder / "a.unvanish") for folder in ("today", "yesterday")]
+    found = against(*runs)
+    assert (found.one, found.other) == tuple(str(each.path) for each in runs)
+    assert against(runs[0], runs[0]).one == "a.unvanish"
+
+
+def test_a_run_without_a_sample_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "a.unvanish", 20)
+    RunFile(tmp_path / "b.unvanish", {"every": 1}).close()
+    found = against(load_run(tmp_path / "a.unvanish"), load_run(tmp_path / "b.unvanish"))
+    assert (found.answer, found.sentence) == ("undecided", "No step of b.unvanish was sampled.")

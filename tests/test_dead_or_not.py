@@ -137,3 +137,48 @@ def test_a_single_number_beside_a_path_around_it() -> None:
 
 def test_what_is_cancelled_by_hand_is_not_called_healthy() -> None:
     assert diagnose(asked(0, by_hand)).verdict == "dead"
+
+
+class NormaliserByHand(nn.Module):
+    """A normaliser written out, over the last ``axes`` axes."""
+
+    def __init__(self, how: str, *axes: int) -> None:
+        super().__init__()
+        self.how, self.axes = how, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "length":
+            return x / x.norm(dim=self.axes, keepdim=True).clamp_min(1e-6)
+        if self.how == "root of squares":
+            return x / x.pow(2).sum(self.axes, keepdim=True).sqrt()
+        spread = x.var(self.axes, keepdim=True, unbiased=False)
+        return (x - x.mean(self.axes, keepdim=True)) / (spread + 1e-5).sqrt()
+
+
+def normalised_by_hand(how: str, width: int, seed: int) -> Report:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, width), NormaliserByHand(how, -1),
+        nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 3),
+    )  # fmt: skip
+    adam = torch.optim.Adam(model.parameters(), 1e-3)
+    return diagnose(Problem(model, torch.randn(30, 6), torch.arange(30) % 3, F.cross_entropy, adam))
+
+
+HANDS = ["length", "root of squares", "mean and spread"]
+
+
+@pytest.mark.parametrize("how", HANDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_normaliser_by_hand_over_one_number_is_dead_by_construction(seed: int, how: str) -> None:
+    report = normalised_by_hand(how, 1, seed)
+    (finding,) = (f for f in report.findings if f.level == "error")
+    assert finding.code == "UV302" and set(finding.layers) == {"0", "2"}
+    assert (" div " if how in HANDS[:2] else " sub ") in finding.message
+
+
+@pytest.mark.parametrize("how", HANDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_normaliser_by_hand_over_several_is_not(seed: int, how: str) -> None:
+    report = normalised_by_hand(how, 8, seed)
+    assert not [f.code for f in report.findings if f.level == "error"]

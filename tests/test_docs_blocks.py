@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tomllib
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_docs import ROOT, blocks, differences
 
-from unvanish import cli
+from unvanish import cli, zoo
 from unvanish.population.grid import read_grid
+from unvanish.remedies import Remedy, remedies
 
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RUN_BY = {
@@ -129,6 +132,20 @@ def test_yaml_of_a_page_is_yaml() -> None:
     yaml = pytest.importorskip("yaml")
     found = [yaml.safe_load(block) for page in PAGES for block in blocks(page, "yaml")]
     assert found and all(isinstance(each, dict) for each in found)
+
+
+@pytest.mark.parametrize("remedy", remedies(), ids=lambda remedy: remedy.slug)
+def test_the_code_on_the_page_of_a_remedy_changes_the_network_it_is_for(remedy: Remedy) -> None:
+    """That it makes the same network as the remedy itself, bit for bit, is tested in test_remedies_code.py."""
+    name, code = import_module("website.remedy_pages").code(remedy)  # docs/ is on the path since test_docs was imported
+    problem = zoo.get(name).build(0)
+    model, _ = problem.build()
+    names: dict[str, Any] = {"__name__": "handed_over", "model": model, "loss_fn": problem.loss_fn}
+    names |= {"inputs": problem.inputs, "targets": problem.targets}
+    names |= {"sample_inputs": problem.inputs, "sample_targets": problem.targets}
+    exec(compile(code, remedy.slug, "exec"), names)
+    outputs = names["model"](*given) if isinstance(given := names["inputs"], tuple) else names["model"](given)
+    assert outputs is not None
 
 
 @functools.cache

@@ -16,8 +16,10 @@ from unvanish import UnvanishError
 from unvanish.cli import main
 from unvanish.cli.script_parts import found_in
 from unvanish.cli.skeleton import skeleton
+from unvanish.remedies import Draft, get
 from unvanish.report.explain import explain
 from unvanish.report.fix_text import render
+from unvanish.trials.questions import sentences
 
 
 def written(text: str, name: str = "train.py") -> str:
@@ -196,3 +198,99 @@ def test_what_does_not_apply_gives_reasons_for_what_the_findings_asked_for() -> 
     assert "LSTM" not in part and "chrono-init" in part
     for slug, reason in fixes.refused:
         assert (reason.split()[0] in part) or slug not in asked
+
+
+def checked(tmp_path: Path, *options: str) -> int:
+    (tmp_path / "net.py").write_text(
+        "import torch, unvanish\nfrom torch import nn\ntorch.manual_seed(0)\n"
+        "model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))\n"
+        "problem = unvanish.Problem(model, torch.randn(8, 4), torch.arange(8) % 3, nn.CrossEntropyLoss(),"
+        " torch.optim.SGD(model.parameters(), 1e-6), steps=10)\n"
+    )
+    return main(["check", str(tmp_path / "net.py"), "--exit-zero", *options])
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<svg"), (".png", b"\x89PNG"), (".pdf", b"%PDF")])
+def test_a_check_draws_where_the_suffix_is_that_of_a_picture(
+    suffix: str, start: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert checked(tmp_path, "-o", str(tmp_path / f"x{suffix}")) == 0
+    assert (tmp_path / f"x{suffix}").read_bytes().startswith(start)
+    assert "unvanish: learning rate too small; the report is in" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["zoo", "relu-he-20", "-o", str(tmp_path / "x")]) == 2
+    assert "it has no suffix that names a format; use one of .html" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["zoo", "relu-he-20", "-o", str(tmp_path / "x.svg")]) == 2
+    assert "pip install 'unvanish[pictures]'" in capsys.readouterr().err
+
+
+class Loop(nn.Module):
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self.cell, self.out, self.keep = nn.GRUCell(4, 24), nn.Linear(24, 4), keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 24)
+        for step in x.unbind(1):
+            h = self.cell(step, h if self.keep else h.detach())
+        return self.out(h)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_state_that_is_detached_at_each_step_is_no_decay(keep: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    words = torch.randint(4, (64, 8))
+    report = unvanish.diagnose(Loop(keep), F.one_hot(words, 4).float(), words[:, 3].clone(), F.cross_entropy)
+    found = [finding for finding in report.findings if finding.code == "UV102"]
+    assert bool(found) == (not keep)
+    for finding in found:
+        assert finding.cause == "a cut between two steps" and "only the last of 8 steps gets" in finding.message
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_gradient_below_eps_says_whether_the_signal_arrives(alike: bool) -> None:
+    """Of equal rows of the last layer the cross-entropy's signal cancels: its derivatives sum to zero over classes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    if alike:
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.01)
+    scale = 1.0 if alike else 1e-11
+    report = unvanish.diagnose(
+        model, torch.rand(32, 6), torch.arange(32) % 3, lambda o, t: scale * F.cross_entropy(o, t),
+        optimizer=optim.Adam(model.parameters()),
+    )  # fmt: skip
+    (found,) = (finding for finding in report.findings if finding.code == "UV504")
+    assert ("what the loss asks for cancels on the way" in found.message) == alike
+    assert ("It is not vanished: the signal arrives" in found.message) != alike
+
+
+def test_changes_of_the_learning_rate_are_told_as_what_they_come_to() -> None:
+    draft = Draft.of(
+        unvanish.Problem(Wide(3), X, Y, F.cross_entropy), Wide(3), optim.Adam(Wide(3).parameters(), lr=1e-3), seed=0
+    )
+    changes = [get(slug).apply(draft) for slug in ("lr-10", "lr-0.3", "xavier-init", "lr-0.1")]
+    assert sentences(changes[:2]) == ["learning rate 0.003 instead of 0.001"]
+    assert sentences(changes)[0] == sentences(changes[:2])[0]
+    assert sentences(changes)[2] == "learning rate 0.0003 instead of 0.003"
+
+
+def test_a_check_puts_the_generator_of_a_loader_back() -> None:
+    own = torch.Generator().manual_seed(9)
+    data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.arange(64) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=own)
+    model = Wide(3)
+    problem = unvanish.Problem(
+        model, X, Y, F.cross_entropy, optim.SGD(model.parameters(), lr=1e-7), train_batches=loader, steps=50
+    )
+    before = own.get_state()
+    reports = [unvanish.diagnose(problem) for _ in range(2)]
+    assert reports[0].step is not None and reports[0].step.walked is not None  # real steps on its batches
+    assert torch.equal(own.get_state(), before)
+    assert reports[0].to_json() == reports[1].to_json()

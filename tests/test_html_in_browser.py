@@ -92,8 +92,18 @@ def test_a_table_of_every_column_and_long_places_fits_a_desktop(show: Show):
     """Of a check with an optimizer: all numbers of 20 layers, called in a file that stands far away."""
     report = unvanish.diagnose(zoo.get("sigmoid-20").build(0))
     far = "/home/someone/projects/networks/sources/deep_sigmoid.py:24"
-    report = report.replace(layers=tuple(layer.replace(source=far) for layer in report.layers))
+    found = report.layers
+    numbers = {"saturated_fraction": 0.1, "log10_curvature": -7.6, "newton_decrement": 0.63, "log10_join_gain": 3.5}
+    layers = tuple(  # as many as a BERT has, folded, with every column that its report has
+        found[at % len(found)].replace(
+            source=far, name=f"bert.encoder.layer.{at}.attention.self.query", kind=f"{'Embedding' * (at % 2)}Linear",
+            log10_signal=-4.4 + 0.03 * at, steps_to_learn=3_061_000.0, parameters=9_312_000, **numbers,
+        )
+        for at in range(102)
+    )  # fmt: skip
+    report = report.replace(layers=layers)
     with show(find("html").write(report), width=1280) as page:
+        open_all(page)
         boxes = page.evaluate("[...document.querySelectorAll('.broad')].map(e => [e.scrollWidth, e.clientWidth])")
     assert boxes and all(inner <= outer + 1 for inner, outer in boxes)
 

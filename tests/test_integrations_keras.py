@@ -126,10 +126,13 @@ watch = Watch(every=1, to="r.unvanish")
 watch.diagnose_next(asked.append)
 fit(made(keras.optimizers.SGD(0.1), depth=12), [watch])
 run = unvanish.load_run("r.unvanish")
+setting = run.report().setting
 print(json.dumps({"codes": [f.code for f in run.findings], "verdict": asked[0].verdict,
+    "said": [setting.model, setting.optimizer, asked[0].setting.model],
     "layers": [l.name for l in asked[0].layers]}))
 """)  # fmt: skip
     assert "UV101" in found["codes"] and found["verdict"] == "vanished"
+    assert found["said"] == ["Sequential", "SGD", "Sequential"]
     assert found["layers"] == [*(f"hidden{k}" for k in range(12)), "last"]
 
 
@@ -163,3 +166,22 @@ def test_another_backend_is_refused_with_what_to_set(tmp_path: Path) -> None:
         patched.setitem(sys.modules, "keras", Keras)
         with pytest.raises(unvanish.UnvanishError, match="runs on jax here; unvanish watches torch: set KERAS_BACKEND"):
             hooks.on_train_begin()
+
+
+def test_a_fit_that_was_interrupted_is_over_when_the_next_begins(tmp_path: Path) -> None:
+    found = ran(tmp_path, """
+import os, signal
+class Interrupts(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+model = made(keras.optimizers.SGD(0.1))
+try:
+    fit(model, [Watch(every=1, to="a.unvanish"), Interrupts()])
+except KeyboardInterrupt:
+    pass
+fit(model, [Watch(every=1, to="b.unvanish")])
+a, b = unvanish.load_run("a.unvanish"), unvanish.load_run("b.unvanish")
+print(json.dumps({"a": a.steps, "b": b.steps, "why": a.facts["why"], "apply": "apply" in vars(model.optimizer)}))
+""")  # fmt: skip
+    assert found == {"a": [0, 1, 2], "b": [0, 1, 2, 3], "why": "another training has begun", "apply": False}

@@ -316,6 +316,23 @@ def test_a_few_factors_far_out_do_not_take_the_colour_from_the_others():
     assert diverging.shades(values, 0.98).unit == 0.1
 
 
+@pytest.mark.parametrize(
+    ("share", "shade"), [(0.0, 0), (0.12, 0), (0.13, 1), (0.5, 2), (1.0, 4), (-1.0, -4), (NAN, None), (None, None)]
+)
+def test_a_share_gets_the_colour_of_its_quarter(share, shade):
+    assert diverging.Shares().of(share) == shade
+
+
+def test_shares_use_the_upper_colours_and_their_differences_all():
+    names, steps = ["a", "b"], [0, 1]
+    said = texts(heat.tables(steps, names, [[0.0, 0.5], [1.0, None]], share=True))
+    assert {"0%", "100%"} <= set(said) and "×1" not in said
+    both = heat.tables(steps, names, [[0.0, -0.5], [1.0, None]], share=True)
+    assert {"−100%", "0", "100%"} <= set(texts(both))
+    colours = {each["color"] for each in both["cells"]}
+    assert {token(name) for name in DIVERGING} <= colours  # the key shows each
+
+
 def test_the_ends_of_the_key_are_where_the_outermost_colours_begin():
     assert diverging.Shades(1.0).ends == ("≤ ×10⁻³·⁵", "≥ ×10³·⁵")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Problem
-from unvanish.pipeline import look
+from unvanish.pipeline import diagnose, look
 from unvanish.records import InputFacts, OutputFacts
 
 SEEDS = range(3)
@@ -340,3 +340,36 @@ def test_nothing_is_touched(same_before_and_after: Any) -> None:
     with same_before_and_after(model):
         assert inputs_of(model, x) is not None
     assert torch.equal(x, kept)
+
+
+def raw_columns(seed: int, sizes: list[float], norm: bool = False, loss: Any = F.mse_loss) -> Problem:
+    """A network of ReLU on columns of these sizes; the targets depend on all of them alike."""
+    torch.manual_seed(seed)
+    x = torch.randn(96, len(sizes))
+    first = [nn.Linear(len(sizes), 32), *([nn.BatchNorm1d(32)] if norm else []), nn.ReLU()]
+    model = nn.Sequential(*first, nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    targets = torch.tanh(x.sum(1, keepdim=True)) if loss is F.mse_loss else (x.sum(1, keepdim=True) > 0).float()
+    return Problem(model, x * torch.tensor(sizes), targets, loss, torch.optim.Adam(model.parameters(), 1e-3))
+
+
+@pytest.mark.parametrize("sizes", [[1e4] * 5, [1e4, 1.0, 1.0, 1.0, 1.0], [1.0, 1e3, 1e4, 0.1, 30.0]])
+@pytest.mark.parametrize("loss", [F.mse_loss, F.binary_cross_entropy_with_logits])
+@pytest.mark.parametrize("seed", range(3))
+def test_raw_columns_of_a_large_size_are_said(seed: int, loss: Any, sizes: list[float]) -> None:
+    problem = raw_columns(seed, sizes, loss=loss)
+    report = diagnose(problem)
+    assert report.loss is not None and report.loss.best_constant is not None
+    times = report.loss.value / report.loss.best_constant
+    levels = [f.level for f in report.findings if f.code == "UV707"]
+    assert levels == (["error"] if times > 1e4 else ["note"] if times > 100.0 else [])
+    x, inputs = problem.inputs, report.flow.inputs
+    assert inputs is not None and inputs.loss_standardised is not None
+    with torch.no_grad():
+        expected = problem.loss(problem.model((x - x.mean(0)) / x.std(0)))  # type: ignore[operator]
+    assert inputs.loss_standardised == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("sizes", "norm"), [([1.0] * 5, False), ([15.0] * 5, False), ([1e4] * 5, True)])
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_that_do_no_harm_are_not(seed: int, sizes: list[float], norm: bool) -> None:
+    assert not [f for f in diagnose(raw_columns(seed, sizes, norm)).findings if f.code == "UV707"]

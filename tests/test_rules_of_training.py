@@ -116,14 +116,17 @@ def test_input_scale(change: dict[str, Any], fires: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "standardised", "fires"),
-    [(191.0, 18.0, True), (189.0, 18.0, False), (191.0, 19.1, False), (191.0, None, False)],
-)
-def test_inputs_that_throw_the_outputs_far_off(value: float, standardised: float | None, fires: bool) -> None:
+    ("value", "standardised", "level"),
+    [
+        (191.0, 18.0, "note"), (189.0, 18.0, ""), (191.0, 19.1, ""), (191.0, None, ""), (1.89e4, 18.0, "note"),
+        (1.91e4, 18.0, "error"), (1.91e4, 19.1, ""),
+    ],
+)  # fmt: skip
+def test_inputs_that_throw_the_outputs_far_off(value: float, standardised: float | None, level: str) -> None:
     """A hundred times 1.9, the loss of the best constant, with the inputs as they are; ten times it standardised."""
     facts = INPUTS.replace(saturated=None, loss_standardised=standardised)
     loss = START.replace(value=value, reference=value, at_constant=False)
-    assert codes(net().replace(inputs=facts, loss=loss)) == ([("UV707", "error")] if fires else [])
+    assert codes(net().replace(inputs=facts, loss=loss)) == ([("UV707", level)] if level else [])
 
 
 def test_saturation_by_the_inputs_is_said_once() -> None:
@@ -341,3 +344,9 @@ def test_a_gradient_below_eps_is_not_one_lost_to_its_type() -> None:
 def test_a_call_of_the_loss_is_no_activation() -> None:
     hinge = CallFlow(index=1, name="relu", module="", source="", part="loss", role="slopes", dead_fraction=1.0)
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []
+
+
+@pytest.mark.parametrize(("after", "said"), [(2.5, "at 100 times the rate raise the loss by 0.5"), (1.99, "not shown")])
+def test_a_larger_rate_that_does_worse_is_said(after: float, said: str) -> None:
+    (finding,) = found(net().replace(step=SLOW.replace(walked_scaled=after)), "UV705")
+    assert finding.level == "note" and said in finding.message

@@ -176,3 +176,38 @@ def test_in_a_chain_all_before_a_vanished_layer_has_vanished() -> None:
     assert not any(passed_by(chain, each, arrived) for each in chain)
     beside = [layer("0.query", -4.0), layer("0.trunk", -0.5), layer("1.query", -4.0), layer("1.trunk", 0.0)]
     assert [passed_by(beside, each, arrivals(beside)) for each in beside] == [True, False, True, False]
+
+
+class Branched(nn.Module):
+    """A trunk with a deep middle, and beside that a branch whose part of the result is scaled down."""
+
+    def __init__(self, small: float, depth: int, gain: float) -> None:
+        super().__init__()
+        self.first, self.side, self.last = (nn.Linear(32, 32) for _ in range(3))
+        self.middle = nn.Sequential(*(part for _ in range(depth) for part in (nn.Linear(32, 32), nn.Tanh())))
+        self.small = small
+        for each in self.middle[::2]:
+            nn.init.normal_(each.weight, std=gain / 32**0.5)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        beside = self.small * torch.tanh(self.side(h))
+        return self.last(self.middle(h) + beside)
+
+
+@pytest.mark.parametrize(("small", "depth", "gain", "grows"), [(1e-5, 2, 1.0, False), (1e-5, 50, 3.0, True)])
+def test_beside_a_branch_with_little_signal_the_trunk_has_not_grown(
+    small: float, depth: int, gain: float, grows: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Branched(small, depth, gain)
+    with unvanish.watch(model, optimizer := torch.optim.SGD(model.parameters(), 1e-9), to=tmp_path / "r") as run:
+        F.cross_entropy(model(torch.randn(64, 32)), torch.randint(0, 32, (64,))).backward()
+        optimizer.step()
+    layers = {layer.name: layer for layer in run.report().layers}
+    assert [layers[name].before for name in ("first", "side", "middle.0", "middle.2", "last")] == [
+        "", "first", "first", "middle.0", f"middle.{2 * depth - 2}"
+    ]  # fmt: skip
+    assert ("UV201" in {finding.code for finding in run.findings}) == grows, run.findings
+    one, other = (layers[name].log10_signal for name in ("first", "side"))
+    assert one is not None and other is not None and one - other > 3.0  # along the order of the calls it had grown

@@ -17,6 +17,7 @@ from browser import open_page
 from unvanish.remedies import remedies
 from unvanish.rules import known
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("sphinx", "furo", "myst_parser", "latex2mathml")
 LOADING = {
@@ -130,7 +131,6 @@ def test_every_remedy_has_a_page_with_its_measurements_and_its_code(site: Path) 
         assert "The code it writes" in text and "highlight-python" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [420, 1280])
 def test_pages_fit_their_window_and_ask_nobody(site: Path, width: int, scheme: str) -> None:
@@ -140,7 +140,6 @@ def test_pages_fit_their_window_and_ask_nobody(site: Path, width: int, scheme: s
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
 
 
-@pytest.mark.slow
 def test_the_search_works_without_a_server_or_a_network(site: Path) -> None:
     with open_page() as page:
         page.goto(f"{(site / 'search.html').as_uri()}?q=vanishing+gradient")

@@ -415,13 +415,13 @@ def test_every_rung_has_the_same_dropout_masks(monkeypatch: pytest.MonkeyPatch) 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), Seen(0.5), nn.Linear(32, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=100.0)
-    original = ladder._ladder
+    original = ladder.ladder_of
 
     def only(*args: Any) -> Any:
         masks.clear()
         return original(*args)
 
-    monkeypatch.setattr(ladder, "_ladder", only)
+    monkeypatch.setattr(ladder, "ladder_of", only)
     step = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer), seed=3))
     assert len(masks) >= 2 + len(step.ladder) - 1
     assert all(torch.equal(mask, masks[0]) for mask in masks)

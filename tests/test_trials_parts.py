@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import re
@@ -26,7 +27,7 @@ from unvanish.remedies import Remedy, _registry, remedies, transform
 from unvanish.remedies.activations import swap_hidden
 from unvanish.remedies.draft import Change, copied
 from unvanish.remedies.recipe import Recipe
-from unvanish.trials import open_race, probe, veto
+from unvanish.trials import open_race, outlasting, probe, veto
 from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import PARTNERS, at_random, in_order, ordered
 from unvanish.trials.fixes import Fixes
@@ -477,11 +478,40 @@ def test_where_a_gradient_is_zero_or_lost_one_backward_pass_says_nothing(name: s
 def test_a_finding_that_stands_is_never_ruled_out_by_the_last_calls_alone(name: str) -> None:
     problem = edited(name, 0)
     found = {finding.code for finding in unvanish.diagnose(problem).findings}
-    ruled_out = {code for code in veto.OF_THE_LAST_CALLS if veto._are_gone(problem, {code})}
+
+    def nothing() -> None:
+        return None
+
+    codes = outlasting.OF_THE_LAST_CALLS
+    ruled_out = {code for code in codes if outlasting.outlasts(problem, {code}, nothing) is False}
     assert not ruled_out & found
-    assert not veto._are_gone(problem, {"UV701", "UV707"}), "the inputs cannot be judged by the last calls"
+    assert outlasting.outlasts(problem, {"UV701", "UV707"}, nothing) is None, "the last calls say nothing of the inputs"
     if name in ("relu-he-20", "output-scale", "small-gpt"):
-        assert ruled_out == veto.OF_THE_LAST_CALLS, "a linear last layer limits nothing"
+        assert ruled_out == outlasting.OF_THE_LAST_CALLS, "a linear last layer limits nothing"
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("name", ["output-range", "output-range-relu", "double-softmax", "double-sigmoid",
+                                  "relu-renormalised", "unscaled-inputs", "raw-pixels", "relu-he-20", "sigmoid-output",
+                                  "softplus-renormalised", "output-scale", "output-scale-relu"])  # fmt: skip
+def test_what_outlasts_an_edit_is_what_a_check_of_it_finds(name: str, seed: int) -> None:
+    """The hidden layers are drawn anew, smaller and larger; the facts about the loss are those of the first draw."""
+    problem = edited(name, seed)
+    model, _ = problem.build()
+    ends = outlasting.Ends.of(problem, model)
+    told = 0
+    for scale in (1.0, 0.7, 1.5):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in [p for p in other.parameters() if p.ndim > 1][:-1]:
+                parameter.mul_(scale)
+        there = replace(problem, model=other)
+        found = {finding.code for finding in unvanish.diagnose(there).findings}
+        for codes in ({"UV701"}, {"UV702"}, {"UV706"}, {"UV707"}, {"UV702", "UV707"}, {"UV706", "UV707"}):
+            outlasts = outlasting.outlasts(there, codes, lambda: ends)
+            told += outlasts is not None
+            assert outlasts in (None, bool(found & codes)), (scale, codes, found)
+    assert told >= 6
 
 
 @pytest.mark.parametrize("depth", [2, 13, 20])

@@ -37,6 +37,15 @@ def test_a_process_goes_on_with_its_own_copies() -> None:
     assert turns.take(HERE) == Train(A, 0, 10) and turns.take(OTHER) == Train(B, 0, 10)
 
 
+def test_a_pair_goes_to_who_has_made_its_first_edit() -> None:
+    turns = waiting(Look(A, 0), Look(B, 0))
+    assert turns.take(HERE) == Look(A, 0) and turns.take(OTHER) == Look(B, 0)
+    for each in (Look((*B, *C), 0), Look(C, 0), Look((*A, *C), 0)):
+        turns.add(each, SURE)
+    assert turns.take(HERE) == Look((*A, *C), 0) and turns.take(OTHER) == Look((*B, *C), 0)
+    assert turns.take(OTHER) == Look(C, 0)
+
+
 def test_a_copy_of_another_is_trained_again_only_where_it_would_take_longer_to_wait() -> None:
     turns = Turns()
     turns.stood(OTHER, {(A, 0): 75, (B, 0): 75})
@@ -47,6 +56,15 @@ def test_a_copy_of_another_is_trained_again_only_where_it_would_take_longer_to_w
     turns.stood(OTHER, {(A, 0): 10, (B, 0): 0})
     assert turns.take(HERE) == Train(B, 0, 100)  # 200 there, and 95 when this one is done
     assert turns.take(HERE) is None and turns.take(OTHER) == Train(A, 0, 100)
+
+
+def test_what_needs_no_more_steps_is_answered_at_once_by_who_has_it() -> None:
+    turns = Turns()
+    turns.stood(HERE, {(A, 0): 0, (B, 0): 0, (C, 0): 100})
+    for each in (A, B, C):
+        turns.add(Train(each, 0, 100), SURE)
+    assert turns.take(OTHER) == Train(B, 0, 100)  # 305 steps wait there; C is not trained anew
+    assert turns.take(HERE) == Train(C, 0, 100) and turns.take(HERE) == Train(A, 0, 100)
 
 
 def test_one_that_has_gone_too_far_begins_anew() -> None:

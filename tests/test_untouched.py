@@ -234,7 +234,7 @@ STAGES = {
         "step_facts",
     ),
     observe: ("_below", "_real", "output_cotangents"),
-    step: ("_ladder", "put_back"),
+    step: ("ladder_of", "put_back"),
 }
 
 

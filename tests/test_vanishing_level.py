@@ -117,7 +117,7 @@ def test_a_deep_chain_through_which_real_steps_let_the_signal_is_a_note(seed: in
     assert min(layer.log10_transmission for layer in report.layers) < VANISHED_ADAPTIVE
     assert step is not None and step.arrived_after in (30, 100) and step.arrived is not None
     trained = after(parts, step.arrived_after)
-    assert step.arrived == pytest.approx(min(trained[name] for name in weak), abs=1e-3)
+    assert step.arrived == pytest.approx(min(trained[name] for name in weak), abs=0.1)  # by other random cotangents
     assert step.arrived > VANISHED and level(report) == "note"
     text = " ".join(str(report).split())
     assert f"{step.arrived_after} of them, tried and taken back, let the signal through" in text

@@ -33,6 +33,7 @@ from unvanish.server.app import application
 from unvanish.server.view import folder as view_folder
 from unvanish.server.view import site
 from unvanish.server.view.history import KEPT, PLACES, History
+from unvanish.server.view.over_steps import SEEN
 from unvanish.watching import run_file
 from unvanish.watching.run_file import Reader
 from unvanish.zoo import get
@@ -300,10 +301,30 @@ def test_the_page_as_one_file_has_every_picture_and_number_and_no_script(client:
     made(folder / "a.unvanish", 60)
     made(folder / "b.unvanish", 60, seed=1)
     page = client.get("/api/view/page.html?run=a.unvanish&against=b.unvanish&step=30").text
-    assert "<script" not in page and page.count("<svg") == 2 * (6 + 3) and "src=" not in page
+    assert "<script" not in page and page.count("<svg") == 2 * (6 + 4 + 4) and "src=" not in page
     for text in ("Where did the gradient go?", "Every layer over the steps", "The loss", "Against", "at step 30",
-                 "do not differ beyond their noise", "ended after 60 steps"):  # fmt: skip
+                 "One run over the other", "do not differ beyond their noise", "ended after 60 steps"):  # fmt: skip
         assert text in page
+
+
+def test_a_loss_that_is_lost_is_not_called_the_one_of_now(client: TestClient, folder: Path) -> None:
+    def lost(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        series["loss"] = 0.5 if step < 10 else math.nan
+
+    made(folder / "a.unvanish", 20, lost)
+    said = {each["title"]: each["description"] for each in state(client, "a.unvanish")["pictures"]}
+    assert "; last 0.50, at step 9; since then not a number" in said["The loss"]
+    assert said["The learning rate"].endswith("; now 0.10.")
+
+
+def test_what_cannot_be_judged_is_neither_a_fault_nor_a_note_beside_health(client: TestClient, folder: Path) -> None:
+    def zero(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        for row in rows.values():
+            row[0] = row[1] = -math.inf
+
+    made(folder / "a.unvanish", 20, zero)
+    found = state(client, "a.unvanish")
+    assert found["sentence"].startswith("Undecided: ") and found["tone"] == "quiet"
 
 
 def test_the_table_has_every_number_of_the_file(client: TestClient, folder: Path) -> None:
@@ -444,11 +465,35 @@ def test_a_file_with_facts_of_other_kinds_does_not_hide_the_others(client: TestC
     assert runs == {"good.unvanish": "ended", "odd.unvanish": "unreadable"}
 
 
-def test_the_map_in_the_saved_page_is_one_of_factors_whatever_the_page_shows(client: TestClient, folder: Path) -> None:
+def test_the_saved_page_has_the_chosen_map_first_and_those_of_all_other_quantities(
+    client: TestClient, folder: Path
+) -> None:
     made(folder / "a.unvanish", 20)
-    for seen in ("signal", "gradient", "update", "dead"):
+    for seen in SEEN:
         page = client.get(f"/api/view/page.html?run=a.unvanish&map={seen}").text
-        assert page.count("<svg") == 12 and "Every layer over the steps" in page
+        assert page.count("<svg") == 2 * (6 + 4)
+        first, others = page.split("The same map of the other quantities")
+        drawn = [f"The {SEEN[each]}." for each in SEEN]
+        assert [text for text in drawn if text in first] == [f"The {SEEN[seen]}."]
+        assert [text for text in drawn if text in others] == [text for text in drawn if text != f"The {SEEN[seen]}."]
+
+
+def test_a_map_of_shares_is_drawn_in_shares(client: TestClient, folder: Path) -> None:
+    """Shares of 0, 50 and 100 % get the first, the third and the last of five colours, and stand in the table."""
+
+    def shut(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        for at, share in enumerate((0.0, 0.5, 1.0)):
+            rows[at][5] = share
+
+    made(folder / "a.unvanish", 20, shut)
+    page = client.get("/api/view/page.html?run=a.unvanish&map=dead").text
+    first, _ = page.split("The same map of the other quantities")
+    drawn = first.split("Every layer over the steps", 1)[1].split("</section>")[0]
+    marks = drawn.split("</svg>")[0]
+    assert all(marks.count(f"var(--uv-{name}") > 1 for name in ("even", "warm2", "warm4"))  # in the map and in the key
+    assert not any(f"var(--uv-{name}" in marks for name in ("cold1", "cold4"))
+    assert ">0%<" in marks and ">100%<" in marks and "×1" not in marks
+    assert '<td class="n">0.5</td>' in drawn and "log10" not in drawn
 
 
 def test_a_converged_run_says_so_before_its_other_notes_and_a_broken_one_names_the_call(

@@ -363,3 +363,51 @@ def test_the_link_that_skips_to_the_verdict_stays_on_the_page(visit: Visit) -> N
         page.wait_for_timeout(300)
         assert page.evaluate("document.activeElement.id") == "verdict"
         assert "step=10" in page.url
+
+
+def test_on_a_narrow_page_the_run_that_is_shown_is_in_sight_in_the_list(tmp_path: Path) -> None:
+    for at in range(8):
+        made(tmp_path / f"run-{at}-{'n' * 60}.unvanish", 1 if at else 20)
+    server = Server(tmp_path)
+    with open_page(width=420) as page:
+        for at in (0, 7):
+            page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}#v=1&run=run-{at}-{'n' * 60}.unvanish")
+            page.reload()
+            page.wait_for_selector("body[data-state=ready]", timeout=LATER)
+            box = page.locator("#runs a[aria-current]").bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 420 and box["height"] < 120
+            assert ("ended after 20 steps" if at == 0 else "ended after 1 step ") in text(page, "#status")
+    server.stop()
+
+
+BUSY = "() => [...document.querySelectorAll('#series .picture')].map(each => each.ariaBusy === 'true')"
+HIDDEN = """() => [...document.querySelectorAll('#series .picture')].map(each =>
+  getComputedStyle(each.querySelector('svg')).visibility === 'hidden')"""
+MARKS = "() => [...document.querySelectorAll('#series .picture svg')].map(each => each.innerHTML)"
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_pictures_out_of_sight_are_never_those_of_the_run_before(server: Server, idle: bool) -> None:
+    """Blank at once, drawn again in idle time, and where there is none before they are printed."""
+    with open_page(width=1240, height=300) as page:
+        page.add_init_script(
+            "window.waiting = []; window.rests = false;"
+            "window.requestIdleCallback ="
+            " work => { window.rests ? setTimeout(work) : window.waiting.push(work); return 1; }"
+        )
+        page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}#v=1&run=well.unvanish")
+        page.wait_for_selector("body[data-state=ready]", timeout=LATER)
+        until(page, lambda: len(page.evaluate(MARKS)) == 3, "no picture was drawn")
+        before = page.evaluate(MARKS)
+        page.evaluate("location.hash = '#v=1&run=dies.unvanish'; 0")
+        until(page, lambda: text(page, "#title") == "dies.unvanish", "the other run is not shown")
+        until(page, lambda: all(page.evaluate(BUSY)), "pictures of the run before are left")
+        assert all(page.evaluate(HIDDEN))
+        if idle:
+            page.evaluate("window.rests = true; for (const each of window.waiting) each(); 0")
+            until(page, lambda: not any(page.evaluate(BUSY)), "they are not drawn in idle time")
+        else:
+            page.wait_for_timeout(300)
+            page.pdf()
+            assert not any(page.evaluate(BUSY)), "they are printed blank"
+        assert all(a != b for a, b in zip(before, page.evaluate(MARKS), strict=True))

@@ -181,16 +181,73 @@ unvanish.watch(net, optimizer, every=1, to="r.unvanish")
 for _ in range(3):
     net(torch.randn(8, 4)).square().mean().backward()
     optimizer.step()
-raise KeyboardInterrupt
 """
 
 
-def test_a_run_that_nobody_closed_is_whole_when_its_program_ends(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", UNCLOSED], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "KeyboardInterrupt" in done.stderr
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [("", "the program ended while it was watched"), ("raise KeyboardInterrupt", "interrupted"),
+     ("raise ValueError('bad')", "ValueError: bad"), ("raise SystemExit(3)", "the program ended while it was watched")],
+)  # fmt: skip
+def test_a_run_that_nobody_closed_is_whole_when_its_program_ends_and_says_why(
+    tmp_path: Path, end: str, why: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNCLOSED + end], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["r.unvanish"]
     run = load_run(tmp_path / "r.unvanish")
-    assert run.steps == (0, 1, 2) and "the program ended" in run.facts["why"]
+    assert run.steps == (0, 1, 2) and run.facts["why"] == why
+    said = done.stderr.count("unvanish watched 3 steps until it was interrupted; its run is r.unvanish")
+    assert said == (why == "interrupted"), done.stderr
+
+
+def test_an_interrupted_training_is_closed_and_says_so_once(tmp_path: Path, caplog: Any) -> None:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        unvanish.watch(net, optimizer, every=5, to=tmp_path / "r.unvanish") as run,
+    ):
+        net(batch(0)[0]).sum().backward()
+        optimizer.step()
+        raise KeyboardInterrupt
+    run.close()
+    assert [each.getMessage() for each in caplog.records if each.name == "unvanish"] == [
+        f"unvanish watched 1 steps until it was interrupted; its run is {tmp_path / 'r.unvanish'}"
+    ]
+    assert load_run(run.path).facts["why"] == "interrupted" and load_run(run.path).steps == (0,)
+
+
+def test_a_second_watch_of_one_optimizer_ends_the_first(tmp_path: Path, caplog: Any) -> None:
+    """A cell of a notebook that was interrupted is run again: its training is not watched twice."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    first = unvanish.watch(net, optimizer, every=1, to=tmp_path / "a.unvanish")
+    net(batch(0)[0]).sum().backward()
+    optimizer.step()
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "b.unvanish"):
+        assert first.closed and "a.unvanish ends here" in caplog.text
+        for _ in range(2):
+            net(batch(0)[0]).sum().backward()
+            optimizer.step()
+    assert load_run(tmp_path / "a.unvanish").steps == (0,) and load_run(tmp_path / "b.unvanish").steps == (0, 1)
+    assert load_run(tmp_path / "a.unvanish").facts["why"] == "its optimizer was watched anew"
+
+
+def test_a_module_whose_input_another_made_is_checked_although_that_graph_is_used_up(tmp_path: Path) -> None:
+    """The step of a generator: its loss has gone back through the judge and through what it judged."""
+    torch.manual_seed(0)
+    maker, judge = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(maker.parameters(), 0.1)
+    with unvanish.watch({"maker": maker, "judge": judge}, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        x = torch.randn(8, 4)
+        judge(maker(x)).square().mean().backward()
+        found = run.check()
+        wanted = unvanish.diagnose(maker, x, None, lambda made, _: judge(made).square().mean())
+        optimizer.step()
+    assert found is not None and [each.name for each in found.layers] == ["maker"]
+    assert found.layers[0].log10_grad_norm == pytest.approx(wanted.layers[0].log10_grad_norm, abs=1e-4)
 
 
 def test_a_check_is_handed_over_and_outside_of_a_step_there_is_none(tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def _event(event: Event) -> Iterable[str]:
     code, said = trainings.shown(event.code)
     yield f"```python\n{code}\n```"
     yield f"```text\n{said}\n```"
+    yield "## What brings it back"
+    yield _asked_further(event)
+
+
+def _asked_further(event: Event) -> str:
+    """Where to read on: a change has no remedy of its own, what it comes from has."""
+    alike = ", ".join(
+        f"[{rule.code} {rule.title}]({rule.code}.md)" for rule in rules() if rule.verdict == event.verdict
+    )
+    return (
+        "A change says when something began, not why. A full check of the running batch (`run.check()`, or"
+        " `check_every=`)"
+        f" names the cause, and with it what helps. Its findings of the verdict {event.verdict} are: {alike}."
+    )
 
 
 def _told(doc: str) -> Iterable[tuple[str, str]]:

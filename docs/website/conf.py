@@ -24,6 +24,7 @@ python_use_unqualified_type_names = True
 add_module_names = False
 highlight_language = "text"
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"unvanish {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ def build(folder: Path) -> int:
 
     from website import stage
 
+    for old in ("html", "doctrees"):
+        shutil.rmtree(folder / old, ignore_errors=True)
     stage.stage(folder / "source")
     words = ["-W", "--keep-going", "-q", "-b", "html", "-c", str(HERE), "-d", str(folder / "doctrees")]
     return sphinx([*words, str(folder / "source"), str(folder / "html")])

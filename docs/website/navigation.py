@@ -11,8 +11,9 @@ ALONE = "---\norphan: true\n---\n\n"
 PARTS: dict[str, tuple[str, ...]] = {
     "First steps": ("quick-start", "vanished-or-converged", "reading-a-report", "adopting"),
     "Guides": (
-        "guides/plain-loop", "integrations", "guides/several-optimizers", "guides/recurrent", "guides/ci", "guides/amp",
-        "guides/several-processes", "guides/compile", "guides/huge-models",
+        "guides/plain-loop", "Lightning, Hugging Face, Keras <integrations>", "guides/several-optimizers",
+        "guides/recurrent", "guides/ci", "guides/amp", "guides/several-processes", "guides/compile",
+        "guides/huge-models",
     ),
     "What it does": ("watching", "viewing", "fixing", "lab", "sweeps", "pictures", "examples"),
     "Reference": ("rules", "remedies", "zoo", "glossary", "api", "command-line"),

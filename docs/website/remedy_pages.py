@@ -53,7 +53,8 @@ BENCHMARK = (
     "*Chosen* and *repaired* are counts from the benchmarks ([28 programs](benchmarks/repair.md), [6 convolutional and"
     " transformer programs](benchmarks/repair_own.md)): in how many searches over a program with a fault the remedy was"
     " part of the change that was chosen, and how many of those changes, trained in full, came within 0.05 of the known"
-    " fix. A change may hold a second remedy, so these are no effects of one remedy alone."
+    " fix. A change may hold a second remedy, so these are no effects of one remedy alone. The 28 programs are those of"
+    " published collections of faulty trainings, written again in PyTorch."
 )
 
 
@@ -64,9 +65,8 @@ def record(of: Sequence[Remedy]) -> str:
 
 
 def _remedy(each: Remedy) -> Iterable[str]:
-    yield f"# {each.slug}"
-    yield f"*{each.title}*, a remedy of the kind `{each.kind}`. It answers {_codes(each, '../codes')}."
-    yield "[All remedies](../remedies.md)."
+    yield f"# {each.slug}: {each.title}"
+    yield f"A remedy of the kind `{each.kind}`. It answers {_codes(each, '../codes')}. [All remedies](../remedies.md)."
     head, *rest = inspect.cleandoc(each.doc).split("\n\n")
     yield prose(head)
     labelled = re.split(r"\n(?=(?:What|Helps|Does not help|Source): )", "\n".join(rest))

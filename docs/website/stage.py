@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from website import codes, interface, navigation, remedy_pages
@@ -21,6 +21,8 @@ ELSEWHERE = {
 }  # fmt: skip
 """Where what lies outside of docs/ is found on the site."""
 LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]*)?(\))")
+NAMED = re.compile(r"\[([\w./-]+\.md)\](\([^)#\s]+\.md)")
+"""A link whose text is the name of a file."""
 PICTURE = re.compile(
     r'<picture>\s*<source media="[^"]*"\s+srcset="([^"]+)">\s*<img\s+alt="([^"]*)"\s+src="([^"]+)">\s*</picture>'
 )
@@ -47,6 +49,8 @@ def pages() -> Pages:
     for make in made:
         found |= make()
     found |= {"examples.md": _examples()}
+    titles = {address: _title(text) for address, text in found.items()}
+    found = {address: _called(text, address, titles) for address, text in found.items()}
     found["index.md"] += navigation.trees()
     found["contributing/index.md"] += navigation.below("contributing/index.md")
     return found
@@ -64,6 +68,20 @@ def stage(folder: Path) -> None:
             source = ROOT / (name.removeprefix("files/") if name.startswith("files/") else f"docs/{name}")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
+
+
+def _title(text: str) -> str:
+    return re.search(r"^# (.+)$", text, re.MULTILINE)[1]  # pyright: ignore[reportOptionalSubscript]
+
+
+def _called(text: str, address: str, titles: Mapping[str, str]) -> str:
+    """The text with links to pages called by their titles where they are called by a file's name."""
+
+    def title(found: re.Match[str]) -> str:
+        page = posixpath.normpath(posixpath.join(posixpath.dirname(address), found[2][1:]))
+        return f"[{titles[page]}]{found[2]}"
+
+    return NAMED.sub(title, text)
 
 
 def _files(text: str) -> set[str]:

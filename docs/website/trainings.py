@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 from contextlib import redirect_stdout
-from textwrap import dedent, indent
+from textwrap import dedent, fill, indent
 
 from unvanish.preserve import seeded
 
@@ -16,7 +16,11 @@ import torch, unvanish
 from torch import nn
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(8, 32), nn.{first}, nn.Linear(32, 32), nn.{second}, nn.Linear(32, 4))
+model = nn.Sequential(
+    nn.Linear(8, 32), nn.{first},
+    nn.Linear(32, 32), nn.{second},
+    nn.Linear(32, 4),
+)
 {optimizer}
 with unvanish.watch(model, optimizer, every=1, to="runs/") as run:
     for step in range(80):
@@ -77,7 +81,7 @@ optimizer = torch.optim.SGD(layers)""",
                 optimizer.param_groups[0]["lr"] = 1e-9"""
     },
     "UV808": {
-        "optimizer": f'{SGD}\nscaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)',
+        "optimizer": f'{SGD.replace("0.01", "1e-4")}\nscaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)',
         "loss": 'mse_loss(model(x), x[:, :4], reduction="sum")',
         "backward": "scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
     },
@@ -104,7 +108,7 @@ def shown(code: str) -> tuple[str, str]:
     said = printed.getvalue().rstrip()
     if f"{code} " not in said:
         raise SystemExit(f"the training for {code} comes to something else: {said or 'nothing'}")
-    return program, said
+    return program, "\n".join(fill(line, 88, subsequent_indent="      ") for line in said.splitlines())
 
 
 def _within(lines: str) -> str:

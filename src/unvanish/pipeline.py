@@ -18,10 +18,11 @@ from unvanish.decide.stationary import falls, has_converged, is_stationary, may_
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
+from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
-from unvanish.evidence.last import Last, last_call, output_call
+from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.noise import noise_flags
@@ -41,6 +42,7 @@ from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
+from unvanish.preserve.outside import OuterNames
 from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
@@ -68,7 +70,7 @@ def diagnose(
 
     Takes a Problem, or its parts. ``effort``: "quick" (one walk and the loss alone), "auto", or "full" (four random
     output cotangents averaged instead of one, the batch cut into eight chunks to tell gradients from noise, and the
-    curvature along the gradient of each of up to 16 layers). The model, its gradients, buffers, mode and every random
+    curvature along the gradient of each of up to 64 layers). The model, its gradients, buffers, mode and every random
     state are left as they were. The same problem and seed give the same report. Raises UnvanishError where nothing can
     be checked.
     """
@@ -98,8 +100,9 @@ def _fields() -> str:
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     """Everything measured in one look, before anything is decided."""
     model, optimizer = problem.build_all(seed)
-    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets)
-    with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on:
+    names = OuterNames(model)
+    kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
+    with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed) as this:
             handed = this.capture.passed_on
             flow, more = (None, None) if handed else _walked(this)
@@ -165,13 +168,15 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
-    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates)
+    lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
+    ends = {call.index for each in lasts for call in each.calls}
+    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates, ends=ends)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, last, look.seed))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -195,6 +200,12 @@ def _walked(look: Look) -> tuple[Flow, More]:
         )
 
     return flow, more
+
+
+def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
+    """The last calls before the loss, of each output. To be read before a walk."""
+    own = [] if last is None else [last]
+    return own if isinstance(output_loss, str) else own + output_calls(capture, output_loss)
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
@@ -260,7 +271,8 @@ def _more_evidence(
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
-    return flow.replace(step=with_real_steps(look, updates.optimizer, step, loss, walked))
+    step = with_real_steps(look, updates.optimizer, step, loss, walked)
+    return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:

@@ -27,6 +27,7 @@ class Shades:
     """A symmetric scale of nine colours around ×1; ``unit``: decades from one colour to the next."""
 
     unit: float
+    first, middle = 0, "×1"
 
     def of(self, log10: float | None) -> int | None:
         """The colour of a factor, from -4 to 4; None where it was not measured or is not a number."""
@@ -41,6 +42,37 @@ class Shades:
         """What the outermost colours stand for."""
         edge = self.unit * (SIDE - 0.5)
         return f"≤ {raise_powers(times(-edge))}", f"≥ {raise_powers(times(edge))}"
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The colours above the middle for shares from 0 to 1; all of them, from -1 to 1, where they are ``signed``."""
+
+    signed: bool = False
+
+    def of(self, share: float | None) -> int | None:
+        """The colour of a share, from -4 to 4; None where it was not measured."""
+        if share is None or math.isnan(share):
+            return None
+        return max(-SIDE, min(SIDE, round(share * SIDE)))
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What the outermost colours stand for."""
+        return ("−100%" if self.signed else "0%"), "100%"
+
+    @property
+    def first(self) -> int:
+        """The first colour that is used, of all nine."""
+        return 0 if self.signed else SIDE
+
+    @property
+    def middle(self) -> str:
+        """What the middle colour stands for, where it is no end."""
+        return "0" if self.signed else ""
+
+
+Scale = Shades | Shares
 
 
 def shades(values: Iterable[float | None], shown: float = 1.0) -> Shades:
@@ -81,29 +113,32 @@ def edges(places: Sequence[float]) -> list[float]:
     return [places[0] - first, *between, places[-1] + last]
 
 
-def key(scale: Shades, frame: Frame, top: float, missing: str = "") -> tuple[list[Row], list[Row], list[Row]]:
+def key(scale: Scale, frame: Frame, top: float, missing: str = "") -> tuple[list[Row], list[Row], list[Row]]:
     """What the colours mean, at the right above the plot: more cells and hatching, and words on both sides.
 
     ``top``: pixels below the upper edge of the plot; ``missing``: what the free ground means, where there is some.
     """
     low, high = scale.ends
     end = frame.plot_width + frame.right - text_width(high) - 12
-    start = end - KEY_CELL * len(DIVERGING)
+    colors = DIVERGING[scale.first :]
+    start = end - KEY_CELL * len(colors)
     middle = top + KEY_HEIGHT / 2
     y, y2, between = (back(frame, 0, place)[1] for place in (top, top + KEY_HEIGHT, middle))
-    x = [back(frame, start + place * KEY_CELL, 0)[0] for place in range(len(DIVERGING) + 1)]
-    boxes = [{"x": x[at], "x2": x[at + 1], "y": y, "y2": y2, "color": token(name)} for at, name in enumerate(DIVERGING)]
-    hatching = [{"x": x[SIDE + 1], "x2": x[-1], "y": between}]
+    x = [back(frame, start + place * KEY_CELL, 0)[0] for place in range(len(colors) + 1)]
+    boxes = [{"x": x[at], "x2": x[at + 1], "y": y, "y2": y2, "color": token(name)} for at, name in enumerate(colors)]
+    even = SIDE - scale.first
+    hatching = [{"x": x[even + 1], "x2": x[-1], "y": between}]
     labels = [row(low, Spot(start - 6, middle, "right"), "mut"), row(high, Spot(end + 6, middle), "mut")]
-    labels.append(row("×1", Spot(start + (SIDE + 0.5) * KEY_CELL, top + KEY_HEIGHT + 9, "center"), "mut"))
+    if scale.middle:
+        labels.append(row(scale.middle, Spot(start + (even + 0.5) * KEY_CELL, top + KEY_HEIGHT + 9, "center"), "mut"))
     if missing:
         labels.append(row(missing, Spot(start - 6, middle + 15, "right"), "mut"))
     return boxes, hatching, labels
 
 
-def key_width(scale: Shades) -> float:
+def key_width(scale: Scale) -> float:
     """The pixels that the key takes."""
-    return sum(text_width(each) + 6 for each in scale.ends) + KEY_CELL * len(DIVERGING)
+    return sum(text_width(each) + 6 for each in scale.ends) + KEY_CELL * len(DIVERGING[scale.first :])
 
 
 def layers(x: Any, y: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""How do the layers fare over the steps: a heat map of a factor, step by layer, blue below ×1 and orange above it."""
+"""How do the layers fare over the steps: a heat map, step by layer, of factors (blue below ×1) or of shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median_low
 from typing import Any
 
 from unvanish.charts import WIDTH, Tables, picture
-from unvanish.charts.diverging import cells, edges, key, key_width, layers, shades
+from unvanish.charts.diverging import Shares, cells, edges, key, key_width, layers, shades
 from unvanish.charts.labels import Spot, row
 from unvanish.charts.layout import Frame, parameters, whole, words, x_axis, y_axis
 from unvanish.charts.linear import linear
@@ -46,18 +46,21 @@ def tables(
     log10_ratio: Sequence[Numbers],
     *,
     quantity: str = "",
+    share: bool = False,
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
     """The columns of the heat map: per layer the log10 of its factor, one a step; None and nan leave the place free.
 
     More than 120 steps or 60 layers are put together: a cell then shows the median of its factors (the lower one of two
-    in the middle), and the picture says of how many. ``quantity``: what the factors are of, written above.
+    in the middle), and the picture says of how many. ``quantity``: what the factors are of, written above. ``share``:
+    the numbers are shares from 0 to 1, or differences of shares, not logarithms.
     """
     complete(steps, names, log10_ratio)
     rows, columns = pieces(len(names), MOST_ROWS), pieces(len(steps), MOST_COLUMNS)
     grid = [[middle([log10_ratio[at][step] for at in own for step in span]) for span in columns] for own in rows]
-    scale = shades([value for line in grid for value in line], SHOWN)
+    known = [value for line in grid for value in line]
+    scale = Shares(any((value or 0.0) < 0.0 for value in known)) if share else shades(known, SHOWN)
     told = [each for text in _told(quantity, rows, columns) for each in wrap(text, width - 12)]
     beside = max(map(text_width, told), default=0) + key_width(scale) + 30 <= width
     top = TOP if beside else TOP + LINE * len(told)

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 from unvanish.cli.terminal import (
     FOUND,
     HEALTHY,
+    PICTURE,
     STATUS,
+    Progress,
     colorful,
     entries,
     format_of,
     look_ahead,
+    pictures_ahead,
     speaks_unicode,
     stdout_to_stderr,
     width,
     write,
 )
-from unvanish.report.formats import names
+from unvanish.report.formats import names, suffixes
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -40,7 +43,9 @@ def add(commands: Any) -> None:
         description="Check a training problem: how much of the error signal arrives at each layer, and why.",
     )  # fmt: skip
     add_target(check)
-    check.add_argument("--init", action="store_true", help="write a Problem to fill in beside a training script")
+    check.add_argument(
+        "--init", action="store_true", help="write TARGET_problem.py beside a training script: a Problem to fill in"
+    )
     check.add_argument("--select", metavar="CODES", type=_codes, default=(), help="only these, such as UV1,UV302")
     check.add_argument("--ignore", metavar="CODES", type=_codes, default=(), help="all findings but these")
     check.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever is found")
@@ -55,6 +60,7 @@ def add(commands: Any) -> None:
     which.add_argument("--list", action="store_true", help="list the networks (also without NAME)")
     zoo.set_defaults(run=_zoo, select=(), ignore=(), exit_zero=False)
     formats = names("check")
+    endings = " ".join(sorted({*suffixes(), *PICTURE}))
     for command in (check, zoo):
         command.add_argument(
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
@@ -62,7 +68,7 @@ def add(commands: Any) -> None:
         command.add_argument(
             "--format", choices=formats, help="of the report (default: by the suffix of -o, else text)"
         )
-        command.add_argument("-o", "--output", metavar="FILE", help="write the report to FILE, not to standard output")
+        command.add_argument("-o", "--output", metavar="FILE", help=f"write the report to FILE: {endings}")
         command.add_argument(
             "--seed", type=int, default=0, metavar="N", help="seed of the check (default: %(default)s)"
         )
@@ -120,14 +126,15 @@ def _zoo(args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace, problem: Callable[[], AbstractContextManager[Any]]) -> int:
     """Check the problem, write the report, and say by the exit status how it went."""
     from unvanish.report import filter_findings
-    from unvanish.report.formats import suffixes
 
     if args.output is not None:
         look_ahead(Path(args.output))
-    args.format = format_of(args.format, args.output, suffixes())
-    with quiet(), problem() as given:
+    args.format = format_of(args.format, args.output, {**suffixes(), **PICTURE})
+    pictures_ahead(args.format)
+    progress = Progress()
+    with quiet(), progress.during("importing torch"):
         from unvanish.pipeline import diagnose
-
+    with quiet(), problem() as given, progress.during("checking"):
         report = diagnose(given, effort=args.effort, seed=args.seed)
     report = filter_findings(report, args.select, args.ignore)
     deliver(args, report)
@@ -138,13 +145,16 @@ def deliver(args: argparse.Namespace, report: Report) -> None:
     """Write the report in ``args.format``, to ``args.output`` or to standard output."""
     from unvanish.report import write_text
     from unvanish.report.formats import find
+    from unvanish.report.sentences import words
     from unvanish.report.text import render
 
-    written = find(args.format).write
-    if args.output is not None:
-        write_text(Path(args.output), written(report))
-        write(sys.stderr, f"unvanish: {report.verdict}; the report is in {args.output}")
+    if args.format in PICTURE.values():
+        report.save(args.output)
+    elif args.output is not None:
+        write_text(Path(args.output), find(args.format).write(report))
     elif args.format == "text":
         write(sys.stdout, render(report, width(), colorful(), speaks_unicode(sys.stdout)))
     else:
-        write(sys.stdout, written(report))
+        write(sys.stdout, find(args.format).write(report))
+    if args.output is not None:
+        write(sys.stderr, f"unvanish: {words(report.verdict)}; the report is in {args.output}")

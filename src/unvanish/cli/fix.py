@@ -21,7 +21,7 @@ from unvanish.cli.terminal import (
     write,
 )
 from unvanish.records import UnvanishError
-from unvanish.report.formats import names
+from unvanish.report.formats import names, suffixes
 from unvanish.words.numbers import score
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add(commands: Any) -> None:
         description="Try remedies on copies of the network, measure them, and hand over the smallest one that repairs.",
     )  # fmt: skip
     add_target(command)
+    endings = " ".join(sorted({*suffixes("fix"), ".diff"}))
     command.add_argument(
         "--budget", type=int, metavar="STEPS", help="optimizer steps for all trials (default: 3 × steps)"
     )
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--format", choices=names("fix"), help="of the answer (default: by the suffix of -o, else text)"
     )
-    command.add_argument("-o", "--output", metavar="FILE", help="write the answer to FILE, not to standard output")
+    command.add_argument("-o", "--output", metavar="FILE", help=f"write the answer to FILE: {endings}")
     command.add_argument(
         "--write",
         metavar="FILE",
@@ -70,7 +71,6 @@ def add(commands: Any) -> None:
 
 def _fix(args: argparse.Namespace) -> int:
     from unvanish.cli.problem_file import loaded_problem, split_target
-    from unvanish.report.formats import suffixes
 
     path, name = split_target(args.target)
     for target in (args.output, args.write):
@@ -80,6 +80,8 @@ def _fix(args: argparse.Namespace) -> int:
     _refuse_early(args)
     args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
+    with quiet(), progress.during("importing torch"):
+        import torch  # noqa: F401
     with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
 

@@ -15,9 +15,11 @@ from unvanish.cli.terminal import (
     FOUND,
     HEALTHY,
     INTERRUPTED,
+    PICTURE,
     colorful,
     format_of,
     look_ahead,
+    pictures_ahead,
     speaks_unicode,
     width,
     write,
@@ -142,7 +144,8 @@ def _show(args: argparse.Namespace) -> int:
     if args.output is not None:
         look_ahead(Path(args.output))
     path = _latest(Path(args.file))
-    args.format = format_of(args.format, args.output, suffixes())
+    args.format = format_of(args.format, args.output, {**suffixes(), **PICTURE})
+    pictures_ahead(args.format)
     if args.against is not None:
         _compare(path, _latest(Path(args.against)), args)
     elif args.follow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -15,6 +16,8 @@ from unvanish.records import UnvanishError
 
 HEALTHY, FOUND, FAILED, INTERRUPTED = 0, 1, 2, 130
 STATUS = "exit status: 0 healthy, 1 findings of level error, 2 wrong usage or an error"
+PICTURE = {suffix: f"a {suffix[1:]} picture" for suffix in (".pdf", ".png", ".svg")}
+"""What the suffixes of pictures mean where a report is written: no format that --format takes."""
 WIDEST = 140
 LEAST = 16
 """Columns that a text beside a name has at least."""
@@ -60,11 +63,19 @@ def format_of(given: str | None, output: str | None, suffixes: Mapping[str, str]
         return given or "text"
     suffix = Path(output).suffix.lower()
     if suffix not in suffixes:
-        found = f"the suffix {suffix!r}" if suffix else "no suffix"
-        raise UnvanishError(
-            f"{output!r}: {found} names no known format; use one of {', '.join(sorted(suffixes))}, or add --format"
-        )
+        found = f"the suffix {suffix!r} names no known format" if suffix else "it has no suffix that names a format"
+        raise UnvanishError(f"{output!r}: {found}; use one of {', '.join(sorted(suffixes))}, or add --format")
     return suffixes[suffix]
+
+
+def pictures_ahead(format_: str) -> None:
+    """Refuse a picture before a long computation where the packages that draw it are not installed."""
+    for package in ("altair", "vl_convert") if format_ in PICTURE.values() else ():
+        if importlib.util.find_spec(package) is None:
+            raise UnvanishError(
+                f"drawing a picture needs the package {package}, which is not installed; try: pip install"
+                " 'unvanish[pictures]'"
+            )
 
 
 @contextlib.contextmanager
@@ -100,6 +111,18 @@ class Progress:
             sys.stderr.write("\r" + line.ljust(self._length))
             sys.stderr.flush()
             self._length = len(line)
+
+    @contextlib.contextmanager
+    def during(self, what: str) -> Generator[None, None, None]:
+        """Say what is being done while it lasts; how much of it is done is not known."""
+        if self._shown:
+            sys.stderr.write(f"\r{what} …"[: width()])
+            sys.stderr.flush()
+            self._length = len(what) + 2
+        try:
+            yield
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         """Take the line away, so that what follows starts on an empty one."""

@@ -52,6 +52,12 @@ class Last:
             lambda z: self.output_loss.at([self.apply(z[0])]), [self.output_loss.now[0].new_zeros(self.shape)]
         )
 
+    def through_from(self, call: Call) -> OutputLoss:
+        """The loss as a function of what goes into this one of the calls."""
+        rest = self.calls[self.calls.index(call) :]
+        given = self.output_loss.now[0].new_zeros(_again(call).shape)
+        return OutputLoss(lambda z: self.output_loss.at([_apply(rest, z[0])]), [given])
+
     def reach(self) -> float | None:
         """The lowest loss that any input of the call gives."""
         now = self.output_loss.now[0]
@@ -78,6 +84,19 @@ def output_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
         return None
     index = capture.owner.get(capture.outputs[0].slot[0])
     return None if index is None or index < 0 else _limited(capture, index, output_loss)
+
+
+def output_calls(capture: Capture, output_loss: OutputLoss) -> list[Last]:
+    """The same for each of several outputs, the others staying as they are. To be read before a walk."""
+    roots, now = capture.outputs, output_loss.now
+    if len(roots) != len(now) or len(roots) < 2:
+        return []
+
+    def alone(place: int) -> OutputLoss:
+        return OutputLoss(lambda z: output_loss.at([*now[:place], z[0], *now[place + 1 :]]), [now[place]])
+
+    owners = [capture.owner.get(root.slot[0], -1) for root in roots]
+    return [_limited(capture, index, alone(place)) for place, index in enumerate(owners) if index >= 0]
 
 
 def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:

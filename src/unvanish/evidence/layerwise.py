@@ -6,7 +6,7 @@ promises ½ ‖g‖² / h for moving this layer alone and along ĝ only: a lower
 powers of two; each direction is pushed forward at a scale at which it neither underflows nor overflows. A push passes
 only through what lies behind its layer.
 
-A push costs about half a pass through the network, no finding rests on it, and sixteen along the depth show the course.
+A push costs about half a pass through the network and no finding rests on it: many layers are looked at evenly spaced.
 
 Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002, Fast curvature
 matrix-vector products for second-order gradient descent.
@@ -33,7 +33,7 @@ from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
-MOST = {"auto": 8, "full": 16}  # layers looked at; of more, so many evenly spaced ones
+MOST = {"auto": 8, "full": 64}  # layers looked at; of more, so many evenly spaced ones
 MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 

@@ -7,36 +7,43 @@ direction tells: what the loss asks of a flat entry either keeps it on its end o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from unvanish.evidence.last import Last
 from unvanish.flow.paths import Observed
 from unvanish.records import Flow, PinnedFacts
-from unvanish.trace.calls import Capture
+from unvanish.trace.calls import Call, Capture
 from unvanish.trace.scaled import normal_like
 
 
-def pinned_facts(seen: Observed, capture: Capture, flow: Flow, last: Last | None, seed: int) -> tuple[PinnedFacts, ...]:
-    """A record for each bounded activation that is flat for most entries; none where the loss has a scale."""
-    if flow.loss is None or flow.loss.relative_gap is not None:
+def pinned_facts(
+    seen: Observed, capture: Capture, flow: Flow, lasts: Sequence[Last], seed: int
+) -> tuple[PinnedFacts, ...]:
+    """A record for each bounded activation that is flat for most entries, and each softmax among the last calls.
+
+    Where the loss has a scale, only of the last calls, and only at a loss no better than that of the best constant.
+    """
+    if flow.loss is None or (flow.loss.relative_gap is not None and not flow.loss.at_constant):
         return ()
     found = list[PinnedFacts]()
     for index, asked in seen.pinned.items():
         if capture.calls[index].part == "model":
-            before = last is not None and any(call.index == index for call in last.calls)
-            passed = _passed(last, seen, capture, seed) if before and last is not None else None
-            found.append(PinnedFacts(call=index, asked=asked, passed=passed))
+            last = next((each for each in lasts if any(call.index == index for call in each.calls)), None)
+            if last is None and flow.loss.relative_gap is not None:
+                continue
+            passed = None if last is None else _passed(last, capture.calls[index], seen, seed)
+            found.append(PinnedFacts(call=index, asked=asked, passed=passed, rows=seen.rows.get(index)))
     return tuple(found)
 
 
-def _passed(last: Last, seen: Observed, capture: Capture, seed: int) -> float | None:
-    """The gradient at what goes into the last calls, over the one there for inputs N(0, 1)."""
-    first = last.calls[0]
-    if len(first.inputs) != 1:
+def _passed(last: Last, call: Call, seen: Observed, seed: int) -> float | None:
+    """The gradient at what goes into one of the last calls, over the one there for inputs N(0, 1)."""
+    if len(call.inputs) != 1:
         return None
-    now = seen.loss.edges.get((first.index, first.inputs[0]))
-    through = last.through
+    now = seen.loss.edges.get((call.index, call.inputs[0]))
+    through = last.through_from(call)
     with torch.enable_grad():
         z = normal_like(through.now[0], torch.Generator().manual_seed(seed)).requires_grad_(True)
         try:

@@ -26,6 +26,7 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
+from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
 
@@ -47,19 +48,19 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
     if updates.refused or not moves:
         return None
-    now, ladder = _ladder(problem, model, moves, look.seed)
+    now, ladder = ladder_of(problem, model, moves, look.seed)
     if not math.isfinite(now):
         return None
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
     best = min(finite, key=lambda m: finite[m], default=None)
-    gap = _gap(loss, now)
+    gap = gap_left(loss, now)
     return StepFacts(
         optimizer=name_of(optimizer),
         lr=float(optimizer.param_groups[0].get("lr", math.nan)),
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
-        needed=min(_needed(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
+        needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
         planned=problem.steps,
         taken=taken,
         lowered=_lowered(loss, now, finite, _spacing(problem, model)),
@@ -75,7 +76,7 @@ def with_real_steps(
     """
     problem, model, seed = look.problem, look.model, look.seed
     planned = problem.steps or HORIZON
-    raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * _gap(loss, facts.loss)
+    raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * gap_left(loss, facts.loss)
     many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if (raised or slow) and walked is None:
@@ -83,7 +84,7 @@ def with_real_steps(
     if raised:
         facts = facts.replace(walked=walked)
     elif slow:
-        lr_limit = _limit(problem, model, optimizer, seed)
+        lr_limit = steepest(problem, model, optimizer, seed)
         scale = 100.0
         if lr_limit is not None:
             scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
@@ -126,12 +127,12 @@ def _spacing(problem: Problem, model: nn.Module) -> float:
     return max(torch.finfo(t).eps for t in types)
 
 
-def _gap(loss: LossFacts, now: float) -> float:
+def gap_left(loss: LossFacts, now: float) -> float:
     known = loss.relative_gap is not None and loss.reference is not None
     return loss.relative_gap * loss.reference if known else abs(now)  # type: ignore[operator]
 
 
-def _ladder(
+def ladder_of(
     problem: Problem, model: nn.Module, moves: list[tuple[nn.Parameter, Tensor]], seed: int
 ) -> tuple[float, dict[float, float]]:
     parameters = [p for p, _ in moves]
@@ -161,7 +162,7 @@ def _ladder(
     return now, ladder
 
 
-def _needed(now: float, ladder: dict[float, float], finite: dict[float, float], gap: float) -> float:
+def needed_for(now: float, ladder: dict[float, float], finite: dict[float, float], gap: float) -> float:
     """Steps to close 90 % of the gap, if each closes the same share of what is left as the first."""
     gained = now - ladder[1.0]
     if not gained > 1e-5 * abs(now):  # below the loss's own rounding: read it off a larger multiple
@@ -269,7 +270,8 @@ def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[
     if problem.train_batches is None:
         return own
     try:
-        first = list(islice(iter(problem.train_batches), steps))
+        with own_generators(problem.train_batches, seed):
+            first = list(islice(iter(problem.train_batches), steps))
         if problem.loss_fn is None:
             found = [dataclasses.replace(problem, inputs=batch) for batch in first]
         else:
@@ -296,14 +298,15 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
         }
     for group in alone.param_groups:
-        if all(adam.applies(optimizer, group, p, optimizer.state.get(p, {})) for p in group["params"]):
+        known = adam.is_adam(optimizer, group)
+        if known and all(adam.applies(group, p, optimizer.state.get(p, {})) for p in group["params"]):
             group["fused"] = True  # one pass over the entries, with the same formula
     for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(alone, name, OrderedDict())
     return undecorated_step(alone)
 
 
-def _limit(problem: Problem, model: nn.Module, optimizer: Optimizers, seed: int) -> float | None:
+def steepest(problem: Problem, model: nn.Module, optimizer: Optimizers, seed: int) -> float | None:
     """2/λ_max, for plain gradient descent only: other optimizers rescale the directions."""
     if type(optimizer) is not torch.optim.SGD:
         return None

@@ -26,6 +26,7 @@ from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, normal_like
 
 NUDGE = 1e-2
+REDUCES = ("mean", "sum", "norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "amax", "amin", "logsumexp")
 
 
 def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
@@ -75,7 +76,7 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
     capture = look.capture
     if not weak or capture.loss_index is None:
         return facts
-    ends = {call.index for call in capture.calls if removes_all(call)}
+    ends = {call.index for call in capture.calls if removes_all(call) or of_one_number(call, capture.calls)}
     if not ends:
         return facts
     alive, waiting = set[int](), [capture.loss_index]
@@ -93,6 +94,26 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
                 layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
             )
     return tuple(found.values())
+
+
+def of_one_number(call: Call, calls: Sequence[Call]) -> bool:
+    """Whether it takes the mean of one number from it, divides it by its own length, or asks for its spread.
+
+    Parts of a normaliser written by hand, over groups of one: a zero or a sign is left, whatever the numbers are.
+    """
+    if call.name in ("var", "std") and len(call.inputs) == 1:
+        return call.numel == calls[call.inputs[0]].numel
+    if call.name.strip("_") not in ("sub", "div", "truediv") or len(call.inputs) != 2:
+        return False
+    for number, other in (call.inputs, call.inputs[::-1]):
+        reduced, here = False, calls[other]
+        while here.index != number and len(here.inputs) == 1:
+            before = calls[here.inputs[0]]
+            reduced |= here.name in REDUCES and here.numel == before.numel
+            here = before
+        if reduced and here.index == number and calls[number].numel == call.numel:
+            return True
+    return False
 
 
 def _is_bias(name: str, parameter: nn.Parameter) -> bool:

@@ -13,17 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+_kernels: Any = torch  # those over lists of tensors are not among its public names
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _UNASKED = ("fused", "foreach", "capturable", "differentiable", "maximize")
 
 
-def applies(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
-    """Whether it is the formula of Adam in the type of the weights, and the state is what that formula keeps."""
-    if type(optimizer) not in (optim.Adam, optim.AdamW) or parameter.device.type != "cpu":
+def is_adam(optimizer: Any, group: dict[str, Any]) -> bool:
+    """Whether the optimizer steps this group by the formula of Adam, with plain numbers for settings."""
+    if type(optimizer) not in (optim.Adam, optim.AdamW):
         return False
-    if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
-        return False
-    if parameter.dtype not in (torch.float32, torch.float64) or any(group.get(name) for name in _UNASKED):
+    tensors = any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"]))
+    return not tensors and not any(group.get(name) for name in _UNASKED)
+
+
+def applies(group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
+    """Whether the formula can be had in the type of these weights, and the state is what it keeps."""
+    if parameter.dtype not in (torch.float32, torch.float64) or parameter.device.type != "cpu":
         return False
     if not state:
         return True
@@ -71,20 +76,20 @@ def adam_update(
     """
     sizes, dtype, kept = [t.numel() for t in gradients], gradients[0].dtype, []
     if any(scale != 1.0 for scale in scales):
-        gradients = list(torch._foreach_mul(gradients, scales))
+        gradients = list(_kernels._foreach_mul(gradients, scales))
     decay, rate = float(group["weight_decay"]), float(group["lr"])
     for name in _moments(group):
         views = room.views(name, dtype, sizes)
         if name in state:
-            torch._foreach_copy_(views, state[name])
+            _kernels._foreach_copy_(views, state[name])
         else:
-            torch._foreach_zero_(views)
+            _kernels._foreach_zero_(views)
         kept.append(views)
-    torch._foreach_zero_(into)
+    _kernels._foreach_zero_(into)
     decoupled = group.get("decoupled_weight_decay")
     if decay and not decoupled:
-        gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
-    torch._fused_adam_(  # type: ignore[attr-defined]
+        gradients = list(_kernels._foreach_add(gradients, weights, alpha=decay))
+    _kernels._fused_adam_(
         into,
         gradients,
         kept[0],
@@ -100,4 +105,4 @@ def adam_update(
         maximize=False,
     )
     if decay and decoupled:
-        torch._foreach_add_(into, weights, alpha=-rate * decay)
+        _kernels._foreach_add_(into, weights, alpha=-rate * decay)

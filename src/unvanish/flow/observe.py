@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,10 +30,12 @@ def observe(
     probes: int = 1,
     seed: int = 0,
     updates: Updates | None = None,
+    ends: Collection[int] = (),
 ) -> Observed:
     """Walk once for the loss and ``probes`` random output cotangents; the graph is consumed.
 
-    ``updates`` reads the optimizer's next step from each complete gradient.
+    ``updates`` reads the optimizer's next step from each complete gradient. ``ends``: last calls that may be a softmax
+    whose rows are to be looked at.
     """
     assert capture.loss_root is not None
     dtypes = _dtypes(capture, layers)
@@ -48,8 +51,11 @@ def observe(
             updates.read(parameter, *_real(gradient, parameter))
 
     pinned: dict[int, float] = {}
+    rows: dict[int, float] = {}
 
     def on_node(index: int, node: Node, cotangent: Tensor | None) -> None:
+        if index in ends and cotangent is not None and (found := slopes.pinned_rows(node, cotangent)) is not None:
+            rows[index], pinned[index] = found
         if index in single:
             shares = slopes.shares(capture.calls[index], node, single[index])
             if shares is not None:
@@ -64,7 +70,7 @@ def observe(
     sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
     tapes = walk(capture, channels, on_leaf, on_node, Projector(seed))
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
-    seen.pinned = pinned
+    seen.pinned, seen.rows = pinned, rows
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
     seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}
     if updates is not None:

@@ -24,6 +24,7 @@ class Observed:
     saturated: dict[int, tuple[float, float]] = field(default_factory=dict)  # by call: entries, whole units
     pinned: dict[int, float] = field(default_factory=dict)  # by call: of what the loss asks, share it cannot give
     underflow: dict[int, tuple[float, float]] = field(default_factory=dict)  # by parameter: entries below, non-zero
+    rows: dict[int, float] = field(default_factory=dict)  # by call, of a softmax: rows that are one entry alone
     updates: dict[int, float] | None = None  # by parameter: ‖Δw‖
     log10_output_rms: float = 0.0  # what the probes' cotangents were divided by
 

@@ -107,6 +107,8 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     if slope is None or not slope.activation or not call.shape:
         return None
     metadata = node._input_metadata[0]
+    if not all(isinstance(size, int) for size in metadata.shape):  # of a jagged tensor the lengths are symbols
+        return None
     one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
     found = node(one.expand(tuple(metadata.shape)))
     found = found[0] if isinstance(found, tuple) else found
@@ -143,6 +145,32 @@ def pinned(call: Call, node: Node, saturated: Any, cotangent: Tensor) -> float |
     away = (cotangent * (result - 0.5 * (slope.low + slope.high)) > 0) & (found.abs() < SATURATED * slope.largest)
     total = float(asked.sum())
     return float((asked * away).sum()) / total if 0.0 < total < math.inf else None
+
+
+def pinned_rows(node: Node, cotangent: Tensor) -> tuple[float, float] | None:
+    """Of the rows that a softmax gives the share that is one entry alone, and of what the loss asks the share pinned.
+
+    In squares of the cotangent: what asks that entry to fall, or another one to rise, in such a row. None where the
+    node is none of a softmax.
+    """
+    kind = type(node).__name__
+    if not kind.startswith(("SoftmaxBackward", "LogSoftmaxBackward")):
+        return None
+    dim = node._saved_dim  # counted from the end it comes as an unsigned number
+    result, asked = (
+        t.double().movedim(dim - 2**64 if dim >= 2**63 else dim, -1) for t in (node._saved_result, cotangent)
+    )
+    shares = result.exp() if kind.startswith("Log") else result
+    most, place = shares.max(-1, keepdim=True)
+    flat = most * (1.0 - most) < SATURATED * 0.25
+    if not kind.startswith("Log"):  # only what the entries ask beside that one counts
+        asked = asked - asked.gather(-1, place)
+    alone = torch.zeros_like(asked, dtype=torch.bool).scatter_(-1, place, True)
+    away = torch.where(alone, asked > 0.0, asked < 0.0) & flat
+    total = float(asked.square().sum())
+    if not 0.0 < total < math.inf:
+        return None
+    return float(flat.double().mean()), float((asked.square() * away).sum()) / total
 
 
 def constant_by_construction(call: Call) -> bool:

@@ -78,6 +78,7 @@ class _Part:
         self.arrivals, self.pull = into.arrivals, into.pull
         self.groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self.refused = ""
+        self.adam = [adam.is_adam(optimizer, group) for group in optimizer.param_groups]
         self.room = adam.Room(BY_FORMULA)
         self.waiting: list[tuple[nn.Parameter, Tensor, float]] = []
         self.entries = 0
@@ -164,7 +165,7 @@ class _Part:
         for parameter, gradient, scale in waiting:
             group = self.groups[id(parameter)]
             options, state = self.optimizer.param_groups[group], self.optimizer.state.get(parameter, {})
-            by_formula = adam.applies(self.optimizer, options, parameter, state)
+            by_formula = self.adam[group] and adam.applies(options, parameter, state)
             if not by_formula:
                 gradient, scale = _times(gradient, scale), 1.0
             vectors = _vectors(parameter, gradient, state, self._decays(group))

@@ -2,7 +2,7 @@
 
 Losses are those that were run backward: a NaN that the Trainer logs as 0.0 (``logging_nan_inf_filter``) is a NaN here.
 The gradient's norm is known before and after clipping, whatever a callback of theirs would see. Each sample is written
-at once, because an interrupted Trainer calls no callback.
+at once: an interrupted Trainer calls no callback, and the run ends with the program, or with the cell of a notebook.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import unvanish
-from unvanish.integrations.required import callback, required
+from unvanish.integrations.required import callback, required, where_its_cell_fails
 
 if TYPE_CHECKING:
     from unvanish import Report
@@ -63,6 +63,7 @@ class Hooks:
             model, more["optimizer"], to=before.get("path", self.to), from_step=before.get("step") or None,
             **self.given,
         )  # fmt: skip
+        where_its_cell_fails(self.run.close_after)
         if steps > 1 and _leaves_the_division_out(model):
             self.run.note(UNDIVIDED.format(steps=steps))
 

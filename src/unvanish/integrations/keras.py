@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import unvanish
 from unvanish import UnvanishError
-from unvanish.integrations.required import callback, required
+from unvanish.integrations.required import callback, required, where_its_cell_fails
 
 if TYPE_CHECKING:
     from unvanish import Report
@@ -61,11 +61,14 @@ class Hooks:
                 f"Keras runs on {backend} here; unvanish watches torch: set KERAS_BACKEND=torch before its import"
             )
         optimizer = model.optimizer
-        parts = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps or 1
+        if (other := getattr(vars(optimizer).get("apply"), "watch", None)) is not None:  # its fit was interrupted
+            other._end("another training has begun")
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        parts = inner.gradient_accumulation_steps or 1
         made = int(optimizer.iterations)
-        steps = Steps(optimizer, parts, [v.value for v in model.trainable_variables])
+        steps = _called(Steps, inner)(optimizer, parts, [v.value for v in model.trainable_variables])
         goes_on = {"from_step": made} if made and Path(self.to).is_file() else {}
-        self.run = unvanish.watch(Layers(model), steps, to=self.to, **goes_on, **self.given)
+        self.run = unvanish.watch(_called(Layers, model)(model), steps, to=self.to, **goes_on, **self.given)
 
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
             variables = model.trainable_variables if trainable_variables is None else list(trainable_variables)
@@ -76,25 +79,27 @@ class Hooks:
                 steps.taken(self.run)
 
         plain = optimizer.apply
+        vars(apply)["watch"] = self
         object.__setattr__(optimizer, "apply", apply)
         self._put_back = lambda: object.__delattr__(optimizer, "apply")
+        where_its_cell_fails(self._end)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.run.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._end("")
+        self._end()
 
     def _ask(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked(self.run.check())
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str | BaseException = "") -> None:
         if self._put_back is not None:
             self._put_back()
             self._put_back = None
-            self.run.close(why)
+            self.run.close(why) if isinstance(why, str) else self.run.close_after(why)
 
 
 class Layers(nn.Module):
@@ -115,8 +120,7 @@ class Layers(nn.Module):
     def _layer(self, path: str, layer: Any) -> Any:
         name = path.removeprefix(f"{self.model.name}/").replace(".", "_") or "model"
         if name not in self._modules:
-            kind = type(type(layer).__name__, (Layer,), {})
-            self.add_module(name, kind(layer))
+            self.add_module(name, _called(Layer, layer)(layer))
         return self._modules[name]
 
     def forward(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
@@ -212,6 +216,11 @@ class Steps(torch.optim.Optimizer):
 
     def _clips(self) -> bool:
         return any(getattr(self.inner, name) is not None for name in ("clipnorm", "global_clipnorm", "clipvalue"))
+
+
+def _called(ours: type, theirs: Any) -> Any:
+    """A class of ours under the name of what it stands for, which is the one that reports say."""
+    return type(type(theirs).__name__, (ours,), {})
 
 
 def _give(grads: Sequence[Any], variables: Sequence[Any]) -> None:

@@ -40,7 +40,7 @@ class Hooks:
 
         None where there is no training, or where the step cannot be run again.
         """
-        return None if self.run is None else self.run.check()
+        return None if self.run is None else self.run.check(ready=True)  # in a closure: its backward may be before it
 
     # What Lightning calls
 
@@ -62,7 +62,8 @@ class Hooks:
         self._close("")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._close(f"{type(exception).__name__}: {exception}"[:500])
+        if self.run is not None:
+            self.run.close_after(exception)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.run is None else {"path": str(self.run.path), "step": self.run.step}

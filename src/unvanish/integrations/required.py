@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from unvanish import UnvanishError
@@ -32,3 +34,21 @@ def callback(hooks: type, *bases: type) -> type:
     So that reading an integration's file needs no framework, and a copy or a pickle finds the class by its name.
     """
     return type("Watch", (hooks, *bases), {"__module__": hooks.__module__, "__doc__": hooks.__doc__})
+
+
+def where_its_cell_fails(end: Callable[[BaseException], Any]) -> None:
+    """Call ``end`` with the error where the cell of a notebook that is running ends with one.
+
+    A framework that calls nothing when somebody interrupts its training leaves the callback no other moment.
+    """
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is None:
+        return
+
+    def ended(result: Any) -> None:
+        shell.events.unregister("post_run_cell", ended)
+        if result.error_in_exec is not None:
+            end(result.error_in_exec)
+
+    shell.events.register("post_run_cell", ended)

@@ -41,7 +41,7 @@ def _by_layer(given: Mapping[str, Any]) -> Rows:
 
 def _over_steps(given: Mapping[str, Any]) -> Rows:
     series = list(given.values())[2]
-    names = [f"log10 {name}" if given.get("log", True) else name for name in given["names"]]
+    names = [f"log10 {name}" if given.get("log", True) and not given.get("share") else name for name in given["names"]]
     across = given.get("across", "step")
     return [{across: step, **dict(zip(names, line, strict=True))}
             for step, *line in zip(given["steps"], *series, strict=True)]  # fmt: skip

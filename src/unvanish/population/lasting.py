@@ -10,7 +10,7 @@ from unvanish.population.points import points
 from unvanish.population.row import Row, failed
 from unvanish.workers.local import cores
 from unvanish.workers.memory import share
-from unvanish.workers.process import Limits, LostError, Process, Work
+from unvanish.workers.process import Limits, LostError, Process, UnstartedError, Work
 
 Stretch = tuple[int, int]
 TRIES = 2
@@ -54,7 +54,7 @@ def lasting(process: Process, grid: Grid, stretch: Stretch, limits: Limits) -> l
     for _ in range(TRIES):
         try:
             return process.ask((start, stop, range(grid.seeds)))
-        except LostError as error:
+        except (LostError, UnstartedError) as error:
             said = str(error)
     if stop - start > 1:
         middle = (start + stop) // 2
@@ -71,7 +71,7 @@ def lost(grid: Grid, start: int, stop: int, said: str) -> list[Row]:
 def _alone(process: Process, grid: Grid, at: int, seed: int, limits: Limits) -> Row:
     try:
         return process.ask((at, at + 1, range(seed, seed + 1)), limits)[0]
-    except LostError as error:
+    except (LostError, UnstartedError) as error:
         return _lost(grid, at, seed, str(error))
 
 

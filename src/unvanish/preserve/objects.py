@@ -6,7 +6,7 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
-from operator import is_
+from operator import eq, is_
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -64,6 +64,8 @@ class Belongings:
 
     def put_objects_back(self) -> None:
         for namespace, before in self.spaces:
+            if _same_names(namespace, before):
+                continue
             for name in namespace.keys() - before.keys():
                 del namespace[name]
             for name, value in before.items():
@@ -186,6 +188,11 @@ class Belongings:
             self.state(lambda: bits.state, lambda state: setattr(bits, "state", state))
         elif isinstance(value, numpy.random.RandomState):
             self.state(value.get_state, value.set_state)
+
+
+def _same_names(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the same names stand for the same objects, in the same order: as a rule, and quick to see."""
+    return len(now) == len(before) and all(map(is_, now.values(), before.values())) and all(map(eq, now, before))
 
 
 def _same_items(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:

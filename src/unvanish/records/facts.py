@@ -32,8 +32,10 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
     ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
     ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
-    sharpest curvature allows plain gradient descent. ``arrived``: log10_transmission of the weakest of the layers that
-    hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink with it.
+    sharpest curvature allows plain gradient descent. ``after``: of plain descent, the real steps after which ``best``,
+    ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
+    layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
+    with it.
     """
 
     optimizer: str
@@ -51,6 +53,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
     lengths: tuple[float, ...] = ()
     scheduled: float | None = None
     lr_limit: float | None = None
+    after: int = 0
     arrived: float | None = None
     arrived_after: int | None = None
 
@@ -149,15 +152,17 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):
-    """A bounded activation most of whose entries are flat, before a loss without a scale.
+    """A bounded activation most of whose entries are flat, or a softmax, before a loss without a scale.
 
     ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
     ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
+    ``rows``: of a softmax, the share of its rows that are one entry alone.
     """
 
     call: int
     asked: float
     passed: float | None = None
+    rows: float | None = None
 
 
 class InputFacts(Record, frozen=True, kw_only=True):

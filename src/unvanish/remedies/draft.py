@@ -70,7 +70,7 @@ class Draft:
     model's outputs into what the user's metric was written for (a sigmoid, where the loss has been given the logits);
     None where nothing has to be done. ``steps``: planned length of the training. ``generator``: remedies that draw
     numbers take a seed from it. ``pretrained``: the weights are worth keeping. ``metric``: what the outputs are scored
-    by. ``known``: what was read off the model.
+    by. ``known``: what was read off the model. ``losses``: of losses and targets that were tried, with what was found.
     """
 
     model: nn.Module
@@ -87,6 +87,7 @@ class Draft:
     steps: int | None = None
     metric: Callable[[Any, Any], Any] | None = None
     known: dict[Any, Any] = field(default_factory=dict)
+    losses: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -54,7 +54,7 @@ def output_layer(draft: Draft) -> Change:
     if outputs.is_complex() or targets.is_complex():
         raise Refused("outputs or targets are complex numbers, for which no usual loss is made")
     task = task_of(outputs, targets)
-    kind = kind_of(draft.loss_fn, outputs, targets)
+    kind = _kind_once(draft, outputs, targets)
     if task == "real" and kind in ("logits", "probabilities"):
         task = "binary"  # shares between 0 and 1
     if task != "real" and kind == "unknown":
@@ -97,6 +97,15 @@ def task_of(outputs: Tensor, targets: Tensor) -> str:
         return "real"
     rows = targets.sum(1) if targets.ndim > 1 else targets
     return "multi" if targets.ndim > 1 and targets.shape[1] > 1 and bool((rows == 1.0).all()) else "binary"
+
+
+def _kind_once(draft: Draft, outputs: Tensor, targets: Tensor) -> str:
+    """The kind of the draft's loss, tried out once for all drafts that go on from one."""
+    assert draft.loss_fn is not None
+    key = id(draft.loss_fn), id(targets), tuple(outputs.shape), outputs.dtype, outputs.device
+    if key not in draft.losses:
+        draft.losses[key] = draft.loss_fn, targets, kind_of(draft.loss_fn, outputs, targets)
+    return draft.losses[key][-1]
 
 
 def kind_of(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> str:

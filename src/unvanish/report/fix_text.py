@@ -186,7 +186,7 @@ def _not_tried(fixes: Fixes, page: Page) -> None:
         page.title("What did not help")
         more = f" and {len(no_use) - MOST_NAMES} more" if len(no_use) > MOST_NAMES else ""
         page.print((page.clean(", ".join(no_use[:MOST_NAMES])) + more, ""))
-    if fixes.refused:
+    if fixes.refused and fixes.trials:
         page.title("What does not apply")
         asked = {slug for finding in fixes.before.findings for slug in finding.remedies}
         shown = [(slug, reason) for slug, reason in fixes.refused if slug in asked][:MOST_REASONS]

@@ -163,7 +163,8 @@ def _cell(layer: LayerFlow, column: Column, head: str | None) -> Html:
         return h("th", h("bdi", said), scope="row")
     if column is VERDICT:
         return h("td", h("span", said, class_=f"word {tone(layer.verdict)}"), data_h=head)
-    return h("td", prose(said) if column.numeric else said, class_=column.numeric and "n", data_h=head)
+    kind = "n" if column.numeric else "path" if column.field == "source" else None
+    return h("td", prose(said) if column.numeric else said, class_=kind, data_h=head)
 
 
 def _run(run: Fold, columns: Sequence[Column]) -> Html:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from unvanish.records import Finding
+from unvanish.records import LIVE, Finding
 from unvanish.report.index import index
 from unvanish.report.sentences import words
 
 if TYPE_CHECKING:
     from unvanish.report import Report
+
+
+BORN = re.compile(r" at (\S+:[1-9][0-9]*)\b")
+"""How the message of numbers that are not finite names the line of a call."""
 
 
 class Place(NamedTuple):
@@ -33,16 +37,20 @@ def place(source: str) -> Place | None:
 def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]]]:
     """The source lines a finding points at, input side first, each with the layers that are called there.
 
-    A finding about the network as a whole points at the call its outputs come from, with no layers.
+    First stands the call in which numbers that are not finite were born, where the finding names one. A finding about
+    the network as a whole points at the call its outputs come from, with no layers.
     """
     called: dict[Place, list[str]] = {}
+    if finding.verdict == "nonfinite" and (born := BORN.search(finding.message)) and (where := place(born[1])):
+        called[where] = []
     for layer in index(report).named(finding.layers):
         where = place(layer.source)
         if where is not None:
             called.setdefault(where, []).append(layer.name)
     if called or finding.layers:
         return [(where, tuple(names)) for where, names in called.items()]
-    ends = [where for call in reversed(report.calls) if (where := place(call.source)) is not None]
+    watched = report.layers if report.asked == LIVE else ()  # a run knows no other calls
+    ends = [where for call in reversed(report.calls or watched) if (where := place(call.source)) is not None]
     return [(ends[0], ())] if ends else []
 
 

@@ -80,10 +80,11 @@ def _result(report: Report, finding: Finding, codes: list[str]) -> Json:
     layers = [{"fullyQualifiedName": name, "kind": "module"} for name in dict.fromkeys(map(visible, finding.layers))]
     first: Json = {"logicalLocations": layers} if layers else {}
     first |= {"physicalLocation": _physical(called[0][0])} if called else {}
+    here = "Also called here" if called and called[0][1] else "Called here"
     related = [
         {
             "id": number,
-            "message": {"text": visible(f"Also called here: {', '.join(names)}")},
+            "message": {"text": visible(f"{here}: {', '.join(names)}")},
             "physicalLocation": _physical(where),
         }
         for number, (where, names) in enumerate(called[1:], start=1)

@@ -74,7 +74,8 @@ def _end(facts: TimeFacts) -> str:
 
 def _after(horizon: int, steps: int) -> str:
     """Beyond the sequence a horizon is a guess from its mean step."""
-    return f"after {horizon:,} steps" if horizon < steps else f"after about {horizon:,}"
+    word = "step" if horizon == 1 else "steps"
+    return f"after {horizon:,} {word}" if horizon < steps else f"after about {horizon:,}"
 
 
 def lines(time: Sequence[TimeFacts]) -> tuple[tuple[int, ...], dict[str, tuple[float | None, ...]]]:

@@ -58,8 +58,15 @@ def vanishing_in_time(flow: Flow) -> list[Statement]:
 
 def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
     who = f"{facts.layer} ({facts.kind})" if facts.layer else f"The network along its inputs ({facts.kind})"
-    heard = f"only the last {facts.horizon:,} of {facts.steps:,} steps get a thousandth of the error signal or more"
+    last = "of" if facts.horizon == 1 else f"{facts.horizon:,} of"
+    gets = "gets" if facts.horizon == 1 else "get"
+    heard = f"only the last {last} {facts.steps:,} steps {gets} a thousandth of the error signal or more"
     message = f"{who} does not reach far back: {heard}, and {_first(facts)}. "
+    if cut := _is_cut(facts):
+        message += (
+            "Exactly zero is no decay: a detach(), no_grad() or .data between two steps cuts the graph, or all units"
+            " are off. "
+        )
     shrinks = Evidence(name="log10 of the signal, a step back", value=facts.log10_gain)
     evidence = [
         Evidence(name="horizon in steps", value=float(facts.horizon or 0), relation="<", threshold=float(facts.steps)),
@@ -83,7 +90,15 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
             " seen here says that the targets need them."
         )
     names = tuple(each.name for each in flow.layers if facts.layer and each.name.partition("#")[0] == facts.layer)
-    return Statement(level=level, layers=names, cause="depth in time", message=message, evidence=tuple(evidence))
+    cause = "a cut between two steps" if cut else "depth in time"
+    return Statement(level=level, layers=names, cause=cause, message=message, evidence=tuple(evidence))
+
+
+def _is_cut(facts: TimeFacts) -> bool:
+    """Whether a recurrent layer gets exactly nothing at all steps that are too far back, as no decay can do."""
+    far = facts.steps - (facts.horizon or 0)
+    beyond = [s for s, step in zip(facts.log10_signal, facts.at, strict=True) if step < far]
+    return bool(facts.layer and beyond) and all(s == -math.inf for s in beyond)
 
 
 def _first(facts: TimeFacts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.records import CallFlow, Evidence, Flow, PinnedFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
@@ -35,16 +35,17 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     gradient to its weights, however wrong it is.
 
     Evidence: the share of entries whose slope is below 1 % of the activation's largest, greater than ``threshold``,
-    while the loss is no better than that of the best constant output: confident, correct units are flat too. The
-    outputs themselves do not count: a confidently wrong one is flat as well, and the loss corrects it. Where
-    standardised inputs undo it UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
+    while the loss is no better than that of the best constant output: confident, correct units are flat too. Outputs do
+    not count while the loss corrects them: a confidently wrong one is flat as well. Where standardised inputs undo it
+    UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
     pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
     The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
     more, it is a note: a third is left where nine entries in ten are flat, the limit that UV303 has for dead units.
-    Before a loss without a scale, such as a policy gradient or what a generator gets from a sure judge, the direction
-    decides. At least a quarter of what the loss asks, in squares, would move flat entries away from their end. There an
-    output counts, too, where less than a hundredth of the gradient passes that inputs of size 1 would let through: a
-    logarithm may make up for the slope.
+    Of outputs, and before a loss without a scale, such as a policy gradient or what a generator gets from a sure judge,
+    the direction decides: at least a quarter of what the loss asks, in squares, would move flat entries away from their
+    end. An output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
+    logarithm may make up for the slope), and as a note where less than ``passed`` of it does. A softmax counts by its
+    rows: those of which one entry has all but 1/400.
 
     What helps: smaller weights, standardised inputs, a normalisation before the activation.
 
@@ -64,7 +65,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
         and excused not in names(feeding(flow, call))
     ]  # fmt: skip
     if not calls:
-        return []
+        return _pinned(flow, threshold, passed) if flow.pinned else []
     worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
     share = worst.saturated_fraction or 0.0
     left = math.sqrt(max(0.0, 1.0 - share))
@@ -92,37 +93,50 @@ def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
         (flow.calls[each.call], each)
         for each in flow.pinned
         if each.asked >= ASKED
-        and (each.passed is None or each.passed < LET_THROUGH)
+        and (each.passed is None or each.passed < passed)
         and (each.passed is not None or not makes_outputs(flow, flow.calls[each.call]))
         and not is_piecewise_linear(flow.calls[each.call])
-        and (flow.calls[each.call].saturated_fraction or 0.0) > threshold
+        and _flat(flow, each) > threshold
     ]
     if not found:
         return []
-    call, facts = max(found, key=lambda each: each[0].saturated_fraction or 0.0)
-    share = call.saturated_fraction or 0.0
+    call, facts = max(found, key=lambda each: _flat(flow, each[1]))
+    share = _flat(flow, facts)
     left = math.sqrt(max(0.0, 1.0 - share))
+    level = "error" if left < passed and (facts.passed is None or facts.passed < LET_THROUGH) else "note"
     behind = {layer.name for each, _ in found for layer in feeding(flow, each)}
+    what, they = f"of what leaves {place(call)} lies on its flat ends", "such entries away from their end"
+    if facts.rows is not None:
+        what, they = f"of the rows that {place(call)} gives are one entry alone", "such rows away from it"
     message = (
-        f"{percent(share)} of what leaves {place(call)} lies on its flat ends, where the slope is nearly zero, so the"
-        f" layers before it get almost no signal. They are not there because the loss wants them there:"
-        f" {percent(facts.asked)} of what it asks would move such entries away from their end."
+        f"{percent(share)} {what}, where the slope is nearly zero, so the layers before it get almost no signal. They"
+        f" are not there because the loss wants them there: {percent(facts.asked)} of what it asks would move {they}."
     )
     evidence = [
-        Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold),
+        Evidence(
+            name="saturated_fraction" if facts.rows is None else "share of rows that are one entry alone",
+            value=share,
+            relation=">",
+            threshold=threshold,
+        ),
         Evidence(name="asked to leave a flat end", value=facts.asked, relation=">", threshold=ASKED),
     ]
     if facts.passed is not None:
-        evidence.append(Evidence(name="gradient let through", value=facts.passed, relation="<", threshold=LET_THROUGH))
+        limit = LET_THROUGH if level == "error" else passed
+        evidence.append(Evidence(name="gradient let through", value=facts.passed, relation="<", threshold=limit))
     return [
         Statement(
-            level="error" if left < passed else "note",
+            level=level,
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=call.name,
-            message=message + ("" if left < passed else _rest(left)),
+            message=message + ("" if level == "error" else _rest(facts.passed or left)),
             evidence=tuple(evidence),
         )
     ]
+
+
+def _flat(flow: Flow, facts: PinnedFacts) -> float:
+    return (flow.calls[facts.call].saturated_fraction or 0.0) if facts.rows is None else facts.rows
 
 
 def _rest(left: float) -> str:

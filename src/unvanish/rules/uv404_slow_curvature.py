@@ -38,7 +38,9 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is
     greater than ``multiple``, less the half of a tenfold step to which it is known; the learning rate in the same units
     is greater than ``near``; more than ``steps`` steps are needed to close 90 % of the gap; and steps really taken
-    closed less than a tenth of it. Only for SGD.
+    closed less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps,
+    where they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step
+    wins across it, and says nothing of the way along.
 
     What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
 
@@ -53,11 +55,16 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
         return []
     rate = 2.0 * step.lr / step.lr_limit  # lr · λ_max
     limit = multiple / HALF_A_RUNG
-    if not (step.best * rate > limit and rate > near and step.needed > steps and little_gained(step, gap)):
+    if not (
+        step.best * rate > limit and rate > near and step.needed > steps and (step.after or little_gained(step, gap))
+    ):
         return []
+    first = (
+        f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
+    )
     message = (
-        f"At this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would be"
-        f" {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
+        f"{first} this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would"
+        f" be {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
         f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: a larger one"
         " diverges. The curvatures are too far apart."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from unvanish.decide import below_eps
-from unvanish.decide.limits import UNDERFLOW
+from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, sources, subject
@@ -54,8 +54,7 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'has', 'have')} a gradient below the optimizer's eps: its entries have an rms of"
         f" {factor(_rms(least))} in {least.name}, eps is {eps:.1g}, so the steps are about {share} of what the learning"
-        f" rate says. It is not vanished: the signal arrives, it is only small in absolute size."
-        f"{sources(layers)}"
+        f" rate says. {_arrives(flow, least)}{sources(layers)}"
     )
     return [
         Statement(
@@ -67,6 +66,19 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
             ),
         )
     ]
+
+
+def _arrives(flow: Flow, layer: LayerFlow) -> str:
+    """Whether the whole signal is small, or only what arrives here of it."""
+    known = [each for each in flow.layers if each.log10_signal is not None]
+    top = max(known, key=lambda each: each.log10_signal or 0.0, default=layer)
+    if layer.log10_signal is None or layer.log10_signal - (top.log10_signal or 0.0) > VANISHED:
+        return "It is not vanished: the signal arrives, it is only small in absolute size."
+    return (
+        f"The outputs depend on the layer, but of the error signal at {top.name} only"
+        f" {factor(layer.log10_signal - (top.log10_signal or 0.0))} arrives: what the loss asks for cancels on the way,"
+        " as it does where all units of a layer have the same weights."
+    )
 
 
 def _rms(layer: LayerFlow) -> float:

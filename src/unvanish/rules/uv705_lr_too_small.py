@@ -104,6 +104,9 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
             f" present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches the"
             " layers, the steps are too short to use it."
         )
+    elif step.walked_scaled is not None and step.scale is not None and step.walked_scaled > step.loss:
+        rise = number(step.walked_scaled - step.loss)
+        said.append(f"But several steps at {step.scale:.3g} times the rate raise the loss by {rise}: that is too far.")
     else:
         said.append("That the learning rate is at fault was not shown: the pace may change by itself.")
     return " ".join([*said, "On this batch."])

@@ -53,7 +53,7 @@ class Walks:
             found = read(args, kwargs)
         except (IndexError, TypeError, ValueError, RuntimeError):  # the call itself will say what is wrong with it
             return
-        if found is not None:
+        if found is not None and not args[0].is_nested:  # its parts have lengths of their own
             axis, entry = found
             shape = tuple(args[0].shape)
             if shape and -len(shape) <= axis < len(shape):

@@ -174,7 +174,10 @@ class _Walk:
             parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
             if me != PARAMETERS_ONLY:
                 raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
-            for edge, result in self.guarded(me, node, self.through, node, quick if channel else plain, parts):
+            held.clear()
+            results = self.guarded(me, node, self.through, node, quick if channel else plain, parts)
+            del parts  # what came in is let go of before the next channel's results are made
+            for edge, result in results:
                 other = edge.call
                 foreign = other != me
                 if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:

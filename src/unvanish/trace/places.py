@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
@@ -13,12 +14,25 @@ from torch import nn
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
 _ZOO = str(Path(_OURS) / "zoo")
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 def place() -> str:
     """file:line of the nearest frame that is neither torch's nor ours; "" where torch itself made the call."""
     name, line = _nearest()
     return f"{shorten(name)}:{line}" if name else ""
+
+
+def own_place() -> str:
+    """file:line of the nearest frame of the user's own files; where there is none, that of ``place``."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_OURS, _TORCH, _PYTHON, "<")) and not is_library(name):
+            return f"{shorten(name)}:{frame.f_lineno}"
+        frame = frame.f_back
+    name, line = _nearest()
+    return f"{shorten(name)}:{line}" if name and not name.startswith(_PYTHON) else ""
 
 
 def in_library() -> bool:

@@ -298,7 +298,10 @@ def _name_of(node: Node) -> str:
 
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
-    return bool(args) and isinstance(args[0], Tensor) and len(made) == 1 and made[0].shape == args[0].shape
+    if not args or not isinstance(args[0], Tensor) or len(made) != 1:
+        return False
+    ragged = any(t.is_nested and t.layout is torch.strided for t in (args[0], made[0]))  # no shape to ask for
+    return not ragged and made[0].shape == args[0].shape
 
 
 def _ones(tensor: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ class Scaled(NamedTuple):
     log2: Any = None
 
 
+_norms: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage] - one call for a list of tensors
+
 # How far a node's result may stray before it is computed again at another scale, and by how much: half of what the
 # exponent of the type can hold, so that one node's factor has the same room on either side.
 _ROOM = {torch.float16: 8, torch.bfloat16: 60, torch.float32: 60, torch.float64: 480}
@@ -65,7 +67,7 @@ def norms_of(tensors: Sequence[Tensor]) -> list[float]:
     """The Euclidean norm of each; those of many small ones are read back together."""
     if len(tensors) < 2 or any(t.dtype is not torch.float32 or t.layout is not torch.strided for t in tensors):
         return [norm_of(t) for t in tensors]
-    found = torch.stack(torch._foreach_norm(list(tensors))).tolist()
+    found = torch.stack(_norms(list(tensors))).tolist()
     return [norm if 1e-15 < norm < 1e15 else norm_of(t) for norm, t in zip(found, tensors, strict=True)]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
 
 from unvanish.preserve import seeded
+from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.trace.structure import tensors
@@ -58,7 +58,7 @@ class Batches:
         if (seed, epoch) in self.epochs:
             return self.epochs[seed, epoch]
         draw = (seed * 1_000_003 + epoch) % 2**63
-        with _own_generators(self.source, draw), seeded(draw):
+        with own_generators(self.source, draw), seeded(draw):
             pairs = [self._pair(each) for each in islice(iter(self.source), self.longest)]
         if not pairs:
             raise UnvanishError("Problem(train_batches=…) gave no batch; give at least one (inputs, targets)")
@@ -94,19 +94,3 @@ def pair(problem: Problem, given: Any) -> Batch:
     raise UnvanishError(
         f"Problem(validation=…) is a {type(given).__name__}; give one pair (inputs, targets) of held-out data"
     )
-
-
-@contextmanager
-def _own_generators(source: Any, seed: int) -> Iterator[None]:
-    """A DataLoader may shuffle with a generator of its own: inside it follows from ``seed``, afterwards it is back."""
-    places = (
-        source,
-        getattr(source, "sampler", None),
-        getattr(getattr(source, "batch_sampler", None), "sampler", None),
-    )
-    generators = {id(g): g for g in (getattr(p, "generator", None) for p in places) if isinstance(g, torch.Generator)}
-    with ExitStack() as after:
-        for generator in generators.values():
-            after.callback(generator.set_state, generator.get_state())
-            generator.manual_seed(seed)
-        yield

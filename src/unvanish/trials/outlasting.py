@@ -7,6 +7,7 @@ check.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide.limits import CONVERGED
-from unvanish.decide.stationary import has_converged, may_be_stationary
+from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.loss import PLATEAU, best_constant_of, first_and_second, loss_facts
@@ -27,7 +28,7 @@ from unvanish.pipeline import quick_look, setting_of, with_decrement
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts
-from unvanish.rules.conditions import TAKES_LOGITS, UNREACHABLE
+from unvanish.rules.conditions import FAR, TAKES_LOGITS, UNREACHABLE
 from unvanish.rules.uv707_input_scale import input_scale
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite
@@ -35,6 +36,8 @@ from unvanish.trace.structure import tensors
 
 OF_THE_LAST_CALLS = {"UV701", "UV706"}
 """Findings that need a last call of a certain kind: one that limits the outputs."""
+OF_THE_SCALE = {"UV702", "UV707"}
+"""Findings about the size of targets and inputs beside what the network gives and takes."""
 SURELY = 1.25
 """Times above a limit, or below it, from which on it is believed: searches end within a hundredth of each other."""
 FAR_FROM_CONVERGED = 10.0
@@ -150,7 +153,7 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
 
     ``ends``: gives those of the network as it is.
     """
-    if not {*OF_THE_LAST_CALLS, "UV707"}.issuperset(codes):
+    if not {*OF_THE_LAST_CALLS, *OF_THE_SCALE}.issuperset(codes):
         return None
     model, _ = problem.build()
     with untouched(model, 0, problem.loss_fn, problem.inputs, problem.targets):
@@ -162,7 +165,7 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
             possible = set(_possible(look.capture, last))
             own = output_call(look.capture, output_loss) if "UV706" in codes else None
             own = own if own is not None and own.kind == "clipped" and bool(at_the_end(own).any()) else None
-            if own is None and not possible & set(codes) and "UV707" not in codes:
+            if own is None and not (possible | OF_THE_SCALE) & set(codes):
                 return False
             value, known = look.capture.loss, ends()
             if known is None or not forward_is_finite(look.capture) or not known.are_of(problem, last):
@@ -171,10 +174,14 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
                 return known.out_of_reach(value)
             if own is not None and (held := known.is_held(own, value)) is not False:
                 return held
-            flow = _walked(look, output_loss) if "UV707" in codes else None
-            if flow is None:
-                return None if "UV707" in codes else False
-        return _inputs_outlast(look, output_loss, flow, known)
+            if "UV702" in codes and (last is None or last.kind):
+                return None
+            far = "UV702" in codes and last is not None and _is_far(last, value, known)
+            if not far and "UV707" not in codes:
+                return False
+            if (flow := _walked(look, output_loss, known)) is None:
+                return None
+        return _scale_outlasts(look, output_loss, flow, known, (far, "UV707" in codes))
 
 
 def _possible(capture: Capture, last: Last | None) -> Iterator[str]:
@@ -188,12 +195,14 @@ def _possible(capture: Capture, last: Last | None) -> Iterator[str]:
         yield "UV706"
 
 
-def _walked(look: Look, output_loss: OutputLoss) -> Flow | None:
-    """What one walk tells, with the loss no further looked into than its first two derivatives; None without one."""
+def _walked(look: Look, output_loss: OutputLoss, known: Ends) -> Flow | None:
+    """What one walk tells, and what is known of the loss, with its first two derivatives here; None without a walk."""
     if look.capture.loss_root is None:
         return None
     residual, curvature = first_and_second(output_loss, look.seed)
-    loss = LossFacts(value=look.capture.loss, residual_norm=residual, curvature=curvature)
+    value = look.capture.loss
+    loss = LossFacts(value=value, residual_norm=residual, curvature=curvature, best_constant=known.constant)
+    loss = loss.replace(at_constant=known.is_at_constant(value))
     seen = observe(look.capture, look.layers, seed=look.seed)
     if seen.loss.broken is not None:
         return None
@@ -201,19 +210,30 @@ def _walked(look: Look, output_loss: OutputLoss) -> Flow | None:
     return Flow(setting=setting_of(look), layers=layers, calls=calls, loss=loss)
 
 
-def _inputs_outlast(look: Look, output_loss: OutputLoss, flow: Flow, known: Ends) -> bool | None:
-    """Whether the inputs are still on another scale than the first layer; None where it may be too late to ask."""
+def _is_far(last: Last, value: float, known: Ends) -> bool:
+    """Whether the loss asks outputs that nothing limits to move by far more than their size."""
+    facts = output_facts(last, None, LossFacts(value=value, best_constant=known.constant))
+    return facts.wanted is not None and FAR * max(facts.rms or 0.0, 0.1) < facts.wanted < math.inf
+
+
+def _scale_outlasts(
+    look: Look, output_loss: OutputLoss, flow: Flow, known: Ends, asked: tuple[bool, bool]
+) -> bool | None:
+    """Whether inputs or targets are still on another scale; None where it may be too late to ask.
+
+    ``asked``: whether the targets are, and whether that of the inputs is asked for.
+    """
+    far, of_inputs = asked
 
     def again(new: Problem) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
         return quick_look(new, look.model)
 
-    flow = flow.replace(inputs=input_facts(look.problem, flow.layers, flow.calls, again))
-    if not input_scale(flow):
+    if of_inputs:
+        flow = flow.replace(inputs=input_facts(look.problem, flow.layers, flow.calls, again))
+    if not far and not input_scale(flow):
         return False
     value, scale = look.capture.loss, known.reference(look.capture.loss)
     if scale is None or not known.has_far_to_go(value):
         return None
-    assert flow.loss is not None
-    flow = flow.replace(loss=flow.loss.replace(at_constant=known.is_at_constant(value)))
-    # where the weights stand at a stationary point, nothing is said of the inputs
-    return not may_be_stationary(flow) or bool(input_scale(with_decrement(look, flow, output_loss, scale)))
+    # where the weights stand at a stationary point, nothing is said of inputs and outputs
+    return not may_be_stationary(flow) or not is_stationary(with_decrement(look, flow, output_loss, scale))

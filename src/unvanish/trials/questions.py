@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +13,7 @@ import torch
 from unvanish.decide.limits import VANISHED
 from unvanish.preserve import seeded
 from unvanish.records import Trial, UnvanishError
-from unvanish.remedies import Refused, get, script
+from unvanish.remedies import Change, Refused, get, script
 from unvanish.trials.train import AS_IS, Candidate, Copy, title
 from unvanish.trials.trial import Copies, Measure, Objective
 from unvanish.trials.veto import transmission
@@ -30,6 +32,8 @@ Afterwards `optimizer` trains the changed network.
 
 '''
 TRIES = 2
+RATE = re.compile(r"learning rate (\S+) instead of (\S+)")
+"""The sentence of a change of the learning rate alone."""
 """How many processes a question may cost before it is taken for the reason."""
 STARTS = 4
 """How often a process is started for a question before this process answers it."""
@@ -130,13 +134,25 @@ def _described(copies: Copies, asked: Describe) -> Trial:
         return Trial(remedy=remedy, edits=candidate, reason=str(refusal))
     if not candidate:
         return Trial(remedy=remedy, edits=candidate, change="nothing")
-    change = "; ".join(made.sentence for made in each.changes) or ", ".join(get(slug).title for slug in candidate)
+    change = "; ".join(sentences(each.changes)) or ", ".join(get(slug).title for slug in candidate)
     return Trial(remedy=remedy, edits=candidate, change=change, code=code_of(each))
+
+
+def sentences(changes: Iterable[Change]) -> list[str]:
+    """What the edits do; of changes of the learning rate that follow one another, what they come to."""
+    said: list[str] = []
+    for sentence in (change.sentence for change in changes):
+        before, now = RATE.fullmatch(said[-1]) if said else None, RATE.fullmatch(sentence)
+        if before and now:
+            said[-1] = f"learning rate {now[1]} instead of {before[2]}"
+        else:
+            said.append(sentence)
+    return said
 
 
 def code_of(copy: Copy) -> str:
     """The Python text that makes the change of this copy without unvanish."""
-    what = "; ".join(change.sentence for change in copy.changes).replace('"""', "'''").replace("\\", "\\\\")
+    what = "; ".join(sentences(copy.changes)).replace('"""', "'''").replace("\\", "\\\\")
     return PREAMBLE.format(what=what) + script(copy.changes, copy.draft.recipe, copy.draft.model)
 
 

@@ -105,7 +105,7 @@ def minimised(race: Race, chosen: Candidate) -> Candidate:
     goal = race.ledger.key(chosen) - CLOSE
     rung = race.plan.rungs[-1]
     fewer = [tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1]
-    race.foresee((smaller, race.seed) for smaller in fewer)
+    race.foresee([*((smaller, race.seed) for smaller in fewer), *((each, race.seed + 1) for each in (*fewer, chosen))])
     for out, smaller in zip(chosen, fewer, strict=False):
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")

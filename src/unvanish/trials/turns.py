@@ -98,9 +98,9 @@ class Turns:
         self._at.pop(number, None)
 
     def _distance(self, number: int, question: Question, rank: int) -> float | None:
-        """0 for a question about a copy of its own, 1 about nobody's; None where it leaves it to another.
+        """0 or less for a question about a copy of its own, about 1 for nobody's; None where it leaves it to another.
 
-        Beyond 1 where another has a better copy, by the steps that would have to be taken again.
+        From 2 on where another has a better copy, by the steps that would have to be taken again.
         """
         if question in self._own and number != HERE:
             return None
@@ -108,12 +108,23 @@ class Turns:
         if ahead and (number in self.forgetful or self._is_reached(question)):
             return None
         home = self._home(question)
-        if home is None or number == home or self._price(number, question) <= self._price(home, question):
-            return 1 if home is None else 0
+        if home is None:
+            return self._strangeness(number, question)
+        mine, theirs = self._price(number, question), self._price(home, question)
+        if number == home or mine <= theirs:
+            return 0 if mine > 0 else -1  # what is there already holds the race up for nothing
         if question in self._own:
             return 1
-        mine, theirs = self._price(number, question), self._price(home, question)
-        return 2 + mine - theirs if not ahead and mine < self._backlog(home, rank) else None
+        return 2 + mine - theirs if not ahead and theirs > 0 and mine < self._backlog(home, rank) else None
+
+    def _strangeness(self, number: int, question: Question) -> float:
+        """Less than 1 where this process has made the first edit already, more where another one has.
+
+        It then begins with what is there, and what the remedy needs has been imported.
+        """
+        first = question.candidate[:1]
+        made = {other for other, found in self._stands.items() if any(c[:1] == first for c, _ in found)}
+        return 1.0 if not first or not made else 0.5 if number in made else 1.5
 
     def _home(self, question: Question) -> int | None:
         """Who has come furthest with the copy, and not too far."""

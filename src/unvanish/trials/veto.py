@@ -110,6 +110,8 @@ def _decided(layers: Sequence[LayerFlow]) -> float | None:
     low = [a for a in layers if a.log10_transmission is not None and a.log10_transmission < VANISHED]
     if not low:
         return _lowest(layers)
+    if all(a.log10_jacobian_norm == LOG_ZERO for a in layers):
+        return LOG_ZERO  # a layer is excused by what carries the signal in its place, and here nothing does
     # a layer is excused only for a gate, or for outputs that do not depend on it at all
     sure = [a for a in low if not a.gate and a.log10_jacobian_norm not in (None, LOG_ZERO)]
     return _lowest(sure) if sure else None

@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
@@ -130,9 +131,18 @@ def against(one: Run, other: Run) -> Against:
     chosen = steps if len(steps) <= MOST else [steps[len(steps) * at // MOST] for at in range(MOST)]
     rows = [{each[0]: each[2:] for each in file.samples(_at(chosen))} for file in files]
     chosen = [step for step in chosen if all(step in each for each in rows)]  # a writer may have thinned meanwhile
-    halves = _half(files[0], chosen, rows[0]), _half(files[1], chosen, rows[1])
+    names = _names(one.path, other.path)
+    halves = [_half(files[at], chosen, rows[at], names[at]) for at in (0, 1)]
     begin = bool(chosen) and all(min(each) == chosen[0] for each in known)
-    return _compared(*halves, begin, same=known[0].keys() == known[1].keys())
+    return _compared(halves[0], halves[1], begin, same=known[0].keys() == known[1].keys())
+
+
+def _names(one: Path, other: Path) -> tuple[str, str]:
+    """What the two are called: by their files, with the folders where these have one name."""
+    here, there = one, other
+    if one.name != other.name or one.absolute() == other.absolute():
+        here, there = Path(one.name), Path(other.name)
+    return visible(str(here)), visible(str(there))
 
 
 def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
@@ -142,12 +152,18 @@ def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
         one=one.name, other=other.name, answer="undecided", sentence="", layers=len(layers), steps=len(one.steps),
         notes=(*_alone(one, other), *_rates(one, other), *_losses(one, other), *_findings(one, other)),
     )  # fmt: skip
+    for each in (one, other):
+        if not each.columns:
+            return told.replace(sentence=f"No step of {each.name} was sampled.")
     if not one.steps or not layers:
         return told.replace(sentence=f"The two runs have no {'sampled step' if layers else 'layer'} in common.")
-    count = f"{len(layers):,} layers at {len(one.steps):,} steps"
-    if same and list(one.columns) == list(other.columns) and _identical(one, other):
-        sentence = f"The two runs are identical: the same numbers for {count}."
-        return told.replace(answer="identical", sentence=sentence)
+    count = f"{len(layers):,} {_plural('layer', layers)} at {len(one.steps):,} {_plural('step', one.steps)}"
+    if _identical(one, other, layers):
+        if same and list(one.columns) == list(other.columns):
+            sentence = f"The two runs are identical: the same numbers for {count}."
+            return told.replace(answer="identical", sentence=sentence)
+        sentence = f"Where both were sampled, the two runs have the same numbers: {count}."
+        return told.replace(answer="within noise", sentence=sentence)
     drawn = [name for name in layers if _drawn_anew(one, other, name)]
     scatter = _scatter([one.columns[name] for name in drawn])
     sure = _sure(len(layers) * len(LATER) * len(one.steps))
@@ -174,12 +190,16 @@ def _compared(one: Half, other: Half, begin: bool, same: bool) -> Against:
     return told.replace(answer="within noise", sentence=sentence)
 
 
+def _plural(word: str, of: Sequence[object]) -> str:
+    return word if len(of) == 1 else f"{word}s"
+
+
 def _at(steps: Sequence[int]) -> str:
     return f"WHERE step IN ({','.join(map(str, steps))})"
 
 
-def _half(file: Reader, steps: Sequence[int], rows: Mapping[int, tuple[Any, Any, Any]]) -> Half:
-    """What a file holds of these steps; of a thinned stretch the middle between lowest and highest.
+def _half(file: Reader, steps: Sequence[int], rows: Mapping[int, tuple[Any, Any, Any]], called: str) -> Half:
+    """What a file, by the name it is ``called``, holds of these steps; of a thinned stretch the middle of its ends.
 
     ``rows``: series, lowest and highest numbers by step.
     """
@@ -197,7 +217,7 @@ def _half(file: Reader, steps: Sequence[int], rows: Mapping[int, tuple[Any, Any,
                 middle = _middle(lows[at], highs[at]) if known else math.nan
                 values[name, column.name].append(middle if as_log else _log10(middle))
     findings = {(each.code, each.layers): each.message for _, _, each in file.findings()}
-    return Half(visible(file.path.name), tuple(steps), {each.name: each for each in columns}, values, series, findings)
+    return Half(called, tuple(steps), {each.name: each for each in columns}, values, series, findings)
 
 
 def _middle(low: float, high: float) -> float:
@@ -208,8 +228,9 @@ def _log10(value: float) -> float:
     return math.log10(value) if value > 0.0 and math.isfinite(value) else -math.inf if value == 0.0 else value
 
 
-def _identical(one: Half, other: Half) -> bool:
-    pairs = [(one.values[key], other.values[key]) for key in one.values]
+def _identical(one: Half, other: Half, layers: Sequence[str]) -> bool:
+    """Whether all numbers of these layers, and those of the whole steps, are the same."""
+    pairs = [(one.values[name, layer], other.values[name, layer]) for name in QUANTITIES for layer in layers]
     pairs += [(one.series[key], other.series[key]) for key in one.series]
     return all(a == b or (a != a and b != b) for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
 

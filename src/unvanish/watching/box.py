@@ -26,7 +26,7 @@ from unvanish.problem import Problem
 from unvanish.records import EVERYTHING, Flow, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.trace.structure import inner_loss, tensors
+from unvanish.trace.structure import inner_loss, rebuild, tensors
 from unvanish.watching.loss_graph import between, birth, name_of, steep
 from unvanish.watching.norms import local
 from unvanish.watching.processes import several
@@ -117,8 +117,9 @@ class Box:
         entry, self.running = self.running, None
         if entry is None:
             return
-        loss = None if isinstance(outputs, Tensor) else inner_loss(outputs)
-        for at, tensor in enumerate(tensors(outputs)):
+        alone = isinstance(outputs, Tensor)
+        loss = None if alone else inner_loss(outputs)
+        for at, tensor in enumerate((outputs,) if alone else tensors(outputs)):
             entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
                 self.ends.add(tensor.grad_fn)
@@ -155,7 +156,9 @@ def _receiver(signals: dict[int, Tensor], at: int) -> Any:
 
 
 def _probe(tensor: Tensor) -> Tensor | None:
-    return tensor.detach().view(-1)[:PROBE].clone() if tensor.is_contiguous() else None
+    if not tensor.is_contiguous():
+        return None
+    return tensor.detach().as_strided((min(PROBE, tensor.numel()),), (1,)).clone()
 
 
 def _random_state(home: str) -> Any:
@@ -191,7 +194,7 @@ def replay(
         if bad:
             return Replay(born="parameters", reason=f"{', '.join(bad[:3])}{' …' if len(bad) > 3 else ''}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
-            return Replay(born="data", reason="the inputs of the step already held numbers that are not finite")
+            return Replay(born="data", reason="the batch holds numbers that are not finite")
     known: list[Replay] = []
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
@@ -204,8 +207,9 @@ def replay(
     for found in known:
         if found.born:
             return Replay(found.report, _of_loss(box), "loss")
-    least = min(known, key=lambda each: each.report is not None, default=Replay(reason="nothing of it can be repeated"))
-    return least if least.report is None else Replay(least.report, _calls_of_loss(box))
+    without = [each for each in known if each.report is None]
+    last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
+    return last if last.report is None else Replay(last.report, _calls_of_loss(box))
 
 
 def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool) -> Replay:
@@ -217,7 +221,7 @@ def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: b
         return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
     broken_loss = not all(_finite(each) for each in entry.signals.values())
     try:
-        inputs = _inputs(entry)
+        inputs = rebuild(_inputs(entry), _alone)
         # what came back to the other outputs came through the loss, and would count twice beside it
         given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
         signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
@@ -320,6 +324,11 @@ def _inputs(entry: Entry) -> Any:
     ):
         raise UnvanishError("the model takes positional and further named arguments at once")
     return dict(bound.arguments)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """An input without the graph of another module behind it, which the backward of the step has used up."""
+    return tensor if tensor.grad_fn is None else tensor.detach().requires_grad_()
 
 
 def _linear(entry: Entry) -> Any:

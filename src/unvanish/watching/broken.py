@@ -44,11 +44,9 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
         return [_of_the_step_before(scene, found.reason)]
     if found.born:
         code = "UV502" if found.born == "backward" else "UV501"
-        what = {
-            "data": "the batch holds numbers that are not finite",
-            "loss": "the loss made a number that is not finite",
-        }.get(found.born, "a gradient is not finite")
-        return [_finding(code, scene.step, f"{what}: {found.reason}", found.born)]
+        what = {"data": "", "loss": "the loss made a number that is not finite: "}
+        text = what.get(found.born, "a gradient is not finite: ") + found.reason
+        return [_finding(code, scene.step, text, found.born)]
     if scene.layers:
         return [_finding("UV502", scene.step, _of_the_gradients(scene, found), "backward", scene.layers)]
     if math.isfinite(scene.loss):
@@ -57,7 +55,8 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
     if found.report is not None:
         why = (
             "the outputs of the model and the signals that come back from the loss are finite, so it is a mean of"
-            f" nothing, or a part of the loss that sends nothing back{found.reason}"
+            " nothing, a call whose slope is finite where it is not (the logarithm of a negative number), or a part of"
+            f" the loss that sends nothing back{found.reason}"
         )
     return [_finding("UV501", scene.step, f"the loss is {scene.loss}: {why}", "loss")]
 

@@ -14,6 +14,9 @@ from torch import nn
 from unvanish.records import UnvanishError
 from unvanish.watching.table import Table
 
+INTERRUPTED = "interrupted"
+"""Why a run ended that Ctrl-C ended."""
+
 
 def models_of(model: Any) -> dict[str, nn.Module]:
     """One module, a sequence or a mapping of them, by name; UnvanishError for anything else."""
@@ -67,6 +70,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def ended_by(error: BaseException) -> str:
+    """Why a run ended, for its file."""
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"[:500]
 
 
 def rank() -> int:

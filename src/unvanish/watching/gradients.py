@@ -141,9 +141,10 @@ def _share(tensor: Any, processes: int) -> float:
 
 def looks_finite(first: Tensor | None) -> bool:
     """A look at one small gradient of the first layer, which all that is not finite on the way back reaches."""
-    if first is None or first.grad is None or first.grad.device.type != "cpu" or first.grad.is_sparse:
+    gradient = None if first is None else first.grad
+    if gradient is None or not gradient.is_cpu or gradient.is_sparse:
         return True
-    return math.isfinite(local(first.grad).sum().item())
+    return math.isfinite((gradient if type(gradient) is Tensor else local(gradient)).sum().item())
 
 
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:

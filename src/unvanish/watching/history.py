@@ -14,6 +14,7 @@ from statistics import median
 from unvanish.records import Evidence, Finding
 from unvanish.rules.events import EVENTS
 from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
+from unvanish.words.numbers import times
 
 WARM_UP = 8
 """Samples that make the first baseline."""
@@ -132,16 +133,20 @@ class History:
         return None
 
 
+def _beside(log10: float) -> str:
+    return "exactly 0" if log10 == -math.inf else f"{times(log10)} that of the other layers"
+
+
 def _finding(code: str, layer: str, value: float, base: float, step: int) -> Finding:
     event = EVENTS[code]
     where = f" in {layer}" if layer else ""
     sense = {
-        "UV801": f"10^{value:.1f} of the other layers', 10^{base:.1f} in its first samples",
-        "UV802": f"10^{value:.1f} of the other layers', 10^{base:.1f} in its first samples",
+        "UV801": f"{_beside(value)}; in its first samples {_beside(base)}",
+        "UV802": f"{_beside(value)}; in its first samples {_beside(base)}",
         "UV803": f"{value:.0%} of its units are off for the whole batch, {base:.0%} in the first samples",
         "UV804": f"{value:.0%} of its entries are saturated, {base:.0%} in the first samples",
         "UV805": f"{value:.3g}, usually {base:.3g}",
-        "UV806": f"its update, relative to its weights, is 10^{value:.1f} of the other layers', 10^{base:.1f} at first",
+        "UV806": f"its update, relative to its weights, is {_beside(value)}; at first {_beside(base)}",
         "UV807": f"it is {value:.2g}, at most it was {base:.2g}",
         "UV809": f"the loss is {value:.2g}, in the first sample it was {base:.2g}",
     }[code]

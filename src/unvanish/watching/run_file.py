@@ -76,6 +76,7 @@ class RunFile:
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.columns = 0
+        self.sources: list[str] = []
         before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
         if path is not None and before is None:
             _made(path)
@@ -119,6 +120,10 @@ class RunFile:
             row = (at, each.name, each.kind, int(each.parameters), int(each.frozen))
             self._write("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", *row)
         self.columns = len(columns)
+        sources = [each.source for each in columns]
+        if any(sources) and sources != self.sources:
+            self.sources = sources
+            self.fact(sources=sources)
 
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""
@@ -269,6 +274,7 @@ class Facts(msgspec.Struct):
     process: int | None = None
     order: list[int] = []
     groups: list[list[int]] = []
+    before: list[tuple[int, int]] = []
     setting: Setting | None = None
     notes: list[str] = []
     failed: str | None = None
@@ -328,7 +334,12 @@ class Reader:
     def columns(self) -> list[Column]:
         kinds = (str, str, int, int)
         found = self.typed("SELECT name, kind, parameters, frozen FROM layers ORDER BY at", kinds)
-        return [Column(name, kind, parameters, bool(frozen)) for name, kind, parameters, frozen in found]
+        known = self.facts.get("sources")  # where they are called; older files do not say
+        sources = [*(known if isinstance(known, list) else []), *[""] * len(found)]
+        return [
+            Column(name, kind, parameters, bool(frozen), str(source))
+            for (name, kind, parameters, frozen), source in zip(found, sources, strict=False)
+        ]
 
     def findings(self) -> list[tuple[int, int | None, Finding]]:
         """Each with the step at which it began and that since which it is over, or None."""

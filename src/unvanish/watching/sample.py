@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -31,12 +31,20 @@ NOTHING: Row = (math.nan,) * len(FIELDS)
 
 @dataclass(frozen=True)
 class Column:
-    """What stays the same of a layer."""
+    """What stays the same of a layer; ``source``: file:line from which its module is called, "" where none is known."""
 
     name: str
     kind: str
     parameters: int
     frozen: bool = False
+    source: str = ""
+
+
+def locate(columns: list[Column], sources: Mapping[int, str]) -> None:
+    """Enter from where layers are called, of those of which it was not known."""
+    for at, source in sources.items():
+        if source and not columns[at].source:
+            columns[at] = replace(columns[at], source=source)
 
 
 @dataclass
@@ -70,8 +78,8 @@ def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: 
         mine, theirs = numbers["log10_signal"], None if before is None else before.log10_signal
         gain = theirs - mine if theirs is not None and mine is not None and _both_finite(mine, theirs) else None
         made[at] = LayerFlow(
-            name=column.name, kind=column.kind, source="", parameters=column.parameters, frozen=column.frozen,
-            before="" if before is None else before.name, log10_gain=gain, **numbers,
+            name=column.name, kind=column.kind, source=column.source, parameters=column.parameters,
+            frozen=column.frozen, before="" if before is None else before.name, log10_gain=gain, **numbers,
         )  # fmt: skip
         layers.append(made[at])
     broken = any(each.log10_grad_norm == math.inf for each in layers)
@@ -82,7 +90,8 @@ def _before(at: int, before: Mapping[int, int], made: dict[int, LayerFlow]) -> L
     """The layer whose output this one was given, or the nearest before it that has numbers."""
     if at not in before:
         return made[next(reversed(made))] if made else None
-    while at in before and (at := before[at]) >= 0:
+    for _ in before:  # one after the other at most: a damaged file might lead round and round
+        at = before.get(at, -1)
         if at in made:
             return made[at]
     return None

@@ -16,7 +16,7 @@ from types import FrameType
 
 from unvanish.records import UnvanishError
 from unvanish.watching.finder import Finder, Stopped
-from unvanish.watching.given import run_path
+from unvanish.watching.given import INTERRUPTED, ended_by, run_path
 from unvanish.watching.watch import Watch
 
 
@@ -66,9 +66,9 @@ def run_script(
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
     except KeyboardInterrupt:
-        status, why = 130, "interrupted"
+        status, why = 130, INTERRUPTED
     except BaseException as error:
-        status, why = 1, f"{type(error).__name__}: {error}"
+        status, why = 1, ended_by(error)
         _show(error, script)
     finally:
         finder.remove()

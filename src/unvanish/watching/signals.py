@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unvanish.trace.places import own_place
 from unvanish.trace.structure import arguments
 from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
@@ -32,6 +33,8 @@ class Signals:
         self.squares: dict[int, list[float | Tensor]] = {}
         self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
         self.made: dict[Any, int] = {}
+        self.sources: dict[int, str] = {}  # where each layer was called first
+        self.autocast = ""  # the type that a layer was run in, where that is not the one of its weights
         self.asked: set[int] = set()  # layers of which it was looked for the one before
         self.before: dict[int, int] = {}  # that whose output it was first given, -1 where there is none
         self.compiled: set[int] = set()
@@ -63,6 +66,11 @@ class Signals:
         return bool(self.hooks)
 
     def _output(self, at: int, comes_back: Callable[[Tensor], None], _: nn.Module, given: Any, outputs: Any) -> None:
+        if at not in self.sources:
+            self.sources[at] = own_place()
+            home = next((each.device.type for each in self.table.places[at].parameters), "cpu")
+            if torch.is_autocast_enabled(home):
+                self.autocast = str(torch.get_autocast_dtype(home)).removeprefix("torch.")
         if at not in self.asked and given and not self.open and torch.is_grad_enabled():
             self._find_before(at, given)
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below

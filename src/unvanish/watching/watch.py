@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,21 @@ import torch
 from torch import nn
 
 from unvanish.decide import decide
-from unvanish.problem import name_of
-from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
+from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching import interposed
 from unvanish.watching.box import Replay, replay
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
-from unvanish.watching.given import fitting, names_of, optimizers_of, rank, run_path, unwrapped
+from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD, Episode, History
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
-from unvanish.watching.sample import Sample, flow_of
+from unvanish.watching.sample import Sample, flow_of, locate
+from unvanish.watching.setting import setting_of
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
 from unvanish.watching.watcher import Watcher
 
@@ -66,7 +67,6 @@ class Watch:
             self.history, self.found, self.episodes = remembered(Reader(path))
         self._layout: tuple[Any, ...] = ()
         self._notes: list[str] = []
-        self._moved = set[int]()  # the parameters of the optimizer whose step is running
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -122,7 +122,15 @@ class Watch:
         if self.watcher.processes.together:  # the others may be gone, and nothing is asked of them any more
             self.file.close(steps=self.watcher.step, skipped=self.watcher.skipped, why=ENDED)
         else:
-            self.close(ENDED)
+            last = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)  # at a prompt it is any line's
+            self.close_after(last) if isinstance(last, BaseException) else self.close(ENDED)
+
+    def close_after(self, error: BaseException) -> None:
+        """End the watching because of an error; where somebody interrupted the training, the log says what is left."""
+        says = self.first and not self.closed and isinstance(error, KeyboardInterrupt)
+        self.close(ended_by(error))
+        if says:
+            LOG.warning("unvanish watched %d steps until it was interrupted; its run is %s", self.step, self.path)
 
     def _unhook(self) -> None:
         while self.hooks:
@@ -131,9 +139,8 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        del trace
-        self.close("" if kind is None else f"{kind.__name__}: {error}"[:500])
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.close() if error is None else self.close_after(error)
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -143,7 +150,6 @@ class Watch:
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         if not self.watcher.nesting.enters(optimizer, self.watcher.backwards):
             return
-        self._moved = {id(each) for each in held(optimizer)}
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
             self.check()
@@ -172,13 +178,14 @@ class Watch:
         compiled = hasattr(model, "_orig_mod")
         self.watcher.add_model(name, inner, model if compiled else None, model)
 
-    def check(self, why: str = "check") -> Report | None:
+    def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
         None where there is no such step, or where it cannot be run again; the logger "unvanish" says why. Where the
-        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned.
+        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned;
+        ``ready`` says that the backward was before the closure.
         """
-        if self.watcher.inside is not None and not self.watcher.now.inner:
+        if self.watcher.inside is not None and not self.watcher.now.inner and not ready:
             self.watcher.due = functools.partial(self._check, why)
             return None
         made: list[Report] = []
@@ -187,11 +194,14 @@ class Watch:
 
     def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
-        self.watcher.busy = True
+        watcher = self.watcher
+        watcher.busy = True
+        moving = [*watcher.optimizers.values()] if watcher.moving is None else [watcher.moving]
+        moved = {id(each) for one in moving for each in held(one)}
         try:
-            return replay(self.watcher.box, self.watcher.table.models, self._moved, self.watcher.scale(), plain)
+            return replay(watcher.box, watcher.table.models, moved, watcher.scale(), plain)
         finally:
-            self.watcher.busy = False
+            watcher.busy = False
 
     def _check(self, why: str) -> list[Report]:
         if not self.first:  # this process writes nothing
@@ -227,7 +237,7 @@ class Watch:
     def _sampled(self, sample: Sample) -> None:
         self._prepare(sample)
         self.file.sample(sample)
-        setting = self.setting()
+        setting = setting_of(self.watcher)
         now: dict[str, Finding] = {}
         for group in sample.groups:
             flow = decide(flow_of(sample, self.watcher.columns, setting, group))
@@ -320,6 +330,7 @@ class Watch:
                 " itself is finite."), step)  # fmt: skip
 
     def _prepare(self, sample: Sample) -> None:
+        locate(self.watcher.columns, self.watcher.signals.sources)
         self.file.layers(self.watcher.columns)
         if self.watcher.notes != self._notes:
             self._notes = list(self.watcher.notes)
@@ -328,26 +339,15 @@ class Watch:
         if layout != self._layout:
             self._layout = layout
             self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
-            self.file.fact(setting=to_builtins(self.setting()))
+            self.file.fact(setting=to_builtins(setting_of(self.watcher)))
 
-    def setting(self) -> Setting:
-        """What is watched, in the form of a check's setting."""
-        models = list(self.watcher.table.models.values())
-        optimizers = list(self.watcher.optimizers.values())
-        first = next((p for model in models for p in model.parameters()), None)
-        return Setting(
-            model=" and ".join(type(model).__name__ for model in models),
-            parameters=sum(column.parameters for column in self.watcher.columns),
-            batch_size=max(1, self.watcher.box.samples) * self.watcher.processes.size,
-            dtype="" if first is None else str(first.dtype).removeprefix("torch."),
-            device="" if first is None else str(first.device),
-            mode="train" if all(model.training for model in models) else "eval",
-            effort="live",
-            seed=0,
-            exact=False,
-            optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
-            torch=str(torch.__version__),
-        )
+
+def _end_others(optimizers: Sequence[Any]) -> None:
+    """The cell of a notebook that began a watch of these runs again, say: it goes on no more."""
+    earlier = [getattr(hook, "__self__", None) for o in optimizers for hook in o._optimizer_step_pre_hooks.values()]
+    for run in [each for each in earlier if isinstance(each, Watch) and not each.closed]:
+        LOG.warning("the run in %s ends here: its optimizer is watched anew", run.path)
+        run.close("its optimizer was watched anew")
 
 
 def watch(
@@ -382,6 +382,7 @@ def watch(
     path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
     if from_step is not None and path.exists() and rank() == 0:
         refuse_another_model(path, names_of(models))
+    _end_others(optimizers)
     run = Watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
         log_layers=fields,
@@ -394,6 +395,6 @@ def watch(
             run.hooks.append(each.register_step_pre_hook(run.before_step))
             run.hooks.append(each.register_step_post_hook(run.after_step))
     except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
-        run.close(f"{type(error).__name__}: {error}"[:500])
+        run.close(ended_by(error))
         raise
     return run

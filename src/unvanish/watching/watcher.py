@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
 from unvanish.watching.box import Box
@@ -52,14 +53,13 @@ class Watcher:
         self.now = Step()
         self.mode: Activations | None = None
         self.nesting, self.backwards = Nesting(), 0
-        self.busy = False
+        self.busy, self.held = False, False  # ours runs; the call that runs is in the box
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes: list[str] = []
         self.failed, self.closed, self.process = "", False, os.getpid()
         self.first: Tensor | None = None
         self.moving: Any = None  # the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
-        self.held = False  # the call that runs is in the box
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
 
     # What is watched
@@ -110,7 +110,7 @@ class Watcher:
         """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
-            if self.ended or self.busy or torch.compiler.is_compiling() or os.getpid() != self.process or checking():
+            if self.closed or self.failed or self.busy or os.getpid() != self.process or checking() or is_compiling():
                 return
             try:
                 hook(*args, **kwargs)
@@ -203,7 +203,7 @@ class Watcher:
             self.processes.arm(self.table, self.guarded)
         plain, self.now.plain = self.now.plain, None
         value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
-        known = value.item() if value.device.type == "cpu" and value.numel() == 1 else value.float().mean()
+        known = value.item() if value.is_cpu and value.numel() == 1 else value.float().mean()
         if not self.now.fresh and self.inside is None:
             self.now.losses.clear()  # those of another optimizer
         if self.inside is None or not self.now.inner:

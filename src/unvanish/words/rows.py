@@ -22,4 +22,5 @@ ROWS = {
         "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
         " inputs of size 1. Null elsewhere."
     ),
+    "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }

@@ -34,6 +34,10 @@ STEP = {
         " no longer gave finite numbers."
     ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
+    "after": (
+        "How many real steps lead to where `best`, `needed` and `lr_limit` hold: 0, or a few where plain gradient"
+        " descent crawls only after them."
+    ),
     "arrived": (
         "Log10_transmission of the weakest of the layers that hardly any signal reaches, after that many real steps;"
         " null where none were taken."

@@ -66,7 +66,7 @@ class LostError(Exception):
     """The process ended before it answered; the message says how."""
 
 
-class UnstartedError(LostError):
+class UnstartedError(Exception):
     """The process ended before it could be asked, which is no fault of the question."""
 
 
@@ -89,7 +89,7 @@ class Process:
         self._lock = threading.Lock()
 
     def ask(self, question: Any, limits: Limits | None = None) -> Any:
-        """The answer; raises LostError, ClosedError, or what the function raised, as UnvanishError or RuntimeError."""
+        """The answer; raises one of the three above, or what the function raised, as UnvanishError or RuntimeError."""
         said: list[str] = []
         process = None
         try:

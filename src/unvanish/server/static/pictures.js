@@ -3,6 +3,8 @@ import {make, table} from '/static/parts.js';
 
 const OPTIONS = {mode: 'vega', renderer: 'svg', actions: false, ast: true, defaultStyle: false, tooltip: false, logLevel: 1};
 const PAUSE = 120; // ms after which a picture outside the window is drawn, unless another setting came first
+const REST = 1000; // ms from one picture out of sight to the next where only newer numbers wait for it
+const idly = window.requestIdleCallback ?? (work => setTimeout(work, 50));
 const compiled = new Map();
 
 const inView = element => {
@@ -30,6 +32,8 @@ export class Pictures {
     // whether each picture is drawn in a frame of its own, and again only where it can be seen
     this.gently = gently;
     this.waiting = new IntersectionObserver(seen => this.comes(seen), {rootMargin: '100px'});
+    if (gently) addEventListener('beforeprint', () => this.slots.forEach(slot => slot.missed && this.draw(slot, slot.missed)));
+    this.catching = 0;
     this.named = named; // whether each picture has a heading of its own
     this.slots = [];
     this.turn = 0;
@@ -46,6 +50,12 @@ export class Pictures {
     for (const slot of this.slots) slot.view?.finalize();
     this.slots = [];
     this.home.replaceChildren();
+  }
+
+  /** What is out of sight shows something else than ``of`` from now on: blank it until it is drawn again. */
+  outdate(of) {
+    for (const slot of this.slots) if (slot.of !== of && slot.view && !inView(slot.place)) slot.place.ariaBusy = 'true';
+    this.of = of;
   }
 
   /** Draw what is in view now, and the rest when the reader pauses; done when the first part is. */
@@ -75,17 +85,34 @@ export class Pictures {
       await this.draw(this.slots[pictures.indexOf(picture)], picture);
     }
     const later = pictures.filter(picture => !seen.includes(picture));
-    setTimeout(() => this.finish(turn, pictures, later), seen.length && later.length ? PAUSE : 0);
+    for (const picture of later) this.slots[pictures.indexOf(picture)].missed = picture;
+    setTimeout(() => this.finish(turn), seen.length && later.length ? PAUSE : 0);
   }
 
-  async finish(turn, pictures, later) {
-    for (const picture of later) {
-      const slot = this.slots[pictures.indexOf(picture)];
-      if (this.gently && slot?.view) { slot.missed = picture; continue; } // drawn when it is scrolled to
-      if (this.gently) await new Promise(done => setTimeout(done, PAUSE / 4));
-      if (turn === this.turn) await this.draw(this.slots[pictures.indexOf(picture)], picture);
+  async finish(turn) {
+    for (const slot of this.slots) {
+      if (this.gently && slot.view) continue; // drawn when it is scrolled to, printed, or in idle time
+      if (this.gently && slot.missed) await new Promise(done => setTimeout(done, PAUSE / 4));
+      if (turn === this.turn && slot.missed) await this.draw(slot, slot.missed);
     }
-    if (turn === this.turn) this.home.dataset.whole = turn;
+    if (turn !== this.turn) return;
+    this.home.dataset.whole = turn;
+    this.catchUp();
+  }
+
+  /** Draw what was missed in idle time, one picture a frame: what is blank at once, the rest by and by. */
+  catchUp() {
+    const missed = this.slots.filter(slot => slot.missed);
+    const blank = missed.some(slot => slot.place.ariaBusy);
+    if (!missed.length || (this.catching && !blank)) return;
+    clearTimeout(this.catching);
+    this.catching = setTimeout(() => idly(async () => {
+      this.catching = 0;
+      const [slot] = this.slots.filter(each => each.missed).sort((one, other) =>
+        Boolean(other.place.ariaBusy) - Boolean(one.place.ariaBusy) || one.at - other.at);
+      if (slot) await this.draw(slot, slot.missed);
+      this.catchUp();
+    }), blank ? PAUSE / 4 : REST);
   }
 
   /** Pictures have come into sight: draw what they missed. */
@@ -99,7 +126,7 @@ export class Pictures {
   }
 
   add(index) {
-    const slot = {view: null, name: '', data: []};
+    const slot = {view: null, name: '', data: [], at: 0};
     slot.title = make('h2');
     slot.caption = make('figcaption');
     slot.place = make('div', {className: 'picture', tabIndex: 0, role: 'group'});
@@ -120,6 +147,7 @@ export class Pictures {
 
   async draw(slot, picture) {
     slot.missed = null;
+    const {of} = this;
     const known = await drawing(picture.name);
     if (slot.name !== picture.name) {
       slot.view?.finalize();
@@ -139,6 +167,8 @@ export class Pictures {
     const svg = slot.place.querySelector('svg');
     svg?.setAttribute('role', 'img');
     svg?.setAttribute('aria-label', picture.description);
+    Object.assign(slot, {of, at: performance.now()});
+    if (of === this.of) slot.place.ariaBusy = null;
     slot.place.dataset.drawn = Number(slot.place.dataset.drawn ?? 0) + 1;
   }
 }

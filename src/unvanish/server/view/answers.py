@@ -58,13 +58,15 @@ def state(file: Reader, history: History, seen: str, at: int | None, wide: int, 
 def sentence(report: Report) -> str:
     """The verdict and the sentence it rests on; a note is no verdict, but it is said."""
     said = raise_powers(visible(f"{words(report.verdict).capitalize()}: {headline(report)}"))
-    if report.healthy and report.findings and report.verdict != "converged":
+    if report.healthy and report.findings and report.verdict not in ("converged", "undecided"):
         return f"No fault was found. A note: {said[0].lower()}{said[1:]}"
     return said
 
 
 def tone(report: Report) -> str:
     """Whether there is a fault: what the sentence says, for the colour beside it."""
+    if report.healthy and report.verdict == "undecided":
+        return "quiet"
     return "fine" if report.healthy else "fault"
 
 
@@ -78,7 +80,8 @@ def waiting(run: dict[str, Any]) -> str:
 def status(run: dict[str, Any]) -> str:
     """How far a run is, in a line."""
     step = "no step yet" if run["step"] is None else f"last sampled step {run['step']:,}, every {run['every']}"
-    made = f"ended after {run['steps']:,} steps" if run["steps"] is not None else "ended"
+    steps = run["steps"]
+    made = "ended" if steps is None else f"ended after {steps:,} {'step' if steps == 1 else 'steps'}"
     state = {"running": "running", "ended": made, "lost": "its process is gone and did not end the file"}[run["state"]]
     began = date(run["started"]) if run["started"] else ""
     why = f": {run['why']}" if run["why"] else ""
@@ -147,13 +150,17 @@ def staircase(report: Report, step: int, last: int) -> Drawing | None:
 def table(report: Report, file: Reader) -> dict[str, Any]:
     """Every number of the layers, as texts; columns in which nothing was measured are left out."""
     columns = [each for each in TABLE if any(getattr(layer, each[1]) is not None for layer in report.layers)]
+    names = ["layer", "class", "verdict", *(name for name, _, _ in columns)]
     rows = [
         [visible(layer.name), visible(layer.kind), words(layer.verdict), *(_cell(layer, *each) for each in columns)]
         for layer in report.layers
     ]
+    if any(layer.source for layer in report.layers):
+        names.append("called at")
+        rows = [[*row, visible(each.source) or "–"] for row, each in zip(rows, report.layers, strict=True)]
     judged = {layer.name for layer in report.layers}
     unseen = [visible(each.name) for each in file.columns() if each.name not in judged]
-    return {"columns": ["layer", "class", "verdict", *(name for name, _, _ in columns)], "rows": rows, "unseen": unseen}
+    return {"columns": names, "rows": rows, "unseen": unseen}
 
 
 def _cell(layer: LayerFlow, _: str, field: str, say: Any) -> str:

@@ -62,8 +62,8 @@ def compared(pair: Pair, seen: str, wide: int, half: int) -> dict[str, Any]:
         "step": found.parting.step if found.parting else None,
         "pictures": [shown(each) for each in (*drawings, *small)], "small": len(small),
     }  # fmt: skip
-    gap = difference(*pair.histories, seen, pair.names)
-    return {**answer, "heat": gap} if gap is not None else answer
+    shades = difference(*pair.histories, seen, pair.names)
+    return {**answer, "heat": shades} if shades is not None else answer
 
 
 def _staircases(reports: tuple[Report | None, Report | None], names: tuple[str, str]) -> Drawing | None:
@@ -119,7 +119,22 @@ def _at(history: History, values: Array, steps: Array) -> Array:
 
 
 def difference(one: History, other: History, seen: str, names: tuple[str, str]) -> dict[str, Any] | None:
-    """The map of the first run less the second, of the layers that both have; None where there is nothing to show."""
+    """The map of the first run less the second, in shades; None where there is nothing to show."""
+    found = gap(one, other, seen)
+    if found is None:
+        return None
+    values, layers = found
+    shades = shaded(values, layers, one.places, one, share=seen in SHARES, words=told(seen, names))
+    return {"quantity": seen, **shades}
+
+
+def told(seen: str, names: tuple[str, str]) -> str:
+    """What the map of the difference shows, in words."""
+    return f"{WORDS[seen]} of {names[0]} {'less' if seen in SHARES else 'over'} that of {names[1]}"
+
+
+def gap(one: History, other: History, seen: str) -> tuple[Array, list[str]] | None:
+    """The first run less the second, layer × stretch of the first, of the layers that both have; and their names."""
     field = KEPT.index(seen)
     mine = [at for at in one.layout.order if one.layout.names[at] in set(other.layout.names)]
     theirs = [other.layout.names.index(one.layout.names[at]) for at in mine]
@@ -129,12 +144,7 @@ def difference(one: History, other: History, seen: str, names: tuple[str, str]) 
     with np.errstate(invalid="ignore"):  # -inf less -inf: both are exactly zero, which is no number's difference
         middle = _middle(one, places, mine, field)
         there = _at(other, _middle(other, np.arange(len(other.first)), theirs, field), one.first[places])
-        values = (middle - there).T.astype(np.float64)
-    words = f"{WORDS[seen]} of {names[0]} over that of {names[1]}"
-    if seen in SHARES:
-        words = f"{WORDS[seen]} of {names[0]} less that of {names[1]}"
-    layers = [visible(one.layout.names[at]) for at in mine]
-    return {"quantity": seen, **shaded(values, layers, places, one, share=seen in SHARES, words=words)}
+        return (middle - there).T.astype(np.float64), [visible(one.layout.names[at]) for at in mine]
 
 
 def _middle(history: History, places: Array, layers: list[int], field: int) -> Array:

@@ -17,7 +17,7 @@ from unvanish.report import Report, frame
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import disclosed, layer_tables, scrolling
 from unvanish.server.view import answers
-from unvanish.server.view.compared import Pair
+from unvanish.server.view.compared import Pair, gap, told
 from unvanish.server.view.folder import reading
 from unvanish.server.view.history import History
 from unvanish.server.view.over_steps import SEEN, SHARES, lines, relative, series, speeds
@@ -38,7 +38,9 @@ def page(file: Reader, history: History, seen: str, at: int | None, pair: Pair |
     step, last, values = answers.sample(file, at)
     said = h("p", prose(answers.sentence(report)), role="status")
     pictures = [list(_pictures(history, report, seen, step, last, width)) for width in WIDTHS.values()]
-    figures = [_figure(place, *both) for place, both in enumerate(zip(*pictures, strict=True))]
+    figures = [_figure(str(place), *both) for place, both in enumerate(zip(*pictures, strict=True))]
+    others = [list(_other_maps(history, seen, width)) for width in WIDTHS.values()]
+    maps = [_figure(f"map{place}", *both) for place, both in enumerate(zip(*others, strict=True))]
     when = [h("li", prose(f"{each['code']} {each['text']} ({_span(each)})")) for each in answers.findings(file)]
     now = [[h("dt", each["name"]), h("dd", prose(each["value"]))] for each in values]
     return frame.page(
@@ -49,7 +51,8 @@ def page(file: Reader, history: History, seen: str, at: int | None, pair: Pair |
             h("div", said, class_=f"verdict {answers.tone(report)}"),
             h("dl", now, class_="facts") if now else None,
             figures,
-            _against(pair, len(figures)),
+            disclosed("The same map of the other quantities", *maps) if maps else None,
+            _against(pair, seen),
             [h("h2", "What was found, and when"), h("ul", when)] if when else None,
             [h("h2", "Why?"), [finding_article(report, each) for each in report.findings]] if report.findings else None,
             h("h2", f"Every layer at step {step:,}"),
@@ -65,21 +68,21 @@ def _span(row: dict[str, Any]) -> str:
     return f"{row['level']}, step {began:,}{over}"
 
 
-def _against(pair: Pair | None, place: int) -> Child:
-    """Where another run parts, both verdicts, and the pictures; ``place``: the number of the first."""
+def _against(pair: Pair | None, seen: str) -> Child:
+    """Where another run parts, both verdicts, and the pictures."""
     if pair is None:
         return None
     drawn: list[list[Drawing]] = []
     for width in WIDTHS.values():
         with drawn_at(width):
-            drawn.append([*pair.staircases(), *pair.series()])
+            drawn.append([*pair.staircases(), *pair.series(), *_gap(pair, seen)])
     sides = [[h("dt", name), h("dd", prose(said))] for name, said in zip(pair.names, pair.verdicts, strict=True)]
     return [
         h("h2", "Against ", h("bdi", pair.found.other)),
         h("p", h("strong", prose(pair.found.sentence))),
         h("dl", sides, class_="terms"),
         h("ul", [h("li", prose(note)) for note in pair.found.notes]),
-        [_figure(at, *both) for at, both in enumerate(zip(*drawn, strict=True), place)],
+        [_figure(f"pair{place}", *both) for place, both in enumerate(zip(*drawn, strict=True))],
     ]
 
 
@@ -93,25 +96,49 @@ def _pictures(
 
 def _map(history: History, seen: str) -> Drawing | None:
     """The map of steps and layers as the picture "heat", of which a cell is the median of its numbers."""
-    seen = seen if seen not in SHARES else "signal"  # the picture shows factors, around ×1
     low, high = relative(history, seen)
-    there = [at for at in range(len(low)) if not np.isnan(high[at]).all()]
+    middle = np.where(low == high, low, 0.5 * (low + high))
+    names = [visible(history.layout.names[at]) for at in history.layout.order]
+    return _drawn(history, middle, names, "Every layer over the steps", SEEN[seen], share=seen in SHARES)
+
+
+def _other_maps(history: History, seen: str, width: int) -> Iterator[Drawing]:
+    """The maps of what was not chosen; their numbers are in the file as CSV."""
+    with drawn_at(width):
+        found = [_map(history, each) for each in SEEN if each != seen]
+    yield from (each.replace(title=each.description.rstrip("."), data=()) for each in found if each is not None)
+
+
+def _gap(pair: Pair, seen: str) -> Iterator[Drawing]:
+    """The map of the first run less the second."""
+    found = gap(*pair.histories, seen)
+    if found is not None:
+        drawn = _drawn(pair.histories[0], *found, "One run over the other", told(seen, pair.names), seen in SHARES)
+        yield from [drawn] if drawn is not None else []
+
+
+def _drawn(
+    history: History, values: Any, names: list[str], title: str, words: str, share: bool
+) -> Drawing | None:  # fmt: skip
+    """A map of layer × stretch; layers of which nothing was measured are left out, None where that leaves none."""
+    there = [at for at in range(len(values)) if not np.isnan(values[at]).all()]
     if not there:
         return None
     middle = np.full((len(history.first), len(there)), np.nan)
-    middle[history.places] = np.where(low == high, low, 0.5 * (low + high))[there].T
-    steps, values = lines(history, middle, middle)
-    names = [visible(history.layout.names[history.layout.order[at]]) for at in there]
-    return Drawing.of("heat", "Every layer over the steps", f"The {SEEN[seen]}.", steps, names, values)
+    middle[history.places] = values[there].T
+    steps, lines_ = lines(history, middle, middle)
+    names = [names[at] for at in there]
+    return Drawing.of("heat", title, f"The {words}.", steps, names, lines_, share=share)
 
 
-def _figure(place: int, wide: Drawing, narrow: Drawing) -> Html:
+def _figure(place: str, wide: Drawing, narrow: Drawing) -> Html:
     drawn = [
         h("div", Html(draw(each.name, each.tables, description=each.description).svg(f"uv{place}{size}")), class_=size)
         for size, each in zip(WIDTHS, (wide, narrow), strict=True)
     ]
     caption = h("figcaption", prose(wide.description))
-    return h("section", h("h2", wide.title), h("figure", h("div", drawn), caption), disclosed("Numbers", _table(wide)))
+    numbers = disclosed("Numbers", _table(wide)) if wide.data else None
+    return h("section", h("h2", wide.title), h("figure", h("div", drawn), caption), numbers)
 
 
 def _table(drawing: Drawing) -> Html:

@@ -228,7 +228,7 @@ def series(history: History) -> list[Drawing]:
         steps, values = lines(history, low, high)
         last = _last(history, at)
         drawings.append(Drawing.of(
-            "speeds", title, f"{words[0].upper()}{words[1:]}; now {last}.", steps, [name.replace("_", " ")], values,
+            "speeds", title, f"{words[0].upper()}{words[1:]}; {last}.", steps, [name.replace("_", " ")], values,
             quantity=name.replace("_", " "), log=as_log,
         ))  # fmt: skip
     picked = [SERIES.index(name) for name in NORMS]
@@ -244,10 +244,14 @@ def series(history: History) -> list[Drawing]:
 
 
 def _last(history: History, at: int) -> str:
+    """The newest number in words; of one that is not known any more, such as a loss that is nan, the last known."""
     places = history.places
     values = history.series[places, at]
-    known = values[~np.isnan(values)]
+    known = np.flatnonzero(~np.isnan(values))
     if not known.size:
         return "not measured"
-    value = float(known[-1])
-    return raise_powers(amount(float(np.log10(value)))) if value > 0 and np.isfinite(value) else f"{value:.4g}"
+    value = float(values[known[-1]])
+    said = raise_powers(amount(float(np.log10(value)))) if value > 0 and np.isfinite(value) else f"{value:.4g}"
+    if known[-1] == len(values) - 1:
+        return f"now {said}"
+    return f"last {said}, at step {int(history.first[places[known[-1]]]):,}; since then not a number or not measured"

@@ -140,13 +140,13 @@ export class Heat {
       for (let at = 0; at < data.rows; at += every) pen.fillText(data.numbers[at].toLocaleString('en'), box.left - 6, box.top + (at + 0.5) * slot);
     }
     pen.textAlign = 'center';
-    const ticks = Math.max(Math.floor(box.width / 90), 1);
+    const ticks = Math.max(Math.min(Math.floor(box.width / 90), data.columns - 1), data.end > (data.steps[0] ?? 0) ? 1 : 0);
     for (let at = 0; at <= ticks; at += 1) {
-      const column = Math.min(Math.round(at / ticks * data.columns), data.columns - 1);
-      const step = at === ticks ? data.end : data.steps[column];
+      const column = Math.min(Math.round(at / Math.max(ticks, 1) * data.columns), data.columns - 1);
+      const step = at && at === ticks ? data.end : data.steps[column];
       const text = (step ?? 0).toLocaleString('en');
       const half = pen.measureText(text).width / 2;
-      const x = Math.min(Math.max(box.left + at / ticks * box.width, box.left + half), wide - half - 2);
+      const x = Math.min(Math.max(box.left + at / Math.max(ticks, 1) * box.width, box.left + half), wide - half - 2);
       pen.fillText(text, x, box.top + box.height + 12);
     }
     pen.fillText('training step', box.left + box.width / 2, box.top + box.height + 28);

@@ -121,16 +121,16 @@ function runs() {
   $('runs').replaceChildren(...page.runs.map(each => {
     const errors = each.errors ? `, ${each.errors} ${each.errors > 1 ? 'errors' : 'error'}` : '';
     const step = each.step === null || each.step === undefined ? '' : `, step ${each.step.toLocaleString('en')}`;
-    const link = make('a', {href: `#${new URLSearchParams({v: VERSION, run: each.name})}`, title: each.fault ?? ''}, each.title,
+    const link = make('a', {href: `#${new URLSearchParams({v: VERSION, run: each.name})}`, title: each.fault ?? each.title}, make('span', {}, each.title),
       make('small', {}, `${STATES[each.state]}${step}${errors}`));
     if (each.name === page.run) link.setAttribute('aria-current', 'page');
     return make('li', {}, link);
   }));
   // where the runs stand in a row, the one that is shown may be out of sight
-  if (page.inSight !== page.run) {
+  const current = $('runs').querySelector('[aria-current]');
+  if (current && page.inSight !== page.run) {
     page.inSight = page.run;
-    const current = $('runs').querySelector('[aria-current]');
-    if (current) $('runs').scrollLeft = Math.max(current.offsetLeft - $('runs').offsetLeft - 20, 0);
+    $('runs').scrollLeft = Math.max(current.offsetLeft - $('runs').offsetLeft - 20, 0);
   }
   const others = page.runs.filter(each => each.name !== page.run && each.state !== 'unreadable');
   $('other').replaceChildren(make('option', {value: ''}, 'no other run'),
@@ -155,6 +155,8 @@ async function show(found) {
   told('status', found.status);
   told('verdict', found.sentence); // said again only where it changes
   $('verdict').dataset.tone = found.tone;
+  stair.outdate(`${page.run} ${page.step}`);
+  for (const each of [figures, series]) each.outdate(page.run);
   const empty = found.step === undefined;
   $('results').hidden = empty;
   if (!empty) {
@@ -198,7 +200,7 @@ function steps(found) {
 }
 
 function findings(found) {
-  const said = JSON.stringify([found.findings, found.run.step]);
+  const said = JSON.stringify([found.findings, found.run.step, found.run.state]);
   if (said === page.saidFindings) return;
   page.saidFindings = said;
   const end = Math.max(found.run.step, 1);
@@ -216,7 +218,7 @@ function findings(found) {
       make('small', {className: 'quiet'}, ` (${each.level}, ${from}${over})`));
     return make('li', {className: each.level}, head, make('div', {className: 'row'}, ...parts), make('div', {className: 'line'}, bar));
   }));
-  if (!found.findings.length) $('findings').replaceChildren(make('li', {}, make('p', {}, 'Nothing so far.')));
+  if (!found.findings.length) $('findings').replaceChildren(make('li', {}, make('p', {}, found.run.state === 'running' ? 'Nothing so far.' : 'Nothing was found.')));
 }
 
 function layers(found = page.shown) {
@@ -268,6 +270,8 @@ async function compare() {
   told('parted', found.sentence);
   $('sides').replaceChildren(...found.sides.map(({run, verdict}) => make('div', {}, make('dt', {}, run), make('dd', {}, verdict))));
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
+  both.outdate(`${page.run} ${page.against} ${page.step}`);
+  losses.outdate(`${page.run} ${page.against}`);
   await both.show(found.pictures.slice(0, -found.small || undefined));
   await losses.show(found.small ? found.pictures.slice(-found.small) : []);
   $('gap').hidden = !found.heat; // before it is drawn: what is hidden has no width

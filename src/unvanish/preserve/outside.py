@@ -1,0 +1,103 @@
+"""What forward passes read and write outside of their modules: names of their file, of functions around, of classes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_BARE = (dict, OrderedDict, defaultdict, list, deque, set)
+MOST = 200
+"""So many functions that a forward calls by the names of its file are looked into."""
+
+
+class OuterNames:
+    """Inside, names may be bound to other plain values; afterwards they are as before.
+
+    ``containers``: what else these names stand for that a forward may write into; whoever puts objects back has to
+    know of them. Found are names in the code of the forwards and of the functions of the same file that they call, in
+    the functions around these, and in the classes of the modules. What is torch's own is left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.containers: list[Any] = []
+        self.kept: list[tuple[Callable[[Any], None], Any]] = []
+        for function in _functions(model):
+            for name in _names(function.__code__):
+                if name in function.__globals__:
+                    self._keep(function.__globals__[name], _binder(function.__globals__, name))
+            for cell in function.__closure__ or ():
+                try:
+                    self._keep(cell.cell_contents, _filler(cell))
+                except ValueError:  # not bound yet
+                    continue
+        for kind in {kind for module in model.modules() for kind in type(module).__mro__ if _own(kind.__module__)}:
+            for name, value in list(vars(kind).items()):
+                if not name.startswith("__"):
+                    self._keep(value, _setter(kind, name))
+
+    def _keep(self, value: Any, put: Callable[[Any], None]) -> None:
+        if isinstance(value, _PLAIN):
+            self.kept.append((put, value))
+        elif type(value) in _BARE:
+            self.containers.append(value)
+            self.kept.append((put, value))
+
+    def __enter__(self) -> OuterNames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for put, value in self.kept:
+            put(value)
+
+
+def _functions(model: nn.Module) -> Iterator[FunctionType]:
+    forwards = [type(module).forward for module in model.modules() if _own(type(module).__module__)]
+    waiting = [each for each in forwards if isinstance(each, FunctionType)]
+    seen: set[int] = set()
+    while waiting and len(seen) < MOST:
+        function = waiting.pop()
+        if id(function.__code__) in seen:
+            continue
+        seen.add(id(function.__code__))
+        yield function
+        here = function.__globals__
+        called = [here[name] for name in _names(function.__code__) if name in here]
+        waiting += [each for each in called if isinstance(each, FunctionType) and each.__globals__ is here]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _names(each)
+
+
+def _own(module: str) -> bool:
+    return module.partition(".")[0] not in ("torch", "builtins", "typing", "abc", "unvanish")
+
+
+def _binder(names: dict[str, Any], name: str) -> Callable[[Any], None]:
+    def put(value: Any) -> None:
+        names[name] = value
+
+    return put
+
+
+def _filler(cell: Any) -> Callable[[Any], None]:
+    def put(value: Any) -> None:
+        cell.cell_contents = value
+
+    return put
+
+
+def _setter(kind: type, name: str) -> Callable[[Any], None]:
+    def put(value: Any) -> None:
+        if vars(kind).get(name) is not value:
+            setattr(kind, name, value)
+
+    return put

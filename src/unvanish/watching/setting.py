@@ -1,0 +1,30 @@
+"""What a watch says it watched."""
+
+from __future__ import annotations
+
+import torch
+
+from unvanish.problem import name_of
+from unvanish.records import Setting
+from unvanish.watching.watcher import Watcher
+
+
+def setting_of(watcher: Watcher) -> Setting:
+    """What is watched, in the form of a check's setting."""
+    models = list(watcher.table.models.values())
+    optimizers = list(watcher.optimizers.values())
+    first = next((p for model in models for p in model.parameters()), None)
+    return Setting(
+        model=" and ".join(type(model).__name__ for model in models),
+        parameters=sum(p.numel() for p in {id(p): p for model in models for p in model.parameters()}.values()),
+        batch_size=max(1, watcher.box.samples) * watcher.processes.size,
+        dtype="" if first is None else str(first.dtype).removeprefix("torch."),
+        device="" if first is None else str(first.device),
+        mode="train" if all(model.training for model in models) else "eval",
+        effort="live",
+        seed=0,
+        exact=False,
+        autocast=watcher.signals.autocast,
+        optimizer=" and ".join(dict.fromkeys(name_of(each) for each in optimizers)),
+        torch=str(torch.__version__),
+    )
