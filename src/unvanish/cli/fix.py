@@ -81,10 +81,8 @@ def _fix(args: argparse.Namespace) -> int:
     args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
     with quiet(), progress.during("importing torch"):
-        import torch  # noqa: F401
-    with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
-
+    with quiet(), loaded_problem(path, name, args.program) as problem:
         try:
             fixes = fix(
                 problem, budget=args.budget, seeds=args.seeds, on=args.on, seed=args.seed, resume=args.resume,
