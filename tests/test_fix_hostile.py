@@ -115,7 +115,7 @@ def test_edits_made_on_what_an_earlier_one_left_are_those_made_from_scratch() ->
         ({"train_batches": [(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))]}, "batch 0 .* holds no sample"),
         ({"train_batches": [(torch.zeros(8, 5), torch.zeros(8, dtype=torch.long))]}, r"as it is: step 1 raised .*8x5"),
         ({"validation": (torch.zeros(0, 2), torch.zeros(0))}, "validation.* holds no sample"),
-        ({"validation": (torch.zeros(50, 7), torch.zeros(50))}, "as it is on the validation data raised .*25x7"),
+        ({"validation": (torch.zeros(50, 7), torch.zeros(50))}, "as it is on the validation data raised .*50x7"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS asks for the loss several times a step"),
         ({"metric": lambda outputs, targets: None}, "returned a NoneType"),
         ({"metric": lambda outputs, targets: "0.9"}, "returned a str"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +81,8 @@ def _fix(args: argparse.Namespace) -> int:
     args.format = format_of(args.format, args.output, {**suffixes("fix"), ".diff": "diff"})
     progress = Progress()
     with quiet(), progress.during("importing torch"):
-        importlib.import_module("torch")
-    with quiet(), loaded_problem(path, name, args.program) as problem:
         from unvanish.trials import fix
-
+    with quiet(), loaded_problem(path, name, args.program) as problem:
         try:
             fixes = fix(
                 problem, budget=args.budget, seeds=args.seeds, on=args.on, seed=args.seed, resume=args.resume,
