@@ -34,7 +34,7 @@ STEP = {
         " no longer gave finite numbers."
     ),
     "lr_limit": "The largest learning rate at which plain gradient descent is stable where the loss is steepest.",
-    "after": (
+    "StepFacts.after": (
         "How many real steps lead to where `best`, `needed` and `lr_limit` hold: 0, or a few where plain gradient"
         " descent crawls only after them."
     ),
