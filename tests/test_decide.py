@@ -196,7 +196,9 @@ def test_nan_in_a_layers_call_is_never_healthy() -> None:
 def test_a_result_of_zero_has_no_relative_change_and_does_not_explode() -> None:
     call = CallFlow(index=0, name="linear", module="fc1", source="", part="model", role="weights", log10_rms=NOTHING)
     assert verdict({"log10_sensitivity_rise": None}, calls=(call,)) == "healthy"
-    assert verdict({"log10_sensitivity_rise": None}, calls=(call.replace(log10_rms=-30.0),)) == "undecided"
+    heard = call.replace(log10_rms=-30.0, log10_signal=0.0)
+    assert verdict({"log10_sensitivity_rise": None}, calls=(heard,)) == "undecided"
+    assert verdict({"log10_sensitivity_rise": None}, calls=(heard.replace(log10_signal=NOTHING),)) == "healthy"
 
 
 def test_layers_with_one_reason_share_one_entry() -> None:

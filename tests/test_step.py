@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -405,21 +406,27 @@ def test_an_interrupt_of_the_real_steps_alone(call: int, same_before_and_after: 
 
 
 def test_every_rung_has_the_same_dropout_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks: list[Tensor] = []
+    drawn: SimpleQueue[Tensor] = SimpleQueue()  # a list would be put back
 
     class Seen(nn.Dropout):
         def forward(self, input: Tensor) -> Tensor:
-            masks.append(super().forward(torch.ones_like(input)).detach())
-            return input * masks[-1]
+            mask = super().forward(torch.ones_like(input)).detach()
+            drawn.put(mask)
+            return input * mask
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), Seen(0.5), nn.Linear(32, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=100.0)
     original = ladder.ladder_of
 
+    masks: list[Tensor] = []
+
     def only(*args: Any) -> Any:
-        masks.clear()
-        return original(*args)
+        while not drawn.empty():
+            drawn.get()
+        facts = original(*args)
+        masks.extend(drawn.get() for _ in range(drawn.qsize()))
+        return facts
 
     monkeypatch.setattr(ladder, "ladder_of", only)
     step = step_of(look(Problem(model, draw(10, 4), CLASSES, F.cross_entropy, optimizer), seed=3))

@@ -125,7 +125,8 @@ def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
     if problem.loss_fn is not None:
         outputs = outputs_again(problem, model, seed)
         loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
-        return [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]
+        found = [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]
+        return [t for t in found if t.grad_fn is not None] or found  # what no weight moves is no free output
     with _Catch() as caught:
         loss_again(problem, model, seed)
     return [caught.found] if caught.found is not None else []

@@ -10,6 +10,7 @@ from unvanish.trace.calls import Call
 from unvanish.trace.scaled import LOG_ZERO, norm_of
 from unvanish.trace.tape import Tape, norm_together
 
+CANCELLED = 0.1  # of its usual size: terms of random signs come to a factor of a few at most
 DERIVATIVE = "grad"  # torch.autograd.grad with a graph of its own
 ROLES = ("weights", "slopes", "norm", "join")
 
@@ -70,7 +71,7 @@ class Paths:
         return signal + math.log10(norm) - 0.5 * math.log10(max(1, self.seen.outputs))
 
     def _usual(self, call: Call) -> float:
-        """|h| of the result, or, where that is larger, of one in which the terms of the product do not cancel.
+        """|h| of the result, or, where that is less than a tenth of it, of one whose terms do not cancel.
 
         A boundary condition that is met, or noise that is predicted well, has a result of nearly nothing; the layers
         before it are as large as they were. Of a product with W, rms(x)·‖W‖/√outputs is the size of an entry.
@@ -81,7 +82,8 @@ class Paths:
             return call.norm
         outputs = weight.shape[0 if weight.shape[0] in call.shape[1:] else -1]
         entry = given[0].rms * norm_of(weight.detach()) / math.sqrt(outputs)
-        return max(call.norm, entry * math.sqrt(call.numel))
+        usual = entry * math.sqrt(call.numel)
+        return usual if call.norm < CANCELLED * usual else call.norm
 
     def _read(self) -> list[float]:
         """|h| of each call's result; of one from which others only take a part, as the last step is, of that part.
