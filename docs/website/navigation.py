@@ -18,8 +18,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "What it does": ("watching", "viewing", "fixing", "lab", "sweeps", "pictures", "examples"),
     "Reference": ("rules", "remedies", "zoo", "glossary", "api", "command-line"),
     "Why to believe it": (
-        "theory", "how-it-works", "claims", "performance", "comparison", "benchmarks/verdicts", "benchmarks/repair",
-        "benchmarks/repair_own", "benchmarks/deep_rescue", "benchmarks/sweep_papers", "versions",
+        "theory", "how-it-works", "claims", "performance", "comparison", "benchmarks/verdicts", "benchmarks/strangers",
+        "benchmarks/repair", "benchmarks/repair_own", "benchmarks/deep_rescue", "benchmarks/sweep_papers", "versions",
     ),
     "Contributing": ("contributing/index", "changelog"),
 }  # fmt: skip
