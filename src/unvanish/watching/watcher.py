@@ -107,7 +107,7 @@ class Watcher:
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing while a check runs the model or inside a compiled graph (asked first)."""
+        """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
             if is_compiling() or self.closed or self.failed or self.busy or os.getpid() != self.process or checking():
