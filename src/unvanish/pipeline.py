@@ -31,7 +31,7 @@ from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
-from unvanish.evidence.recovery import with_recovery
+from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -278,7 +278,8 @@ def _more_evidence(
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
     weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
     few = out_of_step(flow, [a for a in weak if not a.gate])
-    if step is None or flow.setting.eps is None or not few:
+    least = min((a.log10_transmission or 0.0 for a in weak if not a.gate), default=0.0)
+    if step is None or flow.setting.eps is None or not few or least < HOPELESS:
         return step
     alone = frozenset(a.name for a in weak if not a.gate)
     return with_recovery(

@@ -18,6 +18,9 @@ from unvanish.problem import Optimizers
 from unvanish.records import LayerFlow, StepFacts
 
 TRIED = (30, 100)
+HOPELESS = -12.0
+"""log10 of T_rel below which the steps, 130 of them, are not taken. The random chains
+that were seen to let the signal through within 100 steps began at -4.8 to -7.7; 1,000 layers lie hundreds below."""
 LARGE = 3e8  # parameters times samples from which on only the first of them is tried
 Measure = Callable[[], Sequence[LayerFlow]]
 
