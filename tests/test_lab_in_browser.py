@@ -277,6 +277,7 @@ def test_the_theme_can_be_switched_and_is_kept(visit):
 @pytest.mark.parametrize("name", ["chain", "activations", "ravine", "whatif", "unstable"])
 def test_a_phone_needs_no_sideways_scrolling(visit, name):
     with visit(f"#{name}", width=390, height=800) as page:
+        page.wait_for_selector(".picture svg")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         sizes = page.evaluate(
             "[...document.querySelectorAll('.picture svg')].map(s => s.getBoundingClientRect().width)"
