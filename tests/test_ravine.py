@@ -20,6 +20,7 @@ def test_along_its_floor_it_is_slow(scale: float, start: tuple[float, float]) ->
     """At a rate of 0.5 a step takes w1 to 0.999 w1: 1,150 steps for nine tenths of the loss."""
     report = diagnose(ravine(*start, scale))
     assert report.verdict == "slow" and report.step is not None
+    assert [(f.code, f.level) for f in report.findings if f.code == "UV404"] == [("UV404", "error")]
     assert report.step.needed == pytest.approx(1150, rel=0.05)
     assert report.step.lr_limit == pytest.approx(1.0 / scale, rel=0.05)
 
@@ -40,6 +41,7 @@ def test_off_its_floor_it_is_slow_once_the_way_across_is_done(scale: float, star
     left = along * 0.999**12 / (along + across)
     assert report.verdict == "slow" and report.step is not None and report.step.after == 6
     assert report.step.needed == pytest.approx(6 + math.log(left / 0.1) / -math.log(0.999**2), rel=0.01)
+    assert [(f.code, f.level) for f in report.findings if f.code == "UV404"] == [("UV404", "note")]
     assert "Once 6 steps, tried and taken back" in " ".join(str(report).split())
 
 

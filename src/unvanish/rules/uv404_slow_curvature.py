@@ -17,7 +17,7 @@ HALF_A_RUNG = 10.0**0.5
     "slow",
     "slow curvature",
     tier="slow",
-    levels=("error",),
+    levels=("error", "note"),
     needs=("loss", "step"),
     remedies=("standardise-inputs", "batchnorm", "optimizer-adam"),
     fires_on=("slow-quadratic", "slow-linear-10", "ravine"),
@@ -40,7 +40,8 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     is greater than ``near``; more than ``steps`` steps are needed to close 90 % of the gap; and steps really taken
     closed less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps,
     where they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step
-    wins across it, and says nothing of the way along.
+    wins across it, and says nothing of the way along. Then it is a note: a network that leaves a flat stretch by itself
+    looks the same, and the pace may change.
 
     What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
 
@@ -70,6 +71,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     )
     return [
         Statement(
+            level="note" if step.after else "error",
             cause="curvatures far apart",
             message=message,
             evidence=(
