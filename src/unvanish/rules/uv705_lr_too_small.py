@@ -115,7 +115,7 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
 def _pace(step: StepFacts) -> str:
     more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
     if _grown(step) > 1.0:
-        more.append(f"steps {_grown(step):.2g} times as long, to which momentum grows them,")
+        more.append(f"steps {_grown(step):.2g} times as long, to which they grow within a few,")
     return " and ".join(more) or "this pace"
 
 
