@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 from unvanish.lab.outcome import Drawing, drawn_at
@@ -83,18 +82,9 @@ def status(run: dict[str, Any]) -> str:
     steps = run["steps"]
     made = "ended" if steps is None else f"ended after {steps:,} {'step' if steps == 1 else 'steps'}"
     state = {"running": "running", "ended": made, "lost": "its process is gone and did not end the file"}[run["state"]]
-    began = date(run["started"]) if run["started"] else ""
     why = f": {run['why']}" if run["why"] else ""
-    parts = [f"{state}{why}", step, run["model"], run["script"], f"began {began}" if began else ""]
+    parts = [f"{state}{why}", step, run["model"], run["script"], f"began {run['began']}" if run["began"] else ""]
     return visible(" · ".join(filter(None, parts)))
-
-
-def date(seconds: float) -> str:
-    """The local date and time; "" for a number that is none."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return ""
 
 
 def findings(file: Reader) -> list[dict[str, Any]]:
