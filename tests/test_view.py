@@ -63,7 +63,7 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 def state(client: TestClient, run: str, **more: Any) -> dict[str, Any]:
-    answer = client.get("/api/view/state", params={"run": run, **more})
+    answer = client.get("/api/view/state", params={"run": run, "tables": 1, **more})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -130,6 +130,18 @@ def test_the_numbers_of_the_answer_are_those_of_the_file(client: TestClient, fol
     assert [row["log10 signal"] for row in stair["data"]] == pytest.approx([-2.0, -1.5, -1.0])
     assert [each["title"] for each in found["pictures"][2:]] == ["The loss", "The learning rate", "The gradient's norm"]
     assert state(client, "a.unvanish", step=10**12)["step"] == 39
+
+
+def test_tables_that_nobody_reads_are_not_sent(client: TestClient, folder: Path) -> None:
+    made(folder / "a.unvanish", 60)
+    without = client.get("/api/view/state?run=a.unvanish").json()
+    found = state(client, "a.unvanish", seen=without["version"])  # a table was opened: that is another question
+    assert not found.get("same") and found["layers"]["rows"] and found["heat"]["table"]["rows"]
+    assert all(each["data"] for each in found["pictures"])
+    del found["layers"], found["heat"]["table"], found["version"], without["version"]
+    for each in found["pictures"]:
+        del each["data"]
+    assert found == without
 
 
 def test_the_map_shows_each_layer_over_the_output_of_the_same_step(client: TestClient, folder: Path) -> None:

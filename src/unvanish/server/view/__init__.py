@@ -66,11 +66,11 @@ class View:
     def _state(self, watched: Watched, asked: QueryParams) -> Response:
         seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
         with watched.lock, reading(watched.path) as file:
-            now = f"{version(file)}.{seen}.{at}.{asked.get('px')}"
+            now = f"{version(file)}.{seen}.{at}.{asked.get('px')}.{asked.get('tables')}"
             if now == asked.get("seen"):
                 return _json({"same": True})
             watched.history.update(file)
-            found = answers.state(file, watched.history, seen, at, *_pixels(asked))
+            found = answers.state(file, watched.history, seen, at, *_pixels(asked), tables=asked.get("tables") == "1")
             return _json({"version": now, **found})
 
     async def report(self, request: Request) -> Response:

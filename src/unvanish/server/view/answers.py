@@ -30,10 +30,13 @@ TABLE = (
 SAID = {"log10_grad_norm": "gradient's norm", "log10_grad_norm_clipped": "after clipping"}
 
 
-def state(file: Reader, history: History, seen: str, at: int | None, wide: int, half: int) -> dict[str, Any]:
+def state(
+    file: Reader, history: History, seen: str, at: int | None, wide: int, half: int, *, tables: bool
+) -> dict[str, Any]:  # fmt: skip
     """All that the page shows of one run: of the last sampled step, or of the step ``at``.
 
     ``wide``, ``half``: pixels of a picture, and of one that stands beside another; ``small`` of them come last.
+    ``tables``: whether the numbers of all of it are sent along, as texts; without them it is a third less.
     """
     run = about(file)
     answer: dict[str, Any] = {"run": run, "status": status(run), "findings": findings(file)}
@@ -48,9 +51,10 @@ def state(file: Reader, history: History, seen: str, at: int | None, wide: int, 
     return {
         **answer,
         "sentence": sentence(report), "tone": tone(report), "step": step, "last": last, "values": values,
-        "idealised": can_be_idealised(report), "heat": heat(history, seen), "layers": table(report, file),
-        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
-        "notes": [visible(each) for each in report.notes],
+        "idealised": can_be_idealised(report), "heat": heat(history, seen, table=tables),
+        "pictures": [shown(each, table=tables) for each in (*drawings, *small) if each is not None],
+        "small": len(small), "notes": [visible(each) for each in report.notes],
+        **({"layers": table(report, file)} if tables else {}),
     }  # fmt: skip
 
 

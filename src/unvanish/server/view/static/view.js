@@ -1,7 +1,7 @@
 // The page of the viewer: one run of a folder, followed while it is written. The server reads the file and works out
 // what is shown; this file shows it. The address holds the state: #v=1&run=NAME&step=N&map=signal&against=NAME
 import {Heat} from '/static/heat.js';
-import {make, table, themed} from '/static/parts.js';
+import {make, table, themed, told as said} from '/static/parts.js';
 import {Pictures} from '/static/pictures.js';
 
 const $ = id => document.getElementById(id);
@@ -59,19 +59,21 @@ async function ask(path) {
   }
 }
 
-const pause = time => new Promise(done => setTimeout(done, time));
-
 /** Asks for ever; whoever changes what is asked for calls ``hurry``. */
 async function follow() {
   for (;;) {
     const turn = page.turn;
     const start = performance.now();
     const wait = await look();
-    do await pause(20); while (performance.now() - start < wait && turn === page.turn);
+    const rest = turn === page.turn ? Math.max(wait - (performance.now() - start), 20) : 20;
+    await new Promise(done => { page.go = done; setTimeout(done, rest); });
   }
 }
 
-const hurry = () => { page.turn += 1; };
+function hurry() {
+  page.turn += 1;
+  page.go?.();
+}
 
 async function look() {
   if (document.hidden && page.shown) return REST;
@@ -83,6 +85,7 @@ async function look() {
   const turn = page.turn;
   const held = new URLSearchParams([['run', page.run], ['map', page.map], ...room()]);
   if (page.step !== null) held.set('step', page.step);
+  if (document.querySelector('#results details[open]')) held.set('tables', '1'); // what nobody reads is not sent
   if (page.version) held.set('seen', page.version);
   const found = await ask(`/api/view/state?${held}`);
   if (turn !== page.turn) return 0;
@@ -158,7 +161,7 @@ function problem({error, lost}) {
   document.body.dataset.state = 'problem';
 }
 
-const told = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
+const told = (id, ...given) => said($(id), ...given);
 
 async function show(found) {
   page.shown = found;
@@ -221,10 +224,13 @@ function steps(found) {
   range.max = Math.max(known.length - 1, 0);
   const at = known.findLastIndex(each => each <= found.step);
   if (document.activeElement !== range || page.step === null) range.value = page.step === null ? range.max : at;
-  range.setAttribute('aria-valuetext', `step ${found.step}`);
+  told('step', `step ${found.step}`, 'aria-valuetext');
   if (document.activeElement !== $('number')) $('number').value = found.step;
-  $('follow').setAttribute('aria-pressed', String(page.step === null));
-  $('values').replaceChildren(...found.values.map(({name, value}) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
+  told('follow', String(page.step === null), 'aria-pressed');
+  const numbers = $('values').querySelectorAll('dt, dd');
+  const texts = found.values.flatMap(({name, value}) => [name, value]);
+  if (numbers.length === texts.length) texts.forEach((text, at) => said(numbers[at], text));
+  else $('values').replaceChildren(...found.values.map(({name, value}) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
 }
 
 function findings(found) {
@@ -251,8 +257,10 @@ function findings(found) {
 
 function layers(found = page.shown) {
   told('numbers-title', `Every layer at step ${found.step.toLocaleString('en')}`);
-  $('notes').replaceChildren(...found.notes.map(text => make('p', {className: 'quiet'}, text)));
-  if (!$('layers').open) return; // a table that nobody reads would cost as much as a picture
+  const notes = found.notes.join('\n');
+  if (notes !== page.saidNotes) $('notes').replaceChildren(...found.notes.map(text => make('p', {className: 'quiet'}, text)));
+  page.saidNotes = notes;
+  if (!$('layers').open || !found.layers) return;
   const {columns, rows, unseen} = found.layers;
   const named = columns.map(name => ({name, unit: '', help: ''}));
   const records = rows.map(line => Object.fromEntries(line.map((text, at) => [columns[at], text])));
@@ -353,6 +361,10 @@ $('other').onchange = () => {
   hurry();
 };
 $('layers').ontoggle = () => { if (page.shown) layers(); };
+$('results').addEventListener('toggle', ({target}) => {
+  if (!target.open) target.querySelector('.scroll').replaceChildren();
+  else if (page.shown && !page.shown.layers) { page.version = ''; hurry(); }
+}, true);
 themed($('theme'), () => { heat.again(); gap.again(); });
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { heat.again(); gap.again(); });
 addEventListener('hashchange', open);
