@@ -327,7 +327,18 @@ def test_a_factor_gets_the_colour_of_its_decade(log10, shade):
 
 
 @pytest.mark.parametrize(
-    ("largest", "unit"), [(0.0, 0.05), (0.2, 0.05), (0.21, 0.1), (4.0, 1.0), (4.1, 2.0), (27.0, 10.0), (1371.0, 500.0)]
+    ("largest", "unit"),
+    [
+        (0.0, 0.05),
+        (0.2, 0.05),
+        (0.21, 0.1),
+        (4.0, 1.0),
+        (4.1, 2.0),
+        (10.2, 3.0),
+        (12.1, 5.0),
+        (27.0, 10.0),
+        (1371.0, 500.0),
+    ],
 )
 def test_the_colours_reach_as_far_as_the_factors(largest, unit):
     assert diverging.shades([largest, -largest / 2, None, -INF, NAN]).unit == pytest.approx(unit)
