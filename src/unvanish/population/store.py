@@ -102,6 +102,7 @@ class Store:
         """Fold what was written into the one file; on a full disk it stays in the log beside it."""
         with contextlib.suppress(sqlite3.Error):
             self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.base.execute("PRAGMA journal_mode=DELETE")  # else whoever reads it would leave a log beside it
         self.base.close()
 
 

@@ -17,6 +17,8 @@ from unvanish.words.numbers import times
 
 SHOWN = 24
 """Points of the table; of more the first and the last half are shown."""
+FAULTS = 5
+"""Different errors that are told; the file has all."""
 WIDEST, TALLEST = 60, 40
 """Places of the map across and up; of more an even choice is shown."""
 SIGNS = {"healthy": "·", "vanished": "v", "exploding": "x", "dead": "d", "nonfinite": "!", "": "?"}
@@ -39,8 +41,13 @@ def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     counts = [f"{number:,} {verdict}" for verdict, number in rows]
     (errors,) = base.execute("SELECT COUNT(*) FROM results WHERE error != ''").fetchone()
     yield "Networks: " + ", ".join([*counts, *([f"{errors:,} failed"] if errors else [])])
-    for at, seed, error in base.execute("SELECT point, seed, error FROM results WHERE error != '' LIMIT 3"):
-        yield f"  point {at}, seed {seed}: {error.splitlines()[0]}"
+    query = "SELECT MIN(point), seed, error, COUNT(*) FROM results WHERE error != '' GROUP BY error ORDER BY 1"
+    for at, seed, error, often in base.execute(f"{query} LIMIT {FAULTS}"):
+        others = f" (and {often - 1:,} more of the same)" if often > 1 else ""
+        yield f"  point {at}, seed {seed}: {error.splitlines()[0]}{others}"
+    (kinds,) = base.execute("SELECT COUNT(DISTINCT error) FROM results WHERE error != ''").fetchone()
+    if kinds > FAULTS:
+        yield f"  and {kinds - FAULTS:,} other errors, in the column error of the file"
 
 
 def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
