@@ -37,6 +37,8 @@ class Store:
             self.base.execute("PRAGMA journal_mode=WAL")
             self.base.execute("PRAGMA synchronous=NORMAL")
             self._prepare(size)
+        except UnvanishError:  # a ValueError, too, which says it already
+            raise
         except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
             raise self._unusable(error) from None
 
