@@ -39,7 +39,10 @@ LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
 
 def chosen(look: Look, flow: Flow) -> list[Layer]:
-    """The layers worth looking at: with "auto" those a small gradient of which is in question, with "full" all."""
+    """The layers worth looking at: with "auto" those a small gradient of which is in question, with "full" all.
+
+    Where a small tensor or a short branch of its own explains a small gradient, it is in no question.
+    """
     moving = {
         a.name: a.log10_transmission
         for a in flow.layers
@@ -47,7 +50,8 @@ def chosen(look: Look, flow: Flow) -> list[Layer]:
     }
     small = has_converged(flow.loss) or (may_be_stationary(flow) and not falls(flow))
     every = look.effort == "full" or small
-    asked = [a for a in look.layers if a.name in moving and (every or moving[a.name] < VANISHED)]
+    weak = {a.name for a in flow.layers if not a.gate and moving.get(a.name, 0.0) < VANISHED}
+    asked = [a for a in look.layers if a.name in (moving if every else weak)]
     own = list({frozenset(id(p) for p in a.live): a for a in reversed(asked)}.values())[::-1]  # a shared one once
     most = MOST.get(look.effort, 0)
     if len(own) <= most:

@@ -68,6 +68,30 @@ def little_gained(step: StepFacts, gap: float) -> bool:
     return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
 
 
+def grown(step: StepFacts, noise: float = 1.5) -> float:
+    """The length of the last real step in units of the first; 1 where it is less than ``noise``, which batches make."""
+    if len(step.lengths) < 2 or not noise * step.lengths[0] <= step.lengths[-1] < math.inf or not step.lengths[0]:
+        return 1.0
+    return step.lengths[-1] / step.lengths[0]
+
+
+def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
+    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
+    lengths = step.lengths
+    half = len(lengths) // 2
+    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
+
+
+def needed_at_full_pace(step: StepFacts) -> float:
+    """The steps needed at the full rate of the schedule, and at the length to which steps grow within a few."""
+    return (step.needed or 0.0) / ((step.scheduled or 1.0) * grown(step))
+
+
+def near_its_limit(step: StepFacts) -> bool:
+    """Whether the rate is above a tenth of the largest that the curvature allows: then a larger one is no answer."""
+    return bool(step.lr_limit) and step.lr * 2.0 / (step.lr_limit or math.inf) > 0.1
+
+
 def out_of_reach(flow: Flow) -> bool:
     """Whether the last call keeps the loss from what could be gained: then steps needed mean nothing."""
     return flow.output is not None and (flow.output.unreachable or 0.0) > UNREACHABLE

@@ -6,7 +6,16 @@ import math
 
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
+from unvanish.rules.conditions import (
+    far_outputs,
+    finds_its_rate,
+    grown,
+    near_its_limit,
+    needed_at_full_pace,
+    out_of_reach,
+    planned,
+    steps_to_judge,
+)
 from unvanish.rules.wording import about
 from unvanish.words.numbers import number
 
@@ -59,12 +68,10 @@ def lr_too_small(
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, _ = known
-    if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
+    if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
-    needed = step.needed / ((step.scheduled or 1.0) * _grown(step))
-    if not needed > planned(step):
-        return []
-    if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
+    needed = needed_at_full_pace(step)
+    if not needed > planned(step) or near_its_limit(step):
         return []
     over = _is_over(flow, step, left)
     proven = _proven(step, gain) and _curable(step, needed) and (over or needed > times * planned(step))
@@ -114,23 +121,9 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
 
 def _pace(step: StepFacts) -> str:
     more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
-    if _grown(step) > 1.0:
-        more.append(f"steps {_grown(step):.2g} times as long, to which they grow within a few,")
+    if grown(step) > 1.0:
+        more.append(f"steps {grown(step):.2g} times as long, to which they grow within a few,")
     return " and ".join(more) or "this pace"
-
-
-def _grown(step: StepFacts, noise: float = 1.5) -> float:
-    """The length of the last real step in units of the first; 1 where it is less than ``noise``, which batches make."""
-    if len(step.lengths) < 2 or not noise * step.lengths[0] <= step.lengths[-1] < math.inf or not step.lengths[0]:
-        return 1.0
-    return step.lengths[-1] / step.lengths[0]
-
-
-def _finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
-    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
-    lengths = step.lengths
-    half = len(lengths) // 2
-    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def _left(flow: Flow) -> float:
