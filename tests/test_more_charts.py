@@ -523,6 +523,14 @@ def test_a_map_needs_a_row_for_each_place_up_and_leaves_blank_what_is_missing():
     assert map.tables([1.0, 2.0], [0.0, 1.0], [[1.0, 1.0]] * 2, across="a", up="b")["line"] == []
 
 
+def test_a_map_of_shares_has_the_colours_of_shares() -> None:
+    found = map.tables([1.0, 2.0], [0.0, 1.0], [[0.0, 0.1], [0.5, 1.0]], across="a", up="b", share=True)
+    assert {"0%", "100%"} <= {each["text"] for each in found["labels"]}
+    colours = {token(DIVERGING[at]) for at in (4, 6, 8)}
+    places = [each for each in found["cells"] if each["x"] in (0.5, 1.5)]
+    assert {each["color"] for each in places} == colours
+
+
 def test_numbers_without_names_are_rows_by_their_place() -> None:
     def tables(log10_values: list[float], *, width: float = 1.0) -> None: ...
 

@@ -157,22 +157,16 @@ def chart(file: Path, grid: Grid) -> Any:
     query = f'SELECT "{across.name}", "{up.name}", {value} FROM results GROUP BY 1, 2'
     with reading(file) as base:
         results = {(x, y): value for x, y, value in base.execute(query)}
-    values = [[_drawn(results.get((x, y)), grid.train) for x in xs] for y in ys]
-    quantity = "accuracy, as a multiple of 0.5" if grid.train else "error signal, first layer over last"
+    values = [[results.get((x, y)) for x in xs] for y in ys]
+    quantity = "accuracy" if grid.train else "error signal, first layer over last"
     what = "what they learn" if grid.train else "how much of the signal arrives"
     title = f"{', '.join(_kind(grid)) or 'networks'}: {what}"
     names = (axis.name.replace("_", " ") for axis in axes)
     drawn = tables(
         xs, ys, values, across=next(names), up=next(names), quantity=quantity, line=limit(grid, across, up),
-        line_name=f"{TRAINABLE:g} depth scales (predicted)",
+        line_name=f"{TRAINABLE:g} depth scales (predicted)", share=grid.train,
     )  # fmt: skip
     return draw("map", drawn, title=title)
-
-
-def _drawn(value: float | None, share: bool) -> float | None:
-    if value is None or not share:
-        return value
-    return math.log10(max(value, 1e-3) / 0.5)
 
 
 def _kind(grid: Grid) -> list[str]:
