@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unvanish import Problem
 from unvanish.evidence import step as ladder
-from unvanish.evidence.step import REAL_STEPS, RUNGS, real_steps
+from unvanish.evidence.step import REAL_STEPS, RUNGS, ladder_of, real_steps
 from unvanish.pipeline import look
 from unvanish.preserve import seeded, untouched
 from unvanish.records import Flow, LossFacts, StepFacts
@@ -293,6 +293,40 @@ def test_a_learning_rate_too_small_is_walked_with_a_larger_one() -> None:
     assert step.walked == pytest.approx((1 - 1e-5) ** 12) and step.walked_scaled == pytest.approx((1 - 1e-3) ** 12)
     assert step.walked is not None and step.walked_scaled is not None
     assert step.loss - step.walked_scaled > 90.0 * (step.loss - step.walked)
+
+
+def test_no_larger_rate_is_tried_where_it_could_prove_nothing() -> None:
+    class Partly(nn.Module):
+        def __init__(self, trained: bool) -> None:
+            super().__init__()
+            self.w, self.other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1).requires_grad_(trained)
+            nn.init.ones_(self.w.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w(x) + 1e-9 * self.other(x)
+
+    def step(trained: bool) -> StepFacts:
+        model = Partly(trained)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        return step_of(look(Problem(model, torch.ones(4, 1), torch.zeros(4, 1), F.mse_loss, optimizer, steps=100)))
+
+    whole, partly = step(True), step(False)
+    assert whole.best == partly.best == 1000.0 and whole.walked == pytest.approx(partly.walked, rel=1e-6)
+    assert len(partly.lengths) == REAL_STEPS
+    assert whole.walked_scaled is not None and partly.walked_scaled is None  # with frozen layers it stays a note
+
+
+def test_one_forward_pass_is_enough_where_the_loss_is_no_number() -> None:
+    seen = itertools.count()
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        next(seen)
+        return F.mse_loss(outputs, targets) * math.nan
+
+    model = nn.Linear(1, 1)
+    moves = [(p, torch.ones_like(p)) for p in model.parameters()]
+    now, ladder = ladder_of(Problem(model, torch.ones(4, 1), torch.zeros(4, 1), loss_fn), model, moves, 0)
+    assert math.isnan(now) and math.isnan(ladder[1.0]) and next(seen) == 1
 
 
 def test_the_planned_steps_decide_whether_it_is_too_small() -> None:

@@ -217,8 +217,8 @@ def stepped(
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step. Afterwards
-    everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step, and ends the
+    walk where it returns True. Afterwards everything is back in its place.
     """
     parameters = _held(optimizer)
     batches = _batches(problem, model, steps, seed)
@@ -235,8 +235,8 @@ def stepped(
                 parameter.grad = gradient
             for step in parts:
                 step()
-            if each is not None:
-                each()
+            if each is not None and each() is True:
+                break
         with torch.no_grad():
             return loss_again(problem, model, seed)
 
