@@ -281,9 +281,7 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     if step is None or flow.setting.eps is None or not few or least < HOPELESS:
         return step
     alone = frozenset(a.name for a in weak if not a.gate)
-    return with_recovery(
-        look, updates.optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0]
-    )
+    return with_recovery(look, updates.optimizer, step, alone, lambda: moved_transmissions(look))
 
 
 def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

@@ -9,20 +9,20 @@ back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from unvanish.decide.limits import VANISHED
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
-from unvanish.records import LayerFlow, StepFacts
+from unvanish.records import StepFacts
 
-TRIED = (30, 100)
+TRIED = (30, 60, 100)
 HOPELESS = -12.0
 """log10 of T_rel below which the steps, 100 of them, are not taken. The random chains
 that were seen to let the signal through within 100 steps began at -4.8 to -7.7; 1,000 layers lie hundreds below."""
 LARGE = 3e8  # parameters times samples from which on only the first of them is tried
-Measure = Callable[[], Sequence[LayerFlow]]
+Measure = Callable[[], Mapping[str, float]]
 
 
 def with_recovery(
@@ -30,8 +30,8 @@ def with_recovery(
 ) -> StepFacts:
     """The facts with how much of the signal reaches the ``weak`` layers once such steps have been taken.
 
-    ``measure`` measures the layers of the model as it stands. The first number of steps after which more than the limit
-    arrives is the last that is tried.
+    ``measure``: log10 of T_rel by layer, of the model as it stands. The first number of steps after which more than the
+    limit arrives is the last that is tried.
     """
     size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
     planned = look.problem.steps
@@ -44,8 +44,7 @@ def with_recovery(
         taken += 1
         if taken not in tried:
             return False
-        found = [a.log10_transmission for a in measure() if a.name in weak]
-        known = [value for value in found if value is not None and math.isfinite(value)]
+        known = [value for name, value in measure().items() if name in weak and math.isfinite(value)]
         if len(known) == len(weak):
             arrived[taken] = min(known)
         return arrived.get(taken, math.inf) > VANISHED
