@@ -247,13 +247,22 @@ def stepped(
 def measured_steps(
     problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int
 ) -> tuple[float, list[float]]:
-    """The same, and how far each of the steps moves the weights; fewer lengths where the training breaks off."""
+    """The same, and how far each of the steps moves the weights; fewer lengths where the training breaks off.
+
+    The rate is multiplied by ``scale``, which keeps the steps far above the rounding of the weights, and in proportion.
+    That leads further along: where the gradient has grown since the first step, by so much a length is divided, since
+    what is asked is whether the optimizer lengthens its steps by itself.
+    """
     parameters, lengths = _held(optimizer), list[float]()
+    first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
     def measure() -> None:
         pairs = zip(parameters, before, strict=True)
-        lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)))
+        gradient = math.hypot(*(float(p.grad.norm()) for p in parameters if p.grad is not None))
+        first.append(gradient)
+        grown = max(gradient / first[0], 1.0) if first[0] > 0.0 else 1.0
+        lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)) / grown)
         for parameter, kept in zip(parameters, before, strict=True):
             kept.copy_(parameter.detach())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 from unvanish.decide import decay_balances
 from unvanish.decide.limits import HORIZON
@@ -31,6 +32,8 @@ MOVES = (
 
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
+
+FEWEST = 6  # lengths from which on their order can show that steps grow
 
 
 def settled(flow: Flow) -> bool:
@@ -68,11 +71,17 @@ def little_gained(step: StepFacts, gap: float) -> bool:
     return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
 
 
-def grown(step: StepFacts, noise: float = 1.5) -> float:
-    """The length of the last real step in units of the first; 1 where it is less than ``noise``, which batches make."""
-    if len(step.lengths) < 2 or not noise * step.lengths[0] <= step.lengths[-1] < math.inf or not step.lengths[0]:
+def grown(step: StepFacts) -> float:
+    """The length of the last real step in units of the first; 1 where steps do not grow but for chance.
+
+    Batches make some steps longer than others. Of six lengths in random order, at most one pair of the fifteen stands
+    the wrong way round in 6 of the 720 orders (Mann 1945, Nonparametric tests against trend): less than 1 %.
+    """
+    lengths = step.lengths
+    if not lengths or not 0.0 < lengths[0] < lengths[-1] < math.inf:
         return 1.0
-    return step.lengths[-1] / step.lengths[0]
+    wrong = sum(a >= b for a, b in combinations(lengths, 2))
+    return lengths[-1] / lengths[0] if wrong <= 1 and len(lengths) >= FEWEST else 1.0
 
 
 def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
