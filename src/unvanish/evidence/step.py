@@ -102,9 +102,8 @@ def with_real_steps(
     )
     if long == scale:
         return facts.replace(walked_scaled=end)
-    frozen = any(not layer.live for layer in look.layers)
-    if frozen or near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
-        return facts  # whatever a larger rate does, it is no proof
+    if near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
+        return facts  # whatever a larger rate does, nothing would be said of it
     return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed))
 
 
