@@ -244,6 +244,15 @@ def advice(fixes: Fixes) -> Iterator[str]:
     if errors:
         codes = ", ".join(dict.fromkeys(f"{finding.code} ({finding.verdict})" for finding in errors))
         yield f"what the check found is still there: {codes}; unvanish check says where and why"
+    yield from _by_hand(fixes)
+
+
+def _by_hand(fixes: Fixes) -> Iterator[str]:
+    """Why the one remedy that an error names cannot be applied, which says what to change in the program."""
+    why = dict(fixes.refused)
+    for finding in fixes.before.findings:
+        if finding.level == "error" and len(finding.remedies) == 1 and finding.remedies[0] in why:
+            yield f"{finding.code}: {why[finding.remedies[0]]}"
 
 
 def _what_is_missing(fixes: Fixes) -> Iterator[str]:

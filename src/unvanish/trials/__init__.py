@@ -15,6 +15,7 @@ from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
 from unvanish.remedies import Remedy, remedies
+from unvanish.remedies.thawed import as_drawn
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
@@ -245,6 +246,12 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
         yield "there are too few validation samples to split: the same ones chose and judged"
     if race.copies.objective.pretrained:
         yield "the weights have seen training, so no remedy drew them anew"
+    if drawn := as_drawn(race.copies.copy(AS_IS, race.seed).model):
+        which = f"{', '.join(drawn[:3])}{f' and {len(drawn) - 3} more layers' if len(drawn) > 3 else ''}"
+        yield (
+            f"not trained, with weights as torch draws them: {which}; if that is not meant, call requires_grad_(True)"
+            " and give them to the optimizer"
+        )
     if isinstance(problem.model, nn.Module):
         yield "every training starts from the weights as given; seeds change the order of the batches and new weights"
 

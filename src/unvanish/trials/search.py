@@ -17,6 +17,8 @@ from unvanish.trials.trial import Measure
 CLOSE = 0.02
 """Scores this near to each other are taken for the same."""
 LOWER_RATE = "lr-0.3"
+FEWEST_RUNGS = 5
+"""Trainings to the last rung that a search keeps back at the least: a second seed, a guard, and a judgement."""
 HIGHER_RATES = ("lr-10", "lr-100")
 COMPLETIONS = 3
 """Answers that are tried beside a choice that leaves a fault as it is."""
@@ -28,23 +30,24 @@ def search(
     """The candidate to be judged; None where nothing that was raced is better than the network as it is.
 
     Heats go on until one of them finds something or the budget for them is gone; then, or where what was found has
-    learnt less than half of what there is, the ``answers`` to the findings get a longer try. ``remark`` is told which
-    of the later checks the budget did not reach.
+    learnt less than half of what there is, the ``answers`` to the findings get a longer try, and where that finds
+    nothing either, heats go on. ``remark`` is told which of the later checks the budget did not reach.
     """
     finalists: list[Candidate] = []
+    reserve, tried_longer = race.plan.reserve, False
     while not finalists or not _better(race, finalists[0]):
         base = race.ledger.price(AS_IS, race.seed, race.plan.rungs[-1])
-        count = race.plan.heat(race.ledger.left - race.plan.reserve - base)
+        count = race.plan.heat(race.ledger.left - reserve - base)
         field = race.admitted(stream, count if not finalists or count >= QUARTER else 0)
-        if not field:
-            finalists = late(race, answers)
-            if not finalists or not _better(race, finalists[0]):
-                return None
-            break
-        finalists = sorted([*finalists, *heat(race, field)], key=race.ledger.key, reverse=True)
-    else:
-        if not has_learned(race, finalists[0]):
-            finalists = sorted([*finalists, *late(race, answers)], key=race.ledger.key, reverse=True)
+        if field:
+            more = heat(race, field)
+        elif tried_longer:
+            return None
+        else:  # what is kept back for judging is of no use without anything to judge
+            more, tried_longer, reserve = late(race, answers), True, min(reserve, FEWEST_RUNGS * race.plan.rungs[-1])
+        finalists = sorted([*finalists, *more], key=race.ledger.key, reverse=True)
+    if not tried_longer and not has_learned(race, finalists[0]):
+        finalists = sorted([*finalists, *late(race, answers)], key=race.ledger.key, reverse=True)
     race.expect_descriptions()
     chosen = smallest_of_the_best(race, finalists)
     try:
