@@ -213,7 +213,11 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
 
 
 def _improving(race: Race) -> bool | None:
-    """Whether the network as it is learns; None where its loss has come near that of the best constant answer."""
+    """Whether the network as it is learns; None where its loss has come near that of the best constant answer.
+
+    None, too, where in evaluation, on the data that judges, it still is worse than that answer: a normaliser may be slow
+    to follow, and where it never does the training loss says nothing of what the network is worth.
+    """
     loss, copy = race.report.loss, race.copy(AS_IS, race.seed)
     if loss is None or not copy.losses:
         return False
@@ -223,6 +227,9 @@ def _improving(race: Race) -> bool | None:
     scale = loss.reference if loss.reference else abs(first)
     if loss.best_constant is not None and last > loss.best_constant - IMPROVING * scale:
         return None if last < loss.best_constant + WORSE * scale else False
+    unseen = race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]].judged_loss
+    if unseen is not None and loss.best_constant is not None and unseen > loss.best_constant + IMPROVING * scale:
+        return None
     return first - last > IMPROVING * scale
 
 
