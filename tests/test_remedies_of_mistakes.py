@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from test_trials_parts import race_of
 from torch import Tensor, nn
 
 import unvanish
@@ -16,7 +17,7 @@ from unvanish.preserve import seeded
 from unvanish.remedies import Draft, Refused, get
 from unvanish.remedies.thawed import as_drawn, standing_still
 from unvanish.report.fix_text import advice
-from unvanish.trials import fix
+from unvanish.trials import fix, probe
 
 
 def draft(model: nn.Module, inputs: Any, targets: Any = None, **more: Any) -> Draft:
@@ -204,3 +205,53 @@ def test_the_answer_names_the_line_among_what_to_do_next() -> None:
     fixes = fix(problem)
     assert fixes.verdict == "no remedy found", fixes
     assert any(line.startswith("UV102: the state is detached at every step at ") for line in advice(fixes))
+
+
+@pytest.mark.parametrize(("momentum", "steps", "long"), [(0.999, 300, True), (0.999, 1000, False), (0.99, 300, False)])
+def test_a_momentum_is_long_against_the_steps_of_the_training(momentum: float, steps: int, long: bool) -> None:
+    model = nn.Linear(3, 1)
+    problem = unvanish.Problem(model, torch.randn(8, 3), torch.zeros(8, 1), F.mse_loss, steps=steps)
+    of = Draft.of(problem, model, torch.optim.SGD(model.parameters(), 0.1, momentum=momentum, nesterov=True))
+    if not long:
+        with pytest.raises(Refused, match="no momentum"):
+            get("short-momentum").apply(of)
+        return
+    change = get("short-momentum").apply(of)
+    assert of.recipe.options["momentum"] == 0.9 and of.recipe.options["nesterov"]
+    assert "remembers 1,000 steps in 300" in change.sentence
+
+
+@pytest.mark.parametrize(("momentum", "steps", "slow"), [(0.001, 300, True), (0.01, 300, False), (0.1, 300, False)])
+def test_running_statistics_are_slow_against_the_steps_of_the_training(momentum: float, steps: int, slow: bool) -> None:
+    """0.999^300 = 0.74 of the initial values is left, 0.99^300 = 0.05."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=momentum), nn.Linear(4, 1))
+    problem = unvanish.Problem(model, torch.randn(8, 3), torch.zeros(8, 1), F.mse_loss, steps=steps)
+    of = Draft.of(problem, model, None)
+    if not slow:
+        with pytest.raises(Refused, match="no running statistics"):
+            get("quick-statistics").apply(of)
+        return
+    change = get("quick-statistics").apply(of)
+    assert of.model.get_submodule("1").momentum == 0.1 and "74%" in change.sentence
+    with pytest.raises(Refused, match="are kept"):
+        get("quick-statistics").apply(Draft.of(problem, model, None, pretrained=True))
+
+
+@pytest.mark.parametrize(("momentum", "learns"), [(0.0005, False), (0.1, True)])
+def test_a_network_that_only_learns_in_training_is_not_called_healthy(momentum: float, learns: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 5.0 + torch.randn(512, 2, generator=generator)
+    y = (x[:, 0] > 5.0).long() + 2 * (x[:, 1] > 5.0).long()
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(2, momentum=momentum), nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    problem = unvanish.Problem(
+        make, x[:64], y[:64], F.cross_entropy, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2),
+        train_batches=list(zip(x[:384].split(64), y[:384].split(64), strict=True)), validation=(x[384:], y[384:]),
+        steps=200,
+    )  # fmt: skip
+    race = race_of(problem, 600)
+    findings, improving = probe(race)
+    assert improving == learns and not [each for each in findings if each.level == "error"]
+    assert race.copy((), 0).loss_fall > 0.1, "the training loss falls in either"

@@ -298,3 +298,11 @@ def draw_embeddings(model: nn.Module, paths: list[str], seed: int) -> nn.Module:
             if module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0.0
     return model
+
+
+def set_momentum(model: nn.Module, paths: list[str], momentum: float) -> nn.Module:
+    """Give these normalisers another momentum of their running statistics."""
+    for path in paths:
+        module: Any = model.get_submodule(path)
+        module.momentum = momentum
+    return model

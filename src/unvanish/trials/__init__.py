@@ -215,8 +215,8 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
 def _improving(race: Race) -> bool | None:
     """Whether the network as it is learns; None where its loss has come near that of the best constant answer.
 
-    None, too, where in evaluation, on the data that judges, it still is worse than that answer: a normaliser may be slow
-    to follow, and where it never does the training loss says nothing of what the network is worth.
+    None, too, where in evaluation, on the data that judges, it still is worse than that answer: running statistics may
+    follow slowly, and where they never do the training loss says nothing of what the network is worth.
     """
     loss, copy = race.report.loss, race.copy(AS_IS, race.seed)
     if loss is None or not copy.losses:

@@ -30,6 +30,14 @@ TREATED = (
         about="a recurrent loop that detaches its state at every step, asked for the first input",
     ),
     Network(
+        name="long-momentum", builder="treated.remembering", options={"momentum": 0.999}, expects=("healthy",),
+        about="SGD with a momentum of 0.999, which remembers a thousand steps",
+    ),
+    Network(
+        name="slow-statistics", builder="treated.slow_statistics", options={"momentum": 0.001}, expects=("healthy",),
+        about="batch normalisation whose running statistics move by a thousandth of each batch's",
+    ),
+    Network(
         name="where-exp", builder="treated.where_exp", expects=("nonfinite",), codes=("UV501",),
         about="a where whose branch that is not taken overflows: the loss is finite, its gradient is not",
     ),

@@ -61,6 +61,29 @@ def frozen_draws() -> Problem:
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
 
 
+def remembering(momentum: float) -> Problem:
+    """Ten classes of a linear map, under an SGD that forgets next to nothing."""
+    inputs = torch.randn(256, 16)
+    targets = (inputs @ torch.randn(16, 10)).argmax(1)
+    hidden = [part for a, b in ((16, 64), (64, 64), (64, 64)) for part in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*hidden, nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4, momentum=momentum)
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=optimizer)
+
+
+def slow_statistics(momentum: float) -> Problem:
+    """Four classes of a plane far from the origin, which only the statistics of the batch bring back to it."""
+    inputs = torch.randn(64, 2)
+    targets = (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long()
+    model = nn.Sequential(
+        nn.BatchNorm1d(2, momentum=momentum), nn.Linear(2, 32), nn.ReLU(), nn.BatchNorm1d(32, momentum=momentum),
+        nn.Linear(32, 4),
+    )  # fmt: skip
+    return Problem(
+        model=model, inputs=5.0 + inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2)
+    )
+
+
 class Detached(nn.Module):
     """A recurrent loop that cuts the graph between two steps."""
 
