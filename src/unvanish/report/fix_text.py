@@ -24,6 +24,7 @@ MOST_REASONS = 8
 MOST_NAMES = 24
 FAILED = "the loss was"
 HALF = 0.5
+NOT_FINITE = {"UV501", "UV502"}
 DOTS = str.maketrans("●─┊", "o-|")
 Scale = tuple[float, float]
 
@@ -288,7 +289,12 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
         else:
             often = Counter(failed).most_common(1)[0][0]
             yield f"{len(failed)} of {len(trials)} changes ended like this: {often}"
-            yield "a fault that no change of the network moves lies in the loss or the data: look there first"
+            found = {finding.code for finding in fixes.before.findings} & NOT_FINITE
+            yield (
+                f"no change moves it: look at the call that {' and '.join(sorted(found))} names first"
+                if found
+                else "a fault that no change of the network moves lies in the loss or the data: look there first"
+            )
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
         yield f"{closest.remedy} may help, but its gain is not above what chance makes ({score(closest.needed)})"
         yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"

@@ -25,6 +25,7 @@ from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
 from unvanish.trials.ledger import Ledger, Standing
 from unvanish.trials.plan import Plan
+from unvanish.trials.questions import Describe
 from unvanish.trials.race import Race
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate
@@ -106,6 +107,7 @@ def fix(
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
+            remarks += _seen_faults(race, catalogue, judgement)
         except KeyboardInterrupt:
             interrupted = True
             race.enlist(None)
@@ -240,6 +242,14 @@ def _seen_training(problem: Problem, seed: int) -> bool:
     model, optimizer = problem.build(seed)
     counted = (b for name, b in model.named_buffers() if name.endswith("num_batches_tracked"))
     return (isinstance(problem.optimizer, Optimizer) and bool(optimizer and optimizer.state)) or any(map(bool, counted))
+
+
+def _seen_faults(race: Race, catalogue: Sequence[Remedy], judgement: Judgement | None) -> Iterator[str]:
+    """What remedies that saw their fault would change, where nothing was accepted: it may show only later."""
+    for each in catalogue if judgement is None or not judgement.accepted else ():
+        described = race.ask(Describe((each.slug,), race.seed)).trial if each.only_for == "fault" else None
+        if described is not None:
+            yield f"{each.slug} sees its fault here, which may cost more in a longer training: {described.change}"
 
 
 def _remarks(problem: Problem, race: Race) -> Iterator[str]:
