@@ -276,14 +276,13 @@ def _more_evidence(
 
 
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
-    weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
-    few = out_of_step(flow, [a for a in weak if not a.gate])
-    least = min((a.log10_transmission or 0.0 for a in weak if not a.gate), default=0.0)
-    if step is None or flow.setting.eps is None or not few or least < HOPELESS:
+    low = [(a, a.log10_transmission) for a in flow.layers if a.log10_transmission is not None and not a.gate]
+    weak = {a.name: t for a, t in low if -math.inf < t < VANISHED}
+    few = out_of_step(flow, [a for a, _ in low if a.name in weak])
+    if step is None or flow.setting.eps is None or not few or min(weak.values()) < HOPELESS:
         return step
-    alone = frozenset(a.name for a in weak if not a.gate)
     return with_recovery(
-        look, updates.optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0]
+        look, updates.optimizer, step, weak, lambda: quick_look(look.problem, look.model, look.seed)[0]
     )
 
 

@@ -84,30 +84,24 @@ def lr_too_small(
     late = over or (needed > times * planned(step) and soonest > sure * planned(step))
     proven = late and _proven(step, gain) and _curable(step, soonest)
     proven = proven and not any(layer.frozen for layer in flow.layers)
-    share = Evidence(name="steps needed", value=needed, relation=">", threshold=times * planned(step))
-    if over or not proven:
-        share = share.replace(threshold=float(planned(step)))
-    rest = Evidence(
-        name="share of the loss left after the planned steps", value=_left(flow), relation=">", threshold=left
-    )
-    return [
-        Statement(
-            level="error" if proven else "note",
-            cause="learning rate",
-            message=_message(step, needed, gaining, proven, over),
-            evidence=(
-                Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-                share,
-                *(() if gaining is None else (_as_it_gains(gaining, (sure if proven else 1.0) * planned(step)),)),
-                *((rest,) if proven and over else ()),
-                *_gains(step),
-            ),
-        )
+    limits = planned(step) * (times if proven and not over else 1.0), planned(step) * (sure if proven else 1.0)
+    evidence = [
+        Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
+        *_counts(needed, gaining, *limits),
     ]
+    if proven and over:
+        name = "share of the loss left after the planned steps"
+        evidence.append(Evidence(name=name, value=_left(flow), relation=">", threshold=left))
+    message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
+    return [Statement(level=level, cause="learning rate", message=message, evidence=(*evidence, *_gains(step)))]
 
 
-def _as_it_gains(gaining: float, limit: float) -> Evidence:
-    return Evidence(name="steps needed as the pace grows", value=gaining, relation=">", threshold=limit)
+def _counts(needed: float, gaining: float | None, limit: float, least: float) -> list[Evidence]:
+    found = [Evidence(name="steps needed", value=needed, relation=">", threshold=limit)]
+    if gaining is not None:
+        name = "steps needed as the pace grows"
+        found.append(Evidence(name=name, value=gaining, relation=">", threshold=least))
+    return found
 
 
 def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool, over: bool) -> str:
