@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide import vanishing_level
+from unvanish.decide import decay_balances, vanishing_level
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.decide.live import ARRIVAL, arrivals, not_asked
 from unvanish.decide.stationary import comes_through
@@ -79,8 +79,10 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
         for layer in lost[:1]
     ]
     message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
-    level = vanishing_level(flow, layers)
-    message += not_converged(flow) + not_asked(flow) + _steps(flow, level) + sources(layers)
+    decays = decay_balances(flow)
+    level = "note" if decays else vanishing_level(flow, layers)
+    message += DECAYED if decays else ""
+    message += not_converged(flow) + not_asked(flow) + ("" if decays else _steps(flow, level)) + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
         Statement(
@@ -92,6 +94,9 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
             remedies=_remedies(blamed, flow.calls),
         )
     ]
+
+
+DECAYED = " Weight decay, which cancels the gradient, has pulled the weights there."
 
 
 def _steps(flow: Flow, level: str) -> str:

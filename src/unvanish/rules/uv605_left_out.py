@@ -12,7 +12,7 @@ from unvanish.words.spans import span
     "left_out",
     "left out of the optimizer",
     tier="remarks",
-    levels=("note",),
+    levels=("error", "note"),
     needs=("next_step",),
     fires_on=("left-out", "left-out-front"),
     silent_on=(
@@ -27,7 +27,8 @@ def left_out(flow: Flow) -> list[Statement]:
 
     Why: the gradient is computed and then ignored; the layer keeps its initial weights.
 
-    Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups.
+    Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups; an error where
+    these are all that may be trained.
 
     What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
     saves their backward pass.
@@ -38,13 +39,21 @@ def left_out(flow: Flow) -> list[Statement]:
         return []
     names = flow.next_step.left_out
     still = sum(layer.parameters for layer in flow.layers if layer.name in names)
+    free = [layer for layer in flow.layers if layer.call is not None and not layer.frozen]
+    nothing = bool(free) and all(layer.name in names for layer in free)
     message = (
         f"{span(names, [layer.name for layer in flow.layers])} {'is' if len(names) == 1 else 'are'} trainable, but"
         f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} {still:,} parameters: no"
-        " step moves them. If that is meant, freeze them."
+        " step moves them."
+    )
+    message += (
+        " Of what the loss depends on it holds nothing that may be trained: no step changes the loss."
+        if nothing
+        else " If that is meant, freeze them."
     )
     return [
         Statement(
+            level="error" if nothing else "note",
             layers=names,
             cause="optimizer",
             message=message,

@@ -58,10 +58,12 @@ def lr_too_small(
     does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
     the planned steps suffice, and below ``sure`` times those (a look is right within a factor of three) it is a note.
     From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
-    of the planned steps, and more than ``left`` of the reduction remains, more than the planned steps are proof enough.
+    of the planned steps, and more than ``left`` of the reduction remains (and a constant output would not win as much),
+    more than the planned steps are proof enough.
     Where layers are frozen it stays a note: the gap is that to the best outputs of all, which a head over frozen
     features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
-    below eps, or the rate is near its limit, the rate is not what is wrong.
+    below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step
+    and before the last of those planned is an error by itself.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -72,6 +74,8 @@ def lr_too_small(
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, gap = known
+    if step.lr == 0.0 and _stands_still(step):
+        return _no_rate(step)
     if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
         return []
     needed = step.needed / ((step.scheduled or 1.0) * _grown(step))
@@ -94,6 +98,22 @@ def lr_too_small(
         evidence.append(Evidence(name=name, value=_left(flow), relation=">", threshold=left))
     message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
     return [Statement(level=level, cause="learning rate", message=message, evidence=(*evidence, *_gains(step)))]
+
+
+def _stands_still(step: StepFacts) -> bool:
+    """Whether the next step moves nothing, and no warm-up from nothing is about to begin: it has had its first step."""
+    taken = step.taken or 0
+    before_the_end = step.planned is None or taken < step.planned
+    return taken > 0 and before_the_end and all(value == step.loss for _, value in step.ladder)
+
+
+def _no_rate(step: StepFacts) -> list[Statement]:
+    message = (
+        f"The learning rate is 0 after {step.taken:,} steps, so {step.optimizer} moves nothing: a schedule has taken it"
+        " there, or never lets it leave (an integer division, a decay in every batch that was meant for every epoch)."
+    )
+    taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
+    return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
 
 
 def _counts(needed: float, gaining: float | None, limit: float, least: float) -> list[Evidence]:
@@ -184,7 +204,20 @@ def _left(flow: Flow) -> float:
 
 def _is_over(flow: Flow, step: StepFacts, left: float) -> bool:
     """Whether all planned steps have been taken, by the optimizer's own count, and have won next to nothing."""
-    return step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
+    done = step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
+    return done and not _constant_wins(flow, left)
+
+
+def _constant_wins(flow: Flow, left: float) -> bool:
+    """Whether a constant output wins all but a tenth of what remains: then it tells nothing of what has been won.
+
+    Such a loss, of masked samples or of one class alone, has no start to compare with: 0.002 may be all of it.
+    """
+    loss = flow.loss
+    if loss is None or loss.best_constant is None or loss.relative_gap is None or loss.reference is None:
+        return False
+    gap = loss.relative_gap * loss.reference
+    return loss.value - loss.best_constant > left * gap
 
 
 def _proven(step: StepFacts, gain: float) -> bool:
