@@ -203,3 +203,77 @@ def test_a_generator_before_a_judge_that_is_sure(seed: int, shift: float) -> Non
     assert ("UV504" in levels(report)) == (shift < 0.0)
     if shift < 0.0:
         assert "100% of what leaves sigmoid in the loss lies on its flat ends" in message(report, "UV504")
+
+
+class Listed(nn.Module):
+    """Two hidden layers in a Python list, or in one that torch knows."""
+
+    def __init__(self, known: bool, trainable: bool = True) -> None:
+        super().__init__()
+        layers = [nn.Linear(10, 64), nn.Linear(64, 64)]
+        for layer in layers:
+            layer.requires_grad_(trainable)
+        self.hidden = nn.ModuleList(layers) if known else layers
+        self.out = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        return self.out(x)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_layers_in_a_python_list(seed: int) -> None:
+    _, x, y = classifier(seed)
+    hidden, known, frozen = Listed(False), Listed(True), Listed(False, trainable=False)
+    report = unvanish.diagnose(hidden, x, y, F.cross_entropy, optimizer=torch.optim.Adam(hidden.parameters(), 3e-3))
+    assert levels(report)["UV605"] == "note"
+    text = message(report, "UV605")
+    assert text.startswith("4,864 trainable parameters that the model uses at ")  # 10·64 + 64 + 64·64 + 64
+    assert "nn.ModuleList" in text
+    own = [*hidden.parameters(), *(p for layer in hidden.hidden for p in layer.parameters())]
+    for model, parameters in ((known, known.parameters()), (frozen, frozen.parameters()), (hidden, own)):
+        report = unvanish.diagnose(model, x, y, F.cross_entropy, optimizer=torch.optim.Adam(parameters, 3e-3))
+        assert "UV605" not in levels(report)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_judge_in_the_loss_is_not_out_of_sight(seed: int) -> None:
+    with seeded(seed):
+        judge, z = nn.Linear(2, 1), torch.randn(64, 4)
+        model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(judge(outputs), targets)
+
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    assert "UV605" not in levels(unvanish.diagnose(model, z, torch.ones(64, 1), loss, optimizer=optimizer))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_head_alone_that_crawls_is_put_down_to_the_layers_left_out(seed: int) -> None:
+    with seeded(seed):
+        model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    _, x, y = classifier(seed)
+    optimizer = torch.optim.SGD(model[4].parameters(), 0.1)
+    train(model, x, y, F.cross_entropy, optimizer, 300)
+    found = levels(unvanish.diagnose(model, x, y, F.cross_entropy, optimizer=optimizer, steps=300))
+    assert found["UV605"] == "note" and "error" not in found.values()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("taken", [0, 3])
+def test_radam_in_float16_is_looked_at_until_it_divides_by_its_second_moment(
+    seed: int, narrow: bool, taken: int
+) -> None:
+    model, x, y = classifier(seed)
+    if narrow:
+        model, x = model.half(), x.half()
+    optimizer = torch.optim.RAdam(model.parameters(), 3e-3)
+    train(model, x, y, F.cross_entropy, optimizer, taken)
+    found = levels(unvanish.diagnose(model, x, y, F.cross_entropy, optimizer=optimizer))
+    assert (found.get("UV505") == "error") == narrow
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    train(model, x, y, F.cross_entropy, optimizer, 6 - taken)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters()) != narrow

@@ -69,6 +69,11 @@ def little_gained(step: StepFacts, gap: float) -> bool:
     return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
 
 
+def part_of_layers(flow: Flow) -> bool:
+    """Whether only some layers are trained: the gap, that to the best outputs of all, need not be theirs to close."""
+    return any(layer.frozen for layer in flow.layers) or (flow.next_step is not None and bool(flow.next_step.left_out))
+
+
 def out_of_reach(flow: Flow) -> bool:
     """Whether the last call keeps the loss from what could be gained: then steps needed mean nothing."""
     return flow.output is not None and (flow.output.unreachable or 0.0) > UNREACHABLE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unvanish.decide import decay_balances, vanishing_level
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.decide.live import ARRIVAL, arrivals, not_asked
@@ -70,19 +72,11 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
         return []
     worst = min(layers, key=lambda each: values[each.name])
     path = route(flow, worst)
-    lost = [layer for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
-    name = "log10_transmission" if flow.asks("log10_transmission") else ARRIVAL
-    evidence = [Evidence(name=name, value=values[worst.name], relation="<", threshold=threshold)]
-    evidence += [*gain_evidence(path), *_arrived(flow, threshold)]
-    evidence += [
-        Evidence(name="underflow_fraction", value=layer.underflow_fraction, relation=">", threshold=UNDERFLOW)
-        for layer in lost[:1]
-    ]
     message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
     decays = decay_balances(flow)
     level = "note" if decays else vanishing_level(flow, layers)
-    message += DECAYED if decays else ""
-    message += not_converged(flow) + not_asked(flow) + ("" if decays else _steps(flow, level)) + sources(layers)
+    further = "" if decays else _steps(flow, level)
+    message += (DECAYED if decays else "") + not_converged(flow) + not_asked(flow) + further + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
         Statement(
@@ -90,10 +84,22 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
             layers=names(layers),
             cause=blamed,
             message=message,
-            evidence=tuple(evidence),
+            evidence=_evidence(flow, values[worst.name], layers, path, threshold),
             remedies=_remedies(blamed, flow.calls),
         )
     ]
+
+
+def _evidence(
+    flow: Flow, value: float, layers: Sequence[LayerFlow], path: Route, threshold: float
+) -> tuple[Evidence, ...]:
+    asked = "log10_transmission" if flow.asks("log10_transmission") else ARRIVAL
+    evidence = [Evidence(name=asked, value=value, relation="<", threshold=threshold)]
+    evidence += [*gain_evidence(path), *_arrived(flow, threshold)]
+    lost = [layer.underflow_fraction for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
+    if lost:
+        evidence.append(Evidence(name="underflow_fraction", value=lost[0], relation=">", threshold=UNDERFLOW))
+    return tuple(evidence)
 
 
 DECAYED = " Weight decay, which cancels the gradient, has pulled the weights there."

@@ -7,13 +7,14 @@ from itertools import combinations
 
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
+from unvanish.rules.conditions import far_outputs, out_of_reach, part_of_layers, planned, steps_to_judge
 from unvanish.rules.wording import about
 from unvanish.words.numbers import number
 
 OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
 
+SURE = 3.0  # times the planned steps that a pace which grows must miss: a look is right within that factor
 FEWEST = 6  # lengths from which on their order can show that steps grow
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
@@ -35,13 +36,7 @@ ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of 
     ),
 )  # fmt: skip
 def lr_too_small(
-    flow: Flow,
-    *,
-    multiple: float = 100.0,
-    times: float = 10.0,
-    gain: float = 10.0,
-    left: float = 0.9,
-    sure: float = 3.0,
+    flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0, left: float = 0.9
 ) -> list[Statement]:
     """The optimizer moves so little a step that the training will be over before anything is learned.
 
@@ -56,14 +51,13 @@ def lr_too_small(
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
     the planned steps. A network that leaves a flat stretch gains faster with every step, as a disturbance of a saddle
     does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
-    the planned steps suffice, and below ``sure`` times those (a look is right within a factor of three) it is a note.
+    the planned steps suffice, and below three times those, the factor within which a look is right, it is a note.
     From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
     of the planned steps, and more than ``left`` of the reduction remains (and a constant output would not win as much),
-    more than the planned steps are proof enough.
-    Where layers are frozen it stays a note: the gap is that to the best outputs of all, which a head over frozen
-    features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
-    below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step
-    and before the last of those planned is an error by itself.
+    more than the planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it stays a note:
+    the gap is that to the best outputs of all, which the others need not reach at any rate. Where layers are vanished,
+    dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly
+    0 after the first step and before the last of those planned is an error by itself.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -85,19 +79,18 @@ def lr_too_small(
         return []
     if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
         return []
-    late = over or (needed > times * planned(step) and soonest > sure * planned(step))
+    late = over or (needed > times * planned(step) and soonest > SURE * planned(step))
     proven = late and _proven(step, gain) and _curable(step, soonest)
-    proven = proven and not any(layer.frozen for layer in flow.layers)
-    limits = planned(step) * (times if proven and not over else 1.0), planned(step) * (sure if proven else 1.0)
+    proven = proven and not part_of_layers(flow)
+    limits = planned(step) * (times if proven and not over else 1.0), planned(step) * (SURE if proven else 1.0)
     evidence = [
         Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
         *_counts(needed, gaining, *limits),
+        *(_remains(flow, left) if proven and over else ()),
+        *_gains(step),
     ]
-    if proven and over:
-        name = "share of the loss left after the planned steps"
-        evidence.append(Evidence(name=name, value=_left(flow), relation=">", threshold=left))
     message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
-    return [Statement(level=level, cause="learning rate", message=message, evidence=(*evidence, *_gains(step)))]
+    return [Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))]
 
 
 def _stands_still(step: StepFacts) -> bool:
@@ -114,6 +107,11 @@ def _no_rate(step: StepFacts) -> list[Statement]:
     )
     taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
     return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
+
+
+def _remains(flow: Flow, left: float) -> tuple[Evidence, ...]:
+    name = "share of the loss left after the planned steps"
+    return (Evidence(name=name, value=_left(flow), relation=">", threshold=left),)
 
 
 def _counts(needed: float, gaining: float | None, limit: float, least: float) -> list[Evidence]:
