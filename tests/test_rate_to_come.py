@@ -142,10 +142,10 @@ def test_a_pace_that_grows_exponentially_is_judged_by_its_growth(rate: float, pl
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_few_longer_steps_by_chance_are_no_growth(seed: int) -> None:
-    from unvanish.rules.uv705_lr_too_small import _grown
+    from unvanish.rules.conditions import grown
 
     facts = unvanish.diagnose(problem(seed, lambda p: torch.optim.SGD(p, 1e-7))).flow.step
     assert facts is not None
-    assert _grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.4, 1.5, 1.6))) == pytest.approx(1.6)  # one pair of fifteen
-    assert _grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.5, 1.4, 1.6))) == 1.0  # two pairs
-    assert _grown(facts.replace(lengths=(1.0, 1.2, 1.4))) == 1.0  # one order of six
+    assert grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.4, 1.5, 1.6))) == pytest.approx(1.6)  # one pair of fifteen
+    assert grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.5, 1.4, 1.6))) == 1.0  # two pairs
+    assert grown(facts.replace(lengths=(1.0, 1.2, 1.4))) == 1.0  # one order of six

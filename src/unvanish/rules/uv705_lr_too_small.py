@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import far_outputs, out_of_reach, part_of_layers, planned, steps_to_judge
+from unvanish.rules.conditions import (
+    far_outputs,
+    finds_its_rate,
+    grown,
+    near_its_limit,
+    needed_at_full_pace,
+    out_of_reach,
+    part_of_layers,
+    planned,
+    steps_to_judge,
+)
 from unvanish.rules.wording import about
 from unvanish.words.numbers import number
 
@@ -15,7 +24,6 @@ OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
 
 SURE = 3.0  # times the planned steps that a pace which grows must miss: a look is right within that factor
-FEWEST = 6  # lengths from which on their order can show that steps grow
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
@@ -70,14 +78,12 @@ def lr_too_small(
     step, gap = known
     if step.lr == 0.0 and _stands_still(step):
         return _no_rate(step)
-    if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
+    if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
-    needed = step.needed / ((step.scheduled or 1.0) * _grown(step))
+    needed = needed_at_full_pace(step)
     over = _is_over(flow, step, left)
     gaining = None if over else _needed_as_it_gains(step, gap)
-    if not (soonest := min(needed, gaining or math.inf)) > planned(step):
-        return []
-    if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
+    if not (soonest := min(needed, gaining or math.inf)) > planned(step) or near_its_limit(step):
         return []
     late = over or (needed > times * planned(step) and soonest > SURE * planned(step))
     proven = late and _proven(step, gain) and _curable(step, soonest)
@@ -134,9 +140,8 @@ def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool
         said.append(
             f"{step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
             f" {step.scale:.3g} times the rate lower the loss by {number(step.loss - step.walked_scaled)}, as many at"
-            " the"
-            f" present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches the"
-            " layers, the steps are too short to use it."
+            f" the present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches"
+            " the layers, the steps are too short to use it."
         )
     elif step.walked_scaled is not None and step.scale is not None and step.walked_scaled > step.loss:
         rise = number(step.walked_scaled - step.loss)
@@ -148,22 +153,9 @@ def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool
 
 def _pace(step: StepFacts) -> str:
     more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
-    if _grown(step) >= 1.05:  # as it is printed, more than one
-        more.append(f"steps {_grown(step):.2g} times as long, to which they grow,")
+    if grown(step) >= 1.05:  # as it is printed, more than one
+        more.append(f"steps {grown(step):.2g} times as long, to which they grow,")
     return " and ".join(more) or "this pace"
-
-
-def _grown(step: StepFacts) -> float:
-    """The length of the last real step in units of the first; 1 where steps do not grow but for chance.
-
-    Batches make some steps longer than others. Of six lengths in random order, at most one pair of the fifteen stands
-    the wrong way round in 6 of the 720 orders (Mann 1945, Nonparametric tests against trend): less than 1 %.
-    """
-    lengths = step.lengths
-    if not lengths or not 0.0 < lengths[0] < lengths[-1] < math.inf:
-        return 1.0
-    wrong = sum(a >= b for a, b in combinations(lengths, 2))
-    return lengths[-1] / lengths[0] if wrong <= 1 and len(lengths) >= FEWEST else 1.0
 
 
 def _needed_as_it_gains(step: StepFacts, gap: float) -> float | None:
@@ -187,13 +179,6 @@ def _needed_as_it_gains(step: StepFacts, gap: float) -> float | None:
         k = 0.5 * (low + high)
         low, high = (k, high) if math.expm1(k * scale * n) < ratio * math.expm1(k * n) else (low, k)
     return math.log1p(0.9 * gap * math.expm1(high * n) / won) / high / (step.scheduled or 1.0)
-
-
-def _finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
-    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
-    lengths = step.lengths
-    half = len(lengths) // 2
-    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def _left(flow: Flow) -> float:
