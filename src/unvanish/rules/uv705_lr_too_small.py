@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import (
@@ -61,7 +62,7 @@ def lr_too_small(
     does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
     the planned steps suffice, and below three times those, the factor within which a look is right, it is a note.
     From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
-    of the planned steps, and more than ``left`` of the reduction remains (and a constant output would not win as much),
+    of the planned steps, and more than ``left`` of the reduction remains, not all of which a constant output could win,
     more than the planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it stays a note:
     the gap is that to the best outputs of all, which the others need not reach at any rate. Where layers are vanished,
     dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly
@@ -188,11 +189,11 @@ def _left(flow: Flow) -> float:
 def _is_over(flow: Flow, step: StepFacts, left: float) -> bool:
     """Whether all planned steps have been taken, by the optimizer's own count, and have won next to nothing."""
     done = step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
-    return done and not _constant_wins(flow, left)
+    return done and not _constant_wins(flow)
 
 
-def _constant_wins(flow: Flow, left: float) -> bool:
-    """Whether a constant output wins all but a tenth of what remains: then it tells nothing of what has been won.
+def _constant_wins(flow: Flow) -> bool:
+    """Whether the best constant output would have converged: then what remains tells nothing of what has been won.
 
     Such a loss, of masked samples or of one class alone, has no start to compare with: 0.002 may be all of it.
     """
@@ -200,7 +201,7 @@ def _constant_wins(flow: Flow, left: float) -> bool:
     if loss is None or loss.best_constant is None or loss.relative_gap is None or loss.reference is None:
         return False
     gap = loss.relative_gap * loss.reference
-    return loss.value - loss.best_constant > left * gap
+    return loss.value - loss.best_constant > (1.0 - CONVERGED) * gap
 
 
 def _proven(step: StepFacts, gain: float) -> bool:
