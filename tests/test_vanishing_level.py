@@ -131,15 +131,17 @@ def test_a_chain_that_real_steps_leave_as_it_is_stays_an_error(seed: int) -> Non
     before = copy.deepcopy(parts[0].state_dict())
     report = report_of(parts, "Adam")
     step = report.flow.step
-    assert step is not None and step.arrived_after == 100 and step.arrived is not None and step.arrived < VANISHED
-    assert "100 real steps of Adam, tried and taken back, do not let the signal through" in " ".join(
-        str(report).split()
-    )
+    least = min(layer.log10_transmission for layer in report.layers)
+    assert step is not None and step.arrived is not None and least > -12.0 and step.arrived < VANISHED
+    assert step.arrived_after == (30 if seed == 1 else 100)
+    assert seed != 1 or step.arrived < least + 0.3  # the first 30 gained nothing, so no more are taken
+    said = f"{step.arrived_after} real steps of Adam, tried and taken back, do not let the signal through"
+    assert said in " ".join(str(report).split())
     assert all(torch.equal(value, before[name]) for name, value in parts[0].state_dict().items())
 
 
-def test_plain_descent_and_layers_that_full_steps_reach_are_not_tried() -> None:
-    for depth, kind in ((9, "Adam"), (16, "SGD")):
+def test_plain_descent_and_layers_that_full_steps_reach_or_that_lie_too_deep_are_not_tried() -> None:
+    for depth, kind in ((9, "Adam"), (16, "SGD"), (30, "Adam")):
         step = report_of(chain(0, depth, nn.GELU), kind).flow.step
         assert step is not None and step.arrived is None
 

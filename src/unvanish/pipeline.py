@@ -186,7 +186,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     if updates is not None:
-        flow = flow.replace(next_step=next_step(updates, look.layers))
+        flow = flow.replace(next_step=next_step(updates, look.layers, capture))
     held = None if updates is None else updates.held
     flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
@@ -275,13 +275,12 @@ def _more_evidence(
 
 
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
-    weak = [a for a in flow.layers if a.log10_transmission is not None and -math.inf < a.log10_transmission < VANISHED]
-    few = out_of_step(flow, [a for a in weak if not a.gate])
-    least = min((a.log10_transmission or 0.0 for a in weak if not a.gate), default=0.0)
-    if step is None or flow.setting.eps is None or not few or least < HOPELESS:
+    low = [(a, a.log10_transmission) for a in flow.layers if a.log10_transmission is not None and not a.gate]
+    weak = {a.name: t for a, t in low if -math.inf < t < VANISHED}
+    few = out_of_step(flow, [a for a, _ in low if a.name in weak])
+    if step is None or flow.setting.eps is None or not few or min(weak.values()) < HOPELESS:
         return step
-    alone = frozenset(a.name for a in weak if not a.gate)
-    return with_recovery(look, updates.optimizer, step, alone, lambda: moved_transmissions(look))
+    return with_recovery(look, updates.optimizer, step, weak, lambda: moved_transmissions(look))
 
 
 def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

@@ -10,14 +10,16 @@ import torch
 from unvanish.flow.layers import Layer
 from unvanish.flow.updates import NARROW, Arrival, Updates
 from unvanish.records import NextStep
+from unvanish.trace.calls import Capture
 
 
-def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
+def next_step(updates: Updates, layers: Sequence[Layer], capture: Capture) -> NextStep | None:
     """The next step as it arrives; None where it cannot be looked at, and where there is nothing to say about it."""
     called = [layer for layer in layers if layer.call is not None and layer.live]
     left_out = tuple(a.name for a in called if a.first and not any(map(updates.held, a.live)))
+    outside, place = _outside(updates, capture)
     if updates.refused or not updates.keep:
-        return NextStep(left_out=left_out) if left_out else None
+        return NextStep(left_out=left_out, outside=outside, outside_at=place) if left_out or outside else None
     held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}
     bad = {key: count for key, p in held.items() if (count := _not_finite(updates, key, p))}
     broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
@@ -32,9 +34,17 @@ def next_step(updates: Updates, layers: Sequence[Layer]) -> NextStep | None:
         moved=sum(each.moved for each in arrived) / moving if moving else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
         left_out=left_out,
+        outside=outside,
+        outside_at=place,
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
     )
     return None if arrival == NextStep() else arrival
+
+
+def _outside(updates: Updates, capture: Capture) -> tuple[int, str]:
+    """Entries of trainable parameters that neither the model nor the optimizer holds; where the first is used."""
+    found = [(p, place) for p, place in capture.outside.values() if p.requires_grad and not updates.held(p)]
+    return sum(p.numel() for p, _ in found), found[0][1] if found else ""
 
 
 def _not_finite(updates: Updates, key: int, parameter: torch.nn.Parameter) -> int:

@@ -59,13 +59,17 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
 
 
+CLASSES = {"nll_loss": 1, "kl_div": -1}
+"""Losses of log-probabilities, and the axis of their classes."""
+
+
 def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
-    """The mean over the samples of |log Σ exp(z)|, z what ``nll_loss`` is given; None where another loss is."""
+    """The mean over the samples of |log Σ exp(z)|, z what a loss of log-probabilities is given; None for others."""
     z = last.output_loss.now[0].double()
     ahead = [call for call in calls if last.call.index in call.inputs]
-    if not ahead or any(call.name != "nll_loss" for call in ahead) or z.ndim < 2:
+    if not ahead or len({call.name for call in ahead}) > 1 or ahead[0].name not in CLASSES or z.ndim < 2:
         return None
-    return float(z.logsumexp(1).abs().mean())
+    return float(z.logsumexp(CLASSES[ahead[0].name]).abs().mean())
 
 
 def _rms(tensor: Tensor) -> float:

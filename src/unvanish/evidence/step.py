@@ -98,7 +98,11 @@ def with_real_steps(
     elif walked is None:
         walked = real_steps(problem, model, optimizer, 1.0, seed)
     facts = facts.replace(
-        lengths=tuple(lengths), scheduled=_scheduled(optimizer), lr_limit=lr_limit, scale=scale, walked=walked
+        lengths=tuple(lengths),
+        scheduled=_scheduled(optimizer, problem.steps),
+        lr_limit=lr_limit,
+        scale=scale,
+        walked=walked,
     )
     if long == scale:
         return facts.replace(walked_scaled=end)
@@ -273,10 +277,17 @@ def _held(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _scheduled(optimizer: Optimizers) -> float:
-    """The rate a schedule began from, or leads up to, over the present one; 1 without a schedule or above that rate."""
+def _scheduled(optimizer: Optimizers, planned: int | None) -> float:
+    """The rate a schedule began from, or leads up to, over the present one; 1 without a schedule or above that rate.
+
+    It is 1, too, where the rate has been left behind: a warm-up in proportion to the steps that has come this far in
+    those taken would need ten times all that are planned, half of which are still to come.
+    """
     pairs = [(float(g["initial_lr"]), float(g["lr"])) for g in optimizer.param_groups if "initial_lr" in g]
-    return max((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs if whole > lr), default=1.0)
+    whole = max((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs if whole > lr), default=1.0)
+    taken = _taken(optimizer) or 0
+    early = planned is not None and 0 < taken <= 0.5 * planned
+    return 1.0 if planned is not None and early and taken * whole > 10.0 * planned else whole
 
 
 def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:

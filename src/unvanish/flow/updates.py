@@ -114,7 +114,11 @@ class _Part:
             stand_in = nn.Parameter(before.clone())
             kept = self.optimizer.state.get(parameter, {})
             state = {k: _copied(v, stand_in) for k, v in kept.items()}
-            left = self._step([(self.groups[id(parameter)], stand_in, gradient, state)])
+            group = self.groups[id(parameter)]
+            left = self._step([(group, stand_in, gradient, state)])
+            first = stand_in.detach().clone()
+            for _ in range(rectified_after(self.optimizer, group, kept) - 1):
+                left = self._step([(group, stand_in, gradient, left[stand_in])])
             states = [v for v in left.get(stand_in, {}).values() if isinstance(v, Tensor) and v.shape == before.shape]
             after, changing = stand_in.detach(), self.changes[id(parameter)] != 0
             self.arrivals[id(parameter)] = Arrival(
@@ -122,7 +126,7 @@ class _Part:
                 bad_state=any(not bool(torch.isfinite(v).all()) for v in states),
                 bad_gradient=not bool(torch.isfinite(gradient).all()),
                 asked=int(changing.sum()),
-                moved=int((changing & (after != before)).sum()),
+                moved=int((changing & (first != before)).sum()),
             )
 
     def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> tuple[float, float] | None:
@@ -240,6 +244,18 @@ class _Part:
         with torch.no_grad():
             undecorated_step(alone)()
         return alone.state
+
+
+def rectified_after(optimizer: Optimizer, group: int, state: dict[str, Any]) -> int:
+    """Steps until RAdam divides by its second moment, once its ρ is above 5; 1 for other optimizers and afterwards."""
+    if type(optimizer) is not optim.RAdam:
+        return 1
+    beta = float(optimizer.param_groups[group]["betas"][1])
+    taken = int(state.get("step", 0))
+    for step in range(taken + 1, taken + 20):
+        if 2 / (1 - beta) - 1 - 2 * step * beta**step / (1 - beta**step) > 5:
+            return step - taken
+    return 1
 
 
 @dataclass(slots=True)

@@ -63,8 +63,10 @@ class NextStep(Record, frozen=True, kw_only=True):
 
     ``nonfinite``: the layers that get a number which is not finite, ``nonfinite_share`` of all entries; ``reason``:
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
-    changes; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``: trainable layers that were called
-    and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all weights that decay.
+    changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
+    ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
+    trainable layers that were called and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all
+    weights that decay.
     """
 
     nonfinite: tuple[str, ...] = ()
@@ -73,6 +75,8 @@ class NextStep(Record, frozen=True, kw_only=True):
     moved: float | None = None
     narrow: str = ""
     left_out: tuple[str, ...] = ()
+    outside: int = 0
+    outside_at: str = ""
     decay_balance: float | None = None
 
 

@@ -9,6 +9,7 @@ from unvanish.decide import decay_balances
 from unvanish.decide.limits import HORIZON
 from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
+from unvanish.words.numbers import number, percent
 
 UNREACHABLE = 0.2
 """Share of the achievable reduction that the last call may put out of reach."""
@@ -69,6 +70,11 @@ def planned(step: StepFacts | None) -> int:
 def little_gained(step: StepFacts, gap: float) -> bool:
     """Whether the steps really taken at the present rate left more than nine tenths of the gap."""
     return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
+
+
+def part_of_layers(flow: Flow) -> bool:
+    """Whether only some layers are trained: the gap, that to the best outputs of all, need not be theirs to close."""
+    return any(layer.frozen for layer in flow.layers) or (flow.next_step is not None and bool(flow.next_step.left_out))
 
 
 def grown(step: StepFacts) -> float:
@@ -188,6 +194,30 @@ def is_piecewise_linear(call: CallFlow) -> bool:
     ReLU6 is a hardtanh from 0 to 6. A network behind a hard sigmoid with 59 % of its entries flat went on to learn.
     """
     return any(word in call.name for word in ("relu", "hard", "clamp", "clip"))
+
+
+ONE_HOT = 17.0
+"""Logits that differ by more leave a softmax exactly one entry in float32: e^-17 is below its rounding."""
+
+
+def flat_in_loss(flow: Flow) -> str:
+    """What in the loss is flat at these outputs, if anything: a sigmoid on its end, a softmax with one entry left."""
+    calls = [call for call in flow.calls if call.part == "loss"]
+    for call in calls:
+        if call.bounded and not is_piecewise_linear(call) and (call.saturated_fraction or 0.0) > 0.5:
+            share = percent(call.saturated_fraction or 0.0)
+            return f"{share} of what leaves {call.name} in the loss lies on its flat ends."
+    rms = None if flow.output is None else flow.output.rms
+    soft = next((call for call in calls if call.name in SOFT), None)
+    if soft is None or rms is None or not ONE_HOT < rms < math.inf:
+        return ""
+    return (
+        f"the outputs have an rms of {number(rms)}, and {soft.name} in the loss leaves each sample one entry alone,"
+        " where it is flat. Smaller outputs bring its slope back."
+    )
+
+
+SOFT = ("softmax", "log_softmax", "logsumexp")
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from unvanish.decide import vanishing_level
+from collections.abc import Sequence
+
+from unvanish.decide import decay_balances, vanishing_level
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.decide.live import ARRIVAL, arrivals, not_asked
 from unvanish.decide.stationary import comes_through
@@ -52,8 +54,8 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     and at -3.8 or below in all with a vanishing gradient. Under Adam and its like, whose steps do not shrink with the
     gradient, it is a note down to -4.5 while the gradient is above eps and the loss does not stay at that of the best
     constant: of random chains of 4 to 14 layers without normalisation all from -2.6 to -4.1 fitted, and of sigmoid
-    chains at -5.3 and less none did. Below that, down to -12, 30 and then 100 real steps are tried and taken back: a
-    note where every layer then transmits above the limit.
+    chains at -5.3 and less none did. Below that, down to -12, 30 real steps, and 100
+    where those gained at least 0.3, are tried and taken back: a note where every layer then transmits above the limit.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
@@ -70,17 +72,11 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
         return []
     worst = min(layers, key=lambda each: values[each.name])
     path = route(flow, worst)
-    lost = [layer for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
-    name = "log10_transmission" if flow.asks("log10_transmission") else ARRIVAL
-    evidence = [Evidence(name=name, value=values[worst.name], relation="<", threshold=threshold)]
-    evidence += [*gain_evidence(path), *_arrived(flow, threshold)]
-    evidence += [
-        Evidence(name="underflow_fraction", value=layer.underflow_fraction, relation=">", threshold=UNDERFLOW)
-        for layer in lost[:1]
-    ]
     message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
-    level = vanishing_level(flow, layers)
-    message += not_converged(flow) + not_asked(flow) + _steps(flow, level) + sources(layers)
+    decays = decay_balances(flow)
+    level = "note" if decays else vanishing_level(flow, layers)
+    further = "" if decays else _steps(flow, level)
+    message += (DECAYED if decays else "") + not_converged(flow) + not_asked(flow) + further + sources(layers)
     blamed = cause(path, shrinking=True)
     return [
         Statement(
@@ -88,10 +84,25 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
             layers=names(layers),
             cause=blamed,
             message=message,
-            evidence=tuple(evidence),
+            evidence=_evidence(flow, values[worst.name], layers, path, threshold),
             remedies=_remedies(blamed, flow.calls),
         )
     ]
+
+
+def _evidence(
+    flow: Flow, value: float, layers: Sequence[LayerFlow], path: Route, threshold: float
+) -> tuple[Evidence, ...]:
+    asked = "log10_transmission" if flow.asks("log10_transmission") else ARRIVAL
+    evidence = [Evidence(name=asked, value=value, relation="<", threshold=threshold)]
+    evidence += [*gain_evidence(path), *_arrived(flow, threshold)]
+    lost = [layer.underflow_fraction for layer in layers if (layer.underflow_fraction or 0.0) > UNDERFLOW]
+    if lost:
+        evidence.append(Evidence(name="underflow_fraction", value=lost[0], relation=">", threshold=UNDERFLOW))
+    return tuple(evidence)
+
+
+DECAYED = " Weight decay, which cancels the gradient, has pulled the weights there."
 
 
 def _steps(flow: Flow, level: str) -> str:

@@ -35,7 +35,8 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
     Above one the product grows exponentially with depth, forward and, in the same way, backward.
 
     Evidence: log10 of the largest rms among the results of layers over that of the first layer, greater than
-    ``growth``, and a loss more than ``worse`` times that of the best constant output. Growth alone is no fault.
+    ``growth``, and a loss more than ``worse`` times that of the best constant output. Growth alone is no fault, and
+    none is where the loss asks the outputs to move by more than twice their size: the targets are larger still.
 
     What helps: weights of the critical size (He for ReLU, Xavier or orthogonal for tanh), or a normalisation.
 
@@ -45,7 +46,7 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
     loss = flow.loss
     if loss is None or loss.best_constant is None or not loss.best_constant > 0.0 or settled(flow):
         return []
-    if not loss.value > worse * loss.best_constant:
+    if not loss.value > worse * loss.best_constant or _wanted_larger(flow):
         return []
     sizes = _sizes(flow)
     if not sizes:
@@ -79,6 +80,14 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
             ),
         )
     ]  # fmt: skip
+
+
+def _wanted_larger(flow: Flow) -> bool:
+    """Whether the outputs that the loss wants are larger than those there are: |f + move| ≥ |move| - |f| > |f|."""
+    output = flow.output
+    if output is None or output.wanted is None or output.rms is None:
+        return False
+    return 2.0 * output.rms < output.wanted < math.inf
 
 
 def _sizes(flow: Flow) -> list[tuple[CallFlow, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unvanish.decide import CRAWL
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import little_gained, steps_to_judge
+from unvanish.rules.conditions import little_gained, part_of_layers, steps_to_judge
 from unvanish.rules.wording import about
 
 HALF_A_RUNG = 10.0**0.5
@@ -41,7 +41,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     closed less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps,
     where they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step
     wins across it, and says nothing of the way along. Then it is a note: a network that leaves a flat stretch by itself
-    looks the same, and the pace may change.
+    looks the same, and the pace may change. Where layers are frozen, or no optimizer holds them, it is one, too.
 
     What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
 
@@ -71,7 +71,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     )
     return [
         Statement(
-            level="note" if step.after else "error",
+            level="note" if step.after or part_of_layers(flow) else "error",
             cause="curvatures far apart",
             message=message,
             evidence=(

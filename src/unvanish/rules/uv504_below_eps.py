@@ -8,6 +8,7 @@ from unvanish.decide import below_eps
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
+from unvanish.rules.conditions import flat_in_loss
 from unvanish.rules.wording import factor, judged, names, sources, subject
 
 
@@ -73,6 +74,9 @@ def _arrives(flow: Flow, layer: LayerFlow) -> str:
     known = [each for each in flow.layers if each.log10_signal is not None]
     top = max(known, key=lambda each: each.log10_signal or 0.0, default=layer)
     if layer.log10_signal is None or layer.log10_signal - (top.log10_signal or 0.0) > VANISHED:
+        lost = flat_in_loss(flow)
+        if lost:
+            return f"The network passes the signal on, but the loss hardly sends one: {lost}"
         return "It is not vanished: the signal arrives, it is only small in absolute size."
     return (
         f"The outputs depend on the layer, but of the error signal at {top.name} only"

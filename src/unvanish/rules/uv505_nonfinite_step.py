@@ -32,7 +32,8 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
 
     Evidence: the user's own optimizer, stepped on copies of the weights in their own type; the share of entries that
     are not finite afterwards, and the reason: eps that is 0 in the weights' type, a moment that overflows, a gradient
-    that overflows in the weights' type, or a learning rate that leaves the range. While a training is watched: the
+    that overflows in the weights' type, or a learning rate that leaves the range. RAdam is stepped until it divides by
+    its second moment, which is from the sixth step on. While a training is watched: the
     learning rate is not finite, or the weights are not after a step whose loss and gradients were.
 
     What helps: keep the weights in float32 and compute in 16 bits under autocast; an eps the type can hold (1e-4 for
@@ -45,7 +46,7 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
         return []
     who = span(step.nonfinite, [layer.name for layer in flow.layers])
     message = (
-        f"The next step of {flow.setting.optimizer} leaves {_what(step)} in {who} infinite or not a number:"
+        f"{_which(flow)} of {flow.setting.optimizer} leaves {_what(step)} in {who} infinite or not a number:"
         f" {_why(flow, step)} Loss and gradient are still finite."
     )
     return [
@@ -62,6 +63,12 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
             remedies=_remedies(step),
         )
     ]  # fmt: skip
+
+
+def _which(flow: Flow) -> str:
+    """RAdam divides by its second moment from the sixth step on: until then its own numbers are harmless."""
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    return "One of the next steps" if flow.setting.optimizer == "RAdam" and taken < 5 else "The next step"
 
 
 def _remedies(step: NextStep) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import math
 
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
+from unvanish.rules.conditions import flat_in_loss
 from unvanish.rules.wording import judged, names, subject
 
 
@@ -47,7 +48,8 @@ def no_signal(flow: Flow) -> list[Statement]:
     if reacts is False and residual == 0:
         message += f", and {cut}"
     elif reacts and residual == 0:
-        message += " although the loss changes with them: is something detached on the way?"
+        message += " although the loss changes with them: "
+        message += flat_in_loss(flow) or "is something detached on the way?"
     return [
         Statement(
             layers=names(layers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, NextStep
 from unvanish.rules import Statement, rule
 from unvanish.words.spans import span
 
@@ -12,7 +12,7 @@ from unvanish.words.spans import span
     "left_out",
     "left out of the optimizer",
     tier="remarks",
-    levels=("note",),
+    levels=("error", "note"),
     needs=("next_step",),
     fires_on=("left-out", "left-out-front"),
     silent_on=(
@@ -27,24 +27,36 @@ def left_out(flow: Flow) -> list[Statement]:
 
     Why: the gradient is computed and then ignored; the layer keeps its initial weights.
 
-    Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups.
+    Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups; an error where
+    these are all that may be trained. And parameters that the model uses and does not own: of modules that it keeps in
+    a Python list or dict, which ``parameters()`` does not see.
 
     What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
     saves their backward pass.
 
     Source: PyTorch's documentation of torch.optim (constructing an optimizer).
     """
-    if flow.next_step is None or not flow.next_step.left_out:
-        return []
-    names = flow.next_step.left_out
+    step = flow.next_step
+    return [] if step is None else [*(_layers(flow, step.left_out) if step.left_out else ()), *_outside(flow, step)]
+
+
+def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
     still = sum(layer.parameters for layer in flow.layers if layer.name in names)
+    free = [layer for layer in flow.layers if layer.call is not None and not layer.frozen]
+    nothing = bool(free) and all(layer.name in names for layer in free)
     message = (
         f"{span(names, [layer.name for layer in flow.layers])} {'is' if len(names) == 1 else 'are'} trainable, but"
         f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} {still:,} parameters: no"
-        " step moves them. If that is meant, freeze them."
+        " step moves them."
+    )
+    message += (
+        " Of what the loss depends on it holds nothing that may be trained: no step changes the loss."
+        if nothing
+        else " If that is meant, freeze them."
     )
     return [
         Statement(
+            level="error" if nothing else "note",
             layers=names,
             cause="optimizer",
             message=message,
@@ -53,5 +65,23 @@ def left_out(flow: Flow) -> list[Statement]:
                     name="layers left out", value=float(len(names)), relation="of", threshold=float(len(flow.layers))
                 ),
             ),
+        )
+    ]
+
+
+def _outside(flow: Flow, step: NextStep) -> list[Statement]:
+    if not step.outside:
+        return []
+    where = f" at {step.outside_at}" if step.outside_at else ""
+    return [
+        Statement(
+            level="note",
+            cause="modules out of sight",
+            message=(
+                f"{step.outside:,} trainable parameters that the model uses{where} are not among its parameters(), and"
+                f" {flow.setting.optimizer} does not hold them: no step moves them, and a state_dict leaves them out."
+                " Modules in a Python list or dict are out of sight; nn.ModuleList and nn.ModuleDict show them."
+            ),
+            evidence=(Evidence(name="parameters outside of the model", value=float(step.outside)),),
         )
     ]

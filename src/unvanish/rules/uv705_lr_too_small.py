@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import (
@@ -13,6 +14,7 @@ from unvanish.rules.conditions import (
     near_its_limit,
     needed_at_full_pace,
     out_of_reach,
+    part_of_layers,
     planned,
     steps_to_judge,
 )
@@ -22,6 +24,7 @@ from unvanish.words.numbers import number
 OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
 
+SURE = 3.0  # times the planned steps that a pace which grows must miss: a look is right within that factor
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
@@ -42,13 +45,7 @@ ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of 
     ),
 )  # fmt: skip
 def lr_too_small(
-    flow: Flow,
-    *,
-    multiple: float = 100.0,
-    times: float = 10.0,
-    gain: float = 10.0,
-    left: float = 0.9,
-    sure: float = 3.0,
+    flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0, left: float = 0.9
 ) -> list[Statement]:
     """The optimizer moves so little a step that the training will be over before anything is learned.
 
@@ -63,12 +60,13 @@ def lr_too_small(
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
     the planned steps. A network that leaves a flat stretch gains faster with every step, as a disturbance of a saddle
     does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
-    the planned steps suffice, and below ``sure`` times those (a look is right within a factor of three) it is a note.
+    the planned steps suffice, and below three times those, the factor within which a look is right, it is a note.
     From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
-    of the planned steps, and more than ``left`` of the reduction remains, more than the planned steps are proof enough.
-    Where layers are frozen it stays a note: the gap is that to the best outputs of all, which a head over frozen
-    features need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, or the rate is
-    near its limit, the rate is not what is wrong.
+    of the planned steps, and more than ``left`` of the reduction remains, not all of which a constant output could win,
+    more than the planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it stays a note:
+    the gap is that to the best outputs of all, which the others need not reach at any rate. Where layers are vanished,
+    dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly
+    0 after the first step and before the last of those planned is an error by itself.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -79,6 +77,8 @@ def lr_too_small(
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, gap = known
+    if step.lr == 0.0 and _stands_still(step):
+        return _no_rate(step)
     if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
     needed = needed_at_full_pace(step)
@@ -86,30 +86,47 @@ def lr_too_small(
     gaining = None if over else _needed_as_it_gains(step, gap)
     if not (soonest := min(needed, gaining or math.inf)) > planned(step) or near_its_limit(step):
         return []
-    late = over or (needed > times * planned(step) and soonest > sure * planned(step))
+    late = over or (needed > times * planned(step) and soonest > SURE * planned(step))
     proven = late and _proven(step, gain) and _curable(step, soonest)
-    proven = proven and not any(layer.frozen for layer in flow.layers)
-    share = Evidence(name="steps needed", value=needed, relation=">", threshold=times * planned(step))
-    if over or not proven:
-        share = share.replace(threshold=float(planned(step)))
-    evidence = (
+    proven = proven and not part_of_layers(flow)
+    limits = planned(step) * (times if proven and not over else 1.0), planned(step) * (SURE if proven else 1.0)
+    evidence = [
         Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-        share,
-        *(() if gaining is None else (_as_it_gains(gaining, (sure if proven else 1.0) * planned(step)),)),
-        *((_rest(flow, left),) if proven and over else ()),
+        *_counts(needed, gaining, *limits),
+        *(_remains(flow, left) if proven and over else ()),
         *_gains(step),
+    ]
+    message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
+    return [Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))]
+
+
+def _stands_still(step: StepFacts) -> bool:
+    """Whether the next step moves nothing, and no warm-up from nothing is about to begin: it has had its first step."""
+    taken = step.taken or 0
+    before_the_end = step.planned is None or taken < step.planned
+    return taken > 0 and before_the_end and all(value == step.loss for _, value in step.ladder)
+
+
+def _no_rate(step: StepFacts) -> list[Statement]:
+    message = (
+        f"The learning rate is 0 after {step.taken:,} steps, so {step.optimizer} moves nothing: a schedule has taken it"
+        " there, or never lets it leave (an integer division, a decay in every batch that was meant for every epoch)."
     )
-    message = _message(step, needed, gaining, proven, over)
-    return [Statement(level="error" if proven else "note", cause="learning rate", message=message, evidence=evidence)]
+    taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
+    return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
 
 
-def _rest(flow: Flow, left: float) -> Evidence:
+def _remains(flow: Flow, left: float) -> tuple[Evidence, ...]:
     name = "share of the loss left after the planned steps"
-    return Evidence(name=name, value=_left(flow), relation=">", threshold=left)
+    return (Evidence(name=name, value=_left(flow), relation=">", threshold=left),)
 
 
-def _as_it_gains(gaining: float, limit: float) -> Evidence:
-    return Evidence(name="steps needed as the pace grows", value=gaining, relation=">", threshold=limit)
+def _counts(needed: float, gaining: float | None, limit: float, least: float) -> list[Evidence]:
+    found = [Evidence(name="steps needed", value=needed, relation=">", threshold=limit)]
+    if gaining is not None:
+        name = "steps needed as the pace grows"
+        found.append(Evidence(name=name, value=gaining, relation=">", threshold=least))
+    return found
 
 
 def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool, over: bool) -> str:
@@ -171,7 +188,20 @@ def _left(flow: Flow) -> float:
 
 def _is_over(flow: Flow, step: StepFacts, left: float) -> bool:
     """Whether all planned steps have been taken, by the optimizer's own count, and have won next to nothing."""
-    return step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
+    done = step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
+    return done and not _constant_wins(flow)
+
+
+def _constant_wins(flow: Flow) -> bool:
+    """Whether the best constant output would have converged: then what remains tells nothing of what has been won.
+
+    Such a loss, of masked samples or of one class alone, has no start to compare with: 0.002 may be all of it.
+    """
+    loss = flow.loss
+    if loss is None or loss.best_constant is None or loss.relative_gap is None or loss.reference is None:
+        return False
+    gap = loss.relative_gap * loss.reference
+    return loss.value - loss.best_constant > (1.0 - CONVERGED) * gap
 
 
 def _proven(step: StepFacts, gain: float) -> bool:

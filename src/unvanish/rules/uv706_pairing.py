@@ -111,13 +111,15 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
     output = flow.output
     if output is None or output.log_mass is None or not output.log_mass > NO_MASS:
         return []
+    loss = "kl_div" if any(call.name == "kl_div" for call in flow.calls) else "nll_loss"
+    cure = "Put a log_softmax before it" + (", or take cross_entropy instead." if loss == "nll_loss" else ".")
     return [
         Statement(
-            cause="nll_loss",
+            cause=loss,
             message=(
-                "nll_loss takes log-probabilities and is given something else: the exponentials of a sample's outputs"
+                f"{loss} takes log-probabilities and is given something else: the exponentials of a sample's outputs"
                 f" do not add up to 1 (mean |log Σ exp| {number(output.log_mass)}). The loss then falls without end as"
-                " the outputs grow, whatever is learned. Put a log_softmax before it, or take cross_entropy instead."
+                f" the outputs grow, whatever is learned. {cure}"
             ),
             evidence=(Evidence(name="log_mass", value=output.log_mass, relation=">", threshold=NO_MASS),),
         )

@@ -107,6 +107,7 @@ class Capture:
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
     module_calls: dict[str, int] = field(default_factory=dict)
+    outside: dict[int, tuple[nn.Parameter, str]] = field(default_factory=dict)  # by id: not the model's, and where used
     walks: Walks = field(default_factory=Walks)
     cuts: list[Cut] = field(default_factory=list)
 

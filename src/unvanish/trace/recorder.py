@@ -210,6 +210,9 @@ class Recorder(TorchFunctionMode):
 
     def _call(self, name: str, inputs: set[int], leaves: list[Any], made: list[Tensor]) -> Call:
         values = [t for t in made if t.is_floating_point()] or made[:1]
+        if self.part == "model":
+            strange = [p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in self.parameters]
+            self.capture.outside.update((id(p), (p, place())) for p in strange if id(p) not in self.capture.outside)
         norm = math.hypot(*(norm_of(v.detach()) for v in values))
         call = Call(
             index=len(self.capture.calls),

@@ -54,6 +54,8 @@ STEP = {
     ),
     "moved": "Of the entries that the step asks to move, the share whose value changes once it is rounded.",
     "narrow": "The type of 16 bits of the weights, where they have one; else empty.",
+    "NextStep.outside": "Entries of trainable parameters that the model uses, but neither it nor the optimizer holds.",
+    "NextStep.outside_at": "Where the first of them is used.",
     "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
