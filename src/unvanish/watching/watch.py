@@ -20,7 +20,7 @@ from unvanish.decide import decide
 from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.watching import interposed
+from unvanish.watching import alive, interposed
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
@@ -58,7 +58,7 @@ class Watch:
         self.closed = False
         self.path, self.first = path, rank() == 0
         self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
-        facts = {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
+        facts = {"every": every, "torch": str(torch.__version__), **alive.here()}
         goes_on = self.first and from_step is not None and path.exists()
         self.file = RunFile(path if self.first else None, facts, from_step)
         if from_step is not None:
