@@ -33,9 +33,7 @@ FLUSH = 1.0
 
 KEPT = 2_048
 """Rows of one thickness; when there are twice as many, the older half is thinned."""
-
 WIDTH = len(FIELDS)
-
 THINNED = 16
 """Neighbouring rows that become one."""
 
@@ -98,6 +96,7 @@ class RunFile:
         else:
             self._go_back(int(from_step or 0))
             self.fact(resumed=[*before.get("resumed", ()), from_step], **facts)
+        self.inode = _inode(self.path)
         self.flush()
 
     def _go_back(self, step: int) -> None:
@@ -182,9 +181,10 @@ class RunFile:
             try:
                 self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 with contextlib.suppress(sqlite3.Error):  # somebody is reading: the log stays beside it
-                    self.base.execute("PRAGMA journal_mode=DELETE")
+                    if _inode(self.path) == self.inode:  # else SQLite would delete the log of another's file
+                        self.base.execute("PRAGMA journal_mode=DELETE")
                 self.base.close()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self.broken = self.broken or str(error)
 
     def _write(self, statement: str, *values: Any) -> None:
@@ -207,11 +207,18 @@ class RunFile:
         self.counts[level + 1] = self.counts.get(level + 1, 0) + len(rows) // THINNED
 
 
+def _inode(path: Path | None) -> int:
+    return path.stat().st_ino if path is not None and path.exists() else 0
+
+
 def _made(path: Path) -> None:
     """An empty file that nobody else has."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        for left in ("-wal", "-shm"):  # of a run whose file was deleted: SQLite would take them for those of this one
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}{left}")
     except FileExistsError:
         raise UnvanishError(
             f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
