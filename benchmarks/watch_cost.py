@@ -50,7 +50,7 @@ class Trained:
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
-        self.problem = NETWORKS[name]()
+        self.problem: Any = NETWORKS[name]()
         self.way, self.count = Way(), 0
         self.run: Any = None
 
