@@ -29,6 +29,8 @@ FEWER = {"sigmoid-50": 25, "sigmoid-20": 50, "exploding-linear-30": 20}
 SEEDS = range(2)
 GAIN, NOTHING = 0.2, 0.1
 """Points of the score that a remedy must win on every seed, or may win on none."""
+IN_EVALUATION = {"slow-statistics"}
+"""Networks whose fault shows only where the running statistics are used."""
 NEEDS_DKS = {"tat", "dks"}
 HAS_DKS = all(importlib.util.find_spec(name) for name in ("dks", "absl", "autograd", "scipy"))
 CASES = [
@@ -69,7 +71,7 @@ def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
     return max(0.0, 1.0 - error / variance)
 
 
-def train(draft: Draft, steps: int, seed: int) -> float:
+def train(draft: Draft, steps: int, seed: int, evaluate: bool = False) -> float:
     """The score on the training batch after so many steps."""
     with seeded(seed):
         optimizer = draft.recipe.build(draft.model.parameters())
@@ -85,6 +87,7 @@ def train(draft: Draft, steps: int, seed: int) -> float:
             loss.backward()
             draft.recipe.clip_gradients(list(draft.model.parameters()))
             optimizer.step()
+        draft.model.train(draft.model.training and not evaluate)
         with torch.no_grad():
             outputs = called(draft.model, draft.inputs)
     return score(outputs if draft.restore_outputs is None else draft.restore_outputs(outputs), draft.targets)
@@ -103,14 +106,14 @@ def test_remedy(slug: str, name: str, cures: bool, as_is: dict[tuple[str, int], 
     steps = FEWER.get(name, STEPS)
     for seed in SEEDS:
         if (name, seed) not in as_is:
-            as_is[name, seed] = train(draft_of(problem_of(name, seed), seed), steps, seed)
+            as_is[name, seed] = train(draft_of(problem_of(name, seed), seed), steps, seed, name in IN_EVALUATION)
         draft = draft_of(problem_of(name, seed), seed)
         try:
             get(slug).apply(draft)
         except Refused as refused:
             assert not cures, f"{slug} is refused on {name}: {refused}"
             continue
-        gained = train(draft, steps, seed) - as_is[name, seed]
+        gained = train(draft, steps, seed, name in IN_EVALUATION) - as_is[name, seed]
         assert gained > GAIN if cures else gained < NOTHING, f"seed {seed}: {as_is[name, seed]:.2f} {gained:+.2f}"
 
 

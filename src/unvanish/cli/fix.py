@@ -27,7 +27,7 @@ from unvanish.words.numbers import score
 if TYPE_CHECKING:
     from unvanish.trials import Fixes, Standing
 
-STATUS = "exit status: 0 repaired or nothing to repair, 1 no remedy found, 2 wrong usage or an error"
+STATUS = "exit status: 0 repaired or nothing to repair, 1 only improved or no remedy found, 2 wrong usage or an error"
 
 
 def add(commands: Any) -> None:
@@ -95,7 +95,7 @@ def _fix(args: argparse.Namespace) -> int:
         _write_program(args, fixes, path)
     if fixes.interrupted:
         return INTERRUPTED
-    return FOUND if fixes.verdict == "no remedy found" else HEALTHY
+    return FOUND if fixes.verdict in ("improved", "no remedy found") else HEALTHY
 
 
 def _spare(target: Path, original: Path) -> None:

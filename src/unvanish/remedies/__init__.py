@@ -23,7 +23,19 @@ from unvanish.rules import near, refuse_unknown, rules
 
 __all__ = ["Change", "Draft", "Recipe", "Refused", "Remedy", "get", "remedies", "remedy", "script"]
 
-KINDS = ("init", "activation", "normalisation", "residual", "output", "data", "numbers", "optimizer", "rate", "clip")
+KINDS = (
+    "init",
+    "activation",
+    "normalisation",
+    "residual",
+    "output",
+    "data",
+    "noise",
+    "numbers",
+    "optimizer",
+    "rate",
+    "clip",
+)
 Apply = Callable[[Draft], Change]
 _registry: dict[str, Remedy] = {}
 

@@ -81,6 +81,14 @@ def guard_where(graph: fx.Graph) -> None:
                 graph.erase_node(old)
 
 
+def keep_attached(graph: fx.Graph) -> None:
+    """Leave out every detach()."""
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target == "detach":
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
 def in_the_shape_of(other: Tensor, x: Tensor) -> Tensor:
     """x in the shape of the other tensor, where both hold as many numbers."""
     return x.reshape(other.shape) if x.numel() == other.numel() else x

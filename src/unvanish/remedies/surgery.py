@@ -277,3 +277,32 @@ class Transformed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a * (self.function(self.b * x + self.c) + self.d)
+
+
+def set_dropout(model: nn.Module, paths: list[str], p: float) -> nn.Module:
+    """Give these layers another rate of dropout."""
+    for path in paths:
+        module: Any = model.get_submodule(path)
+        setattr(module, "dropout" if hasattr(module, "dropout") else "p", p)
+    return model
+
+
+def draw_embeddings(model: nn.Module, paths: list[str], seed: int) -> nn.Module:
+    """Normal vectors of variance 1/width; zeros where an index stands for padding."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for path in paths:
+            module: Any = model.get_submodule(path)
+            drawn = torch.randn(module.weight.shape, generator=g) * module.weight.shape[1] ** -0.5
+            module.weight.copy_(drawn)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0.0
+    return model
+
+
+def set_momentum(model: nn.Module, paths: list[str], momentum: float) -> nn.Module:
+    """Give these normalisers another momentum of their running statistics."""
+    for path in paths:
+        module: Any = model.get_submodule(path)
+        module.momentum = momentum
+    return model

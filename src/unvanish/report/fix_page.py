@@ -16,7 +16,7 @@ from unvanish.words.numbers import score
 if TYPE_CHECKING:
     from unvanish.trials.fixes import Fixes
 
-TONES = {"repaired": "fine", "nothing to repair": "fine", "no remedy found": "fault"}
+TONES = {"repaired": "fine", "improved": "quiet", "nothing to repair": "fine", "no remedy found": "fault"}
 WIDE, HIGH, DOT = 240, 20, 4
 """Pixels of the drawing of a trial, and the radius of its dot."""
 

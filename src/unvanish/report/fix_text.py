@@ -23,6 +23,8 @@ MOST_ROWS = 12
 MOST_REASONS = 8
 MOST_NAMES = 24
 FAILED = "the loss was"
+HALF = 0.5
+NOT_FINITE = {"UV501", "UV502"}
 DOTS = str.maketrans("●─┊", "o-|")
 Scale = tuple[float, float]
 
@@ -58,7 +60,7 @@ def headline(fixes: Fixes) -> tuple[str, str]:
     if fixes.best is not None:
         base = score(fixes.best.baseline)
         return (
-            f"Repaired{stopped}",
+            f"{'Repaired' if fixes.verdict == 'repaired' else 'Better, but not repaired'}{stopped}",
             f"{fixes.unit} {base} as it is, {score(fixes.best.score)} with {fixes.best.remedy}",
         )
     if fixes.verdict == "nothing to repair":
@@ -90,7 +92,8 @@ def evidence(fixes: Fixes) -> Iterator[str]:
     yield f"changed {score(trial.score)}{_range(trial.score_spread, trial.seeds)}"
     if trial.score is not None and trial.baseline is not None and trial.needed is not None:
         yield f"gain {score(trial.score - trial.baseline)}, needed: more than {score(trial.needed)}"
-    yield f"after {_steps(trial.steps)} each, {trial.seeds} {'seed' if trial.seeds == 1 else 'seeds'}"
+    seeds = f"{trial.seeds} {'seed' if trial.seeds == 1 else 'seeds'}"
+    yield f"after {trial.steps:,} of {_steps(fixes.planned)} each, {seeds}"
     if not fixes.unseen:
         yield "training scores: nothing is claimed about unseen data"
     else:
@@ -99,7 +102,23 @@ def evidence(fixes: Fixes) -> Iterator[str]:
             if fixes.split
             else "on the validation data that also chose"
         )
+    yield from learned(fixes)
     yield from checked_again(fixes)
+
+
+def learned(fixes: Fixes) -> Iterator[str]:
+    """How much of what there is to learn the accepted change has learnt, and whether it was still at it."""
+    share, training = fixes.learned, fixes.learned_in_training
+    if fixes.best is None or share is None:
+        return
+    data = "on the data that judged" if fixes.unseen and share != training else "in training"
+    if max(share, training or share) <= 0.0:
+        yield f"no lower a loss than the best constant answer's yet, {data}"
+    else:
+        beside = "" if training is None or share == training else f", {_percent(training)} in training"
+        yield f"{_percent(share)} of the way from the best constant answer to the lowest loss {data}{beside}"
+    if fixes.best.steps < fixes.planned:
+        yield f"the training loss was {'still falling' if fixes.still_falling else 'hardly falling at the end'}"
 
 
 def checked_again(fixes: Fixes) -> Iterator[str]:
@@ -112,6 +131,10 @@ def checked_again(fixes: Fixes) -> Iterator[str]:
         yield f"checked again: {code} {'is gone' if left.get(code) != 'error' else 'stays'}"
     if new := [code for code, level in left.items() if level == "error" and code not in before]:
         yield f"checked again: {', '.join(new)} {'is' if len(new) == 1 else 'are'} new"
+
+
+def _percent(share: float) -> str:
+    return f"{max(0, round(100 * share))} %"
 
 
 def _headline(fixes: Fixes, page: Page) -> None:
@@ -207,6 +230,8 @@ def advice(fixes: Fixes) -> Iterator[str]:
     """What to do next, where nothing was repaired."""
     if fixes.verdict == "nothing to repair" and not fixes.trials:
         yield "to search all the same: --anyway, or fix(problem, anyway=True)"
+    if fixes.verdict == "improved":
+        yield from _what_is_missing(fixes)
     if fixes.verdict != "no remedy found":
         return
     if fixes.interrupted:
@@ -220,6 +245,37 @@ def advice(fixes: Fixes) -> Iterator[str]:
     if errors:
         codes = ", ".join(dict.fromkeys(f"{finding.code} ({finding.verdict})" for finding in errors))
         yield f"what the check found is still there: {codes}; unvanish check says where and why"
+    yield from _by_hand(fixes)
+
+
+def _by_hand(fixes: Fixes) -> Iterator[str]:
+    """Why the one remedy that an error names cannot be applied, which says what to change in the program."""
+    why = dict(fixes.refused)
+    for finding in fixes.before.findings:
+        if finding.level == "error" and len(finding.remedies) == 1 and finding.remedies[0] in why:
+            yield f"{finding.code}: {why[finding.remedies[0]]}"
+
+
+def _what_is_missing(fixes: Fixes) -> Iterator[str]:
+    """Why a change that helps is not called a repair."""
+    errors = [] if fixes.after is None else [each for each in fixes.after.findings if each.level == "error"]
+    if errors:
+        codes = ", ".join(dict.fromkeys(f"{each.code} ({each.verdict})" for each in errors))
+        yield f"a check of the changed network finds {codes}: this change is not the whole cure"
+    share, training, best = fixes.learned, fixes.learned_in_training, fixes.best
+    assert best is not None
+    if training is not None and training < HALF:
+        shorter = best.steps < fixes.planned
+        yield (
+            f"less than half of what there is to learn was learnt in {_steps(best.steps)}"
+            + (f"; train it for all {fixes.planned:,} steps, or " if shorter else "; ")
+            + f"search with a larger budget, which judges after more of them (--budget {2 * fixes.budget})"
+        )
+    elif share is not None and share < HALF:
+        yield (
+            "it learns its training data, and not half of what there is to learn holds for unseen data: more data, a"
+            " smaller network or less training may be needed beside this change"
+        )
 
 
 def _lesson(fixes: Fixes) -> Iterator[str]:
@@ -233,7 +289,12 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
         else:
             often = Counter(failed).most_common(1)[0][0]
             yield f"{len(failed)} of {len(trials)} changes ended like this: {often}"
-            yield "a fault that no change of the network moves lies in the loss or the data: look there first"
+            found = {finding.code for finding in fixes.before.findings} & NOT_FINITE
+            yield (
+                f"no change moves it: look at the call that {' and '.join(sorted(found))} names first"
+                if found
+                else "a fault that no change of the network moves lies in the loss or the data: look there first"
+            )
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
         yield f"{closest.remedy} may help, but its gain is not above what chance makes ({score(closest.needed)})"
         yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"

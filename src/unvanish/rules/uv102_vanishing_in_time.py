@@ -19,6 +19,7 @@ from unvanish.words.numbers import number, percent
     tier="vanishing",
     levels=("error", "note"),
     needs=("time", "loss"),
+    remedies=("attached-state",),
     fires_on=(
         "lstm-lag-200", "rnn-lag-100", "lstm-recent-200", "convolutions-lag-200", "state-space-lag-200",
     ),
@@ -91,7 +92,10 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
         )
     names = tuple(each.name for each in flow.layers if facts.layer and each.name.partition("#")[0] == facts.layer)
     cause = "a cut between two steps" if cut else "depth in time"
-    return Statement(level=level, layers=names, cause=cause, message=message, evidence=tuple(evidence))
+    remedies = ("attached-state",) if cut else ()
+    return Statement(
+        level=level, layers=names, cause=cause, message=message, evidence=tuple(evidence), remedies=remedies
+    )
 
 
 def _is_cut(facts: TimeFacts) -> bool:

@@ -18,8 +18,8 @@ from unvanish.words.numbers import number, percent
     tier="activations",
     levels=("error", "note"),
     needs=("calls", "saturated_fraction", "loss"),
-    remedies=("lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
-    fires_on=("saturated-tanh", "saturated-sigmoid"),
+    remedies=("small-embeddings", "lsuv-init", "orthogonal-init", "batchnorm", "layernorm", "standardise-inputs"),
+    fires_on=("saturated-tanh", "saturated-sigmoid", "large-embedding"),
     silent_on=(
         "sigmoid-20", "tanh-orthogonal-50", "chaotic-tanh-50", "converged-digits", "relu-he-20", "relu6-cnn",
         "small-cnn", "lstm", "small-gpt", "preln-transformer-6", "generator-frozen-discriminator", "unscaled-inputs",
@@ -80,6 +80,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
             cause=worst.name,
             message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _rest(left)),
             evidence=tuple(evidence),
+            remedies=_remedies(flow),
         )
     ]
 
@@ -131,8 +132,16 @@ def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
             cause=call.name,
             message=message + ("" if level == "error" else _rest(facts.passed or left)),
             evidence=tuple(evidence),
+            remedies=_remedies(flow),
         )
     ]
+
+
+def _remedies(flow: Flow) -> tuple[str, ...]:
+    """Names of things are not to be scaled as quantities are, but what they are looked up as is."""
+    usual = ("lsuv-init", "orthogonal-init", "batchnorm", "layernorm")
+    looks_up = any(layer.kind.startswith("Embedding") for layer in flow.layers)
+    return ("small-embeddings", *usual) if looks_up else (*usual, "standardise-inputs")
 
 
 def _flat(flow: Flow, facts: PinnedFacts) -> float:

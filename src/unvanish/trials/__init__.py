@@ -15,6 +15,7 @@ from unvanish.preserve import seeded
 from unvanish.problem import Optimizer, Problem
 from unvanish.records import DEFAULT_LENGTHS, Finding, UnvanishError
 from unvanish.remedies import Remedy, remedies
+from unvanish.remedies.thawed import as_drawn
 from unvanish.report import Report
 from unvanish.trials import state
 from unvanish.trials.answer import answer
@@ -24,6 +25,7 @@ from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
 from unvanish.trials.ledger import Ledger, Standing
 from unvanish.trials.plan import Plan
+from unvanish.trials.questions import Describe
 from unvanish.trials.race import Race
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate
@@ -105,6 +107,7 @@ def fix(
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
+            remarks += _seen_faults(race, catalogue, judgement)
         except KeyboardInterrupt:
             interrupted = True
             race.enlist(None)
@@ -212,7 +215,11 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
 
 
 def _improving(race: Race) -> bool | None:
-    """Whether the network as it is learns; None where its loss has come near that of the best constant answer."""
+    """Whether the network as it is learns; None where its loss has come near that of the best constant answer.
+
+    None, too, where in evaluation, on the data that judges, it still is worse than that answer: running statistics may
+    follow slowly, and where they never do the training loss says nothing of what the network is worth.
+    """
     loss, copy = race.report.loss, race.copy(AS_IS, race.seed)
     if loss is None or not copy.losses:
         return False
@@ -222,6 +229,9 @@ def _improving(race: Race) -> bool | None:
     scale = loss.reference if loss.reference else abs(first)
     if loss.best_constant is not None and last > loss.best_constant - IMPROVING * scale:
         return None if last < loss.best_constant + WORSE * scale else False
+    unseen = race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]].judged_loss
+    if unseen is not None and loss.best_constant is not None and unseen > loss.best_constant + IMPROVING * scale:
+        return None
     return first - last > IMPROVING * scale
 
 
@@ -232,6 +242,14 @@ def _seen_training(problem: Problem, seed: int) -> bool:
     model, optimizer = problem.build(seed)
     counted = (b for name, b in model.named_buffers() if name.endswith("num_batches_tracked"))
     return (isinstance(problem.optimizer, Optimizer) and bool(optimizer and optimizer.state)) or any(map(bool, counted))
+
+
+def _seen_faults(race: Race, catalogue: Sequence[Remedy], judgement: Judgement | None) -> Iterator[str]:
+    """What remedies that saw their fault would change, where nothing was accepted: it may show only later."""
+    for each in catalogue if judgement is None or not judgement.accepted else ():
+        described = race.ask(Describe((each.slug,), race.seed)).trial if each.only_for == "fault" else None
+        if described is not None:
+            yield f"{each.slug} sees its fault here, which may cost more in a longer training: {described.change}"
 
 
 def _remarks(problem: Problem, race: Race) -> Iterator[str]:
@@ -245,6 +263,12 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
         yield "there are too few validation samples to split: the same ones chose and judged"
     if race.copies.objective.pretrained:
         yield "the weights have seen training, so no remedy drew them anew"
+    if drawn := as_drawn(race.copies.copy(AS_IS, race.seed).model):
+        which = f"{', '.join(drawn[:3])}{f' and {len(drawn) - 3} more layers' if len(drawn) > 3 else ''}"
+        yield (
+            f"not trained, with weights as torch draws them: {which}; if that is not meant, call requires_grad_(True)"
+            " and give them to the optimizer"
+        )
     if isinstance(problem.model, nn.Module):
         yield "every training starts from the weights as given; seeds change the order of the batches and new weights"
 

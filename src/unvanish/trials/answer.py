@@ -11,6 +11,7 @@ from unvanish.records import Trial
 from unvanish.report import Report
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement
+from unvanish.trials.learned import HALF, Learned, learned
 from unvanish.trials.patch import patch_of
 from unvanish.trials.questions import Describe
 from unvanish.trials.race import Race
@@ -37,11 +38,15 @@ def answer(
     if judgement is not None and len(judgement.scores) < race.plan.seeds and not interrupted:
         remarks.append(f"the budget carried {len(judgement.scores)} of {race.plan.seeds} seeds in the judgement")
     after = None if copy is None else _after(race, copy.candidate)
+    found: Learned | None = None
+    if copy is not None and judgement is not None:
+        seeds = range(race.seed, race.seed + len(judgement.scores))
+        found = learned(race, copy.candidate, seeds, judgement.steps)
     patch, patched, why = "", "", ""
     if copy is not None and after is not None:
         patch, patched, why = patch_of(race.problem, copy, race.report, after)
     return Fixes(
-        verdict="repaired" if copy is not None else verdict or "no remedy found",
+        verdict=_verdict(after, found) if copy is not None else verdict or "no remedy found",
         trials=trials,
         best=None if copy is None else trials[0],
         model=None if copy is None else copy.model,
@@ -64,7 +69,18 @@ def answer(
         patched=patched,
         patch_refused=why,
         state=written(race.ledger, race.identity),
+        learned=None if found is None else found.share,
+        learned_in_training=None if found is None else found.training,
+        still_falling=found is not None and found.falling,
     )
+
+
+def _verdict(after: Report | None, found: Learned | None) -> str:
+    """Of a change that helps: repaired, unless a check still finds an error or less than half has been learnt."""
+    errors = after is not None and any(finding.level == "error" for finding in after.findings)
+    shares = () if found is None else (found.share, found.training)
+    short = any(share is not None and share < HALF for share in shares)
+    return "improved" if errors or short else "repaired"
 
 
 def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:

@@ -15,7 +15,8 @@ RANDOM_EVERY = 5
 PARTNERS = ("standardise-inputs", "output-layer", "optimizer-adam", "lr-10", "lr-0.1", "critical-init")
 """What repaired most often as the second edit of a pair."""
 STRUCTURE = (
-    "activation", "normalisation", "residual", "output", "data", "numbers", "init", "optimizer", "rate", "clip",
+    "activation", "normalisation", "residual", "output", "data", "noise", "numbers", "init", "optimizer", "rate",
+    "clip",
 )  # fmt: skip
 """The order in which the edits of a pair are made: weights are drawn for the layers that are there in the end."""
 

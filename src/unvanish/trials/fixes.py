@@ -14,14 +14,16 @@ from unvanish.report.saved import flattened
 from unvanish.trials.state import State
 
 SCHEMA = "unvanish.fixes/1"
-VERDICTS = ("nothing to repair", "repaired", "no remedy found")
+VERDICTS = ("nothing to repair", "repaired", "improved", "no remedy found")
 
 
 @dataclass(frozen=True, repr=False)
 class Fixes:
     """The answer of ``unvanish.fix``. ``print(fixes)`` shows it; ``fixes.save("x.json")`` keeps it.
 
-    ``verdict``: one of "nothing to repair", "repaired", "no remedy found". ``trials``: best first. ``best``: the trial
+    ``verdict``: one of "nothing to repair", "repaired", "improved" (better by more than chance makes, but a check of
+    the changed network still finds an error, or it has learnt less than half of what there is), "no remedy found".
+    ``trials``: best first. ``best``: the trial
     that was accepted, or None. ``model``: the copy repaired by it, trained with the first seed as in the trial; None
     without one. ``code``: Python text that makes the change without unvanish. ``before`` and ``after``: the reports on
     the network as it is and on the repaired one, both before any step. ``as_is``: the network as it is, as a trial.
@@ -33,6 +35,9 @@ class Fixes:
     ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a literal swap in it;
     else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be known. ``interrupted``:
     the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on from.
+    ``learned``: how far the loss of the accepted change came from that of the best constant output (0) to the lowest
+    there is (1), on the data that judged, and ``learned_in_training`` on the last training batches; None: not known.
+    ``still_falling``: the training loss still fell when the trial ended.
     """
 
     verdict: str
@@ -58,6 +63,9 @@ class Fixes:
     patched: str = ""
     patch_refused: str = ""
     state: State = field(default_factory=dict)
+    learned: float | None = None
+    learned_in_training: float | None = None
+    still_falling: bool = False
 
     def to_json(self, indent: int | None = 1) -> str:
         """ASCII JSON without the model; numbers that are not finite are the strings "-inf", "inf" and "nan"."""

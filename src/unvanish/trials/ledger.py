@@ -35,7 +35,8 @@ class Ledger:
     """One budget of optimizer steps and every measure paid from it, in the order they were taken.
 
     ``costs``: the steps taken for a measure, since the same copy was measured before. ``reached``: how far the copy of
-    a candidate and seed has come; a longer training goes on from there. ``seed``: the one that candidates rank by.
+    a candidate and seed has come; a longer training goes on from there, a shorter one starts again. ``seed``: the one
+    that candidates rank by.
     """
 
     budget: int
@@ -50,14 +51,21 @@ class Ledger:
         return self.budget - self.spent
 
     def price(self, candidate: Candidate, seed: int, steps: int) -> int:
-        """Steps still to be taken to have this candidate trained for so many."""
-        return max(0, steps - self.reached.get((candidate, seed), 0))
+        """Steps still to be taken to have this candidate measured after so many; all of them where it went further.
+
+        A training that has failed takes no further step.
+        """
+        reached = self.reached.get((candidate, seed), 0)
+        last = self.measures.get((candidate, seed, reached))
+        if (candidate, seed, steps) in self.measures or (last is not None and last.failure and reached <= steps):
+            return 0
+        return steps - reached if reached <= steps else steps
 
     def enter(self, key: Key, measure: Measure, cost: int) -> None:
         """Write down a measure. Its cost is not added to ``spent``: steps count when they are taken."""
         candidate, seed, steps = key
         self.measures[key], self.costs[key] = measure, cost
-        self.reached[candidate, seed] = max(self.reached.get((candidate, seed), 0), steps)
+        self.reached[candidate, seed] = steps
 
     def standings(self) -> list[tuple[int, float, Candidate]]:
         """(steps, key, candidate) with the first seed: those that got furthest first, the best of them ahead."""

@@ -266,6 +266,10 @@ class Race:
         cut_off = self.veto and self.flows[structure] < VANISHED
         return "cut off" if cut_off else "applies"
 
+    def leaves_a_fault(self, candidate: Candidate) -> bool:
+        """Whether a layer is cut off, or an error about outputs or inputs still there, after these edits."""
+        return self._look(candidate) == "cut off"
+
     def applies(self, candidate: Candidate) -> bool:
         """Whether these edits can be made; why a single one cannot is noted in ``refused``."""
         return self._ask_about(candidate, None) is not None

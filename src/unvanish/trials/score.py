@@ -93,6 +93,24 @@ class Scale:
         except CannotScoreError:
             return [-math.inf]
 
+    def own_loss(self, copy: Copy) -> float | None:
+        """The loss that the copy is trained by, on the data that judges; None where it is not finite or fails there."""
+        if not copy.finite:
+            return None
+
+        def loss() -> float:
+            inputs, targets = self.judging
+            copy.model.eval()
+            with autocast(self.problem, copy.model):
+                found = loss_of(copy.draft.loss_fn, called(copy.model, inputs), targets)
+            return float(found.detach() if isinstance(found, Tensor) else found)
+
+        try:
+            found = self._as_it_was(copy, loss)
+        except Exception:  # a loss written for batches of one size, say: the score says what there is to say
+            return None
+        return found if math.isfinite(found) else None
+
     def _as_it_was(self, copy: Copy, work: Callable[[], T]) -> T:
         """Random numbers follow from the copy's seed; model, loss and metric are afterwards as they were."""
         try:

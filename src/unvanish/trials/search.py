@@ -1,19 +1,27 @@
-"""From many candidates to one: heats, the fewest edits, no edit too many, the learning rate, and a second seed."""
+"""From many candidates to one: heats, the fewest edits, none missing or too many, the rate, and a second seed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from unvanish.remedies import Refused
+from unvanish.remedies import Refused, get
+from unvanish.trials.candidates import in_order
+from unvanish.trials.learned import HALF, has_learned, share_so_far
 from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.plan import QUARTER
 from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, title
+from unvanish.trials.trial import Measure
 
 CLOSE = 0.02
 """Scores this near to each other are taken for the same."""
 LOWER_RATE = "lr-0.3"
+FEWEST_RUNGS = 5
+"""Trainings to the last rung that a search keeps back at the least: a second seed, a guard, and a judgement."""
+HIGHER_RATES = ("lr-10", "lr-100")
+COMPLETIONS = 3
+"""Answers that are tried beside a choice that leaves a fault as it is."""
 
 
 def search(
@@ -21,27 +29,34 @@ def search(
 ) -> Candidate | None:
     """The candidate to be judged; None where nothing that was raced is better than the network as it is.
 
-    Heats go on until one of them finds something or the budget for them is gone; then the ``answers`` to the findings
-    get a longer try. ``remark`` is told which of the later checks the budget did not reach.
+    Heats go on until one of them finds something or the budget for them is gone; then, or where what was found has
+    learnt less than half of what there is, the ``answers`` to the findings get a longer try, and where that finds
+    nothing either, heats go on. ``remark`` is told which of the later checks the budget did not reach.
     """
     finalists: list[Candidate] = []
+    reserve, tried_longer = race.plan.reserve, False
     while not finalists or not _better(race, finalists[0]):
         base = race.ledger.price(AS_IS, race.seed, race.plan.rungs[-1])
-        count = race.plan.heat(race.ledger.left - race.plan.reserve - base)
+        count = race.plan.heat(race.ledger.left - reserve - base)
         field = race.admitted(stream, count if not finalists or count >= QUARTER else 0)
-        if not field:
-            finalists = late(race, answers)
-            if not finalists or not _better(race, finalists[0]):
-                return None
-            break
-        finalists = sorted([*finalists, *heat(race, field)], key=race.ledger.key, reverse=True)
+        if field:
+            more = heat(race, field)
+        elif tried_longer:
+            return None
+        else:  # what is kept back for judging is of no use without anything to judge
+            more, tried_longer, reserve = late(race, answers), True, min(reserve, FEWEST_RUNGS * race.plan.rungs[-1])
+        finalists = sorted([*finalists, *more], key=race.ledger.key, reverse=True)
+    if not tried_longer and not has_learned(race, finalists[0]):
+        finalists = sorted([*finalists, *late(race, answers)], key=race.ledger.key, reverse=True)
     race.expect_descriptions()
     chosen = smallest_of_the_best(race, finalists)
     try:
-        chosen = minimised(race, chosen)
+        chosen = minimised(race, completed(race, chosen, answers), answers)
     except BudgetSpentError:
         remark("the budget ended before every edit had been left out once")
-    runner_up = next((c for c in finalists if not set(chosen) <= set(c)), None)
+    clean = race.veto and not race.leaves_a_fault(chosen)
+    others = (c for c in finalists if not set(chosen) <= set(c) and not (clean and race.leaves_a_fault(c)))
+    runner_up = next(others, None)
     try:
         return guarded(race, chosen, runner_up)
     except BudgetSpentError:
@@ -100,20 +115,62 @@ def smallest_of_the_best(race: Race, finalists: Sequence[Candidate]) -> Candidat
     return min(due, key=len)
 
 
-def minimised(race: Race, chosen: Candidate) -> Candidate:
-    """Drop edits one by one, as long as the score stays within 0.02."""
+def completed(race: Race, chosen: Candidate, answers: Sequence[str]) -> Candidate:
+    """The choice, with an answer to the fault that it would leave as it is, where it does no worse with it.
+
+    So early a fault may cost less than it will, and what brings speed is ahead of what removes it. While the choice has
+    learnt less than half of what there is, it is enough that as large a share of it is learnt with the answer, if any.
+    """
+    if not race.veto or not race.leaves_a_fault(chosen):
+        return chosen
+    kinds = {get(slug).kind for slug in chosen} - {"data"}
+    beside = [slug for slug in answers if slug not in chosen and get(slug).kind not in kinds][:COMPLETIONS]
+    for slug in beside:
+        whole = in_order((*chosen, slug), {each: get(each) for each in (*chosen, slug)})
+        if not race.applies(whole) or race.leaves_a_fault(whole):
+            continue
+        found = race.reach(whole, race.seed, race.plan.rungs[-1], f"with {slug}: {title(whole)}")
+        if found.key >= race.ledger.key(chosen) - CLOSE or _learns_as_much(race, whole, chosen):
+            return whole
+    return chosen
+
+
+def _learns_as_much(race: Race, whole: Candidate, chosen: Candidate) -> bool:
+    mine, theirs = share_so_far(race, whole), share_so_far(race, chosen)
+    return mine is not None and theirs is not None and theirs < HALF and mine >= max(theirs - CLOSE, CLOSE)
+
+
+def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Candidate:
+    """Drop edits one by one, as long as the score stays within 0.02 and no fault comes back."""
     goal = race.ledger.key(chosen) - CLOSE
     rung = race.plan.rungs[-1]
-    fewer = [tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1]
-    race.foresee([*((smaller, race.seed) for smaller in fewer), *((each, race.seed + 1) for each in (*fewer, chosen))])
-    for out, smaller in zip(chosen, fewer, strict=False):
+    fewer = {out: tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1}
+    if race.veto and not race.leaves_a_fault(chosen):
+        fewer = {out: smaller for out, smaller in fewer.items() if not race.leaves_a_fault(smaller)}
+    every = fewer.values()
+    race.foresee([*((smaller, race.seed) for smaller in every), *((each, race.seed + 1) for each in (*every, chosen))])
+    for out, smaller in fewer.items():
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
+            if found.key < goal and out in HIGHER_RATES and out not in answers:
+                found = _caught_up(race, smaller, out)
         except Refused:
             continue
         if found.key >= goal:
-            return minimised(race, smaller)
+            return minimised(race, smaller, answers)
     return chosen
+
+
+def _caught_up(race: Race, slower: Candidate, out: str) -> Measure:
+    """What it is worth after half a training: a higher rate that no finding asks for may have brought speed alone.
+
+    Speed is of no use where there are steps enough without it. The steps that the guards and a second seed of the
+    judgement need are kept back.
+    """
+    rung, further = race.plan.rungs[-1], max(race.plan.rungs[-1], race.plan.steps // 2)
+    if race.ledger.left - race.ledger.price(slower, race.seed, further) < 3 * rung:
+        return race.ledger.measures[slower, race.seed, rung]
+    return race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
 
 
 def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candidate:

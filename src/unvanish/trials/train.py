@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,6 +69,16 @@ class Copy:
     def loss_now(self) -> float:
         last = self.losses[-self._window :]
         return sum(last) / len(last) if last else math.nan
+
+    @property
+    def falling(self) -> bool:
+        """Whether the mean loss of the last quarter is below that of the quarter before, by more than chance makes."""
+        part = len(self.losses) // 4
+        if part < 2:
+            return False
+        before, now = self.losses[-2 * part : -part], self.losses[-part:]
+        error = math.sqrt((statistics.variance(before) + statistics.variance(now)) / part)
+        return statistics.fmean(before) - statistics.fmean(now) > 2.0 * error
 
     @property
     def loss_fall(self) -> float:

@@ -23,13 +23,17 @@ class Measure(Record, frozen=True, kw_only=True):
     """What a copy is worth after so many steps.
 
     ``score``: on the data that chooses. ``fall``: the relative fall of its training loss. ``judged``: on the data that
-    judges, where the objective asks for it. ``failure``: why it could not be trained or scored.
+    judges, where the objective asks for it. ``failure``: why it could not be trained or scored. ``loss``: of the last
+    training steps; ``judged_loss``: its own loss on the data that judges; ``falling``: the training loss still fell.
     """
 
     score: float
     fall: float
     failure: str = ""
     judged: tuple[float, ...] = ()
+    loss: float | None = None
+    judged_loss: float | None = None
+    falling: bool = False
 
     @property
     def key(self) -> float:
@@ -150,10 +154,10 @@ class Copies:
             self.taken += copy.steps - before
 
     def measured(self, candidate: Candidate, seed: int, steps: int) -> Measure:
-        """What ``measure`` gives, from the copy that is there; one that has gone further is of no use."""
+        """What ``measure`` gives, from the copy that is there; one that has gone further gives way to a new one."""
         copy = self.copy(candidate, seed)
         if copy.steps > steps:
-            copy = self.fresh(candidate, seed)
+            copy = self.trained[candidate, seed] = self.fresh(candidate, seed)
         self.train(copy, steps)
         if candidate == AS_IS and "raised" in copy.failure:
             raise UnvanishError(f"training the network as it is: {copy.failure}")
@@ -164,7 +168,15 @@ class Copies:
             failure = str(error)
         full = candidate == AS_IS or steps >= self.objective.judged_from
         judged = tuple(self.scale.judged(copy)) if full else ()
-        return Measure(score=score, fall=copy.loss_fall, failure=failure, judged=judged)
+        return Measure(
+            score=score,
+            fall=copy.loss_fall,
+            failure=failure,
+            judged=judged,
+            loss=copy.loss_now if math.isfinite(copy.loss_now) else None,
+            judged_loss=self.scale.own_loss(copy) if full else None,
+            falling=copy.falling,
+        )
 
     @property
     def fits_in_memory(self) -> bool:

@@ -14,6 +14,30 @@ TREATED = (
         about="an Adam whose weight decay of 0.3 is added to the gradient",
     ),
     Network(
+        name="dropout-90", builder="treated.dropped", options={"p": 0.9}, expects=("healthy",),
+        about="three layers, each of which drops nine units in ten",
+    ),
+    Network(
+        name="large-embedding", builder="treated.large_embedding", expects=("saturated",), codes=("UV304",),
+        about="embeddings with a deviation of 20 before a tanh",
+    ),
+    Network(
+        name="frozen-draws", builder="treated.frozen_draws", expects=("healthy", "frozen"),
+        about="layers frozen as they were drawn, and a head that can do nothing with what they make",
+    ),
+    Network(
+        name="detached-state", builder="treated.detached", options={"steps": 8}, expects=("vanished", "healthy"),
+        about="a recurrent loop that detaches its state at every step, asked for the first input",
+    ),
+    Network(
+        name="long-momentum", builder="treated.remembering", options={"momentum": 0.999}, expects=("healthy",),
+        about="SGD with a momentum of 0.999, which remembers a thousand steps",
+    ),
+    Network(
+        name="slow-statistics", builder="treated.slow_statistics", options={"momentum": 0.001}, expects=("healthy",),
+        about="batch normalisation whose running statistics move by a thousandth of each batch's",
+    ),
+    Network(
         name="where-exp", builder="treated.where_exp", expects=("nonfinite",), codes=("UV501",),
         about="a where whose branch that is not taken overflows: the loss is finite, its gradient is not",
     ),

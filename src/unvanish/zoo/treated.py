@@ -33,6 +33,78 @@ def decayed_adam(decay: float = 0.3) -> Problem:
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=optimizer)
 
 
+def dropped(p: float) -> Problem:
+    """Four classes of a plane, with dropout behind each of three hidden layers."""
+    inputs = torch.randn(64, 2)
+    hidden = [part for a, b in ((2, 32), (32, 32), (32, 32)) for part in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(p))]
+    model = nn.Sequential(*hidden, nn.Linear(32, 4))
+    targets = (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long()
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2))
+
+
+def large_embedding() -> Problem:
+    """How many of six words belong to the first half of the dictionary, in three classes."""
+    words = torch.randint(0, 30, (512, 6))
+    bag = nn.EmbeddingBag(30, 8, mode="sum")
+    nn.init.normal_(bag.weight, std=20.0)
+    model = nn.Sequential(bag, nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    targets = (words < 15).sum(1) * 3 // 7
+    return Problem(model=model, inputs=words, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2))
+
+
+def frozen_draws() -> Problem:
+    """The sine of a sum, from a head of one unit on layers that nobody has trained."""
+    inputs = torch.randn(64, 4)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 1))
+    model[:3].requires_grad_(False)
+    targets = torch.sin(2.0 * inputs.sum(1, keepdim=True))
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+def remembering(momentum: float) -> Problem:
+    """Ten classes of a linear map, under an SGD that forgets next to nothing."""
+    inputs = torch.randn(256, 16)
+    targets = (inputs @ torch.randn(16, 10)).argmax(1)
+    hidden = [part for a, b in ((16, 64), (64, 64), (64, 64)) for part in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*hidden, nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4, momentum=momentum)
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=optimizer)
+
+
+def slow_statistics(momentum: float) -> Problem:
+    """Four classes of a plane far from the origin, which only the statistics of the batch bring back to it."""
+    inputs = torch.randn(64, 2)
+    targets = (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long()
+    model = nn.Sequential(
+        nn.BatchNorm1d(2, momentum=momentum), nn.Linear(2, 32), nn.ReLU(), nn.BatchNorm1d(32, momentum=momentum),
+        nn.Linear(32, 4),
+    )  # fmt: skip
+    return Problem(
+        model=model, inputs=5.0 + inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 1e-2)
+    )
+
+
+class Detached(nn.Module):
+    """A recurrent loop that cuts the graph between two steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps, self.cell, self.head = steps, nn.GRUCell(1, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], 16)
+        for step in range(self.steps):
+            state = self.cell(x[:, step], state.detach())
+        return self.head(state)
+
+
+def detached(steps: int) -> Problem:
+    """The first of so many numbers is wanted at the end."""
+    inputs = torch.randn(64, steps, 1)
+    model = Detached(steps)
+    return Problem(model=model, inputs=inputs, targets=inputs[:, 0], loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
 class Rate(nn.Module):
     """A positive rate: an exponential below zero, a line above."""
 
