@@ -14,7 +14,7 @@ def costs(folder: Path = RESULTS) -> str:
     """The tables that have been measured; "" where none has."""
     parts = [
         *_of(folder / "watch_cost.json", steps), *_of(folder / "run_file.json", _file),
-        *_of(folder / "watch_healthy.json", _healthy),
+        *_of(folder / "watch_birth.json", _birth), *_of(folder / "watch_healthy.json", _healthy),
     ]  # fmt: skip
     return "\n\n".join(parts)
 
@@ -77,6 +77,18 @@ def _file(data: dict[str, Any]) -> Iterable[str]:
         f" is {data['bytes_after_thinning']:.1f} bytes a step and layer ({data['bytes_a_step_and_layer']:.0f} before it"
         f" is thinned). It is opened and a first question answered in {slowest:.1f} s and {memory:.0f} MiB, at most; by"
         " `benchmarks/run_file.py`."
+    )
+
+
+def _birth(data: dict[str, Any]) -> Iterable[str]:
+    rows = list(data["faults"].values())
+    named = sum(row["named"] for row in rows)
+    slowest = max(rows, key=lambda row: row["clock_s"])
+    yield (
+        f"From a number that stops being finite in the {data['network']}, to the finding that names its call:"
+        f" {slowest['clock_s']:.1f} s by the clock at most ({max(row['processor_s'] for row in rows):.2f} s of"
+        f" processor, on two cores with a load of {data['load']:.1f}), beside {slowest['step_s']:.2f} s for a step;"
+        f" {named} of {len(rows)} named, at every=1 and every=10; by `benchmarks/watch_birth.py`."
     )
 
 

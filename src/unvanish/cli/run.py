@@ -188,7 +188,9 @@ def _follow(path: Path, args: argparse.Namespace) -> int:
     from unvanish.watching.alive import alive
     from unvanish.watching.run import load_run
 
-    last = None
+    if args.output is not None or args.format not in (None, "text"):
+        raise UnvanishError("show --follow writes text, and no file; leave out one of the two")
+    last, gone = None, False
     try:
         while True:
             run = load_run(path)
@@ -199,10 +201,15 @@ def _follow(path: Path, args: argparse.Namespace) -> int:
                     sys.stdout.write("\x1b[H\x1b[2J")
                 write(sys.stdout, f"step {step}\n\n{_text(run, sys.stdout)}\n")
             if "ended" in run.facts:
+                if not run.steps:
+                    write(sys.stderr, "unvanish: this run has ended before a step was sampled")
                 return FOUND if args.fail_on == "error" and run.steps and _has_errors(run) else HEALTHY
-            if not alive(run.facts):
-                write(sys.stderr, "unvanish: the process of this run is gone, and did not end its file")
+            if gone:
+                said = "before a step was sampled" if last is None else f"its last sample is that of step {last}"
+                write(sys.stderr, f"unvanish: the process of this run is gone, and did not end its file; {said}")
                 return FAILED
-            time.sleep(0.5)
+            gone = not alive(run.facts)  # it may have ended its file since that was read: once more, then
+            if not gone:
+                time.sleep(0.5)
     except KeyboardInterrupt:
         return INTERRUPTED

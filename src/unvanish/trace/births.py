@@ -66,9 +66,11 @@ def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], m
 def origins(calls: Sequence[Call]) -> list[int | None]:
     """For each call, the first one where what is not finite in its result was born.
 
-    None where the result is finite, and where its infinities are meant: put there as a mask, and passed on.
+    None where the result is finite, and where its infinities are meant: put there as a mask, and passed on. What a
+    logsumexp makes of a row that is masked whole may do no harm; where it does, it was born there.
     """
     found: list[int | None] = [None] * len(calls)
+    empty: list[int | None] = [None] * len(calls)  # the first call behind each that summed up such a row
     for call in calls:
         trouble = call.trouble
         if call.finite or trouble is None:
@@ -77,10 +79,12 @@ def origins(calls: Sequence[Call]) -> list[int | None]:
         with_nan = [each for each in bad if each.trouble is not None and each.trouble.nan]
         before = [found[each.index] for each in (with_nan if trouble.nan and with_nan else bad)]
         born = [index for index in before if index is not None]
+        rows = [row for each in bad if (row := empty[each.index]) is not None]
+        empty[call.index] = min(rows, default=call.index if trouble.row else None)
         if born:
             found[call.index] = min(born)
         elif not _meant(call, trouble, bool(bad)):
-            found[call.index] = call.index
+            found[call.index] = min(rows, default=call.index)
     return found
 
 

@@ -70,15 +70,17 @@ class Box:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        plain = not kwargs and all(isinstance(each, Tensor) for each in args)
-        given = args if plain else list(tensors((args, kwargs)))
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        given = args if alone else list(tensors((args, kwargs)))
         try:
             versions = [(each, each._version) for each in given]
         except RuntimeError:  # what was made in inference mode has none
             versions = [(each, each._version) for each in given if not each.is_inference()]
-        home = self._home(module)
+        first = self.first[id(module)] if id(module) in self.first else self._first(module)
+        home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
-        self.running = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
+        random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
+        self.running = Entry(module, args, kwargs, versions, random, cast, module.training, [], {})
         self.entries.append(self.running)
         if len(self.entries) > MOST:
             self._drop(self.entries[:-MOST])
@@ -88,12 +90,9 @@ class Box:
             self.counts[id(each.module)] = self.counts.get(id(each.module), 0) + each.samples
         self.entries = [each for each in self.entries if each not in those]
 
-    def _home(self, module: nn.Module) -> str:
-        """Where its parameters are; the first of them stays the same when a module moves to another device."""
-        if id(module) not in self.first:
-            self.first[id(module)] = next(iter(module.parameters()), None)
-        first = self.first[id(module)]
-        return "cpu" if first is None or first.is_cpu else first.device.type
+    def _first(self, module: nn.Module) -> nn.Parameter | None:
+        """One of its parameters, which stays the same when the module moves to another device."""
+        return self.first.setdefault(id(module), next(iter(module.parameters()), None))
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
@@ -159,7 +158,3 @@ def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:
     if tensor.numel() <= SMALL:
         return plain, plain._version
     return (plain.as_strided((PROBE,), (1,)).clone() if tensor.is_contiguous() else None), 0
-
-
-def _random_state(home: str) -> Any:
-    return torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
+from unvanish.preserve import checking
 from unvanish.watching.box import Box
+from unvanish.watching.guard import Guard
 from unvanish.watching.parts import Parts, drop
 from unvanish.watching.processes import Processes
 from unvanish.watching.signals import Activations, Signals
@@ -18,13 +19,12 @@ from unvanish.watching.signals import Activations, Signals
 class Calls:
     """Holds the outermost calls in the box; in a sampled step their activations are looked at as well.
 
-    ``guarded`` wraps each hook, so that none can stop the training.
+    Its hooks run in every step, sampled or not, and after each a network has been through the processor's caches: so
+    they are few functions, which look at little.
     """
 
-    def __init__(
-        self, box: Box, signals: Signals, processes: Processes, guarded: Callable[[Callable[..., Any]], Any]
-    ) -> None:  # fmt: skip
-        self.box, self.signals, self.processes, self.guarded = box, signals, processes, guarded
+    def __init__(self, box: Box, signals: Signals, processes: Processes, guard: Guard) -> None:
+        self.box, self.signals, self.processes, self.guard = box, signals, processes, guard
         self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
         self.hooks: list[Any] = []
         self.sampled = False  # the step that comes
@@ -39,17 +39,38 @@ class Calls:
 
     def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
         """``model``: what is run again in the module's stead."""
-        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        guard, itself = self.guard, model is module
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if is_compiling() or guard.off or checking():
+                return
+            try:
+                self._before(model, itself, args, kwargs)
+            except Exception as error:
+                guard.fail(error)
+
+        def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+            if is_compiling() or guard.off or checking():
+                return
+            try:
+                self.depth -= 1
+                if self.depth == 0 and self.held and not self.signals.open:
+                    if self.mode is not None:
+                        self.leave_mode()
+                    self.box.after(outputs)
+            except Exception as error:
+                guard.fail(error)
+
         hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
         hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
-    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def entered(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it was given by name is not known."""
-        self.guarded(self._before)(module, module, args, {})
+        self.guard.around(self._before)(model, True, args, {})
 
-    def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
-        if model is module:
+        if itself:
             self.parts.called(model)
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
@@ -62,14 +83,6 @@ class Calls:
             if not self.signals.compiled:
                 self.mode = Activations(self.signals)
                 self.mode.__enter__()
-
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        self.depth -= 1
-        if self.depth or self.signals.open or not self.held:
-            return
-        if self.mode is not None:
-            self.leave_mode()
-        self.box.after(outputs)
 
     def leave_mode(self) -> None:
         """Look at activations no more."""

@@ -13,6 +13,9 @@ from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, 
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place, spread
 
+FEW = 512
+"""So many numbers are added up sooner in Python than by a kernel, which has to come into the processor's caches."""
+
 
 def held(optimizer: Any) -> list[nn.Parameter]:
     """The parameters of an optimizer, group by group."""
@@ -144,7 +147,10 @@ def looks_finite(first: Tensor | None) -> bool:
     gradient = None if first is None else first.grad
     if gradient is None or not gradient.is_cpu or gradient.is_sparse:
         return True
-    return math.isfinite((gradient if type(gradient) is Tensor else local(gradient)).sum().item())
+    here = gradient if type(gradient) is Tensor else local(gradient)
+    if here.ndim == 1 and len(here) <= FEW:
+        return math.isfinite(sum(here.tolist()))
+    return math.isfinite(here.sum().item())
 
 
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:

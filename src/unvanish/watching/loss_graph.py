@@ -16,6 +16,10 @@ STEEP = ("sqrt", "pow", "norm", "log", "div", "acos", "asin", "atanh", "acosh", 
 """Calls with an infinite slope at some input at which their value is finite."""
 
 
+MEAN = 1
+"""The reduction of a loss that divides by the sum of the weights of its targets, as a node keeps it."""
+
+
 def between(root: Any, ends: Collection[int]) -> list[Any]:
     """The nodes from the loss back to the outputs of the model, those nearest to the model first.
 
@@ -35,8 +39,10 @@ def between(root: Any, ends: Collection[int]) -> list[Any]:
 
 
 def birth(nodes: list[Any]) -> str:
-    """The first call whose slope is not finite, while the graph still holds what it needs; "" where there is none."""
+    """The first call with a result or a slope that is not finite, while the graph still holds them; "" for none."""
     for node in nodes:
+        if (reason := _made(node)) is not None:
+            return name_of(node) + reason
         try:
             given = [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in node._input_metadata]
             with torch.no_grad():
@@ -49,9 +55,34 @@ def birth(nodes: list[Any]) -> str:
     return ""
 
 
+def _made(node: Any) -> str | None:
+    """What is to be said of a result that is not finite; None where it is, or where it was not kept.
+
+    Infinities of one sign may be a mask's, which a softmax passes on; of a row that is masked whole logsumexp does.
+    """
+    try:
+        result, weight = getattr(node, "_saved_result", None), getattr(node, "_saved_total_weight", None)
+        if weight is not None and node._saved_reduction == MEAN and float(weight) == 0.0:
+            return ", a mean of nothing (no target counts)"
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return None
+        if name_of(node) == "logsumexp" and bool(result.isneginf().any()):
+            return ", of a row that is -inf throughout"
+        return "" if bool((result.isnan() | result.isposinf()).any()) else None
+    except RuntimeError:  # a backward before this one has freed it
+        return None
+
+
 def steep(nodes: list[Any]) -> list[str]:
     """The names of the calls that can have made an infinite slope."""
-    return list(dict.fromkeys(name for node in nodes if (name := name_of(node)).startswith(STEEP) or "norm" in name))
+    names = [name_of(node) for node in nodes if not _gentle(node)]
+    return list(dict.fromkeys(name for name in names if name.startswith(STEEP) or "norm" in name))
+
+
+def _gentle(node: Any) -> bool:
+    """Whether it is a power whose slope is finite wherever its value is, such as a square."""
+    power = getattr(node, "_saved_exponent", None)
+    return isinstance(power, int | float) and power >= 1
 
 
 def name_of(node: Any) -> str:

@@ -92,7 +92,9 @@ def replay(
             return Replay(found.report, _of_loss(box), "loss")
     without = [each for each in known if each.report is None]
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
-    return last if last.report is None else Replay(last.report, _calls_of_loss(box))
+    if last.report is None:
+        return last
+    return Replay(last.report, _of_loss(box), "loss") if box.loss_birth else Replay(last.report, _calls_of_loss(box))
 
 
 def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool) -> Replay:

@@ -9,6 +9,25 @@ from unvanish.records import Setting
 from unvanish.watching.watcher import Watcher
 
 
+class Known:
+    """The setting of a watch; put together again only where something of it is another."""
+
+    def __init__(self) -> None:
+        self.key: tuple[object, ...] = ()
+        self.setting: Setting | None = None
+
+    def of(self, watcher: Watcher) -> Setting:
+        first = watcher.first
+        key = (
+            len(watcher.table), len(watcher.optimizers), watcher.box.samples, watcher.processes.size,
+            [model.training for model in watcher.table.models.values()], watcher.signals.autocast,
+            None if first is None else (first.dtype, first.device),
+        )  # fmt: skip
+        if self.setting is None or key != self.key:
+            self.key, self.setting = key, setting_of(watcher)
+        return self.setting
+
+
 def setting_of(watcher: Watcher) -> Setting:
     """What is watched, in the form of a check's setting."""
     models = list(watcher.table.models.values())

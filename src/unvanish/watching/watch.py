@@ -20,7 +20,7 @@ from unvanish.decide import decide
 from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.watching import interposed
+from unvanish.watching import alive, interposed
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
@@ -31,7 +31,7 @@ from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample, flow_of, locate
-from unvanish.watching.setting import setting_of
+from unvanish.watching.setting import Known
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
 from unvanish.watching.watcher import Watcher
 
@@ -58,14 +58,14 @@ class Watch:
         self.closed = False
         self.path, self.first = path, rank() == 0
         self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
-        facts = {"every": every, "torch": str(torch.__version__), "process": os.getpid()}
+        facts = {"every": every, "torch": str(torch.__version__), **alive.here()}
         goes_on = self.first and from_step is not None and path.exists()
         self.file = RunFile(path if self.first else None, facts, from_step)
         if from_step is not None:
             self.watcher.step = from_step
         if goes_on:
             self.history, self.found, self.episodes = remembered(Reader(path))
-        self._layout: tuple[Any, ...] = ()
+        self._layout, self._setting = (), Known()
         self._notes: list[str] = []
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
@@ -108,7 +108,7 @@ class Watch:
         watcher = self.watcher
         if watcher.now.stepped and not watcher.processes.together:
             watcher.guarded(watcher.finish)()
-        watcher.closed = True
+        watcher.guard.close()
         watcher.processes.ends()
         if not watcher.processes.together:
             self._unhook()
@@ -195,13 +195,13 @@ class Watch:
     def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         watcher = self.watcher
-        watcher.busy = True
+        watcher.guard.busy(True)
         moving = [*watcher.optimizers.values()] if watcher.moving is None else [watcher.moving]
         moved = {id(each) for one in moving for each in held(one)}
         try:
             return replay(watcher.box, watcher.table.models, moved, watcher.scale(), plain)
         finally:
-            watcher.busy = False
+            watcher.guard.busy(False)
 
     def _check(self, why: str) -> list[Report]:
         if not self.first:  # this process writes nothing
@@ -237,7 +237,7 @@ class Watch:
     def _sampled(self, sample: Sample) -> None:
         self._prepare(sample)
         self.file.sample(sample)
-        setting = setting_of(self.watcher)
+        setting = self._setting.of(self.watcher)
         now: dict[str, Finding] = {}
         for group in sample.groups:
             flow = decide(flow_of(sample, self.watcher.columns, setting, group))
@@ -339,7 +339,7 @@ class Watch:
         if layout != self._layout:
             self._layout = layout
             self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
-            self.file.fact(setting=to_builtins(setting_of(self.watcher)))
+            self.file.fact(setting=to_builtins(self._setting.of(self.watcher)))
 
 
 def _end_others(optimizers: Sequence[Any]) -> None:

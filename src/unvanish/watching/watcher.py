@@ -10,18 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
-from unvanish.preserve import checking
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
 from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
+from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample
@@ -33,17 +31,6 @@ LOG = logging.getLogger("unvanish")
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
 
-_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
-
-
-def _in_a_forked_child() -> None:
-    for each in list(_watchers):
-        each.forked = True
-
-
-if hasattr(os, "register_at_fork"):  # to be told costs nothing; to ask at each hook whose process this is does
-    os.register_at_fork(after_in_child=_in_a_forked_child)
-
 
 class Watcher:
     """Follows a training loop. ``on_sample(sample)`` and ``on_broken(step, what)`` are told what it saw."""
@@ -53,29 +40,27 @@ class Watcher:
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
         self.table, self.box, self.processes = Table(), Box(), Processes(every)
+        self.guard = Guard(self._fails)
+        self.guarded = self.guard.around
         self.signals = Signals(self.table, self.guarded)
-        self.calls = Calls(self.box, self.signals, self.processes, self.guarded)
+        self.calls = Calls(self.box, self.signals, self.processes, self.guard)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now = Step()
         self.nesting, self.backwards = Nesting(), 0
-        self.busy, self.forked = False, False  # ours runs; this is a child of the process that watches
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes: list[str] = []
-        self.failed, self.closed, self.process = "", False, os.getpid()
+        self.process = os.getpid()
         self.first: Tensor | None = None
         self.moving: Any = None  # the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
-        self.backward_starts, self.backward_ends = (
-            self.guarded(self._backward_starts),
-            self.guarded(self._backward_ends),
-        )
+        self.backward_starts = self.guarded(self._backward_starts)
+        self.backward_ends = self.guarded(self._backward_ends)
         self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
         self._finish = self.guarded(self.finish)
-        _watchers.add(self)
 
     # What is watched
 
@@ -113,30 +98,14 @@ class Watcher:
         candidates = [p for place in self.table for p in place.trainable]
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
-    def guarded(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
-
-        def safe(*args: Any, **kwargs: Any) -> None:
-            if is_compiling() or self.closed or self.failed or self.busy or self.forked or checking():
-                return
-            try:
-                hook(*args, **kwargs)
-            except Exception as error:
-                self.fail(error)
-
-        return safe
-
-    def fail(self, error: BaseException) -> None:
-        """Stop watching because of an error of ours; it is said once."""
-        if not self.failed:
-            self.failed = f"{type(error).__name__}: {error}"
-            LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
-            LOG.debug("where", exc_info=error)
+    def _fails(self) -> None:
+        LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
         self.calls.leave_mode()
 
     @property
-    def ended(self) -> bool:
-        return self.closed or bool(self.failed)
+    def failed(self) -> str:
+        """The error of ours that ended the watching, or ""."""
+        return self.guard.failed
 
     def detach(self) -> None:
         """Take every hook away."""
@@ -147,11 +116,12 @@ class Watcher:
     # The forward pass (see ``calls``)
 
     def _arm(self) -> None:
+        before = self.sampled
         self.sampled = self.calls.sampled = self.step % self.every == 0
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
             self.processes.arm(self.table, self.guarded)
-        else:
+        elif before:
             self.signals.disarm()
             self.processes.disarm()
 
@@ -338,7 +308,7 @@ class Watcher:
         """
         step = self.step
         self._finish(begun)
-        if self.ended and self.step == step and self.processes.together:
+        if self.guard.off and self.step == step and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
@@ -362,6 +332,7 @@ class Watcher:
         self.step += count
         self.now = self.now.following() if begun else self.now.over()
         if not begun:
-            self.signals.forget()
+            if self.sampled:
+                self.signals.forget()
             self.box.clear()
         self._arm()

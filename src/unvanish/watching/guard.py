@@ -1,0 +1,66 @@
+"""What stands between a training and all that is ours: no error of it gets out, and it rests where it should."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch.compiler import is_compiling
+
+from unvanish.preserve import checking
+
+LOG = logging.getLogger("unvanish")
+
+_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+
+
+class Guard:
+    """``off``: nothing of ours runs, because the watching is over, or ours is at work, or this is a forked child.
+
+    One word for all of it, as each step of the training asks several times.
+    """
+
+    def __init__(self, failing: Callable[[], None]) -> None:
+        """``failing()`` is called once, at the first error."""
+        self.failing = failing
+        self.failed, self.closed, self.forked, self.off = "", False, False, False
+        _guards.add(self)
+
+    def around(self, hook: Callable[..., Any]) -> Callable[..., None]:
+        """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
+
+        def safe(*args: Any, **kwargs: Any) -> None:
+            if is_compiling() or self.off or checking():
+                return
+            try:
+                hook(*args, **kwargs)
+            except Exception as error:
+                self.fail(error)
+
+        return safe
+
+    def fail(self, error: BaseException) -> None:
+        """No more of the watching, because of an error of ours; it is said once."""
+        if not self.failed:
+            self.failed, self.off = f"{type(error).__name__}: {error}", True
+            self.failing()
+            LOG.debug("where", exc_info=error)
+
+    def close(self) -> None:
+        self.closed = self.off = True
+
+    def busy(self, now: bool) -> None:
+        """Ours is at work on the model, and no hook of ours is to look at that."""
+        self.off = now or self.closed or self.forked or bool(self.failed)
+
+
+def _in_a_forked_child() -> None:
+    for each in list(_guards):
+        each.forked = each.off = True
+
+
+if hasattr(os, "register_at_fork"):  # to be told costs nothing; to ask at each hook whose process this is does
+    os.register_at_fork(after_in_child=_in_a_forked_child)
