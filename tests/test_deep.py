@@ -17,6 +17,7 @@ import torch
 from architectures import Forward, chain, squares
 from torch import Tensor, nn
 
+from unvanish.flow.observe import _single_nodes
 from unvanish.problem import Problem
 from unvanish.trace.backward import walk
 from unvanish.trace.capture import record
@@ -246,3 +247,23 @@ def test_the_gradients_themselves_come_back_scaled() -> None:
     assert 2.0**-40 < float(first.mantissa) < 2.0**40
     log10 = math.log10(float(first.mantissa)) + first.exponent * math.log10(2.0)
     assert log10 == pytest.approx(-136.479434722, abs=1e-5)
+
+
+class Counted(list[Any]):
+    asked = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.asked += 1
+        return super().__getitem__(at)
+
+
+def test_the_kinds_of_a_long_chains_calls_are_found_in_one_pass() -> None:
+    depth = 300
+    problem = Problem(
+        nn.Sequential(nn.Linear(3, 3), *(nn.Tanh() for _ in range(depth))), torch.ones(2, 3), None, torch.sum
+    )
+    capture = record(problem, problem.build_all(0)[0])
+    calls = capture.calls = Counted(capture.calls)
+    assert len(_single_nodes(capture)) >= depth
+    assert calls.asked <= 3 * depth
+    capture.release()

@@ -327,7 +327,18 @@ def test_a_factor_gets_the_colour_of_its_decade(log10, shade):
 
 
 @pytest.mark.parametrize(
-    ("largest", "unit"), [(0.0, 0.05), (0.2, 0.05), (0.21, 0.1), (4.0, 1.0), (4.1, 2.0), (27.0, 10.0), (1371.0, 500.0)]
+    ("largest", "unit"),
+    [
+        (0.0, 0.05),
+        (0.2, 0.05),
+        (0.21, 0.1),
+        (4.0, 1.0),
+        (4.1, 2.0),
+        (10.2, 3.0),
+        (12.1, 5.0),
+        (27.0, 10.0),
+        (1371.0, 500.0),
+    ],
 )
 def test_the_colours_reach_as_far_as_the_factors(largest, unit):
     assert diverging.shades([largest, -largest / 2, None, -INF, NAN]).unit == pytest.approx(unit)
@@ -510,6 +521,14 @@ def test_a_map_needs_a_row_for_each_place_up_and_leaves_blank_what_is_missing():
     tables = map.tables([1.0, 2.0], [0.0, 1.0], [[None, 1.0], [1.0, 1.0]], across="a", up="b")
     assert "blank: no value" in texts(tables)
     assert map.tables([1.0, 2.0], [0.0, 1.0], [[1.0, 1.0]] * 2, across="a", up="b")["line"] == []
+
+
+def test_a_map_of_shares_has_the_colours_of_shares() -> None:
+    found = map.tables([1.0, 2.0], [0.0, 1.0], [[0.0, 0.1], [0.5, 1.0]], across="a", up="b", share=True)
+    assert {"0%", "100%"} <= {each["text"] for each in found["labels"]}
+    colours = {token(DIVERGING[at]) for at in (4, 6, 8)}
+    places = [each for each in found["cells"] if each["x"] in (0.5, 1.5)]
+    assert {each["color"] for each in places} == colours
 
 
 def test_numbers_without_names_are_rows_by_their_place() -> None:

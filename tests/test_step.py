@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unvanish import Problem
 from unvanish.evidence import step as ladder
-from unvanish.evidence.step import REAL_STEPS, RUNGS, real_steps
+from unvanish.evidence.step import REAL_STEPS, RUNGS, ladder_of, real_steps
 from unvanish.pipeline import look
 from unvanish.preserve import seeded, untouched
 from unvanish.records import Flow, LossFacts, StepFacts
@@ -293,6 +293,31 @@ def test_a_learning_rate_too_small_is_walked_with_a_larger_one() -> None:
     assert step.walked == pytest.approx((1 - 1e-5) ** 12) and step.walked_scaled == pytest.approx((1 - 1e-3) ** 12)
     assert step.walked is not None and step.walked_scaled is not None
     assert step.loss - step.walked_scaled > 90.0 * (step.loss - step.walked)
+
+
+@pytest.mark.parametrize(("steps", "asked"), [(5000, False), (1000, True)])
+def test_no_larger_rate_is_tried_where_steps_that_grow_are_enough(steps: int, asked: bool) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)  # to 4.7 times their length in six steps
+    problem = Problem(model, torch.ones(4, 1), torch.zeros(4, 1), F.mse_loss, optimizer, steps=steps)
+    step = step_of(look(problem))
+    assert step.needed is not None and 1000 < step.needed / 4.7 < 5000 < step.needed
+    assert len(step.lengths) == REAL_STEPS and step.walked is not None
+    assert (step.walked_scaled is not None) is asked
+
+
+def test_one_forward_pass_is_enough_where_the_loss_is_no_number() -> None:
+    seen = itertools.count()
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        next(seen)
+        return F.mse_loss(outputs, targets) * math.nan
+
+    model = nn.Linear(1, 1)
+    moves = [(p, torch.ones_like(p)) for p in model.parameters()]
+    now, ladder = ladder_of(Problem(model, torch.ones(4, 1), torch.zeros(4, 1), loss_fn), model, moves, 0)
+    assert math.isnan(now) and math.isnan(ladder[1.0]) and next(seen) == 1
 
 
 def test_the_planned_steps_decide_whether_it_is_too_small() -> None:

@@ -46,6 +46,21 @@ def test_a_pair_goes_to_who_has_made_its_first_edit() -> None:
     assert turns.take(OTHER) == Look(C, 0)
 
 
+def test_a_copy_that_another_is_at_is_left_to_it() -> None:
+    """The 300 steps it has before it are no longer than the 400 that this process would have, and end in one copy."""
+    turns = Turns()
+    turns.foresee([Ahead(A, 2, 100)])
+    assert turns.take(OTHER) == Ahead(A, 2, 100)
+    turns.add(Train(A, 2, 400), SURE)
+    assert turns.take(HERE, Train(A, 2, 400)) is None
+    turns.stood(OTHER, {(A, 2): 0, (B, 2): 400})
+    turns.add(Train(B, 2, 400), SURE)
+    # 405 steps of the first (the 100 it is at are the way there), 5 of the second, less half of the 105 it is at
+    assert turns.take(HERE, Train(A, 2, 400)) is None
+    turns.stood(OTHER, {(A, 2): 0, (B, 2): 300})
+    assert turns.take(HERE, Train(A, 2, 400)) == Train(A, 2, 400)  # 457.5 there
+
+
 def test_a_copy_of_another_is_trained_again_only_where_it_would_take_longer_to_wait() -> None:
     turns = Turns()
     turns.stood(OTHER, {(A, 0): 75, (B, 0): 75})

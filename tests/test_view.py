@@ -346,8 +346,8 @@ def test_a_loss_that_is_lost_is_not_called_the_one_of_now(client: TestClient, fo
 
     made(folder / "a.unvanish", 20, lost)
     said = {each["title"]: each["description"] for each in state(client, "a.unvanish")["pictures"]}
-    assert "; last 0.50, at step 9; since then not a number" in said["The loss"]
-    assert said["The learning rate"].endswith("; now 0.10.")
+    assert "; last 0.5, at step 9; since then not a number" in said["The loss"]
+    assert said["The learning rate"].endswith("; now 0.1.")
 
 
 def test_what_cannot_be_judged_is_neither_a_fault_nor_a_note_beside_health(client: TestClient, folder: Path) -> None:

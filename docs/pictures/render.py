@@ -13,7 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -108,29 +111,55 @@ def photograph(report: Report, chromium: str) -> None:
 
 
 def photograph_runs(chromium: str) -> None:
-    """The top of the viewer's page on a training whose gradient vanishes, in both themes."""
+    """The viewer's page on a training whose gradient vanishes, on one that converges, and on two of those compared."""
     from playwright.sync_api import sync_playwright
 
-    script = HERE.parents[1] / "examples" / "train_plain.py"
+    plain, converging = HERE.parents[1] / "examples" / "train_plain.py", HERE / "converging_run.py"
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        for name, activation in (("relu", "ReLU"), ("sigmoid", "Sigmoid")):
-            words = ["-o", f"{folder}/{name}.unvanish", str(script), "--activation", activation, "--steps", "600"]
-            subprocess.run([sys.executable, "-m", "unvanish", "run", "--every", "2", *words], check=True)
-        command = [sys.executable, "-m", "unvanish", "view", f"{folder}/sigmoid.unvanish", "--no-browser"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-            assert server.stderr is not None
-            address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for run, every, script, *words in (
+            ("deep/relu", "2", plain, "--activation", "ReLU", "--steps", "600"),
+            ("deep/sigmoid", "2", plain, "--activation", "Sigmoid", "--steps", "600"),
+            ("two/today", "10", converging, "0.1"),
+            ("two/yesterday", "10", converging),
+        ):
+            to = ["-o", f"{folder}/{run}.unvanish"]
+            Path(to[1]).parent.mkdir(exist_ok=True)
+            subprocess.run(
+                [sys.executable, "-m", "unvanish", "run", "--every", every, *to, str(script), *words], check=True
+            )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        with served(f"{folder}/deep/sigmoid.unvanish") as address:
             for theme in THEMES:
-                page = browser.new_page(color_scheme=theme, viewport={"width": PAGE_WIDTH, "height": PAGE_HEIGHT})
-                page.goto(address)
-                page.wait_for_selector("body[data-state=ready]")
-                # the folder and the day differ each time
-                page.evaluate("document.getElementById('folder').textContent = 'runs'")
-                page.evaluate("document.getElementById('status').textContent = 'ended after 600 steps, every 2'")
+                page = opened(browser, address, theme, "ended after 600 steps, every 2")
                 page.screenshot(path=HERE / f"view-{theme}.png")
-            browser.close()
-            server.terminate()
+        with served(f"{folder}/two/yesterday.unvanish") as address:
+            page = opened(browser, address, "light", "ended after 1,500 steps, every 10")
+            page.screenshot(path=HERE / "view-converged.png")
+            page.select_option("#other", "today.unvanish")
+            page.wait_for_selector("body[data-compared] #gap canvas")
+            page.wait_for_selector("#losses[data-whole]", state="attached")
+            page.locator("#against").screenshot(path=HERE / "view-compared.png")
+        browser.close()
+
+
+@contextmanager
+def served(place: str) -> Iterator[str]:
+    """The viewer of a place, in a process of its own: its address."""
+    command = [sys.executable, "-m", "unvanish", "view", place, "--no-browser"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        yield next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        server.terminate()
+
+
+def opened(browser: Any, address: str, theme: str, status: str) -> Any:
+    """The page, without what differs each time: the folder and the day."""
+    page = browser.new_page(color_scheme=theme, viewport={"width": PAGE_WIDTH, "height": PAGE_HEIGHT})
+    page.goto(address)
+    page.wait_for_selector("body[data-state=ready]")
+    page.evaluate("document.getElementById('folder').textContent = 'runs'")
+    page.evaluate(f"document.getElementById('status').textContent = {status!r}")
+    return page
 
 
 if __name__ == "__main__":

@@ -25,18 +25,20 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
+from unvanish.evidence.moved import moved_transmissions
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
+from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
-from unvanish.flow.measure import measure, transmissions
+from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
 from unvanish.flow.unused import unused_facts
@@ -195,9 +197,8 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return flow, nothing
 
     def more(flow: Flow) -> Flow:
-        return _with_gradient_curvatures(
-            look, _more_evidence(look, flow, output_loss, (last, own), updates), output_loss
-        )
+        flow = _more_evidence(look, flow, output_loss, (last, own), updates)
+        return with_price(_with_gradient_curvatures(look, flow, output_loss))
 
     return flow, more
 
@@ -265,9 +266,7 @@ def _more_evidence(
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
-        rates = rate_trials(
-            look, updates.optimizer, flow.layers, lambda: _transmissions(look.problem, look.model, look.seed)
-        )
+        rates = rate_trials(look, updates.optimizer, flow.layers, lambda: moved_transmissions(look))
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
@@ -282,9 +281,7 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     if step is None or flow.setting.eps is None or not few or least < HOPELESS:
         return step
     alone = frozenset(a.name for a in weak if not a.gate)
-    return with_recovery(
-        look, updates.optimizer, step, alone, lambda: quick_look(look.problem, look.model, look.seed)[0]
-    )
+    return with_recovery(look, updates.optimizer, step, alone, lambda: moved_transmissions(look))
 
 
 def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
@@ -318,14 +315,6 @@ def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple
             return (), ()
         seen = observe(look.capture, look.layers, seed=seed)
         return measure(look.capture, look.layers, seen, problem.batch_size)
-
-
-def _transmissions(problem: Problem, model: nn.Module, seed: int) -> dict[str, float]:
-    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite."""
-    with looking(problem, model, seed=seed) as look:
-        if look.capture.loss_root is None or not forward_is_finite(look.capture):
-            return {}
-        return transmissions(look.capture, look.layers, seed)
 
 
 _PLAIN = (

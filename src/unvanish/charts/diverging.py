@@ -18,7 +18,7 @@ from unvanish.words.numbers import raise_powers, times
 
 SIDE = len(DIVERGING) // 2
 """Colours on either side of the middle one."""
-UNITS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+UNITS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
 KEY_CELL, KEY_HEIGHT = 14.0, 10.0
 
 

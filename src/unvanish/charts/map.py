@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
-from unvanish.charts.diverging import cells, edges, key, key_width, layers, shades
+from unvanish.charts.diverging import Shares, cells, edges, key, key_width, layers, shades
 from unvanish.charts.labels import Box, Label, Spot, around, place, row
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import linear
@@ -46,20 +46,22 @@ def tables(
     quantity: str = "",
     line: Sequence[tuple[float, float]] = (),
     line_name: str = "",
+    share: bool = False,
     width: float = WIDTH,
     height: float | None = None,
 ) -> Tables:
     """The columns of the map: ``log10[j][i]`` is the logarithm of the factor at ``x[i]`` and ``y[j]``; both rise.
 
     ``across``, ``up``: what the axes are; ``quantity``: what the factors are of. ``line``: points of a curve drawn over
-    it, which may leave the plane, and ``line_name`` what it is. None leaves a place free.
+    it, which may leave the plane, and ``line_name`` what it is. None leaves a place free. ``share``: the numbers are no
+    logarithms, but shares from 0 to 1.
     """
     if len(x) < 2 or len(y) < 2 or len(log10) != len(y) or any(len(each) != len(x) for each in log10):
         raise UnvanishError(
             f"drawing a map of {len(x)} × {len(y)} places: found {len(log10)} rows of "
             f"{sorted({len(each) for each in log10})} values; give at least 2 × 2, a row for each place up"
         )
-    scale = shades([value for each in log10 for value in each], SHOWN)
+    scale = Shares() if share else shades([value for each in log10 for value in each], SHOWN)
     beside = text_width(quantity) + key_width(scale) + 30 <= width
     top = TOP if beside else TOP + LINE
     frame = _frame(x, y, width, height, top)

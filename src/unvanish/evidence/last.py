@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unvanish.evidence.output_loss import OutputLoss, loss_call, lowest, where_finite
+from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest, where_finite
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Again, Call, Capture
@@ -65,8 +65,13 @@ class Last:
             now = normal_like(now.new_zeros(self.shape), torch.Generator().manual_seed(0))
         # Starts on both sides and in the middle: a ReLU has no gradient on its flat side.
         starts = (torch.full_like(now, 0.5), now, torch.zeros_like(now), now * 2.0)
-        found = [lowest(OutputLoss(self.through.at, [start]))[0] for start in starts]
-        return min((value for value in found if value is not None), default=None)
+        found: list[float] = []
+        for start in starts:
+            value = lowest(OutputLoss(self.through.at, [start]))[0]
+            found += [] if value is None else [value]
+            if len(found) > 1 and found[0] != 0.0 and abs(found[1] - found[0]) <= ENOUGH * abs(found[0]):
+                break  # two that far apart that end alike have found it
+        return min(found, default=None)
 
 
 def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:

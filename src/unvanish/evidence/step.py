@@ -102,9 +102,8 @@ def with_real_steps(
     )
     if long == scale:
         return facts.replace(walked_scaled=end)
-    frozen = any(not layer.live for layer in look.layers)
-    if frozen or near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
-        return facts  # whatever a larger rate does, it is no proof
+    if near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
+        return facts  # whatever a larger rate does, nothing would be said of it
     return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed))
 
 
@@ -217,8 +216,8 @@ def stepped(
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step. Afterwards
-    everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step, and ends the
+    walk where it returns True. Afterwards everything is back in its place.
     """
     parameters = _held(optimizer)
     batches = _batches(problem, model, steps, seed)
@@ -235,8 +234,8 @@ def stepped(
                 parameter.grad = gradient
             for step in parts:
                 step()
-            if each is not None:
-                each()
+            if each is not None and each() is True:
+                break
         with torch.no_grad():
             return loss_again(problem, model, seed)
 

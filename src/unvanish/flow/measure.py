@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -45,6 +45,13 @@ def transmissions(capture: Capture, layers: list[Layer], seed: int) -> dict[str,
     seen = Observed(Tape(), walk(capture, channels, projector=Projector(seed))[1:], output_entries(capture))
     sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
     return _transmission(capture.calls, layers, seen, consumers_of(capture.calls), sizes)
+
+
+def transmissions_of(calls: list[Call], layers: list[Layer], slopes: Mapping[int, float]) -> dict[str, float]:
+    """The same where log10 ‖∂f/∂w‖ of each parameter is known already, by its id."""
+    seen = Observed(Tape(), [Tape(leaves=dict(slopes))], 1)
+    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    return _transmission(calls, layers, seen, consumers_of(calls), sizes)
 
 
 def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: int) -> CallFlow:

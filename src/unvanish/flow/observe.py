@@ -15,7 +15,7 @@ from unvanish.flow.paths import Observed
 from unvanish.flow.transmission import output_cotangents, output_entries
 from unvanish.flow.updates import Updates
 from unvanish.trace.backward import walk
-from unvanish.trace.calls import Capture, Node
+from unvanish.trace.calls import Call, Capture, Node
 from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
 
@@ -149,10 +149,9 @@ def _single_nodes(capture: Capture) -> dict[int, bool]:
     for index in capture.owner.values():
         counts[index] = counts.get(index, 0) + 1
     single = {}
+    sources: list[Call] = []  # for each call the last one with weights on its way, or the first of all
     for call in capture.calls:
+        sources.append(sources[call.inputs[-1]] if call.inputs and not call.parameters else call)
         if counts.get(call.index) == 1 and call.probe is not None and len(call.shape) > 0:
-            prior = call
-            while prior.inputs and not prior.parameters:
-                prior = capture.calls[prior.inputs[-1]]
-            single[call.index] = len(call.shape) == 4 or "conv" in prior.name
+            single[call.index] = len(call.shape) == 4 or "conv" in sources[-1].name
     return single

@@ -7,7 +7,7 @@ with random cotangents tells the two apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,11 @@ def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
         roots = [capture.loss_input]
     if not roots and capture.loss_root is not None:
         roots = [capture.loss_root]
+    return cotangents_of(roots, seed)
+
+
+def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]:
+    """The same for these roots."""
     generator = torch.Generator().manual_seed(seed)
     started = []
     for root in roots:

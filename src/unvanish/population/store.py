@@ -37,6 +37,8 @@ class Store:
             self.base.execute("PRAGMA journal_mode=WAL")
             self.base.execute("PRAGMA synchronous=NORMAL")
             self._prepare(size)
+        except UnvanishError:  # a ValueError, too, which says it already
+            raise
         except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
             raise self._unusable(error) from None
 
@@ -102,6 +104,7 @@ class Store:
         """Fold what was written into the one file; on a full disk it stays in the log beside it."""
         with contextlib.suppress(sqlite3.Error):
             self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.base.execute("PRAGMA journal_mode=DELETE")  # else whoever reads it would leave a log beside it
         self.base.close()
 
 

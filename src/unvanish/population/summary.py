@@ -17,6 +17,8 @@ from unvanish.words.numbers import times
 
 SHOWN = 24
 """Points of the table; of more the first and the last half are shown."""
+FAULTS = 5
+"""Different errors that are told; the file has all."""
 WIDEST, TALLEST = 60, 40
 """Places of the map across and up; of more an even choice is shown."""
 SIGNS = {"healthy": "·", "vanished": "v", "exploding": "x", "dead": "d", "nonfinite": "!", "": "?"}
@@ -39,8 +41,13 @@ def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     counts = [f"{number:,} {verdict}" for verdict, number in rows]
     (errors,) = base.execute("SELECT COUNT(*) FROM results WHERE error != ''").fetchone()
     yield "Networks: " + ", ".join([*counts, *([f"{errors:,} failed"] if errors else [])])
-    for at, seed, error in base.execute("SELECT point, seed, error FROM results WHERE error != '' LIMIT 3"):
-        yield f"  point {at}, seed {seed}: {error.splitlines()[0]}"
+    query = "SELECT MIN(point), seed, error, COUNT(*) FROM results WHERE error != '' GROUP BY error ORDER BY 1"
+    for at, seed, error, often in base.execute(f"{query} LIMIT {FAULTS}"):
+        others = f" (and {often - 1:,} more of the same)" if often > 1 else ""
+        yield f"  point {at}, seed {seed}: {error.splitlines()[0]}{others}"
+    (kinds,) = base.execute("SELECT COUNT(DISTINCT error) FROM results WHERE error != ''").fetchone()
+    if kinds > FAULTS:
+        yield f"  and {kinds - FAULTS:,} other errors, in the column error of the file"
 
 
 def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
@@ -150,22 +157,16 @@ def chart(file: Path, grid: Grid) -> Any:
     query = f'SELECT "{across.name}", "{up.name}", {value} FROM results GROUP BY 1, 2'
     with reading(file) as base:
         results = {(x, y): value for x, y, value in base.execute(query)}
-    values = [[_drawn(results.get((x, y)), grid.train) for x in xs] for y in ys]
-    quantity = "accuracy, as a multiple of 0.5" if grid.train else "error signal, first layer over last"
+    values = [[results.get((x, y)) for x in xs] for y in ys]
+    quantity = "accuracy" if grid.train else "error signal, first layer over last"
     what = "what they learn" if grid.train else "how much of the signal arrives"
     title = f"{', '.join(_kind(grid)) or 'networks'}: {what}"
     names = (axis.name.replace("_", " ") for axis in axes)
     drawn = tables(
         xs, ys, values, across=next(names), up=next(names), quantity=quantity, line=limit(grid, across, up),
-        line_name=f"{TRAINABLE:g} depth scales (predicted)",
+        line_name=f"{TRAINABLE:g} depth scales (predicted)", share=grid.train,
     )  # fmt: skip
     return draw("map", drawn, title=title)
-
-
-def _drawn(value: float | None, share: bool) -> float | None:
-    if value is None or not share:
-        return value
-    return math.log10(max(value, 1e-3) / 0.5)
 
 
 def _kind(grid: Grid) -> list[str]:

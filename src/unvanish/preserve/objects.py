@@ -32,6 +32,7 @@ class Belongings:
         self.lost: list[str] = []
         self.spaces: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.mappings: list[tuple[dict[Any, Any], list[tuple[Any, Any]]]] = []
+        self.empty: list[dict[Any, Any]] = []  # mappings that held nothing: most tables of hooks do
         self.sequences: list[tuple[Any, list[Any]]] = []
         self.others: list[PutBack] = []
         self.seen: dict[int, Any] = {}  # the objects themselves: their ids must stay theirs
@@ -71,6 +72,9 @@ class Belongings:
             for name, value in before.items():
                 if namespace.get(name, self) is not value:
                     namespace[name] = value
+        for value in self.empty:
+            if value:
+                _kind(value).clear(value)
         for value, items in self.mappings:
             if len(value) != len(items) or (items and not _same_items(value, items)):
                 write = _kind(value)
@@ -105,13 +109,14 @@ class Belongings:
         self.spaces.append((namespace, dict(namespace)))
         parts: list[tuple[Any, bool, str]] = []
         for name, value in namespace.items():
-            if type(value) in (dict, OrderedDict) and not value:  # its many tables of hooks
-                self.mappings.append((value, []))
+            kind = type(value)
+            if (kind is dict or kind is OrderedDict) and not value:
+                self.empty.append(value)
             elif name in ("_parameters", "_buffers"):
                 self.mappings.append((value, list(value.items())))
                 self.seen[id(value)] = value
                 parts.extend((each, True, where) for each in value.values())
-            else:
+            elif kind is not bool and kind is not int and value is not None:
                 parts.append((value, isinstance(value, Tensor), where))
         kind = type(module)
         if kind.__module__.partition(".")[0] != "torch" and id(kind) not in self.seen:

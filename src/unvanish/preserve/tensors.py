@@ -46,6 +46,9 @@ class KeptTensor:
     def put_back(self) -> None:
         """Write only what has changed. May be run again after it was cut short."""
         tensor = self.tensor
+        kept = not self.leaf or (tensor.grad is self.gradient and tensor.requires_grad is self.trainable)
+        if kept and tensor.is_leaf is self.leaf and not self.changed:
+            return
         with torch.no_grad():
             if self.leaf and not tensor.is_leaf:  # changed in place by something with a gradient
                 tensor.detach_()

@@ -67,8 +67,8 @@ def lr_too_small(
     From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
     of the planned steps, and more than ``left`` of the reduction remains, more than the planned steps are proof enough.
     Where layers are frozen it stays a note: the gap is that to the best outputs of all, which a head over frozen
-    features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
-    below eps, or the rate is near its limit, the rate is not what is wrong.
+    features need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, or the rate is
+    near its limit, the rate is not what is wrong.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -92,23 +92,20 @@ def lr_too_small(
     share = Evidence(name="steps needed", value=needed, relation=">", threshold=times * planned(step))
     if over or not proven:
         share = share.replace(threshold=float(planned(step)))
-    rest = Evidence(
-        name="share of the loss left after the planned steps", value=_left(flow), relation=">", threshold=left
+    evidence = (
+        Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
+        share,
+        *(() if gaining is None else (_as_it_gains(gaining, (sure if proven else 1.0) * planned(step)),)),
+        *((_rest(flow, left),) if proven and over else ()),
+        *_gains(step),
     )
-    return [
-        Statement(
-            level="error" if proven else "note",
-            cause="learning rate",
-            message=_message(step, needed, gaining, proven, over),
-            evidence=(
-                Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-                share,
-                *(() if gaining is None else (_as_it_gains(gaining, (sure if proven else 1.0) * planned(step)),)),
-                *((rest,) if proven and over else ()),
-                *_gains(step),
-            ),
-        )
-    ]
+    message = _message(step, needed, gaining, proven, over)
+    return [Statement(level="error" if proven else "note", cause="learning rate", message=message, evidence=evidence)]
+
+
+def _rest(flow: Flow, left: float) -> Evidence:
+    name = "share of the loss left after the planned steps"
+    return Evidence(name=name, value=_left(flow), relation=">", threshold=left)
 
 
 def _as_it_gains(gaining: float, limit: float) -> Evidence:

@@ -96,6 +96,7 @@ class Capture:
     inside: tuple[int, ...] = ()  # of a model that computes its own loss: the last calls with weights before it
     passed_on: bool = False  # the loss_fn gives what the model has computed as its loss, and no more
     ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
+    ends_in_loss: bool = False  # whether there were such, once they are let go of
     values: Any = None  # the outputs without their graph, in the user's structure
     given: list[Tensor] = field(default_factory=list)  # of these, those that no weight moves: a target handed on
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None

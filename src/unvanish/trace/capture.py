@@ -222,6 +222,7 @@ def _read_layers_ends(capture: Capture) -> None:
     before = {index: capture.leading_to(capture.calls[index].inputs) for _, index in owned if index >= 0}
     passed = {i for index in before for i in before[index]}
     capture.ends = [root for root, index in owned if index >= 0 and index not in passed]
+    capture.ends_in_loss = bool(capture.ends)
 
 
 @contextmanager

@@ -27,7 +27,10 @@ from unvanish.trace.ends import all_meet
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
-from unvanish.trace.structure import arguments, detached, rebuild, tensors
+from unvanish.trace.structure import arguments, detached, given_to, rebuild, tensors
+
+Seen = tuple[list[Tensor], list[Tensor], list[int]]
+"""The tensors a call was given and those it made, and the cuts among what it was given."""
 
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
@@ -93,7 +96,7 @@ class Recorder(TorchFunctionMode):
             self.capture.hooked.add(place())
         if self.part == "model":
             self.capture.walks.note(name, args, kwargs)
-        given = arguments((args, kwargs))
+        given = given_to(args, kwargs)
         for tensor in given:
             if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
                 self._adopt_node(tensor)
@@ -111,7 +114,7 @@ class Recorder(TorchFunctionMode):
                     self.weights[id(tensor)] = weakref.ref(tensor)
                 self._own_as_weights(made)
             elif made:
-                self._record(func, "T" if name == "__get__" else name, args, kwargs, made, behind)
+                self._record(func, "T" if name == "__get__" else name, args, kwargs, (given, made, behind))
         return out
 
     def adopt(self, tree: Any) -> None:
@@ -167,7 +170,8 @@ class Recorder(TorchFunctionMode):
             stack.extend(n for n, _ in node.next_functions if n is not None)
         return list(new), calls, list(leaves.values())
 
-    def _record(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor], behind: list[int]) -> None:
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, seen: Seen) -> None:
+        given, made, behind = seen
         owner = self.capture.owner
         fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
         if not fresh:
@@ -180,8 +184,8 @@ class Recorder(TorchFunctionMode):
             owner.setdefault(node, index)
         call = self._call(name, inputs, leaves, fresh)
         if not call.finite:
-            given = [t for t in arguments((args, kwargs)) if not any(t is each for each in made) and self._unmade(t)]
-            call.trouble = trouble_of(name, args, kwargs, given, fresh)
+            others = [t for t in given if not any(t is each for each in made) and self._unmade(t)]
+            call.trouble = trouble_of(name, args, kwargs, others, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
         if call.finite and self.part == "model":
             call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
@@ -192,9 +196,9 @@ class Recorder(TorchFunctionMode):
             if plain and not call.parameters:
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
-            self._remember_target(call, args, kwargs)
+            self._remember_target(call, given)
         if self.part == "model" and not call.parameters:
-            self._remember_meeting(call, args, kwargs)
+            self._remember_meeting(call, given)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
@@ -260,15 +264,13 @@ class Recorder(TorchFunctionMode):
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
 
-    def _remember_target(self, call: Call, args: Any, kwargs: Any) -> None:
-        given = arguments((args, kwargs))
+    def _remember_target(self, call: Call, given: list[Tensor]) -> None:
         outputs = [t for t in given if t.grad_fn is not None]
         targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
         if outputs and targets:
             self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
 
-    def _remember_meeting(self, call: Call, args: Any, kwargs: Any) -> None:
-        given = arguments((args, kwargs))
+    def _remember_meeting(self, call: Call, given: list[Tensor]) -> None:
         if len(given) == 2 and given[0].requires_grad != given[1].requires_grad and not any(t.is_nested for t in given):
             output, target = given if given[0].requires_grad else given[::-1]
             if target.numel() > 1 and all_meet(tuple(output.shape), tuple(target.shape)):

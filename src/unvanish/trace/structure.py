@@ -77,8 +77,19 @@ def _attribute(value: Any, name: str) -> Any:
 
 def arguments(tree: Any) -> list[Tensor]:
     """Every tensor among the arguments of a call; quick, because it runs for each call."""
+    if isinstance(tree, Tensor):
+        return [tree]
     gathered: list[Tensor] = []
     _gather((tree,), gathered)
+    return gathered
+
+
+def given_to(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """The same of the arguments of one call."""
+    gathered: list[Tensor] = []
+    _gather(args, gathered)
+    if kwargs:
+        _gather(kwargs.values(), gathered)
     return gathered
 
 

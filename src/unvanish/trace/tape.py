@@ -60,7 +60,10 @@ class Raw:
 
     def tape(self, read: Callable[[Sequence[Any]], list[float]]) -> Tape:
         tape = Tape(broken=self.broken)
-        for kept, into in ((self.leaves, tape.leaves), (self.signals, tape.signals), (self.edges, tape.edges)):
+        pairs: list[tuple[list[Any], dict[Any, float]]] = [
+            (self.leaves, tape.leaves), (self.signals, tape.signals), (self.edges, tape.edges)
+        ]  # fmt: skip
+        for kept, into in pairs:
             groups: dict[Any, list[float]] = {}
             stopped = not tape.breaks_weights
             sizes = [v.finite if v.__class__ is Partly and stopped else v for _, v in kept]

@@ -147,11 +147,23 @@ class Turns:
             return LOOK if stands is None else 0
         return question.steps - stands if stands is not None and stands <= question.steps else question.steps + LOOK
 
-    def _backlog(self, number: int, rank: int) -> int:
-        """Steps before that process, until it has answered all that is its own and as urgent."""
+    def _backlog(self, number: int, rank: int) -> float:
+        """Steps before that process, until it has answered all that is its own and as urgent.
+
+        Of several trainings of one copy the longest counts: the others are the way there. Half of what it is at counts:
+        nobody knows how far it is with that.
+        """
         mine = [each for each, other in self._waiting.items() if other <= rank and self._home(each) == number]
-        at = self._at.get(number)
-        return sum(LOOK + self._price(number, each) for each in [*mine, *([at] if at is not None else [])])
+        done = 0.0
+        if (at := self._at.get(number)) is not None:
+            mine.append(at)
+            done = (LOOK + self._price(number, at)) / 2
+        looks = sum(LOOK for each in mine if not isinstance(each, (Train, Ahead)))
+        trainings: dict[Place, int] = {}
+        for each in mine:
+            if isinstance(each, (Train, Ahead)):
+                trainings[_place(each)] = max(trainings.get(_place(each), 0), LOOK + self._price(number, each))
+        return looks + sum(trainings.values()) - done
 
 
 def _place(question: Question) -> Place:

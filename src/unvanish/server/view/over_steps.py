@@ -16,7 +16,7 @@ from unvanish.server.shown import picture
 from unvanish.server.view.history import KEPT, Array, History
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
-from unvanish.words.numbers import amount, percent, raise_powers, times
+from unvanish.words.numbers import number, percent, raise_powers, times
 
 COLUMNS, ROWS = 320, 400
 """Cells of the map at most, across and down: what a window has pixels for."""
@@ -254,7 +254,7 @@ def _last(history: History, at: int) -> str:
     if not known.size:
         return "not measured"
     value = float(values[known[-1]])
-    said = raise_powers(amount(float(np.log10(value)))) if value > 0 and np.isfinite(value) else f"{value:.4g}"
+    said = raise_powers(number(value))
     if known[-1] == len(values) - 1:
         return f"now {said}"
     return f"last {said}, at step {int(history.first[places[known[-1]]]):,}; since then not a number or not measured"

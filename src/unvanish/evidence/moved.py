@@ -1,0 +1,64 @@
+"""How much of the signal reaches each layer once the weights have moved, without recording the pass again.
+
+The calls and what feeds what are those of the first pass; one forward pass and torch's own backward give the rest. That
+takes a third of what a recorded pass and an exact walk take, and serves as long as no gradient nears the end of its
+type: where one does, the exact walk is taken.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from unvanish.evidence.moving import outputs_again
+from unvanish.flow.look import Look, looking
+from unvanish.flow.measure import transmissions, transmissions_of
+from unvanish.flow.transmission import cotangents_of
+from unvanish.trace.calls import root_of
+from unvanish.trace.capture import forward_is_finite
+from unvanish.trace.scaled import is_finite, norms_of
+from unvanish.trace.structure import tensors
+
+DIGITS = 1e6  # times the smallest normal number the rms of a gradient must be for its entries to have all theirs
+
+
+def moved_transmissions(look: Look) -> dict[str, float]:
+    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite.
+
+    ``look``: an earlier one, whose graph may be gone.
+    """
+    found = _by_autograd(look)
+    if found is not None:
+        return found
+    with looking(look.problem, look.model, seed=look.seed) as again:
+        if again.capture.loss_root is None or not forward_is_finite(again.capture):
+            return {}
+        return transmissions(again.capture, again.layers, look.seed)
+
+
+def _by_autograd(look: Look) -> dict[str, float] | None:
+    """None where the outputs are not all that the signal starts from, or a gradient is too near the end of its type."""
+    problem, capture = look.problem, look.capture
+    parameters = list({id(p): p for layer in look.layers if layer.calls for p in layer.live}.values())
+    plain = problem.loss_fn is not None and problem.autocast is None and not capture.ends_in_loss
+    wide = all(p.dtype in (torch.float32, torch.float64) and not p._backward_hooks for p in parameters)
+    if not plain or not wide or capture.hooked:
+        return None
+    with torch.enable_grad():
+        outputs = outputs_again(problem, look.model, look.seed)
+        ends = [t for t in tensors(outputs) if t.is_floating_point() and t.requires_grad]
+        if not ends or any(t.is_leaf or t.is_nested or t.is_sparse or not is_finite(t.detach()) for t in ends):
+            return None
+        starts = [cotangent for _, cotangent in cotangents_of([root_of(t) for t in ends], look.seed)]
+        gradients = torch.autograd.grad(ends, parameters, starts, allow_unused=True)
+    known: list[tuple[int, Tensor]] = [(id(p), g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    if any(g.layout is not torch.strided for _, g in known):
+        return None
+    slopes: dict[int, float] = {}
+    for (key, gradient), norm in zip(known, norms_of([g for _, g in known]), strict=True):
+        if not DIGITS * torch.finfo(gradient.dtype).tiny * math.sqrt(gradient.numel()) < norm < math.inf:
+            return None
+        slopes[key] = math.log10(norm)
+    return transmissions_of(capture.calls, look.layers, slopes)
