@@ -44,9 +44,11 @@ def learned(race: Race, candidate: Candidate, seeds: Sequence[int], steps: int) 
 
 
 def has_learned(race: Race, candidate: Candidate) -> bool:
-    """Whether its last measure shows at least half of what there is to learn, or what that is is not known."""
-    share = share_so_far(race, candidate)
-    return share is None or share >= HALF
+    """Whether half of what there is was learnt at its last measure, in training or judged, or is not known."""
+    last = race.ledger.measures[candidate, race.seed, race.ledger.reached[candidate, race.seed]]
+    ends = ends_of(race, candidate)
+    shares = [share for loss in (last.loss, last.judged_loss) if (share := share_won(ends, loss)) is not None]
+    return not shares or max(shares) >= HALF
 
 
 def share_so_far(race: Race, candidate: Candidate) -> float | None:
