@@ -17,6 +17,7 @@ import os
 import sqlite3
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -90,6 +91,7 @@ class RunFile:
 
     def _open(self, facts: Mapping[str, Any], before: Mapping[str, Any] | None, from_step: int | None) -> None:
         self.base = sqlite3.connect(self.path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
+        weakref.finalize(self, self.base.close).atexit = False  # whoever stops without close still frees it
         self.base.execute("PRAGMA journal_mode=WAL")
         self.base.execute("PRAGMA synchronous=NORMAL")
         if before is None:
@@ -295,7 +297,9 @@ class Reader:
         if not there:
             raise UnvanishError(f"there is no run file {str(path)!r}")
         try:
-            self.base = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+            address = f"{self.path.absolute().as_uri()}?mode=ro"
+            self.base = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+            weakref.finalize(self, self.base.close).atexit = False  # from whichever thread collects it
             self.facts = {key: json.loads(value) for key, value in self.base.execute("SELECT key, value FROM facts")}
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise UnvanishError(
