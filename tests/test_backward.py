@@ -395,7 +395,7 @@ def a_torch_without_input_metadata(monkeypatch: pytest.MonkeyPatch) -> Any:
     def apply(node: Any, *_: Any) -> Any:
         raise AttributeError(f"'{type(node).__name__}' object has no attribute '_input_metadata'")
 
-    monkeypatch.setattr(exact, "_apply", apply)
+    monkeypatch.setattr(exact, "_caller", apply)
     why_unsupported.cache_clear()
     yield
     monkeypatch.undo()

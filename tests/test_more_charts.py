@@ -18,6 +18,7 @@ from unvanish.charts import (
     activations,
     diverging,
     draw,
+    factors,
     find,
     heat,
     map,
@@ -26,6 +27,7 @@ from unvanish.charts import (
     pictures,
     remedies,
     speeds,
+    staircase,
 )
 from unvanish.charts.labels import Box, Spot, box
 from unvanish.charts.linear import ends, linear
@@ -177,6 +179,27 @@ def test_a_picture_is_data_over_a_drawing_without_expressions_on_rows(kind):
     # one empty row is a thing drawn once; the numbers come by name
     assert all("name" in layer["data"] or layer["data"] == {"values": [{}]} for layer in spec["layer"])
     json.dumps(spec["datasets"], allow_nan=False)
+
+
+GAPS: list[float | None] = [-1.0, None, NAN, -INF, -2.0, INF, -3.0]
+WITH_GAPS = {
+    "speeds": speeds.tables([*range(7)], ["a", "b"], [GAPS, GAPS[::-1]]),
+    "staircase": staircase.tables([*"abcdefg"], GAPS, GAPS, compare=[("b", GAPS[::-1])]),
+    "factors": factors.tables([f"{at}" for at in range(420)], {"weights": 60 * GAPS}, 60 * GAPS),
+}
+
+
+@pytest.mark.parametrize("kind", [*PICTURES, *WITH_GAPS])
+def test_a_line_is_made_of_numbers_and_a_gap_begins_another(kind):
+    """The page of a server draws a line without asking of each of its points whether it is a number."""
+    chart = draw(kind, WITH_GAPS[kind], title=kind) if kind in WITH_GAPS else made(kind)
+    for layer in chart.spec["layer"]:
+        if (layer["mark"]["type"] if isinstance(layer["mark"], dict) else layer["mark"]) != "line":
+            continue
+        fields = [layer["encoding"][axis]["field"] for axis in ("x", "y")]
+        rows = chart.spec["datasets"][layer["data"]["name"]]
+        assert rows or layer["data"]["name"] != "lines"
+        assert all(isinstance(row[each], int | float) and math.isfinite(row[each]) for row in rows for each in fields)
 
 
 def test_round_numbers_on_a_linear_axis():

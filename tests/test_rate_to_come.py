@@ -104,3 +104,48 @@ def test_the_share_of_a_schedule_is_read_off_its_groups() -> None:
     of = problem(0, lambda p: scheduled(torch.optim.SGD(p, 1e-9), LinearLR, 1e-3, 1.0, 10))
     facts = unvanish.diagnose(of).flow.step
     assert facts is not None and facts.scheduled == pytest.approx(1e3)
+
+
+class Product(nn.Module):
+    """a·b, from a = b = 0.01: the loss ½ (ab - 1)² lies at a saddle, which descent leaves exponentially."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.first.weight, 0.01)
+        nn.init.constant_(self.second.weight, 0.01)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(inputs))
+
+
+def half_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return 0.5 * F.mse_loss(outputs, targets)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.02])
+@pytest.mark.parametrize(("planned", "expected"), [(800, ""), (250, "note"), (30, "error")])
+def test_a_pace_that_grows_exponentially_is_judged_by_its_growth(rate: float, planned: int, expected: str) -> None:
+    # u = ab follows u' = 2 u (1 - u) in units of the rate: a tenth of the loss is left at u = 0.684, after 5.0 / rate,
+    # 500 or 250, steps; at the pace of the first, the rate times 2e-4 of ½, half a million and a quarter
+    model, planned = Product(), round(planned * 0.01 / rate)
+    inputs = torch.tensor([[1.0], [-1.0]])
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    of = unvanish.Problem(model, inputs, inputs, half_square, optimizer, steps=planned)
+    assert level(of) == expected
+    for _ in range(planned):
+        optimizer.zero_grad()
+        half_square(model(inputs), inputs).backward()
+        optimizer.step()
+    assert (half_square(model(inputs), inputs).item() < 0.05) == (expected == "")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_few_longer_steps_by_chance_are_no_growth(seed: int) -> None:
+    from unvanish.rules.conditions import grown
+
+    facts = unvanish.diagnose(problem(seed, lambda p: torch.optim.SGD(p, 1e-7))).flow.step
+    assert facts is not None
+    assert grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.4, 1.5, 1.6))) == pytest.approx(1.6)  # one pair of fifteen
+    assert grown(facts.replace(lengths=(1.0, 1.3, 1.2, 1.5, 1.4, 1.6))) == 1.0  # two pairs
+    assert grown(facts.replace(lengths=(1.0, 1.2, 1.4))) == 1.0  # one order of six

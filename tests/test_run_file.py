@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,30 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "a.unvanish", 2)
     with pytest.raises(UnvanishError, match="already"):
         RunFile(tmp_path / "a.unvanish", {})
+
+
+def test_what_is_left_of_a_run_whose_file_was_deleted_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    """The first goes on writing into its deleted file, as a training does; its log is not taken for the second's."""
+    path = tmp_path / "a.unvanish"
+    first = written(path, 20)
+    first.flush()
+    path.unlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.unvanish-shm", "a.unvanish-wal"]
+    second = written(path, 5, layers=2)
+    second.flush()
+    first.fact(of="the first")
+    first.flush()
+    run = load_run(path)
+    assert run.steps == (0, 1, 2, 3, 4) and len(run.layers) == 2
+    first.close()
+    second.fact(of="the second")
+    second.flush()
+    with closing(sqlite3.connect(path)) as base:
+        assert base.execute("SELECT value FROM facts WHERE key = 'of'").fetchone() == ('"the second"',)
+    second.close()
+    assert not second.broken and load_run(path).steps == (0, 1, 2, 3, 4)
+    with closing(sqlite3.connect(path)) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of ours", b"SQLite format 3\x00" + bytes(100)])

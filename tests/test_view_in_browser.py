@@ -411,3 +411,57 @@ def test_pictures_out_of_sight_are_never_those_of_the_run_before(server: Server,
             page.pdf()
             assert not any(page.evaluate(BUSY)), "they are printed blank"
         assert all(a != b for a, b in zip(before, page.evaluate(MARKS), strict=True))
+
+
+def test_a_file_that_is_replaced_or_cut_off_leaves_nothing_of_its_run_on_the_page(tmp_path: Path) -> None:
+    """Deleted, begun anew, begun anew at once, and cut off, while it is looked at."""
+    path = tmp_path / "a.unvanish"
+    made(path, 90, names=("old_in", "old_out"))
+    made(tmp_path / "b.unvanish", 90, names=("old_in", "old_out"))
+    server = Server(tmp_path)
+    with open_page(width=1240, height=900) as page:
+        page.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}#v=1&run=a.unvanish&step=60&against=b.unvanish")
+        page.wait_for_selector("body[data-state=ready][data-compared]", timeout=LATER)
+        assert text(page, "#stair h2").endswith("step 60") and page.locator("#news").is_hidden()
+
+        path.unlink()
+        page.wait_for_selector("body[data-state=problem]", timeout=LATER)
+        assert "there is no run 'a.unvanish'" in text(page, "#problem")
+        assert page.locator("#results").is_hidden() and not text(page, "#status")
+        assert text(page, "#verdict") == "Nothing is shown of a run that cannot be read."
+
+        file, chance = begun(path, ("new_in", "new_mid", "new_out")), random.Random(0)
+        file.flush()
+        page.wait_for_selector("body[data-state=waiting]", timeout=LATER)
+        assert "Another run was begun in this file" in text(page, "#news") and page.locator("#results").is_hidden()
+        for step in range(5):
+            stepped(file, step, chance)
+        file.flush()
+        until(page, lambda: text(page, "#stair h2").endswith("step 4"), "the new run is not followed")
+        page.locator("#heat summary").click()
+        until(page, lambda: "new_mid" in text(page, "#heat table"), "the map is the old run's")
+        assert page.locator("#follow").get_attribute("aria-pressed") == "true"
+        assert "step=60" not in page.url and "against=b.unvanish" in page.url
+        page.locator("#layers summary").click()
+        assert not any("old" in text(page, place) for place in ("#now", "#map", "#found", "#figures", "#layers"))
+        assert "have no layer in common" in text(page, "#against")
+        file.close(steps=5)
+
+        path.unlink()
+        made(path, 8, names=("third",))
+        until(page, lambda: text(page, "#stair h2").endswith("step 7"), "a run begun at once anew is not followed")
+        assert "ended after 8 steps" in text(page, "#status") and "third" in text(page, "#heat table")
+
+        whole = path.read_bytes()
+        path.write_bytes(whole[:3_000])
+        page.wait_for_selector("body[data-state=problem]", timeout=LATER)
+        assert "cut off" in text(page, "#problem") and page.locator("#results").is_hidden()
+        assert page.locator("#news").is_hidden()
+        path.write_bytes(whole)
+        page.wait_for_selector("body[data-state=ready]", timeout=LATER)
+        assert page.locator("#problem").is_hidden() and page.locator("#news").is_hidden()
+
+        (tmp_path / "b.unvanish").unlink()
+        until(page, lambda: "there is no run 'b.unvanish'" in text(page, "#parted"), "the other run is not missed")
+        assert page.locator("#gap").is_hidden() and not page.locator("#both svg").count()
+    server.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -267,3 +268,20 @@ def test_a_watched_training_is_the_training(name: str, every: int, check_every: 
     assert (run_read.full_report() is not None) == (check_every is not None)
     assert run_read.facts["failed"] == ""
     assert not any(hasattr(each, "__wrapped__") for each in (Tensor.backward, torch.autograd.backward))
+
+
+def test_calls_that_lead_to_no_step_keep_no_graph(tmp_path: Path) -> None:
+    """A validation without no_grad: of each batch only its inputs are held, and of few batches."""
+    made: list[weakref.ref[Any]] = []
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            hidden = super().forward(x).square()
+            made.append(weakref.ref(hidden))
+            return hidden.exp()
+
+    net = Net(3, 8192)
+    with unvanish.watch(net, torch.optim.SGD(net.parameters(), 0.1), to=tmp_path):
+        for _ in range(3):
+            net(torch.randn(4, 3))
+        assert [each() for each in made] == [None] * 3

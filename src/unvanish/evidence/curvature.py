@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.decide.limits import STATIONARY
-from unvanish.evidence.gauss_newton import WHOLE, GaussNewton, dot, double_differentiable
+from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot, double_differentiable
 from unvanish.evidence.moving import loss_again
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
@@ -45,9 +45,7 @@ def decrement(look: Look, output_loss: OutputLoss, reference: float, only: Seque
         product = GaussNewton(look.problem, look.model, output_loss, [p for _, p in named], look.seed)
         product = _Relative(product, [n for n, _ in named])
         gradient = product.gradient()
-        if not product.is_whole(gradient):
-            return "an operation of the model has no second derivative"
-        return _solve(product, gradient, reference)
+        return _solve(product, gradient, reference) if product.product.is_twice_differentiable else NOT_TWICE
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
 
@@ -67,12 +65,17 @@ class _Relative:
     def gradient(self) -> list[Tensor]:
         return self.scaled(self.product.gradient())
 
-    def is_whole(self, v: Sequence[Tensor]) -> bool:
-        return self.product.is_whole(self.scaled(v))
+    def push(self, v: Sequence[Tensor]) -> list[Tensor]:
+        return self.product.jvp(self.scaled(v))
+
+    def back(self, pushed: Sequence[Tensor]) -> list[Tensor]:
+        return self.scaled(self.product.vjp(self.product.hvp(pushed)))
+
+    def is_whole(self, v: Sequence[Tensor], pushed: Sequence[Tensor]) -> bool:
+        return self.product.is_whole(self.scaled(v), pushed)
 
     def __call__(self, v: Sequence[Tensor]) -> list[Tensor]:
-        product = self.product
-        return self.scaled(product.vjp(product.hvp(product.jvp(self.scaled(v)))))
+        return self.back(self.push(v))
 
 
 def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str:
@@ -83,7 +86,10 @@ def _solve(product: _Relative, g: list[Tensor], reference: float) -> float | str
     if not math.isfinite(length):
         return "the gradient is not finite"
     g = [t / length for t in g]
-    first = product(g)
+    pushed = product.push(g)
+    if not product.is_whole(g, pushed):
+        return NOT_TWICE
+    first = product.back(pushed)
     top = math.sqrt(dot(first, first))
     if not 0.0 < top < math.inf:
         return "the curvature along the gradient is zero"

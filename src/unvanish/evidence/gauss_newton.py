@@ -25,6 +25,7 @@ from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
+NOT_TWICE = "an operation of the model has no second derivative"
 
 
 class GaussNewton:
@@ -80,11 +81,16 @@ class GaussNewton:
         rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
         return math.log10(rms) if rms > 0.0 else LOG_ZERO
 
-    def is_whole(self, v: Sequence[Tensor]) -> bool:
-        """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v."""
-        if not all(j.requires_grad for j in self.pulled if j is not None):
-            return False
-        pushed = self.jvp(v)
+    @property
+    def is_twice_differentiable(self) -> bool:
+        """Whether no parameter's way to the outputs is cut in the graph of its own backward."""
+        return all(j.requires_grad for j in self.pulled if j is not None)
+
+    def is_whole(self, v: Sequence[Tensor], pushed: Sequence[Tensor]) -> bool:
+        """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v.
+
+        ``pushed``: J v, which those who ask have made already.
+        """
         return math.isclose(dot(pushed, pushed), dot(v, self.vjp(pushed)), rel_tol=WHOLE)
 
 

@@ -100,7 +100,8 @@ def output_calls(capture: Capture, output_loss: OutputLoss) -> list[Last]:
 
 
 def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
-    output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
+    if any(type(t) is not Tensor or t.requires_grad for t in output_loss.now):
+        output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
     calls = _behind_weights(capture, index)
     changing = [c for c in calls if c.name not in MOVES]
     limiting = [c for c in changing if slope_of(c) is not None or not any(word in c.name for word in BETWEEN)]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from unvanish.decide.limits import VANISHED
 from unvanish.decide.stationary import falls, has_converged, may_be_stationary
-from unvanish.evidence.gauss_newton import GaussNewton, dot
+from unvanish.evidence.gauss_newton import NOT_TWICE, GaussNewton, dot
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
@@ -39,7 +39,10 @@ LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
 
 def chosen(look: Look, flow: Flow) -> list[Layer]:
-    """The layers worth looking at: with "auto" those a small gradient of which is in question, with "full" all."""
+    """The layers worth looking at: with "auto" those a small gradient of which is in question, with "full" all.
+
+    Where a small tensor or a short branch of its own explains a small gradient, it is in no question.
+    """
     moving = {
         a.name: a.log10_transmission
         for a in flow.layers
@@ -47,7 +50,8 @@ def chosen(look: Look, flow: Flow) -> list[Layer]:
     }
     small = has_converged(flow.loss) or (may_be_stationary(flow) and not falls(flow))
     every = look.effort == "full" or small
-    asked = [a for a in look.layers if a.name in moving and (every or moving[a.name] < VANISHED)]
+    weak = {a.name for a in flow.layers if not a.gate and moving.get(a.name, 0.0) < VANISHED}
+    asked = [a for a in look.layers if a.name in (moving if every else weak)]
     own = list({frozenset(id(p) for p in a.live): a for a in reversed(asked)}.values())[::-1]  # a shared one once
     most = MOST.get(look.effort, 0)
     if len(own) <= most:
@@ -77,12 +81,17 @@ def gradient_curvatures(
         power = _power([flows[layer.name] for layer in layers], product)
         gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
-        if sides and not product.is_whole(_together(product, sides)):
-            return "an operation of the model has no second derivative"
+        if sides and not product.is_twice_differentiable:
+            return NOT_TWICE
+        together: list[Tensor] = []
         for side in sides:
-            measured = _gradient_curvature(product, side)
+            moved = product.jvp(_spread(product, side))
+            together = [a + b for a, b in zip(together, moved, strict=True)] if together else moved
+            measured = _gradient_curvature(product, side, moved)
             if measured is not None:
                 found[side.name] = measured
+        if sides and not product.is_whole(_together(product, sides), together):  # a sum of pushes is that of the sum
+            return NOT_TWICE
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
     return found
@@ -182,9 +191,8 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
     return total
 
 
-def _gradient_curvature(product: GaussNewton, side: _Side) -> GradientCurvature | None:
-    """Along the unit gradient, pushed forward at 2^power of its length."""
-    moved = product.jvp(_spread(product, side))
+def _gradient_curvature(product: GaussNewton, side: _Side, moved: Sequence[Tensor]) -> GradientCurvature | None:
+    """Along the unit gradient; ``moved``: what it is pushed forward to at 2^power of its length."""
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
     along = dot(moved, product.hvp(moved))

@@ -47,6 +47,14 @@ class OutputLoss:
         return self._drawn[seed]
 
     @cached_property
+    def from_now(self) -> tuple[float | None, list[Tensor] | None]:
+        """The lowest loss that a search from the outputs as they are finds, and where."""
+        return minimise(
+            lambda z: self.at([a.to(t.dtype) for a, t in zip(z, self.now, strict=True)]),
+            [searchable(t) for t in self.now],
+        )
+
+    @cached_property
     def _drawn(self) -> dict[int, list[Tensor]]:
         return {}
 
@@ -154,11 +162,12 @@ def lowest(
         if least <= (output_loss.worth(output_loss.now) if value is None else value):
             return least, output_loss.known.nearest(output_loss.now)
 
-    def at(z: Sequence[Tensor]) -> Tensor:
-        return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
-
-    least, place = minimise(at, [searchable(t) for t in output_loss.now])
+    least, place = output_loss.from_now
     if constant is not None and value is not None and (least is None or least > 0.9 * value):
+
+        def at(z: Sequence[Tensor]) -> Tensor:
+            return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
+
         other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
         if least is None or (other is not None and other < least):
             least, place = other, there

@@ -29,6 +29,7 @@ from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
 from unvanish.records import LossFacts, StepFacts
+from unvanish.rules.conditions import finds_its_rate, near_its_limit, needed_at_full_pace
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
 DEEPEST = 60  # tenfold changes down where the loss keeps overshooting: from the end of float32 to below its rounding
@@ -79,25 +80,32 @@ def with_real_steps(
     raised = not dict(facts.ladder)[1.0] - facts.loss <= RISE * gap_left(loss, facts.loss)
     many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
-    if (raised or slow) and walked is None:
-        walked = real_steps(problem, model, optimizer, 1.0, seed)
     if raised:
-        facts = facts.replace(walked=walked)
-    elif slow:
-        lr_limit = steepest(problem, model, optimizer, seed)
-        scale = 100.0
-        if lr_limit is not None:
-            scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
-        lengths = _lengths(problem, model, optimizer, facts.best / WITHIN if facts.best else 1.0, seed)
-        facts = facts.replace(
-            lengths=tuple(lengths),
-            scheduled=_scheduled(optimizer),
-            lr_limit=lr_limit,
-            scale=scale,
-            walked=walked,
-            walked_scaled=real_steps(problem, model, optimizer, scale, seed),
-        )
-    return facts
+        return facts.replace(walked=real_steps(problem, model, optimizer, 1.0, seed) if walked is None else walked)
+    if not slow:
+        return facts
+    lr_limit = steepest(problem, model, optimizer, seed)
+    scale = 100.0
+    if lr_limit is not None:
+        scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
+    # Far above the rounding of the weights, and on the same slope: of float32 at one of the two rates asked for anyway.
+    long = scale if (facts.best or 0.0) >= WITHIN * scale else 1.0
+    if _spacing(problem, model) > torch.finfo(torch.float32).eps:
+        long = (facts.best or WITHIN) / WITHIN
+    end, lengths = measured_steps(problem, model, optimizer, long, seed)
+    if long == 1.0:
+        walked = end
+    elif walked is None:
+        walked = real_steps(problem, model, optimizer, 1.0, seed)
+    facts = facts.replace(
+        lengths=tuple(lengths), scheduled=_scheduled(optimizer), lr_limit=lr_limit, scale=scale, walked=walked
+    )
+    if long == scale:
+        return facts.replace(walked_scaled=end)
+    frozen = any(not layer.live for layer in look.layers)
+    if frozen or near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
+        return facts  # whatever a larger rate does, it is no proof
+    return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed))
 
 
 def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
@@ -145,6 +153,8 @@ def ladder_of(
             return or_nan(lambda: loss_again(problem, model, seed))
 
         now = at(0.0)
+        if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
+            return now, {1.0: math.nan}
         same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
         multiple, value = 1.0, at(1.0)
         ladder[1.0] = value
@@ -234,22 +244,30 @@ def stepped(
         yield or_nan(walk)
 
 
-def _lengths(problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int) -> list[float]:
-    """How far each of REAL_STEPS steps moves the weights; shorter where the training breaks off.
+def measured_steps(
+    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int
+) -> tuple[float, list[float]]:
+    """The same, and how far each of the steps moves the weights; fewer lengths where the training breaks off.
 
     The rate is multiplied by ``scale``, which keeps the steps far above the rounding of the weights, and in proportion.
+    That leads further along: where the gradient has grown since the first step, by so much a length is divided, since
+    what is asked is whether the optimizer lengthens its steps by itself.
     """
     parameters, lengths = _held(optimizer), list[float]()
+    first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
     def measure() -> None:
         pairs = zip(parameters, before, strict=True)
-        lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)))
+        gradient = math.hypot(*(float(p.grad.norm()) for p in parameters if p.grad is not None))
+        first.append(gradient)
+        grown = max(gradient / first[0], 1.0) if first[0] > 0.0 else 1.0
+        lengths.append(math.hypot(*(float((p.detach() - b).double().norm()) for p, b in pairs)) / grown)
         for parameter, kept in zip(parameters, before, strict=True):
             kept.copy_(parameter.detach())
 
-    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure):
-        return lengths
+    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure) as loss:
+        return loss, lengths
 
 
 def _held(optimizer: Optimizers) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from torch import nn
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
-from unvanish.flow.slopes import constant_by_construction, removes_all
+from unvanish.flow.slopes import constant_by_construction, remove_all
 from unvanish.flow.transmission import output_cotangents
 from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
@@ -76,7 +76,7 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
     capture = look.capture
     if not weak or capture.loss_index is None:
         return facts
-    ends = {call.index for call in capture.calls if removes_all(call) or of_one_number(call, capture.calls)}
+    ends = remove_all(capture.calls) | {call.index for call in capture.calls if of_one_number(call, capture.calls)}
     if not ends:
         return facts
     alive, waiting = set[int](), [capture.loss_index]

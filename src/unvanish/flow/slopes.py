@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -189,6 +190,29 @@ def constant_by_construction(call: Call) -> bool:
     except Exception:  # it cannot be tried alone: nothing is claimed
         return False
     return float(gradient.abs().max()) <= 1e-6 * max(float(y.detach().abs().max()), math.ulp(0.0))
+
+
+def remove_all(calls: Iterable[Call]) -> set[int]:
+    """Those of the calls that are a normaliser which passes nothing; alike ones are tried once."""
+    tried: dict[str, bool] = {}
+    found = set[int]()
+    for call in calls:
+        if call.alone is not None:
+            key = repr((call.shape, *map(_in_short, call.alone)))
+            if key not in tried:
+                tried[key] = removes_all(call)
+            if tried[key]:
+                found.add(call.index)
+    return found
+
+
+def _in_short(value: Any) -> Any:
+    """What tells two sets of arguments apart, tensors of ones by their shape."""
+    if isinstance(value, Tensor):
+        return (tuple(value.shape), "ones") if value.is_floating_point() else id(value)
+    if isinstance(value, (tuple, list)):
+        return [_in_short(each) for each in value]
+    return {k: _in_short(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def removes_all(call: Call) -> bool:

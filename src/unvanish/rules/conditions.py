@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 from unvanish.decide import decay_balances
 from unvanish.decide.limits import HORIZON
@@ -31,6 +32,8 @@ MOVES = (
 
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
+
+FEWEST = 6  # lengths from which on their order can show that steps grow
 
 
 def settled(flow: Flow) -> bool:
@@ -66,6 +69,36 @@ def planned(step: StepFacts | None) -> int:
 def little_gained(step: StepFacts, gap: float) -> bool:
     """Whether the steps really taken at the present rate left more than nine tenths of the gap."""
     return step.walked is not None and math.isfinite(step.walked) and step.loss - step.walked < 0.1 * gap
+
+
+def grown(step: StepFacts) -> float:
+    """The length of the last real step in units of the first; 1 where steps do not grow but for chance.
+
+    Batches make some steps longer than others. Of six lengths in random order, at most one pair of the fifteen stands
+    the wrong way round in 6 of the 720 orders (Mann 1945, Nonparametric tests against trend): less than 1 %.
+    """
+    lengths = step.lengths
+    if not lengths or not 0.0 < lengths[0] < lengths[-1] < math.inf:
+        return 1.0
+    wrong = sum(a >= b for a, b in combinations(lengths, 2))
+    return lengths[-1] / lengths[0] if wrong <= 1 and len(lengths) >= FEWEST else 1.0
+
+
+def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
+    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
+    lengths = step.lengths
+    half = len(lengths) // 2
+    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
+
+
+def needed_at_full_pace(step: StepFacts) -> float:
+    """The steps needed at the full rate of the schedule, and at the length to which steps grow within a few."""
+    return (step.needed or 0.0) / ((step.scheduled or 1.0) * grown(step))
+
+
+def near_its_limit(step: StepFacts) -> bool:
+    """Whether the rate is above a tenth of the largest that the curvature allows: then a larger one is no answer."""
+    return bool(step.lr_limit) and step.lr * 2.0 / (step.lr_limit or math.inf) > 0.1
 
 
 def out_of_reach(flow: Flow) -> bool:

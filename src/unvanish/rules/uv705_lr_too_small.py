@@ -6,12 +6,23 @@ import math
 
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import far_outputs, out_of_reach, planned, steps_to_judge
+from unvanish.rules.conditions import (
+    far_outputs,
+    finds_its_rate,
+    grown,
+    near_its_limit,
+    needed_at_full_pace,
+    out_of_reach,
+    planned,
+    steps_to_judge,
+)
 from unvanish.rules.wording import about
 from unvanish.words.numbers import number
 
 OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
+
+ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
 @rule(
@@ -31,7 +42,13 @@ OTHERWISE = ("exploding", "underflow", "gated")
     ),
 )  # fmt: skip
 def lr_too_small(
-    flow: Flow, *, multiple: float = 100.0, times: float = 10.0, gain: float = 10.0, left: float = 0.9
+    flow: Flow,
+    *,
+    multiple: float = 100.0,
+    times: float = 10.0,
+    gain: float = 10.0,
+    left: float = 0.9,
+    sure: float = 3.0,
 ) -> list[Statement]:
     """The optimizer moves so little a step that the training will be over before anything is learned.
 
@@ -44,10 +61,13 @@ def lr_too_small(
     gap takes more than ``times`` the planned steps (10,000 if none are given); and the same number of steps, really
     taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
-    the planned steps. From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the
-    optimizer has counted all of the planned steps, and more than ``left`` of the reduction remains, more than the
-    planned steps are proof enough. Where layers are frozen it stays a note: the gap is that to the best outputs of all,
-    which a head over frozen features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
+    the planned steps. A network that leaves a flat stretch gains faster with every step, as a disturbance of a saddle
+    does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
+    the planned steps suffice, and below ``sure`` times those (a look is right within a factor of three) it is a note.
+    From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
+    of the planned steps, and more than ``left`` of the reduction remains, more than the planned steps are proof enough.
+    Where layers are frozen it stays a note: the gap is that to the best outputs of all, which a head over frozen
+    features need not reach at any rate. Where layers are vanished, dead, gated, exploding or
     below eps, or the rate is near its limit, the rate is not what is wrong.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
@@ -58,16 +78,16 @@ def lr_too_small(
     known = steps_to_judge(flow)
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
-    step, _ = known
-    if step.best is None or step.needed is None or not step.best >= multiple or _finds_its_rate(step):
+    step, gap = known
+    if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
-    needed = step.needed / ((step.scheduled or 1.0) * _grown(step))
-    if not needed > planned(step):
-        return []
-    if step.lr_limit and step.lr * 2.0 / step.lr_limit > 0.1:  # near its limit: a larger rate is no answer
-        return []
+    needed = needed_at_full_pace(step)
     over = _is_over(flow, step, left)
-    proven = _proven(step, gain) and _curable(step, needed) and (over or needed > times * planned(step))
+    gaining = None if over else _needed_as_it_gains(step, gap)
+    if not (soonest := min(needed, gaining or math.inf)) > planned(step) or near_its_limit(step):
+        return []
+    late = over or (needed > times * planned(step) and soonest > sure * planned(step))
+    proven = late and _proven(step, gain) and _curable(step, soonest)
     proven = proven and not any(layer.frozen for layer in flow.layers)
     share = Evidence(name="steps needed", value=needed, relation=">", threshold=times * planned(step))
     if over or not proven:
@@ -79,10 +99,11 @@ def lr_too_small(
         Statement(
             level="error" if proven else "note",
             cause="learning rate",
-            message=_message(step, needed, proven, over),
+            message=_message(step, needed, gaining, proven, over),
             evidence=(
                 Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
                 share,
+                *(() if gaining is None else (_as_it_gains(gaining, (sure if proven else 1.0) * planned(step)),)),
                 *((rest,) if proven and over else ()),
                 *_gains(step),
             ),
@@ -90,19 +111,24 @@ def lr_too_small(
     ]
 
 
-def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
+def _as_it_gains(gaining: float, limit: float) -> Evidence:
+    return Evidence(name="steps needed as the pace grows", value=gaining, relation=">", threshold=limit)
+
+
+def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool, over: bool) -> str:
     said = [f"The {planned(step):,} steps that were planned have been taken."] if proven and over else []
     said.append(
         f"At {_pace(step)} 90% of the achievable reduction takes about {about(needed)} steps, and {planned(step):,} are"
         f" {'planned' if step.planned is not None else 'assumed'}."
     )
+    if gaining is not None:
+        said.append(f"The pace is growing; if it keeps growing like this, it takes about {about(gaining)}.")
     if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
         said.append(
             f"{step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
             f" {step.scale:.3g} times the rate lower the loss by {number(step.loss - step.walked_scaled)}, as many at"
-            " the"
-            f" present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches the"
-            " layers, the steps are too short to use it."
+            f" the present one by {number(step.loss - step.walked)}. The gradient is not vanished: the signal reaches"
+            " the layers, the steps are too short to use it."
         )
     elif step.walked_scaled is not None and step.scale is not None and step.walked_scaled > step.loss:
         rise = number(step.walked_scaled - step.loss)
@@ -114,23 +140,32 @@ def _message(step: StepFacts, needed: float, proven: bool, over: bool) -> str:
 
 def _pace(step: StepFacts) -> str:
     more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
-    if _grown(step) > 1.0:
-        more.append(f"steps {_grown(step):.2g} times as long, to which they grow within a few,")
+    if grown(step) >= 1.05:  # as it is printed, more than one
+        more.append(f"steps {grown(step):.2g} times as long, to which they grow,")
     return " and ".join(more) or "this pace"
 
 
-def _grown(step: StepFacts, noise: float = 1.5) -> float:
-    """The length of the last real step in units of the first; 1 where it is less than ``noise``, which batches make."""
-    if len(step.lengths) < 2 or not noise * step.lengths[0] <= step.lengths[-1] < math.inf or not step.lengths[0]:
-        return 1.0
-    return step.lengths[-1] / step.lengths[0]
+def _needed_as_it_gains(step: StepFacts, gap: float) -> float | None:
+    """Steps to 90 % of the gap if the pace grows exponentially, as it did over the larger steps; None if it did not.
 
-
-def _finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
-    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
-    lengths = step.lengths
-    half = len(lengths) // 2
-    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
+    n steps at ``scale`` times the rate go as far as scale·n at the present one. With a pace that grows by the factor
+    exp(k) a step they win expm1(k·scale·n) / expm1(k·n) times as much: more than scale, and that gives k.
+    """
+    n, scale = len(step.lengths), step.scale or 0.0
+    if step.walked is None or step.walked_scaled is None or not n or not scale > 1.0:
+        return None
+    rounding = ROUNDING * abs(step.loss)
+    won, most = step.loss - step.walked, step.loss - step.walked_scaled
+    if not rounding < won < math.inf:
+        return None
+    won, most = won + rounding, most - rounding  # the least growth that they can mean
+    if not scale < (ratio := most / won) < math.inf:
+        return None
+    low, high = 0.0, 700.0 / (scale * n)  # of k: the largest that exp takes
+    for _ in range(60):
+        k = 0.5 * (low + high)
+        low, high = (k, high) if math.expm1(k * scale * n) < ratio * math.expm1(k * n) else (low, k)
+    return math.log1p(0.9 * gap * math.expm1(high * n) / won) / high / (step.scheduled or 1.0)
 
 
 def _left(flow: Flow) -> float:
@@ -148,7 +183,7 @@ def _proven(step: StepFacts, gain: float) -> bool:
         return False
     gained = step.loss - step.walked_scaled
     usual = max(step.loss - step.walked, 0.0)
-    return gained > 1e-6 * abs(step.loss) and gained >= min(gain, step.scale / 3.0) * usual
+    return gained > ROUNDING * abs(step.loss) and gained >= min(gain, step.scale / 3.0) * usual
 
 
 def _curable(step: StepFacts, needed: float) -> bool:

@@ -162,59 +162,68 @@ class _Walk:
                     self.on_leaf(leaf, channel, gradient)  # type: ignore[arg-type]
 
     def visit(self, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
-        owner = self.capture.owner
-        me = owner.get(node, PARAMETERS_ONLY)
-        if self.on_node is not None and me != PARAMETERS_ONLY:
-            self.guarded(me, node, self.on_node, me, node, slots[0][0][0].mantissa if 0 in slots[0] else None)
-        sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
-        plain = partial(_apply, node, sides)
-        quick = plain
-        if self.projector is not None and len(slots) > 1:
-            projected = self.guarded(me, node, self.projector.of, node, edges, self.shared)
-            quick = plain if projected is None else partial(_apply_projected, projected, sides)
-        for channel, held in enumerate(slots):
-            if not held:
-                continue
-            raw = self.raw[channel]
-            parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
-            if me != PARAMETERS_ONLY:
-                raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
-            held.clear()
-            results = self.guarded(me, node, self.through, node, quick if channel else plain, parts)
-            del parts  # what came in is let go of before the next channel's results are made
-            for edge, result in results:
-                other = edge.call
-                foreign = other != me
-                if foreign and me != PARAMETERS_ONLY and other != PARAMETERS_ONLY:
-                    raw.edges.append(((me, other), _size(result)))
-                if raw.broken is None and isinstance(result.log2, float) and not result.log2 < math.inf:
-                    raw.broken = me
-                self.put((edge.child, edge.nr), channel, result, foreign)
-
-    def guarded(self, me: int, node: Node, run: Callable[..., Any], *args: Any) -> Any:
-        """``run(*args)``, with the call named where torch refuses: what it saved was changed, or has been freed."""
+        """Send on what has come to a node. Names the call where torch refuses: what it saved was changed, or freed."""
+        me = self.capture.owner.get(node, PARAMETERS_ONLY)
         try:
-            return run(*args)
+            self.send(me, node, edges, slots)
         except Exception as error:
             call = self.capture.calls[me] if me != PARAMETERS_ONLY else None
             where = f"{call.name} in {call.module or 'the model'} ({call.source})" if call else type(node).__name__
             raise UnvanishError(f"the backward pass of {where} raised {type(error).__name__}: {error}") from error
 
+    def send(
+        self, me: int, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]
+    ) -> None:
+        owner = self.capture.owner
+        if self.on_node is not None and me != PARAMETERS_ONLY:
+            self.on_node(me, node, slots[0][0][0].mantissa if 0 in slots[0] else None)
+        sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
+        plain = _caller(node, sides)
+        quick = plain
+        if self.projector is not None and len(slots) > 1:
+            projected = self.projector.of(node, edges, self.shared)
+            quick = plain if projected is None else partial(_apply_projected, projected, sides)
+        mine, host, buffers = me != PARAMETERS_ONLY, self.math is Host, self.buffers
+        for channel, held in enumerate(slots):
+            if not held:
+                continue
+            raw = self.raw[channel]
+            parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
+            if mine:
+                raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
+            held.clear()
+            results = self.through(node, quick if channel else plain, parts)
+            del parts  # what came in is let go of before the next channel's results are made
+            for edge, result in results:
+                child, nr, other = edge.child, edge.nr, edge.call
+                foreign = other != me
+                if foreign and mine and other != PARAMETERS_ONLY:
+                    raw.edges.append(((me, other), _size(result)))
+                if host and raw.broken is None and not result.log2 < math.inf:
+                    raw.broken = me
+                waiting = buffers.get(child)
+                if waiting is None or nr in waiting[channel]:
+                    self.put((child, nr), channel, result, foreign)
+                else:
+                    waiting[channel][nr] = (result, foreign)
+
     def through(self, node: Node, apply: _Apply, parts: dict[int, Scaled]) -> list[tuple[_Edge, Scaled]]:
         """One node's vector-Jacobian product for each of its edges, computed again where the type ran out of range."""
         settle = self.math.settle
         if len(parts) == 1:
-            ((nr, only),) = parts.items()
-            given, exponent, logs = {nr: only.mantissa}, only.exponent, (only.log2,)
+            ((nr, (mantissa, exponent, top)),) = parts.items()
+            given = {nr: mantissa}
             results = [
-                (edge, Scaled(g, exponent, only.log2) if _same(g, only, node) else settle(g, exponent, edge.leaf))
+                (edge, Scaled(g, exponent, top) if _same(g, mantissa, node) else settle(g, exponent, edge.leaf))
                 for edge, g in apply(given)
             ]
         else:
             mantissas, exponent = self.math.align(list(parts.values()))
-            given, logs = dict(zip(parts, mantissas, strict=True)), tuple(part.log2 for part in parts.values())
+            given = dict(zip(parts, mantissas, strict=True))
             results = [(edge, settle(g, exponent, edge.leaf)) for edge, g in apply(given)]
-        if self.math is not Host or not LOG_ZERO < max(logs) < math.inf or any(map(math.isnan, logs)):
+            logs = [part.log2 for part in parts.values()] if self.math is Host else []
+            top = math.nan if any(map(math.isnan, logs)) else max(logs, default=math.nan)
+        if self.math is not Host or not LOG_ZERO < top < math.inf:
             return results
         for index, (edge, result) in enumerate(results):
             if step := _retry(result, exponent):
@@ -261,31 +270,40 @@ def _retry(result: Scaled, exponent: int) -> int:
     return space if size < -1.2 * space else 0
 
 
-def _same(result: Tensor, given: Scaled, node: Node) -> bool:
+def _same(result: Tensor, mantissa: Tensor, node: Node) -> bool:
     """Whether a node passed its input on as it is, or under another shape: then its norm is known."""
-    mantissa = given.mantissa
     if result is mantissa:
         return True
-    if result.is_sparse or mantissa.is_sparse or result.numel() != mantissa.numel():
+    if result.numel() != mantissa.numel() or result.is_sparse or mantissa.is_sparse:
         return False
     if is_custom(node):
         return False  # a user's function may return some entries of its input several times over
-    return result.dtype is mantissa.dtype and result.data_ptr() == mantissa.data_ptr() != 0
+    return result.data_ptr() == mantissa.data_ptr() != 0 and result.dtype is mantissa.dtype
 
 
-def _apply(node: Node, sides: Sequence[_Edge | None], given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
-    """What a node sends along each edge, reduced and cast as the engine would. ``given``: by output number."""
-    metadata = node._input_metadata
+def _caller(node: Node, sides: Sequence[_Edge | None]) -> _Apply:
+    """What a node makes of its cotangents, for each of its edges; ready to be called for each channel."""
     if is_custom(node):
-        full = [given[i] if i in given else _zeros(m) for i, m in enumerate(metadata)]
-        found = node.apply(*full)
-        found = found if isinstance(found, tuple) else (found,)
-        # One result per argument of forward; the edges are those of the arguments that need a gradient.
-        found = [g for g, needed in zip(found, node.needs_input_grad, strict=False) if needed]
-        sides = [side for side in sides if side is not None]
-    else:
-        found = node(*map(given.get, range(len(metadata))))
-        found = found if isinstance(found, tuple) else (found,)
+        return partial(_apply_user, node, [side for side in sides if side is not None])
+    outputs = range(len(node._input_metadata))
+
+    def apply(given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
+        found = node(*map(given.get, outputs))
+        return _fitted(sides, found if isinstance(found, tuple) else (found,))
+
+    return apply
+
+
+def _apply_user(node: Node, sides: Sequence[_Edge], given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
+    """The same of a Function written in Python. ``given``: by output number."""
+    found = node.apply(*(given[i] if i in given else _zeros(m) for i, m in enumerate(node._input_metadata)))
+    found = found if isinstance(found, tuple) else (found,)
+    # One result per argument of forward; the edges are those of the arguments that need a gradient.
+    return _fitted(sides, [g for g, needed in zip(found, node.needs_input_grad, strict=False) if needed])
+
+
+def _fitted(sides: Sequence[_Edge | None], found: Sequence[Tensor | None]) -> list[tuple[_Edge, Tensor]]:
+    """The gradients of the edges that have one, reduced and cast as the engine would."""
     return [
         (side, _fit(gradient, side))
         for side, gradient in zip(sides, found, strict=False)
@@ -311,4 +329,4 @@ def _fit(gradient: Tensor, edge: _Edge) -> Tensor:
         return gradient
     if edge.shape is not None and gradient.shape != edge.shape:
         gradient = gradient.sum_to_size(edge.shape)
-    return gradient.to(edge.dtype) if gradient.dtype != edge.dtype else gradient
+    return gradient if gradient.dtype is edge.dtype else gradient.to(edge.dtype)

@@ -117,6 +117,9 @@ class Host:
     def settle(tensor: Tensor, exponent: int, last: bool = False) -> Scaled:
         """``last``: nothing more is made of it, so that it may stay as it is wherever its digits are whole."""
         norm = norm_of(tensor)
+        # As a rule, at every edge: well inside the comfortable range of 2^±20.
+        if tensor.dtype is torch.float32 and 1e-6 * (root := math.sqrt(tensor.numel())) < norm < 1e6 * root:
+            return Scaled(tensor, exponent, math.log2(norm) + exponent)
         if norm == 0.0:
             return Scaled(tensor, 0, LOG_ZERO)
         if not math.isfinite(norm):

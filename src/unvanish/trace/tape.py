@@ -63,9 +63,12 @@ class Raw:
         for kept, into in ((self.leaves, tape.leaves), (self.signals, tape.signals), (self.edges, tape.edges)):
             groups: dict[Any, list[float]] = {}
             stopped = not tape.breaks_weights
-            sizes = [v.finite if isinstance(v, Partly) and stopped else v for _, v in kept]
+            sizes = [v.finite if v.__class__ is Partly and stopped else v for _, v in kept]
             for (key, _), value in zip(kept, read(sizes), strict=True):
-                groups.setdefault(key, []).append(value * LOG10_2)
+                if key not in into:
+                    into[key] = value * LOG10_2
+                else:
+                    groups.setdefault(key, [into[key]]).append(value * LOG10_2)
             into.update((key, norm_together(values)) for key, values in groups.items())
         if tape.broken is None:
             bad = [pair[0] for pair, v in tape.edges.items() if not v < math.inf]

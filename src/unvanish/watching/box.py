@@ -7,30 +7,16 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import functools
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from unvanish.decide import decide
-from unvanish.pipeline import look
-from unvanish.preserve import random_states
-from unvanish.problem import Problem
-from unvanish.records import EVERYTHING, Flow, UnvanishError
-from unvanish.report import Report
-from unvanish.rules import judge
-from unvanish.trace.structure import inner_loss, rebuild, tensors
-from unvanish.watching.loss_graph import between, birth, name_of, steep
-from unvanish.watching.norms import local
-from unvanish.watching.processes import several
-from unvanish.watching.table import spread
+from unvanish.trace.structure import inner_loss, tensors
+from unvanish.watching.loss_graph import between, birth
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -38,16 +24,16 @@ MOST = 8
 PROBE = 256
 """So many entries of each output are kept, to see whether a repetition gives the same."""
 
-HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
-OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
-WAITS = "to run it again would mean to wait for processes that are not running it"
-WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
-"""What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
+SMALL = 4_096
+"""An output of at most so many entries is held itself for that: a copy of a part would cost more time."""
+
+ENDS = 1_024
+"""So many outputs are known apart from what was made of them; a loss is of the last."""
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Entry:
-    """One call of an outermost module."""
+    """One call of an outermost module; ``outputs``: of each that is trained a place, what is kept, and its version."""
 
     module: nn.Module
     args: tuple[Any, ...]
@@ -56,7 +42,7 @@ class Entry:
     random: Any
     autocast: torch.dtype | None
     training: bool
-    outputs: list[tuple[int, Tensor | None]] = field(default_factory=list)
+    outputs: list[tuple[int, Tensor | None, int]] = field(default_factory=list)
     signals: dict[int, Tensor] = field(default_factory=dict)
     loss: int = -1  # which of the outputs is the loss
 
@@ -64,18 +50,10 @@ class Entry:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
 
-
-class NoCollectives(TorchDispatchMode):
-    """Refuses what all processes have to call together: the others are not running the step again."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
-            raise UnvanishError(f"it calls {func.name()}, and {WAITS}")
-        return func(*args, **(kwargs or {}))
-
-
-def _sharded(module: nn.Module) -> bool:
-    return type(module).__name__ == "FullyShardedDataParallel" or any(spread(p) for p in module.parameters(False))
+    @property
+    def samples(self) -> int:
+        """How many it was given."""
+        return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
 
 
 class Box:
@@ -85,56 +63,71 @@ class Box:
         self.entries: list[Entry] = []
         self.first: dict[int, nn.Parameter | None] = {}  # of each module, one parameter
         self.running: Entry | None = None
-        self.counts: dict[int, int] = {}
-        self.ends: set[Any] = set()
+        self.counts: dict[int, int] = {}  # samples of those calls of the step that are not held any more, by module
+        self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth = ""
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        given = args if not kwargs and all(isinstance(each, Tensor) for each in args) else list(tensors((args, kwargs)))
-        versions = [(each, each._version) for each in given if not each.is_inference()]
+        plain = not kwargs and all(isinstance(each, Tensor) for each in args)
+        given = args if plain else list(tensors((args, kwargs)))
+        try:
+            versions = [(each, each._version) for each in given]
+        except RuntimeError:  # what was made in inference mode has none
+            versions = [(each, each._version) for each in given if not each.is_inference()]
         home = self._home(module)
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
-        entry = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
-        self.running = entry
-        self.entries.append(entry)
-        self.counts[id(module)] = self.counts.get(id(module), 0) + next(
-            (each.size(0) for each in given if each.ndim), 1
-        )
+        self.running = Entry(module, args, kwargs, versions, _random_state(home), cast, module.training)
+        self.entries.append(self.running)
         if len(self.entries) > MOST:
-            del self.entries[:-MOST]
+            self._drop(self.entries[:-MOST])
+
+    def _drop(self, those: list[Entry]) -> None:
+        for each in those:
+            self.counts[id(each.module)] = self.counts.get(id(each.module), 0) + each.samples
+        self.entries = [each for each in self.entries if each not in those]
 
     def _home(self, module: nn.Module) -> str:
         """Where its parameters are; the first of them stays the same when a module moves to another device."""
         if id(module) not in self.first:
             self.first[id(module)] = next(iter(module.parameters()), None)
         first = self.first[id(module)]
-        return "cpu" if first is None else first.device.type
+        return "cpu" if first is None or first.is_cpu else first.device.type
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
         entry, self.running = self.running, None
         if entry is None:
             return
-        alone = isinstance(outputs, Tensor)
-        loss = None if alone else inner_loss(outputs)
-        for at, tensor in enumerate((outputs,) if alone else tensors(outputs)):
+        if isinstance(outputs, Tensor):
+            if outputs.requires_grad:
+                self._await(entry, 0, outputs)
+            return
+        loss = inner_loss(outputs)
+        for at, tensor in enumerate(tensors(outputs)):
             entry.loss = at if tensor is loss else entry.loss
             if tensor.requires_grad:
-                self.ends.add(tensor.grad_fn)
-                entry.outputs.append((at, _probe(tensor)))
-                tensor.register_hook(_receiver(entry.signals, at))
+                self._await(entry, at, tensor)
+
+    def _await(self, entry: Entry, at: int, tensor: Tensor) -> None:
+        entry.outputs.append((at, *_probe(tensor)))
+        node = tensor.grad_fn
+        if node is None:  # one of its parameters
+            tensor.register_hook(functools.partial(entry.signals.__setitem__, at))
+            return
+        self.ends.append(node._sequence_nr())  # pyright: ignore[reportAttributeAccessIssue]
+        node.register_prehook(_receiver(entry.signals, at, tensor.output_nr))
 
     def loss_is(self, loss: Tensor, finite: bool) -> None:
         """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it."""
         self.loss = loss.grad_fn
         if not finite:
-            self.loss_birth = birth(between(self.loss, self.ends))
+            self.loss_birth = birth(between(self.loss, set(self.ends)))
 
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
-        self.entries = [each for each in self.entries if not any(id(p) in moved for p in each.module.parameters())]
+        self._drop([each for each in self.entries if any(id(p) in moved for p in each.module.parameters())])
 
     def clear(self) -> None:
         self.entries.clear()
@@ -145,239 +138,28 @@ class Box:
     @property
     def samples(self) -> int:
         """The samples of the step: the most that one module was given, in all of its calls together."""
-        return max(self.counts.values(), default=0)
+        counts = dict(self.counts)
+        for each in self.entries:
+            counts[id(each.module)] = counts.get(id(each.module), 0) + each.samples
+        return max(counts.values(), default=0)
 
 
-def _receiver(signals: dict[int, Tensor], at: int) -> Any:
-    def receive(signal: Tensor) -> None:
-        signals[at] = signal
+def _receiver(signals: dict[int, Tensor], at: int, place: int) -> Any:
+    def receive(given: tuple[Tensor | None, ...]) -> None:
+        signal = given[place]
+        if signal is not None:
+            signals[at] = signal
 
     return receive
 
 
-def _probe(tensor: Tensor) -> Tensor | None:
-    if not tensor.is_contiguous():
-        return None
-    return tensor.detach().as_strided((min(PROBE, tensor.numel()),), (1,)).clone()
+def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:
+    """What of an output is kept, and its version."""
+    plain = tensor.detach()
+    if tensor.numel() <= SMALL:
+        return plain, plain._version
+    return (plain.as_strided((PROBE,), (1,)).clone() if tensor.is_contiguous() else None), 0
 
 
 def _random_state(home: str) -> Any:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What a repetition of the step showed: a report, or the ``reason`` why there is none.
-
-    ``born``: where the first number that is not finite came from: "data", "parameters", "forward", "loss", "backward",
-    or "" where the step had none.
-    """
-
-    report: Report | None = None
-    reason: str = ""
-    born: str = ""
-
-
-def replay(
-    box: Box, models: Mapping[str, nn.Module], moved: Container[int] = (), scale: float = 1.0, plain: bool = False
-) -> Replay:
-    """Run the step again, the call first whose numbers are not finite; the weights must be those of the step.
-
-    ``moved``: ids of parameters that another optimizer has moved since. ``scale``: by which the loss was multiplied
-    before its backward. ``plain``: run it with the signals of the loss itself, to see whether it was only the scale
-    that overflowed; where these are not finite any more nothing is run.
-    """
-    if not box.entries:
-        return Replay(reason="no call of a watched module was seen in this step")
-    for entry in box.entries:
-        bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
-        if bad:
-            return Replay(born="parameters", reason=f"{', '.join(bad[:3])}{' …' if len(bad) > 3 else ''}")
-        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
-            return Replay(born="data", reason="the batch holds numbers that are not finite")
-    known: list[Replay] = []
-    reached = [each for each in box.entries if each.signals] or box.entries
-    for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
-        if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
-            known.append(Replay(reason=HANDED_ON))
-        elif not plain or all(_finite(each) for each in entry.signals.values()):
-            known.append(_again(entry, models, scale, plain))
-            if known[-1].born in ("forward", "backward"):
-                return known[-1]
-    for found in known:
-        if found.born:
-            return Replay(found.report, _of_loss(box), "loss")
-    without = [each for each in known if each.report is None]
-    last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
-    return last if last.report is None else Replay(last.report, _calls_of_loss(box))
-
-
-def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool) -> Replay:
-    if not entry.signals:
-        return Replay(reason="no error signal came back to the outputs of the model")
-    if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
-        return Replay(reason=f"the model is spread over several processes, and {WAITS}")
-    if entry.changed():
-        return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
-    broken_loss = not all(_finite(each) for each in entry.signals.values())
-    try:
-        inputs = rebuild(_inputs(entry), _alone)
-        # what came back to the other outputs came through the loss, and would count twice beside it
-        given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
-        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
-        if plain:
-            signals, scale = {at: each / scale for at, each in signals.items()}, 1.0
-        model = _at_home(entry.module, models)
-        problem = Problem(model, inputs, signals, _linear(entry), autocast=entry.autocast)
-        with _as_then(entry), NoCollectives() if several() else nullcontext():
-            flow = look(problem, "quick")
-    except UnvanishError as error:
-        return Replay(reason=f"the step could not be run again: {error}")
-    setting = flow.setting.replace(model=type(entry.module).__name__)
-    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
-    report = Report.from_flow(flow, judge(flow))
-    if flow.nonfinite == "forward":
-        return Replay(report, born="forward")
-    if broken_loss:
-        return Replay(report, born="loss")
-    return Replay(report, born="backward" if _broken(flow) else "")
-
-
-def _without(scale: float, flow: Flow) -> Flow:
-    """The walk carries the scaled signals, as the training does, or float16 would lose them; the report does not."""
-    if scale == 1.0:
-        return flow
-    less = math.log10(scale)
-    layers = [
-        each.replace(**{
-            name: value - less
-            for name in ("log10_signal", "log10_grad_norm")
-            if (value := getattr(each, name)) is not None
-        })
-        for each in flow.layers
-    ]  # fmt: skip
-    calls = [
-        each if each.log10_signal is None else each.replace(log10_signal=each.log10_signal - less)
-        for each in flow.calls
-    ]
-    return flow.replace(layers=tuple(layers), calls=tuple(calls))
-
-
-class Around(nn.Module):
-    """Stands for the watched module around a part of it that is called by itself."""
-
-    def __init__(self, name: str, part: nn.Module) -> None:
-        super().__init__()
-        self.add_module(name, part)
-        self.training = part.training
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        (part,) = self.children()
-        return part(*args, **kwargs)
-
-
-def _at_home(module: nn.Module, models: Mapping[str, nn.Module]) -> nn.Module:
-    """The module inside of as many others as its path has parts, so that its layers have their full names."""
-    for prefix, model in models.items():
-        path = next((path for path, each in model.named_modules() if each is module), None)
-        if path is not None:
-            for name in reversed([part for part in f"{prefix}.{path}".split(".") if part]):
-                module = Around(name, module)
-            break
-    return module
-
-
-def _of_loss(box: Box) -> str:
-    """Which call between the model and the loss it was, as far as the graph tells."""
-    if box.loss_birth:
-        return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
-    nodes = between(box.loss, box.ends)
-    if suspects := steep(nodes):
-        return (
-            "the outputs of the model and the loss are finite, and the signal that comes back from the loss is not; of"
-            f" the calls between them {' and '.join(suspects)} can have an infinite slope"
-        )
-    return (
-        "the outputs of the model are finite, and the signal that comes back from the loss is not"
-        f"{_calls_of_loss(box) or ' (its calls were not seen)'}"
-    )
-
-
-def _calls_of_loss(box: Box) -> str:
-    calls = ", ".join(dict.fromkeys(name_of(node) for node in between(box.loss, box.ends)))
-    return f" (its calls: {calls})" if calls else ""
-
-
-def _broken(flow: Flow) -> bool:
-    return bool(flow.nonfinite) or any(each.log10_grad_norm in (math.inf,) for each in flow.layers)
-
-
-def _inputs(entry: Entry) -> Any:
-    if not entry.kwargs:
-        return entry.args
-    if not entry.args:
-        return entry.kwargs
-    bound = inspect.signature(entry.module.forward).bind(*entry.args, **entry.kwargs)
-    if any(
-        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in bound.arguments
-        for p in bound.signature.parameters.values()
-    ):
-        raise UnvanishError("the model takes positional and further named arguments at once")
-    return dict(bound.arguments)
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """An input without the graph of another module behind it, which the backward of the step has used up."""
-    return tensor if tensor.grad_fn is None else tensor.detach().requires_grad_()
-
-
-def _linear(entry: Entry) -> Any:
-    def loss_fn(outputs: Any, signals: dict[int, Tensor]) -> Tensor:
-        given = list(tensors(outputs))
-        for at, probe in entry.outputs:
-            here = given[at].detach()
-            same = probe is None or not here.is_contiguous() or _same(here.view(-1)[:PROBE], probe)
-            if not same:
-                raise UnvanishError(
-                    "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
-                    " generator of its own, or data that has changed)"
-                )
-        parts = [(given[at] * signal.to(given[at].dtype)).sum() for at, signal in signals.items()]
-        return torch.stack([each.float() if each.element_size() < 4 else each for each in parts]).sum()
-
-    return loss_fn
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding: kernels may add up in another order the second time; half precision has three digits."""
-    return one.shape == other.shape and bool(
-        torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True)
-    )
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
-
-
-@contextmanager
-def _as_then(entry: Entry) -> Iterator[None]:
-    """The mode and the random state of the call; afterwards those of now."""
-    put_back = random_states()
-    mode = entry.module.training
-    modes = [(each, each.training) for each in entry.module.modules()] if mode != entry.training else []
-
-    def start(module: nn.Module, args: Any) -> None:
-        torch.set_rng_state(entry.random[0])
-        if entry.random[1] is not None:
-            torch.cuda.set_rng_state_all(entry.random[1])
-
-    hook = entry.module.register_forward_pre_hook(start, prepend=True)
-    try:
-        if modes:
-            entry.module.train(entry.training)
-        yield
-    finally:
-        hook.remove()
-        for module, training in modes:
-            module.training = training
-        put_back()
+    return torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None

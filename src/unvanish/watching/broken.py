@@ -11,7 +11,7 @@ import torch
 
 from unvanish.problem import name_of
 from unvanish.records import Finding
-from unvanish.watching.box import Replay
+from unvanish.watching.replay import Replay
 
 MOST = 3
 """Names that are written out."""

@@ -16,13 +16,16 @@ STEEP = ("sqrt", "pow", "norm", "log", "div", "acos", "asin", "atanh", "acosh", 
 """Calls with an infinite slope at some input at which their value is finite."""
 
 
-def between(root: Any, ends: Collection[Any]) -> list[Any]:
-    """The nodes from the loss back to the outputs of the model, those nearest to the model first."""
+def between(root: Any, ends: Collection[int]) -> list[Any]:
+    """The nodes from the loss back to the outputs of the model, those nearest to the model first.
+
+    ``ends``: the numbers of the nodes that made the outputs; they count up in the thread that runs the forward pass.
+    """
     found: dict[Any, None] = {}
     waiting = [] if root is None else [root]
     while waiting and len(found) < MOST:
         node = waiting.pop()
-        if node in found or node in ends:
+        if node in found or node._sequence_nr() in ends:
             continue
         found[node] = None
         waiting.extend(

@@ -34,9 +34,7 @@ FLUSH = 1.0
 
 KEPT = 2_048
 """Rows of one thickness; when there are twice as many, the older half is thinned."""
-
 WIDTH = len(FIELDS)
-
 THINNED = 16
 """Neighbouring rows that become one."""
 
@@ -45,9 +43,7 @@ CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE layers (at INTEGER PRIMARY KEY, name TEXT, kind TEXT, parameters INTEGER, frozen INTEGER);
 CREATE TABLE samples (step INTEGER PRIMARY KEY, last INTEGER, level INTEGER, series BLOB, lowest BLOB, highest BLOB);
 CREATE INDEX by_level ON samples (level, step);
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, code TEXT, layers TEXT, finding TEXT
-);
+CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, code TEXT, layers TEXT, finding TEXT);
 CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEXT);
 """
 
@@ -92,14 +88,14 @@ class RunFile:
     def _open(self, facts: Mapping[str, Any], before: Mapping[str, Any] | None, from_step: int | None) -> None:
         self.base = sqlite3.connect(self.path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
         weakref.finalize(self, self.base.close).atexit = False  # whoever stops without close still frees it
-        self.base.execute("PRAGMA journal_mode=WAL")
-        self.base.execute("PRAGMA synchronous=NORMAL")
+        self.base.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL")
         if before is None:
             self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
             self.fact(schema=SCHEMA, started=time.time(), **facts)
         else:
             self._go_back(int(from_step or 0))
             self.fact(resumed=[*before.get("resumed", ()), from_step], **facts)
+        self.inode = _inode(self.path)
         self.flush()
 
     def _go_back(self, step: int) -> None:
@@ -184,9 +180,10 @@ class RunFile:
             try:
                 self.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 with contextlib.suppress(sqlite3.Error):  # somebody is reading: the log stays beside it
-                    self.base.execute("PRAGMA journal_mode=DELETE")
+                    if _inode(self.path) == self.inode:  # else SQLite would delete the log of another's file
+                        self.base.execute("PRAGMA journal_mode=DELETE")
                 self.base.close()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self.broken = self.broken or str(error)
 
     def _write(self, statement: str, *values: Any) -> None:
@@ -209,11 +206,18 @@ class RunFile:
         self.counts[level + 1] = self.counts.get(level + 1, 0) + len(rows) // THINNED
 
 
+def _inode(path: Path | None) -> int:
+    return path.stat().st_ino if path is not None and path.exists() else 0
+
+
 def _made(path: Path) -> None:
     """An empty file that nobody else has."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        for left in ("-wal", "-shm"):  # of a run whose file was deleted: SQLite would take them for those of this one
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}{left}")
     except FileExistsError:
         raise UnvanishError(
             f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
@@ -291,11 +295,10 @@ class Reader:
         """UnvanishError where there is no run of ours."""
         self.path = Path(path)
         try:
-            there = self.path.is_file()
+            if not self.path.is_file():
+                raise UnvanishError(f"there is no run file {str(path)!r}")
         except OSError as error:  # the name is too long, or the folder may not be looked into
             raise UnvanishError(f"cannot read the run file {str(path)[:200]!r}: {error.strerror or error}") from None
-        if not there:
-            raise UnvanishError(f"there is no run file {str(path)!r}")
         try:
             address = f"{self.path.absolute().as_uri()}?mode=ro"
             self.base = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)

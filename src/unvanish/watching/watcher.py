@@ -7,32 +7,42 @@ the random state is put back after a repetition, and an error of ours ends the w
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
+from unvanish.watching.calls import Calls
 from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
 from unvanish.watching.nesting import Nesting
-from unvanish.watching.parts import Parts, drop
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample
-from unvanish.watching.signals import Activations, Signals
+from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
 from unvanish.watching.table import Table
 
 LOG = logging.getLogger("unvanish")
 
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+
+_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+def _in_a_forked_child() -> None:
+    for each in list(_watchers):
+        each.forked = True
+
+
+if hasattr(os, "register_at_fork"):  # to be told costs nothing; to ask at each hook whose process this is does
+    os.register_at_fork(after_in_child=_in_a_forked_child)
 
 
 class Watcher:
@@ -44,16 +54,14 @@ class Watcher:
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
         self.table, self.box, self.processes = Table(), Box(), Processes(every)
         self.signals = Signals(self.table, self.guarded)
+        self.calls = Calls(self.box, self.signals, self.processes, self.guarded)
         self.columns: list[Column] = []
         self.optimizers: dict[int, Any] = {}
         self.expected: set[int] = set()  # the optimizers that make a step together
-        self.hooks: list[Any] = []
-        self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
-        self.step, self.skipped, self.depth = 0, 0, 0
+        self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now = Step()
-        self.mode: Activations | None = None
         self.nesting, self.backwards = Nesting(), 0
-        self.busy, self.held = False, False  # ours runs; the call that runs is in the box
+        self.busy, self.forked = False, False  # ours runs; this is a child of the process that watches
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes: list[str] = []
         self.failed, self.closed, self.process = "", False, os.getpid()
@@ -61,6 +69,13 @@ class Watcher:
         self.moving: Any = None  # the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
+        self.backward_starts, self.backward_ends = (
+            self.guarded(self._backward_starts),
+            self.guarded(self._backward_ends),
+        )
+        self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
+        self._finish = self.guarded(self.finish)
+        _watchers.add(self)
 
     # What is watched
 
@@ -77,16 +92,8 @@ class Watcher:
         self._columns()
         if outer is not None:
             self.signals.hidden |= {id(each) for each in model.modules()}
-        self._follow(model if outer is None else outer, model, self.hooks)
-        if outer is None:
-            self.parts.add(model)
+        self.calls.add(model, outer)
         self._arm()
-
-    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
-        """Hold the outermost calls of a module; ``model``: what is run again in its stead."""
-        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
-        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def rename(self, name: str) -> None:
         """The one model has a name from now on; nothing must have been sampled yet."""
@@ -110,7 +117,7 @@ class Watcher:
         """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
-            if is_compiling() or self.closed or self.failed or self.busy or os.getpid() != self.process or checking():
+            if is_compiling() or self.closed or self.failed or self.busy or self.forked or checking():
                 return
             try:
                 hook(*args, **kwargs)
@@ -125,7 +132,7 @@ class Watcher:
             self.failed = f"{type(error).__name__}: {error}"
             LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
             LOG.debug("where", exc_info=error)
-        self._leave_mode()
+        self.calls.leave_mode()
 
     @property
     def ended(self) -> bool:
@@ -135,18 +142,12 @@ class Watcher:
         """Take every hook away."""
         self.signals.disarm()
         self.processes.disarm()
-        self._leave_mode()
-        drop(self.hooks)
-        self.parts.detach()
+        self.calls.detach()
 
-    # The forward pass
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the coming step is sampled."""
-        return self.step % self.every == 0
+    # The forward pass (see ``calls``)
 
     def _arm(self) -> None:
+        self.sampled = self.calls.sampled = self.step % self.every == 0
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
             self.processes.arm(self.table, self.guarded)
@@ -155,45 +156,10 @@ class Watcher:
             self.processes.disarm()
 
     def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
-        self.guarded(self._before)(module, module, args, {})
-
-    def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A module is called; ``model``: what is run again in its stead."""
-        self.depth += 1
-        if model is module:
-            self.parts.called(model)
-        if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
-            return
-        self.held = torch.is_grad_enabled()
-        if not self.held:  # a validation or a rollout: no part of the step, and none of its samples
-            return
-        if self.sampled:
-            self.processes.called(model)
-        self.box.before(model, args, kwargs)
-        if self.signals.compiled and COMPILED not in self.notes:
-            self.notes.append(COMPILED)
-        if self.sampled and not self.signals.compiled:
-            self.mode = Activations(self.signals)
-            self.mode.__enter__()
-
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        del module, args, kwargs
-        self.depth -= 1
-        if self.depth or self.signals.open or not self.held:
-            return
-        self._leave_mode()
-        self.box.after(outputs)
-
-    def _leave_mode(self) -> None:
-        if self.mode is not None:
-            mode, self.mode = self.mode, None
-            mode.__exit__(None, None, None)
+        """A call of this model has begun before its hooks were there."""
+        self.calls.entered(module, args)
 
     # The backward pass (see ``interposed``)
-
-    def backward_starts(self, loss: Tensor) -> None:
-        self.guarded(self._backward_starts)(loss)
 
     def _backward_starts(self, loss: Tensor) -> None:
         self.signals.open = True
@@ -201,21 +167,19 @@ class Watcher:
         if self.sampled:
             self.processes.announce(self.columns)
             self.processes.arm(self.table, self.guarded)
-        plain, self.now.plain = self.now.plain, None
-        value = (loss if plain is None else plain).detach()  # a scaled loss that overflows is no fault
-        known = value.item() if value.is_cpu and value.numel() == 1 else value.float().mean()
-        if not self.now.fresh and self.inside is None:
-            self.now.losses.clear()  # those of another optimizer
-        if self.inside is None or not self.now.inner:
-            self.now.losses.append(known)
+        now = self.now
+        plain, now.plain = now.plain, None
+        value = loss if plain is None else plain  # a scaled loss that overflows is no fault
+        known = value.item() if value.is_cpu and value.numel() == 1 else value.detach().float().mean()
+        if not now.fresh and self.inside is None:
+            now.losses.clear()  # those of another optimizer
+        if self.inside is None or not now.inner:
+            now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
-            self.now.suspicious = True
+            now.suspicious = True
         if not self.box.entries:
-            self.parts.none_was_called(self.table.models.values(), self.signals.hidden)
-        self.box.loss_is(loss, not self.now.suspicious)
-
-    def backward_ends(self) -> None:
-        self.guarded(self._backward_ends)()
+            self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
+        self.box.loss_is(loss, not now.suspicious)
 
     def _backward_ends(self) -> None:
         self.signals.open = False
@@ -266,14 +230,14 @@ class Watcher:
             self._over(begun=True)
         self.optimizers.setdefault(id(optimizer), optimizer)
         self.now.stepped.add(id(optimizer))
-        self.guarded(self._before_step)(optimizer, args, kwargs or {})
+        self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._find_new(optimizer)
         self.moving = optimizer
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
-        if any(callable(each) for each in (*args[1:], *kwargs.values())):
+        if (len(args) > 1 or kwargs) and any(callable(each) for each in (*args[1:], *kwargs.values())):
             self.inside, self.now.inner = optimizer, 0
         else:
             self._look(optimizer)
@@ -338,7 +302,7 @@ class Watcher:
 
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
-        self.guarded(self._after_step)(optimizer)
+        self._stepped(optimizer)
         if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
             self._over()
 
@@ -373,11 +337,12 @@ class Watcher:
         ``begun``: the forward and backward pass of the next step have been already.
         """
         step = self.step
-        self.guarded(self.finish)(begun)
+        self._finish(begun)
         if self.ended and self.step == step and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
+            self.sampled = self.step % self.every == 0
 
     def finish(self, begun: bool = False) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
@@ -387,6 +352,8 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
+                if self.signals.compiled and COMPILED not in self.notes:
+                    self.notes.append(COMPILED)
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 self.on_sample(self.now.sample(self.step, self.signals.before))
         self._next(begun=begun)

@@ -15,6 +15,12 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Say a text, or an attribute, where it is not said already: to say it again would cost a layout. */
+export function told(element, text, attribute = '') {
+  if (attribute) { if (element.getAttribute(attribute) !== text) element.setAttribute(attribute, text); }
+  else if (element.textContent !== text) element.textContent = text;
+}
+
 /** The number a logarithm stands for, whatever its size, as the package writes it: 0.04219, 10^-26.682. */
 export function decimal(log) {
   if (typeof log !== 'number') return {'-inf': '0', inf: 'inf', nan: 'nan'}[log] ?? '–';

@@ -1,9 +1,9 @@
 // Pictures that are drawn once and then only get new numbers: the drawing comes compiled from the server.
-import {make, table} from '/static/parts.js';
+import {make, table, told} from '/static/parts.js';
 
 const OPTIONS = {mode: 'vega', renderer: 'svg', actions: false, ast: true, defaultStyle: false, tooltip: false, logLevel: 1};
 const PAUSE = 120; // ms after which a picture outside the window is drawn, unless another setting came first
-const REST = 1000; // ms from one picture out of sight to the next where only newer numbers wait for it
+const REST = 2000; // ms from one picture out of sight to the next where only newer numbers wait for it
 const idly = window.requestIdleCallback ?? (work => setTimeout(work, 50));
 const compiled = new Map();
 
@@ -69,14 +69,14 @@ export class Pictures {
     }
     for (const [index, picture] of pictures.entries()) {
       const slot = this.slots[index] ?? this.add(index);
-      slot.title.textContent = picture.title;
-      slot.caption.textContent = picture.description;
-      slot.place.setAttribute('aria-label', picture.title);
-      slot.numbers.setAttribute('aria-label', `Numbers: ${picture.title}`);
+      told(slot.title, picture.title);
+      told(slot.caption, picture.description);
+      told(slot.place, picture.title, 'aria-label');
+      told(slot.numbers, `Numbers: ${picture.title}`, 'aria-label');
       slot.data = picture.data;
       if (slot.table.open) this.fill(slot);
     }
-    const seen = pictures.filter((_, index) => inView(this.slots[index].place));
+    const seen = pictures.filter((_, index) => this.slots[index].seen ?? inView(this.slots[index].place));
     for (const picture of seen) {
       if (this.gently) {
         await new Promise(requestAnimationFrame);
@@ -119,7 +119,8 @@ export class Pictures {
   async comes(seen) {
     for (const slot of this.slots) {
       const {missed} = slot;
-      if (!missed || !seen.some(each => each.isIntersecting && each.target === slot.place)) continue;
+      slot.seen = seen.findLast(each => each.target === slot.place)?.isIntersecting ?? slot.seen; // to ask would cost a layout
+      if (!missed || !slot.seen) continue;
       slot.missed = null;
       await this.draw(slot, missed);
     }
@@ -141,6 +142,7 @@ export class Pictures {
 
   // a table that nobody reads would cost as much as the picture
   fill(slot) {
+    if (!slot.data) return;
     const columns = Object.keys(slot.data[0] ?? {}).map(name => ({name, unit: '', help: ''}));
     slot.numbers.replaceChildren(table('', columns, slot.data));
   }
@@ -165,8 +167,10 @@ export class Pictures {
     for (const [name, rows] of Object.entries(picture.tables)) view.data(name, rows);
     await view.runAsync();
     const svg = slot.place.querySelector('svg');
-    svg?.setAttribute('role', 'img');
-    svg?.setAttribute('aria-label', picture.description);
+    if (svg) {
+      told(svg, 'img', 'role');
+      told(svg, picture.description, 'aria-label');
+    }
     Object.assign(slot, {of, at: performance.now()});
     if (of === this.of) slot.place.ariaBusy = null;
     slot.place.dataset.drawn = Number(slot.place.dataset.drawn ?? 0) + 1;

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -21,7 +22,7 @@ from unvanish.server.lab import site as lab_site
 from unvanish.server.site import Site
 from unvanish.server.view import answers
 from unvanish.server.view.compared import Pair, compared
-from unvanish.server.view.folder import Folder, reading, version
+from unvanish.server.view.folder import Folder, Watched, reading, version
 from unvanish.watching.against import against
 from unvanish.watching.run import load_run
 
@@ -59,20 +60,17 @@ class View:
         return _json({"folder": str(self.folder.home), "runs": found})
 
     async def state(self, request: Request) -> Response:
-        return await self._work(partial(self._state, request))
+        name = _one(request, "run")
+        return await self._work(lambda: _followed(lambda: self._state(self.folder.watched(name), request.query_params)))
 
-    def _state(self, request: Request) -> Response:
-        asked, name = request.query_params, _one(request, "run")
-        if name not in self.folder.names():  # who follows a run asks again: this is an answer, and no fault
-            return _json({"error": f"there is no run {name!r} in {str(self.folder.home)!r} (any more); looking again"})
-        watched = self.folder.watched(name)
+    def _state(self, watched: Watched, asked: QueryParams) -> Response:
         seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
         with watched.lock, reading(watched.path) as file:
-            now = f"{version(file)}.{seen}.{at}.{asked.get('px')}"
+            now = f"{version(file)}.{seen}.{at}.{asked.get('px')}.{asked.get('tables')}"
             if now == asked.get("seen"):
                 return _json({"same": True})
             watched.history.update(file)
-            found = answers.state(file, watched.history, seen, at, *_pixels(request))
+            found = answers.state(file, watched.history, seen, at, *_pixels(asked), tables=asked.get("tables") == "1")
             return _json({"version": now, **found})
 
     async def report(self, request: Request) -> Response:
@@ -86,15 +84,15 @@ class View:
         return Response(page, media_type="text/html", headers={"content-security-policy": policy()})
 
     async def against(self, request: Request) -> Response:
-        return await self._work(partial(self._against, request))
+        names = _one(request, "run"), _one(request, "other")
+        return await self._work(lambda: _followed(lambda: self._against(names, request.query_params)))
 
-    def _against(self, request: Request) -> Response:
-        asked, seen = request.query_params, request.query_params.get("map", "signal")
-        names, at = (_one(request, "run"), _one(request, "other")), _step(asked.get("step", ""))
+    def _against(self, names: tuple[str, str], asked: QueryParams) -> Response:
+        seen, at = asked.get("map", "signal"), _step(asked.get("step", ""))
         now = ";".join([*map(self._version, names), f"{seen}.{at}.{asked.get('px')}"])
         if now == asked.get("seen"):
             return _json({"same": True})
-        return _json({"version": now, **compared(self._pair(*names, at), seen, *_pixels(request))})
+        return _json({"version": now, **compared(self._pair(*names, at), seen, *_pixels(asked))})
 
     def _version(self, name: str) -> str:
         with reading(self.folder.watched(name).path) as file:
@@ -148,6 +146,14 @@ class View:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
 
+def _followed(answer: Callable[[], Response]) -> Response:
+    """The answer; that a file cannot be read is one, too, and no fault: who follows a run asks again."""
+    try:
+        return answer()
+    except UnvanishError as error:
+        return _json({"error": f"{error}; looking again"})
+
+
 def _one(request: Request, name: str) -> str:
     given = request.query_params.getlist(name)
     if len(given) != 1:
@@ -164,10 +170,10 @@ def _step(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _pixels(request: Request) -> tuple[int, int]:
+def _pixels(asked: QueryParams) -> tuple[int, int]:
     """The width of a picture, and of one beside another."""
     low, high = PIXELS
-    given = [request.query_params.get(name, "") for name in ("px", "half")]
+    given = [asked.get(name, "") for name in ("px", "half")]
     wide, half = (
         min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620 for text in given
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 from unvanish.lab.outcome import Drawing, drawn_at
@@ -31,10 +30,13 @@ TABLE = (
 SAID = {"log10_grad_norm": "gradient's norm", "log10_grad_norm_clipped": "after clipping"}
 
 
-def state(file: Reader, history: History, seen: str, at: int | None, wide: int, half: int) -> dict[str, Any]:
+def state(
+    file: Reader, history: History, seen: str, at: int | None, wide: int, half: int, *, tables: bool
+) -> dict[str, Any]:  # fmt: skip
     """All that the page shows of one run: of the last sampled step, or of the step ``at``.
 
     ``wide``, ``half``: pixels of a picture, and of one that stands beside another; ``small`` of them come last.
+    ``tables``: whether the numbers of all of it are sent along, as texts; without them it is a third less.
     """
     run = about(file)
     answer: dict[str, Any] = {"run": run, "status": status(run), "findings": findings(file)}
@@ -49,9 +51,10 @@ def state(file: Reader, history: History, seen: str, at: int | None, wide: int, 
     return {
         **answer,
         "sentence": sentence(report), "tone": tone(report), "step": step, "last": last, "values": values,
-        "idealised": can_be_idealised(report), "heat": heat(history, seen), "layers": table(report, file),
-        "pictures": [shown(each) for each in (*drawings, *small) if each is not None], "small": len(small),
-        "notes": [visible(each) for each in report.notes],
+        "idealised": can_be_idealised(report), "heat": heat(history, seen, table=tables),
+        "pictures": [shown(each, table=tables) for each in (*drawings, *small) if each is not None],
+        "small": len(small), "notes": [visible(each) for each in report.notes],
+        **({"layers": table(report, file)} if tables else {}),
     }  # fmt: skip
 
 
@@ -83,18 +86,9 @@ def status(run: dict[str, Any]) -> str:
     steps = run["steps"]
     made = "ended" if steps is None else f"ended after {steps:,} {'step' if steps == 1 else 'steps'}"
     state = {"running": "running", "ended": made, "lost": "its process is gone and did not end the file"}[run["state"]]
-    began = date(run["started"]) if run["started"] else ""
     why = f": {run['why']}" if run["why"] else ""
-    parts = [f"{state}{why}", step, run["model"], run["script"], f"began {began}" if began else ""]
+    parts = [f"{state}{why}", step, run["model"], run["script"], f"began {run['began']}" if run["began"] else ""]
     return visible(" · ".join(filter(None, parts)))
-
-
-def date(seconds: float) -> str:
-    """The local date and time; "" for a number that is none."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return ""
 
 
 def findings(file: Reader) -> list[dict[str, Any]]:

@@ -57,7 +57,10 @@ def compared(pair: Pair, seen: str, wide: int, half: int) -> dict[str, Any]:
     found = pair.found
     answer: dict[str, Any] = {
         "sentence": raise_powers(found.sentence), "answer": found.answer,
-        "sides": [{"run": name, "verdict": said} for name, said in zip(pair.names, pair.verdicts, strict=True)],
+        "sides": [
+            {"run": name, "verdict": said, "of": history.run}
+            for name, said, history in zip(pair.names, pair.verdicts, pair.histories, strict=True)
+        ],
         "notes": [raise_powers(each) for each in found.notes],
         "step": found.parting.step if found.parting else None,
         "pictures": [shown(each) for each in (*drawings, *small)], "small": len(small),

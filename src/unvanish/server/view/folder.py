@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unvanish.records import UnvanishError
-from unvanish.server.view.history import History
+from unvanish.server.view.history import History, run_of
 from unvanish.watching.alive import alive
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible
@@ -114,11 +115,21 @@ def about(file: Reader) -> dict[str, Any]:
     state = "ended" if "ended" in facts else "running" if alive(facts) else "lost"
     why, model = facts.get("failed") or facts.get("why") or "", (facts.get("setting") or {}).get("model", "")
     return {
-        "state": state, "started": facts.get("started"), "ended": facts.get("ended"), "step": last,
-        "every": facts.get("every", 1), "why": visible(str(why)[:300]), "errors": errors,
+        "state": state, "started": facts.get("started"), "began": date(facts.get("started")), "step": last,
+        "ended": facts.get("ended"), "every": facts.get("every", 1), "why": visible(str(why)[:300]), "errors": errors,
         "model": visible(str(model)), "script": visible(str(facts.get("script", ""))), "title": visible(file.path.name),
         "steps": facts.get("steps"),
     }  # fmt: skip
+
+
+def date(seconds: float | None) -> str:
+    """The local date and time; "" where there is none."""
+    if not seconds:
+        return ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def newest(file: Reader) -> int | None:
@@ -132,4 +143,4 @@ def version(file: Reader) -> str:
     (events, over), (reports,) = (
         file.ask(f"SELECT {what}")[0] for what in ("COUNT(*), COUNT(until) FROM events", "COUNT(*) FROM reports")
     )
-    return f"{file.facts.get('started')}.{newest(file)}.{events}.{over}.{reports}.{about(file)['state']}"
+    return f"{run_of(file)}.{newest(file)}.{events}.{over}.{reports}.{about(file)['state']}"

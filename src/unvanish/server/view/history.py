@@ -57,6 +57,11 @@ def layout_of(file: Reader) -> Layout:
     return Layout(names, order, tuple(ends), tuple(groups))
 
 
+def run_of(file: Reader) -> str:
+    """Changes when the file is begun anew, and when the run in it goes back to a checkpoint."""
+    return f"{file.facts.get('started')}.{file.facts.get('resumed', '')}"
+
+
 class History:
     """The stretches of one run. ``update(file)`` reads what is new; the arrays hold NaN where nothing was measured.
 
@@ -65,7 +70,7 @@ class History:
     """
 
     def __init__(self) -> None:
-        self.started: Any = None
+        self.run = ""
         self._clear()
 
     def _clear(self) -> None:
@@ -81,15 +86,18 @@ class History:
         self.first = np.full(2 * PLACES, -1, np.int64)
 
     def update(self, file: Reader) -> bool:
-        """Read what has come since; whether there was anything. A file that was begun anew is read from its start."""
-        began = file.facts.get("started")
+        """Read what has come since; whether there was anything.
+
+        A file is read from its start where it was begun anew, or where its run went back to a checkpoint.
+        """
+        began = run_of(file)
         (newest,) = file.ask("SELECT MAX(step) FROM samples WHERE step <= ?", (self.last,))[0]
         # what was known was thinned together with what was not
         thinned = file.ask("SELECT 1 FROM samples WHERE step = ? AND last > ?", (newest, self.last))
         layout = layout_of(file)
-        if began != self.started or thinned or layout != self.layout:
+        if began != self.run or thinned or layout != self.layout:
             self._clear()
-            self.started, self.layout = began, layout
+            self.run, self.layout = began, layout
             self._shape(len(layout.names))
             self.width = max(int(file.facts.get("every", 1)), 1)
             end = file.typed("SELECT last FROM samples ORDER BY step DESC LIMIT 1", (int,))

@@ -42,7 +42,7 @@ SEEN = {
 SHARES = ("saturated", "dead")
 
 
-def heat(history: History, seen: str) -> dict[str, Any]:
+def heat(history: History, seen: str, *, table: bool) -> dict[str, Any]:
     """The map of steps and layers as shades, 0 to 8, one byte a cell, row by row; 255 where nothing was measured.
 
     Cells that hold several numbers show the one farthest from the middle, so that no peak is lost.
@@ -54,7 +54,7 @@ def heat(history: History, seen: str) -> dict[str, Any]:
     values = _farthest(np.stack([low, high]))
     return {
         "quantity": seen,
-        **shaded(values, names, history.places, history, share=seen in SHARES, words=SEEN[seen]),
+        **shaded(values, names, history.places, history, share=seen in SHARES, words=SEEN[seen], table=table),
     }
 
 
@@ -96,9 +96,9 @@ def _medians(values: Array) -> Array:
 
 
 def shaded(
-    values: Array, names: list[str], places: Array, history: History, *, share: bool, words: str
+    values: Array, names: list[str], places: Array, history: History, *, share: bool, words: str, table: bool = True
 ) -> dict[str, Any]:  # fmt: skip
-    """A map of layer × stretch in shades, with what its rows, columns and colours mean."""
+    """A map of layer × stretch in shades, with what its rows, columns and colours mean, and a ``table`` of a dozen."""
     rows, columns = _cuts(len(names), ROWS), _cuts(len(places), COLUMNS)
     cells = _joined(_joined(values, columns, axis=1), rows, axis=0)
     known = np.abs(cells[np.isfinite(cells)])
@@ -110,18 +110,19 @@ def shaded(
     signed = bool(share and known.size and np.nanmin(cells) < 0)
     ends = (("−100%" if signed else "0%"), "100%") if share else scale.ends
     steps = history.first[places[columns]] if len(places) else np.zeros(0, np.int64)
-    some = [round(at * (len(cells[0]) - 1) / 11) for at in range(12)] if cells.size else []
-    some = sorted(set(some))
     return {
         "words": words, "rows": len(cells), "columns": len(steps), "cells": base64.b64encode(found.tobytes()).decode(),
         "names": [visible(names[at]) for at in rows], "numbers": [int(at) + 1 for at in rows], "layers": len(names),
         "steps": [int(each) for each in steps], "end": int(history.last), "share": share and not signed, "low": ends[0],
         "high": ends[1], "middle": "0" if share else "×1", "blank": bool((found == NOTHING).any()),
-        "table": {
-            "steps": [int(steps[at]) for at in some],
-            "rows": [[_said(float(line[at]), share) for at in some] for line in cells],
-        },
+        **({"table": _table(cells, steps, share)} if table else {}),
     }  # fmt: skip
+
+
+def _table(cells: Array, steps: Array, share: bool) -> dict[str, Any]:
+    some = sorted({round(at * (len(cells[0]) - 1) / 11) for at in range(12)}) if cells.size else []
+    rows = [[_said(float(line[at]), share) for at in some] for line in cells]
+    return {"steps": [int(steps[at]) for at in some], "rows": rows}
 
 
 def _unit(largest: float) -> float:
@@ -176,8 +177,10 @@ def _plain(values: Array) -> list[float | None]:
     return [None if np.isnan(each) else float(each) for each in values]
 
 
-def shown(drawing: Drawing) -> dict[str, Any]:
+def shown(drawing: Drawing, *, table: bool = True) -> dict[str, Any]:
     """A picture as the page draws it; of a line over the steps its table has a few dozen rows, the last among them."""
+    if not table:
+        return {name: part for name, part in picture(drawing.replace(data=())).items() if name != "data"}
     rows = drawing.data if drawing.name == "staircase" else drawing.data[::-1][:: -(-len(drawing.data) // LISTED) or 1]
     return picture(drawing.replace(data=rows if drawing.name == "staircase" else rows[::-1]))
 

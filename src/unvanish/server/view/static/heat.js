@@ -1,5 +1,5 @@
 // The map of steps and layers: shades come from the server, one byte a cell; here they get their colours.
-import {make, table} from '/static/parts.js';
+import {make, table, told} from '/static/parts.js';
 
 const COLOURS = ['cold4', 'cold3', 'cold2', 'cold1', 'even', 'warm1', 'warm2', 'warm3', 'warm4'];
 const NOTHING = 255;
@@ -9,7 +9,12 @@ const HATCHED = 5; // pixels that a row needs for hatching
 const TALL = [14, 420]; // pixels of a row at most, of the map at most
 const TOP = 34, BOTTOM = 38, RIGHT = 12;
 
-const token = name => getComputedStyle(document.documentElement).getPropertyValue(`--uv-${name}`).trim();
+let tokens = new Map(); // the colours of the theme
+const token = name => {
+  if (!tokens.has(name)) tokens.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--uv-${name}`).trim());
+  return tokens.get(name);
+};
+const unpacked = Uint8Array.fromBase64?.bind(Uint8Array) ?? (text => Uint8Array.from(atob(text), each => each.charCodeAt(0)));
 const rgb = hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16));
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most / 2 - 1)}…${text.slice(1 - most / 2)}` : text);
 
@@ -52,13 +57,14 @@ export class Heat {
     }
     this.mark = mark;
     this.draw();
-    this.caption.textContent = `The ${data.words}.`;
-    this.canvas.setAttribute('aria-label', `A map of ${data.layers} layers over ${data.columns} stretches of steps up to step ${data.end}: the ${data.words}.`);
+    told(this.caption, `The ${data.words}.`);
+    told(this.canvas, `A map of ${data.layers} layers over ${data.columns} stretches of steps up to step ${data.end}: the ${data.words}.`, 'aria-label');
     if (this.details.open) this.fill();
   }
 
   /** The theme has changed. */
   again() {
+    tokens = new Map();
     if (!this.data) return;
     this.colour();
     this.draw();
@@ -67,9 +73,7 @@ export class Heat {
   colour() {
     const {rows, columns, cells} = this.data;
     if (!rows || !columns) return;
-    const bytes = atob(cells);
-    const shades = this.shades = new Uint8Array(bytes.length);
-    for (let at = 0; at < bytes.length; at += 1) shades[at] = bytes.charCodeAt(at);
+    const shades = this.shades = unpacked(cells);
     Object.assign(this.image, {width: columns, height: rows});
     const context = this.image.getContext('2d');
     const pixels = context.createImageData(columns, rows);
@@ -189,7 +193,7 @@ export class Heat {
   // a table that nobody reads would cost as much as the map
   fill() {
     const {data} = this;
-    if (!this.details.open || !data) return;
+    if (!this.details.open || !data?.table) return;
     const columns = [{name: 'layer', unit: '', help: ''}, ...data.table.steps.map(step => ({name: `step ${step}`, unit: '', help: ''}))];
     const rows = data.table.rows.map((line, at) => ({layer: data.names[at], ...Object.fromEntries(line.map((text, of) => [`step ${data.table.steps[of]}`, text]))}));
     this.numbers.replaceChildren(table('', columns, rows));

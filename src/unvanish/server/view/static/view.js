@@ -1,7 +1,7 @@
 // The page of the viewer: one run of a folder, followed while it is written. The server reads the file and works out
 // what is shown; this file shows it. The address holds the state: #v=1&run=NAME&step=N&map=signal&against=NAME
 import {Heat} from '/static/heat.js';
-import {make, table, themed} from '/static/parts.js';
+import {make, table, themed, told as said} from '/static/parts.js';
 import {Pictures} from '/static/pictures.js';
 
 const $ = id => document.getElementById(id);
@@ -11,7 +11,7 @@ const REST = 2000; // ms where nothing is to be expected: the run has ended, or 
 const AGAIN = 1000; // ms until a server that did not answer is asked again
 const MAPS = ['signal', 'gradient', 'update', 'saturated', 'dead'];
 
-const page = {run: '', step: null, map: 'signal', against: '', runs: [], version: '', shown: null, compared: '', turn: 0, timer: 0};
+const page = {run: '', step: null, map: 'signal', against: '', runs: [], version: '', shown: null, began: null, compared: '', turn: 0, timer: 0};
 const stair = new Pictures($('stair'), true, true);
 const figures = new Pictures($('figures'), true, true);
 const series = new Pictures($('series'), true, true);
@@ -59,19 +59,21 @@ async function ask(path) {
   }
 }
 
-const pause = time => new Promise(done => setTimeout(done, time));
-
 /** Asks for ever; whoever changes what is asked for calls ``hurry``. */
 async function follow() {
   for (;;) {
     const turn = page.turn;
     const start = performance.now();
     const wait = await look();
-    do await pause(20); while (performance.now() - start < wait && turn === page.turn);
+    const rest = turn === page.turn ? Math.max(wait - (performance.now() - start), 20) : 20;
+    await new Promise(done => { page.go = done; setTimeout(done, rest); });
   }
 }
 
-const hurry = () => { page.turn += 1; };
+function hurry() {
+  page.turn += 1;
+  page.go?.();
+}
 
 async function look() {
   if (document.hidden && page.shown) return REST;
@@ -83,12 +85,17 @@ async function look() {
   const turn = page.turn;
   const held = new URLSearchParams([['run', page.run], ['map', page.map], ...room()]);
   if (page.step !== null) held.set('step', page.step);
+  if (document.querySelector('#results details[open]')) held.set('tables', '1'); // what nobody reads is not sent
   if (page.version) held.set('seen', page.version);
   const found = await ask(`/api/view/state?${held}`);
   if (turn !== page.turn) return 0;
-  if (found.error) { problem(found.error); page.version = ''; return AGAIN; }
+  if (found.error) { problem(found); page.version = ''; return AGAIN; }
   $('problem').hidden = true;
-  if (!found.same) await show(found);
+  if (!found.same) {
+    if (anew(found.run)) return 0;
+    await show(found);
+    page.asOf = new Date();
+  }
   if (page.against) await compare();
   return page.shown?.run.state === 'running' ? TICK : REST;
 }
@@ -97,7 +104,7 @@ async function look() {
 
 async function list() {
   const found = await ask('/api/view/runs');
-  if (found.error) { problem(found.error); return true; }
+  if (found.error) { problem(found); return true; }
   page.runsAt = performance.now();
   $('folder').textContent = found.folder;
   const said = JSON.stringify(found.runs);
@@ -107,7 +114,7 @@ async function list() {
     runs();
   }
   if (!page.run && page.runs.length) { page.run = page.runs[0].name; runs(); toAddress(); }
-  if (!page.runs.length) {
+  if (!page.runs.length && !page.run) {
     $('verdict').textContent = 'There is no run in this folder yet; the first one is shown as soon as it is there.';
     $('verdict').dataset.tone = 'quiet';
     document.body.dataset.state = 'empty';
@@ -139,13 +146,22 @@ function runs() {
 
 // --- one run ---------------------------------------------------------------------------------------------------------
 
-function problem(text) {
-  if ($('problem').textContent !== text) $('problem').textContent = text;
+/** Say what is wrong. What was shown stays where only the server is away; of a file that has gone nothing is shown. */
+function problem({error, lost}) {
+  told('problem', lost && page.shown ? `${error} What stands here is of ${page.asOf.toLocaleTimeString()}.` : error);
   $('problem').hidden = false;
+  if (!lost) {
+    $('results').hidden = $('news').hidden = true;
+    told('title', page.run);
+    told('status', '');
+    told('verdict', 'Nothing is shown of a run that cannot be read.');
+    $('verdict').dataset.tone = 'quiet';
+    Object.assign(page, {shown: null, saidFindings: ''});
+  }
   document.body.dataset.state = 'problem';
 }
 
-const told = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
+const told = (id, ...given) => said($(id), ...given);
 
 async function show(found) {
   page.shown = found;
@@ -155,8 +171,9 @@ async function show(found) {
   told('status', found.status);
   told('verdict', found.sentence); // said again only where it changes
   $('verdict').dataset.tone = found.tone;
-  stair.outdate(`${page.run} ${page.step}`);
-  for (const each of [figures, series]) each.outdate(page.run);
+  const of = `${page.run} ${found.run.started}`;
+  stair.outdate(`${of} ${page.step}`);
+  for (const each of [figures, series]) each.outdate(of);
   const empty = found.step === undefined;
   $('results').hidden = empty;
   if (!empty) {
@@ -173,6 +190,20 @@ async function show(found) {
   }
   document.body.dataset.state = empty ? 'waiting' : 'ready';
   document.body.dataset.shown = Number(document.body.dataset.shown ?? 0) + 1;
+}
+
+/** Whether the file holds another run than before; then it is said, and its newest step is asked for, not a held one. */
+function anew({started, began}) {
+  const known = page.began?.run === page.run && page.began.started !== started;
+  page.began = {run: page.run, started};
+  if (!known) return false;
+  told('news', `Another run was begun in this file${began ? ` at ${began}` : ''}. It is followed now; the one that was shown before is gone.`);
+  $('news').hidden = false;
+  page.step = null;
+  uncompared();
+  toAddress();
+  hurry();
+  return true;
 }
 
 /** Show another step; null is the newest, whatever comes. */
@@ -193,10 +224,13 @@ function steps(found) {
   range.max = Math.max(known.length - 1, 0);
   const at = known.findLastIndex(each => each <= found.step);
   if (document.activeElement !== range || page.step === null) range.value = page.step === null ? range.max : at;
-  range.setAttribute('aria-valuetext', `step ${found.step}`);
+  told('step', `step ${found.step}`, 'aria-valuetext');
   if (document.activeElement !== $('number')) $('number').value = found.step;
-  $('follow').setAttribute('aria-pressed', String(page.step === null));
-  $('values').replaceChildren(...found.values.map(({name, value}) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
+  told('follow', String(page.step === null), 'aria-pressed');
+  const numbers = $('values').querySelectorAll('dt, dd');
+  const texts = found.values.flatMap(({name, value}) => [name, value]);
+  if (numbers.length === texts.length) texts.forEach((text, at) => said(numbers[at], text));
+  else $('values').replaceChildren(...found.values.map(({name, value}) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
 }
 
 function findings(found) {
@@ -223,8 +257,10 @@ function findings(found) {
 
 function layers(found = page.shown) {
   told('numbers-title', `Every layer at step ${found.step.toLocaleString('en')}`);
-  $('notes').replaceChildren(...found.notes.map(text => make('p', {className: 'quiet'}, text)));
-  if (!$('layers').open) return; // a table that nobody reads would cost as much as a picture
+  const notes = found.notes.join('\n');
+  if (notes !== page.saidNotes) $('notes').replaceChildren(...found.notes.map(text => make('p', {className: 'quiet'}, text)));
+  page.saidNotes = notes;
+  if (!$('layers').open || !found.layers) return;
   const {columns, rows, unseen} = found.layers;
   const named = columns.map(name => ({name, unit: '', help: ''}));
   const records = rows.map(line => Object.fromEntries(line.map((text, at) => [columns[at], text])));
@@ -264,14 +300,15 @@ async function compare() {
   const turn = page.turn;
   const found = await ask(`/api/view/against?${wanted}`);
   if (turn !== page.turn || found.same) return;
-  if (found.error) { told('parted', found.error); return; }
+  if (found.error) { uncompared(); told('parted', found.error); return; }
   page.compared = found.version;
   page.comparedKey = key;
   told('parted', found.sentence);
   $('sides').replaceChildren(...found.sides.map(({run, verdict}) => make('div', {}, make('dt', {}, run), make('dd', {}, verdict))));
   $('differences').replaceChildren(...found.notes.map(text => make('li', {}, text)));
-  both.outdate(`${page.run} ${page.against} ${page.step}`);
-  losses.outdate(`${page.run} ${page.against}`);
+  const of = found.sides.map(each => `${each.run} ${each.of}`).join(' ');
+  both.outdate(`${of} ${page.step}`);
+  losses.outdate(of);
   await both.show(found.pictures.slice(0, -found.small || undefined));
   await losses.show(found.small ? found.pictures.slice(-found.small) : []);
   $('gap').hidden = !found.heat; // before it is drawn: what is hidden has no width
@@ -296,7 +333,10 @@ function open() {
   const before = page.run;
   fromAddress();
   if (!page.run && page.runs.length) page.run = page.runs[0].name;
-  if (before !== page.run) Object.assign(page, {shown: null, saidFindings: ''});
+  if (before !== page.run) {
+    Object.assign(page, {shown: null, began: null, saidFindings: ''});
+    $('news').hidden = true;
+  }
   page.version = '';
   $('quantity').value = page.map;
   uncompared();
@@ -321,6 +361,10 @@ $('other').onchange = () => {
   hurry();
 };
 $('layers').ontoggle = () => { if (page.shown) layers(); };
+$('results').addEventListener('toggle', ({target}) => {
+  if (!target.open) target.querySelector('.scroll').replaceChildren();
+  else if (page.shown && !page.shown.layers) { page.version = ''; hurry(); }
+}, true);
 themed($('theme'), () => { heat.again(); gap.again(); });
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { heat.again(); gap.again(); });
 addEventListener('hashchange', open);

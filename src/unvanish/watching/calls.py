@@ -1,0 +1,84 @@
+"""The forward pass: which calls of the watched models are outermost, and what is held of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from unvanish.watching.box import Box
+from unvanish.watching.parts import Parts, drop
+from unvanish.watching.processes import Processes
+from unvanish.watching.signals import Activations, Signals
+
+
+class Calls:
+    """Holds the outermost calls in the box; in a sampled step their activations are looked at as well.
+
+    ``guarded`` wraps each hook, so that none can stop the training.
+    """
+
+    def __init__(
+        self, box: Box, signals: Signals, processes: Processes, guarded: Callable[[Callable[..., Any]], Any]
+    ) -> None:  # fmt: skip
+        self.box, self.signals, self.processes, self.guarded = box, signals, processes, guarded
+        self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
+        self.hooks: list[Any] = []
+        self.sampled = False  # the step that comes
+        self.depth, self.held = 0, False  # calls that run inside of one another; whether the outermost is in the box
+        self.mode: Activations | None = None
+
+    def add(self, model: nn.Module, outer: nn.Module | None) -> None:
+        """Follow the calls of a model, or of ``outer``, which is called in its stead; until then its parts' as well."""
+        self._follow(model if outer is None else outer, model, self.hooks)
+        if outer is None:
+            self.parts.add(model)
+
+    def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
+        """``model``: what is run again in the module's stead."""
+        before, after = self.guarded(functools.partial(self._before, model)), self.guarded(self._after)
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
+        self.guarded(self._before)(module, module, args, {})
+
+    def _before(self, model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.depth += 1
+        if model is module:
+            self.parts.called(model)
+        if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
+            return
+        self.held = torch.is_grad_enabled()
+        if not self.held:  # a validation or a rollout: no part of the step, and none of its samples
+            return
+        self.box.before(model, args, kwargs)
+        if self.sampled:
+            self.processes.called(model)
+            if not self.signals.compiled:
+                self.mode = Activations(self.signals)
+                self.mode.__enter__()
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        self.depth -= 1
+        if self.depth or self.signals.open or not self.held:
+            return
+        if self.mode is not None:
+            self.leave_mode()
+        self.box.after(outputs)
+
+    def leave_mode(self) -> None:
+        """Look at activations no more."""
+        if self.mode is not None:
+            mode, self.mode = self.mode, None
+            mode.__exit__(None, None, None)
+
+    def detach(self) -> None:
+        """Take every hook away."""
+        self.leave_mode()
+        drop(self.hooks)
+        self.parts.detach()
