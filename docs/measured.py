@@ -20,9 +20,9 @@ def read(name: str) -> dict[str, Any]:
 def performance(check: str, viewing: str) -> Iterable[str]:
     """The parts of the page of costs; ``check`` and ``viewing``: those of a check and of the page of a run."""
     yield (
-        "Every number of this page is read from `benchmarks/results` when the page is built. The program that wrote it"
-        " there"
-        " stands below it. The machines were shared with others: ratios and processor time mean more than seconds."
+        "Every number of this page is read from `benchmarks/results` when the page is built. The program that wrote"
+        " it there stands below it. The machines were shared with others: ratios and processor time mean more than"
+        " seconds."
     )
     yield check
     yield "## Watching a training"
@@ -56,8 +56,8 @@ def _by(data: Mapping[str, Any]) -> str:
 def _sweeps(data: Mapping[str, Any]) -> Iterable[str]:
     yield (
         "Processor time of one network of a sweep. Beside it, how many times as long a loop takes that builds each"
-        " network"
-        " and runs it forward and backward, and either keeps nothing (*bare*) or works out *the same numbers*:"
+        " network and runs it forward and backward, and either keeps nothing (*bare*) or works out *the same"
+        " numbers*:"
     )
     rows = [
         (
@@ -73,8 +73,8 @@ def _sweeps(data: Mapping[str, Any]) -> Iterable[str]:
 def _processes(data: Mapping[str, Any]) -> Iterable[str]:
     (sweep,) = (row for row in data["rows"] if row["what"] == "scaling of a sweep")
     yield (
-        f"With two processes on two cores a sweep of {sweep['networks']:,} networks took {min(sweep['two_s']):.0f} s in"
-        f" place of {min(sweep['one_s']):.0f} s, {sweep['times']:.2f} times as fast."
+        f"With two processes on two cores a sweep of {sweep['networks']:,} networks took {min(sweep['two_s']):.0f} s"
+        f" in place of {min(sweep['one_s']):.0f} s, {sweep['times']:.2f} times as fast."
     )
     yield _by(data)
 
@@ -144,26 +144,21 @@ def comparison() -> Iterable[str]:
     summary, rivals = data["summary"], data["rivals"]
     ours = summary["checkers"]["unvanish"]
     yield (
-        "What others say about the same network, batch and optimizer. Compared are what everybody writes first, limits"
-        " on"
-        " the norms of gradients, and tools that can be installed. Only what was measured stands here; what was not,"
-        " is not"
-        " claimed."
+        "What others say about the same network, batch and optimizer. Compared are what everybody writes first,"
+        " limits on the norms of gradients, and tools that can be installed. Only what was measured stands here; what"
+        " was not, is not claimed."
     )
     yield "## How often the verdict is right"
     yield (
         f"Programs with a known fault, their repaired versions and healthy controls, {len(data['seeds'])} seeds each,"
-        " looked"
-        " at before the first step, after a tenth of the training and at its end. The rules were written while looking"
-        " at"
-        " the same programs with other seeds, so this is no claim about other programs. An alarm of another tool"
-        " counts as a"
-        " hit wherever it could have meant the fault."
+        " looked at before the first step, after a tenth of the training and at its end. The rules were written while"
+        " looking at the same programs with other seeds, so this is no claim about other programs. An alarm of"
+        " another tool counts as a hit wherever it could have meant the fault."
     )
     yield _verdicts(summary["checkers"])
     yield (
-        f"unvanish: {ours['extra_errors']} findings of level error on faulty programs were beside the point; the median"
-        f" check took {summary['median_seconds_a_look'] * 1000:.0f} ms. Versions: "
+        f"unvanish: {ours['extra_errors']} findings of level error on faulty programs were beside the point; the"
+        f" median check took {summary['median_seconds_a_look'] * 1000:.0f} ms. Versions: "
         + ", ".join(f"{name} {version}" for name, version in rivals.items())
         + ". [Every run](benchmarks/verdicts.md). The programs are not part of the package; where they lie beside the"
         " checkout, this repeats it:"
@@ -181,13 +176,11 @@ def comparison() -> Iterable[str]:
 
 OTHERS = (
     "- **wandb.watch** sends histograms of gradients and weights to a page that a team shares. unvanish sends single"
-    " numbers"
-    " a layer there ([how](integrations.md#tensorboard-wb-mlflow)).",
+    " numbers a layer there ([how](integrations.md#tensorboard-wb-mlflow)).",
     "- **torch-audit** also gives hints on hardware, memory layout and weight decay. They are not counted above,"
-    " neither as"
-    " hits nor as false alarms.",
-    "- **A limit on gradient norms** is one line. It finds most faults of the table; it cannot say why a"
-    " norm is small, and a network that has converged looks like one that has vanished.",
+    " neither as hits nor as false alarms.",
+    "- **A limit on gradient norms** is one line. It finds most faults of the table; it cannot say why a norm is"
+    " small, and a network that has converged looks like one that has vanished.",
     "- **Profilers and anomaly detection** (`torch.autograd.detect_anomaly`) were not compared: they answer other"
     " questions.",
 )
@@ -212,17 +205,15 @@ def _wrong(models: Mapping[str, Any], random: Mapping[str, Any]) -> Iterable[str
     packages = ", ".join(f"{name} {version}" for name, version in models["packages"].items())
     yield (
         f"{library['networks']} models of other people's packages were checked, {library['that train']} of which a"
-        " short"
-        f" training shows to train: {len(library['false errors on those that train'])} of those got an error,"
+        f" short training shows to train: {len(library['false errors on those that train'])} of those got an error,"
         f" {len(library['crashes'])} checks crashed, and {library['faults found']} of {library['faults put in']}"
-        " faults that"
-        f" were put in were found. Packages: {packages}."
+        f" faults that were put in were found. Packages: {packages}."
     )
     false = drawn["false errors on those that train"]
     codes = ", ".join(sorted({code for found in false.values() for code in found}))
     yield (
-        f"Of {drawn['networks']} networks drawn at random, {drawn['that train']} train within 60 steps; {len(false)} of"
-        f" those got an error all the same ({codes}): their loss fell although some of their layers hardly learn."
+        f"Of {drawn['networks']} networks drawn at random, {drawn['that train']} train within 60 steps; {len(false)}"
+        f" of those got an error all the same ({codes}): their loss fell although some of their layers hardly learn."
     )
     yield (
         "```sh\npython benchmarks/strangers.py --random 0\npython benchmarks/strangers.py --only NONE --random 600\n```"

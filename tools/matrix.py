@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS = ("python3.11=2.13.0", "python3.11=2.14.1", "python3.13=2.14.1")
+PAIRS = ("python3.11=2.5.0", "python3.11=2.13.0", "python3.11=2.14.1", "python3.12=2.13.0", "python3.13=2.12.0")
 TOOLS = ("numpy", "pytest", "hypothesis", "jsonschema", "packaging", "mpmath", "msgspec>=0.18", "rich>=13")
 TESTS = (
     "test_backward.py", "test_capture.py", "test_measure.py", "test_untouched.py", "test_bad_input.py",

@@ -26,6 +26,11 @@ def is_adam(optimizer: Any, group: dict[str, Any]) -> bool:
     return not tensors and not any(group.get(name) for name in _UNASKED)
 
 
+def decays_apart(optimizer: Any, group: dict[str, Any]) -> bool:
+    """Whether weight decay shrinks the weights themselves: always in AdamW, whose groups say so from torch 2.7 on."""
+    return type(optimizer) is optim.AdamW or bool(group.get("decoupled_weight_decay"))
+
+
 def applies(group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> bool:
     """Whether the formula can be had in the type of these weights, and the state is what it keeps."""
     if parameter.dtype not in (torch.float32, torch.float64) or parameter.device.type != "cpu":
@@ -60,6 +65,7 @@ class Room:
 
 def adam_update(
     group: dict[str, Any],
+    decoupled: bool,
     gradients: list[Tensor],
     scales: list[float],
     weights: list[Tensor],
@@ -70,9 +76,9 @@ def adam_update(
 ) -> None:
     """Write the update of flat slices ``into`` tensors of their sizes.
 
-    ``scales``: what each gradient is still to be multiplied with. ``weights``: where they decay, else empty. ``state``:
-    per name of MOMENTS the slices' moments, empty before the first step. ``steps``: those taken so far. Nothing but
-    ``into`` and ``room`` is written to.
+    ``decoupled``: whether the decay is of the weights themselves. ``scales``: what each gradient is still to be
+    multiplied with. ``weights``: where they decay, else empty. ``state``: per name of MOMENTS the slices' moments,
+    empty before the first step. ``steps``: those taken so far. Nothing but ``into`` and ``room`` is written to.
     """
     sizes, dtype, kept = [t.numel() for t in gradients], gradients[0].dtype, []
     if any(scale != 1.0 for scale in scales):
@@ -86,7 +92,6 @@ def adam_update(
             _kernels._foreach_zero_(views)
         kept.append(views)
     _kernels._foreach_zero_(into)
-    decoupled = group.get("decoupled_weight_decay")
     if decay and not decoupled:
         gradients = list(_kernels._foreach_add(gradients, weights, alpha=decay))
     _kernels._fused_adam_(

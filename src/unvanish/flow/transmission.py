@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]
         scale = root.rms if 0.0 < root.rms < float("inf") else 1.0
         # A float16 output may be smaller than 1 / its largest number: the division is made in float64.
         cotangent = (noise.double() / scale).to(root.device)
-        started.append((Root(root.slot, root.shape, root.dtype, root.device, root.rms), cotangent.to(root.dtype)))
+        started.append((replace(root), cotangent.to(root.dtype)))
     return started
 
 

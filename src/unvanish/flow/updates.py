@@ -140,7 +140,7 @@ class _Part:
         if not decay or group.get("maximize") or id(parameter) not in self.changes or parameter.is_complex():
             return None
         weights = parameter.detach().as_subclass(Tensor).double()
-        if type(self.optimizer) is optim.AdamW or group.get("decoupled_weight_decay"):
+        if adam.decays_apart(self.optimizer, group):
             change = self.changes[id(parameter)].double()
             return norm_of(change + float(lr) * float(decay) * weights), norm_of(change)
         wide = gradient.double() * scale
@@ -193,8 +193,10 @@ class _Part:
         first, dtype = parts[0][0], parts[0][0].gradient.dtype
         changes = [v.change[cut] for v, cut in parts if v.change is not None]
         changes = changes or self.room.views("change", dtype, [cut.stop - cut.start for _, cut in parts])
+        options = self.optimizer.param_groups[group]
         adam.adam_update(
-            self.optimizer.param_groups[group],
+            options,
+            adam.decays_apart(self.optimizer, options),
             [v.gradient[cut] for v, cut in parts],
             [v.scale for v, _ in parts],
             [v.weights[cut] for v, cut in parts if v.weights is not None],

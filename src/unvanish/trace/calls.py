@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,6 +80,11 @@ class Root:
     dtype: torch.dtype
     device: torch.device
     rms: float
+    keeper: Node = None  # see keeper_of
+
+    def let_go(self) -> None:
+        """Keep the graph behind it no longer."""
+        self.slot, self.keeper = (None, 0), None
 
 
 @dataclass(slots=True)
@@ -138,12 +144,49 @@ class Capture:
 
 def _age(node: Node) -> int:
     """Its place in the order of the forward pass; −1 where its graph is gone, for which torch up to 2.7 crashes."""
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
+    return -1 if is_gone(node) else node._sequence_nr()
+
+
+def is_gone(node: Node) -> bool:
+    """Whether this is what Python still holds of a custom Function whose node was freed: see keeper_of."""
+    if is_custom(node):
         try:
             _ = node.metadata
         except RuntimeError:
-            return -1
-    return node._sequence_nr()
+            return True
+    return False
+
+
+def is_custom(node: Node) -> bool:
+    """Whether it stands for a ``torch.autograd.Function`` written in Python."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
+def keeper_of(tensor: Tensor) -> Node:
+    """What keeps the node of a tensor alive without the tensor; None where holding the node does that.
+
+    Before torch 2.13 the node of a custom Function belongs to its result and to the nodes that consume it: what Python
+    holds is a part of it, which cannot be used once they are gone. A view's node consumes it (as in torch's
+    own ``get_gradient_edge``).
+    """
+    if not is_custom(tensor.grad_fn) or functions_keep_themselves():
+        return None
+    with torch.enable_grad(), torch._C.DisableTorchFunction():
+        return tensor.view_as(tensor).grad_fn
+
+
+@cache
+def functions_keep_themselves() -> bool:
+    """Whether this torch keeps the node of a custom Function alive for who holds it in Python."""
+
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+    with torch.inference_mode(False), torch.enable_grad(), torch._C.DisableTorchFunction():
+        node = Same.apply(torch.ones((), device="cpu", requires_grad=True)).grad_fn
+    return not is_gone(node)
 
 
 def root_of(tensor: Tensor) -> Root:
@@ -152,7 +195,8 @@ def root_of(tensor: Tensor) -> Root:
     if not math.isfinite(norm):
         norm = norm_of(tensor.detach().nan_to_num(0.0, 0.0, 0.0))
     rms = norm / math.sqrt(max(1, tensor.numel()))
-    return Root((tensor.grad_fn, tensor.output_nr), tuple(tensor.shape), tensor.dtype, tensor.device, rms)
+    slot = tensor.grad_fn, tensor.output_nr
+    return Root(slot, tuple(tensor.shape), tensor.dtype, tensor.device, rms, keeper_of(tensor))
 
 
 _ACCUMULATES = getattr(torch._C._functions, "AccumulateGrad", None)  # pyright: ignore[reportAttributeAccessIssue]
@@ -163,4 +207,4 @@ def leaf_of(node: Node) -> Any:
     if _ACCUMULATES is not None:
         return node.variable if type(node) is _ACCUMULATES else None
     leaf = getattr(node, "variable", None)
-    return None if leaf is None or isinstance(node, torch.autograd.function.BackwardCFunction) else leaf
+    return None if leaf is None or is_custom(node) else leaf

@@ -228,10 +228,15 @@ def _read_layers_ends(capture: Capture) -> None:
 @contextmanager
 def _eager() -> Iterator[None]:
     """What was compiled runs as its eager original, without dynamo's warning that our hooks see its wrapper."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    if "torch._dynamo" not in sys.modules:
         yield
         return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+    eager: Any  # torch 2.5 has no stances
+    if hasattr(torch.compiler, "set_stance"):
+        eager = torch.compiler.set_stance("force_eager")
+    else:
+        eager = sys.modules["torch._dynamo"].config.patch(disable=True)
+    with eager, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
         yield
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,11 +40,27 @@ def recompute_once(cutting: Callable[[], AbstractContextManager[None]] = nullcon
 def one_backward() -> Iterator[None]:
     """Everything unpacked inside counts as one backward pass to the checkpoints."""
     group = getattr(checkpoint, "GraphExecGroup", None)
-    if group is None:
+    with _one_number() if group is None else group():
+        yield
+
+
+@contextmanager
+def _one_number() -> Iterator[None]:
+    """Torch before 2.10 draws a number for each tensor unpacked outside a backward pass: here it draws one for all."""
+    original = getattr(checkpoint, "uuid", None)
+    if original is None:
         yield
         return
-    with group():
+    mine, number = threading.get_ident(), original.uuid4()
+
+    def uuid4() -> Any:
+        return number if threading.get_ident() == mine else original.uuid4()
+
+    checkpoint.uuid = SimpleNamespace(uuid4=uuid4)  # type: ignore[attr-defined]
+    try:
         yield
+    finally:
+        checkpoint.uuid = original  # type: ignore[attr-defined]
 
 
 def _as_non_reentrant(original: Any, mine: int, cutting: Callable[[], AbstractContextManager[None]]) -> Any:

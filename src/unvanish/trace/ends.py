@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.trace.calls import Call, Capture, Met, Node, Root
+from unvanish.trace.calls import Call, Capture, Met, Node, Root, is_gone
 
 PRODUCTS = ("linear", "bilinear", "matmul", "mm", "addmm", "bmm", "baddbmm")
 
@@ -66,7 +66,7 @@ def roots_of(capture: Capture, ends: list[int]) -> list[Root]:
     """Where walks begin at these calls."""
     nodes: dict[int, list[Node]] = {index: [] for index in ends}
     for node, index in capture.owner.items():
-        if index in nodes:
+        if index in nodes and not is_gone(node):
             nodes[index].append(node)
     return [root for index in ends if (root := _root(capture.calls[index], nodes[index])) is not None]
 

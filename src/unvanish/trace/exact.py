@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unvanish.records import UnvanishError
-from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, leaf_of
+from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, functions_keep_themselves, is_custom, leaf_of
 from unvanish.trace.capture import drop_locals
 from unvanish.trace.checkpoints import one_backward
 from unvanish.trace.projected import Projected, Projector
@@ -64,6 +64,7 @@ def exact_walk(
     finally:
         engine.buffers.clear()
         engine.waiting.clear()
+        engine.keepers.clear()
         capture.release()
     return [raw.tape(engine.math.read) for raw in engine.raw]
 
@@ -85,16 +86,18 @@ class _Walk:
         self.buffers: dict[Node, list[dict[int, tuple[Scaled, bool]]]] = {}
         self.waiting: dict[Node, int] = {}
         self.shared: set[Node] = set()  # nodes that several others feed
+        self.keepers: dict[Node, Any] = {}  # of nodes that are to be visited: what keeps them alive until then
 
     def run(self, channels: Sequence[Start]) -> None:
         self.count_consumers([root.slot[0] for channel in channels for root, _ in channel])
         for index, channel in enumerate(channels):
             for root, cotangent in channel:
                 self.put(root.slot, index, self.math.settle(cotangent, 0), True)
+                self.keepers[root.slot[0]] = root.keeper
         ends = (self.capture.loss_root, self.capture.loss_input, *self.capture.outputs, *self.capture.ends)
         for root in (*(root for channel in channels for root, _ in channel), *ends):
             if root is not None:
-                root.slot = (None, 0)  # or the whole graph would stay alive behind its end
+                root.let_go()  # or the whole graph would stay alive behind its end
         waiting, owner, of_parameters = self.waiting, self.capture.owner, self.capture.of_parameters
         ready = [(-n._sequence_nr(), i, n, leaf_of(n)) for i, n in enumerate(waiting) if waiting[n] == 0]
         heapq.heapify(ready)
@@ -102,7 +105,7 @@ class _Walk:
         while ready:
             _, _, node, leaf = heapq.heappop(ready)
             del waiting[node]
-            slots = self.buffers.pop(node, None)
+            slots, keeper = self.buffers.pop(node, None), self.keepers.pop(node, None)
             edges = node.next_functions
             if slots is not None:
                 if leaf is not None:
@@ -115,6 +118,8 @@ class _Walk:
                 if child is not None:
                     left = waiting[child] = waiting[child] - 1
                     if left == 0:
+                        if is_custom(child) and not functions_keep_themselves():
+                            self.keepers[child] = node, keeper
                         ticket += 1
                         leaf = leaf_of(child)
                         # Leaves go first: their gradient is complete and can be dropped.
@@ -271,14 +276,14 @@ def _same(result: Tensor, mantissa: Tensor, node: Node) -> bool:
         return True
     if result.numel() != mantissa.numel() or result.is_sparse or mantissa.is_sparse:
         return False
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
+    if is_custom(node):
         return False  # a user's function may return some entries of its input several times over
     return result.data_ptr() == mantissa.data_ptr() != 0 and result.dtype is mantissa.dtype
 
 
 def _caller(node: Node, sides: Sequence[_Edge | None]) -> _Apply:
     """What a node makes of its cotangents, for each of its edges; ready to be called for each channel."""
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
+    if is_custom(node):
         return partial(_apply_user, node, [side for side in sides if side is not None])
     outputs = range(len(node._input_metadata))
 

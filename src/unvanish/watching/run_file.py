@@ -17,6 +17,7 @@ import os
 import sqlite3
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -42,9 +43,7 @@ CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE layers (at INTEGER PRIMARY KEY, name TEXT, kind TEXT, parameters INTEGER, frozen INTEGER);
 CREATE TABLE samples (step INTEGER PRIMARY KEY, last INTEGER, level INTEGER, series BLOB, lowest BLOB, highest BLOB);
 CREATE INDEX by_level ON samples (level, step);
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, code TEXT, layers TEXT, finding TEXT
-);
+CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER, until INTEGER, code TEXT, layers TEXT, finding TEXT);
 CREATE TABLE reports (id INTEGER PRIMARY KEY, step INTEGER, why TEXT, report TEXT);
 """
 
@@ -88,8 +87,8 @@ class RunFile:
 
     def _open(self, facts: Mapping[str, Any], before: Mapping[str, Any] | None, from_step: int | None) -> None:
         self.base = sqlite3.connect(self.path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
-        self.base.execute("PRAGMA journal_mode=WAL")
-        self.base.execute("PRAGMA synchronous=NORMAL")
+        weakref.finalize(self, self.base.close).atexit = False  # whoever stops without close still frees it
+        self.base.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL")
         if before is None:
             self.base.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
             self.fact(schema=SCHEMA, started=time.time(), **facts)
@@ -296,13 +295,14 @@ class Reader:
         """UnvanishError where there is no run of ours."""
         self.path = Path(path)
         try:
-            there = self.path.is_file()
+            if not self.path.is_file():
+                raise UnvanishError(f"there is no run file {str(path)!r}")
         except OSError as error:  # the name is too long, or the folder may not be looked into
             raise UnvanishError(f"cannot read the run file {str(path)[:200]!r}: {error.strerror or error}") from None
-        if not there:
-            raise UnvanishError(f"there is no run file {str(path)!r}")
         try:
-            self.base = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+            address = f"{self.path.absolute().as_uri()}?mode=ro"
+            self.base = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+            weakref.finalize(self, self.base.close).atexit = False  # from whichever thread collects it
             self.facts = {key: json.loads(value) for key, value in self.base.execute("SELECT key, value FROM facts")}
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise UnvanishError(
