@@ -450,7 +450,8 @@ def test_a_file_that_is_replaced_or_cut_off_leaves_nothing_of_its_run_on_the_pag
         path.unlink()
         made(path, 8, names=("third",))
         until(page, lambda: text(page, "#stair h2").endswith("step 7"), "a run begun at once anew is not followed")
-        assert "ended after 8 steps" in text(page, "#status") and "third" in text(page, "#heat table")
+        until(page, lambda: "third" in text(page, "#heat table"), "the map is that of the run before")
+        assert "ended after 8 steps" in text(page, "#status")
 
         whole = path.read_bytes()
         path.write_bytes(whole[:3_000])

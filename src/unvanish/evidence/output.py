@@ -20,6 +20,7 @@ from unvanish.trace.calls import Call
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
 TINY = 1e-6
+FINER = tuple(0.1**0.5**n for n in range(1, 5))  # halvings of a decade
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
 
 
@@ -77,15 +78,18 @@ def _rms(tensor: Tensor) -> float:
 
 
 def _shortened(output_loss: OutputLoss, now: Tensor, move: Tensor, losses: tuple[float, float]) -> float:
-    """A tenth, a hundredth … of the move where that wins as much, to a hundredth: a loss may have a flat tail."""
+    """The share of the move that wins as much, to a hundredth: a loss may have a flat tail. Within 15 %, to TINY."""
     value, best = losses
     share, dtype = 1.0, output_loss.now[0].dtype
+
+    def wins(part: float) -> bool:
+        return float(output_loss.at([(now + part * move).to(dtype)])) <= best + NEARLY * (value - best)
+
     with torch.no_grad():
-        while share > TINY:
-            shorter = float(output_loss.at([(now + 0.1 * share * move).to(dtype)]))
-            if not shorter <= best + NEARLY * (value - best):
-                break
+        while share > TINY and wins(0.1 * share):
             share *= 0.1
+        for factor in FINER:
+            share *= factor if wins(factor * share) else 1.0
     return share
 
 
