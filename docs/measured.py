@@ -91,8 +91,8 @@ def _two_searching(data: Mapping[str, Any]) -> Iterable[str]:
     yield (
         "A search over a deep network of sigmoids: how long its schedule is over two processes with a free core each,"
         " by the processor time of every part of it, so that nothing else on the machine counts. The least is half of"
-        " all processor time. In the last column the wall time of two real processes over that of one, the median of"
-        " a few pairs: two cores at work are slower than one alone."
+        " all processor time. In the last column what real processes took: the wall time of two over that of"
+        " one, the median of a few pairs."
     )
     rows = [
         (
