@@ -66,7 +66,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(
     seen, kills = 0, 0
     for _ in range(40):
         with subprocess.Popen([sys.executable, "-c", program, str(path)]) as process:
-            wanted = seen + chance.randrange(1, 80)
+            wanted = seen + chance.randrange(1, 30)
             while process.poll() is None and rows_in(path) < wanted:
                 time.sleep(chance.random() * 0.02)
             workers = children(process.pid)
@@ -80,7 +80,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(
         seen = now
         if process.returncode == 0:
             break
-    assert kills >= 1 and seen == 240  # on a busy machine a sweep may end before the second
+    assert kills >= 2 and seen == 240
     monkeypatch.setattr(sweeping, "rows", lambda *given: pytest.fail("computed again"))
     resumed = list(unvanish.sweep(GRID, to=path).points)
     monkeypatch.undo()
