@@ -166,9 +166,9 @@ def test_a_forward_that_takes_derivatives_is_scored_and_repaired(own_loss: bool,
     if not own_loss:
         given = {"targets": -t, "loss_fn": F.mse_loss, "train_batches": [(t, -t)], "validation": (t, -t)}
         given["metric"] = metric
-    problem = Problem(model, t, optimizer=lambda p: torch.optim.Adam(p, 1e-5), steps=160, **given)
+    problem = Problem(model, t, optimizer=lambda p: torch.optim.Adam(p, 1e-5), steps=2560, **given)
     fixes = unvanish.fix(problem)
-    assert fixes.verdict in ("repaired", "improved"), fixes
+    assert fixes.verdict == "repaired", fixes
     assert fixes.best is not None and {"optimizer", "rate"} & {get(edit).kind for edit in fixes.best.edits}
 
 
