@@ -228,9 +228,21 @@ def test_a_choice_that_leaves_a_fault_gets_the_answer_to_it(
     assert completed(clean, alone, ("output-layer",)) == alone
 
 
-@pytest.mark.parametrize(("later", "asked", "kept"), [(0.9, False, False), (0.8, False, True), (0.9, True, True)])
-def test_a_higher_rate_that_only_gets_there_sooner_is_left_out(later: float, asked: bool, kept: bool) -> None:
-    """Unless a finding asks for it, or what is left does not catch up within half a training."""
+@pytest.mark.parametrize(
+    ("later", "falling", "asked", "kept"),
+    [
+        (0.9, False, False, False),
+        (0.8, False, False, True),
+        (0.8, True, False, True),  # 0.7, 0.8: half of that more is 0.85, and 0.88 is asked for
+        (0.83, False, False, True),
+        (0.83, True, False, False),  # 0.7, 0.83: 0.895
+        (0.9, True, True, True),
+    ],
+)
+def test_a_higher_rate_that_only_gets_there_sooner_is_left_out(
+    later: float, falling: bool, asked: bool, kept: bool
+) -> None:
+    """Unless a finding asks for it, or what is left does not catch up within half a training, nor is about to."""
     both = ("batchnorm", "lr-10")
     race: Any = race_of(small(steps=640), 3 * 640)
     rung = race.plan.rungs[-1]
@@ -241,7 +253,7 @@ def test_a_higher_rate_that_only_gets_there_sooner_is_left_out(later: float, ask
         if steps <= rung:
             return usual(candidate, seed, steps, doing)
         assert candidate == ("batchnorm",) and steps == 320
-        found = Measure(score=later, fall=0.0)
+        found = Measure(score=later, fall=0.0, falling=falling)
         race.ledger.enter((candidate, seed, steps), found, 0)
         return found
 

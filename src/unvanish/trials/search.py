@@ -13,7 +13,6 @@ from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.plan import QUARTER
 from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, title
-from unvanish.trials.trial import Measure
 
 CLOSE = 0.02
 """Scores this near to each other are taken for the same."""
@@ -168,25 +167,30 @@ def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Can
     for out, smaller in fewer.items():
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
-            if found.key < goal and out in HIGHER_RATES and out not in answers:
-                found = _caught_up(race, smaller, out)
+            key = found.key
+            if key < goal and out in HIGHER_RATES and out not in answers:
+                key = _caught_up(race, smaller, out)
         except Refused:
             continue
-        if found.key >= goal and survives(race, smaller):
+        if key >= goal and survives(race, smaller):
             return minimised(race, smaller, answers)
     return chosen
 
 
-def _caught_up(race: Race, slower: Candidate, out: str) -> Measure:
-    """What it is worth after half a training: a higher rate that no finding asks for may have brought speed alone.
+def _caught_up(race: Race, slower: Candidate, out: str) -> float:
+    """Its key after half a training, and what is still to come: a higher rate that no finding asks for may be speed.
 
-    Speed is of no use where there are steps enough without it. The steps that the guards and a second seed of the
-    judgement need are kept back.
+    Speed is of no use where there are steps enough without it. Twice the steps to T are left then: where the training
+    loss still falls, they are taken to bring half of what the last doubling brought. The steps that the guards and a
+    second seed of the judgement need are kept back.
     """
     rung, further = race.plan.rungs[-1], max(race.plan.rungs[-1], race.plan.steps // 2)
+    before = race.ledger.measures[slower, race.seed, rung]
     if race.ledger.left - race.ledger.price(slower, race.seed, further) < 3 * rung:
-        return race.ledger.measures[slower, race.seed, rung]
-    return race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
+        return before.key
+    found = race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
+    doubled = found.falling and further >= 2 * rung
+    return found.key + (max(0.0, found.key - before.key) / 2.0 if doubled else 0.0)
 
 
 def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candidate:
