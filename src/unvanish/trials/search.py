@@ -181,11 +181,15 @@ def _caught_up(race: Race, slower: Candidate, out: str) -> float:
     """Its key after half a training, and what is still to come: a higher rate that no finding asks for may be speed.
 
     Speed is of no use where there are steps enough without it. Twice the steps to T are left then: where the training
-    loss still falls, they are taken to bring half of what the last doubling brought. The steps that the guards and a
-    second seed of the judgement need are kept back.
+    loss still falls, they are taken to bring half of what the last doubling brought. But a judgement has few of those
+    steps: what is no better than the network as it is after a quarter of them could not be shown to help. The steps
+    that the guards and a second seed of the judgement need are kept back.
     """
     rung, further = race.plan.rungs[-1], max(race.plan.rungs[-1], race.plan.steps // 2)
-    before = race.ledger.measures[slower, race.seed, rung]
+    before, as_is = (race.ledger.measures.get((each, race.seed, rung)) for each in (slower, AS_IS))
+    assert before is not None
+    if as_is is not None and before.key <= as_is.key + CLOSE:
+        return before.key
     if race.ledger.left - race.ledger.price(slower, race.seed, further) < 3 * rung:
         return before.key
     found = race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
