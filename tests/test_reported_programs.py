@@ -23,15 +23,19 @@ CASES: Any = reports.CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")  # torch's word on one of the faults
 QUICK = ("raw_nll", "broadcast_inside")
+LONGER = {"tanh_pixels": 6}
+"""Steps of a search, in planned trainings, where three end before half of what there is was learnt.
+
+With targets from 0 to 255 the judged copies have 102 of 400 steps then, and stand at 0.47 and still falling.
+"""
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 def test_a_search_goes_nine_tenths_of_the_way_to_the_known_cure(name: str) -> None:
-    found = reports.row(name, CASES[name], 0)
-    # after a quarter of the training a change that gets there in the end may have learnt less than half
-    assert found["verdict"] in ("repaired", "improved") and found["share"] >= reports.REACHED, found
+    found = reports.row(name, CASES[name], 0, LONGER.get(name, 3))
+    assert found["verdict"] == "repaired" and found["share"] >= reports.REACHED, found
     assert not [code for code in found["after"] if code.endswith("error")]
 
 
