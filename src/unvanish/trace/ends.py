@@ -11,8 +11,8 @@ from unvanish.trace.calls import Call, Capture, Met, Node, Root, is_gone
 
 SCALES = ("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "true_divide")
 WEIGHTED_SUM = (
-    *SCALES, "add", "radd", "iadd", "sub", "rsub", "isub", "neg", "sum", "mean", "stack", "cat", "to", "float", "double",
-    "type", "clone", "view", "reshape", "squeeze", "unsqueeze", "getitem", "select", "unbind",
+    *SCALES, "add", "radd", "iadd", "sub", "rsub", "isub", "neg", "sum", "mean", "stack", "cat", "to", "float",
+    "double", "type", "clone", "view", "reshape", "squeeze", "unsqueeze", "getitem", "select", "unbind",
 )  # fmt: skip
 """Calls that a weighted sum of single numbers is made of."""
 
