@@ -33,6 +33,7 @@ from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
+from unvanish.evidence.regained import with_regained
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -265,6 +266,7 @@ def _more_evidence(
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
+    step = with_regained(look, updates.optimizer, flow, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 
