@@ -42,10 +42,11 @@ def _sweep(args: argparse.Namespace) -> int:
         found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
         raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
     picture = suffix in PICTURES
+    file = output.with_suffix(".sqlite") if picture else output
     progress = Progress()
     try:
         with stdout_to_stderr():
-            found = sweep(args.grid, on=args.on, to=f"{output}.sqlite" if picture else output, progress=progress)
+            found = sweep(args.grid, on=args.on, to=file, progress=progress)
     finally:
         progress.clear()
     if picture:
