@@ -492,6 +492,40 @@ def test_a_finished_sweep_is_written_in_other_formats_without_being_run_again(
         unvanish.sweep({**SMALL, "grid": {**SMALL["grid"], "depth": [9]}}, to=tmp_path / "s.csv")
 
 
+WIDE = """[random]
+points = 6
+depth = [2, 9]
+weight_variance = [0.5, 3.0]
+bias_variance = {low = 1e-3, high = 1.0, log = true}
+activation = ["tanh", "relu"]
+width = [4, 8]
+skip = [0.0, 1.0]
+norm = ["none", "layer"]
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_text_fits_the_terminal_and_tells_every_point(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path = written(tmp_path, WIDE)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.sqlite")]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    for point in unvanish.sweep(path, to=tmp_path / "s.sqlite").points:
+        assert f"{point['weight_variance']:.4g}" in shown and f"{point['skip']:.4g}" in shown
+
+
+def test_a_map_that_cannot_be_drawn_is_refused_before_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "[grid]\ndepth = [2, 3]\n[fixed]\nwidth = 4\n")
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.svg")]) == 2
+    assert "a map needs two settings" in capsys.readouterr().err
+    assert not (tmp_path / "s.sqlite").exists()
+
+
 def test_a_map_of_shares_has_no_lines_across_its_cells() -> None:
     from unvanish.charts.map import tables
 

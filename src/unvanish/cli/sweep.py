@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, stdout_to_stderr, write
+from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, pictures_ahead, stdout_to_stderr, width, write
 from unvanish.records import UnvanishError
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -42,6 +42,8 @@ def _sweep(args: argparse.Namespace) -> int:
         found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
         raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
     picture = suffix in PICTURES
+    if picture:
+        _picture_ahead(args.grid, output)
     file = output.with_suffix(".sqlite") if picture else output
     progress = Progress()
     try:
@@ -51,6 +53,16 @@ def _sweep(args: argparse.Namespace) -> int:
         progress.clear()
     if picture:
         found.save(output)
-    write(sys.stdout, str(found))
+    write(sys.stdout, found.text(width()))
     write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}")
     return HEALTHY
+
+
+def _picture_ahead(grid: str, output: Path) -> None:
+    """Refuse a map that cannot be drawn before the networks are measured, not after it."""
+    from unvanish.population.grid import read_grid
+    from unvanish.population.summary import NO_MAP, plane
+
+    if plane(read_grid(grid)) is None:
+        raise UnvanishError(f"{grid}: {NO_MAP}")
+    pictures_ahead(output.suffix.lower()[1:])

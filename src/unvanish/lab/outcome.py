@@ -93,7 +93,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     """The result of one run. ``print(outcome)`` shows it; ``outcome.save("x.csv")`` keeps it.
 
     ``rows`` are dicts with the names of ``columns`` as keys. ``experiment`` and ``title`` are filled in when the
-    experiment has run, and so are ``settings``, but where it shows what was measured earlier and says with which.
+    experiment has run, ``settings`` too unless it shows a sweep's file and states what that held.
     """
 
     schema: str = SCHEMA

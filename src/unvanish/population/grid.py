@@ -320,8 +320,9 @@ def described(grid: Grid) -> Iterator[str]:
     """What varies, in words: "depth 5 … 50 (4 values)"."""
     for axis in grid.axes:
         if axis.values:
-            few = len(axis.values) <= 4
-            ends = ", ".join(map(str, axis.values)) if few else f"{axis.values[0]} … {axis.values[-1]}"
-            yield f"{axis.name} {ends}" + ("" if few else f" ({len(axis.values)} values)")
+            if len(axis.values) > 4 and not any(isinstance(value, str) for value in axis.values):
+                yield f"{axis.name} {axis.values[0]} … {axis.values[-1]} ({len(axis.values)} values)"
+            else:
+                yield f"{axis.name} {', '.join(map(str, axis.values))}"
         else:
             yield f"{axis.name} {axis.low:g} … {axis.high:g}"

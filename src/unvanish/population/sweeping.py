@@ -89,10 +89,14 @@ class Sweep:
 
         return chart(self.file, self.grid)
 
-    def __str__(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """Its table and map; ``width``: the columns of the terminal, into which they are fitted."""
         from unvanish.population.summary import text
 
-        return text(self.file, self.grid)
+        return text(self.file, self.grid, width)
+
+    def __str__(self) -> str:
+        return self.text()
 
     __repr__ = __str__
 
