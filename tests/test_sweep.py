@@ -526,6 +526,21 @@ def test_a_map_that_cannot_be_drawn_is_refused_before_the_sweep(
     assert not (tmp_path / "s.sqlite").exists()
 
 
+def test_an_interrupted_sweep_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    path = written(tmp_path, TOML)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeping, "rows", interrupted)
+        assert main(["sweep", str(path), "-o", str(tmp_path / "s.csv")]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.csv")]) == 0 and (tmp_path / "s.csv").exists()
+
+
 def test_a_map_of_shares_has_no_lines_across_its_cells() -> None:
     from unvanish.charts.map import tables
 

@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    from unvanish.population.store import SUFFIXES
     from unvanish.population.sweeping import sweep
 
     output = Path(args.output or f"{Path(args.grid).stem}.sqlite")
@@ -49,12 +50,18 @@ def _sweep(args: argparse.Namespace) -> int:
     try:
         with stdout_to_stderr():
             found = sweep(args.grid, on=args.on, to=file, progress=progress)
+    except KeyboardInterrupt:
+        progress.clear()
+        kept = output if suffix in SUFFIXES else output.with_suffix(".sqlite")
+        write(sys.stderr, f"unvanish: the results so far are in {kept}; the same command goes on from there")
+        raise
     finally:
         progress.clear()
     if picture:
         found.save(output)
     write(sys.stdout, found.text(width()))
-    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}")
+    drawn = f", their map in {output}" if picture else ""
+    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}{drawn}")
     return HEALTHY
 
 
