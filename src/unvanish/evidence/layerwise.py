@@ -215,7 +215,7 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
 
 
 def _gradient_curvature(side: _Side, moved: Sequence[Tensor], bent: Sequence[Tensor]) -> GradientCurvature | None:
-    """Along the unit gradient; ``moved``: what it is pushed forward to at 2^power of its length; ``bent``: H of that."""
+    """Along the unit gradient; ``moved``: what it is pushed to at 2^power of its length; ``bent``: H of that."""
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
     along = dot(moved, bent)
