@@ -105,7 +105,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     names = OuterNames(model)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
     with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
-        with looking(problem, model, optimizer, effort, seed) as this:
+        with looking(problem, model, optimizer, effort, seed, lambda: names.unmoved() and kept.unmoved()) as this:
             handed = this.capture.passed_on
             flow, more = (None, None) if handed else _walked(this)
         if flow is None or more is None:

@@ -77,10 +77,10 @@ def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
 
 def _rms(pieces: Iterable[Tensor]) -> float:
     """Of the entries of all pieces together."""
-    parts = [(float((square := piece.pow(2)).mean()), square.numel()) for piece in pieces]
+    parts = [((square := piece.pow(2)).mean(), square.numel()) for piece in pieces]
     if len(parts) == 1:
-        return math.sqrt(parts[0][0])
-    return math.sqrt(sum(mean * many for mean, many in parts) / sum(many for _, many in parts))
+        return float(parts[0][0].sqrt())
+    return math.sqrt(sum(float(mean) * many for mean, many in parts) / sum(many for _, many in parts))
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:

@@ -49,7 +49,8 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
     if updates.refused or not moves:
         return None
-    now, ladder = ladder_of(problem, model, moves, look.seed)
+    sound = all(math.isfinite(updates.found[id(p)]) for p, _ in moves)
+    now, ladder = ladder_of(problem, model, moves, look.seed, look.capture.loss if sound and repeats(look) else None)
     if not math.isfinite(now):
         return None
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
@@ -114,8 +115,9 @@ def with_real_steps(
 def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
     """The largest fall on the ladder as a share of L_ref, less what rounding or other random numbers may have done.
 
-    ``now`` is the loss of a second forward pass at the same weights: where it differs from the first, the network does
-    not repeat itself, and a fall no larger than that is none. Where the loss bends upwards a longer step wins at most
+    ``now`` is the loss of a second forward pass at the same weights, unless it is known to be the same (see
+    ``repeats``): where it differs from the first, the network does not repeat itself, and a fall no larger than that is
+    none. Where the loss bends upwards a longer step wins at most
     in proportion to its length: one that wins far more has left the place it began at and says nothing about it.
     """
     if not loss.reference:
@@ -132,6 +134,17 @@ def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: f
     return most / loss.reference
 
 
+def repeats(look: Look) -> bool:
+    """Whether a second forward pass is known to give the loss of the first: then it need not be made.
+
+    Of a model in training, on the CPU, that draws no random numbers and whose passes have left everything as it was
+    that they could depend on. In eval mode, and for dropout, torch may have other kernels for a pass without a graph.
+    """
+    on_cpu = all(p.device.type == "cpu" for p in look.model.parameters())
+    plain = on_cpu and not look.capture.random and all(m.training for m in look.model.modules())
+    return plain and look.unmoved()
+
+
 def _spacing(problem: Problem, model: nn.Module) -> float:
     """The relative spacing of numbers of the narrowest type the loss may have passed through."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()} | {problem.autocast or torch.float32}
@@ -144,8 +157,13 @@ def gap_left(loss: LossFacts, now: float) -> float:
 
 
 def ladder_of(
-    problem: Problem, model: nn.Module, moves: list[tuple[nn.Parameter, Tensor]], seed: int
+    problem: Problem,
+    model: nn.Module,
+    moves: list[tuple[nn.Parameter, Tensor]],
+    seed: int,
+    now: float | None = None,
 ) -> tuple[float, dict[float, float]]:
+    """The loss of the batch at these weights (``now`` where it is known), and by multiple of the moves."""
     parameters = [p for p, _ in moves]
     ladder: dict[float, float] = {}
     with put_back(parameters) as start, torch.no_grad():
@@ -155,7 +173,7 @@ def ladder_of(
                 torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
-        now = at(0.0)
+        now = at(0.0) if now is None else now
         if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
             return now, {1.0: math.nan}
         same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
