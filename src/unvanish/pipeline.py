@@ -25,7 +25,7 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.moved import moved_transmissions
+from unvanish.evidence.moved import moved, moved_transmissions
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
@@ -266,7 +266,7 @@ def _more_evidence(
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
-        rates = rate_trials(look, updates.optimizer, flow.layers, lambda: moved_transmissions(look))
+        rates = rate_trials(look, updates.optimizer, flow.layers, lambda: moved(look))
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
