@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unvanish.trials.lasting import failed_late
@@ -49,7 +50,11 @@ def confirm(race: Race, chosen: Candidate) -> Judgement | None:
     seeds: list[int] = []
     every = range(race.seed, race.seed + race.plan.seeds)
     race.expect((each, seed, rung) for seed in every for each in (AS_IS, chosen))
+    further = _affordable(race, chosen, every)  # as far as it goes if none of these trainings ends early
     for seed in every:
+        if further > rung:
+            pairs = ((each, another) for another in every for each in (AS_IS, chosen))
+            race.foresee_further((p for p in pairs if p != (chosen, race.seed)), chosen, further)
         try:
             _both(race, chosen, seed, rung)
         except BudgetSpentError:
@@ -72,7 +77,7 @@ def _both(race: Race, chosen: Candidate, seed: int, steps: int) -> None:
         race.reach(candidate, seed, steps, f"judging, seed {seed}: {title(candidate)}")
 
 
-def _affordable(race: Race, chosen: Candidate, seeds: list[int]) -> int:
+def _affordable(race: Race, chosen: Candidate, seeds: Sequence[int]) -> int:
     """The most steps, up to the planned number, to which both can be taken with all seeds."""
 
     def price(steps: int) -> int:
