@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,3 +153,18 @@ def test_a_candidate_has_to_stand_where_the_network_as_it_is_ended_badly(
     this.ledger.enter((("lr-0.1",), 0, 25), Measure(score=0.5, fall=0.5, loss=0.5), 0)
     assert failed_late(this) == (0 if as_is == "fine" else 100)
     assert survives(this, ("lr-0.1",)) == stands
+
+
+@pytest.mark.slow
+def test_a_late_failure_gives_the_same_answer_by_several_processes_and_from_a_file(tmp_path: Path) -> None:
+    alone = unvanish.fix(steep(0))
+    assert unvanish.fix(steep(0), workers=2).to_json() == alone.to_json()
+    path, stop = tmp_path / "search", 3 * LATE_STEPS // 2
+    assert alone.spent > stop
+
+    def interrupt(standing: Any) -> None:
+        if standing.spent > stop:
+            raise KeyboardInterrupt
+
+    assert unvanish.fix(steep(0), progress=interrupt, resume=path).interrupted
+    assert unvanish.fix(steep(0), resume=path).to_json() == alone.to_json()
