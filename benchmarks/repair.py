@@ -31,7 +31,7 @@ from repair_cases import cases
 
 import unvanish
 from unvanish.remedies import Refused, remedies
-from unvanish.trials import applicable, in_doubt, lasting, open_race, ordered, probe, search, sees_a_fault
+from unvanish.trials import begin, open_race, ordered, search
 from unvanish.trials import trial as trial_module
 from unvanish.trials.candidates import answers_to, at_random
 from unvanish.trials.judge import confirm
@@ -74,16 +74,9 @@ class Row:
 
 def diagnosed(race: Race) -> Candidate | None:
     """The package's own search: probe, candidates by the findings, racing."""
-    findings, improving = probe(race)
-    race.set_findings(findings)
-    catalogue = applicable(race)
-    healthy = improving and all(f.level != "error" for f in findings)
-    if healthy and not in_doubt(findings) and not sees_a_fault(catalogue):
-        findings, failure = lasting(race, findings)
-        if not failure:
-            return AS_IS
-        race.set_findings(findings)
-        catalogue = applicable(race)
+    findings, catalogue, _, _ = begin(race)
+    if not catalogue:
+        return AS_IS
     answers = answers_to(catalogue, findings)
     return search(race, ordered(catalogue, findings, race.seed), lambda _: None, answers)
 

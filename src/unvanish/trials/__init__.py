@@ -40,6 +40,7 @@ __all__ = [
     "Race",
     "Standing",
     "applicable",
+    "begin",
     "fix",
     "in_doubt",
     "lasting",
@@ -97,18 +98,10 @@ def fix(
         judgement: Judgement | None = None
         interrupted, healthy = False, False
         try:
-            findings, improving = probe(race)
-            healthy = improving and all(f.level != "error" for f in findings)
-            race.set_findings(findings)
-            catalogue = applicable(race)
-            if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
-                findings, failure = lasting(race, findings)
-                if not failure:
-                    return answer(race, NOTHING, None, None, remarks)
-                healthy = False
-                remarks.append(failure)
-                race.set_findings(findings)
-                catalogue = applicable(race)
+            findings, catalogue, healthy, failure = begin(race, anyway=anyway)
+            remarks += filter(None, [failure])
+            if not catalogue:
+                return answer(race, NOTHING, None, None, remarks)
             race.enlist(crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
@@ -123,6 +116,25 @@ def fix(
             race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def begin(race: Race, *, anyway: bool = False) -> tuple[tuple[Finding, ...], tuple[Remedy, ...], bool, str]:
+    """What was found, the remedies to race, whether no fault was seen; and how a good beginning ends, "" if well.
+
+    No remedies where there is nothing to repair: the network as it is was then trained to the end, or as far as the
+    budget carries.
+    """
+    findings, improving = probe(race)
+    healthy = improving and all(f.level != "error" for f in findings)
+    race.set_findings(findings)
+    catalogue, failure = applicable(race), ""
+    if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
+        findings, failure = lasting(race, findings)
+        if not failure:
+            return findings, (), True, ""
+        race.set_findings(findings)
+        catalogue = applicable(race)
+    return findings, catalogue, healthy and not failure, failure
 
 
 def applicable(race: Race) -> tuple[Remedy, ...]:
