@@ -65,6 +65,7 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
         planned=problem.steps,
         taken=taken,
         lowered=_lowered(loss, now, finite, _spacing(problem, model)),
+        faded=_faded(optimizer) if taken is None else None,
     )
 
 
@@ -81,7 +82,7 @@ def with_real_steps(
     many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if raised:
-        return facts.replace(walked=real_steps(problem, model, optimizer, 1.0, seed) if walked is None else walked)
+        return facts.replace(walked=walked) if walked is not None else _walked(look, optimizer, facts)
     if not slow:
         return facts
     lr_limit = steepest(problem, model, optimizer, seed)
@@ -109,6 +110,23 @@ def with_real_steps(
     if near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
         return facts  # whatever a larger rate does, nothing would be said of it
     return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed))
+
+
+def _walked(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepFacts:
+    """The facts with real steps, and the layers that had a gradient at the first of them and exactly none at the last.
+
+    A step that throws every unit of a ReLU layer onto its flat side leaves nothing that could bring them back.
+    """
+    seen: list[set[str]] = []
+
+    def measure() -> None:
+        heard = (a.name for a in look.layers if any(p.grad is not None and bool(p.grad.any()) for p in a.live))
+        seen.append(set(heard))
+
+    with stepped(look.problem, look.model, optimizer, 1.0, REAL_STEPS, look.seed, measure) as loss:
+        pass
+    lost = seen[0] - seen[-1] if len(seen) == REAL_STEPS else set[str]()
+    return facts.replace(walked=loss, silenced=tuple(a.name for a in look.layers if a.name in lost))
 
 
 def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
@@ -288,6 +306,17 @@ def _scheduled(optimizer: Optimizers, planned: int | None) -> float:
     taken = _taken(optimizer) or 0
     early = planned is not None and 0 < taken <= 0.5 * planned
     return 1.0 if planned is not None and early and taken * whole > 10.0 * planned else whole
+
+
+def _faded(optimizer: Optimizers) -> float | None:
+    """The rate that a schedule began from over the present one, where steps were taken since; None where none were.
+
+    A schedule marks the optimizer it has been put on once that takes a step.
+    """
+    parts = [part for part in parts_of(optimizer) if getattr(part, "_opt_called", False)]
+    groups = [group for part in parts for group in part.param_groups if group.get("initial_lr", 0.0) > 0.0]
+    pairs = [(float(group["initial_lr"]), float(group["lr"])) for group in groups]
+    return min((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs), default=None)
 
 
 def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
