@@ -24,7 +24,7 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.moved import moved_transmissions
+from unvanish.evidence.moved import moved, moved_transmissions
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
@@ -105,7 +105,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     names = OuterNames(model)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
     with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
-        with looking(problem, model, optimizer, effort, seed) as this:
+        with looking(problem, model, optimizer, effort, seed, lambda: names.unmoved() and kept.unmoved()) as this:
             flow, more = _walked(this)
         go_on()
         flow = more(flow)
@@ -261,7 +261,7 @@ def _more_evidence(
     if updates is None or step is None or is_stationary(flow):
         return flow
     if may_lose_signal(flow.layers, flow.calls):
-        rates = rate_trials(look, updates.optimizer, flow.layers, lambda: moved_transmissions(look))
+        rates = rate_trials(look, updates.optimizer, flow.layers, lambda: moved(look))
         lost = lost_at_all(rates)
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None

@@ -112,6 +112,7 @@ class Capture:
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
+    random: bool = False  # whether the pass drew random numbers of torch's
     module_calls: dict[str, int] = field(default_factory=dict)
     outside: dict[int, tuple[nn.Parameter, str]] = field(default_factory=dict)  # by id: not the model's, and where used
     walks: Walks = field(default_factory=Walks)

@@ -33,6 +33,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
     capture = Capture(model, replay=partial(autocast, problem, model))
     recorder = Recorder(capture)
     capture.batch = kept_tensors(tensors((problem.inputs, problem.targets)))
+    drawn = torch.default_generator.get_state()
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -51,6 +52,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             _read_loss(capture, problem, loss)
             _read_own_loss(capture, problem, loss is (outputs if isinstance(outputs, Tensor) else inner_loss(outputs)))
             _read_layers_ends(capture)
+        capture.random = not torch.equal(drawn, torch.default_generator.get_state())
         _read_own_ends(capture, problem)
         if recorder.disturbed:
             raise UnvanishError(
