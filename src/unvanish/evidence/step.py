@@ -23,6 +23,7 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
+from unvanish.evidence.schedule import faded, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
@@ -62,11 +63,11 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
-        needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
+        needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := taken_by(optimizer))),
         planned=problem.steps,
         taken=taken,
         lowered=_lowered(loss, now, finite, _spacing(problem, model)),
-        faded=_faded(optimizer) if taken is None else None,
+        faded=faded(optimizer) if taken is None else None,
     )
 
 
@@ -102,7 +103,7 @@ def with_real_steps(
         walked = real_steps(problem, model, optimizer, 1.0, seed, first)
     facts = facts.replace(
         lengths=tuple(lengths),
-        scheduled=_scheduled(optimizer, problem.steps),
+        scheduled=scheduled(optimizer, problem.steps),
         lr_limit=lr_limit,
         scale=scale,
         walked=walked,
@@ -222,12 +223,6 @@ def needed_for(now: float, ladder: dict[float, float], finite: dict[float, float
     return max(1.0, math.log(10.0) / -math.log1p(-gained / gap)) if gained < 0.9 * gap else 1.0
 
 
-def _taken(optimizer: Optimizers) -> int | None:
-    """The steps the optimizer has made, by its own count; None where it keeps none (plain SGD) or has not begun."""
-    counts = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
-    return max(counts, default=None)
-
-
 def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
     """Steps for 90 % of the gap at the pace of the training so far; inf where it says nothing yet.
 
@@ -337,30 +332,6 @@ def measured_steps(
 
 def _held(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-
-
-def _scheduled(optimizer: Optimizers, planned: int | None) -> float:
-    """The rate a schedule began from, or leads up to, over the present one; 1 without a schedule or above that rate.
-
-    It is 1, too, where the rate has been left behind: a warm-up in proportion to the steps that has come this far in
-    those taken would need ten times all that are planned, half of which are still to come.
-    """
-    pairs = [(float(g["initial_lr"]), float(g["lr"])) for g in optimizer.param_groups if "initial_lr" in g]
-    whole = max((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs if whole > lr), default=1.0)
-    taken = _taken(optimizer) or 0
-    early = planned is not None and 0 < taken <= 0.5 * planned
-    return 1.0 if planned is not None and early and taken * whole > 10.0 * planned else whole
-
-
-def _faded(optimizer: Optimizers) -> float | None:
-    """The rate that a schedule began from over the present one, where steps were taken since; None where none were.
-
-    A schedule marks the optimizer it has been put on once that takes a step.
-    """
-    parts = [part for part in parts_of(optimizer) if getattr(part, "_opt_called", False)]
-    groups = [group for part in parts for group in part.param_groups if group.get("initial_lr", 0.0) > 0.0]
-    pairs = [(float(group["initial_lr"]), float(group["lr"])) for group in groups]
-    return min((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs), default=None)
 
 
 def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
