@@ -102,6 +102,11 @@ class Simulated(crew.Crew):
             self.worked += spent
             self._under_way = self._free + spent, question, found
 
+    def learn(self, findings: Any) -> None:
+        self._catch_up(self.now)
+        with self._aside():
+            self.other.learn(findings)
+
     def expect(self, questions: Any, own: Any = (), rank: int = SURE) -> None:
         self._catch_up(self.now)
         super().expect(questions, own, rank)

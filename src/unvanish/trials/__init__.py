@@ -97,13 +97,18 @@ def fix(
         judgement: Judgement | None = None
         interrupted, healthy = False, False
         try:
+            if on == "local":
+                race.enlist(crew(race.copies))
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
             race.set_findings(findings)
             catalogue = applicable(race)
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
                 return answer(race, NOTHING, None, None, remarks)
-            race.enlist(crew(race.copies))
+            if on == "local":
+                race.foresee([])
+            else:
+                race.enlist(crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
@@ -195,6 +200,7 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     network that learns has left the constant behind, and one that is stuck has not. Findings of the start come first.
     """
     stops = sorted({rung for rung in race.plan.rungs if rung < race.plan.probe} | {race.plan.probe})
+    race.expect([(AS_IS, race.seed, stop) for stop in stops], own=AS_IS)
     for stop in stops:
         race.reach(AS_IS, race.seed, stop, "probe: as is")
     copy = race.copy(AS_IS, race.seed)
@@ -209,6 +215,7 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     found = (*first, *(f for f in later if f.code not in known))
     improving = _improving(race)
     if improving is None and all(f.level != "error" for f in found):
+        race.expect([(AS_IS, race.seed, race.plan.rungs[-1])], own=AS_IS)
         race.reach(AS_IS, race.seed, race.plan.rungs[-1], "probe: as is")
         improving = _improving(race)
     return found, bool(improving)

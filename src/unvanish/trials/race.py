@@ -72,6 +72,8 @@ class Race:
     def set_findings(self, findings: tuple[Finding, ...]) -> None:
         """Let the remedies of all copies made from now on know of these findings."""
         self.copies.set_findings(findings)
+        if self.crew is not None:
+            self.crew.learn(findings)
 
     def copy(self, candidate: Candidate, seed: int) -> Copy:
         """The copy of that candidate and seed, trained as far as has been counted; raises Refused."""
@@ -111,10 +113,12 @@ class Race:
     def foresee(self, others: Iterable[tuple[Candidate, int]], own: Candidate | None = None) -> None:
         """Let processes that have nothing to do train what may be needed to the last rung, in short parts.
 
-        The network as it is with every seed that judges, first; then ``others``, a candidate and a seed each. ``own``:
-        the candidate whose copy with the first seed will be needed in this process.
+        The network as it is with every seed that judges, first, but for the seed of the probe before it has begun; then
+        ``others``, a candidate and a seed each. ``own``: the candidate whose copy with the first seed will be needed in
+        this process.
         """
-        judging = [(AS_IS, seed) for seed in range(self.seed, self.seed + self.plan.seeds)]
+        first = self.seed if self.ledger.measures else self.seed + 1
+        judging = [(AS_IS, seed) for seed in range(first, self.seed + self.plan.seeds)]
         self._foresee([*judging, *others], own, self.plan.rungs[-1])
 
     def foresee_further(self, places: Iterable[tuple[Candidate, int]], own: Candidate, steps: int) -> None:
