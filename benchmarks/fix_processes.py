@@ -102,8 +102,9 @@ class Simulated(crew.Crew):
             self.worked += spent
             self._under_way = self._free + spent, question, found
 
-    def learn(self, findings: Any) -> None:
+    def start(self, findings: Any, stands: Any) -> None:
         self._catch_up(self.now)
+        super().start(findings, stands)
         with self._aside():
             self.other.learn(findings)
 

@@ -58,7 +58,7 @@ def of_a_factory() -> unvanish.Problem:
     )
 
 
-def same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
+def assert_same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
     assert one.to_json() == other.to_json()
     assert one.state == other.state
     assert (one.model is None) == (other.model is None)
@@ -75,7 +75,7 @@ def test_two_processes_give_the_answer_of_one(
         monkeypatch.setattr("unvanish.trials.crew.can_fork", lambda: False)
     one = unvanish.fix(made(), seeds=2, seed=seed)
     assert len(one.trials) > 5
-    same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
+    assert_same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
 
 
 def test_trainings_go_ahead_to_where_the_judgement_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_others_are_told_what_the_probe_found_before_they_are_asked_again() -> N
     crew.expect([first])
     while first not in heard:
         time.sleep(0.001)
-    crew.learn((finding,))
+    crew.start((finding,), {})
     crew.expect([second])
     while second not in heard:
         time.sleep(0.001)
@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
     before = set(children(os.getpid()))  # what other tests of this process may have left is not ours to kill
     found = unvanish.fix(deep(), seeds=1, workers=2, progress=kill)
     assert len(killed) == 3
-    same(unvanish.fix(deep(), seeds=1), found)
+    assert_same(unvanish.fix(deep(), seeds=1), found)
     assert set(children(os.getpid())) <= before  # none is left over
 
 
@@ -138,8 +138,8 @@ def test_the_search_goes_on_from_a_file_by_other_processes(tmp_path: Path) -> No
     whole = unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "state.json")
     part = {**whole.state, "measures": whole.state["measures"][:9]}
     (tmp_path / "part.json").write_text(json.dumps(part))
-    same(whole, unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "part.json"))
-    same(whole, unvanish.fix(deep(), seeds=2, resume=tmp_path / "state.json"))
+    assert_same(whole, unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "part.json"))
+    assert_same(whole, unvanish.fix(deep(), seeds=2, resume=tmp_path / "state.json"))
 
 
 def test_the_number_of_threads_is_put_back() -> None:

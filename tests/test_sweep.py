@@ -388,7 +388,7 @@ memory = 1
 """
 
 
-def check_of_bad_points(rows: Any) -> None:
+def assert_bad_points(rows: Any) -> None:
     found = {row["ill"]: row["error"] for row in rows}
     assert found["no"] == found["not at all"] == ""
     hung = {error for ill, error in found.items() if ill.startswith("hangs")}
@@ -400,7 +400,7 @@ def check_of_bad_points(rows: Any) -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is watched where /proc tells it")
 def test_a_point_that_hangs_or_eats_its_memory_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(HOSTILE)
-    check_of_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), to=tmp_path / "s.sqlite").points)
+    assert_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), to=tmp_path / "s.sqlite").points)
 
 
 def test_the_limits_of_a_point_are_checked(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
+from unvanish.lab.parameters import TUNED_ON_DIGITS
 from unvanish.lab.swept import held, refuse_others, swept
 from unvanish.population.data import Images, chance, images, load
 from unvanish.population.designs import Design
@@ -37,15 +38,7 @@ KINDS: dict[str, tuple[Design, str]] = {
     settings=(
         Parameter("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20, quick=3),
         Parameter("width", 30, "units of each hidden layer", 4, 256, log=True),
-        Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-        Parameter(
-            "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
-        ),
-        Parameter(
-            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
-        ),
-        Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
-        Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        *TUNED_ON_DIGITS,
         Parameter("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
         Parameter("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
         Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),

@@ -23,6 +23,7 @@ from unvanish.trials.candidates import answers_to, ordered
 from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
+from unvanish.trials.lasting import IMPROVING, lasting
 from unvanish.trials.ledger import Ledger, Standing
 from unvanish.trials.plan import Plan
 from unvanish.trials.questions import Describe
@@ -41,6 +42,7 @@ __all__ = [
     "applicable",
     "fix",
     "in_doubt",
+    "lasting",
     "measure",
     "open_race",
     "ordered",
@@ -50,10 +52,8 @@ __all__ = [
 ]
 
 NOTHING = "nothing to repair"
-IMPROVING = 0.03
-"""A network that reaches this share of the achievable reduction within the probe is improving …"""
 WORSE = 0.1
-"""… unless it is still worse than the best constant answer by more than this share."""
+"""A network that is worse than the best constant answer by more than this share is not improving."""
 CONDITIONAL = ("UV704",)
 """Findings that are trouble waiting for a condition, a larger learning rate: only training tells whether it comes."""
 
@@ -87,9 +87,7 @@ def fix(
     can be tried.
     """
     plan = planned(problem, budget, seeds, seed)
-    with (
-        torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew,
-    ):  # fmt: skip
+    with torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew:
         before = diagnose(problem, seed=seed)
         race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
@@ -97,27 +95,35 @@ def fix(
         judgement: Judgement | None = None
         interrupted, healthy = False, False
         try:
-            if on == "local":
-                race.enlist(crew(race.copies))
+            race.begin(early := crew(race.copies) if on == "local" else None)
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
-            race.set_findings(findings)
-            catalogue = applicable(race)
+            catalogue = _known(race, findings)
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
-                return answer(race, NOTHING, None, None, remarks)
-            if on == "local":
-                race.foresee([])
-            else:
-                race.enlist(crew(race.copies))
+                findings, failure = lasting(race, findings)
+                if not failure:
+                    return answer(race, NOTHING, None, None, remarks)
+                healthy, remarks = False, [*remarks, failure]
+                catalogue = _known(race, findings)
+            race.enlist(early or crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
             remarks += _seen_faults(race, catalogue, judgement)
+            if healthy and not (judgement is not None and judgement.accepted):
+                failure = lasting(race, findings)[1]
+                healthy = not failure
+                remarks += filter(None, [failure])
         except KeyboardInterrupt:
             interrupted = True
-            race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def _known(race: Race, findings: tuple[Finding, ...]) -> tuple[Remedy, ...]:
+    """The remedies that apply, told of these findings."""
+    race.set_findings(findings)
+    return applicable(race)
 
 
 def applicable(race: Race) -> tuple[Remedy, ...]:
@@ -200,7 +206,6 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     network that learns has left the constant behind, and one that is stuck has not. Findings of the start come first.
     """
     stops = sorted({rung for rung in race.plan.rungs if rung < race.plan.probe} | {race.plan.probe})
-    race.expect([(AS_IS, race.seed, stop) for stop in stops], own=AS_IS)
     for stop in stops:
         race.reach(AS_IS, race.seed, stop, "probe: as is")
     copy = race.copy(AS_IS, race.seed)
@@ -215,7 +220,6 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     found = (*first, *(f for f in later if f.code not in known))
     improving = _improving(race)
     if improving is None and all(f.level != "error" for f in found):
-        race.expect([(AS_IS, race.seed, race.plan.rungs[-1])], own=AS_IS)
         race.reach(AS_IS, race.seed, race.plan.rungs[-1], "probe: as is")
         improving = _improving(race)
     return found, bool(improving)
@@ -282,6 +286,7 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
 
 def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Judgement | None]:
     """The best of an interrupted search, judged on the longest training that it and the network as it is share."""
+    race.enlist(None)
     ranked = [chosen] if chosen is not None else [c for _, _, c in race.ledger.standings() if c != AS_IS]
     for candidate in ranked[:3]:
         lengths = sorted({s for c, d, s in race.ledger.measures if c == candidate and d == race.seed}, reverse=True)

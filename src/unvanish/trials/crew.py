@@ -51,9 +51,14 @@ class Crew:
         self._failed: BaseException | None = None
         self.learnt: Learn | None = None
 
-    def learn(self, findings: tuple[Finding, ...]) -> None:
-        """Let the others know of these findings before they answer anything else."""
-        self.learnt = Learn(findings)
+    def start(self, findings: tuple[Finding, ...], stands: dict[Place, int]) -> None:
+        """The race begins: the others learn what the probe has found before they answer anything else.
+
+        ``stands``: how far copies in this process have been trained by now.
+        """
+        with self.changed:
+            self.learnt = Learn(findings)
+            self.turns.stood(HERE, stands)
 
     def expect(self, questions: Iterable[Question], own: Collection[Question] = (), rank: int = SURE) -> None:
         """Let others begin with these; those of ``own`` are left to this process, which needs their copies."""

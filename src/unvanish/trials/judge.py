@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unvanish.trials.lasting import failed_late
 from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.race import Race
 from unvanish.trials.score import standard_error
@@ -41,10 +42,11 @@ class Judgement:
 def confirm(race: Race, chosen: Candidate) -> Judgement | None:
     """Train the chosen one and the network as it is with every seed, as long as the budget allows, and compare them.
 
-    First every seed to the last rung, then as far beyond it, up to the planned number of steps, as the rest of the
-    budget carries both of them. None where not even one seed could be compared.
+    First every seed to the last rung, or to where the network as it is failed after it, then as far beyond, up to the
+    planned number of steps, as the rest of the budget carries both of them. None where not even one seed could be
+    compared.
     """
-    rung = race.plan.rungs[-1]
+    rung = max(race.plan.rungs[-1], failed_late(race))
     seeds: list[int] = []
     every = range(race.seed, race.seed + race.plan.seeds)
     race.expect((each, seed, rung) for seed in every for each in (AS_IS, chosen))
