@@ -70,7 +70,7 @@ class Calls:
 
     def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
-        if itself:
+        if itself and self.parts.hooks:
             self.parts.called(model)
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return

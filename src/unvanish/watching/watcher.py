@@ -203,7 +203,8 @@ class Watcher:
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._find_new(optimizer)
+        if self.sampled or not self.step:
+            self._find_new(optimizer)
         self.moving = optimizer
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
@@ -230,7 +231,7 @@ class Watcher:
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
-        if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
+        if not self.table.holds(held(optimizer)) and self.table.look_again():
             self._columns()
 
     def _read(self, optimizer: Any, late: bool = False) -> None:
