@@ -67,7 +67,11 @@ def _plain(tensor: Tensor) -> Tensor:
     tensor = local(tensor).detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
+    return tensor if tensor.dtype in _REAL else tensor.float()  # torch has no norm of eight bits
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:
