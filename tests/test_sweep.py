@@ -452,6 +452,16 @@ def test_the_command_writes_a_file_and_a_picture(tmp_path: Path, capsys: pytest.
     assert "it runs on 'local'" in capsys.readouterr().err
 
 
+def test_a_map_that_cannot_be_drawn_is_refused_before_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "[grid]\ndepth = [2, 4]\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "m.svg")]) == 2
+    assert "pip install 'unvanish[pictures]'" in capsys.readouterr().err
+    assert not (tmp_path / "m.svg.sqlite").exists()
+
+
 def test_every_example_grid_can_be_read() -> None:
     found = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
     assert found and all(isinstance(read_grid(each), Grid) for each in found)

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, stdout_to_stderr, write
+from unvanish.cli.terminal import HEALTHY, PICTURE, Progress, look_ahead, pictures_ahead, stdout_to_stderr, write
 from unvanish.records import UnvanishError
 
-PICTURES = (".svg", ".png", ".pdf")
 DATA = (".sqlite", ".db", ".csv", ".parquet")
 EPILOG = "exit status: 0 done, 2 wrong usage or an error; an interrupted sweep goes on when it is called again"
 
@@ -38,10 +37,13 @@ def _sweep(args: argparse.Namespace) -> int:
     output = Path(args.output or f"{Path(args.grid).stem}.sqlite")
     look_ahead(output)
     suffix = output.suffix.lower()
-    if suffix not in (*DATA, *PICTURES):
+    if suffix not in (*DATA, *PICTURE):
         found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
-        raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
-    picture = suffix in PICTURES
+        raise UnvanishError(
+            f"{str(output)!r}: {found} names no known format; use one of {', '.join((*DATA, *PICTURE))}"
+        )
+    picture = suffix in PICTURE
+    pictures_ahead(PICTURE.get(suffix, ""))
     progress = Progress()
     try:
         with stdout_to_stderr():
