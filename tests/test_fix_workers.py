@@ -23,6 +23,7 @@ from unvanish import UnvanishError
 from unvanish.cli import main
 from unvanish.trials.crew import Crew
 from unvanish.trials.questions import Answer, Train
+from unvanish.trials.race import Race
 from unvanish.workers.pickled import pickled
 
 
@@ -74,6 +75,21 @@ def test_two_processes_give_the_answer_of_one(
     one = unvanish.fix(made(), seeds=2, seed=seed)
     assert len(one.trials) > 5
     assert_same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
+
+
+def test_trainings_go_ahead_to_where_the_judgement_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, told = Race._foresee, list[int]()
+
+    def foresee(race: Race, places: Any, own: Any, last: int) -> None:
+        places, rung = list(places), race.plan.rungs[-1]
+        if last > rung:
+            told.append(last)
+            assert all((*place, rung) in race.ledger.measures for place in places)  # none is taken past what is asked
+        kept(race, places, own, last)
+
+    monkeypatch.setattr(Race, "_foresee", foresee)
+    found = unvanish.fix(deep(), seeds=2, workers=2)
+    assert len(told) == 2 and set(told) == {found.trials[0].steps}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")

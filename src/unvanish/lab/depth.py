@@ -11,7 +11,7 @@ from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
 from unvanish.lab.parameters import TUNED_ON_DIGITS
-from unvanish.lab.swept import swept
+from unvanish.lab.swept import held, refuse_others, swept
 from unvanish.population.data import Images, chance, images, load
 from unvanish.population.designs import Design
 from unvanish.population.names import NAMES
@@ -56,6 +56,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
     took no part in the choice either.
     """
     if s.sweep:
+        refuse_others(s, "depth")
         return _shown(s.sweep)
     data = images(s.data, s.folder, s.images)
     jobs = _jobs(s)
@@ -108,6 +109,7 @@ def _shown(path: str) -> Outcome:
     crowded = "" if few else f"There are {len(kinds)} kinds of networks, and a picture holds {MOST_KINDS}."
     best_row = max(rows, key=lambda row: row["accuracy"])
     return Outcome(
+        settings=held(path, grid, points),
         sentence=f"Of {len(rows)} kinds and depths {_layers(best_row['hidden'])} of {best_row['kind']} do best, with an"
         f" accuracy of {best_row['accuracy']:.2f}.",
         columns=COLUMNS,

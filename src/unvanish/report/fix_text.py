@@ -54,7 +54,8 @@ def headline(fixes: Fixes) -> tuple[str, str]:
             f"{fixes.unit} {base} as it is, {score(fixes.best.score)} with {fixes.best.remedy}",
         )
     if fixes.verdict == "nothing to repair":
-        after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}"
+        short = "" if fixes.as_is.steps >= fixes.planned else ", and later ones were not looked at"
+        after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}{short}"
         tried = len(fixes.trials)
         none = f"; {tried} changes were raced, and none is better" if tried else ""
         return (
