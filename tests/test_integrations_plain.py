@@ -62,7 +62,7 @@ def test_the_shorter_last_group_of_each_epoch_is_shown_and_is_no_finding(tmp_pat
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
     accelerator = accelerate.Accelerator(gradient_accumulation_steps=4, cpu=True)
     net, one = network(), batches(1)[0]
-    rows = [(one[0][k], one[1][k]) for k in range(16)] * 10  # ten batches of the same rows: four, four and two of them
+    rows: Any = [(one[0][k], one[1][k]) for k in range(16)] * 10  # ten batches of the same rows: four, four and two
     loader = torch.utils.data.DataLoader(rows, batch_size=16)
     model, optimizer, loader = accelerator.prepare(net, torch.optim.SGD(net.parameters(), 1e-4), loader)
     with unvanish.watch(model, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
