@@ -62,10 +62,6 @@ class Signals:
         while self.hooks:
             self.hooks.popitem()[1].remove()
 
-    @property
-    def armed(self) -> bool:
-        return bool(self.hooks)
-
     def _output(self, at: int, comes_back: Callable[[Tensor], None], _: nn.Module, given: Any, outputs: Any) -> None:
         if at not in self.sources:
             self.sources[at] = own_place()
