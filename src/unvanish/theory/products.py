@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-BLOCK = 512
+BLOCK = 1000
 LOG10_2 = math.log10(2.0)
 
 
@@ -67,7 +67,7 @@ class Scaled:
 def running_product(factors: Array) -> Scaled:
     """Products of the first 1, 2, 3 … factors along the last axis; exact but for rounding at any length.
 
-    A block of 512 mantissas can neither underflow nor overflow, so that each block is one cumulative product.
+    A block of 1,000 mantissas can neither underflow nor overflow, so that each block is one cumulative product.
     """
     mantissa, exponent = np.frexp(np.asarray(factors, np.float64))
     exponents = np.cumsum(exponent.astype(np.int64), axis=-1)
@@ -101,6 +101,8 @@ def scaled_sum(numbers: Scaled, axis: int = 0) -> Scaled:
 
 def log10_rms(log10: Array, axis: int = 0) -> Array:
     """log10 of the root mean square of numbers given by their logarithms."""
+    if log10.shape[axis] == 1:
+        return np.squeeze(log10, axis)
     top = log10.max(axis=axis, keepdims=True)
     safe = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore", under="ignore"):
