@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -83,3 +84,49 @@ def test_inner_products_in_pieces_are_those_of_the_whole(seed: int) -> None:
     scales = torch.tensor([1.0, 0.5, 0.0, 2.0**-30], dtype=torch.float64)
     whole = torch.stack(rows).double() * scales[:, None]
     torch.testing.assert_close(_inner(rows, scales), whole @ whole.T, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_norm_of_a_large_update_is_that_of_a_sample_within_three_percent(kind: str, seed: int) -> None:
+    weight = nn.Parameter(drawn(500, 700, seed=seed))
+    optimizer = KINDS[kind]([weight])
+    gradient = drawn(500, 700, seed=seed + 5) * drawn(500, 1, seed=seed + 6).exp() * drawn(700, seed=seed + 7).exp()
+    for step in range(3):
+        for turned in (gradient, gradient.t().contiguous().t()):  # as the walk hands a weight's gradient over
+            found = []
+            for keep in (False, True):
+                updates = Updates(optimizer, keep=keep)
+                updates.read(weight, turned, 1.0)
+                updates.flush()
+                found.append(updates.found[id(weight)])
+            assert found[0] == pytest.approx(found[1], rel=0.03)
+            assert found[0] != found[1]
+        weight.grad = gradient * drawn(500, 700, seed=seed + step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["Adam", "SGD"])
+def test_a_table_of_which_few_rows_are_in_use_is_stepped_whole(kind: str) -> None:
+    weight = nn.Parameter(drawn(3_000, 100, seed=1))
+    optimizer = KINDS[kind]([weight]) if kind == "Adam" else optim.SGD([weight], lr=0.1)
+    gradient = torch.where((torch.arange(3_000) % 30 == 0).unsqueeze(1), drawn(3_000, 100, seed=2), 0.0)
+    updates = Updates(optimizer, keep=False)
+    updates.read(weight, gradient, 1.0)
+    updates.flush()
+    before = weight.detach().clone()
+    weight.grad = gradient
+    optimizer.step()
+    assert updates.found[id(weight)] == pytest.approx(float((weight.detach() - before).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_one_entry_of_a_large_tensor_that_is_divided_by_nothing_is_seen(eps: float, seed: int) -> None:
+    weight = nn.Parameter(drawn(500, 700, seed=seed))
+    gradient = drawn(500, 700, seed=seed + 5)
+    gradient[7 * seed, 11] = 0.0
+    updates = Updates(optim.Adam([weight], eps=eps), keep=False)
+    updates.read(weight, gradient, 1.0)
+    updates.flush()
+    assert math.isfinite(updates.found[id(weight)]) == (eps > 0.0)

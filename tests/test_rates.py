@@ -13,8 +13,9 @@ from torch import nn
 
 from unvanish import zoo
 from unvanish.decide.limits import VANISHED
+from unvanish.evidence.moved import moved
 from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
-from unvanish.evidence.step import REAL_STEPS
+from unvanish.evidence.step import REAL_STEPS, First
 from unvanish.flow.look import looking
 from unvanish.flow.updates import TOGETHER, Updates
 from unvanish.pipeline import diagnose, look
@@ -83,14 +84,35 @@ def test_a_larger_rate_is_tried_where_the_signal_survives_and_a_smaller_one_wher
     layers = diagnose(problem, effort="quick").layers
     found = iter(left)
 
-    def fake() -> dict[str, float]:
+    def fake() -> tuple[float, dict[str, float]]:
         now = next(found)
-        return {a.name: now for a in layers}
+        return 0.5, {a.name: now for a in layers}
 
     with looking(problem, model) as look:
         tried = rate_trials(look, problem.optimizer, layers, fake)  # type: ignore[arg-type]
     assert tuple(t.scale for t in tried) == scales
     assert [t.log10_transmission for t in tried] == [x if math.isfinite(x) else None for x in left]
+
+
+def test_walks_from_the_same_weights_share_their_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two walks of six steps, each with a pass that measures its end, take thirteen passes, and the numbers stay."""
+    passes: list[int] = []
+
+    def trials() -> tuple[RateTrial, ...]:
+        problem = built(post_norm, 5, 16, 1.0, 3e-3)
+        layers = diagnose(problem, effort="quick").layers
+        model: Any = problem.model
+        with looking(problem, model) as look:
+            watching = model.register_forward_hook(lambda *_: passes.append(1))
+            found = rate_trials(look, problem.optimizer, layers, lambda: moved(look))  # type: ignore[arg-type]
+            watching.remove()
+        return found
+
+    shared, count = trials(), len(passes)
+    assert count == 2 * (REAL_STEPS + 1) - 1
+    monkeypatch.setattr(First, "of", lambda self, pull: pull())
+    assert trials() == shared
+    assert len(passes) == count + 2 * (REAL_STEPS + 1)
 
 
 def test_the_report_carries_the_trials() -> None:

@@ -124,19 +124,22 @@ def _of_classes(given: dict[str, Any]) -> tuple[Tensor, ...] | None:
     if logits.ndim < 2:
         return None
     classes = logits.shape[1]
-    weight = logits.new_ones(classes) if given["weight"] is None else given["weight"].detach().to(logits)
-    weight = weight.view(1, classes, *(1,) * (logits.ndim - 2))
+    weight = None
+    if given["weight"] is not None:
+        weight = given["weight"].detach().to(logits).view(1, classes, *(1,) * (logits.ndim - 2))
     if target.is_floating_point():
         if bool((target < 0.0).any()):
             return None
-        return (weight * (target.to(logits) * (1.0 - smooth) + smooth / classes),)
+        share = target.to(logits) * (1.0 - smooth) + smooth / classes
+        return (share if weight is None else weight * share,)
     counted = target != given["ignore_index"]
     hot = torch.zeros_like(logits, memory_format=torch.contiguous_format)
     hot.scatter_(1, torch.where(counted, target, 0).unsqueeze(1), 1.0 - smooth)
     if smooth:
         # a smoothed class counts with its own weight, and the others with theirs
         hot += smooth / classes
-    return (hot.mul_(weight).mul_(counted.unsqueeze(1)),)
+    hot = hot if weight is None else hot.mul_(weight)
+    return (hot if bool(counted.all()) else hot.mul_(counted.unsqueeze(1)),)
 
 
 def _of_numbers(given: dict[str, Any]) -> tuple[Tensor, ...] | None:
@@ -162,7 +165,7 @@ def _of_coins(given: dict[str, Any]) -> tuple[Tensor, ...] | None:
 
 def _log(counts: Tensor) -> Tensor:
     least = (counts.amax() * FLOOR).clamp_min(torch.finfo(counts.dtype).tiny)
-    return counts.clamp_min(least).log()
+    return counts.clamp_min(least).log_()
 
 
 def _odds(ones: Tensor, zeros: Tensor) -> Tensor:
@@ -173,8 +176,9 @@ def _odds(ones: Tensor, zeros: Tensor) -> Tensor:
 def _near_classes(entries: Tensor, share: Tensor) -> Tensor:
     """Logits are worth the same when all of a sample grow by one number: their mean stays."""
     most = share.amax(1, keepdim=True)
-    best = share.clamp_min(most * (NEAR / share.shape[1])).log()
-    return torch.where(most > 0.0, best + (entries - best).mean(1, keepdim=True), entries)
+    best = share.clamp_min(most * (NEAR / share.shape[1])).log_()
+    best += (entries - best).mean(1, keepdim=True)
+    return best if bool((most > 0.0).all()) else torch.where(most > 0.0, best, entries)
 
 
 def _near_coins(entries: Tensor, ones: Tensor, zeros: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.evidence.output_loss import OutputLoss
-from unvanish.problem import Problem
+from unvanish.flow.look import Look
 from unvanish.trace.calls import LOSS_CALLS
 from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
@@ -32,13 +32,11 @@ NOT_TWICE = "an operation of the model has no second derivative"
 class GaussNewton:
     """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
 
-    def __init__(
-        self, problem: Problem, model: nn.Module, output_loss: OutputLoss, parameters: Sequence[nn.Parameter], seed: int
-    ) -> None:
+    def __init__(self, look: Look, output_loss: OutputLoss, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.batches = True  # until an operation is met that cannot be
         with torch.enable_grad(), double_differentiable():
-            outputs = _watched(problem, model, seed)
+            outputs = _watched(look)
             if [t.shape for t in outputs] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
             self.outputs = [t for t in outputs if t.requires_grad]
@@ -160,9 +158,10 @@ class _Catch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
+def _watched(look: Look) -> list[Tensor]:
     """The tensors the loss is a function of, with their graph."""
-    if problem.loss_fn is not None:
+    problem, model, seed = look.problem, look.model, look.seed
+    if not look.capture.own_loss:
         outputs = outputs_again(problem, model, seed)
         loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
         found = [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]

@@ -80,7 +80,7 @@ def gradient_curvatures(
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
     found: dict[str, GradientCurvature] = {}
     try:
-        product = GaussNewton(look.problem, look.model, output_loss, parameters, look.seed)
+        product = GaussNewton(look, output_loss, parameters)
         power = _power([flows[layer.name] for layer in layers], product)
         gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]

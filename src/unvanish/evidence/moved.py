@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from unvanish.evidence.moving import outputs_again
+from unvanish.evidence.moving import loss_again, or_nan, pass_again
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import transmissions, transmissions_of
 from unvanish.flow.transmission import cotangents_of
@@ -29,25 +29,41 @@ def moved_transmissions(look: Look) -> dict[str, float]:
 
     ``look``: an earlier one, whose graph may be gone.
     """
+    return moved(look)[1]
+
+
+def moved(look: Look) -> tuple[float, dict[str, float]]:
+    """The same, and before it the loss of the batch; nan where the pass itself fails on the moved weights."""
     found = _by_autograd(look)
     if found is not None:
         return found
+    with torch.no_grad():
+        loss = or_nan(lambda: loss_again(look.problem, look.model, look.seed))
+    if not math.isfinite(loss):
+        return loss, {}
     with looking(look.problem, look.model, seed=look.seed) as again:
         if again.capture.loss_root is None or not forward_is_finite(again.capture):
-            return {}
-        return transmissions(again.capture, again.layers, look.seed)
+            return loss, {}
+        return loss, transmissions(again.capture, again.layers, look.seed)
 
 
-def _by_autograd(look: Look) -> dict[str, float] | None:
+def _by_autograd(look: Look) -> tuple[float, dict[str, float]] | None:
     """None where the outputs are not all that the signal starts from, or a gradient is too near the end of its type."""
     problem, capture = look.problem, look.capture
     parameters = list({id(p): p for layer in look.layers if layer.calls for p in layer.live}.values())
-    plain = problem.loss_fn is not None and problem.autocast is None and not capture.ends_in_loss
+    plain = not capture.own_loss and problem.autocast is None and not capture.ends_in_loss
     wide = all(p.dtype in (torch.float32, torch.float64) and not p._backward_hooks for p in parameters)
     if not plain or not wide or capture.hooked:
         return None
     with torch.enable_grad():
-        outputs = outputs_again(problem, look.model, look.seed)
+        try:
+            outputs, loss = pass_again(problem, look.model, look.seed)
+        except torch.cuda.OutOfMemoryError:  # says nothing about the weights
+            raise
+        except Exception:
+            return math.nan, {}
+        if not math.isfinite(loss):
+            return loss, {}
         ends = [t for t in tensors(outputs) if t.is_floating_point() and t.requires_grad]
         if not ends or any(t.is_leaf or t.is_nested or t.is_sparse or not is_finite(t.detach()) for t in ends):
             return None
@@ -61,4 +77,4 @@ def _by_autograd(look: Look) -> dict[str, float] | None:
         if not DIGITS * torch.finfo(gradient.dtype).tiny * math.sqrt(gradient.numel()) < norm < math.inf:
             return None
         slopes[key] = math.log10(norm)
-    return transmissions_of(capture.calls, look.layers, slopes)
+    return loss, transmissions_of(capture.calls, look.layers, slopes)

@@ -43,6 +43,15 @@ def loss_again(problem: Problem, model: nn.Module, seed: int) -> Tensor:
         return again.loss(again.outputs(model))
 
 
+def pass_again(problem: Problem, model: nn.Module, seed: int) -> tuple[Any, float]:
+    """The outputs with their graph, and the loss, of one more forward pass with the same random numbers."""
+    with seeded(seed), autocast(problem, model):
+        again = fresh(problem)
+        outputs = again.outputs(model)
+        with torch.no_grad():  # a loss may change its arguments in place
+            return outputs, float(again.loss(rebuild(outputs, lambda t: t.detach().clone())))
+
+
 def fresh(problem: Problem) -> Problem:
     """The problem on a copy of its batch: a forward pass that changes its inputs in place changes nothing after it."""
     again = copy.copy(problem)

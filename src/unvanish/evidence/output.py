@@ -7,7 +7,8 @@ the pairing of names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count
 TINY = 1e-6
 FINER = tuple(0.1**0.5**n for n in range(1, 5))  # halvings of a decade
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
+PIECE = 2**18  # entries taken to float64 at once: of larger outputs no such copy is made, and a piece stays in a cache
 
 
 def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> OutputFacts:
@@ -29,10 +31,10 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
 
     ``last`` makes what the recognised loss call is given, ``output_call`` the model's output (often the same).
     """
-    now = last.output_loss.now[0].double()
+    now = last.output_loss.now[0]
     best, at = lowest(last.output_loss, loss.value)
     facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high)
-    facts = facts.replace(rms=_rms(now))
+    facts = facts.replace(rms=_rms(p.double() for p in _pieces(now)))
     if (
         output_call is not None
         and output_call.kind == "clipped"
@@ -48,8 +50,8 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
         )
     # What a positive loss does outside of its domain, below zero, is no goal.
     if at is not None and best is not None and not best < 0.0 < loss.value:
-        move = at[0].double() - now
-        facts = facts.replace(wanted=_shortened(last.output_loss, now, move, (loss.value, best)) * _rms(move))
+        share = _shortened(last.output_loss, at[0], (loss.value, best))
+        facts = facts.replace(wanted=share * _rms(move for _, move in _moves(now, at[0])))
     if not last.kind or best is None or loss.best_constant is None:
         return facts
     if loss.value > 0.0:
@@ -73,17 +75,43 @@ def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
     return float(z.logsumexp(CLASSES[ahead[0].name]).abs().mean())
 
 
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.pow(2).mean().sqrt())
+def _rms(pieces: Iterable[Tensor]) -> float:
+    """Of the entries of all pieces together."""
+    parts = [((square := piece.pow(2)).mean(), square.numel()) for piece in pieces]
+    if len(parts) == 1:
+        return float(parts[0][0].sqrt())
+    return math.sqrt(sum(float(mean) * many for mean, many in parts) / sum(many for _, many in parts))
 
 
-def _shortened(output_loss: OutputLoss, now: Tensor, move: Tensor, losses: tuple[float, float]) -> float:
-    """The share of the move that wins as much, to a hundredth: a loss may have a flat tail. Within 15 %, to TINY."""
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    return [tensor] if tensor.numel() <= PIECE else tensor.reshape(-1).split(PIECE)
+
+
+def _moves(start: Tensor, end: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Piece by piece in float64: where the way begins, and the way."""
+    for a, b in zip(_pieces(start), _pieces(end.expand_as(start)), strict=True):
+        begin = a.double()
+        yield begin, b.double() - begin
+
+
+def _shortened(output_loss: OutputLoss, end: Tensor, losses: tuple[float, float]) -> float:
+    """The share of the way from the outputs to ``end`` that wins as much, to a hundredth: a loss may have a flat tail.
+
+    Within 15 %, to TINY.
+    """
     value, best = losses
-    share, dtype = 1.0, output_loss.now[0].dtype
+    share, now = 1.0, output_loss.now[0]
+    room = torch.empty(now.shape if now.numel() > PIECE else (0,), dtype=now.dtype, device=now.device)
+
+    def moved(part: float) -> Tensor:
+        if now.numel() <= PIECE:
+            return next((begin + part * move).to(now.dtype) for begin, move in _moves(now, end))
+        for into, (begin, move) in zip(_pieces(room), _moves(now, end), strict=True):
+            into.copy_(begin.add_(move.mul_(part)))
+        return room
 
     def wins(part: float) -> bool:
-        return float(output_loss.at([(now + part * move).to(dtype)])) <= best + NEARLY * (value - best)
+        return float(output_loss.at([moved(part)])) <= best + NEARLY * (value - best)
 
     with torch.no_grad():
         while share > TINY and wins(0.1 * share):

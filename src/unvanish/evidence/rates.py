@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from unvanish.decide.limits import VANISHED
-from unvanish.evidence.step import REAL_STEPS, stepped
+from unvanish.evidence.step import REAL_STEPS, First, stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
 from unvanish.records import CallFlow, LayerFlow, RateTrial
@@ -28,7 +28,7 @@ MANY = 8  # normalised additions on the stream: fewer have not been seen to fail
 MOVED = 1.0 / 300.0  # of its size, by one step: a network that moves less keeps its signal at three times the rate
 LARGER, SMALLER = 3.0, 0.1  # of the rate: what is tried where the signal survives, and where it is lost
 SUMS = ("add", "add_", "__add__", "__iadd__", "__radd__")
-Measure = Callable[[], Mapping[str, float]]
+Measure = Callable[[], tuple[float, Mapping[str, float]]]
 
 
 def normalised_sums(calls: Sequence[CallFlow]) -> int:
@@ -59,19 +59,25 @@ def rate_trials(
 ) -> tuple[RateTrial, ...]:
     """Real steps at the learning rate, and at a larger or a smaller one; () without a learning rate.
 
-    ``measure``: log10 of T_rel by layer, of the model as it stands.
+    ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel by layer if that is finite.
     """
     alive = {a.name for a in layers if a.log10_transmission is not None and a.log10_transmission > VANISHED}
     lr = float(optimizer.param_groups[0].get("lr", math.nan))
     if not alive or not math.isfinite(lr):
         return ()
 
+    shared = First()
+
     def tried(scale: float) -> RateTrial:
-        with stepped(look.problem, look.model, optimizer, scale, REAL_STEPS, look.seed) as loss:
-            left = None
-            if math.isfinite(loss):
-                found = [value for name, value in measure().items() if name in alive]
-                left = min(found) if found and all(math.isfinite(t) for t in found) else None
+        loss, sent = math.nan, dict[str, float]()
+
+        with stepped(
+            look.problem, look.model, optimizer, scale, REAL_STEPS, look.seed, first=shared, end=lambda: 0.0
+        ) as ended:
+            if ended == 0.0:  # nan where a step itself failed
+                loss, sent = measure()
+        found = [value for name, value in sent.items() if name in alive]
+        left = min(found) if found and all(math.isfinite(t) for t in found) else None
         return RateTrial(scale=scale, lr=scale * lr, steps=REAL_STEPS, loss=loss, log10_transmission=left)
 
     first = tried(1.0)

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -49,7 +49,8 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     moves = [(p, updates.changes[id(p)]) for p in model.parameters() if id(p) in updates.changes]
     if updates.refused or not moves:
         return None
-    now, ladder = ladder_of(problem, model, moves, look.seed)
+    sound = all(math.isfinite(updates.found[id(p)]) for p, _ in moves)
+    now, ladder = ladder_of(problem, model, moves, look.seed, look.capture.loss if sound and repeats(look) else None)
     if not math.isfinite(now):
         return None
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
@@ -92,11 +93,12 @@ def with_real_steps(
     long = scale if (facts.best or 0.0) >= WITHIN * scale else 1.0
     if _spacing(problem, model) > torch.finfo(torch.float32).eps:
         long = (facts.best or WITHIN) / WITHIN
-    end, lengths = measured_steps(problem, model, optimizer, long, seed)
+    first = First()
+    end, lengths = measured_steps(problem, model, optimizer, long, seed, first)
     if long == 1.0:
         walked = end
     elif walked is None:
-        walked = real_steps(problem, model, optimizer, 1.0, seed)
+        walked = real_steps(problem, model, optimizer, 1.0, seed, first)
     facts = facts.replace(
         lengths=tuple(lengths),
         scheduled=_scheduled(optimizer, problem.steps),
@@ -108,14 +110,15 @@ def with_real_steps(
         return facts.replace(walked_scaled=end)
     if near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
         return facts  # whatever a larger rate does, nothing would be said of it
-    return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed))
+    return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed, first))
 
 
 def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
     """The largest fall on the ladder as a share of L_ref, less what rounding or other random numbers may have done.
 
-    ``now`` is the loss of a second forward pass at the same weights: where it differs from the first, the network does
-    not repeat itself, and a fall no larger than that is none. Where the loss bends upwards a longer step wins at most
+    ``now`` is the loss of a second forward pass at the same weights, unless it is known to be the same (see
+    ``repeats``): where it differs from the first, the network does not repeat itself, and a fall no larger than that is
+    none. Where the loss bends upwards a longer step wins at most
     in proportion to its length: one that wins far more has left the place it began at and says nothing about it.
     """
     if not loss.reference:
@@ -132,6 +135,17 @@ def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: f
     return most / loss.reference
 
 
+def repeats(look: Look) -> bool:
+    """Whether a second forward pass is known to give the loss of the first: then it need not be made.
+
+    Of a model in training, on the CPU, that draws no random numbers and whose passes have left everything as it was
+    that they could depend on. In eval mode, and for dropout, torch may have other kernels for a pass without a graph.
+    """
+    on_cpu = all(p.device.type == "cpu" for p in look.model.parameters())
+    plain = on_cpu and not look.capture.random and all(m.training for m in look.model.modules())
+    return plain and look.unmoved()
+
+
 def _spacing(problem: Problem, model: nn.Module) -> float:
     """The relative spacing of numbers of the narrowest type the loss may have passed through."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()} | {problem.autocast or torch.float32}
@@ -144,8 +158,13 @@ def gap_left(loss: LossFacts, now: float) -> float:
 
 
 def ladder_of(
-    problem: Problem, model: nn.Module, moves: list[tuple[nn.Parameter, Tensor]], seed: int
+    problem: Problem,
+    model: nn.Module,
+    moves: list[tuple[nn.Parameter, Tensor]],
+    seed: int,
+    now: float | None = None,
 ) -> tuple[float, dict[float, float]]:
+    """The loss of the batch at these weights (``now`` where it is known), and by multiple of the moves."""
     parameters = [p for p, _ in moves]
     ladder: dict[float, float] = {}
     with put_back(parameters) as start, torch.no_grad():
@@ -155,7 +174,7 @@ def ladder_of(
                 torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
-        now = at(0.0)
+        now = at(0.0) if now is None else now
         if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
             return now, {1.0: math.nan}
         same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
@@ -202,10 +221,27 @@ def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
     return math.log(10.0) * taken / -math.log(left)
 
 
-def real_steps(problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int) -> float:
+def real_steps(
+    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int, first: First | None = None
+) -> float:
     """The loss of the batch after REAL_STEPS steps at ``scale`` times the learning rate (nan or inf if it diverges)."""
-    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed) as loss:
+    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, first=first) as loss:
         return loss
+
+
+class First:
+    """What several walks from the same weights share: the loss and the gradients of their first step."""
+
+    def __init__(self) -> None:
+        self.known: tuple[Tensor, list[Tensor | None]] | None = None
+
+    def of(self, pull: Callable[[], tuple[Tensor, Sequence[Tensor | None]]]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """As ``pull`` gives them the first time; copies, since an optimizer may write into a gradient."""
+        if self.known is None:
+            loss, gradients = pull()
+            self.known = loss.detach(), list(gradients)
+        loss, gradients = self.known
+        return loss, [None if g is None else g.clone() for g in gradients]
 
 
 @contextmanager
@@ -217,21 +253,27 @@ def stepped(
     steps: int,
     seed: int,
     each: Callable[[], Any] | None = None,
+    first: First | None = None,
+    end: Callable[[], float] | None = None,
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges); ``each`` is called after every step, and ends the
-    walk where it returns True. Afterwards everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is called
+    after every step, and ends the walk where it returns True. Afterwards everything is back in its place.
     """
     parameters = _held(optimizer)
     batches = _batches(problem, model, steps, seed)
 
-    def walk() -> Tensor:
+    def walk() -> Tensor | float:
         parts = [_stand_in(part, scale) for part in parts_of(optimizer)]
-        for batch in batches:
-            with torch.enable_grad():
-                loss = loss_again(batch, model, seed)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for turn, batch in enumerate(batches):
+
+            def pull(batch: Problem = batch) -> tuple[Tensor, Sequence[Tensor | None]]:
+                with torch.enable_grad():
+                    loss = loss_again(batch, model, seed)
+                    return loss, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+            loss, gradients = pull() if turn or first is None else first.of(pull)
             if not math.isfinite(float(loss.detach())):
                 break
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -240,6 +282,8 @@ def stepped(
                 step()
             if each is not None and each() is True:
                 break
+        if end is not None:
+            return end()
         with torch.no_grad():
             return loss_again(problem, model, seed)
 
@@ -248,7 +292,7 @@ def stepped(
 
 
 def measured_steps(
-    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int
+    problem: Problem, model: nn.Module, optimizer: Optimizers, scale: float, seed: int, shared: First
 ) -> tuple[float, list[float]]:
     """The same, and how far each of the steps moves the weights; fewer lengths where the training breaks off.
 
@@ -269,7 +313,7 @@ def measured_steps(
         for parameter, kept in zip(parameters, before, strict=True):
             kept.copy_(parameter.detach())
 
-    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure) as loss:
+    with stepped(problem, model, optimizer, scale, REAL_STEPS, seed, measure, shared) as loss:
         return loss, lengths
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,8 @@ class Look:
     """A problem, one recorded forward pass of a model on it, and how much is to be measured.
 
     ``capture`` has its graph only inside ``looking``; the calls stay. ``optimizer``: the problem's own, made; None
-    where it has none. ``seed``: of every random number that the look draws itself.
+    where it has none. ``seed``: of every random number that the look draws itself. ``unmoved``: whether the forward
+    passes so far have left everything as they found it.
     """
 
     problem: Problem
@@ -28,6 +29,7 @@ class Look:
     optimizer: Optimizers | None = None
     effort: str = "auto"
     seed: int = 0
+    unmoved: Callable[[], bool] = lambda: False
 
     @property
     def model(self) -> nn.Module:
@@ -37,7 +39,12 @@ class Look:
 
 @contextmanager
 def looking(
-    problem: Problem, model: nn.Module, optimizer: Optimizers | None = None, effort: str = "auto", seed: int = 0
+    problem: Problem,
+    model: nn.Module,
+    optimizer: Optimizers | None = None,
+    effort: str = "auto",
+    seed: int = 0,
+    unmoved: Callable[[], bool] = lambda: False,
 ) -> Iterator[Look]:
     """A forward pass of ``model`` on the problem, whose graph is there inside and taken apart afterwards.
 
@@ -45,6 +52,6 @@ def looking(
     """
     capture = record(problem, model)
     try:
-        yield Look(problem, capture, layers_of(capture), optimizer, effort, seed)
+        yield Look(problem, capture, layers_of(capture), optimizer, effort, seed, unmoved)
     finally:
         capture.release()

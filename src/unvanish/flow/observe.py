@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unvanish.flow import slopes
 from unvanish.flow.layers import Layer
 from unvanish.flow.paths import Observed
+from unvanish.flow.sample import BLOCK, LEAST, Sample
 from unvanish.flow.transmission import output_cotangents, output_entries
 from unvanish.flow.updates import Updates
 from unvanish.trace.backward import walk
@@ -19,7 +20,6 @@ from unvanish.trace.calls import Call, Capture, Node
 from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
 
-_BLOCKS, _BLOCK = 512, 64
 _ONE_FACTOR = 120  # powers of two up to here are ordinary numbers of float32
 
 
@@ -100,10 +100,8 @@ def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
     values = gradient.mantissa.coalesce().values() if gradient.mantissa.is_sparse else gradient.mantissa
     if values.is_complex():
         values = torch.view_as_real(values)
-    if values.numel() > 2 * _BLOCKS * _BLOCK:
-        rows = values.numel() // _BLOCK
-        chosen = torch.randint(rows, (_BLOCKS,), generator=torch.Generator().manual_seed(rows), device="cpu")
-        values = values.reshape(-1)[: rows * _BLOCK].view(rows, _BLOCK).index_select(0, chosen.to(values.device))
+    if values.numel() > 2 * LEAST * BLOCK:
+        values = Sample(values.numel()).taken_from(values)
     sizes = values.abs()
     sizes = sizes.float() if sizes.element_size() < 4 else sizes
     total = sizes.numel()

@@ -18,6 +18,8 @@ from unvanish.trace.calls import Capture, Root
 from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import norm_together
 
+PIECE = 2**16  # entries taken to float64 at once: they stay in a cache, and no second copy of all is made
+
 
 @dataclass(frozen=True)
 class Transmitted:
@@ -73,9 +75,11 @@ def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]
         if noise.numel() <= 8:
             noise = torch.where(noise < 0, -1.0, 1.0)
         scale = root.rms if 0.0 < root.rms < float("inf") else 1.0
-        # A float16 output may be smaller than 1 / its largest number: the division is made in float64.
-        cotangent = (noise.double() / scale).to(root.device)
-        started.append((replace(root), cotangent.to(root.dtype)))
+        # A float16 output may be smaller than 1 / its largest number: the division is made in float64, piece by piece.
+        for piece in noise.view(-1).split(PIECE) if root.dtype is torch.float32 else ():
+            piece.copy_(piece.double().div_(scale))
+        cotangent = noise if root.dtype is torch.float32 else (noise.double() / scale).to(root.dtype)
+        started.append((replace(root), cotangent.to(root.device)))
     return started
 
 

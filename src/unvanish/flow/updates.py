@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn, optim
 
 from unvanish.flow import adam
+from unvanish.flow.sample import Sample
 from unvanish.problem import Optimizer, Optimizers, parts_of
 from unvanish.trace.scaled import norm_of, norms_of
 
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
 BY_FORMULA = 2**17  # the same where the update takes one pass over them
+WHOLE = 200_000  # entries up to which a tensor is stepped whole where only the norm of its update is wanted
+IN_USE = 0.25  # share of entries with a gradient from which on a sample of them stands for all
 
 # What these do to an entry depends on nothing but that entry, so that it may stand in any tensor.
 ENTRY_BY_ENTRY = (
@@ -34,7 +37,12 @@ class Updates:
     """For each parameter: the norm of its next update by the optimizer that holds it, 0 where none does."""
 
     def __init__(self, optimizer: Optimizers, keep: bool) -> None:
-        """``keep``: the updates themselves too, for trying them."""
+        """``keep``: the updates themselves too, for trying them.
+
+        Else Adam's update of a tensor of more than WHOLE entries is that of a random sample of them, whose norm tells
+        that of all within 3 %: Adam moves every entry by about as much. Tables of which few rows are in use are not
+        sampled, nor anything where eps is no number to divide by: one entry in a million may be 0 / 0 there.
+        """
         self.optimizer, self.keep = optimizer, keep
         self.changes: dict[int, Tensor] = {}
         self.arrivals: dict[int, Arrival] = {}
@@ -172,7 +180,9 @@ class _Part:
             by_formula = self.adam[group] and adam.applies(options, parameter, state)
             if not by_formula:
                 gradient, scale = _times(gradient, scale), 1.0
-            vectors = _vectors(parameter, gradient, state, self._decays(group))
+            tame = by_formula and float(options["eps"]) > torch.finfo(parameter.dtype).tiny
+            sample = _sample(gradient) if tame and not self.keep else None
+            vectors = _vectors(parameter, gradient, state, self._decays(group), sample)
             vectors.by_formula, vectors.scale = by_formula, scale
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
             key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
@@ -187,7 +197,7 @@ class _Part:
             else:
                 for parts in _parts(several, AT_ONCE):
                     self._step_parts(group, parts)
-            self.found.update((v.key, math.hypot(*v.norms)) for v in several)
+            self.found.update((v.key, v.stretch * math.hypot(*v.norms)) for v in several)
 
     def _step_by_formula(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
         first, dtype = parts[0][0], parts[0][0].gradient.dtype
@@ -284,14 +294,27 @@ class _Vectors:
     change: Tensor | None = None
     by_formula: bool = False
     scale: float = 1.0
+    stretch: float = 1.0  # the norm of all entries over that of those that are stepped
 
 
-def _vectors(parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool) -> _Vectors:
-    weights = parameter.detach().as_subclass(Tensor).reshape(-1) if decays else None
-    vectors = _Vectors(id(parameter), weights, gradient.reshape(-1), {}, {})
+def _sample(gradient: Tensor) -> Sample | None:
+    if gradient.numel() <= WHOLE:
+        return None
+    sample = Sample.of(gradient.numel())
+    taken = sample.taken_from(gradient)
+    return sample if int(torch.count_nonzero(taken)) >= IN_USE * taken.numel() else None
+
+
+def _vectors(
+    parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], decays: bool, sample: Sample | None
+) -> _Vectors:
+    flat = (lambda t: t.reshape(-1)) if sample is None else sample.taken_from
+    weights = flat(parameter.detach().as_subclass(Tensor)) if decays else None
+    vectors = _Vectors(id(parameter), weights, flat(gradient), {}, {})
+    vectors.stretch = 1.0 if sample is None else math.sqrt(parameter.numel() / vectors.gradient.numel())
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            vectors.state[name] = value.detach().reshape(-1)
+            vectors.state[name] = flat(value.detach())
         else:
             vectors.shared[name] = value
     return vectors

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from unvanish.preserve.objects import Belongings
@@ -23,6 +25,8 @@ from unvanish.records import UnvanishError
 
 # Random states, hooks on every module and patched functions are the process's: one check at a time may move them.
 _ONE_AT_A_TIME = threading.RLock()
+
+_OWN = (_BatchNorm.forward, _InstanceNorm.forward)
 
 _BESIDE = (
     "another thread is at work on the model while it is checked; check it where its training stands still, or check a"
@@ -54,6 +58,14 @@ class untouched:  # noqa: N801
     def lost(self) -> tuple[str, ...]:
         """What could not be put back; known afterwards."""
         return tuple(self.belongings.lost)
+
+    def unmoved(self) -> bool:
+        """Whether the passes so far have moved nothing that a later one may depend on.
+
+        The running statistics of torch's own batch norms, which training does not read, may have moved.
+        """
+        norms = (m for m in self.model.modules() if isinstance(m, _NormBase) and m.training and type(m).forward in _OWN)
+        return self.belongings.unchanged({id(b) for m in norms for b in m._buffers.values()})
 
     @property
     def second_door(self) -> _Door:

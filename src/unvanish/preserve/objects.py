@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import eq, is_
 from types import FunctionType, ModuleType
 from typing import Any
@@ -35,6 +35,8 @@ class Belongings:
         self.empty: list[dict[Any, Any]] = []  # mappings that held nothing: most tables of hooks do
         self.sequences: list[tuple[Any, list[Any]]] = []
         self.others: list[PutBack] = []
+        self.comparable: list[Callable[[], bool]] = []
+        self.opaque = False  # whether something among the others has a state that cannot be compared
         self.seen: dict[int, Any] = {}  # the objects themselves: their ids must stay theirs
         self.room, self.count = MOST_BYTES, 0
         waiting: list[tuple[Any, bool, str]] = [(root, True, "the batch") for root in roots]
@@ -87,6 +89,18 @@ class Belongings:
                 (value.update if isinstance(value, set) else value.extend)(members)
         for back in self.others:
             back()
+
+    def unchanged(self, but: Collection[int]) -> bool:
+        """Whether everything still is as it was, but for tensors with these ids; not where that cannot be told."""
+        return (
+            not (self.opaque or self.lost or any(self.empty))
+            and all(_same_names(now, before) for now, before in self.spaces)
+            and all(len(now) == len(items) and _same_items(now, items) for now, items in self.mappings)
+            and all(len(now) == len(each) and all(map(is_, now, each)) for now, each in self.sequences)
+            and all(same() for same in self.comparable)
+            and all(tensor._version == version for _, tensor, version in self.watched)
+            and not any(kept.changed for key, kept in self.tensors.items() if key not in but)
+        )
 
     def lose(self, what: str) -> None:
         if (note := f"the forward pass changes {what}; it could not be put back") not in self.lost:
@@ -142,6 +156,7 @@ class Belongings:
                     setattr(kind, name, value)
 
         self.others.append(back)
+        self.comparable.append(lambda: _same_names(now(), before))
         return list(before.values())
 
     def parts(self, value: Any) -> list[Any]:
@@ -180,12 +195,14 @@ class Belongings:
 
     def state(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         before = read()
+        self.opaque = True
         self.others.append(lambda: write(before))
 
     def of_numpy(self, value: Any) -> None:
         if isinstance(value, (numpy := sys.modules["numpy"]).ndarray):
             if value.nbytes <= self.room and value.flags.writeable and not value.dtype.hasobject:
                 self.room -= value.nbytes
+                self.opaque = True
                 before = value.copy()
                 self.others.append(lambda: numpy.copyto(value, before))
         elif isinstance(value, numpy.random.Generator):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -25,34 +26,43 @@ class OuterNames:
 
     def __init__(self, model: nn.Module) -> None:
         self.containers: list[Any] = []
-        self.kept: list[tuple[Callable[[Any], None], Any]] = []
+        self.kept: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = []
         for function in _functions(model):
             for name in _names(function.__code__):
                 if name in function.__globals__:
-                    self._keep(function.__globals__[name], _binder(function.__globals__, name))
+                    names = function.__globals__
+                    self._keep(partial(names.get, name), _binder(names, name))
             for cell in function.__closure__ or ():
                 try:
-                    self._keep(cell.cell_contents, _filler(cell))
+                    self._keep(partial(getattr, cell, "cell_contents"), _filler(cell))
                 except ValueError:  # not bound yet
                     continue
         for kind in {kind for module in model.modules() for kind in type(module).__mro__ if _own(kind.__module__)}:
-            for name, value in list(vars(kind).items()):
+            for name in list(vars(kind)):
                 if not name.startswith("__"):
-                    self._keep(value, _setter(kind, name))
+                    self._keep(partial(vars(kind).get, name), _setter(kind, name))
 
-    def _keep(self, value: Any, put: Callable[[Any], None]) -> None:
-        if isinstance(value, _PLAIN):
-            self.kept.append((put, value))
-        elif type(value) in _BARE:
+    def _keep(self, read: Callable[[], Any], put: Callable[[Any], None]) -> None:
+        value = read()
+        if type(value) in _BARE:
             self.containers.append(value)
-            self.kept.append((put, value))
+        if isinstance(value, _PLAIN) or type(value) in _BARE:
+            self.kept.append((read, put, value))
+
+    def unmoved(self) -> bool:
+        """Whether the names still stand for what they did."""
+        return all(_same(read(), value) for read, _, value in self.kept)
 
     def __enter__(self) -> OuterNames:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for put, value in self.kept:
+        for _, put, value in self.kept:
             put(value)
+
+
+def _same(now: Any, before: Any) -> bool:
+    return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and now == before)
 
 
 def _functions(model: nn.Module) -> Iterator[FunctionType]:

@@ -30,7 +30,7 @@ LOGIT_LOSSES = {"multi": "cross_entropy", "binary": "binary_cross_entropy_with_l
     "output-layer",
     "a last layer and a loss that fit each other",
     kind="output",
-    answers=("UV301", "UV302", "UV701", "UV706"),
+    answers=("UV301", "UV302", "UV501", "UV502", "UV701", "UV706"),
     cures_on=("softmax-one-unit", "relu-on-logits"),
     no_help_on=("sigmoid-20", "lr-too-small"),
 )
