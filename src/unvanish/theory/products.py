@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-BLOCK = 1000
+BLOCK = 512
 LOG10_2 = math.log10(2.0)
 
 
@@ -67,7 +67,7 @@ class Scaled:
 def running_product(factors: Array) -> Scaled:
     """Products of the first 1, 2, 3 … factors along the last axis; exact but for rounding at any length.
 
-    A block of 1,000 mantissas can neither underflow nor overflow, so that each block is one cumulative product.
+    A block of 512 mantissas can neither underflow nor overflow, so that each block is one cumulative product.
     """
     mantissa, exponent = np.frexp(np.asarray(factors, np.float64))
     exponents = np.cumsum(exponent.astype(np.int64), axis=-1)
