@@ -7,20 +7,24 @@ processor time of its share; one that waits for an answer of the other puts its 
 other programs on the machine do not count, nor does what two processes take from each other (memory, caches, an import
 that both make). The least is half of all the processor time. Then ``--repeats`` pairs of real searches, each in a
 program of its own, with one process and with two in turn: wall time, with the load of the machine beside it.
+
+And what no schedule can save: how much longer a plain training takes while another one runs on the other core.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,7 @@ from unvanish.trials.turns import SURE  # noqa: E402
 STEPS = (400, 1_600, 4_000, 8_000)
 WANTED = 0.65
 OTHER = 0
+ROUNDS, BURST = 24, 100
 
 
 class Simulated(crew.Crew):
@@ -161,6 +166,54 @@ def simulated(steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def at_once() -> float:
+    """How many times as long as alone a plain training takes while another process trains: median over rounds.
+
+    A round is a burst of steps alone, then one in both processes at the same time, of which the slower one counts.
+    """
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=_train_when_asked, args=(there,), daemon=True)
+    other.start()
+    burst, shares = _burst(), list[float]()
+    burst()
+    for _ in range(ROUNDS):
+        alone = burst()
+        here.send(True)
+        mine = burst()
+        shares.append(max(mine, here.recv()) / alone)
+    here.send(False)
+    other.join()
+    return statistics.median(shares)
+
+
+def _train_when_asked(pipe: Any) -> None:
+    burst = _burst()
+    burst()
+    while pipe.recv():
+        pipe.send(burst())
+
+
+def _burst() -> Callable[[], float]:
+    """A training that takes so many steps a call, and says how long they took."""
+    import deep_sigmoid  # pyright: ignore[reportMissingImports]
+
+    problem = problem_of(BURST)
+    model, optimizer = problem.build(0)
+    batches: Any = problem.train_batches
+    assert optimizer is not None and batches is not None
+    stream = itertools.cycle(batches)
+
+    def burst() -> float:
+        begun = time.perf_counter()
+        for inputs, targets in itertools.islice(stream, BURST):
+            optimizer.zero_grad()
+            deep_sigmoid.F.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+        return time.perf_counter() - begun
+
+    return burst
+
+
 def problem_of(steps: int) -> unvanish.Problem:
     """A search over a deep network of sigmoids, with a training of so many steps."""
     import deep_sigmoid  # pyright: ignore[reportMissingImports]
@@ -169,9 +222,12 @@ def problem_of(steps: int) -> unvanish.Problem:
     return replace(deep_sigmoid.problem, steps=steps)
 
 
-def apart(*given: int) -> dict[str, Any]:
-    """A search in a program of its own: of so many steps, with so many processes; simulated where that is left out."""
-    command = [sys.executable, __file__, "--run", *map(str, given)]
+def apart(*given: int) -> Any:
+    """In a program of its own a search of so many steps, with so many processes; simulated where that is left out.
+
+    Without any number what two trainings at once take.
+    """
+    command = [sys.executable, __file__, *(["--run", *map(str, given)] if given else ["--at-once"])]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -200,17 +256,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--at-once", action="store_true", help="only what two trainings at once take over one alone")
     parser.add_argument("--run", type=int, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
+    if args.at_once:
+        print(json.dumps(at_once()))
+        return
     if args.run:
         print(json.dumps(searched(*args.run) if len(args.run) > 1 else simulated(*args.run)))
         return
     rows: list[dict[str, Any]] = []
+    found = {**provenance(1), "wanted": WANTED, "at_once": apart(), "rows": rows}
+    print(
+        f"two trainings at once take {found['at_once']:.2f} times as long as one alone, load {os.getloadavg()[0]:.1f}"
+    )
     for steps in args.steps:
         rows.append(compared(steps, args.repeats))
         if args.save:
-            args.save.write_text(json.dumps({**provenance(1), "wanted": WANTED, "rows": rows}, indent=1) + "\n")
+            args.save.write_text(json.dumps(found, indent=1) + "\n")
     print("| steps | one process, processor time | two over one, simulated | the least | wall, two over one |")
     print("|---|---|---|---|---|")
     for row in rows:

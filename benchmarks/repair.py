@@ -31,7 +31,7 @@ from repair_cases import cases
 
 import unvanish
 from unvanish.remedies import Refused, remedies
-from unvanish.trials import applicable, in_doubt, open_race, ordered, probe, search, sees_a_fault
+from unvanish.trials import applicable, in_doubt, lasting, open_race, ordered, probe, search, sees_a_fault
 from unvanish.trials import trial as trial_module
 from unvanish.trials.candidates import answers_to, at_random
 from unvanish.trials.judge import confirm
@@ -79,7 +79,11 @@ def diagnosed(race: Race) -> Candidate | None:
     catalogue = applicable(race)
     healthy = improving and all(f.level != "error" for f in findings)
     if healthy and not in_doubt(findings) and not sees_a_fault(catalogue):
-        return AS_IS
+        findings, failure = lasting(race, findings)
+        if not failure:
+            return AS_IS
+        race.set_findings(findings)
+        catalogue = applicable(race)
     answers = answers_to(catalogue, findings)
     return search(race, ordered(catalogue, findings, race.seed), lambda _: None, answers)
 

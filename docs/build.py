@@ -22,6 +22,7 @@ from unvanish import charts, cli, lab, records, report, trials, zoo
 from unvanish.cli.problem_file import loaded_problem
 from unvanish.lab.sources import SOURCES
 from unvanish.remedies import Remedy, remedies
+from unvanish.report import lab_text
 from unvanish.report.formats import COMMANDS, find, formats, names
 from unvanish.report.saved import FIELDS
 from unvanish.rules import Rule, rules
@@ -259,7 +260,7 @@ def shortened(text: str) -> str:
 
 
 def lab_output(readme: str) -> str:
-    """What the first command of README.md that names an experiment prints."""
+    """What the first command of README.md that names an experiment prints in a terminal of 100 columns."""
     command = next(line for line in re.findall(r"^unvanish (lab .*)$", readme, re.MULTILINE) if "--list" not in line)
     words = shlex.split(command, comments=True)
     given = vars(cli._parser(words).parse_args(cli.lab.joined(words)))
@@ -267,7 +268,7 @@ def lab_output(readme: str) -> str:
         (key.removeprefix("parameter_"), value) for key, value in given.items() if key.startswith("parameter_")
     )
     outcome = lab.run(given["experiment"], **{name: value for name, value in parameters if value is not None})
-    return f"```text\n{str(outcome).rstrip()}\n```"
+    return f"```text\n{lab_text.render(outcome, 100).rstrip()}\n```"
 
 
 def costs(title: str = "What it costs", path: Path = COSTS) -> str:

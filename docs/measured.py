@@ -103,6 +103,12 @@ def _two_searching(data: Mapping[str, Any]) -> Iterable[str]:
     ]  # fmt: skip
     columns = ("steps of a training", "one process", "two processes", "share of the time", "the least", "by the clock")
     yield table(columns, rows)
+    if "at_once" in data:
+        yield (
+            f"No schedule saves what two processes take from each other: two plain trainings at once, one a core, take"
+            f" {data['at_once']:.2f} times as long as one alone, so that no share by the clock is below"
+            f" {data['at_once'] / 2:.2f}."
+        )
     yield _by(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -117,3 +118,15 @@ def test_a_table_of_which_few_rows_are_in_use_is_stepped_whole(kind: str) -> Non
     weight.grad = gradient
     optimizer.step()
     assert updates.found[id(weight)] == pytest.approx(float((weight.detach() - before).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_one_entry_of_a_large_tensor_that_is_divided_by_nothing_is_seen(eps: float, seed: int) -> None:
+    weight = nn.Parameter(drawn(500, 700, seed=seed))
+    gradient = drawn(500, 700, seed=seed + 5)
+    gradient[7 * seed, 11] = 0.0
+    updates = Updates(optim.Adam([weight], eps=eps), keep=False)
+    updates.read(weight, gradient, 1.0)
+    updates.flush()
+    assert math.isfinite(updates.found[id(weight)]) == (eps > 0.0)

@@ -216,3 +216,60 @@ def test_the_batch_may_hold_a_matrix_in_compressed_rows() -> None:
     x, means = this.inputs
     report = diagnose(Problem(this.model, (x, means.to_sparse_csr()), this.targets, F.cross_entropy))
     assert report.healthy
+
+
+def symmetric(seed: int, depth: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Graph convolutions by hand: means weighted by the roots of the degrees, tanh, no bias."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(8 if k == 0 else 24, 24, bias=False) for k in range(depth))
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = torch.tanh(means @ layer(x))
+            return means @ self.head(x)
+
+    means = graph(seed, 60, 0.08)
+    with seeded(seed):
+        x, net = torch.randn(60, 8), Net()
+        return net, x, ((means @ x) @ torch.randn(8, 3)).argmax(1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("steps", [0, 200, 400])
+def test_over_smoothing_comes_first_where_the_signal_fades_too(seed: int, steps: int) -> None:
+    """32 layers never get past the best constant; trained, rows of different lengths are apart again by the end."""
+    net, x, y = symmetric(seed, 32)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    report = diagnose(Problem(net, x, y, F.cross_entropy, optimizer, steps=400))
+    first = report.findings[0]
+    assert (first.code, first.level, report.verdict) == ("UV407", "error", "collapsed")
+    shares = torch.bincount(y).double() / len(y)
+    constant = float(-(shares * shares.clamp(min=1e-9).log()).sum())
+    assert float(F.cross_entropy(net(x), y).detach()) > 0.9 * constant
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("steps", [0, 100, 200, 300])
+def test_four_layers_that_tell_the_nodes_apart_after_hundreds_of_steps_carry_no_error(seed: int, steps: int) -> None:
+    net, x, y = symmetric(seed, 4)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    done = 0
+    for look in (steps, 800):
+        for _ in range(done, look):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        done = look
+        if look == steps:
+            assert not [
+                f for f in diagnose(Problem(net, x, y, F.cross_entropy, optimizer)).findings if f.level == "error"
+            ]
+    assert float((net(x).argmax(1) == y).float().mean()) > 0.8

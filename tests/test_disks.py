@@ -59,12 +59,10 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
 @pytest.fixture
 def full(place: Path) -> Iterator[Path]:
     for folder in mounted(place / "full", "64k"):
-        with (folder / "ballast").open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(512))
-            except OSError:
-                pass
+        ballast = (folder / "ballast").open("wb", buffering=0)
+        with ballast as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(512))
         yield folder
 
 

@@ -228,20 +228,35 @@ def test_a_choice_that_leaves_a_fault_gets_the_answer_to_it(
     assert completed(clean, alone, ("output-layer",)) == alone
 
 
-@pytest.mark.parametrize(("later", "asked", "kept"), [(0.9, False, False), (0.8, False, True), (0.9, True, True)])
-def test_a_higher_rate_that_only_gets_there_sooner_is_left_out(later: float, asked: bool, kept: bool) -> None:
-    """Unless a finding asks for it, or what is left does not catch up within half a training."""
+@pytest.mark.parametrize(
+    ("later", "falling", "as_is", "asked", "kept"),
+    [
+        (0.9, False, 0.3, False, False),
+        (0.8, False, 0.3, False, True),
+        (0.8, True, 0.3, False, True),  # 0.7, 0.8: half of that more is 0.85, and 0.88 is asked for
+        (0.83, False, 0.3, False, True),
+        (0.83, True, 0.3, False, False),  # 0.7, 0.83: 0.895
+        (0.9, True, 0.3, True, True),
+        (0.9, True, 0.69, False, True),  # beside 0.7 after a quarter no judgement would see that it helps
+        (0.9, True, 0.67, False, False),
+    ],
+)
+def test_a_higher_rate_that_only_gets_there_sooner_is_left_out(
+    later: float, falling: bool, as_is: float, asked: bool, kept: bool
+) -> None:
+    """Unless a finding asks for it, or what is left does not catch up within half a training, nor is about to."""
     both = ("batchnorm", "lr-10")
     race: Any = race_of(small(steps=640), 3 * 640)
     rung = race.plan.rungs[-1]
-    race = scored(race, {both: 0.9, ("batchnorm",): 0.7, ("lr-10",): 0.1}, set())
+    race = scored(race, {both: 0.9, ("batchnorm",): 0.7, ("lr-10",): 0.1, AS_IS: as_is}, set())
+    race.reach(AS_IS, 0, rung, "")
     usual = race.reach
 
     def reach(candidate: tuple[str, ...], seed: int, steps: int, doing: str) -> Measure:
         if steps <= rung:
             return usual(candidate, seed, steps, doing)
         assert candidate == ("batchnorm",) and steps == 320
-        found = Measure(score=later, fall=0.0)
+        found = Measure(score=later, fall=0.0, falling=falling)
         race.ledger.enter((candidate, seed, steps), found, 0)
         return found
 

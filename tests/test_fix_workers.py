@@ -23,6 +23,7 @@ from unvanish import UnvanishError
 from unvanish.cli import main
 from unvanish.trials.crew import Crew
 from unvanish.trials.questions import Answer, Train
+from unvanish.trials.race import Race
 from unvanish.workers.pickled import pickled
 
 
@@ -56,7 +57,7 @@ def of_a_factory() -> unvanish.Problem:
     )
 
 
-def same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
+def assert_same(one: unvanish.Fixes, other: unvanish.Fixes) -> None:
     assert one.to_json() == other.to_json()
     assert one.state == other.state
     assert (one.model is None) == (other.model is None)
@@ -73,7 +74,22 @@ def test_two_processes_give_the_answer_of_one(
         monkeypatch.setattr("unvanish.trials.crew.can_fork", lambda: False)
     one = unvanish.fix(made(), seeds=2, seed=seed)
     assert len(one.trials) > 5
-    same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
+    assert_same(one, unvanish.fix(made(), seeds=2, seed=seed, workers=2))
+
+
+def test_trainings_go_ahead_to_where_the_judgement_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, told = Race._foresee, list[int]()
+
+    def foresee(race: Race, places: Any, own: Any, last: int) -> None:
+        places, rung = list(places), race.plan.rungs[-1]
+        if last > rung:
+            told.append(last)
+            assert all((*place, rung) in race.ledger.measures for place in places)  # none is taken past what is asked
+        kept(race, places, own, last)
+
+    monkeypatch.setattr(Race, "_foresee", foresee)
+    found = unvanish.fix(deep(), seeds=2, workers=2)
+    assert len(told) == 2 and set(told) == {found.trials[0].steps}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")
@@ -89,7 +105,7 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
     before = set(children(os.getpid()))  # what other tests of this process may have left is not ours to kill
     found = unvanish.fix(deep(), seeds=1, workers=2, progress=kill)
     assert len(killed) == 3
-    same(unvanish.fix(deep(), seeds=1), found)
+    assert_same(unvanish.fix(deep(), seeds=1), found)
     assert set(children(os.getpid())) <= before  # none is left over
 
 
@@ -97,8 +113,8 @@ def test_the_search_goes_on_from_a_file_by_other_processes(tmp_path: Path) -> No
     whole = unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "state.json")
     part = {**whole.state, "measures": whole.state["measures"][:9]}
     (tmp_path / "part.json").write_text(json.dumps(part))
-    same(whole, unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "part.json"))
-    same(whole, unvanish.fix(deep(), seeds=2, resume=tmp_path / "state.json"))
+    assert_same(whole, unvanish.fix(deep(), seeds=2, workers=2, resume=tmp_path / "part.json"))
+    assert_same(whole, unvanish.fix(deep(), seeds=2, resume=tmp_path / "state.json"))
 
 
 def test_the_number_of_threads_is_put_back() -> None:

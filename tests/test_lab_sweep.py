@@ -80,3 +80,36 @@ def test_depth_shows_the_accuracies_of_a_sweep(tmp_path: Path) -> None:
     unvanish.sweep(WIDE, to=tmp_path / "plain.sqlite")
     with pytest.raises(UnvanishError, match="a sweep without training"):
         lab.run("depth", sweep=str(tmp_path / "plain.sqlite"))
+
+
+def test_the_settings_are_those_of_the_sweep(tmp_path: Path) -> None:
+    wide, trained = str(tmp_path / "w.sqlite"), str(tmp_path / "t.sqlite")
+    unvanish.sweep(WIDE, to=wide)
+    outcome = lab.run("phase", sweep=wide)
+    assert outcome.settings == {
+        "sweep": wide, "activation": "tanh", "depth": 12, "width": 128, "seeds": 4,
+        "weight_variance": [1.0, 1.5, 2.5], "bias_variance": [0.0, 0.05],
+    }  # fmt: skip
+    said = next(line for line in str(outcome).splitlines() if line.startswith("Settings: "))
+    assert "weight_variance 1,1.5,2.5  bias_variance 0,0.05" in said and "networks" not in said
+    assert lab.Outcome.from_json(outcome.to_json()).settings == outcome.settings
+    unvanish.sweep(TRAINED, to=trained)
+    assert lab.run("depth", sweep=trained).settings == {
+        "sweep": trained, "width": 12, "depth": [1, 6], "lr": [0.3, 0.003], "activation": ["sigmoid", "tanh"],
+        "seeds": 2, "data": "mnist", "steps": 40,
+    }  # fmt: skip
+
+
+def test_of_many_values_the_settings_tell_the_ends(tmp_path: Path) -> None:
+    drawn = {"random": {"points": 40, "weight_variance": [0.5, 3.0]}, "fixed": {"depth": 4, "width": 8}}
+    done = unvanish.sweep(drawn, to=tmp_path / "r.sqlite")
+    values = [each["weight_variance"] for each in done.points]
+    told = lab.run("phase", sweep=str(tmp_path / "r.sqlite")).settings["weight_variance"]
+    assert told == f"{min(values):.6g} … {max(values):.6g} (40 values)"
+
+
+def test_a_setting_that_would_do_nothing_beside_a_sweep_is_refused(tmp_path: Path) -> None:
+    unvanish.sweep(WIDE, to=tmp_path / "s.sqlite")
+    for name, given in (("phase", {"width": 64}), ("depth", {"steps": 10})):
+        with pytest.raises(UnvanishError, match=rf"lab {name}: {next(iter(given))} was given beside a sweep"):
+            lab.run(name, sweep=str(tmp_path / "s.sqlite"), **given)

@@ -262,3 +262,89 @@ def test_steps_to_learn_stand_wherever_an_optimizer_does(effort: str) -> None:
     assert all(
         a.steps_to_learn is not None and a.steps_to_learn >= 1.0 for a in diagnose(problem, effort=effort).layers
     )
+
+
+def pushed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layerwise, "AT_ONCE", 1)
+
+
+@pytest.mark.parametrize("name", ["chain-20", "relu-he-20", "postnorm-large-rate"])
+def test_directions_pushed_at_once_give_what_each_gives_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = diagnose(zoo.get(name).build(0), effort="full").layers
+    pushed_one_by_one(monkeypatch)
+    alone = {a.name: a for a in diagnose(zoo.get(name).build(0), effort="full").layers}
+    assert any(a.log10_curvature is not None for a in together)
+    for layer in together:
+        one = alone[layer.name]
+        assert layer.log10_curvature == pytest.approx(one.log10_curvature, abs=1e-5)
+        assert (layer.newton_decrement or 0.0) == pytest.approx(one.newton_decrement or 0.0, rel=1e-4)
+
+
+class _Square(torch.autograd.Function):
+    """A square with all its derivatives, but without a rule for many of them at once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2.0 * ctx.saved_tensors[0] * gradient
+
+
+class _Cut(_Square):
+    """The same, but that its backward hands on numbers without their history."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (2.0 * ctx.saved_tensors[0] * gradient).detach()
+
+
+class _Beside(nn.Module):
+    def __init__(self, square: Callable[[Tensor], Tensor], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.middle, self.last = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)
+        self.square = square
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.first(x))
+        return self.last(x + self.square(x))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_cannot_be_pushed_at_once_is_pushed_one_by_one(seed: int) -> None:
+    def problem(square: Callable[[Tensor], Tensor]) -> Problem:
+        return Problem(_Beside(square, seed), draw(10, 2, seed=seed), draw(10, 1, seed=seed + 9), F.mse_loss)
+
+    own, plain = numbers(problem(_Square.apply)), numbers(problem(torch.square))
+    assert set(own) == {"first", "middle", "last"}
+    for name, measured in own.items():
+        assert measured == pytest.approx(plain[name], abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_backward_that_is_cut_on_one_of_two_ways_is_noticed(seed: int) -> None:
+    problem = Problem(_Beside(_Cut.apply, seed), draw(10, 2, seed=seed), draw(10, 1, seed=seed + 9), F.mse_loss)
+    assert found(problem) == "an operation of the model has no second derivative"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_pull_back_is_needed_where_the_loss_falls_as_the_gradients_say(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    whole = layerwise.GaussNewton.is_whole
+
+    def listening(*args: Any) -> bool:
+        asked.append(whole(*args))
+        return asked[-1]
+
+    monkeypatch.setattr(layerwise.GaussNewton, "is_whole", listening)
+    numbers(mse(seed))
+    assert asked == []
+    monkeypatch.setattr(layerwise.GaussNewton, "slope", lambda *_: math.nan)  # as where the samples' slopes cancel
+    assert numbers(mse(seed))
+    assert asked == [True]

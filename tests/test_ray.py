@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_fix_workers import FILE, deep
-from test_fix_workers import same as same_answer
-from test_sweep import BAD_GRID, HOSTILE, SMALL, check_of_bad_points, written
+from test_fix_workers import FILE, assert_same, deep
+from test_sweep import BAD_GRID, HOSTILE, SMALL, assert_bad_points, written
 from test_sweep_killed import NUMBERS, rows_in
 
 import unvanish
@@ -46,7 +45,7 @@ def workers() -> list[int]:
     return found
 
 
-def same(some: Any, others: Any) -> None:
+def assert_same_points(some: Any, others: Any) -> None:
     """Rows that differ in nothing but the rounding of float32."""
     for one, other in zip(some, others, strict=True):
         assert one["log10_signal_ratio"] == pytest.approx(other["log10_signal_ratio"], abs=1e-3)
@@ -58,7 +57,7 @@ def test_a_sweep_on_ray_gives_what_this_machine_gives(address: str, tmp_path: Pa
     there = unvanish.sweep(
         SMALL, on="ray", to=tmp_path / "ray.sqlite", progress=lambda share, what: told.append(share)
     ).points
-    same(there, unvanish.sweep(SMALL, to=tmp_path / "here.sqlite").points)
+    assert_same_points(there, unvanish.sweep(SMALL, to=tmp_path / "here.sqlite").points)
     assert told[-1] == 1.0 and ray.is_initialized()  # the caller's connection stays open
 
 
@@ -133,7 +132,7 @@ def test_an_interrupted_driver_goes_on_where_it_was(
     monkeypatch.setattr(sweeping, "stretch", lambda grid: 5)
     resumed = unvanish.sweep(GRID, on="ray", to=path, progress=lambda share, what: shares.append(share)).points
     assert len(shares) == (120 - seen) // 10
-    same(resumed, unvanish.sweep(GRID, to=tmp_path / "whole.sqlite").points)
+    assert_same_points(resumed, unvanish.sweep(GRID, to=tmp_path / "whole.sqlite").points)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is watched where /proc tells it")
@@ -141,11 +140,11 @@ def test_a_point_that_raises_hangs_or_eats_is_recorded_on_ray_too(address: str, 
     (tmp_path / "bad.py").write_text(HOSTILE)
     fewer = BAD_GRID.replace('"hangs holding the lock", ', "")
     done = unvanish.sweep(written(tmp_path, fewer), on="ray", to=tmp_path / "s.sqlite")
-    check_of_bad_points(done.points)
+    assert_bad_points(done.points)
 
 
 def test_the_trials_of_a_search_on_ray_give_the_answer_of_one_process(address: str) -> None:
-    same_answer(unvanish.fix(deep(), budget=200, seeds=1, on="ray"), unvanish.fix(deep(), budget=200, seeds=1))
+    assert_same(unvanish.fix(deep(), budget=200, seeds=1, on="ray"), unvanish.fix(deep(), budget=200, seeds=1))
 
 
 def test_a_file_with_functions_of_its_own_is_searched_on_ray(

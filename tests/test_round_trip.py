@@ -100,7 +100,9 @@ def test_any_report_comes_back_from_its_json(report):
 @settings(parent=SLOW, max_examples=8)
 @given(report=REPORTS)
 def test_any_report_follows_the_shipped_schema(report):
-    jsonschema.validate(json.loads(report.to_json()), json.loads(shipped_schema()), jsonschema.Draft202012Validator)
+    schema, data = jsonschema.Draft202012Validator(json.loads(shipped_schema())), json.loads(report.to_json())
+    assert [*schema.iter_errors(data)] == []
+    assert [*schema.iter_errors({**data, "loss": "low"})] and [*schema.iter_errors({**data, "layers": 3})]
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 5e-324, -0.0, 1.7976931348623157e308, 0.1, None])

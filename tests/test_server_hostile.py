@@ -50,7 +50,7 @@ class Served:
                 while part := line.recv(65536):
                     found += part
             except (BrokenPipeError, ConnectionResetError):
-                pass
+                pass  # it may hang up on a request while that is still being sent: what it said before is its answer
             return found
 
     def get(self, path: str) -> int:
@@ -197,7 +197,7 @@ def sent(served: Served, request: bytes) -> bytes:
             while part := line.recv(65536):
                 found += part
         except OSError:
-            pass
+            pass  # it may hang up on a request while that is still being sent: what it said before is its answer
         return found
 
 

@@ -68,6 +68,10 @@ BAD = [
     ("[run]", "[runs]", 8, "did you mean 'run'?"),
     ("[run]", "[random]\npoints = 3\nlr = [0.1, 0.2]\n[run]", 8, "there is a [grid] already"),
     ("[fixed]", "[fixed", 6, "this is not TOML"),
+    ("depth = [5, 20]", "", 2, "depth is missing"),
+    ("width = 16", "'wi dth' = 16", 7, "there is no such name"),
+    ("[run]", "[fixed.more]\nx = 1\n[run]", 8, "there is no such name"),
+    ("[fixed]", "[[fixed]]", 6, "is not a section"),
 ]
 
 
@@ -85,6 +89,30 @@ def test_an_error_names_the_line_and_what_to_do(tmp_path: Path, good: str, bad: 
         read_grid(path)
     assert f"{path}, line {line}: " in str(error.value)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("", 1, "depth is missing"),
+        ("\ufeff[grid]\ndepth = [5]\nwdth = [3]\n", 3, "did you mean 'width'?"),
+        ("depth = [5]\n[fixed]\nwidth = 3\n", 1, "a name stands below the header of its section"),
+        ("[grid]\ndepth = [3]\n[fixed]\nmodel = 'm.py:bild'\n", 4, "did you mean 'build'?"),
+        ("[grid]\ndept = [3]\n[fixed]\nmodel = 'm.py:build'\n", 2, "did you mean 'depth'?"),
+        ("[grid]\ndrop = [3]\n[fixed]\nmodel = 'm.py:build'\n", 4, "build() needs 'depth'"),
+        ("[grid]\ndepth = [3]\n[fixed]\nmodel = 'broken.py:build'\n", 4, "ZeroDivisionError"),
+        ("[grid]\ndepth = [3]\n[run]\ntrain = true\ndata = 'm.py:load'\n", 5, "has no function 'load'"),
+        ("[grid]\ndepth = [3]\nbatch = [5000]\n[run]\ntrain = true\n", 3, "more than the 600 images"),
+    ],
+)
+def test_every_error_of_a_file_names_a_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    (tmp_path / "m.py").write_text("def build(depth, drop=0): pass\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    path = written(tmp_path, text)
+    with pytest.raises(UnvanishError) as error:
+        unvanish.sweep(path, to=tmp_path / "s.sqlite")
+    assert str(error.value).startswith(f"{path}, line {line}: ") and said in str(error.value)
+    assert not (tmp_path / "s.sqlite").exists()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +388,7 @@ memory = 1
 """
 
 
-def check_of_bad_points(rows: Any) -> None:
+def assert_bad_points(rows: Any) -> None:
     found = {row["ill"]: row["error"] for row in rows}
     assert found["no"] == found["not at all"] == ""
     hung = {error for ill, error in found.items() if ill.startswith("hangs")}
@@ -372,7 +400,7 @@ def check_of_bad_points(rows: Any) -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is watched where /proc tells it")
 def test_a_point_that_hangs_or_eats_its_memory_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(HOSTILE)
-    check_of_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), to=tmp_path / "s.sqlite").points)
+    assert_bad_points(unvanish.sweep(written(tmp_path, BAD_GRID), to=tmp_path / "s.sqlite").points)
 
 
 def test_the_limits_of_a_point_are_checked(tmp_path: Path) -> None:
@@ -445,11 +473,80 @@ def test_the_command_writes_a_file_and_a_picture(tmp_path: Path, capsys: pytest.
     assert main(["sweep", str(path), "-o", str(tmp_path / "m.svg")]) == 0
     shown = capsys.readouterr()
     assert "6 points" in shown.out and "all 6 networks are in" in shown.err
-    assert (tmp_path / "m.svg").read_text().startswith("<svg") and (tmp_path / "m.svg.sqlite").exists()
+    assert (tmp_path / "m.svg").read_text().startswith("<svg") and (tmp_path / "m.sqlite").exists()
     assert main(["sweep", str(path), "-o", str(tmp_path / "m.html")]) == 2
     assert "names no known format" in capsys.readouterr().err
     assert main(["sweep", str(path), "--on", "there", "-o", str(tmp_path / "n.csv")]) == 2
     assert "it runs on 'local'" in capsys.readouterr().err
+
+
+def test_a_finished_sweep_is_written_in_other_formats_without_being_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = unvanish.sweep(SMALL, to=tmp_path / "s.sqlite")
+    monkeypatch.setattr(sweeping, "rows", None)
+    again = unvanish.sweep(SMALL, to=tmp_path / "s.csv")
+    assert list(again.points) == list(first.points)
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 1 + len(first.points)
+    with pytest.raises(UnvanishError, match="other values of depth"):
+        unvanish.sweep({**SMALL, "grid": {**SMALL["grid"], "depth": [9]}}, to=tmp_path / "s.csv")
+
+
+WIDE = """[random]
+points = 6
+depth = [2, 9]
+weight_variance = [0.5, 3.0]
+bias_variance = {low = 1e-3, high = 1.0, log = true}
+activation = ["tanh", "relu"]
+width = [4, 8]
+skip = [0.0, 1.0]
+norm = ["none", "layer"]
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_text_fits_the_terminal_and_tells_every_point(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path = written(tmp_path, WIDE)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.sqlite")]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    for point in unvanish.sweep(path, to=tmp_path / "s.sqlite").points:
+        assert f"{point['weight_variance']:.4g}" in shown and f"{point['skip']:.4g}" in shown
+
+
+def test_a_map_that_cannot_be_drawn_is_refused_before_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "[grid]\ndepth = [2, 3]\n[fixed]\nwidth = 4\n")
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.svg")]) == 2
+    assert "a map needs two settings" in capsys.readouterr().err
+    assert not (tmp_path / "s.sqlite").exists()
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    path = written(tmp_path, TOML)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeping, "rows", interrupted)
+        assert main(["sweep", str(path), "-o", str(tmp_path / "s.csv")]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.csv")]) == 0 and (tmp_path / "s.csv").exists()
+
+
+def test_a_map_of_shares_has_no_lines_across_its_cells() -> None:
+    from unvanish.charts.map import tables
+
+    places: list[Any] = [[1, 2], [1, 2], [[0.1, 0.9], [0.5, 1.0]]]
+    assert tables(*places, across="a", up="b", share=True)["hatching"] == []
+    assert tables(*places, across="a", up="b")["hatching"]
 
 
 def test_every_example_grid_can_be_read() -> None:

@@ -163,7 +163,7 @@ from unvanish.trials import crew
 from unvanish.workers.forked import can_fork
 
 torch.set_num_threads(1)
-from test_fix_workers import Locked, deep, same
+from test_fix_workers import Locked, assert_same, deep
 from test_sweep_killed import children
 
 assert can_fork()
@@ -172,7 +172,7 @@ crew.fork = lambda *given, kept=crew.fork: made.append(kept(*given)) or made[-1]
 one = unvanish.fix(deep(metric=Locked()), seeds=2)  # a lock cannot be sent, and need not be
 two = unvanish.fix(deep(metric=Locked()), seeds=2, workers=2)
 print("copied" if made and all(made) else "not copied")
-same(one, two)
+assert_same(one, two)
 assert not children(os.getpid())
 other = threading.Thread(target=threading.Event().wait, daemon=True)
 other.start()

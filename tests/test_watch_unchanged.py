@@ -236,6 +236,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize(("every", "check_every"), [(1, None), (5, None), (3, 2)])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")  # by LBFGS of torch 2.8
 def test_a_watched_training_is_the_training(name: str, every: int, check_every: int | None, tmp_path: Path) -> None:
     """With ``check_every`` steps are run again in between, as they are where a number is not finite."""
     shut._known.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
+from unvanish.evidence.regained import with_regained
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -106,12 +106,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
     with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
         with looking(problem, model, optimizer, effort, seed, lambda: names.unmoved() and kept.unmoved()) as this:
-            handed = this.capture.passed_on
-            flow, more = (None, None) if handed else _walked(this)
-        if flow is None or more is None:
-            own = dataclasses.replace(problem, loss_fn=None, targets=None, train_batches=None)
-            with looking(own, model, optimizer, effort, seed) as this:
-                flow, more = _walked(this)
+            flow, more = _walked(this)
         go_on()
         flow = more(flow)
         if not flow.nonfinite and flow.layers:
@@ -155,7 +150,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return _bare(broken, look), nothing
     output_loss = loss_of_outputs(problem, capture)
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
-    own = None if isinstance(output_loss, str) or problem.loss_fn is None else output_call(capture, output_loss)
+    own = None if isinstance(output_loss, str) or capture.own_loss else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
         facts, paired = inside_facts(look, output_loss)
     else:
@@ -271,6 +266,7 @@ def _more_evidence(
         flow = flow.replace(rates=rates, notes=(*flow.notes, lost) if lost else flow.notes)
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
+    step = with_regained(look, updates.optimizer, flow, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 

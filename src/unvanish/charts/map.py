@@ -68,6 +68,8 @@ def tables(
     drawn, hatching = cells([[scale.of(value) for value in each] for each in log10], edges(x), edges(y))
     free = "blank: no value" if any(value is None for each in log10 for value in each) else ""
     boxes, lines, scale_labels = key(scale, frame, -TOP + 4, free)
+    if share:  # with one hue there is nothing that lines would have to tell apart
+        hatching, lines = [], []
     seen = _inside(frame, line)
     inside = _named(frame, [spot for part in seen for spot in part], line_name)
     return {

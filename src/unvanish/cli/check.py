@@ -46,7 +46,9 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--init", action="store_true", help="write TARGET_problem.py beside a training script: a Problem to fill in"
     )
-    check.add_argument("--select", metavar="CODES", type=_codes, default=(), help="only these, such as UV1,UV302")
+    check.add_argument(
+        "--select", metavar="CODES", type=_codes, default=(), help="only these findings, such as UV1,UV302"
+    )
     check.add_argument("--ignore", metavar="CODES", type=_codes, default=(), help="all findings but these")
     check.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever is found")
     check.set_defaults(run=_check)
@@ -66,7 +68,7 @@ def add(commands: Any) -> None:
             "--effort", choices=EFFORTS, default="auto", help="how much to measure (default: %(default)s)"
         )
         command.add_argument(
-            "--format", choices=formats, help="of the report (default: by the suffix of -o, else text)"
+            "--format", choices=formats, help="format of the report (default: by the suffix of -o, else text)"
         )
         command.add_argument("-o", "--output", metavar="FILE", help=f"write the report to FILE: {endings}")
         command.add_argument(

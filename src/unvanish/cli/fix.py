@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
         help="processes of this machine that train (default: %(default)s)",
     )
     command.add_argument(
-        "--format", choices=names("fix"), help="of the answer (default: by the suffix of -o, else text)"
+        "--format", choices=names("fix"), help="format of the answer (default: by the suffix of -o, else text)"
     )
     command.add_argument("-o", "--output", metavar="FILE", help=f"write the answer to FILE: {endings}")
     command.add_argument(

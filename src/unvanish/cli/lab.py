@@ -26,9 +26,11 @@ def add(commands: Any, words: Sequence[str]) -> None:
         "lab", help="experiments on vanishing and exploding gradients, here or as a page in the browser", epilog=EPILOG,
         description="Without EXPERIMENT: a page in the browser. With one: its table and the sentence that matters.",
     )  # fmt: skip
-    lab.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help="its own settings: unvanish lab NAME --help")
+    lab.add_argument(
+        "experiment", metavar="EXPERIMENT", nargs="?", help="its name; its settings: unvanish lab NAME --help"
+    )
     lab.add_argument("--list", action="store_true", help="list the experiments")
-    lab.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any free one)")
+    lab.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
     lab.add_argument("--no-browser", action="store_true", help="only say where the page is")
     _add_output(lab)
     if experiment is not None:
@@ -94,7 +96,12 @@ def _help(parameter: Parameter) -> str:
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--format", choices=names("lab"), default=None, help="of the answer (default: text)")
+    command.add_argument(
+        "--format",
+        choices=names("lab"),
+        default=None,
+        help="format of the answer (default: by the suffix of -o, else text)",
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format of its suffix")
 
 

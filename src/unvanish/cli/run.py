@@ -67,8 +67,15 @@ def add(commands: Any) -> None:
     show.add_argument(
         "--against", metavar="RUNFILE", help="where two runs part beyond their noise (text, json)"
     )  # fmt: skip
-    show.add_argument("--fail-on", choices=("error", "never"), default="never", help="exit with 1 on such a finding")
-    show.add_argument("--format", choices=names("check"), help="(default: by the suffix of -o, else text)")
+    show.add_argument(
+        "--fail-on",
+        choices=("error", "never"),
+        default="never",
+        help="exit with 1 on a finding of level error (default: never)",
+    )
+    show.add_argument(
+        "--format", choices=names("check"), help="format of the report (default: by the suffix of -o, else text)"
+    )
     show.add_argument(
         "--json", dest="format", action="store_const", const="json", help="the same as --format json, for programs"
     )

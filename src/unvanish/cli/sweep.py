@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, stdout_to_stderr, write
+from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, pictures_ahead, stdout_to_stderr, width, write
 from unvanish.records import UnvanishError
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    from unvanish.population.store import SUFFIXES
     from unvanish.population.sweeping import sweep
 
     output = Path(args.output or f"{Path(args.grid).stem}.sqlite")
@@ -42,14 +43,33 @@ def _sweep(args: argparse.Namespace) -> int:
         found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
         raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
     picture = suffix in PICTURES
+    if picture:
+        _picture_ahead(args.grid, output)
+    file = output.with_suffix(".sqlite") if picture else output
     progress = Progress()
     try:
         with stdout_to_stderr():
-            found = sweep(args.grid, on=args.on, to=f"{output}.sqlite" if picture else output, progress=progress)
+            found = sweep(args.grid, on=args.on, to=file, progress=progress)
+    except KeyboardInterrupt:
+        progress.clear()
+        kept = output if suffix in SUFFIXES else output.with_suffix(".sqlite")
+        write(sys.stderr, f"unvanish: the results so far are in {kept}; the same command goes on from there")
+        raise
     finally:
         progress.clear()
     if picture:
         found.save(output)
-    write(sys.stdout, str(found))
-    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}")
+    write(sys.stdout, found.text(width()))
+    drawn = f", their map in {output}" if picture else ""
+    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}{drawn}")
     return HEALTHY
+
+
+def _picture_ahead(grid: str, output: Path) -> None:
+    """Refuse a map that cannot be drawn before the networks are measured, not after it."""
+    from unvanish.population.grid import read_grid
+    from unvanish.population.summary import NO_MAP, plane
+
+    if plane(read_grid(grid)) is None:
+        raise UnvanishError(f"{grid}: {NO_MAP}")
+    pictures_ahead(output.suffix.lower()[1:])

@@ -18,8 +18,14 @@ def add(commands: Any) -> None:
         description="The runs of a folder on a page of this machine: the verdict now, every layer over the steps, what"
         " was found and when, and two runs against each other. The page only reads the files.",
     )  # fmt: skip
-    view.add_argument("place", metavar="RUNFILE|DIR", nargs="?", default="runs/", help="(default: runs/)")
-    view.add_argument("--port", type=int, default=0, metavar="N", help="of the page (default: any free one)")
+    view.add_argument(
+        "place",
+        metavar="RUNFILE|DIR",
+        nargs="?",
+        default="runs/",
+        help="a run file, or a folder of them (default: runs/)",
+    )
+    view.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
     view.add_argument("--no-browser", action="store_true", help="only say where the page is")
     view.set_defaults(run=_view)
 

@@ -23,6 +23,12 @@ EXPLODING = 2.5
 or below (20 and 50 layers of BatchNorm and ReLU 0.5, 50 of SELU 1.3, linear 0.5, He-initialised ReLU 0.9); tanh and
 sigmoid networks that do not, at 3.0 or above (20 tanh layers of weights 3/sqrt(n) 3.0, 10 of N(0,1) 3.7)."""
 
+FORWARD_GROWTH = 2.5
+"""Decades by which the results of layers may grow on their way forward; only beside FORWARD_LOSS is more a fault."""
+
+FORWARD_LOSS = 10.0
+"""Times the loss of the best constant output from which on a loss is out of all proportion."""
+
 UNDERFLOW = 0.5
 """Share of the truly non-zero gradient entries below the smallest normal number of their type: the larger part is
 lost or rounded to a few bits."""
@@ -38,6 +44,11 @@ ALIKE = -3.0
 """log10 of 1 less the mean cosine between rows from which on they count as alike, where the loss shows that they are:
 what tells them apart is then a thirtieth of what they share or less. At 10^-2.7 or more, graph convolutions of two and
 four layers fit most of a feature of each node's own; at 10^-5.5 and less, eight and more fit nothing but the mean."""
+
+TRAINED_ALIKE = -5.5
+"""The same, at the narrowest place of a network that has been trained for a while, from which on it is an error. Graph
+convolutions that had learned nothing after a hundred steps lay there at -5.0 and less: of those at -5.4 and more some
+told the nodes apart within three hundred steps more, of those at -5.6 and less none did, at three rates."""
 
 MIXED = -6.5
 """The same before the loss can show anything. Two layers of attention without a skip start at 10^-5.1 to 10^-5.9 and

@@ -23,13 +23,13 @@ from unvanish.trace.scaled import LOG_ZERO
 def alike_facts(
     capture: Capture, calls: Sequence[CallFlow], output_loss: OutputLoss | str, loss: LossFacts | None
 ) -> AlikeFacts | None:
-    """The averages without a way around them; None for fewer than two, and where the last leaves rows apart."""
+    """The averages without a way around them; None for fewer than two, and where each leaves rows apart."""
     found = [(c, c.mixed.measured()) for c in capture.calls if c.mixed is not None and calls[c.index].trunk]
     through = [(call, mixing) for call, mixing in found if mixing is not None]
     for call in capture.calls:
         call.mixed = None
     rows = {mixing.rows for _, mixing in through}
-    if len(through) < 2 or len(rows) > 1 or not through[-1][1].after < 10.0**ALIKE:
+    if len(through) < 2 or len(rows) > 1 or not min(mixing.after for _, mixing in through) < 10.0**ALIKE:
         return None
     last = through[-1][0]
     facts = AlikeFacts(

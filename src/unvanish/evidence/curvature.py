@@ -42,7 +42,7 @@ def decrement(look: Look, output_loss: OutputLoss, reference: float, only: Seque
     """
     named = [(n, p) for n, p in look.model.named_parameters() if p.requires_grad and (not only or n in only)]
     try:
-        product = GaussNewton(look.problem, look.model, output_loss, [p for _, p in named], look.seed)
+        product = GaussNewton(look, output_loss, [p for _, p in named])
         product = _Relative(product, [n for n, _ in named])
         gradient = product.gradient()
         return _solve(product, gradient, reference) if product.product.is_twice_differentiable else NOT_TWICE

@@ -9,6 +9,7 @@ Source: Schraudolph 2002, Fast curvature matrix-vector products for second-order
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.evidence.output_loss import OutputLoss
-from unvanish.problem import Problem
+from unvanish.flow.look import Look
 from unvanish.trace.calls import LOSS_CALLS
 from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
@@ -31,12 +32,11 @@ NOT_TWICE = "an operation of the model has no second derivative"
 class GaussNewton:
     """J, H and Jᵀ of one forward pass, as three products. A direction has one tensor (or None) a parameter."""
 
-    def __init__(
-        self, problem: Problem, model: nn.Module, output_loss: OutputLoss, parameters: Sequence[nn.Parameter], seed: int
-    ) -> None:
+    def __init__(self, look: Look, output_loss: OutputLoss, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
+        self.batches = True  # until an operation is met that cannot be
         with torch.enable_grad(), double_differentiable():
-            outputs = _watched(problem, model, seed)
+            outputs = _watched(look)
             if [t.shape for t in outputs] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
             self.outputs = [t for t in outputs if t.requires_grad]
@@ -56,6 +56,27 @@ class GaussNewton:
         moved = torch.autograd.grad([j for j, _ in pairs], self.dual, [t for _, t in pairs], retain_graph=True,
                                     allow_unused=True) if pairs else [None] * len(self.dual)  # fmt: skip
         return _filled(moved, self.outputs)
+
+    def pushed(self, directions: Sequence[Sequence[Tensor | None]]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """J v and H J v of each of the directions, all at once unless an operation cannot be batched."""
+        if len(directions) > 1 and self.batches:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that some operation is run once for each after all
+                    return self._pushed_at_once(directions)
+            except Exception:  # no rule to batch an operation of the model or the loss, or no memory
+                self.batches = False
+        moved = [self.jvp(v) for v in directions]
+        return [(y, self.hvp(y)) for y in moved]
+
+    def _pushed_at_once(self, directions: Sequence[Sequence[Tensor | None]]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        columns = zip(self.pulled, self.parameters, zip(*directions, strict=True), strict=True)
+        live = [(j, p, v) for j, p, v in columns if j is not None and any(t is not None for t in v)]
+        stacks = [torch.stack([torch.zeros_like(p) if t is None else t for t in v]) for _, p, v in live]
+        moved = _batched([j for j, _, _ in live], self.dual, stacks)
+        bends = [(r, y) for r, y in zip(self.residual, moved, strict=True) if r is not None and r.requires_grad]
+        bent = _batched([r for r, _ in bends], self.leaves, [y for _, y in bends])
+        return [([y[k] for y in moved], [h[k] for h in bent]) for k in range(len(directions))]
 
     def hvp(self, y: Sequence[Tensor]) -> list[Tensor]:
         """H y: how the loss's derivative by the outputs changes when they move along y."""
@@ -86,12 +107,23 @@ class GaussNewton:
         """Whether no parameter's way to the outputs is cut in the graph of its own backward."""
         return all(j.requires_grad for j in self.pulled if j is not None)
 
+    def slope(self, pushed: Sequence[Tensor]) -> float:
+        """r · J v: how fast the loss changes along v, in units of the length of v."""
+        return dot(_filled([None if r is None else r.detach() for r in self.residual], self.outputs), pushed)
+
     def is_whole(self, v: Sequence[Tensor], pushed: Sequence[Tensor]) -> bool:
         """Whether |J v|² = vᵀ(JᵀJ v): an operation that cuts the graph of its own backward takes a part from J v.
 
         ``pushed``: J v, which those who ask have made already.
         """
         return math.isclose(dot(pushed, pushed), dot(v, self.vjp(pushed)), rel_tol=WHOLE)
+
+
+def _batched(of: Sequence[Tensor], by: Sequence[Tensor], stacks: Sequence[Tensor]) -> list[Tensor]:
+    """The products of a derivative with each row of the stacks, stacked."""
+    width = len(stacks[0]) if stacks else 0
+    made = torch.autograd.grad(of, by, stacks, retain_graph=True, allow_unused=True, is_grads_batched=True)
+    return [t.new_zeros(width, *t.shape) if m is None else m.detach() for m, t in zip(made, by, strict=True)]
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
@@ -126,9 +158,10 @@ class _Catch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _watched(problem: Problem, model: nn.Module, seed: int) -> list[Tensor]:
+def _watched(look: Look) -> list[Tensor]:
     """The tensors the loss is a function of, with their graph."""
-    if problem.loss_fn is not None:
+    problem, model, seed = look.problem, look.model, look.seed
+    if not look.capture.own_loss:
         outputs = outputs_again(problem, model, seed)
         loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
         found = [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,6 +59,7 @@ class Last:
         given = self.output_loss.now[0].new_zeros(_again(call).shape)
         return OutputLoss(lambda z: self.output_loss.at([_apply(rest, z[0])]), [given])
 
+    @cached_property
     def reach(self) -> float | None:
         """The lowest loss that any input of the call gives."""
         now = self.output_loss.now[0]

@@ -7,6 +7,7 @@ powers of two; each direction is pushed forward at a scale at which it neither u
 only through what lies behind its layer.
 
 A push costs about half a pass through the network and no finding rests on it: many layers are looked at evenly spaced.
+Where the operations are so small that to call them takes longer than to compute them, several are pushed at once.
 
 Source: Martens 2010, Deep learning via Hessian-free optimization, section 4; Schraudolph 2002, Fast curvature
 matrix-vector products for second-order gradient descent.
@@ -15,7 +16,7 @@ matrix-vector products for second-order gradient descent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from unvanish.decide.limits import VANISHED
 from unvanish.decide.stationary import falls, has_converged, may_be_stationary
-from unvanish.evidence.gauss_newton import NOT_TWICE, GaussNewton, dot
+from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
@@ -34,6 +35,8 @@ from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of, room, shift
 from unvanish.trace.tape import LOG10_2
 
 MOST = {"auto": 8, "full": 64}  # layers looked at; of more, so many evenly spaced ones
+AT_ONCE = 8  # directions pushed at once, at most: each takes the weights of all of them along
+ENTRIES = 2**16  # of the largest tensor of a pass, over all directions at once: of larger ones, work is all that counts
 MARGIN = 10.0  # decades from either end of a type's range: room for what a gradient is computed from
 LEAST = 1e-30  # rms of an output's move below which float32 has no digits left
 
@@ -77,20 +80,23 @@ def gradient_curvatures(
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
     found: dict[str, GradientCurvature] = {}
     try:
-        product = GaussNewton(look.problem, look.model, output_loss, parameters, look.seed)
+        product = GaussNewton(look, output_loss, parameters)
         power = _power([flows[layer.name] for layer in layers], product)
         gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
         if sides and not product.is_twice_differentiable:
             return NOT_TWICE
         together: list[Tensor] = []
-        for side in sides:
-            moved = product.jvp(_spread(product, side))
+        whole = True
+        for side, moved, bent in _pushed(look, product, sides):
             together = [a + b for a, b in zip(together, moved, strict=True)] if together else moved
-            measured = _gradient_curvature(product, side, moved)
+            whole = whole and math.isclose(product.slope(moved), side.slope, rel_tol=WHOLE)
+            measured = _gradient_curvature(side, moved, bent)
             if measured is not None:
                 found[side.name] = measured
-        if sides and not product.is_whole(_together(product, sides), together):  # a sum of pushes is that of the sum
+        # Where the loss falls along each direction as its gradient says, no part of a push is missing. Where the slopes
+        # of the samples cancel that is not to be seen, and a pull back tells; a sum of pushes is that of the sum.
+        if not whole and not product.is_whole(_together(product, sides), together):
             return NOT_TWICE
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
         return str(error).split("\n")[0] or type(error).__name__
@@ -105,6 +111,23 @@ class _Side(NamedTuple):
     unit: list[Tensor]
     log2_norm: float
     power: int
+
+    @property
+    def slope(self) -> float:
+        """|g| times the scale, the slope of the loss along the direction that is pushed."""
+        return 2.0 ** max(-1000.0, min(1000.0, self.log2_norm + self.power))
+
+
+def _pushed(
+    look: Look, product: GaussNewton, sides: Sequence[_Side]
+) -> Iterator[tuple[_Side, list[Tensor], list[Tensor]]]:
+    """Each side with J v and H J v, neighbours at once where a pass is made of small operations: they share the way."""
+    sizes = [math.prod(call.shape) for call in look.capture.calls] + [p.numel() for p in product.parameters]
+    count = max(1, min(AT_ONCE, ENTRIES // max(1, *sizes)))
+    for start in range(0, len(sides), count):
+        part = sides[start : start + count]
+        made = product.pushed([_spread(product, side) for side in part])
+        yield from ((side, *each) for side, each in zip(part, made, strict=True))
 
 
 def _power(flows: Sequence[LayerFlow], product: GaussNewton) -> int | None:
@@ -191,11 +214,11 @@ def _together(product: GaussNewton, sides: Sequence[_Side]) -> list[Tensor]:
     return total
 
 
-def _gradient_curvature(product: GaussNewton, side: _Side, moved: Sequence[Tensor]) -> GradientCurvature | None:
-    """Along the unit gradient; ``moved``: what it is pushed forward to at 2^power of its length."""
+def _gradient_curvature(side: _Side, moved: Sequence[Tensor], bent: Sequence[Tensor]) -> GradientCurvature | None:
+    """Along the unit gradient; ``moved``: what it is pushed to at 2^power of its length; ``bent``: H of that."""
     if not math.sqrt(dot(moved, moved) / sum(t.numel() for t in moved)) > LEAST:
         return None
-    along = dot(moved, product.hvp(moved))
+    along = dot(moved, bent)
     if not 0.0 < along < math.inf:  # the loss is not convex in its outputs, or flat along this direction
         return None
     curvature = math.log10(along) - 2.0 * side.power * LOG10_2

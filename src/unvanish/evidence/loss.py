@@ -55,7 +55,7 @@ def _best(output_loss: OutputLoss, last: Last | None, value: float) -> tuple[flo
     if last is None or not last.kind or not value > 0.0:
         return best_constant, best_free
     meant_for_it = best_free is not None and best_free < 0.0
-    through = last.reach() if meant_for_it or best_free is None or best_free > 1e-3 * value else None
+    through = last.reach if meant_for_it or best_free is None or best_free > 1e-3 * value else None
     if through is None or not (meant_for_it or best_free is None or through < best_free):
         return best_constant, best_free
     return best_constant_of(last.through)[0], through if through < value else None

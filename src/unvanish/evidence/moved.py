@@ -51,7 +51,7 @@ def _by_autograd(look: Look) -> tuple[float, dict[str, float]] | None:
     """None where the outputs are not all that the signal starts from, or a gradient is too near the end of its type."""
     problem, capture = look.problem, look.capture
     parameters = list({id(p): p for layer in look.layers if layer.calls for p in layer.live}.values())
-    plain = problem.loss_fn is not None and problem.autocast is None and not capture.ends_in_loss
+    plain = not capture.own_loss and problem.autocast is None and not capture.ends_in_loss
     wide = all(p.dtype in (torch.float32, torch.float64) and not p._backward_hooks for p in parameters)
     if not plain or not wide or capture.hooked:
         return None

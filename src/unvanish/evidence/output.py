@@ -56,7 +56,7 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
         return facts
     if loss.value > 0.0:
         best = max(best, 0.0)
-    reference, reached = max(loss.value, loss.best_constant) - best, last.reach()
+    reference, reached = max(loss.value, loss.best_constant) - best, last.reach
     if reached is None or not reference > 0.0:
         return facts
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))

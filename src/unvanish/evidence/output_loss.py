@@ -16,7 +16,7 @@ from torch import Tensor
 from unvanish.evidence.closed import Known, known
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
-from unvanish.trace.capture import same_loss
+from unvanish.trace.capture import loss_factor, same_loss
 from unvanish.trace.scaled import is_finite, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
@@ -72,7 +72,7 @@ def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
     """The loss without its model, or the reason why it cannot be had."""
     if capture.inside:
         return "the loss is computed inside the model by no loss function that is recognised"
-    if problem.loss_fn is not None:
+    if not capture.own_loss:
         return _of_outputs(capture, _loss_of(problem, capture))
     if capture.loss_call is None:
         return "the loss is computed inside the model by no loss function that is recognised"
@@ -98,11 +98,12 @@ def loss_call(capture: Capture) -> Loss:
     """The recognised loss call as a function of its first argument, in the precision it ran in."""
     assert capture.loss_call is not None
     func, args, kwargs, _ = capture.loss_call
-    replay = capture.replay
+    replay, factor = capture.replay, loss_factor(capture) or 1.0
 
     def at(z: Sequence[Tensor]) -> Tensor:
         with replay():
-            return func(z[0], *args[1:], **kwargs)
+            found = func(z[0], *args[1:], **kwargs)
+            return found if factor == 1.0 else found * factor
 
     return at
 

@@ -71,10 +71,10 @@ def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module]) -> list[Ti
     strands = strands_of(taps, modules)
     if not strands:
         return []
-    own = None if problem.loss_fn is not None else loss if isinstance(outputs, Tensor) else inner_loss(outputs)
+    own = None if not look.capture.own_loss else loss if isinstance(outputs, Tensor) else inner_loss(outputs)
     ends = [t for t in tensors(outputs) if t.is_floating_point() and not t.is_nested and t is not own]
     last = last_of(strands, problem.targets)
-    asked = None if problem.loss_fn is None else _asked(look, again, outputs, last)
+    asked = None if look.capture.own_loss else _asked(look, again, outputs, last)
     probe: Channel = [(t, _cotangent(t, last, seed + k)) for k, t in enumerate(ends) if t.grad_fn is not None]
     channels: list[Channel] = [probe or [(loss, torch.ones_like(loss))]]
     if effort != "quick":

@@ -41,7 +41,7 @@ class Updates:
 
         Else Adam's update of a tensor of more than WHOLE entries is that of a random sample of them, whose norm tells
         that of all within 3 %: Adam moves every entry by about as much. Tables of which few rows are in use are not
-        sampled.
+        sampled, nor anything where eps is no number to divide by: one entry in a million may be 0 / 0 there.
         """
         self.optimizer, self.keep = optimizer, keep
         self.changes: dict[int, Tensor] = {}
@@ -180,7 +180,8 @@ class _Part:
             by_formula = self.adam[group] and adam.applies(options, parameter, state)
             if not by_formula:
                 gradient, scale = _times(gradient, scale), 1.0
-            sample = _sample(gradient) if by_formula and not self.keep else None
+            tame = by_formula and float(options["eps"]) > torch.finfo(parameter.dtype).tiny
+            sample = _sample(gradient) if tame and not self.keep else None
             vectors = _vectors(parameter, gradient, state, self._decays(group), sample)
             vectors.by_formula, vectors.scale = by_formula, scale
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())

@@ -100,7 +100,7 @@ class Experiment:
         return self._named(self.on_report(report, settings, progress or _silent), settings)
 
     def _named(self, outcome: Outcome, settings: Settings) -> Outcome:
-        return outcome.replace(experiment=self.name, title=self.title, settings=settings.plain())
+        return outcome.replace(experiment=self.name, title=self.title, settings=outcome.settings or settings.plain())
 
 
 def experiment(

@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
-from unvanish.lab.swept import swept
+from unvanish.lab.parameters import TUNED_ON_DIGITS
+from unvanish.lab.swept import held, refuse_others, swept
 from unvanish.population.data import Images, chance, images, load
 from unvanish.population.designs import Design
 from unvanish.population.names import NAMES
@@ -37,15 +38,7 @@ KINDS: dict[str, tuple[Design, str]] = {
     settings=(
         Parameter("hidden", (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), "numbers of hidden layers", 1, 100, most=20, quick=3),
         Parameter("width", 30, "units of each hidden layer", 4, 256, log=True),
-        Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-        Parameter(
-            "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
-        ),
-        Parameter(
-            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
-        ),
-        Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
-        Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        *TUNED_ON_DIGITS,
         Parameter("rates", 7, "learning rates tried for each network, over three decades", 1, 31, quick=4),
         Parameter("quick", False, "150 steps, 4 rates and 3 depths at most, whatever was set"),
         Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
@@ -63,6 +56,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
     took no part in the choice either.
     """
     if s.sweep:
+        refuse_others(s, "depth")
         return _shown(s.sweep)
     data = images(s.data, s.folder, s.images)
     jobs = _jobs(s)
@@ -115,6 +109,7 @@ def _shown(path: str) -> Outcome:
     crowded = "" if few else f"There are {len(kinds)} kinds of networks, and a picture holds {MOST_KINDS}."
     best_row = max(rows, key=lambda row: row["accuracy"])
     return Outcome(
+        settings=held(path, grid, points),
         sentence=f"Of {len(rows)} kinds and depths {_layers(best_row['hidden'])} of {best_row['kind']} do best, with an"
         f" accuracy of {best_row['accuracy']:.2f}.",
         columns=COLUMNS,

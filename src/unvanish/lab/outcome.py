@@ -92,8 +92,8 @@ class Check(Record, frozen=True):
 class Outcome(Record, frozen=True, kw_only=True):
     """The result of one run. ``print(outcome)`` shows it; ``outcome.save("x.csv")`` keeps it.
 
-    ``rows`` are dicts with the names of ``columns`` as keys. ``experiment``, ``title`` and ``settings`` are filled in
-    when the experiment has run.
+    ``rows`` are dicts with the names of ``columns`` as keys. ``experiment`` and ``title`` are filled in when the
+    experiment has run, ``settings`` too unless it shows a sweep's file and states what that held.
     """
 
     schema: str = SCHEMA

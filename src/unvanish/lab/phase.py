@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
-from unvanish.lab.swept import swept
+from unvanish.lab.swept import held, refuse_others, swept
 from unvanish.population.names import NAMES
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
@@ -100,6 +100,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
 
 def _shown(s: Settings) -> Outcome:
     """The networks of a sweep beside the same prediction, from what the sweep measured."""
+    refuse_others(s, "phase", ("activation",))
     grid, points, missing = swept(s.sweep, "phase")
     points = [point for point in points if point.settings.get("activation", "tanh") == s.activation]
     plain = [p for p in points if p.settings.get("norm", "none") == "none" and not p.settings.get("skip")]
@@ -121,6 +122,7 @@ def _shown(s: Settings) -> Outcome:
     middle = f"by {off[len(off) // 2]:.3g} % in the middle" if off else "in nothing that can be compared"
     added = (Column("bias_variance", help="σ_b²"), Column("depth", "layers"), Column("width", "units"))
     return Outcome(
+        settings={**held(s.sweep, grid, plain), "activation": s.activation},
         sentence=f"{len(rows)} networks of {phi.name} differ {middle} from the prediction for wide ones at rest.",
         columns=(COLUMNS[0], *added, *COLUMNS[1:]),
         rows=tuple(rows),

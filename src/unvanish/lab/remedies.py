@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
-from unvanish.lab.parameters import nearest
+from unvanish.lab.parameters import TUNED_ON_DIGITS, nearest
 from unvanish.pipeline import diagnose
 from unvanish.population.data import Images, chance, images
 from unvanish.population.designs import Design
@@ -83,15 +83,7 @@ HALF = (
     settings=(
         Parameter("hidden", 20, "hidden layers", 2, 100, log=True),
         Parameter("width", 30, "units of each hidden layer", 4, 256, log=True),
-        Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-        Parameter(
-            "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
-        ),
-        Parameter(
-            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
-        ),
-        Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
-        Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
+        *TUNED_ON_DIGITS,
         Parameter("rates", 7, "learning rates tried for each remedy, over three decades", 1, 31, quick=4),
         Parameter("quick", False, "150 steps and 4 rates at most, and half of the remedies"),
         Parameter("only", "", "names of remedies with semicolons between; empty: all of them"),

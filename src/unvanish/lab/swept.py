@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from unvanish.lab.parameters import Settings
 from unvanish.population.grid import Grid
 from unvanish.population.sweeping import opened
 from unvanish.records import UnvanishError
 
 MOST = 2_000
 """Points of a file that a table and a picture can hold."""
+LISTED = 12
+"""Values of a name that are listed; of more only the ends are told."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,29 @@ def swept(path: str, experiment: str) -> tuple[Grid, list[Point], str]:
     whole = sum(bool(point.rows) for point in points)
     missing = f"{done.grid.points - whole:,} of {done.grid.points:,} points are not in the file, or failed."
     return done.grid, [point for point in points if point.rows], missing if whole < done.grid.points else ""
+
+
+def held(path: str, grid: Grid, points: Sequence[Point]) -> dict[str, Any]:
+    """The settings of an outcome that shows these points: the file, and all values of each name in it."""
+    named = {name: list(dict.fromkeys(point.settings[name] for point in points)) for name in (*grid.fixed, *grid.names)}
+    run = {"seeds": grid.seeds} | ({"data": grid.data, "steps": grid.steps} if grid.train else {})
+    return {"sweep": path, **{name: _told(values) for name, values in named.items()}, **run}
+
+
+def _told(values: list[Any]) -> Any:
+    """One value alone, some as a list, and of many numbers the ends."""
+    if len(values) <= LISTED or any(isinstance(value, str) for value in values):
+        return values[0] if len(values) == 1 else values
+    return f"{min(values):.6g} … {max(values):.6g} ({len(values):,} values)"
+
+
+def refuse_others(s: Settings, experiment: str, allowed: Collection[str] = ()) -> None:
+    """UnvanishError where settings are given that a file of results leaves nothing to do for."""
+    if others := [name for name in sorted(s.given) if name not in {"sweep", *allowed}]:
+        raise UnvanishError(
+            f"lab {experiment}: {others[0]} was given beside a sweep, whose networks have been measured already;"
+            " leave one of the two out"
+        )
 
 
 def _points(rows: Any, grid: Grid) -> Iterator[Point]:

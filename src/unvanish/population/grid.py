@@ -59,7 +59,7 @@ class Grid:
     """A checked grid. ``model``: an own factory as (absolute file, function), else ("", "").
 
     ``timeout`` and ``memory``: seconds and GiB that a network of an own factory may take; memory 0: its share of what
-    is free.
+    is free. ``lines``: where in ``source`` a name stands.
     """
 
     design: str
@@ -75,11 +75,16 @@ class Grid:
     timeout: float = 600.0
     memory: float = 0.0
     source: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names that vary."""
         return tuple(axis.name for axis in self.axes)
+
+    def place(self, name: str) -> str:
+        """Where an error about a name is to be looked for."""
+        return f"{self.source}, line {self.lines[name]}: {name}" if name in self.lines else f"{self.source}: {name}"
 
     def identity(self) -> dict[str, Any]:
         """What makes this sweep this sweep, as plain values: two grids with the same identity share a file."""
@@ -103,10 +108,10 @@ class Grid:
 def read_grid(grid: str | Path | Mapping[str, Any]) -> Grid:
     """The grid of a TOML file, or of the same as a dict; UnvanishError names the line that is wrong."""
     if isinstance(grid, Mapping):
-        return _Reader({**grid}, "the grid", {}, Path.cwd()).grid()
+        return _Reader({**grid}, "the grid", None, Path.cwd()).grid()
     path = Path(grid)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnvanishError(f"cannot read the grid {str(path)!r}: {reason}") from None
@@ -120,38 +125,49 @@ def read_grid(grid: str | Path | Mapping[str, Any]) -> Grid:
     return _Reader(data, str(path), _lines(text), path.absolute().parent).grid()
 
 
+KEY = r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*"""
+
+
 def _lines(text: str) -> Lines:
     """The line of each section and of each name in it."""
     found: Lines = {}
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line):
-            section = header.group(1)
-            found.setdefault((section, ""), number)
-        elif key := re.match(r"\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?=", line):
-            first, second = key.group(1), key.group(2)
+        if header := re.match(rf"\s*\[{{1,2}}{KEY}(?:\.{KEY})?.*\]", line):
+            section, inner = _named(header, 1), _named(header, 4)
+            found.setdefault((section, inner), number)
+        elif key := re.match(rf"{KEY}(?:\.{KEY})?=", line):
+            first, second = _named(key, 1), _named(key, 4)
             found.setdefault((first, second) if second and not section else (section, first), number)
             if not section:
                 found.setdefault((first, ""), number)
     return found
 
 
-class _Reader:
-    """One reading of a grid: the data, what to call it in an error, and the lines of its names."""
+def _named(match: re.Match[str], at: int) -> str:
+    """The name in one of three groups: between either kind of quotes, or bare."""
+    return next((each for each in match.groups()[at - 1 : at + 2] if each), "")
 
-    def __init__(self, data: dict[str, Any], source: str, lines: Lines, folder: Path) -> None:
-        self.data, self.source, self.lines, self.folder = data, source, lines, folder
+
+class _Reader:
+    """One reading of a grid: the data, what to call it in an error, and the lines of its names if it is a file."""
+
+    def __init__(self, data: dict[str, Any], source: str, lines: Lines | None, folder: Path) -> None:
+        self.data, self.source, self.lines, self.folder = data, source, lines or {}, folder
+        self.is_file = lines is not None
 
     def error(self, section: str, name: str, what: str) -> UnvanishError:
-        line = self.lines.get((section, name)) or self.lines.get((section, ""))
-        place = f"{self.source}, line {line}" if line else self.source
+        line = self.lines.get((section, name)) or self.lines.get((section, "")) or min(self.lines.values(), default=1)
+        place = f"{self.source}, line {line}" if self.is_file else self.source
         where = f"[{section}] {name}" if name else f"[{section}]" if section else ""
         return UnvanishError(f"{place}: {where}: {what}" if where else f"{place}: {what}")
 
     def grid(self) -> Grid:
         for section, content in self.data.items():
             if section not in SECTIONS:
-                raise self.error(section, "", f"there is no such section; {nearest(str(section), SECTIONS)}")
+                alone = not isinstance(content, Mapping) and section in {*NAMES, *RUN, "points", "model"}
+                hint = "a name stands below the header of its section, [grid], [fixed] or [run]" if alone else ""
+                raise self.error(section, "", hint or f"there is no such section; {nearest(str(section), SECTIONS)}")
             if not isinstance(content, Mapping):
                 raise self.error(section, "", f"{content!r} is not a section of names and values")
         designs = [name for name in DESIGNS if name in self.data]
@@ -175,7 +191,8 @@ class _Reader:
                 raise self.error("run", name, 'it is for networks of your own, model = "file.py:build" in [fixed]')
         if not model[0]:
             self._check_plain(design, axes, fixed, run["train"])
-        return Grid(design, axes, count, fixed, model, seed, source=self.source, **run)
+        lines = {name: line for (_, name), line in self.lines.items() if name}
+        return Grid(design, axes, count, fixed, model, seed, source=self.source, lines=lines, **run)
 
     def _run(self) -> dict[str, Any]:
         given = dict(self.data.get("run", {}))
@@ -296,15 +313,16 @@ class _Reader:
         values |= {name: (value,) for name, value in fixed.items()}
         name, what = conflict(values, train)
         if what:
-            raise self.error("fixed" if name in fixed else design if name else "", name, what)
+            raise self.error("fixed" if name in fixed else design, name, what)
 
 
 def described(grid: Grid) -> Iterator[str]:
     """What varies, in words: "depth 5 … 50 (4 values)"."""
     for axis in grid.axes:
         if axis.values:
-            few = len(axis.values) <= 4
-            ends = ", ".join(map(str, axis.values)) if few else f"{axis.values[0]} … {axis.values[-1]}"
-            yield f"{axis.name} {ends}" + ("" if few else f" ({len(axis.values)} values)")
+            if len(axis.values) > 4 and not any(isinstance(value, str) for value in axis.values):
+                yield f"{axis.name} {axis.values[0]} … {axis.values[-1]} ({len(axis.values)} values)"
+            else:
+                yield f"{axis.name} {', '.join(map(str, axis.values))}"
         else:
             yield f"{axis.name} {axis.low:g} … {axis.high:g}"

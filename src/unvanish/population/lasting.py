@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import cache
 
 from unvanish.population.grid import Grid
@@ -18,7 +19,7 @@ TRIES = 2
 
 def work_on(grid: Grid) -> Work:
     """What a process is started for."""
-    return Work("unvanish.population.work:answer", pickle.dumps(grid))
+    return Work("unvanish.population.work:answer", pickle.dumps(replace(grid, lines={})))
 
 
 def limits_of(grid: Grid, workers: int) -> Limits:

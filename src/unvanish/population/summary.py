@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from unvanish.population.initialisations import VARIANCES
 from unvanish.population.names import ACTIVATIONS
 from unvanish.population.store import check_results, reading
 from unvanish.records import UnvanishError
+from unvanish.report.grid import lines
+from unvanish.report.page import NARROWEST
 from unvanish.words.numbers import times
 
 SHOWN = 24
@@ -21,16 +24,25 @@ FAULTS = 5
 """Different errors that are told; the file has all."""
 WIDEST, TALLEST = 60, 40
 """Places of the map across and up; of more an even choice is shown."""
+NO_MAP = "a map needs two settings with lists of numbers in [grid], and this sweep has fewer: save it as .csv"
 SIGNS = {"healthy": "·", "vanished": "v", "exploding": "x", "dead": "d", "nonfinite": "!", "": "?"}
 TRAINABLE = 6.0
 """Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""
 
 
-def text(file: Path, grid: Grid) -> str:
-    """The whole summary."""
+def text(file: Path, grid: Grid, width: int | None = None) -> str:
+    """The whole summary; ``width``: the columns of the terminal, into which it is fitted; None wraps nothing."""
     with reading(file) as base:
         check_results(file, base)
-        return "\n".join([*_head(base, grid), "", *_table(base, grid), *_map(base, grid)])
+        head = [each for line in _head(base, grid) for each in _wrapped(line, width)]
+        return "\n".join([*head, "", *_table(base, grid, width), *_map(base, grid)])
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    if width is None:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, max(width, NARROWEST), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
@@ -50,7 +62,7 @@ def _head(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
         yield f"  and {kinds - FAULTS:,} other errors, in the column error of the file"
 
 
-def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
+def _table(base: sqlite3.Connection, grid: Grid, width: int | None) -> list[str]:
     """A line a point: means over the seeds whose signal is not exactly zero, and their spread in decades."""
     names = [f'"{name}"' for name in grid.names]
     means = ("log10_signal_ratio", "predicted_log10_signal_ratio", "log10_transmission", "accuracy")
@@ -60,20 +72,25 @@ def _table(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     chosen = ", ".join([*names, *columns, spread, "GROUP_CONCAT(DISTINCT verdict)"])
     half = SHOWN // 2
     where = f"WHERE point < {half} OR point >= {grid.points - half}" if grid.points > SHOWN else ""
-    heads = [*grid.names, "signal ratio", "predicted", "transmission", "accuracy", "spread", "verdict"]
-    lines: list[list[str]] = []
+    heads = [name.replace("_", " ") for name in grid.names]
+    heads += ["signal ratio", "predicted", "transmission", "accuracy", "spread", "verdict"]
+    rows: list[list[str]] = []
     for row in base.execute(f"SELECT {chosen} FROM results {where} GROUP BY point"):
         settings, (*factors, accuracy, square, verdicts) = row[: len(names)], row[len(names) :]
         wide = None if grid.seeds < 2 or square is None else math.sqrt(max(square, 0.0))
         outcome = verdicts or "failed"
-        lines.append([*map(_short, settings), *map(_factor, factors), _share(accuracy), _share(wide), outcome])
+        named = map(_told, grid.axes, settings)
+        rows.append([*named, *map(_factor, factors), _share(accuracy), _share(wide), outcome])
     if grid.points > SHOWN:
-        lines.insert(half, [f"⋮ {grid.points - SHOWN:,} more", *[""] * (len(heads) - 1)])
-    kept = [at for at in range(len(heads)) if at < len(names) or any(line[at] not in ("–", "") for line in lines)]
-    lines = [[line[at] for at in kept] for line in [heads, *lines]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        rows.insert(half, [f"⋮ {grid.points - SHOWN:,} more", *[""] * (len(heads) - 1)])
+    kept = [at for at in range(len(heads)) if at < len(names) or any(row[at] not in ("–", "") for row in rows)]
+    left = [at == len(heads) - 1 for at in kept]
+    return lines([[row[at] for at in kept] for row in [heads, *rows]], left, width and max(width, NARROWEST))
+
+
+def _told(axis: Axis, value: Any) -> str:
+    """A value of a list as it stands there, one that was drawn to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) and not axis.values else _short(value)
 
 
 def _finite(name: str) -> str:
@@ -111,16 +128,16 @@ def _map(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:
     if axes is None:
         return
     across, up = axes
-    columns, lines = _some(across.values, WIDEST), _some(up.values, TALLEST)
+    columns, levels = _some(across.values, WIDEST), _some(up.values, TALLEST)
     cells = _digits(base, across, up) if grid.train else _signs(base, across, up)
     key = "accuracy in tenths, 9: 0.9 or more" if grid.train else ", ".join(
         f"{sign} {word or 'other'}" for word, sign in SIGNS.items() if sign in cells.values()
     )  # fmt: skip
     yield ""
     yield f"{up.name} up, {across.name} across ({key})"
-    names = [_short(value) for value in lines]
+    names = [_short(value) for value in levels]
     width = max(map(len, names))
-    for value, name in reversed(list(zip(lines, names, strict=True))):
+    for value, name in reversed(list(zip(levels, names, strict=True))):
         yield f"{name.rjust(width)} {''.join(cells.get((x, value), ' ') for x in columns)}"
     low, high = _short(columns[0]), _short(columns[-1])
     yield " " * (width + 1) + low + " " * max(1, len(columns) - len(low) - len(high)) + high
@@ -150,7 +167,7 @@ def chart(file: Path, grid: Grid) -> Any:
 
     axes = plane(grid)
     if axes is None:
-        raise UnvanishError("a map needs two settings with lists of numbers; this sweep varies fewer: save it as .csv")
+        raise UnvanishError(NO_MAP)
     across, up = axes
     xs, ys = sorted(across.values), sorted(up.values)
     value = "AVG(accuracy)" if grid.train else "AVG(log10_signal_ratio)"

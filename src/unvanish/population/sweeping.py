@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from unvanish.population.data import load
 from unvanish.population.factory import arguments
 from unvanish.population.grid import Grid, read_grid
 from unvanish.population.lasting import Stretch, lasting, limits_of, lost, work_on
@@ -87,10 +89,14 @@ class Sweep:
 
         return chart(self.file, self.grid)
 
-    def __str__(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """Its table and map; ``width``: the columns of the terminal, into which they are fitted."""
         from unvanish.population.summary import text
 
-        return text(self.file, self.grid)
+        return text(self.file, self.grid, width)
+
+    def __str__(self) -> str:
+        return self.text()
 
     __repr__ = __str__
 
@@ -103,11 +109,12 @@ def sweep(
 ) -> Sweep:
     """Measure every network of a grid: a TOML file, or the same as a dict.
 
-    ``to``: the file, .sqlite, .db, .csv or .parquet; the last two are written at the end, and FILE.sqlite beside them
-    holds the results as they come. None: a file in the temporary directory. An interrupted sweep goes on when it is
-    called with the same grid and ``to``; nothing is repeated but the stretch that was being worked on. ``on``: "local",
-    this machine, with one process a core as soon as that pays; "ray", the Ray cluster that runs here, or one started
-    for it; "ray://HOST:PORT", one that is reached from outside. ``progress`` is told the share done and the time left.
+    ``to``: the file, .sqlite, .db, .csv or .parquet; the last two are written at the end, and a .sqlite file of the
+    same name beside them holds the results as they come. None: a file in the temporary directory. An interrupted sweep
+    goes on when it is called with the same grid and ``to``; nothing is repeated but the stretch that was being worked
+    on, and a finished one is written in another format at once. ``on``: "local", this machine, with one process a core
+    as soon as that pays; "ray", the Ray cluster that runs here, or one started for it; "ray://HOST:PORT", one that is
+    reached from outside. ``progress`` is told the share done and the time left.
 
     Every item of ``.points`` has ``point``, ``seed``, the settings, and: ``log10_signal_ratio`` (of the error signal,
     first layer over last), ``predicted_log10_signal_ratio`` (mean-field theory; None for a model of your own),
@@ -120,7 +127,7 @@ def sweep(
     """
     on_ray = cluster.is_cluster(on, "sweep")
     asked = read_grid(grid)
-    _check_model(asked)
+    _check_own(asked)
     target = Path(to) if to is not None else Path(tempfile.mkdtemp(prefix="unvanish-")) / "sweep.sqlite"
     file = _file(target)
     tell = progress or (lambda share, what: None)
@@ -155,14 +162,28 @@ def _file(target: Path) -> Path:
         raise UnvanishError(f"cannot write {str(target)!r}: there is no directory {str(target.parent)!r}")
     if suffix == ".parquet":
         need_pyarrow()
-    return target if suffix in SUFFIXES else target.with_name(f"{target.name}.sqlite")
+    return target if suffix in SUFFIXES else target.with_suffix(".sqlite")
 
 
-def _check_model(grid: Grid) -> None:
+def _check_own(grid: Grid) -> None:
+    """That the user's own functions are there and take what they will be given."""
+    if grid.train:
+        with _named(grid, "data"):
+            load(grid.data)
     if grid.model[0]:
-        name, what = arguments(grid.model, [*grid.names, *grid.fixed])
+        with _named(grid, "model"):
+            name, what = arguments(grid.model, [*grid.names, *grid.fixed])
         if what:
-            raise UnvanishError(f"{grid.source}: {name}: {what}" if name else f"{grid.source}: {what}")
+            raise UnvanishError(f"{grid.place(name or 'model')}: {what}")
+
+
+@contextlib.contextmanager
+def _named(grid: Grid, name: str) -> Iterator[None]:
+    """Let an error say which line of the grid it comes from."""
+    try:
+        yield
+    except UnvanishError as error:
+        raise UnvanishError(f"{grid.place(name)}: {error}") from error
 
 
 def _folder(grid: Grid) -> Path | None:

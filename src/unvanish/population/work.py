@@ -52,7 +52,7 @@ def _trained(grid: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
     there = len(data.load(grid.data).train[1])
     if settings.get("batch", 0) > there:
         raise UnvanishError(
-            f"{grid.source}: batch = {settings['batch']} is more than the {there} images of {grid.data!r} to train on"
+            f"{grid.place('batch')} = {settings['batch']} is more than the {there} images of {grid.data!r} to train on"
         )
     return {"batch": min(TRAINING_BATCH, there), **settings}
 

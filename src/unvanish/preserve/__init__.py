@@ -101,7 +101,7 @@ class untouched:  # noqa: N801
         self.normal = torch.inference_mode(False)
         self.normal.__enter__()
         self.settings.plain(next((p.device for p in self.model.parameters()), torch.device("cpu")))
-        _seed(self.seed)
+        reseed(self.seed)
         for kept in self.belongings.tensors.values():
             if kept.gradient is not None:
                 kept.tensor.grad = None
@@ -164,7 +164,8 @@ def _end_generators(error: BaseException) -> None:
             waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
 
 
-def _seed(seed: int) -> None:
+def reseed(seed: int) -> None:
+    """Let random numbers of torch (on every device), numpy and Python follow from ``seed`` from here on."""
     numpy: Any = sys.modules.get("numpy")
     # A CUDA that nobody has started keeps no state yet, and torch.manual_seed would leave it a seed to start from.
     (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(seed)
@@ -199,7 +200,7 @@ def seeded(seed: int) -> Iterator[None]:
     cuda = torch.cuda.is_initialized()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
-            _seed(seed)
+            reseed(seed)
             yield
     finally:
         random.setstate(states[0])

@@ -82,6 +82,7 @@ def kept_tensors(tensors: Iterable[Tensor]) -> dict[int, KeptTensor]:
     """By id; without those that cannot be copied."""
     kept: dict[int, KeptTensor] = {}
     for tensor in tensors:
+        # what is sparse in some formats, or of a subclass, may have no copy: the walk does not write into it
         with suppress(NotImplementedError, RuntimeError, TypeError):
             kept[id(tensor)] = KeptTensor(tensor)
     return kept

@@ -35,7 +35,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     sharpest curvature allows plain gradient descent. ``after``: of plain descent, the real steps after which ``best``,
     ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
     layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
-    with it.
+    with it. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above
+    that of the best constant output.
     """
 
     optimizer: str
@@ -56,6 +57,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     after: int = 0
     arrived: float | None = None
     arrived_after: int | None = None
+    regained: float | None = None
+    regained_after: int | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):

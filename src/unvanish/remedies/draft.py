@@ -185,7 +185,9 @@ class Draft:
         ``parts``: functions and classes the lines call. Raises Refused, with the draft as it was, where they fail.
         """
         parts = _with_what_they_call(parts)
-        model, recipe = copied(self.model, self.recipe)
+        # lines that change the loss alone need no model of their own, and what is known of this one stays true
+        of_the_model = any(re.search(r"\bmodel\b", line) for line in code)
+        model, recipe = copied(self.model, self.recipe) if of_the_model else (self.model, self.recipe)
         names: dict[str, Any] = {part.__name__: part for part in parts}
         names |= {"math": math, "torch": torch, "nn": nn, "F": F}
         names |= {"model": model, "loss_fn": self.loss_fn, "restore_outputs": self.restore_outputs}

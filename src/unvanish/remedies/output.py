@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unvanish.preserve import untouched
+from unvanish.preserve import reseed, untouched
 from unvanish.remedies import Change, Draft, Refused, remedy
 from unvanish.remedies.anatomy import BETWEEN_LAYERS, SQUASHES, Anatomy, Site
 from unvanish.remedies.draft import outputs_of
@@ -29,7 +30,7 @@ LOGIT_LOSSES = {"multi": "cross_entropy", "binary": "binary_cross_entropy_with_l
     "output-layer",
     "a last layer and a loss that fit each other",
     kind="output",
-    answers=("UV301", "UV302", "UV701", "UV706"),
+    answers=("UV301", "UV302", "UV501", "UV502", "UV701", "UV706"),
     cures_on=("softmax-one-unit", "relu-on-logits"),
     no_help_on=("sigmoid-20", "lr-too-small"),
 )
@@ -80,8 +81,9 @@ def _takes_logits(draft: Draft, outputs: Tensor) -> bool:
     if right is None:
         return False
     wrong = 1.0 - right
-    by_probability = [_value(draft.metric, 0.1 + 0.8 * each, draft.targets) for each in (right, wrong)]
-    by_logit = [_value(draft.metric, 8.0 * each - 4.0, draft.targets) for each in (right, wrong)]
+    with untouched(nn.Module(), 0):
+        by_probability = [_value(draft.metric, 0.1 + 0.8 * each, draft.targets) for each in (right, wrong)]
+        by_logit = [_value(draft.metric, 8.0 * each - 4.0, draft.targets) for each in (right, wrong)]
     return by_probability[0] == by_probability[1] and by_logit[0] != by_logit[1]
 
 
@@ -120,12 +122,20 @@ def kind_of(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> str:
             return kind
     generator = torch.Generator().manual_seed(0)
     draws = [normal_like(outputs, generator) for _ in range(3)]
+    with untouched(nn.Module(), 0):
+        return _kind_by_trial(loss_fn, draws, targets)
+
+
+def _kind_by_trial(loss_fn: Loss, draws: list[Tensor], targets: Tensor) -> str:
     for kind, forms in FORMS.items():
         for transform, reference in forms:
-            found = [(_value(loss_fn, transform(z), targets), _value(reference, z, targets)) for z in draws]
-            pairs = [(a, b) for a, b in found if a is not None and b is not None and b != 0.0]
-            ratios = [a / b for a, b in pairs]
-            if len(ratios) == 3 and ratios[0] > 0.0 and max(ratios) - min(ratios) < 1e-3 * ratios[0]:
+            ratios: list[float] = []
+            for z in draws:
+                found, expected = _value(loss_fn, transform(z), targets), _value(reference, z, targets)
+                if not found or not expected or not found / expected > 0.0:
+                    break
+                ratios.append(found / expected)
+            if len(ratios) == 3 and max(ratios) - min(ratios) < 1e-3 * ratios[0]:
                 return kind
     return "distance" if _is_distance(loss_fn, draws, targets) else "unknown"
 
@@ -168,8 +178,10 @@ FORMS: dict[str, list[tuple[Callable[[Tensor], Tensor], Loss]]] = {
 
 
 def _value(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> float | None:
+    """What it gives; to be asked for inside of ``untouched``, which a module with a state of its own gets once more."""
     try:
-        with untouched(loss_fn if isinstance(loss_fn, nn.Module) else nn.Module(), 0), torch.no_grad():
+        with untouched(loss_fn, 0) if isinstance(loss_fn, nn.Module) else nullcontext(), torch.no_grad():
+            reseed(0)
             found = float(loss_fn(outputs, targets))
     except (RuntimeError, ValueError, TypeError, IndexError):
         return None

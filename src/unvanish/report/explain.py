@@ -138,7 +138,13 @@ def _joined(topic: str) -> str:
 
 
 def _wrapped(text: str, indent: int = 0) -> str:
+    """Lines of at most 80 characters; the marks of code in a docstring are for pages, not for a terminal."""
     blank = " " * indent
     return textwrap.fill(
-        text, WIDTH, initial_indent=blank, subsequent_indent=blank, break_long_words=False, break_on_hyphens=False
+        text.replace("``", ""),
+        WIDTH,
+        initial_indent=blank,
+        subsequent_indent=blank,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

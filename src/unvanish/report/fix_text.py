@@ -5,7 +5,6 @@ What comes from the user's program passes through ``Page.clean``. rich is import
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import DEFAULT_LENGTHS, Trial
 from unvanish.report.formats import writer
-from unvanish.report.page import ASCII, FAULT, FINE, NARROWEST, QUIET, STRONG, Page
+from unvanish.report.page import ASCII, FAULT, FINE, QUIET, STRONG, Page, laid_out
 from unvanish.words.numbers import score
 
 if TYPE_CHECKING:
@@ -40,17 +39,8 @@ def render(fixes: Fixes, width: int = 80, color: bool = False, unicode: bool = T
 
     ``color`` adds ANSI colours, which only repeat what the words say; without ``unicode`` the text is plain ASCII.
     """
-    from rich.console import Console
-
-    width, sheet = max(width, NARROWEST), io.StringIO()
-    console = Console(
-        file=sheet, width=width, force_terminal=color, color_system="256" if color else None, markup=False, emoji=False,
-        highlight=False, legacy_windows=False, _environ={},
-    )  # fmt: skip
-    page = Page(console, width, unicode)
-    for part in (_headline, _change, _tried, _not_tried, _advice, _cost):
-        part(fixes, page)
-    text = "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
+    parts = (_headline, _change, _tried, _not_tried, _advice, _cost)
+    text = laid_out(parts, fixes, width, color, unicode)
     return text if unicode else text.translate(DOTS).translate(ASCII)
 
 
@@ -64,7 +54,8 @@ def headline(fixes: Fixes) -> tuple[str, str]:
             f"{fixes.unit} {base} as it is, {score(fixes.best.score)} with {fixes.best.remedy}",
         )
     if fixes.verdict == "nothing to repair":
-        after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}"
+        short = "" if fixes.as_is.steps >= fixes.planned else ", and later ones were not looked at"
+        after = f"after {fixes.as_is.steps:,} of {_steps(fixes.planned)}{short}"
         tried = len(fixes.trials)
         none = f"; {tried} changes were raced, and none is better" if tried else ""
         return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_left
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from unvanish.words.markup import visible
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+Subject = TypeVar("Subject")
 NARROWEST = 40
 MOST_PARTS = 20
 """Parts of a module path: of a longer one the middle is cut out, whatever stands there."""
@@ -116,3 +118,21 @@ class Page(NamedTuple):
 def style_of(verdict: str) -> str:
     """The colour of a verdict, never the only sign of it."""
     return STYLES.get(verdict, QUIET if verdict == "mixed" else FAULT)
+
+
+def laid_out(
+    parts: Sequence[Callable[[Subject, Page], None]], subject: Subject, width: int, color: bool = False,
+    unicode: bool = True,
+) -> str:  # fmt: skip
+    """What each part prints of the subject, on one page of ``width`` cells (40 at least)."""
+    from rich.console import Console
+
+    width, sheet = max(width, NARROWEST), io.StringIO()
+    console = Console(
+        file=sheet, width=width, force_terminal=color, color_system="256" if color else None, markup=False, emoji=False,
+        highlight=False, legacy_windows=False, _environ={},
+    )  # fmt: skip
+    page = Page(console, width, unicode)
+    for part in parts:
+        part(subject, page)
+    return "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())

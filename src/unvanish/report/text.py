@@ -6,13 +6,12 @@ interpreted. rich is imported when a report is rendered.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unvanish.records import LayerFlow
 from unvanish.report.index import index
-from unvanish.report.page import ASCII, NARROWEST, QUIET, STRONG, Page, style_of
+from unvanish.report.page import ASCII, QUIET, STRONG, Page, laid_out, style_of
 from unvanish.report.sentences import (
     beyond_headline,
     called,
@@ -43,33 +42,13 @@ def render(report: Report, width: int = 80, color: bool = False, unicode: bool =
 
     ``color`` adds ANSI colours, which only repeat what the words say; without ``unicode`` the text is plain ASCII.
     """
-    text = _set((_headline, _staircase, _time, _findings, _undecided, _closing), report, width, color, unicode)
+    text = laid_out((_headline, _staircase, _time, _findings, _undecided, _closing), report, width, color, unicode)
     return text if unicode else text.translate(ASCII)
 
 
 def backward_staircase(report: Report, width: int = 80) -> str:
     """The part of the text report with a line a layer, without its title; "" where there are no layers."""
-    return _set((_steps,), report, width)
-
-
-def _set(
-    parts: Sequence[Callable[[Report, Page], None]],
-    report: Report,
-    width: int,
-    color: bool = False,
-    unicode: bool = True,
-) -> str:
-    from rich.console import Console
-
-    width, sheet = max(width, NARROWEST), io.StringIO()
-    console = Console(
-        file=sheet, width=width, force_terminal=color, color_system="256" if color else None, markup=False, emoji=False,
-        highlight=False, legacy_windows=False, _environ={},
-    )  # fmt: skip
-    page = Page(console, width, unicode)
-    for part in parts:
-        part(report, page)
-    return "\n".join(line.rstrip() for line in sheet.getvalue().splitlines())
+    return laid_out((_steps,), report, width)
 
 
 def _headline(report: Report, page: Page) -> None:

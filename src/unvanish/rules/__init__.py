@@ -24,9 +24,9 @@ from unvanish.words.glossary import FLAGS, VERDICT_WORDS
 LEVELS = ("error", "note")
 
 TIERS = (
-    "nonfinite", "dead_by_construction", "dead", "no_signal", "vanishing", "saddle", "exploding", "pairing", "inputs",
-    "activations", "outputs", "flat_loss", "learning_rate", "slow", "rounding", "plateau", "unused", "remarks",
-    "undecided",
+    "nonfinite", "dead_by_construction", "dead", "no_signal", "alike", "vanishing", "saddle", "exploding", "pairing",
+    "inputs", "activations", "outputs", "flat_loss", "learning_rate", "slow", "rounding", "plateau", "unused",
+    "remarks", "undecided",
 )  # fmt: skip
 """The order in which findings are reported: what an earlier tier says explains what a later one sees. Within a tier the
 codes decide."""

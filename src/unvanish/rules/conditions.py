@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import NamedTuple
 
 from unvanish.decide import decay_balances
 from unvanish.decide.limits import HORIZON
@@ -105,6 +106,46 @@ def needed_at_full_pace(step: StepFacts) -> float:
 def near_its_limit(step: StepFacts) -> bool:
     """Whether the rate is above a tenth of the largest that the curvature allows: then a larger one is no answer."""
     return bool(step.lr_limit) and step.lr * 2.0 / (step.lr_limit or math.inf) > 0.1
+
+
+class Grown(NamedTuple):
+    """By how many decades the rms of the results of layers grows at most, and where; layers whose results grow so."""
+
+    decades: float
+    steps: int
+    sizes: tuple[tuple[CallFlow, float], ...]
+
+
+def forward_growth_of(flow: Flow) -> Grown | None:
+    """How the results of layers grow in order of execution; None where no finite one is known."""
+    owned = {layer.call for layer in flow.layers}
+    sizes = tuple(
+        (call, call.log10_rms)
+        for call in sorted(flow.calls, key=lambda each: each.index)
+        if call.index in owned and call.log10_rms is not None and math.isfinite(call.log10_rms)
+    )
+    if not sizes:
+        return None
+    largest = max(sizes, key=lambda each: each[1])
+    return Grown(largest[1] - sizes[0][1], max(1, sizes.index(largest)), sizes)
+
+
+def out_of_proportion(loss: LossFacts, worse: float) -> bool:
+    """Whether the loss is more than ``worse`` times that of the best constant output."""
+    constant = loss.best_constant
+    return constant is not None and constant > 0.0 and loss.value > worse * constant
+
+
+def regained(flow: Flow) -> StepFacts | None:
+    """The steps that brought the loss below that of the best constant output, if they did.
+
+    A loss of exactly zero is no sign of it: a softmax whose logits are thousands apart has one entry left on every
+    sample, and asks for nothing once each of the batch stands right.
+    """
+    step, loss = flow.step, flow.loss
+    if step is None or step.regained is None or loss is None or loss.best_constant is None:
+        return None
+    return step if 0.0 < step.regained < loss.best_constant else None
 
 
 def out_of_reach(flow: Flow) -> bool:

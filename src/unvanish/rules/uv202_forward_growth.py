@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.decide.limits import FORWARD_GROWTH, FORWARD_LOSS
+from unvanish.records import Evidence, Flow, LossFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import settled
+from unvanish.rules.conditions import forward_growth_of, out_of_proportion, regained, settled
 from unvanish.rules.wording import factor, names, sources, subject
 from unvanish.words.numbers import number
 
@@ -16,7 +17,7 @@ from unvanish.words.numbers import number
     "exploding",
     "forward growth",
     tier="exploding",
-    levels=("error",),
+    levels=("error", "note"),
     needs=("calls", "loss"),
     remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm"),
     fires_on=("exploding-linear-30", "exploding-relu-12"),
@@ -25,7 +26,7 @@ from unvanish.words.numbers import number
         "small-cnn", "small-gpt", "lstm", "chaotic-tanh-50", "dead-relu", "output-scale",
     ),
 )  # fmt: skip
-def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> list[Statement]:
+def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float = FORWARD_LOSS) -> list[Statement]:
     """The signal grows from layer to layer until the outputs, and with them the loss, are out of all proportion.
 
     Example: thirty linear layers of width 64 with N(0, 1) weights. Each multiplies the size of its input by the root
@@ -36,7 +37,10 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
 
     Evidence: log10 of the largest rms among the results of layers over that of the first layer, greater than
     ``growth``, and a loss more than ``worse`` times that of the best constant output. Growth alone is no fault, and
-    none is where the loss asks the outputs to move by more than twice their size: the targets are larger still.
+    none is where the loss asks the outputs to move by more than twice their size: the targets are larger still. A note
+    where up to 800 real steps of the optimizer, tried on the batch and taken back, bring the loss below that of the
+    best constant output: the network trains, by way of a detour. A loss of exactly zero does not count, since outputs
+    of that size leave a softmax nothing to say.
 
     What helps: weights of the critical size (He for ReLU, Xavier or orthogonal for tanh), or a normalisation.
 
@@ -44,42 +48,67 @@ def forward_growth(flow: Flow, *, growth: float = 2.5, worse: float = 10.0) -> l
     effect of initialization and architecture.
     """
     loss = flow.loss
-    if loss is None or loss.best_constant is None or not loss.best_constant > 0.0 or settled(flow):
+    if loss is None or loss.best_constant is None or not out_of_proportion(loss, worse) or settled(flow):
         return []
-    if not loss.value > worse * loss.best_constant or _wanted_larger(flow):
+    grown = forward_growth_of(flow)
+    if grown is None or not grown.decades > growth or _wanted_larger(flow):
         return []
-    sizes = _sizes(flow)
-    if not sizes:
-        return []
-    first, largest = sizes[0], max(sizes, key=lambda each: each[1])
-    grown = largest[1] - first[1]
-    if not grown > growth:
-        return []
-    big = {call.index for call, size in sizes if size - first[1] > growth}
+    big = {call.index for call, size in grown.sizes if size - grown.sizes[0][1] > growth}
     layers = [layer for layer in flow.layers if layer.call in big]
-    steps = max(1, [call.index for call, _ in sizes].index(largest[0].index))
     message = (
-        f"The signal grows {factor(grown)} times on its way forward, and the loss is {number(loss.value)} where the"
-        " best"
-        f" constant output has {number(loss.best_constant)}: each of the {steps} steps from layer to layer multiplies"
-        " it by"
-        f" about {factor(grown / steps)}. {subject(flow, layers, 'is', 'are')} far too large at the present weights:"
-        f" a smaller learning rate leaves them so.{sources(layers[:1])}"
+        f"The signal grows {factor(grown.decades)} times on its way forward, and the loss is {number(loss.value)} where"
+        f" the best constant output has {number(loss.best_constant)}: each of the {grown.steps} steps from layer to"
+        f" layer multiplies it by about {factor(grown.decades / grown.steps)}."
+        f" {subject(flow, layers, 'is', 'are')} far too large at the present weights{_or_not(flow, loss)}"
+        f"{sources(layers[:1])}"
     )
+    back = regained(flow)
     return [
         Statement(
+            level="error" if back is None else "note",
             layers=names(layers),
             cause="weights",
             message=message,
             evidence=(
-                Evidence(name="log10 growth of the rms", value=grown, relation=">", threshold=growth),
+                Evidence(name="log10 growth of the rms", value=grown.decades, relation=">", threshold=growth),
                 Evidence(
                     name="loss over that of the best constant output",
                     value=loss.value / loss.best_constant, relation=">", threshold=worse,
                 ),
+                *_tried(flow, loss.best_constant),
             ),
         )
     ]  # fmt: skip
+
+
+def _or_not(flow: Flow, loss: LossFacts) -> str:
+    """Whether the training makes good for it, as far as that was tried."""
+    back, step = regained(flow), flow.step
+    if back is not None:
+        return (
+            f". But it trains: {back.regained_after} real steps of {back.optimizer}, tried on this batch and taken"
+            f" back, bring the loss to {number(back.regained)}. Weights of the right size spare it the detour."
+        )
+    if step is None or step.regained is None:
+        return ": a smaller learning rate leaves them so."
+    tried = f"{step.regained_after} real steps of {step.optimizer}, tried on this batch and taken back,"
+    if step.regained == 0.0:
+        return (
+            f". {tried} end at a loss of exactly 0: each sample of the batch stands right, and outputs as large as"
+            " these leave the loss nothing more to ask for."
+        )
+    if not step.regained < loss.value:
+        return f": {tried} do not lower the loss, and a smaller learning rate leaves them so."
+    return f": {tried} leave the loss at {number(step.regained)}, and a smaller learning rate leaves them so."
+
+
+def _tried(flow: Flow, constant: float) -> tuple[Evidence, ...]:
+    step = flow.step
+    if step is None or step.regained is None:
+        return ()
+    name = f"loss after {step.regained_after} real steps"
+    relation = "<" if regained(flow) is not None else "=" if step.regained == 0.0 else ">="
+    return (Evidence(name=name, value=step.regained, relation=relation, threshold=constant),)
 
 
 def _wanted_larger(flow: Flow) -> bool:
@@ -88,13 +117,3 @@ def _wanted_larger(flow: Flow) -> bool:
     if output is None or output.wanted is None or output.rms is None:
         return False
     return 2.0 * output.rms < output.wanted < math.inf
-
-
-def _sizes(flow: Flow) -> list[tuple[CallFlow, float]]:
-    """The calls of layers in order of execution, with log10 of the rms of their results."""
-    owned = {layer.call for layer in flow.layers}
-    return [
-        (call, call.log10_rms)
-        for call in sorted(flow.calls, key=lambda each: each.index)
-        if call.index in owned and call.log10_rms is not None and math.isfinite(call.log10_rms)
-    ]

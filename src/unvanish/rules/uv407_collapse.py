@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide.alike import COSTS, alike_level
-from unvanish.decide.limits import ALIKE
+from unvanish.decide.limits import ALIKE, MIXED
 from unvanish.records import AlikeFacts, CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import called, factor, names, sources
@@ -14,7 +14,7 @@ from unvanish.words.numbers import percent
     "UV407",
     "collapsed",
     "collapse of rows",
-    tier="slow",
+    tier="alike",
     levels=("error", "note"),
     needs=("calls", "loss"),
     remedies=("initial-residual", "pair-norm", "jumping-knowledge", "residual"),
@@ -37,10 +37,13 @@ def collapse(flow: Flow) -> list[Statement]:
 
     Evidence: 1 less the mean cosine between two rows, after each call that averages over them and that no path goes
     around. A note below 10^-6.5: two layers of attention start at 10^-5.1 to 10^-5.9 and train, stacks at 10^-7.6 and
-    less never told rows apart. An error below 10^-3 where the loss shows it, at a stationary point or after a hundred
-    steps, and where what tells rows apart is below the rounding of the number type. In every case the loss is no lower
-    than that of the best outputs that are the same for all rows, and those cannot win a fifth of the achievable
-    reduction. Outputs that are no rows (a mean over all nodes) are not asked.
+    less never told rows apart. After a hundred steps or at a stationary point, a note below 10^-3 and an error below
+    10^-5.5 where hardly more than a tenth was won over the best outputs that are the same for all rows: of graph
+    convolutions at -5.4 and more some went on to learn. An error, too, where what tells rows apart is below the
+    rounding of the number type. In every other case the loss is no lower than that of such outputs, and always they
+    leave more than a fifth of the achievable reduction out of reach. The narrowest of the averages counts. Outputs that
+    are no rows (a mean over all nodes) are not asked. Where a gradient has vanished too, this comes first: what is left
+    of the rows bounds what any gradient could do.
 
     What helps: a share of the first layer's nodes in every later one, skip connections, PairNorm, the features of all
     layers at the end; fewer layers.
@@ -54,18 +57,19 @@ def collapse(flow: Flow) -> list[Statement]:
         return []
     first = _first(facts)
     behind, begins = _layers(flow, facts.calls[first])
-    last = facts.log10_spread[-1]
+    narrowest = min(facts.log10_spread)
+    place = max(k for k, spread in enumerate(facts.log10_spread) if spread == narrowest)
+    where = "at the end" if place == len(facts.calls) - 1 else f"after {place + 1}"
     message = (
         f"The {facts.rows:,} rows become alike: from {begins} on, after {first + 1} of {len(facts.calls)} means over"
-        f" rows, the mean cosine between two of them is 1 to within 10^{ALIKE:g}, and {_to_within(last)} at the end"
-        f" (stable rank {facts.stable_rank[-1]:.3g}). Means over rows keep nothing that a later weight could bring"
-        f" back. {_cost(flow, facts, level)}{sources(behind[:1])}"
+        f" rows, the mean cosine between two of them is 1 to within 10^{ALIKE:g}, and {_to_within(narrowest)} {where}"
+        f" (stable rank {facts.stable_rank[place]:.3g}). {_cost(flow, facts, level)}{sources(behind[:1])}"
     )
     evidence = [
-        Evidence(name="log10 of 1 - mean cosine between rows", value=last, relation="<", threshold=ALIKE),
+        Evidence(name="log10 of 1 - mean cosine between rows", value=narrowest, relation="<", threshold=ALIKE),
         Evidence(name="before the first mean", value=facts.given),
         Evidence(name="depth at which rows are alike", value=first + 1.0, relation="of", threshold=len(facts.calls)),
-        Evidence(name="stable rank at the end", value=facts.stable_rank[-1]),
+        Evidence(name="stable rank there", value=facts.stable_rank[place]),
         Evidence(name="share out of reach", value=facts.out_of_reach, relation=">", threshold=COSTS),
     ]
     return [
@@ -73,9 +77,12 @@ def collapse(flow: Flow) -> list[Statement]:
     ]
 
 
+LOST = "Means over rows keep nothing that a later weight could bring back."
+
+
 def _first(facts: AlikeFacts) -> int:
-    """The first of the means behind which rows stay alike."""
-    first = len(facts.calls) - 1
+    """The first of the means from which on rows are alike as far as where they are most so."""
+    first = facts.log10_spread.index(min(facts.log10_spread))
     while first and facts.log10_spread[first - 1] < ALIKE:
         first -= 1
     return first
@@ -103,14 +110,19 @@ def _to_within(log10: float) -> str:
 
 def _cost(flow: Flow, facts: AlikeFacts, level: str) -> str:
     share = percent(facts.out_of_reach or 0.0)
+    if level == "note" and min(facts.log10_spread) >= MIXED:
+        return (
+            f"Outputs that are the same for all rows leave {share} of the achievable reduction out of reach. Weights"
+            " may still tell rows apart that are alike no further than that: some networks did, much later."
+        )
     if level == "note":
-        return f"Outputs that are the same for all rows leave {share} of the achievable reduction out of reach."
-    if facts.log10_spread[-1] < facts.digits:
+        return f"{LOST} Outputs that are the same for all rows leave {share} of the achievable reduction out of reach."
+    if min(facts.log10_spread) < facts.digits:
         why = "What tells them apart is below the rounding of the number type"
     else:
         taken = 0 if flow.step is None else flow.step.taken or 0
         why = f"The loss stays there after {taken:,} steps" if taken else "The loss stands still there"
     return (
-        f"{why}: it is no better than that of outputs that are the same for all rows, which leave {share} of the"
-        " achievable reduction out of reach."
+        f"{LOST} {why}: it is hardly better than that of outputs that are the same for all rows, which leave {share} of"
+        " the achievable reduction out of reach."
     )

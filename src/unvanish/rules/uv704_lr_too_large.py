@@ -7,7 +7,7 @@ import math
 from unvanish.decide.limits import VANISHED
 from unvanish.records import Evidence, Flow, RateTrial, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import steps_to_judge
+from unvanish.rules.conditions import regained, steps_to_judge
 from unvanish.rules.wording import factor, weakest
 from unvanish.words.numbers import number
 
@@ -41,7 +41,8 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[S
 
     Evidence: the optimizer's own next step raises the loss of this batch by more than ``rise`` of the reduction left,
     a smaller multiple of the same step lowers it, and after several steps really taken (and taken back) the loss is
-    still that much above the start, or not finite. A first step that later ones make good is no fault. Near the end,
+    still that much above the start, or not finite. A first step that later ones make good is no fault; a note where it
+    takes up to 200 steps, really taken too, from a loss twice that of the best constant to below it. Near the end,
     where a rise is less than ``least`` of the achievable reduction, a loss that fluctuates is no fault either.
     Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: six
     real steps at the rate, then as many at three times the rate where the signal survives, at a tenth where it does
@@ -58,27 +59,30 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[S
     if known is None or flow.loss is None or flow.loss.reference is None:
         return []
     step, gap = known
-    return _overshoots(step, gap, flow.loss.reference, rise, least) or _loses_the_signal(flow, step, gap)
+    return _overshoots(flow, step, gap, rise, least) or _loses_the_signal(flow, step, gap)
 
 
-def _overshoots(step: StepFacts, gap: float, reference: float, rise: float, least: float) -> list[Statement]:
+def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: float) -> list[Statement]:
+    assert flow.loss is not None and flow.loss.reference is not None
     first = dict(step.ladder).get(1.0)
-    allowed = max(rise * gap, least * reference)
+    allowed = max(rise * gap, least * flow.loss.reference)
     if first is None or step.walked is None or step.best is None or not step.best < 1.0:
         return []
     if first - step.loss <= allowed or step.walked - step.loss <= allowed:
         return []
+    back = regained(flow)
+    later = "" if back is None else f" {back.regained_after} of them bring it to {number(back.regained)}."
     end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
         f" is {end}:"
         f" {step.optimizer} with a learning rate of {step.lr:.3g} steps too far. {step.best:g} of the same step lowers"
         f" the loss to {number(dict(step.ladder)[step.best])}, so the direction is right: it is not a wrong gradient."
-        " On this batch."
+        f"{later} On this batch."
     )
     return [
         Statement(
-            level="error",
+            level="error" if back is None else "note",
             cause="learning rate",
             message=message,
             evidence=(

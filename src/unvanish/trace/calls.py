@@ -100,7 +100,7 @@ class Capture:
     loss_index: int | None = None
     outputs: list[Root] = field(default_factory=list)
     inside: tuple[int, ...] = ()  # of a model that computes its own loss: the last calls with weights before it
-    passed_on: bool = False  # the loss_fn gives what the model has computed as its loss, and no more
+    own_loss: bool = False  # the model computes its loss itself: there is no loss_fn, or one that only hands it on
     ends: list[Root] = field(default_factory=list)  # where the model's layers end that run inside the loss
     ends_in_loss: bool = False  # whether there were such, once they are let go of
     values: Any = None  # the outputs without their graph, in the user's structure

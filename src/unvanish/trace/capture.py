@@ -18,7 +18,7 @@ from unvanish.preserve.tensors import kept_tensors
 from unvanish.records import UnvanishError
 from unvanish.trace.calls import Capture, root_of
 from unvanish.trace.checkpoints import recompute_once
-from unvanish.trace.ends import ends_of, met_inside, returns_loss, roots_of
+from unvanish.trace.ends import ends_of, handed_on, met_inside, only_scaled, returns_loss, roots_of
 from unvanish.trace.places import blame
 from unvanish.trace.recorder import Recorder
 from unvanish.trace.scaled import is_finite
@@ -50,8 +50,7 @@ def record(problem: Problem, model: nn.Module) -> Capture:
             loss = _guarded("loss_fn" if problem.loss_fn else "the loss", lambda: problem.loss(outputs))
             recorder.adopt_end(loss)
             _read_loss(capture, problem, loss)
-            own = outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
-            capture.passed_on = problem.loss_fn is not None and loss is own
+            _read_own_loss(capture, problem, loss is (outputs if isinstance(outputs, Tensor) else inner_loss(outputs)))
             _read_layers_ends(capture)
         capture.random = not torch.equal(drawn, torch.default_generator.get_state())
         _read_own_ends(capture, problem)
@@ -183,13 +182,29 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
         )
 
 
+def _read_own_loss(capture: Capture, problem: Problem, named: bool) -> None:
+    """Whether the model computes its loss itself; single numbers that are all of it are then no outputs.
+
+    Where the loss_fn hands on numbers that are not called the loss (``named``), only if it is seen what they are made
+    by: else they are outputs like others, and tell at least how steps change them.
+    """
+    capture.own_loss = problem.loss_fn is None
+    handed = set[int]() if capture.own_loss else handed_on(capture)
+    if not handed:
+        return
+    capture.own_loss = True
+    capture.own_loss = named or bool(capture.met) or same_loss(capture)
+    if capture.own_loss:
+        capture.outputs = [root for root in capture.outputs if capture.owner.get(root.slot[0]) not in handed]
+
+
 def _read_own_ends(capture: Capture, problem: Problem) -> None:
     """Outputs for a model that returns its own loss alone: what its recognised loss call is given, else its ends."""
     if capture.loss_root is None or capture.ends:
         return
     if not returns_loss(capture, problem.batch_size):
         if (
-            problem.loss_fn is None and capture.met and not same_loss(capture)
+            capture.own_loss and capture.met and not same_loss(capture)
         ):  # outputs beside a loss in which something meets each with each
             capture.inside = tuple(ends_of(capture, problem.batch_size))
             capture.compared = capture.compared or met_inside(capture)
@@ -203,13 +218,23 @@ def _read_own_ends(capture: Capture, problem: Problem) -> None:
 
 
 def same_loss(capture: Capture) -> bool:
-    """Whether the recognised loss call, made once more, gives the whole loss."""
+    """Whether the recognised loss call, made once more, gives the whole loss, or a number that is only scaled to it."""
+    return loss_factor(capture) is not None
+
+
+def loss_factor(capture: Capture) -> float | None:
+    """What the recognised loss call, made once more, is to be multiplied by to give the whole loss; None: it is more.
+
+    Not 1 where the loss_fn scales what the model gives, as one does that spreads a step over several batches.
+    """
     if capture.loss_call is None:
-        return False
-    func, args, kwargs, _ = capture.loss_call
+        return None
+    func, args, kwargs, index = capture.loss_call
     with capture.replay():
         again = float(func(*args, **kwargs))
-    return math.isclose(again, capture.loss, rel_tol=1e-5)
+    if math.isclose(again, capture.loss, rel_tol=1e-5):
+        return 1.0
+    return capture.loss / again if capture.own_loss and again != 0.0 and only_scaled(capture, index) else None
 
 
 def _read_layers_ends(capture: Capture) -> None:

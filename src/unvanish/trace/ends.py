@@ -7,17 +7,42 @@ weights it does.
 
 from __future__ import annotations
 
-import math
-
 from unvanish.trace.calls import Call, Capture, Met, Node, Root, is_gone
+
+SCALES = ("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "true_divide")
+WEIGHTED_SUM = (
+    *SCALES, "add", "radd", "iadd", "sub", "rsub", "isub", "neg", "sum", "mean", "stack", "cat", "to", "float",
+    "double", "type", "clone", "view", "reshape", "squeeze", "unsqueeze", "getitem", "select", "unbind",
+)  # fmt: skip
+"""Calls that a weighted sum of single numbers is made of."""
 
 PRODUCTS = ("linear", "bilinear", "matmul", "mm", "addmm", "bmm", "baddbmm")
 
 
 def returns_loss(capture: Capture, batch_size: int) -> bool:
     """Whether all the model gives is one number, taken as its loss as it is."""
-    single = all(math.prod(root.shape) == 1 for root in capture.outputs)
-    return single and batch_size > 1 and not any(call.part == "loss" for call in capture.calls)
+    return capture.own_loss and batch_size > 1 and not capture.outputs
+
+
+def handed_on(capture: Capture) -> set[int]:
+    """The calls of the model whose single numbers, weighted and summed at most, are all that the loss_fn gives.
+
+    As ``lambda outputs, _: outputs[0]`` does for a model that returns ``(loss, logits)``. Empty where it does more.
+    """
+    calls = capture.calls
+    summed = [call for call in calls if call.part == "loss"]
+    made = {capture.loss_index, *(index for call in summed for index in call.inputs)}
+    owned = {index for index in made if index is not None and index >= 0}
+    if any(calls[index].numel > 1 for index in owned) or any(c.name.strip("_") not in WEIGHTED_SUM for c in summed):
+        return set()
+    return {index for index in owned if calls[index].part == "model"}
+
+
+def only_scaled(capture: Capture, index: int) -> bool:
+    """Whether the loss_fn does no more than multiply the number that this call of the model has made."""
+    scaled = [call for call in capture.calls if call.part == "loss"]
+    known = {index, *(call.index for call in scaled)}
+    return bool(scaled) and all(c.name.strip("_") in SCALES and known.issuperset(c.inputs) for c in scaled)
 
 
 def ends_of(capture: Capture, batch_size: int) -> list[int]:

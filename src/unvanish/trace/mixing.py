@@ -70,7 +70,7 @@ def mixed_of(
         count = found[1].numel() // max(1, found[1].shape[-1] * found[1].shape[-2])
         return Mixed(found[1].shape[-2], count, _rows(found[0]), _rows(found[1]))
     except (IndexError, TypeError, ValueError, RuntimeError, NotImplementedError):
-        return None
+        return None  # operands of a form that is not known, or that cannot be copied: this call is not looked at
 
 
 def spread(rows: Tensor) -> float | None:

@@ -23,6 +23,7 @@ from unvanish.trials.candidates import answers_to, ordered
 from unvanish.trials.crew import helpers
 from unvanish.trials.fixes import Fixes
 from unvanish.trials.judge import Judgement, confirm, judge
+from unvanish.trials.lasting import IMPROVING, lasting
 from unvanish.trials.ledger import Ledger, Standing
 from unvanish.trials.plan import Plan
 from unvanish.trials.questions import Describe
@@ -41,6 +42,7 @@ __all__ = [
     "applicable",
     "fix",
     "in_doubt",
+    "lasting",
     "measure",
     "open_race",
     "ordered",
@@ -50,10 +52,8 @@ __all__ = [
 ]
 
 NOTHING = "nothing to repair"
-IMPROVING = 0.03
-"""A network that reaches this share of the achievable reduction within the probe is improving …"""
 WORSE = 0.1
-"""… unless it is still worse than the best constant answer by more than this share."""
+"""A network that is worse than the best constant answer by more than this share is not improving."""
 CONDITIONAL = ("UV704",)
 """Findings that are trouble waiting for a condition, a larger learning rate: only training tells whether it comes."""
 
@@ -102,12 +102,22 @@ def fix(
             race.set_findings(findings)
             catalogue = applicable(race)
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
-                return answer(race, NOTHING, None, None, remarks)
+                findings, failure = lasting(race, findings)
+                if not failure:
+                    return answer(race, NOTHING, None, None, remarks)
+                healthy = False
+                remarks.append(failure)
+                race.set_findings(findings)
+                catalogue = applicable(race)
             race.enlist(crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
             remarks += _seen_faults(race, catalogue, judgement)
+            if healthy and not (judgement is not None and judgement.accepted):
+                failure = lasting(race, findings)[1]
+                healthy = not failure
+                remarks += filter(None, [failure])
         except KeyboardInterrupt:
             interrupted = True
             race.enlist(None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unvanish.trials.lasting import failed_late
 from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.race import Race
 from unvanish.trials.score import standard_error
@@ -40,14 +42,19 @@ class Judgement:
 def confirm(race: Race, chosen: Candidate) -> Judgement | None:
     """Train the chosen one and the network as it is with every seed, as long as the budget allows, and compare them.
 
-    First every seed to the last rung, then as far beyond it, up to the planned number of steps, as the rest of the
-    budget carries both of them. None where not even one seed could be compared.
+    First every seed to the last rung, or to where the network as it is failed after it, then as far beyond, up to the
+    planned number of steps, as the rest of the budget carries both of them. None where not even one seed could be
+    compared.
     """
-    rung = race.plan.rungs[-1]
+    rung = max(race.plan.rungs[-1], failed_late(race))
     seeds: list[int] = []
     every = range(race.seed, race.seed + race.plan.seeds)
     race.expect((each, seed, rung) for seed in every for each in (AS_IS, chosen))
+    further = _affordable(race, chosen, every)  # as far as it goes if none of these trainings ends early
     for seed in every:
+        if further > rung:
+            pairs = ((each, another) for another in every for each in (AS_IS, chosen))
+            race.foresee_further((p for p in pairs if p != (chosen, race.seed)), chosen, further)
         try:
             _both(race, chosen, seed, rung)
         except BudgetSpentError:
@@ -70,7 +77,7 @@ def _both(race: Race, chosen: Candidate, seed: int, steps: int) -> None:
         race.reach(candidate, seed, steps, f"judging, seed {seed}: {title(candidate)}")
 
 
-def _affordable(race: Race, chosen: Candidate, seeds: list[int]) -> int:
+def _affordable(race: Race, chosen: Candidate, seeds: Sequence[int]) -> int:
     """The most steps, up to the planned number, to which both can be taken with all seeds."""
 
     def price(steps: int) -> int:

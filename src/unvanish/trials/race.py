@@ -114,13 +114,20 @@ class Race:
         The network as it is with every seed that judges, first; then ``others``, a candidate and a seed each. ``own``:
         the candidate whose copy with the first seed will be needed in this process.
         """
+        judging = [(AS_IS, seed) for seed in range(self.seed, self.seed + self.plan.seeds)]
+        self._foresee([*judging, *others], own, self.plan.rungs[-1])
+
+    def foresee_further(self, places: Iterable[tuple[Candidate, int]], own: Candidate, steps: int) -> None:
+        """The same for trainings beyond the last rung, of those that have been measured there."""
+        known, rung = {*self.ledger.measures, *self.replay}, self.plan.rungs[-1]
+        self._foresee([place for place in places if (*place, rung) in known], own, steps)
+
+    def _foresee(self, places: Iterable[tuple[Candidate, int]], own: Candidate | None, last: int) -> None:
         if self.crew is None or not self.copies.fits_in_memory:
             return
-        last = self.plan.rungs[-1]
-        part = max(self.plan.rungs[0], -(-last // PARTS))
-        judging = [(AS_IS, seed) for seed in range(self.seed, self.seed + self.plan.seeds)]
+        part = max(self.plan.rungs[0], -(-self.plan.rungs[-1] // PARTS))
         found: list[Ahead] = []
-        for candidate, seed in dict.fromkeys([*judging, *others]):
+        for candidate, seed in dict.fromkeys(places):
             if not {(candidate, seed, last)} & {*self.ledger.measures, *self.replay}:
                 start = self.ledger.reached.get((candidate, seed), 0)
                 found += [Ahead(candidate, seed, min(stop, last)) for stop in range(start + part, last + part, part)]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from unvanish.remedies import Refused, get
 from unvanish.trials.candidates import in_order
+from unvanish.trials.lasting import failed_late, survives
 from unvanish.trials.learned import HALF, has_learned, share_so_far
 from unvanish.trials.ledger import BudgetSpentError
 from unvanish.trials.plan import QUARTER
 from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, title
-from unvanish.trials.trial import Measure
 
 CLOSE = 0.02
 """Scores this near to each other are taken for the same."""
@@ -45,11 +45,13 @@ def search(
             return None
         else:  # what is kept back for judging is of no use without anything to judge
             more, tried_longer, reserve = late(race, answers), True, min(reserve, FEWEST_RUNGS * race.plan.rungs[-1])
-        finalists = sorted([*finalists, *more], key=race.ledger.key, reverse=True)
+        finalists = _lasting_ones(race, sorted([*finalists, *more], key=race.ledger.key, reverse=True))
     if not tried_longer and not has_learned(race, finalists[0]):
-        finalists = sorted([*finalists, *late(race, answers)], key=race.ledger.key, reverse=True)
+        longer = sorted([*finalists, *late(race, answers)], key=race.ledger.key, reverse=True)
+        finalists = _lasting_ones(race, longer)
     race.expect_descriptions()
     chosen = smallest_of_the_best(race, finalists)
+    chosen = chosen if survives(race, chosen) else finalists[0]
     try:
         chosen = minimised(race, completed(race, chosen, answers), answers)
     except BudgetSpentError:
@@ -66,6 +68,18 @@ def search(
 
 def _better(race: Race, candidate: Candidate) -> bool:
     return race.ledger.key(candidate) > race.ledger.key(AS_IS) + CLOSE
+
+
+def _lasting_ones(race: Race, finalists: list[Candidate]) -> list[Candidate]:
+    """The finalists from the first on that survives where the network as it is did not; best first, as they are."""
+    first = next((place for place, each in enumerate(finalists) if survives(race, each)), len(finalists))
+    return finalists[first:]
+
+
+def _key(race: Race, candidate: Candidate) -> float:
+    """Its key; that at the last rung, if it went further only for the sake of where the network as it is failed."""
+    at_rung = race.ledger.measures.get((candidate, race.seed, race.plan.rungs[-1]))
+    return at_rung.key if at_rung is not None and failed_late(race) else race.ledger.key(candidate)
 
 
 def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
@@ -130,7 +144,8 @@ def completed(race: Race, chosen: Candidate, answers: Sequence[str]) -> Candidat
         if not race.applies(whole) or race.leaves_a_fault(whole):
             continue
         found = race.reach(whole, race.seed, race.plan.rungs[-1], f"with {slug}: {title(whole)}")
-        if found.key >= race.ledger.key(chosen) - CLOSE or _learns_as_much(race, whole, chosen):
+        as_good = found.key >= _key(race, chosen) - CLOSE or _learns_as_much(race, whole, chosen)
+        if as_good and survives(race, whole):
             return whole
     return chosen
 
@@ -142,7 +157,7 @@ def _learns_as_much(race: Race, whole: Candidate, chosen: Candidate) -> bool:
 
 def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Candidate:
     """Drop edits one by one, as long as the score stays within 0.02 and no fault comes back."""
-    goal = race.ledger.key(chosen) - CLOSE
+    goal = _key(race, chosen) - CLOSE
     rung = race.plan.rungs[-1]
     fewer = {out: tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1}
     if race.veto and not race.leaves_a_fault(chosen):
@@ -152,25 +167,34 @@ def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Can
     for out, smaller in fewer.items():
         try:
             found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
-            if found.key < goal and out in HIGHER_RATES and out not in answers:
-                found = _caught_up(race, smaller, out)
+            key = found.key
+            if key < goal and out in HIGHER_RATES and out not in answers:
+                key = _caught_up(race, smaller, out)
         except Refused:
             continue
-        if found.key >= goal:
+        if key >= goal and survives(race, smaller):
             return minimised(race, smaller, answers)
     return chosen
 
 
-def _caught_up(race: Race, slower: Candidate, out: str) -> Measure:
-    """What it is worth after half a training: a higher rate that no finding asks for may have brought speed alone.
+def _caught_up(race: Race, slower: Candidate, out: str) -> float:
+    """Its key after half a training, and what is still to come: a higher rate that no finding asks for may be speed.
 
-    Speed is of no use where there are steps enough without it. The steps that the guards and a second seed of the
-    judgement need are kept back.
+    Speed is of no use where there are steps enough without it. Twice the steps to T are left then: where the training
+    loss still falls, they are taken to bring half of what the last doubling brought. But a judgement has few of those
+    steps: what is no better than the network as it is after a quarter of them could not be shown to help. The steps
+    that the guards and a second seed of the judgement need are kept back.
     """
     rung, further = race.plan.rungs[-1], max(race.plan.rungs[-1], race.plan.steps // 2)
+    before, as_is = (race.ledger.measures.get((each, race.seed, rung)) for each in (slower, AS_IS))
+    assert before is not None
+    if as_is is not None and before.key <= as_is.key + CLOSE:
+        return before.key
     if race.ledger.left - race.ledger.price(slower, race.seed, further) < 3 * rung:
-        return race.ledger.measures[slower, race.seed, rung]
-    return race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
+        return before.key
+    found = race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
+    doubled = found.falling and further >= 2 * rung
+    return found.key + (max(0.0, found.key - before.key) / 2.0 if doubled else 0.0)
 
 
 def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candidate:
@@ -194,7 +218,7 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
         try:
             race.reach(rival, race.seed, rung, f"learning rate guard: {title(rival)}")
             if race.ledger.key(rival) > floor + CLOSE and (found := worse(rival)) > floor + CLOSE:
-                chosen, floor = rival, found
+                chosen, floor = (rival, found) if survives(race, rival) else (chosen, floor)
         except Refused:
             continue
     return chosen

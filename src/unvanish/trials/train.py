@@ -30,7 +30,10 @@ RECENT = 8
 
 @dataclass
 class Copy:
-    """A copy under repair: the model after the edits, its optimizer, and where its training stands."""
+    """A copy under repair: the model after the edits, its optimizer, and where its training stands.
+
+    ``failed_on``: the batch on which its loss was no number any more.
+    """
 
     candidate: Candidate
     seed: int
@@ -42,6 +45,7 @@ class Copy:
     losses: list[float] = field(default_factory=list)
     resume_random: Callable[[], None] | None = None
     failure: str = ""
+    failed_on: Batch | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -215,7 +219,7 @@ def _step(each: Copy, problem: Problem, parameters: list[Tensor]) -> None:
             loss = loss_of(each.draft.loss_fn, called(each.model, inputs), targets)
         value = float(loss.detach())
         if not math.isfinite(value):
-            each.failure = f"the loss was {value} at step {each.steps}"
+            each.failure, each.failed_on = f"the loss was {value} at step {each.steps}", (inputs, targets)
             return
         loss.backward()
         each.draft.recipe.clip_gradients(parameters)

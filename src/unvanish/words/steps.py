@@ -43,6 +43,11 @@ STEP = {
         " null where none were taken."
     ),
     "arrived_after": "How many real steps that took; the network's state was put back.",
+    "regained": (
+        "The loss after that many real steps, where it starts far above that of the best constant output; infinite"
+        " where it is not a number there, null where no steps were taken."
+    ),
+    "regained_after": "How many real steps that took; the network's state was put back.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."

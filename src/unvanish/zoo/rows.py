@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,12 +34,17 @@ class Convolutions(nn.Module):
 
 def graph(depth: int, skips: bool = False, batchnorm: bool = False) -> Problem:
     """Nodes of a dense random graph, each of which is asked for a feature of its own."""
+    return over_graph(lambda: Convolutions(depth, skips, batchnorm))
+
+
+def over_graph(build: Callable[[], nn.Module]) -> Problem:
+    """A model of nodes of a dense random graph, each of which is asked for a feature of its own."""
     nodes = 64
     edges = (torch.rand(nodes, nodes) < 0.1).float()
     edges = ((edges + edges.T + torch.eye(nodes)) > 0).float()
     root = edges.sum(1).rsqrt()
     inputs = torch.randn(nodes, 8)
-    model = Convolutions(depth, skips, batchnorm)
+    model = build()
     return Problem(
         model=model,
         inputs=(inputs, root[:, None] * edges * root),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unvanish.problem import Problem
 from unvanish.zoo.digits import adam
+from unvanish.zoo.rows import over_graph
 
 
 def broadcast_loss() -> Problem:
@@ -202,16 +203,4 @@ class Convolved(nn.Module):
 
 def smoothed(depth: int) -> Problem:
     """Nodes of a dense random graph, each of which is asked for a feature of its own."""
-    nodes = 64
-    edges = (torch.rand(nodes, nodes) < 0.1).float()
-    edges = ((edges + edges.T + torch.eye(nodes)) > 0).float()
-    root = edges.sum(1).rsqrt()
-    inputs = torch.randn(nodes, 8)
-    model = Convolved(depth, 32)
-    return Problem(
-        model=model,
-        inputs=(inputs, root[:, None] * edges * root),
-        targets=(inputs[:, 0] > 0).long(),
-        loss_fn=F.cross_entropy,
-        optimizer=adam(model, 3e-3),
-    )
+    return over_graph(lambda: Convolved(depth, 32))

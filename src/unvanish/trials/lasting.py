@@ -1,0 +1,78 @@
+"""Whether a network that learns at first goes on to the end of its training: what a probe is too short to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unvanish.decide.stationary import has_converged
+from unvanish.pipeline import diagnose
+from unvanish.records import Finding, UnvanishError
+from unvanish.trials.race import Race
+from unvanish.trials.train import AS_IS, Candidate, title
+
+IMPROVING = 0.03
+"""A network that has won this share of the achievable reduction is improving."""
+
+
+def lasts(race: Race) -> bool:
+    """Whether the network as it is still stands after T steps, or as many as the budget carries.
+
+    It does not where a step failed or the loss is no number any more, nor where the training loss has risen back to
+    that of the best constant answer, or, where that is not known, to what it was at first.
+    """
+    known = race.ledger.reached[AS_IS, race.seed]
+    end = max(known, min(race.plan.steps, known + race.ledger.left))
+    for stop in (race.plan.rungs[-1], end):  # a race that follows begins with the last rung
+        if known < stop <= end:
+            race.reach(AS_IS, race.seed, stop, "as is, to the end")
+    found, loss = race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]], race.report.loss
+    if found.failure or found.loss is None or loss is None:
+        return False
+    if loss.best_constant is None or has_converged(loss):
+        return found.fall > -IMPROVING
+    scale = loss.reference if loss.reference else abs(loss.value)
+    return found.loss <= loss.best_constant - IMPROVING * scale
+
+
+def lasting(race: Race, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], str]:
+    """What is found where a healthy beginning ends badly, beside what was found before; and how it ends, "" if well.
+
+    The network is checked as it stands then, with the batch on which its training failed.
+    """
+    first = race.ledger.reached[AS_IS, race.seed]
+    if lasts(race):
+        return findings, ""
+    copy, end = race.copy(AS_IS, race.seed), race.ledger.reached[AS_IS, race.seed]
+    measure = race.ledger.measures[AS_IS, race.seed, end]
+    race.ledger.enter((AS_IS, race.seed, copy.steps), measure, 0)
+    how = measure.failure or f"after {copy.steps:,} steps the training loss had risen again"
+    why = f"as it is the training ends badly, of which its first {first:,} steps show nothing: {how}"
+    problem = replace(
+        copy.draft.problem, optimizer=copy.optimizer, steps=race.plan.steps, autocast=race.problem.autocast
+    )
+    if copy.failed_on is not None:
+        problem = replace(problem, inputs=copy.failed_on[0], targets=copy.failed_on[1])
+    known = {finding.code for finding in findings}
+    try:
+        later = diagnose(problem, seed=race.seed).findings
+    except UnvanishError as error:
+        return findings, f"{why}; a check of it there: {error}"
+    new = [f for f in later if f.code not in known]
+    error = next((f"; a check of it there, {f.code}: {f.message}" for f in new if f.level == "error"), "")
+    return (*findings, *new), why + error
+
+
+def failed_late(race: Race) -> int:
+    """The step at which the training as it is failed, where that is later than a race can see; else 0."""
+    end = race.ledger.reached.get((AS_IS, race.seed), 0)
+    return end if end > race.plan.rungs[-1] and race.ledger.measures[AS_IS, race.seed, end].failure else 0
+
+
+def survives(race: Race, candidate: Candidate) -> bool:
+    """Whether that candidate is trained, and stands, where the network as it is failed later than a race can see."""
+    end = failed_late(race)
+    if end and race.ledger.price(candidate, race.seed, end) > race.ledger.left:
+        return False
+    return (
+        not end or not race.reach(candidate, race.seed, end, f"to where it failed as it is: {title(candidate)}").failure
+    )
