@@ -47,7 +47,11 @@ class Slope:
 
 def slope_of(call: Call) -> Slope | None:
     """The slope range of a call that treats each element alone, else None."""
-    return None if call.probe is None else slope_of_function(call.name, *call.probe)
+    if call.probe is None:
+        return None
+    if call.slope is False:  # it is asked for several times
+        call.slope = slope_of_function(call.name, *call.probe)
+    return call.slope
 
 
 def slope_of_function(name: str, func: Any, args: Any, kwargs: Any) -> Slope | None:
