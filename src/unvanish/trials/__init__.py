@@ -88,9 +88,7 @@ def fix(
     can be tried.
     """
     plan = planned(problem, budget, seeds, seed)
-    with (
-        torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew,
-    ):  # fmt: skip
+    with torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew:
         before = diagnose(problem, seed=seed)
         race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
@@ -98,11 +96,12 @@ def fix(
         judgement: Judgement | None = None
         interrupted, healthy = False, False
         try:
+            race.begin(early := crew(race.copies) if on == "local" else None)
             findings, catalogue, healthy, failure = begin(race, anyway=anyway)
             remarks += filter(None, [failure])
             if not catalogue:
                 return answer(race, NOTHING, None, None, remarks)
-            race.enlist(crew(race.copies))
+            race.enlist(early or crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
@@ -113,7 +112,6 @@ def fix(
                 remarks += filter(None, [failure])
         except KeyboardInterrupt:
             interrupted = True
-            race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
 
@@ -126,15 +124,19 @@ def begin(race: Race, *, anyway: bool = False) -> tuple[tuple[Finding, ...], tup
     """
     findings, improving = probe(race)
     healthy = improving and all(f.level != "error" for f in findings)
-    race.set_findings(findings)
-    catalogue, failure = applicable(race), ""
+    catalogue, failure = _known(race, findings), ""
     if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
         findings, failure = lasting(race, findings)
         if not failure:
             return findings, (), True, ""
-        race.set_findings(findings)
-        catalogue = applicable(race)
+        catalogue = _known(race, findings)
     return findings, catalogue, healthy and not failure, failure
+
+
+def _known(race: Race, findings: tuple[Finding, ...]) -> tuple[Remedy, ...]:
+    """The remedies that apply, told of these findings."""
+    race.set_findings(findings)
+    return applicable(race)
 
 
 def applicable(race: Race) -> tuple[Remedy, ...]:
@@ -297,6 +299,7 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
 
 def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Judgement | None]:
     """The best of an interrupted search, judged on the longest training that it and the network as it is share."""
+    race.enlist(None)
     ranked = [chosen] if chosen is not None else [c for _, _, c in race.ledger.standings() if c != AS_IS]
     for candidate in ranked[:3]:
         lengths = sorted({s for c, d, s in race.ledger.measures if c == candidate and d == race.seed}, reverse=True)
