@@ -57,6 +57,29 @@ def test_accelerate_as_it_is_prepared_accumulated_and_clipped(tmp_path: Path) ->
     accelerate.state.AcceleratorState._reset_state(True)
 
 
+def test_the_shorter_last_group_of_each_epoch_is_shown_and_is_no_finding(tmp_path: Path) -> None:
+    """Accelerate divides it by 4, too: the last of three steps has half of the gradient, and nothing is ill."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    accelerator = accelerate.Accelerator(gradient_accumulation_steps=4, cpu=True)
+    net, one = network(), batches(1)[0]
+    rows: Any = [(one[0][k], one[1][k]) for k in range(16)] * 10  # ten batches of the same rows: four, four and two
+    loader = torch.utils.data.DataLoader(rows, batch_size=16)
+    model, optimizer, loader = accelerator.prepare(net, torch.optim.SGD(net.parameters(), 1e-4), loader)
+    with unvanish.watch(model, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for _ in range(10):
+            for x, y in loader:
+                with accelerator.accumulate(model):
+                    accelerator.backward(F.cross_entropy(model(x), y))
+                    optimizer.step()
+                    optimizer.zero_grad()
+    saved = unvanish.load_run(run.path)
+    norms = [10**value for value in saved.whole("total_log10_grad_norm")]
+    assert len(norms) == 30
+    assert [norms[k] / norms[k - 1] for k in range(2, 30, 3)] == pytest.approx([0.5] * 10, rel=1e-2)
+    assert not [each for each in saved.findings if each.level == "error"]
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
 def test_ignite_with_a_check_of_its_batch_in_a_handler(tmp_path: Path) -> None:
     engines = pytest.importorskip("ignite.engine", reason="Ignite is not installed: pip install pytorch-ignite")
     net, seen, reports = network(), [], []

@@ -518,11 +518,16 @@ def test_the_text_fits_the_terminal_and_tells_every_point(
 
 
 def test_a_map_that_cannot_be_drawn_is_refused_before_the_sweep(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, "[grid]\ndepth = [2, 3]\n[fixed]\nwidth = 4\n")
     assert main(["sweep", str(path), "-o", str(tmp_path / "s.svg")]) == 2
     assert "a map needs two settings" in capsys.readouterr().err
+    assert not (tmp_path / "s.sqlite").exists()
+    path = written(tmp_path, "[grid]\ndepth = [2, 3]\nwidth = [4, 8]\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "s.svg")]) == 2
+    assert "pip install 'unvanish[pictures]'" in capsys.readouterr().err
     assert not (tmp_path / "s.sqlite").exists()
 
 

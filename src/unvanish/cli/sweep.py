@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unvanish.cli.terminal import HEALTHY, Progress, look_ahead, pictures_ahead, stdout_to_stderr, width, write
+from unvanish.cli.terminal import HEALTHY, PICTURE, Progress, look_ahead, pictures_ahead, stdout_to_stderr, width, write
 from unvanish.records import UnvanishError
 
-PICTURES = (".svg", ".png", ".pdf")
 DATA = (".sqlite", ".db", ".csv", ".parquet")
 EPILOG = "exit status: 0 done, 2 wrong usage or an error; an interrupted sweep goes on when it is called again"
 
@@ -39,10 +38,12 @@ def _sweep(args: argparse.Namespace) -> int:
     output = Path(args.output or f"{Path(args.grid).stem}.sqlite")
     look_ahead(output)
     suffix = output.suffix.lower()
-    if suffix not in (*DATA, *PICTURES):
+    if suffix not in (*DATA, *PICTURE):
         found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
-        raise UnvanishError(f"{str(output)!r}: {found} names no known format; use one of {', '.join(DATA + PICTURES)}")
-    picture = suffix in PICTURES
+        raise UnvanishError(
+            f"{str(output)!r}: {found} names no known format; use one of {', '.join((*DATA, *PICTURE))}"
+        )
+    picture = suffix in PICTURE
     if picture:
         _picture_ahead(args.grid, output)
     file = output.with_suffix(".sqlite") if picture else output
@@ -72,4 +73,4 @@ def _picture_ahead(grid: str, output: Path) -> None:
 
     if plane(read_grid(grid)) is None:
         raise UnvanishError(f"{grid}: {NO_MAP}")
-    pictures_ahead(output.suffix.lower()[1:])
+    pictures_ahead(PICTURE[output.suffix.lower()])

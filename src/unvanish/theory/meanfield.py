@@ -22,7 +22,7 @@ PANELS = (-20.0, -8.0, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 20.
 """Pre-activations between which the function may bend, whatever the variance."""
 SATURATED = 0.01
 """A slope below this share of the largest one counts as saturated, as in the check of a network."""
-COLLAPSED, DIVERGED = 1e-12, 1e12
+COLLAPSED = 1e-12
 FAR = 1e9
 """A variance that has grown this far on its way to a fixed point has none: the drift of softplus is lost soon after."""
 ROUNDING = 1e-10
