@@ -51,13 +51,16 @@ class OuterNames:
 
     def unmoved(self) -> bool:
         """Whether the names still stand for what they did."""
-        return all(_same(read(), value) for read, _, value in self.kept)
+        try:
+            return all(_same(read(), value) for read, _, value in self.kept)
+        except ValueError:  # one is bound to nothing any more
+            return False
 
     def __enter__(self) -> OuterNames:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _, put, value in self.kept:
+        for _read, put, value in self.kept:
             put(value)
 
 
