@@ -102,6 +102,12 @@ class Simulated(crew.Crew):
             self.worked += spent
             self._under_way = self._free + spent, question, found
 
+    def start(self, findings: Any, stands: Any) -> None:
+        self._catch_up(self.now)
+        super().start(findings, stands)
+        with self._aside():
+            self.other.learn(findings)
+
     def expect(self, questions: Any, own: Any = (), rank: int = SURE) -> None:
         self._catch_up(self.now)
         super().expect(questions, own, rank)

@@ -75,13 +75,14 @@ def _loss(draft: Draft, batch: Any) -> torch.Tensor:
     return draft.loss_fn(draft.model(batch[0]), batch[1])
 
 
-def row(name: str, build: Any, seed: int) -> dict[str, Any]:
-    """One program with one seed."""
+def row(name: str, build: Any, seed: int, lengths: int = 3) -> dict[str, Any]:
+    """One program with one seed; ``lengths``: the steps of the search, in planned trainings."""
     reported, cured = build(seed)
     started = time.perf_counter()
     found: dict[str, Any] = {"case": name, "seed": seed}
     try:
-        fixes = unvanish.fix(unvanish.Problem(**reported), seeds=3, seed=seed)
+        budget = lengths * reported["steps"]
+        fixes = unvanish.fix(unvanish.Problem(**reported), budget=budget, seeds=3, seed=seed)
     except unvanish.UnvanishError as error:
         return {**found, "error": str(error)}
     edits = () if fixes.best is None else fixes.best.edits

@@ -110,3 +110,39 @@ def test_first_steps_too_far_that_later_ones_make_good(seed: int) -> None:
     report = diagnose(Problem(model, x, y, F.cross_entropy, lambda p: torch.optim.Adam(p, 1e-2), steps=1000))
     assert level_of(report, "UV704") == "note" and report.loss is not None and report.loss.best_constant is not None
     assert trained(model, x, y, 1e-2, 200) < report.loss.best_constant
+
+
+class Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.softplus(self.mix(x))
+
+
+def softplus_chain(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Thirteen blocks whose first steps of Adam throw the loss up, on most seeds."""
+    torch.manual_seed(seed)
+    x = torch.randn(64, 6)
+    y = (torch.tanh(x @ torch.randn(6, 8)) @ torch.randn(8, 4))[:, :1]
+    return nn.Sequential(nn.Linear(6, 64), *(Beside() for _ in range(13)), nn.Linear(64, 1)), x, y
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_steps_that_overshoot_and_then_learn_are_no_error(seed: int) -> None:
+    model, x, y = softplus_chain(seed)
+    report = diagnose(Problem(model, x, y, F.mse_loss, lambda p: torch.optim.Adam(p, 2e-3), steps=1000))
+    assert not [f for f in report.findings if f.level == "error"]
+    step = report.step
+    assert step is not None and report.loss is not None
+    if step.walked is not None and step.walked > step.loss:
+        assert level_of(report, "UV704") == "note"
+        assert step.regained is not None and step.regained < step.loss
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_steps_that_overshoot_and_go_on_doing_so_are_one(seed: int) -> None:
+    model, x, y = softplus_chain(seed)
+    report = diagnose(Problem(model, x, y, F.mse_loss, lambda p: torch.optim.Adam(p, 0.5), steps=1000))
+    assert "error" in {f.level for f in report.findings if f.code in ("UV704", "UV505")}

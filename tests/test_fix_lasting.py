@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,16 +127,44 @@ def test_what_counts_as_a_bad_end(constant: float | None, last: float, fall: flo
     assert lasts(race(loss, Measure(score=0.0, fall=fall, loss=last, failure=failure))) == well
 
 
-def test_a_candidate_has_to_stand_where_the_network_as_it_is_failed_late() -> None:
-    fine, failed = Measure(score=1.0, fall=0.5, loss=0.1), Measure(score=-math.inf, fall=0.0, failure="nan")
-    for as_is, end, budget, stands in (
-        (fine, failed, 300, True),  # nothing has failed: it is not asked
-        (failed, fine, 300, True),
-        (failed, failed, 300, False),
-        (failed, fine, 150, False),  # it cannot be paid for, so nothing is claimed
-    ):
-        this = race(None, end, budget=budget)
-        this.ledger.spent = 60
-        this.ledger.enter((AS_IS, 0, 100), as_is, 0)
-        assert failed_late(this) == (100 if as_is is failed else 0)
-        assert survives(this, ("lr-0.1",)) == stands
+@pytest.mark.parametrize(
+    ("as_is", "end", "budget", "stands"),
+    [
+        ("fine", "failed", 300, True),  # nothing has failed: it is not asked
+        ("failed", "fine", 300, True),
+        ("failed", "failed", 300, False),
+        ("failed", "fine", 130, False),  # it cannot be paid for, so nothing is claimed
+        ("risen", "fine", 300, True),
+        ("risen", "risen", 300, False),
+    ],
+)
+def test_a_candidate_has_to_stand_where_the_network_as_it_is_ended_badly(
+    as_is: str, end: str, budget: int, stands: bool
+) -> None:
+    known = {
+        "fine": Measure(score=0.9, fall=0.5, loss=0.1),
+        "failed": Measure(score=-math.inf, fall=0.0, failure="nan"),
+        "risen": Measure(score=0.2, fall=-0.5, loss=1.5),
+    }
+    this = race(LossFacts(value=1.0, best_constant=1.0, reference=1.0, relative_gap=1.0), known[end], budget=budget)
+    this.ledger.spent = 60
+    this.ledger.enter((AS_IS, 0, 25), Measure(score=0.5, fall=0.5, loss=0.5), 0)
+    this.ledger.enter((AS_IS, 0, 100), known[as_is], 0)
+    this.ledger.enter((("lr-0.1",), 0, 25), Measure(score=0.5, fall=0.5, loss=0.5), 0)
+    assert failed_late(this) == (0 if as_is == "fine" else 100)
+    assert survives(this, ("lr-0.1",)) == stands
+
+
+@pytest.mark.slow
+def test_a_late_failure_gives_the_same_answer_by_several_processes_and_from_a_file(tmp_path: Path) -> None:
+    alone = unvanish.fix(steep(0))
+    assert unvanish.fix(steep(0), workers=2).to_json() == alone.to_json()
+    path, stop = tmp_path / "search", 3 * LATE_STEPS // 2
+    assert alone.spent > stop
+
+    def interrupt(standing: Any) -> None:
+        if standing.spent > stop:
+            raise KeyboardInterrupt
+
+    assert unvanish.fix(steep(0), progress=interrupt, resume=path).interrupted
+    assert unvanish.fix(steep(0), resume=path).to_json() == alone.to_json()

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from torch import nn
 import unvanish
 from unvanish import UnvanishError
 from unvanish.cli import main
-from unvanish.trials.crew import Crew
-from unvanish.trials.questions import Answer, Train
+from unvanish.trials.crew import Crew, _drive
+from unvanish.trials.questions import Answer, Learn, Train
 from unvanish.trials.race import Race
 from unvanish.workers.pickled import pickled
 
@@ -90,6 +91,30 @@ def test_trainings_go_ahead_to_where_the_judgement_will_be(monkeypatch: pytest.M
     monkeypatch.setattr(Race, "_foresee", foresee)
     found = unvanish.fix(deep(), seeds=2, workers=2)
     assert len(told) == 2 and set(told) == {found.trials[0].steps}
+
+
+def test_others_are_told_what_the_probe_found_before_they_are_asked_again() -> None:
+    heard: list[Any] = []
+
+    class Listening:
+        def ask(self, question: Any, limits: Any = None) -> Answer:
+            heard.append(question)
+            return Answer()
+
+    crew = Crew(lambda question: Answer())
+    driving = threading.Thread(target=_drive, args=(crew, 0, Listening()))
+    driving.start()
+    first, second, finding = Train((), 1, 5), Train((), 1, 9), unvanish.diagnose(deep()).findings[0]
+    crew.expect([first])
+    while first not in heard:
+        time.sleep(0.001)
+    crew.start((finding,), {})
+    crew.expect([second])
+    while second not in heard:
+        time.sleep(0.001)
+    crew.close()
+    driving.join()
+    assert heard == [first, Learn((finding,)), second]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")

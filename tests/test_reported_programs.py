@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from typing import Any
 
@@ -23,16 +24,31 @@ CASES: Any = reports.CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")  # torch's word on one of the faults
 QUICK = ("raw_nll", "broadcast_inside")
+LONGER = {"tanh_pixels": 6}
+"""Steps of a search, in planned trainings, where three end before half of what there is was learnt.
+
+With targets from 0 to 255 the judged copies have 102 of 400 steps then, and stand at 0.47 and still falling.
+"""
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 def test_a_search_goes_nine_tenths_of_the_way_to_the_known_cure(name: str) -> None:
-    found = reports.row(name, CASES[name], 0)
-    # after a quarter of the training a change that gets there in the end may have learnt less than half
-    assert found["verdict"] in ("repaired", "improved") and found["share"] >= reports.REACHED, found
+    found = reports.row(name, CASES[name], 0, LONGER.get(name, 3))
+    assert found["verdict"] == "repaired" and found["share"] >= reports.REACHED, found
     assert not [code for code in found["after"] if code.endswith("error")]
+
+
+def test_the_page_on_fixing_says_of_these_programs_what_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "reports.json").read_text())["rows"]
+    judged = [each for each in rows if each["case"] not in reports.NO_CURE]
+    assert all("holds none of the model's parameters" in each["error"] for each in rows if each not in judged)
+    reached = sum(each["share"] >= reports.REACHED for each in judged)
+    repaired, improved = (sum(each["verdict"] == word for each in judged) for word in ("repaired", "improved"))
+    text = " ".join((ROOT / "docs" / "fixing.md").read_text().split())
+    assert f"On {len({each['case'] for each in judged})} programs as people report them, three seeds each" in text
+    assert f"in {reached} of {len(judged)} searches; {repaired} were called a repair, {improved} an improvement" in text
 
 
 @pytest.mark.parametrize("seed", range(3))

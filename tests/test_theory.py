@@ -18,7 +18,7 @@ import unvanish
 from unvanish.records import UnvanishError
 from unvanish.theory import activation, activations, chain, first_layer_by_depth, first_layer_gains, running_product
 from unvanish.theory.activations import Activation
-from unvanish.theory.chain import SMALLEST, overflow_from, zero_from
+from unvanish.theory.chain import AT_ONCE, FEW, SMALLEST, forward, overflow_from, zero_from
 from unvanish.theory.meanfield import (
     critical,
     critical_everywhere,
@@ -394,3 +394,21 @@ def test_theory_does_not_import_torch() -> None:
         "window.widest_window(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("phi", activations())
+@pytest.mark.parametrize("kind", ["alike", "drawn", "beyond float64"])
+def test_a_few_chains_number_by_number_are_those_that_run_in_arrays(phi: str, residual: bool, kind: str) -> None:
+    depth, many = AT_ONCE + 3, FEW + 1
+    drawn = np.random.default_rng(1).normal(size=depth)
+    weights = {"alike": np.full(depth, 0.17), "drawn": drawn, "beyond float64": 1e3 * drawn}[kind]
+    inputs = np.linspace(-2.0, 2.0, many)
+    few, all_of_them = (
+        forward(np.broadcast_to(weights, (len(x), depth)), np.full(depth, 0.1), x, activation(phi), residual)
+        for x in (inputs[:2], inputs)
+    )
+    for mine, theirs in zip(few, all_of_them, strict=True):
+        held = np.isfinite(theirs[:2])
+        assert np.allclose(mine[held], theirs[:2][held], rtol=1e-6, atol=1e-12)
+        assert not np.isfinite(mine[~held]).any()

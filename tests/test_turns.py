@@ -15,6 +15,20 @@ OTHER = 0
 A, B, C = (("a",), ("b",), ("c",))
 
 
+def test_a_look_does_not_wait_for_the_one_who_has_the_copy_and_is_at_a_training() -> None:
+    turns = Turns()
+    turns.stood(OTHER, {(A, 0): 10})
+    turns.stood(HERE, {})
+    turns.add(Look(A, 0), SURE)
+    assert turns.take(HERE, Look(A, 0)) is None  # it is free, and answers at once
+    turns.add(Train(B, 0, 50), SURE)
+    assert turns.take(OTHER) == Look(A, 0)
+    turns.answered(OTHER, Look(A, 0), 0)
+    assert turns.take(OTHER) == Train(B, 0, 50)
+    turns.add(Look(A, 0), SURE)
+    assert turns.take(HERE, Look(A, 0)) == Look(A, 0)
+
+
 def waiting(*questions: Question, **more: tuple[int, ...]) -> Turns:
     turns = Turns(**more)
     for each in questions:

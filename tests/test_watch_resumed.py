@@ -66,11 +66,11 @@ def test_a_loop_that_goes_on_from_a_checkpoint_has_the_file_of_one_that_never_st
         train(net, optimizer, range(40, 60))
     assert samples(parted) == samples(whole)
     assert load_run(parted).facts["resumed"] == [40] and load_run(parted).facts["steps"] == 60
-    assert run.history.baselines.keys() == straight.history.baselines.keys()
-    for key, values in run.history.baselines.items():  # the file keeps float32
-        assert values == pytest.approx(straight.history.baselines[key], abs=1e-6)
-    assert run.history.losses == pytest.approx(straight.history.losses)
-    assert run.history.highest_rate == straight.history.highest_rate == 0.1
+    assert run.judging.history.baselines.keys() == straight.judging.history.baselines.keys()
+    for key, values in run.judging.history.baselines.items():  # the file keeps float32
+        assert values == pytest.approx(straight.judging.history.baselines[key], abs=1e-6)
+    assert run.judging.history.losses == pytest.approx(straight.judging.history.losses)
+    assert run.judging.history.highest_rate == straight.judging.history.highest_rate == 0.1
 
 
 def _written(saved: Any, path: Path) -> Path:

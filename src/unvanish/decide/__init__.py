@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import astuple
@@ -100,10 +101,9 @@ def decide(flow: Flow) -> Flow:
         if why:
             reasons.setdefault(why, []).append(layer.name)
         layers.append(layer.replace(verdict=verdict))
-    order = [layer.name for layer in layers]
-    entries = [(f"the verdict of {span(names, order)}", why) for why, names in reasons.items()]
+    entries = [(f"the verdict of {span(names, [a.name for a in layers])}", why) for why, names in reasons.items()]
     flow = flow.replace(layers=tuple(layers))
-    if (remark := _left_out(flow)) and remark not in flow.notes:
+    if (remark := _left_out(flow.asked)) and remark not in flow.notes:
         flow = flow.replace(notes=(*flow.notes, remark))
     return _with_undecided(flow, entries + _open_questions(flow))
 
@@ -210,8 +210,7 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
         return "no_signal", ""
     if not flow.asks(*NEEDED):
         return "not_asked", ""
-    told = _reached if flow.asks("log10_transmission") else _seen
-    return told(layer, flow, others, still)
+    return (_reached if flow.asks("log10_transmission") else _seen)(layer, flow, others, still)
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
@@ -390,9 +389,10 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     return questions
 
 
-def _left_out(flow: Flow) -> str:
+@lru_cache(maxsize=64)
+def _left_out(asked: tuple[str, ...]) -> str:
     """A remark on what a look at less than all did not ask for: the rules that need it have not spoken."""
-    rest = [IN_WORDS.get(name, name) for name in EVERYTHING if name not in flow.asked]
+    rest = [IN_WORDS.get(name, name) for name in EVERYTHING if name not in asked]
     return f"{NOT_ASKED} {', '.join(rest)}; what rests on them was not judged" if rest else ""
 
 

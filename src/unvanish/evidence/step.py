@@ -23,6 +23,7 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
+from unvanish.evidence.schedule import faded, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
@@ -62,10 +63,11 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
-        needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := _taken(optimizer))),
+        needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := taken_by(optimizer))),
         planned=problem.steps,
         taken=taken,
         lowered=_lowered(loss, now, finite, _spacing(problem, model)),
+        faded=faded(optimizer) if taken is None else None,
     )
 
 
@@ -82,7 +84,7 @@ def with_real_steps(
     many = min(planned, CRAWL) if type(optimizer) is torch.optim.SGD else planned
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if raised:
-        return facts.replace(walked=real_steps(problem, model, optimizer, 1.0, seed) if walked is None else walked)
+        return facts.replace(walked=walked) if walked is not None else _walked(look, optimizer, facts)
     if not slow:
         return facts
     lr_limit = steepest(problem, model, optimizer, seed)
@@ -101,7 +103,7 @@ def with_real_steps(
         walked = real_steps(problem, model, optimizer, 1.0, seed, first)
     facts = facts.replace(
         lengths=tuple(lengths),
-        scheduled=_scheduled(optimizer, problem.steps),
+        scheduled=scheduled(optimizer, problem.steps),
         lr_limit=lr_limit,
         scale=scale,
         walked=walked,
@@ -111,6 +113,23 @@ def with_real_steps(
     if near_its_limit(facts) or finds_its_rate(facts) or not needed_at_full_pace(facts) > planned:
         return facts  # whatever a larger rate does, nothing would be said of it
     return facts.replace(walked_scaled=real_steps(problem, model, optimizer, scale, seed, first))
+
+
+def _walked(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepFacts:
+    """The facts with real steps, and the layers that had a gradient at the first of them and exactly none at the last.
+
+    A step that throws every unit of a ReLU layer onto its flat side leaves nothing that could bring them back.
+    """
+    seen: list[set[str]] = []
+
+    def measure() -> None:
+        heard = (a.name for a in look.layers if any(p.grad is not None and bool(p.grad.any()) for p in a.live))
+        seen.append(set(heard))
+
+    with stepped(look.problem, look.model, optimizer, 1.0, REAL_STEPS, look.seed, measure) as loss:
+        pass
+    lost = seen[0] - seen[-1] if len(seen) == REAL_STEPS else set[str]()
+    return facts.replace(walked=loss, silenced=tuple(a.name for a in look.layers if a.name in lost))
 
 
 def _lowered(loss: LossFacts, now: float, finite: dict[float, float], spacing: float) -> float | None:
@@ -202,12 +221,6 @@ def needed_for(now: float, ladder: dict[float, float], finite: dict[float, float
     if not gained > 0.0:
         return math.inf
     return max(1.0, math.log(10.0) / -math.log1p(-gained / gap)) if gained < 0.9 * gap else 1.0
-
-
-def _taken(optimizer: Optimizers) -> int | None:
-    """The steps the optimizer has made, by its own count; None where it keeps none (plain SGD) or has not begun."""
-    counts = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
-    return max(counts, default=None)
 
 
 def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
@@ -319,19 +332,6 @@ def measured_steps(
 
 def _held(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-
-
-def _scheduled(optimizer: Optimizers, planned: int | None) -> float:
-    """The rate a schedule began from, or leads up to, over the present one; 1 without a schedule or above that rate.
-
-    It is 1, too, where the rate has been left behind: a warm-up in proportion to the steps that has come this far in
-    those taken would need ten times all that are planned, half of which are still to come.
-    """
-    pairs = [(float(g["initial_lr"]), float(g["lr"])) for g in optimizer.param_groups if "initial_lr" in g]
-    whole = max((whole / lr if lr > 0.0 else math.inf for whole, lr in pairs if whole > lr), default=1.0)
-    taken = _taken(optimizer) or 0
-    early = planned is not None and 0 < taken <= 0.5 * planned
-    return 1.0 if planned is not None and early and taken * whole > 10.0 * planned else whole
 
 
 def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:

@@ -17,7 +17,7 @@ from unvanish.records import CallFlow, LayerFlow, LossFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.projected import Projector
-from unvanish.trace.scaled import LOG_ZERO, norm_of
+from unvanish.trace.scaled import LOG_ZERO, norm_of, norms_of
 from unvanish.trace.tape import Tape, norm_together
 
 
@@ -28,7 +28,7 @@ def measure(
     roles = [role(call) for call in capture.calls]
     paths = Paths(capture.calls, seen, roles, capture.loss_index)
     calls = tuple(_call_flow(c, roles[c.index], paths, seen, batch_size) for c in capture.calls)
-    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    sizes = _sizes(layers)
     transmission = _transmission(capture.calls, layers, seen, paths.consumers, sizes)
     at = {layer.call: layer.name for layer in layers if layer.call is not None}
     gates = Gates(capture, paths, sizes)
@@ -43,15 +43,24 @@ def transmissions(capture: Capture, layers: list[Layer], seed: int) -> dict[str,
     """log10 of T_rel alone, by layer: one walk with one random output cotangent, which consumes the graph."""
     channels = [[], output_cotangents(capture, seed)]
     seen = Observed(Tape(), walk(capture, channels, projector=Projector(seed))[1:], output_entries(capture))
-    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    sizes = _sizes(layers)
     return _transmission(capture.calls, layers, seen, consumers_of(capture.calls), sizes)
 
 
 def transmissions_of(calls: list[Call], layers: list[Layer], slopes: Mapping[int, float]) -> dict[str, float]:
     """The same where log10 ‖∂f/∂w‖ of each parameter is known already, by its id."""
     seen = Observed(Tape(), [Tape(leaves=dict(slopes))], 1)
-    sizes = {id(p): norm_of(p.detach()) for layer in layers for p in layer.parameters.values()}
+    sizes = _sizes(layers)
     return _transmission(calls, layers, seen, consumers_of(calls), sizes)
+
+
+def _sizes(layers: list[Layer]) -> dict[int, float]:
+    """The norm of each parameter, by id; those of a CPU are taken together, others one by one as they may be apart."""
+    parameters = list({id(p): p for layer in layers for p in layer.parameters.values()}.values())
+    if len({p.device for p in parameters}) > 1 or any(type(p) is not nn.Parameter for p in parameters):
+        return {id(p): norm_of(p.detach()) for p in parameters}
+    found = norms_of([p.detach() for p in parameters])
+    return {id(p): norm for p, norm in zip(parameters, found, strict=True)}
 
 
 def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: int) -> CallFlow:

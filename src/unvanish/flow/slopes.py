@@ -47,7 +47,11 @@ class Slope:
 
 def slope_of(call: Call) -> Slope | None:
     """The slope range of a call that treats each element alone, else None."""
-    return None if call.probe is None else slope_of_function(call.name, *call.probe)
+    if call.probe is None:
+        return None
+    if call.slope is False:  # it is asked for several times
+        call.slope = slope_of_function(call.name, *call.probe)
+    return call.slope
 
 
 def slope_of_function(name: str, func: Any, args: Any, kwargs: Any) -> Slope | None:
@@ -110,17 +114,19 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     metadata = node._input_metadata[0]
     if not all(isinstance(size, int) for size in metadata.shape):  # of a jagged tensor the lengths are symbols
         return None
-    one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
-    found = node(one.expand(tuple(metadata.shape)))
-    found = found[0] if isinstance(found, tuple) else found
-    limit, least = SATURATED * slope.largest, -math.inf
-    if found.is_complex():
-        found = found.abs()
-    if found.device.type == "cpu" and found.numel() and (least := found.min().item()) >= limit:
-        return 0.0, 0.0
-    own = least >= 0.0 and found.data_ptr() != one.data_ptr()  # made by the node, and there are no signs to drop
-    # Written as numbers: truth values take several times as long to make and to count.
-    low = (found if own else found.abs()).lt_(limit)
+    low = _shut(node)
+    if low is None:
+        one = torch.ones((), dtype=metadata.dtype, device=metadata.device)
+        found = node(one.expand(tuple(metadata.shape)))
+        found = found[0] if isinstance(found, tuple) else found
+        limit, least = SATURATED * slope.largest, -math.inf
+        if found.is_complex():
+            found = found.abs()
+        if found.device.type == "cpu" and found.numel() and (least := found.min().item()) >= limit:
+            return 0.0, 0.0
+        own = least >= 0.0 and found.data_ptr() != one.data_ptr()  # made by the node, and there are no signs to drop
+        # Written as numbers: truth values take several times as long to make and to count.
+        low = (found if own else found.abs()).lt_(limit)
     axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
     others = [k for k in range(low.ndim) if k != axis]
     together = math.prod(low.shape[k] for k in others)
@@ -129,6 +135,14 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
     counts = low.sum(others) if others else low
     entries = counts.sum(dtype=torch.float64) / low.numel()
     return entries, counts.ge_(together).mean(dtype=torch.float64)
+
+
+def _shut(node: Node) -> Tensor | None:
+    """Of a ReLU 1 where its slope is 0, else 0, in one pass over the result it keeps; None of other nodes."""
+    result = getattr(node, "_saved_result", None) if node.name() == "ReluBackward0" else None
+    if not isinstance(result, Tensor) or result.layout is not torch.strided or result.is_nested:
+        return None
+    return torch.le(result.detach(), 0.0, out=torch.empty_like(result))
 
 
 def pinned(call: Call, node: Node, saturated: Any, cotangent: Tensor) -> float | None:

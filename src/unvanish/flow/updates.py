@@ -201,16 +201,16 @@ class _Part:
 
     def _step_by_formula(self, group: int, parts: Sequence[tuple[_Vectors, slice]]) -> None:
         first, dtype = parts[0][0], parts[0][0].gradient.dtype
-        changes = [v.change[cut] for v, cut in parts if v.change is not None]
+        changes = [_cut(v.change, cut) for v, cut in parts if v.change is not None]
         changes = changes or self.room.views("change", dtype, [cut.stop - cut.start for _, cut in parts])
         options = self.optimizer.param_groups[group]
         adam.adam_update(
             options,
             adam.decays_apart(self.optimizer, options),
-            [v.gradient[cut] for v, cut in parts],
+            [_cut(v.gradient, cut) for v, cut in parts],
             [v.scale for v, _ in parts],
-            [v.weights[cut] for v, cut in parts if v.weights is not None],
-            {name: [v.state[name][cut] for v, cut in parts] for name in first.state},
+            [_cut(v.weights, cut) for v, cut in parts if v.weights is not None],
+            {name: [_cut(v.state[name], cut) for v, cut in parts] for name in first.state},
             float(first.shared.get("step", 0.0)),
             changes,
             self.room,
@@ -335,6 +335,10 @@ def _parts(several: Sequence[_Vectors], at_once: int) -> Iterator[list[tuple[_Ve
                 parts, free = [], at_once
     if parts:
         yield parts
+
+
+def _cut(vector: Tensor, cut: slice) -> Tensor:
+    return vector if cut.stop - cut.start == vector.numel() else vector[cut]  # most are stepped whole
 
 
 def _joined(vectors: Sequence[Tensor]) -> Tensor:

@@ -247,12 +247,12 @@ def _sentence(made: Chain | Layers, gradient: Scaled, s: Settings, zeros: dict[s
 
 def _blame(made: Chain | Layers, s: Settings) -> str:
     """Which factors made it so: the product of the weights and that of the slopes, where the two can be told apart."""
-    weights, slopes = (float(part) for part in blame(made))
     if made.depth == 1:
         return ""
     if s.residual:
         gain = float(running_product(made.factor[:, 1:])[:, -1].log10.mean())
         return f": with the connection around each layer the factors multiply to {exactly(gain)}"
+    weights, slopes = (float(part) for part in blame(made))
     verbs = ["shrink" if part < -1e-12 else "raise" if part > 1e-12 else "leave" for part in (weights, slopes)]
     both = f"both {verbs[0]} it" if verbs[0] == verbs[1] else f"the weights {verbs[0]} it, the slopes {verbs[1]} it"
     return (

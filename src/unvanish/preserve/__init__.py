@@ -34,9 +34,8 @@ _BESIDE = (
 )
 
 
-def checking() -> bool:
-    """Whether this thread is in the middle of a check, whose calls of the model are no part of its training."""
-    return _ONE_AT_A_TIME._is_owned()  # pyright: ignore[reportAttributeAccessIssue]
+checking: Callable[[], bool] = _ONE_AT_A_TIME._is_owned  # pyright: ignore[reportAttributeAccessIssue]
+"""Whether this thread is in the middle of a check, whose calls of the model are no part of its training."""
 
 
 class untouched:  # noqa: N801

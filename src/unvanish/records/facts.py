@@ -36,7 +36,9 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
     layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
     with it. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above
-    that of the best constant output.
+    that of the best constant output. ``silenced``: the layers that get a gradient of exactly zero after the few.
+    ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
+    leads up to, over the present one.
     """
 
     optimizer: str
@@ -59,6 +61,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     arrived_after: int | None = None
     regained: float | None = None
     regained_after: int | None = None
+    silenced: tuple[str, ...] = ()
+    faded: float | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):

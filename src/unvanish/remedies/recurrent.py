@@ -32,7 +32,7 @@ def forget_gate_bias(draft: Draft) -> Change:
     Source: Gers, Schmidhuber & Cummins 2000, Learning to forget; Jozefowicz, Zaremba & Sutskever 2015, An empirical
     exploration of recurrent network architectures.
     """
-    paths, steps = _gated(draft), _steps(draft)
+    paths, steps = _gated(draft), steps_of(draft)
     bias = round(max(1.0, math.log(steps)), 4)
     code = [f"model = open_gates(model, {paths!r}, bias={bias!r})"]
     sentence = f"a bias of {bias:g} for the gate that keeps the state in {', '.join(paths)}"
@@ -57,7 +57,7 @@ def chrono_init(draft: Draft) -> Change:
     Does not help: short memory; plain RNNs and layers without biases (refused).
     Source: Tallec & Ollivier 2018, Can recurrent neural networks warp time?
     """
-    paths, steps = _gated(draft), _steps(draft)
+    paths, steps = _gated(draft), steps_of(draft)
     code = [f"model = chrono(model, {paths!r}, steps={steps}, seed={draft.seed()})"]
     sentence = f"chrono initialisation of {', '.join(paths)} for up to {steps} steps"
     return draft.apply(sentence, [surgery.chrono], code, paths)
@@ -73,7 +73,7 @@ def _gated(draft: Draft) -> list[str]:
     return found
 
 
-def _steps(draft: Draft) -> int:
+def steps_of(draft: Draft) -> int:
     """The length of the sequences: of the first inputs with one, the longest dimension after the samples."""
     batch: list[Tensor] = [each for each in tensors(draft.inputs) if each.ndim > 1]
     for each in batch:

@@ -159,6 +159,21 @@ def chrono(model: nn.Module, paths: list[str], steps: int, seed: int) -> nn.Modu
     return model
 
 
+def keep_state(model: nn.Module, paths: list[str], steps: int) -> nn.Module:
+    """The identity from state to state, without a bias; in an RNN the weights of the inputs divided by √steps."""
+    with torch.no_grad():
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            for name, tensor in layer.named_parameters():
+                if "weight_hh" in name or name == "weight":
+                    nn.init.eye_(tensor)
+                elif "weight_ih" in name:
+                    tensor.mul_(steps**-0.5)
+                elif "bias" in name:
+                    tensor.zero_()
+    return model
+
+
 class InFloat32(nn.Module):
     """A model of float32 weights that takes inputs of 16 bits, and tensors in any container, as they come."""
 

@@ -183,9 +183,23 @@ def judge(flow: Flow) -> tuple[Finding, ...]:
     A rule is asked only where all that it ``needs`` was asked for.
     """
     there = _activation(flow.calls)
-    asked = [each for each in rules() if flow.asks(*each.needs)]
-    found = [_without(there, stamped(each, statement)) for each in asked for statement in _said(each, flow)]
+    found = [
+        _without(there, stamped(each, statement))
+        for each in _asked(rules(), flow.asked)
+        for statement in _said(each, flow)
+    ]
     return tuple(sorted(found, key=lambda f: f.level != "error"))
+
+
+_kept: dict[tuple[str, ...], tuple[tuple[Rule, ...], list[Rule]]] = {}
+
+
+def _asked(those: tuple[Rule, ...], asked: tuple[str, ...]) -> list[Rule]:
+    """The rules that may speak; a training that is watched asks the same at every sample."""
+    kept = _kept.get(asked)
+    if kept is None or kept[0] is not those:
+        kept = _kept[asked] = those, [each for each in those if set(asked).issuperset(each.needs)]
+    return kept[1]
 
 
 def _said(by: Rule, flow: Flow) -> list[Statement]:

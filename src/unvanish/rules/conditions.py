@@ -136,16 +136,34 @@ def out_of_proportion(loss: LossFacts, worse: float) -> bool:
     return constant is not None and constant > 0.0 and loss.value > worse * constant
 
 
+OFF = 2.0
+"""Times the loss of the best constant output: most of a larger loss is what the start is off by."""
+
+
+def to_reach(loss: LossFacts) -> float | None:
+    """The loss below which real steps have made good for a rise: that of the best constant output from far above it.
+
+    From elsewhere half of what the start, or that output, has above the best: what is below has been learned.
+    """
+    if loss.best_constant is None or loss.reference is None or loss.relative_gap is None:
+        return loss.best_constant
+    if out_of_proportion(loss, OFF):
+        return loss.best_constant
+    floor = loss.value - loss.relative_gap * loss.reference
+    return floor + 0.5 * (min(loss.value, loss.best_constant) - floor)
+
+
 def regained(flow: Flow) -> StepFacts | None:
-    """The steps that brought the loss below that of the best constant output, if they did.
+    """The steps that brought the loss below what it has ``to_reach``, if they did.
 
     A loss of exactly zero is no sign of it: a softmax whose logits are thousands apart has one entry left on every
     sample, and asks for nothing once each of the batch stands right.
     """
     step, loss = flow.step, flow.loss
-    if step is None or step.regained is None or loss is None or loss.best_constant is None:
+    enough = None if loss is None else to_reach(loss)
+    if step is None or step.regained is None or enough is None:
         return None
-    return step if 0.0 < step.regained < loss.best_constant else None
+    return step if 0.0 < step.regained < enough else None
 
 
 def out_of_reach(flow: Flow) -> bool:

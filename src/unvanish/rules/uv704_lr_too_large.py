@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from unvanish.decide.limits import VANISHED
-from unvanish.records import Evidence, Flow, RateTrial, StepFacts
+from unvanish.records import Evidence, Flow, LossFacts, RateTrial, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import regained, steps_to_judge
-from unvanish.rules.wording import factor, weakest
+from unvanish.rules.wording import factor, names, weakest
 from unvanish.words.numbers import number
+from unvanish.words.spans import span
 
 STUCK = 0.95
 """Share of the loss of the best constant output: what has not fallen below has learned nothing of the inputs."""
@@ -41,9 +42,11 @@ def lr_too_large(flow: Flow, *, rise: float = 0.5, least: float = 0.1) -> list[S
 
     Evidence: the optimizer's own next step raises the loss of this batch by more than ``rise`` of the reduction left,
     a smaller multiple of the same step lowers it, and after several steps really taken (and taken back) the loss is
-    still that much above the start, or not finite. A first step that later ones make good is no fault; a note where it
-    takes up to 200 steps, really taken too, from a loss twice that of the best constant to below it. Near the end,
-    where a rise is less than ``least`` of the achievable reduction, a loss that fluctuates is no fault either.
+    still that much above the start, or not finite; or it is no better than that of the best constant output, and layers
+    that had a gradient have exactly none: all of their units were thrown onto their flat side, or those that follow. A
+    first step that later ones make good is no fault; a note where it takes up to 800 steps, really taken too, to half
+    of the reduction, or from a loss twice that of the best constant to below it. Near the end, where a rise is less
+    than ``least`` of the achievable reduction, a loss that fluctuates is no fault either.
     Networks that normalise their stream after each of many additions (post-norm transformers) are tried further: six
     real steps at the rate, then as many at three times the rate where the signal survives, at a tenth where it does
     not, taken back each time. It is an error where the signal vanishes at the rate itself, the loss is left at that of
@@ -68,11 +71,14 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
     allowed = max(rise * gap, least * flow.loss.reference)
     if first is None or step.walked is None or step.best is None or not step.best < 1.0:
         return []
-    if first - step.loss <= allowed or step.walked - step.loss <= allowed:
+    stays_up = not step.walked - step.loss <= allowed  # so, too, where it is not a number
+    if first - step.loss <= allowed or not (stays_up or _silences(flow.loss, step, gap)):
         return []
     back = regained(flow)
     later = "" if back is None else f" {back.regained_after} of them bring it to {number(back.regained)}."
     end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
+    if not stays_up:
+        end += f", no better than a constant, and no gradient at all reaches {span(step.silenced, names(flow.layers))}"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
         f" is {end}:"
@@ -89,12 +95,21 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
                 Evidence(name="rise of the loss by one step", value=first - step.loss, relation=">", threshold=allowed),
                 Evidence(
                     name="rise of the loss after the steps really taken",
-                    value=step.walked - step.loss, relation=">", threshold=allowed,
+                    value=step.walked - step.loss, relation=">" if stays_up else "", threshold=allowed,
                 ),
+                *(() if stays_up else (Evidence(name="layers without a gradient then", value=len(step.silenced)),)),
                 Evidence(name="best multiple of the step", value=step.best, relation="<", threshold=1.0),
             ),
         )
     ]  # fmt: skip
+
+
+def _silences(loss: LossFacts, step: StepFacts, gap: float) -> bool:
+    """Whether the steps really taken leave layers without a gradient, at a loss no better than the best constant's."""
+    if not step.silenced or step.walked is None or loss.best_constant is None:
+        return False
+    floor = step.loss - gap
+    return step.walked - floor >= STUCK * (loss.best_constant - floor)
 
 
 def _loses_the_signal(flow: Flow, step: StepFacts, gap: float) -> list[Statement]:

@@ -18,13 +18,14 @@ from unvanish.rules.conditions import (
     planned,
     steps_to_judge,
 )
-from unvanish.rules.wording import about
+from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number
 
 OTHERWISE = ("exploding", "underflow", "gated")
 """Verdicts of a layer that explain short or wasted steps better than the learning rate does."""
 
 SURE = 3.0  # times the planned steps that a pace which grows must miss: a look is right within that factor
+FADED = 1e6  # times the present rate: no warm-up, which is at 1/n after its first step, is so long
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
@@ -66,7 +67,8 @@ def lr_too_small(
     more than the planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it stays a note:
     the gap is that to the best outputs of all, which the others need not reach at any rate. Where layers are vanished,
     dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly
-    0 after the first step and before the last of those planned is an error by itself.
+    0 after the first step and before the last of those planned is an error by itself; of an optimizer that counts no
+    steps, a millionth of the schedule's rate or less is a note once steps have been taken under it.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -79,6 +81,8 @@ def lr_too_small(
     step, gap = known
     if step.lr == 0.0 and _stands_still(step):
         return _no_rate(step)
+    if step.faded is not None and step.faded > FADED:
+        return _no_rate_left(step, step.faded)
     if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
     needed = needed_at_full_pace(step)
@@ -114,6 +118,18 @@ def _no_rate(step: StepFacts) -> list[Statement]:
     )
     taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
     return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
+
+
+def _no_rate_left(step: StepFacts, faded: float) -> list[Statement]:
+    share = "nothing" if faded == math.inf else factor(-math.log10(faded))
+    message = (
+        f"The learning rate is {step.lr:.3g}, {share} of the one its schedule began from or leads up to, and steps have"
+        f" been taken under it: {step.optimizer} moves next to nothing. At the end of a training that is as it should"
+        " be; before, the schedule has gone too far (a decay in every batch that was meant for every epoch)."
+        f" {step.optimizer} counts no steps, so which of the two it is cannot be told from here."
+    )
+    over = Evidence(name="rate of the schedule over the present one", value=faded, relation=">", threshold=FADED)
+    return [Statement(level="note", cause="learning rate", message=message, evidence=(over,))]
 
 
 def _remains(flow: Flow, left: float) -> tuple[Evidence, ...]:

@@ -6,7 +6,9 @@ It is the tool's own mathematics written out for scalars; tests hold it against 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +20,8 @@ LOSSES = ("output", "half", "square")
 """What is differentiated: the output itself, ½ Σ (o − y)², or Σ (o − y)². Sums run over the training set."""
 FEW = 8
 """As many chains as this run faster one number at a time than layer by layer in arrays."""
+AT_ONCE = 256
+"""Layers that are run before it is asked whether anything still changes."""
 
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}
 LARGEST_LOG2 = {"float16": 16, "bfloat16": 128, "float32": 128, "float64": 1024}
@@ -52,7 +56,7 @@ class Chain:
         """a_L, one per input."""
         return self.activation[..., -1]
 
-    @property
+    @cached_property
     def weight_gradient(self) -> Scaled:
         """∂C/∂w_l = Σ over inputs of δ_l · a_{l−1}; shape (L,)."""
         return scaled_sum(self.delta * Scaled.of(self.before))
@@ -62,12 +66,12 @@ class Chain:
         """∂C/∂b_l = Σ over inputs of δ_l; shape (L,)."""
         return scaled_sum(self.delta)
 
-    @property
+    @cached_property
     def log10_signal(self) -> Array:
         """log10 of the root mean square over inputs of δ_l; shape (L,)."""
         return log10_rms(self.delta.log10)
 
-    @property
+    @cached_property
     def loudest(self) -> Scaled:
         """δ_l of the input on which it is largest; shape (L,)."""
         return self.delta[self.delta.log10.argmax(axis=0), np.arange(self.depth)]
@@ -108,9 +112,13 @@ def forward(weights: Array, biases: Array, inputs: Array, phi: Activation, resid
     """z and a of N chains, both (N, L); ``weights`` (N, L), ``biases`` (L,) or (N, L), ``inputs`` (N,)."""
     biases = np.broadcast_to(biases, weights.shape)
     if len(weights) <= FEW:
-        pairs = [_forward_one(w.tolist(), b.tolist(), float(x), phi, residual)
-                 for w, b, x in zip(weights, biases, inputs, strict=True)]  # fmt: skip
-        return np.array([z for z, _ in pairs]), np.array([a for _, a in pairs])
+        runs = [_forward_one(w, b, float(x), phi, residual) for w, b, x in zip(weights, biases, inputs, strict=True)]
+        a = np.array([run + [math.nan] * (weights.shape[1] - len(run)) for run in runs])
+        with np.errstate(all="ignore"):
+            z = weights * np.concatenate([inputs[:, None], a[:, :-1]], axis=1) + biases
+        for row, run in zip(z, runs, strict=True):
+            row[len(run) :] = math.nan
+        return z, a
     z, a = np.empty(weights.shape), np.empty(weights.shape)
     here = inputs
     with np.errstate(all="ignore"):
@@ -121,27 +129,31 @@ def forward(weights: Array, biases: Array, inputs: Array, phi: Activation, resid
     return z, a
 
 
-def _forward_one(
-    weights: list[float], biases: list[float], x: float, phi: Activation, residual: bool
-) -> tuple[list[float], list[float]]:
-    """One chain, number by number: 100,000 layers in some 20 ms."""
-    one, here = phi.one, x
-    zs: list[float] = []
-    outputs: list[float] = []
-    alike = len(set(weights)) == len(set(biases)) == 1
-    try:
-        for w, b in zip(weights, biases, strict=True):
-            z = w * here + b
-            last, here = here, one(z) + here if residual else one(z)
-            zs.append(z)
-            outputs.append(here)
-            if alike and here == last:  # nothing changes any more
-                rest = len(weights) - len(outputs)
-                return zs + [z] * rest, outputs + [here] * rest
-    except (OverflowError, ValueError):  # math refuses the infinities that arrays carry on with
-        missing = len(weights) - len(outputs)
-        zs, outputs = zs[: len(outputs)] + [math.nan] * missing, outputs + [math.nan] * missing
-    return zs, outputs
+def _forward_one(weights: Array, biases: Array, x: float, phi: Activation, residual: bool) -> list[float]:
+    """a of one chain, number by number: 100,000 layers in some 20 ms. It ends where φ refuses a number."""
+    alike = bool((weights == weights[0]).all() and (biases == biases[0]).all())
+    ws, bs, here, made = weights.tolist(), biases.tolist(), x, list[float]()
+    for start in range(0, len(ws), AT_ONCE):
+        pairs = list(zip(ws[start : start + AT_ONCE], bs[start : start + AT_ONCE], strict=True))
+        try:
+            made += _some(pairs, here, phi.one, residual)
+        except (OverflowError, ValueError):  # math refuses the infinities that arrays carry on with
+            for pair in pairs:
+                try:
+                    made += _some([pair], here, phi.one, residual)
+                except (OverflowError, ValueError):
+                    return made
+                here = made[-1]
+        here = made[-1]
+        if alike and len(made) > 1 and here == made[-2]:  # nothing changes any more
+            return made + [here] * (len(ws) - len(made))
+    return made
+
+
+def _some(pairs: list[tuple[float, float]], here: float, one: Callable[[float], float], residual: bool) -> list[float]:
+    if residual:
+        return [here := one(w * here + b) + here for w, b in pairs]
+    return [here := one(w * here + b) for w, b in pairs]
 
 
 def _slopes(phi: Activation, z: Array) -> Array:

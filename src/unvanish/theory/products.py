@@ -101,6 +101,8 @@ def scaled_sum(numbers: Scaled, axis: int = 0) -> Scaled:
 
 def log10_rms(log10: Array, axis: int = 0) -> Array:
     """log10 of the root mean square of numbers given by their logarithms."""
+    if log10.shape[axis] == 1:
+        return np.squeeze(log10, axis)
     top = log10.max(axis=axis, keepdims=True)
     safe = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore", under="ignore"):

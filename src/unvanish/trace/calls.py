@@ -65,6 +65,7 @@ class Call:
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
     mixed: Mixed | None = None  # where it averages over rows, until that was measured
+    slope: Any = False  # once asked for, that of ``flow.slopes.slope_of``
 
     @property
     def rms(self) -> float:

@@ -62,11 +62,11 @@ class Cuts:
 
     def follow(self, name: str, given: Sequence[Tensor], behind: list[int], made: Sequence[Tensor]) -> None:
         """Keep what left the graph in this call; ``behind``: the cuts among what it was given."""
+        plain = [t for t in made if not t.requires_grad]
+        if not plain:  # as a rule
+            return
         live = [t for t in given if t.requires_grad]
         if not (live or behind) or name.endswith("_like") or name.startswith("new_"):  # made of a shape alone
-            return
-        plain = [t for t in made if not t.requires_grad]
-        if not plain:
             return
         owner, known = self.capture.owner, self.capture.of_parameters
         calls = [index for t in live if (index := owner.get(t.grad_fn, -1)) >= 0]

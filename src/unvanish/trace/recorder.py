@@ -98,7 +98,7 @@ class Recorder(TorchFunctionMode):
             self.capture.walks.note(name, args, kwargs)
         given = given_to(args, kwargs)
         for tensor in given:
-            if tensor.requires_grad and tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
+            if tensor.requires_grad and (node := tensor.grad_fn) is not None and node not in self.capture.owner:
                 self._adopt_node(tensor)
         out = func(*args, **kwargs)
         if name in EMPTY and isinstance(out, Tensor):
@@ -136,7 +136,11 @@ class Recorder(TorchFunctionMode):
                     self._call(_name_of(node), set(), self.capture.of_parameters.pop(node), [tensor])
 
     def _weights_alone(self, given: list[Tensor]) -> bool:
-        return bool(given) and all((known := self.weights.get(id(t))) is not None and known() is t for t in given)
+        for tensor in given:  # a plain loop: it runs for each call
+            known = self.weights.get(id(tensor))
+            if known is None or known() is not tensor:
+                return False
+        return bool(given)
 
     def _own_as_weights(self, made: list[Tensor]) -> None:
         for tensor in made:
@@ -173,7 +177,7 @@ class Recorder(TorchFunctionMode):
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, seen: Seen) -> None:
         given, made, behind = seen
         owner = self.capture.owner
-        fresh = [t for t in made if t.grad_fn is not None and t.grad_fn not in owner]
+        fresh = [t for t in made if (node := t.grad_fn) is not None and node not in owner]
         if not fresh:
             return
         new, inputs, leaves = self._reach([t.grad_fn for t in fresh])
@@ -192,8 +196,7 @@ class Recorder(TorchFunctionMode):
         if _one_to_one(args, made):
             if "norm" in name:
                 call.alone = func, rebuild(tuple(args[1:]), _ones), rebuild(kwargs, _ones)
-            plain = all(not isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
-            if plain and not call.parameters:
+            if not call.parameters and not any(isinstance(v, Tensor) for v in (*args[1:], *kwargs.values())):
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, given)
@@ -213,7 +216,7 @@ class Recorder(TorchFunctionMode):
         if self.part == "model":
             strange = [p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in self.parameters]
             self.capture.outside.update((id(p), (p, place())) for p in strange if id(p) not in self.capture.outside)
-        norm = math.hypot(*(norm_of(v.detach()) for v in values))
+        norm = norm_of(values[0].detach()) if len(values) == 1 else math.hypot(*(norm_of(v.detach()) for v in values))
         call = Call(
             index=len(self.capture.calls),
             name=name,
@@ -226,7 +229,7 @@ class Recorder(TorchFunctionMode):
             shape=_shape_of(made[0]),
             dtype=made[0].dtype,
             norm=norm,
-            numel=sum(v.numel() for v in values),
+            numel=values[0].numel() if len(values) == 1 else sum(v.numel() for v in values),
             finite=math.isfinite(norm),
             probe=None,
         )
@@ -305,8 +308,11 @@ def _name_of(node: Node) -> str:
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:
     if not args or not isinstance(args[0], Tensor) or len(made) != 1:
         return False
-    ragged = any(t.is_nested and t.layout is torch.strided for t in (args[0], made[0]))  # no shape to ask for
-    return not ragged and made[0].shape == args[0].shape
+    given, result = args[0], made[0]
+    if given.is_nested or result.is_nested:
+        ragged = any(t.is_nested and t.layout is torch.strided for t in (given, result))  # no shape to ask for
+        return not ragged and result.shape == given.shape
+    return result.shape == given.shape
 
 
 def _ones(tensor: Tensor) -> Tensor:
@@ -320,7 +326,7 @@ def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> 
     rest = tuple(args[1:])
     if name.endswith("_as"):  # of the second tensor only the shape or the type counts
         rest = tuple(_hollow(a) if isinstance(a, Tensor) else a for a in rest)
-    elif any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):
+    elif (rest or kwargs) and any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):
         return None
     return Again(func, rest, {k: v for k, v in kwargs.items() if k != "inplace"}, tuple(args[0].shape))
 

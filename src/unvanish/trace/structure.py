@@ -95,7 +95,10 @@ def given_to(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
 
 def _gather(values: Iterable[Any], into: list[Tensor]) -> None:
     for value in values:
-        if isinstance(value, Tensor):
+        kind = type(value)
+        if kind is int or value is None:  # as a rule, if not a tensor
+            continue
+        if kind is Tensor or isinstance(value, Tensor):
             into.append(value)
         elif isinstance(value, (tuple, list)):
             _gather(value, into)

@@ -87,9 +87,7 @@ def fix(
     can be tried.
     """
     plan = planned(problem, budget, seeds, seed)
-    with (
-        torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew,
-    ):  # fmt: skip
+    with torch.inference_mode(False), torch.enable_grad(), seeded(seed), helpers(on, workers) as crew:
         before = diagnose(problem, seed=seed)
         race = open_race(problem, plan, before, seed, progress, pretrained, resume)
         remarks = list(_remarks(problem, race))
@@ -97,19 +95,17 @@ def fix(
         judgement: Judgement | None = None
         interrupted, healthy = False, False
         try:
+            race.begin(early := crew(race.copies) if on == "local" else None)
             findings, improving = probe(race)
             healthy = improving and all(f.level != "error" for f in findings)
-            race.set_findings(findings)
-            catalogue = applicable(race)
+            catalogue = _known(race, findings)
             if healthy and not anyway and not in_doubt(findings) and not sees_a_fault(catalogue):
                 findings, failure = lasting(race, findings)
                 if not failure:
                     return answer(race, NOTHING, None, None, remarks)
-                healthy = False
-                remarks.append(failure)
-                race.set_findings(findings)
-                catalogue = applicable(race)
-            race.enlist(crew(race.copies))
+                healthy, remarks = False, [*remarks, failure]
+                catalogue = _known(race, findings)
+            race.enlist(early or crew(race.copies))
             answers = answers_to(catalogue, findings)
             chosen = search(race, ordered(catalogue, findings, seed), remarks.append, answers)
             judgement = None if chosen is None else confirm(race, chosen)
@@ -120,9 +116,14 @@ def fix(
                 remarks += filter(None, [failure])
         except KeyboardInterrupt:
             interrupted = True
-            race.enlist(None)
             chosen, judgement = _so_far(race, chosen)
         return answer(race, NOTHING if healthy else "", chosen, judgement, remarks, interrupted=interrupted)
+
+
+def _known(race: Race, findings: tuple[Finding, ...]) -> tuple[Remedy, ...]:
+    """The remedies that apply, told of these findings."""
+    race.set_findings(findings)
+    return applicable(race)
 
 
 def applicable(race: Race) -> tuple[Remedy, ...]:
@@ -285,6 +286,7 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
 
 def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Judgement | None]:
     """The best of an interrupted search, judged on the longest training that it and the network as it is share."""
+    race.enlist(None)
     ranked = [chosen] if chosen is not None else [c for _, _, c in race.ledger.standings() if c != AS_IS]
     for candidate in ranked[:3]:
         lengths = sorted({s for c, d, s in race.ledger.measures if c == candidate and d == race.seed}, reverse=True)

@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
 
-from unvanish.records import UnvanishError
-from unvanish.trials.questions import Ahead, Answer, Desk, Question, answer, answered, asked, lost
-from unvanish.trials.trial import Copies
+from unvanish.records import Finding, UnvanishError
+from unvanish.trials.questions import Ahead, Answer, Desk, Learn, Question, answer, answered, asked, lost
+from unvanish.trials.trial import Copies, Objective
 from unvanish.trials.turns import HERE, SURE, Place, Turns
 from unvanish.workers import cluster
 from unvanish.workers.forked import can_fork, fork
 from unvanish.workers.pickled import pickled
-from unvanish.workers.process import ClosedError, Process, Work
+from unvanish.workers.process import ClosedError, LostError, Process, UnstartedError, Work
 
 FUNCTION = "unvanish.trials.questions:answer"
 POOL = 0
@@ -50,6 +49,16 @@ class Crew:
         self._known: set[Question] = set()
         self._wanted: Question | None = None
         self._failed: BaseException | None = None
+        self.learnt: Learn | None = None
+
+    def start(self, findings: tuple[Finding, ...], stands: dict[Place, int]) -> None:
+        """The race begins: the others learn what the probe has found before they answer anything else.
+
+        ``stands``: how far copies in this process have been trained by now.
+        """
+        with self.changed:
+            self.learnt = Learn(findings)
+            self.turns.stood(HERE, stands)
 
     def expect(self, questions: Iterable[Question], own: Collection[Question] = (), rank: int = SURE) -> None:
         """Let others begin with these; those of ``own`` are left to this process, which needs their copies."""
@@ -165,8 +174,15 @@ class Helpers:
 
     def give(self, copies: Copies) -> None:
         """Let all of them work on these copies."""
-        desk = Desk(copies.objective, copies.expected)
-        self.desk = cache(lambda: pickled(desk, "the Problem"))
+        sent: dict[int, tuple[Objective, bytes]] = {}
+
+        def desk() -> bytes:
+            objective = copies.objective  # what the probe finds changes it
+            if not sent or sent[0][0] is not objective:
+                sent[0] = objective, pickled(Desk(objective, copies.expected), "the Problem")
+            return sent[0][1]
+
+        self.desk = desk
         if not self.processes and can_fork():
             ready = Desk(copies.objective, copies.expected)
             ready.copies = copies
@@ -255,8 +271,13 @@ def crew_of(copies: Copies, local: Helpers | None, ray: Any = None) -> Iterator[
 
 
 def _drive(crew: Crew, number: int, process: Process) -> None:
+    known: Learn | None = None
     while (question := crew.wait(number)) is not None:
         try:
+            if (news := crew.learnt) is not None and news is not known:
+                with contextlib.suppress(LostError, UnstartedError):  # it is started again with all that is known
+                    process.ask(news)
+                known = news
             crew.put(number, question, asked(process, None, question))
         except ClosedError:
             return

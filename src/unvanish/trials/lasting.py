@@ -9,9 +9,12 @@ from unvanish.pipeline import diagnose
 from unvanish.records import Finding, UnvanishError
 from unvanish.trials.race import Race
 from unvanish.trials.train import AS_IS, Candidate, title
+from unvanish.trials.trial import Measure
 
 IMPROVING = 0.03
 """A network that has won this share of the achievable reduction is improving."""
+FALLEN = 0.1
+"""A score that is so much lower than it was has fallen back, and not by chance."""
 
 
 def lasts(race: Race) -> bool:
@@ -25,7 +28,11 @@ def lasts(race: Race) -> bool:
     for stop in (race.plan.rungs[-1], end):  # a race that follows begins with the last rung
         if known < stop <= end:
             race.reach(AS_IS, race.seed, stop, "as is, to the end")
-    found, loss = race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]], race.report.loss
+    return _stands(race, race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]])
+
+
+def _stands(race: Race, found: Measure) -> bool:
+    loss = race.report.loss
     if found.failure or found.loss is None or loss is None:
         return False
     if loss.best_constant is None or has_converged(loss):
@@ -63,16 +70,24 @@ def lasting(race: Race, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, .
 
 
 def failed_late(race: Race) -> int:
-    """The step at which the training as it is failed, where that is later than a race can see; else 0."""
-    end = race.ledger.reached.get((AS_IS, race.seed), 0)
-    return end if end > race.plan.rungs[-1] and race.ledger.measures[AS_IS, race.seed, end].failure else 0
+    """The step at which the training as it is had ended badly, where that is later than a race can see; else 0."""
+    end, rung = race.ledger.reached.get((AS_IS, race.seed), 0), race.plan.rungs[-1]
+    began = race.ledger.measures.get((AS_IS, race.seed, rung))
+    if end <= rung or began is None or not _stands(race, began):
+        return 0
+    return 0 if _stands(race, race.ledger.measures[AS_IS, race.seed, end]) else end
 
 
 def survives(race: Race, candidate: Candidate) -> bool:
-    """Whether that candidate is trained, and stands, where the network as it is failed later than a race can see."""
+    """Whether that candidate is trained, and stands, where the network as it is ended badly later than a race can see.
+
+    It stands where no step failed and its score has not fallen back since the last rung.
+    """
     end = failed_late(race)
-    if end and race.ledger.price(candidate, race.seed, end) > race.ledger.left:
+    if not end:
+        return True
+    if race.ledger.price(candidate, race.seed, end) > race.ledger.left:
         return False
-    return (
-        not end or not race.reach(candidate, race.seed, end, f"to where it failed as it is: {title(candidate)}").failure
-    )
+    before = race.ledger.measures.get((candidate, race.seed, race.plan.rungs[-1]))
+    found = race.reach(candidate, race.seed, end, f"to where it ended badly as it is: {title(candidate)}")
+    return not found.failure and (before is None or found.score >= before.score - FALLEN)

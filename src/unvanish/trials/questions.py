@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from unvanish.decide.limits import VANISHED
 from unvanish.preserve import seeded
-from unvanish.records import Trial, UnvanishError
+from unvanish.records import Finding, Trial, UnvanishError
 from unvanish.remedies import Change, Refused, get, script
 from unvanish.trials.train import AS_IS, Candidate, Copy, title
 from unvanish.trials.trial import Copies, Measure, Objective
@@ -75,6 +75,13 @@ class Describe:
 
 
 Question = Look | Train | Ahead | Describe
+
+
+@dataclass(frozen=True)
+class Learn:
+    """What the probe has found, for a process that began before it: remedies go by it."""
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,11 @@ class Desk:
     def copies(self) -> Copies:
         return Copies(self.objective, self.expected)
 
+    def learn(self, findings: tuple[Finding, ...]) -> None:
+        """Let the remedies of all copies made from now on know of these findings."""
+        self.objective = replace(self.objective, findings=findings)
+        self.copies.set_findings(findings)
+
     def answer(self, question: Question) -> Answer:
         """The answer from its copies."""
         trained = self.copies.trained
@@ -175,8 +187,11 @@ class Desk:
         return answered(self.copies, question)
 
 
-def answer(desk: Desk, question: Question) -> Answer:
+def answer(desk: Desk, question: Question | Learn) -> Answer:
     """What a process that works for a race is asked."""
+    if isinstance(question, Learn):
+        desk.learn(question.findings)
+        return Answer()
     with torch.inference_mode(False), torch.enable_grad(), seeded(question.seed):
         return desk.answer(question)
 

@@ -106,7 +106,15 @@ class Race:
             self.crew.close()
         self.crew = crew
         self.stood = {key: copy.steps for key, copy in self.copies.trained.items()}
+        if crew is not None:
+            crew.start(self.findings, self.stood)
         self.foresee([])
+
+    def begin(self, crew: Crew | None) -> None:
+        """Let these train the network as it is with the seeds that judge, while this process checks and probes it."""
+        if crew is not None and self.copies.fits_in_memory:
+            others = range(self.seed + 1, self.seed + self.plan.seeds)
+            crew.foresee(self._ahead(((AS_IS, seed) for seed in others), self.plan.rungs[-1]))
 
     def foresee(self, others: Iterable[tuple[Candidate, int]], own: Candidate | None = None) -> None:
         """Let processes that have nothing to do train what may be needed to the last rung, in short parts.
@@ -125,16 +133,21 @@ class Race:
     def _foresee(self, places: Iterable[tuple[Candidate, int]], own: Candidate | None, last: int) -> None:
         if self.crew is None or not self.copies.fits_in_memory:
             return
+        found = self._ahead(places, last)
+        mine = [] if own is None else [Ahead(own, self.seed, last)]
+        if own is not None and (here := self.copies.trained.get((own, self.seed))) and here.steps >= last:
+            mine = []
+        self.crew.foresee([*mine, *found], mine)
+
+    def _ahead(self, places: Iterable[tuple[Candidate, int]], last: int) -> list[Ahead]:
+        """The parts of the trainings that lead there, of those that have not been measured there."""
         part = max(self.plan.rungs[0], -(-self.plan.rungs[-1] // PARTS))
         found: list[Ahead] = []
         for candidate, seed in dict.fromkeys(places):
             if not {(candidate, seed, last)} & {*self.ledger.measures, *self.replay}:
                 start = self.ledger.reached.get((candidate, seed), 0)
                 found += [Ahead(candidate, seed, min(stop, last)) for stop in range(start + part, last + part, part)]
-        mine = [] if own is None else [Ahead(own, self.seed, last)]
-        if own is not None and (here := self.copies.trained.get((own, self.seed))) and here.steps >= last:
-            mine = []
-        self.crew.foresee([*mine, *found], mine)
+        return found
 
     def expect(self, keys: Iterable[Key], own: Candidate | None = None) -> None:
         """Let others begin with what will be reached next, as far as the budget carries it.

@@ -93,6 +93,9 @@ def heat(race: Race, field: Sequence[Candidate]) -> list[Candidate]:
         if place:
             left = sorted(left, key=race.ledger.key, reverse=True)[:stay]
         race.expect((candidate, race.seed, rung) for candidate in (*left, AS_IS))
+        if rung == race.plan.rungs[-1] and left:
+            fewer = without_one(left[0]).values()
+            race.foresee([(each, race.seed) for each in fewer] or [(left[0], race.seed + 1)])
         race.reach(AS_IS, race.seed, rung, "as is")
         for count, candidate in enumerate(left, 1):
             race.reach(candidate, race.seed, rung, f"race to step {rung}: {title(candidate)}")
@@ -159,7 +162,7 @@ def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Can
     """Drop edits one by one, as long as the score stays within 0.02 and no fault comes back."""
     goal = _key(race, chosen) - CLOSE
     rung = race.plan.rungs[-1]
-    fewer = {out: tuple(edit for edit in chosen if edit != out) for out in chosen if len(chosen) > 1}
+    fewer = without_one(chosen)
     if race.veto and not race.leaves_a_fault(chosen):
         fewer = {out: smaller for out, smaller in fewer.items() if not race.leaves_a_fault(smaller)}
     every = fewer.values()
@@ -175,6 +178,11 @@ def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Can
         if key >= goal and survives(race, smaller):
             return minimised(race, smaller, answers)
     return chosen
+
+
+def without_one(candidate: Candidate) -> dict[str, Candidate]:
+    """What is left without each of its edits; nothing of a single one."""
+    return {out: tuple(edit for edit in candidate if edit != out) for out in candidate if len(candidate) > 1}
 
 
 def _caught_up(race: Race, slower: Candidate, out: str) -> float:

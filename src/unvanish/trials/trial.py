@@ -111,6 +111,8 @@ class Copies:
         for original in self._originals.values():
             original.findings = findings
         self._edited.clear()
+        for key in [key for key, copy in self.trained.items() if key[0] != AS_IS and not copy.steps]:
+            del self.trained[key]  # made by what was known before, and not yet by what others would make them by
 
     def fresh(self, candidate: Candidate, seed: int) -> Copy:
         """A new, untrained copy of that candidate and seed; raises Refused."""

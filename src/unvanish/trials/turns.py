@@ -115,7 +115,9 @@ class Turns:
             return 0 if mine > 0 else -1  # what is there already holds the race up for nothing
         if question in self._own:
             return 1
-        return 2 + mine - theirs if not ahead and theirs > 0 and mine < self._backlog(home, rank) else None
+        # a look is made anew sooner than the one who has the copy is through with a training
+        worth = theirs > 0 or not isinstance(question, (Train, Ahead))
+        return 2 + mine - theirs if not ahead and worth and mine < self._backlog(home, rank) else None
 
     def _strangeness(self, number: int, question: Question) -> float:
         """Less than 1 where this process has made the first edit already, more where another one has.

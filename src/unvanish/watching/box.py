@@ -7,7 +7,6 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +32,11 @@ ENDS = 1_024
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One call of an outermost module; ``outputs``: of each that is trained a place, what is kept, and its version."""
+    """One call of an outermost module.
+
+    ``outputs``: of each that is trained a place, what is kept, and its version. ``came``: of each its place, which of
+    its node's outputs it is, and what came back to the node.
+    """
 
     module: nn.Module
     args: tuple[Any, ...]
@@ -43,8 +46,19 @@ class Entry:
     autocast: torch.dtype | None
     training: bool
     outputs: list[tuple[int, Tensor | None, int]] = field(default_factory=list)
-    signals: dict[int, Tensor] = field(default_factory=dict)
+    came: list[tuple[int, int, list[Any]]] = field(default_factory=list)
     loss: int = -1  # which of the outputs is the loss
+
+    @property
+    def signals(self) -> dict[int, Tensor]:
+        """What came back to each of its outputs, the last time."""
+        found: dict[int, Tensor] = {}
+        for at, place, several in self.came:
+            for given in several:
+                signal = given[place] if isinstance(given, tuple) else given
+                if signal is not None:
+                    found[at] = signal
+        return found
 
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
@@ -53,6 +67,8 @@ class Entry:
     @property
     def samples(self) -> int:
         """How many it was given."""
+        if self.args and isinstance(first := self.args[0], Tensor) and first.ndim:
+            return first.size(0)
         return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
 
 
@@ -80,7 +96,7 @@ class Box:
         home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
-        self.running = Entry(module, args, kwargs, versions, random, cast, module.training, [], {})
+        self.running = Entry(module, args, kwargs, versions, random, cast, module.training, [], [])
         self.entries.append(self.running)
         if len(self.entries) > MOST:
             self._drop(self.entries[:-MOST])
@@ -111,12 +127,13 @@ class Box:
 
     def _await(self, entry: Entry, at: int, tensor: Tensor) -> None:
         entry.outputs.append((at, *_probe(tensor)))
-        node = tensor.grad_fn
+        node, several = tensor.grad_fn, []
+        entry.came.append((at, tensor.output_nr, several))
         if node is None:  # one of its parameters
-            tensor.register_hook(functools.partial(entry.signals.__setitem__, at))
+            tensor.register_hook(several.append)
             return
         self.ends.append(node._sequence_nr())  # pyright: ignore[reportAttributeAccessIssue]
-        node.register_prehook(_receiver(entry.signals, at, tensor.output_nr))
+        node.register_prehook(several.append)  # no function of Python's: each costs time in every step
 
     def loss_is(self, loss: Tensor, finite: bool) -> None:
         """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it."""
@@ -141,15 +158,6 @@ class Box:
         for each in self.entries:
             counts[id(each.module)] = counts.get(id(each.module), 0) + each.samples
         return max(counts.values(), default=0)
-
-
-def _receiver(signals: dict[int, Tensor], at: int, place: int) -> Any:
-    def receive(given: tuple[Tensor | None, ...]) -> None:
-        signal = given[place]
-        if signal is not None:
-            signals[at] = signal
-
-    return receive
 
 
 def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:

@@ -42,7 +42,10 @@ class Calls:
         guard, itself = self.guard, model is module
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if is_compiling() or guard.off or checking():
+            if is_compiling():
+                return
+            if guard.off or checking():
+                self.depth += self.mode is not None
                 return
             try:
                 self._before(model, itself, args, kwargs)
@@ -50,7 +53,13 @@ class Calls:
                 guard.fail(error)
 
         def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-            if is_compiling() or guard.off or checking():
+            if is_compiling():
+                return
+            if guard.off or checking():
+                if self.mode is not None:  # what failed has left it, as torch was at work on it
+                    self.depth -= 1
+                    if self.depth == 0:
+                        self.leave_mode()
                 return
             try:
                 self.depth -= 1
@@ -70,7 +79,7 @@ class Calls:
 
     def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
-        if itself:
+        if itself and self.parts.hooks:
             self.parts.called(model)
         if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
@@ -86,7 +95,7 @@ class Calls:
 
     def leave_mode(self) -> None:
         """Look at activations no more."""
-        if self.mode is not None:
+        if self.mode is not None and not self.mode.busy:
             mode, self.mode = self.mode, None
             mode.__exit__(None, None, None)
 

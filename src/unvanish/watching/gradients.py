@@ -13,9 +13,6 @@ from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, 
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place, spread
 
-FEW = 512
-"""So many numbers are added up sooner in Python than by a kernel, which has to come into the processor's caches."""
-
 
 def held(optimizer: Any) -> list[nn.Parameter]:
     """The parameters of an optimizer, group by group."""
@@ -38,6 +35,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[Tensor, int, float | None]] = {}
+        self.part: tuple[int, int, float] | None = None  # whose turn it is, which of its entries, and their norm
         self.written = False  # something has changed them before the step
         self.unknown = False  # and what they were cannot be told
 
@@ -46,13 +44,23 @@ class Seen:
 
         ``few``: read only the smallest and the one whose turn it is; None for all.
         """
-        them = {id(p): p.grad for place in places for p in place.parameters if p.requires_grad and p.grad is not None}
+        them: dict[int, Tensor] = {}
+        for place in places:
+            for p in place.parameters:
+                if p.requires_grad and (gradient := p.grad) is not None:
+                    them[id(p)] = gradient
         gradients = list(them.values())
         chosen = list(range(len(gradients)))
+        self.part = None
         if few is not None and len(chosen) > 2:
             smallest = min(chosen, key=lambda at: gradients[at].numel())
             chosen.remove(smallest)
-            chosen = [smallest, chosen[few % len(chosen)]]
+            turn = chosen[few % len(chosen)]
+            chosen = [smallest]
+            if (some := _part(gradients[turn], few)) is None:
+                chosen.append(turn)
+            else:
+                self.part = list(them)[turn], few, norms([some])[0] * times
         values = dict(zip(chosen, norms([gradients[at] for at in chosen]), strict=True))
         self.known = {
             key: (each, each._version, values[at] * times if at in values else None)
@@ -73,11 +81,10 @@ class Seen:
         """
         mine = [(each, *self.known[id(each)]) for each in parameters if id(each) in self.known]
         times = 1.0
-        if any(
-            p.grad is not each or each._version != at or not _same(size, now.get(id(p))) for p, each, at, size in mine
-        ):
+        part = self._of_the_part(parameters)
+        if _written(mine, now) or not all(_same(*each) for each in part):
             self.written = True
-            times = _times([(size, now.get(id(p))) for p, _, _, size in mine if size is not None])
+            times = _times([*((size, now.get(id(p))) for p, _, _, size in mine if size is not None), *part])
             self.unknown = self.unknown or (math.isnan(times) and any(size is None for *_, size in mine))
         whole: list[float] = []
         parts: list[float] = []
@@ -89,6 +96,33 @@ class Seen:
                 whole.append(size)
         one, other = (log10(math.hypot(*some)) if some else math.nan for some in (whole, parts))
         return one, other
+
+    def _of_the_part(self, parameters: Sequence[nn.Parameter]) -> list[tuple[float, float]]:
+        """What was read of a large gradient, and the norm of the same entries now; nothing where there is none."""
+        if self.part is None:
+            return []
+        key, turn, size = self.part
+        p = next((each for each in parameters if id(each) == key), None)
+        some = None if p is None or p.grad is None else _part(p.grad, turn)
+        return [] if some is None else [(size, norms([some])[0])]
+
+
+def _part(gradient: Tensor, turn: int) -> Tensor | None:
+    """ENTRIES neighbouring entries of a large gradient, others at each turn; None where all of it is read as well."""
+    here = local(gradient)
+    if not here.is_cpu or here.layout is not torch.strided or not here.is_contiguous() or here.numel() <= ENTRIES:
+        return None
+    flat = here.detach().view(-1)
+    return flat.narrow(0, turn * ENTRIES % (flat.numel() - ENTRIES + 1), ENTRIES)
+
+
+def _written(them: list[tuple[nn.Parameter, Tensor, int, float | None]], now: Mapping[int, float]) -> bool:
+    for p, gradient, version, size in them:  # a plain loop: it is run for every parameter in every sampled step
+        if p.grad is not gradient or gradient._version != version:
+            return True
+        if size is not None and not _same(size, now.get(id(p))):
+            return True
+    return False
 
 
 def _same(before: float | None, now: float | None) -> bool:
@@ -113,24 +147,30 @@ def sizes(
     the norm of what counts again in a sum over the layers, because several of them share a weight. Third: the norm of
     each gradient by the id of its parameter.
     """
-    found = [
-        (place, [each for each in place.parameters if each.requires_grad and each.grad is not None]) for place in places
-    ]
-    found = [(place, with_gradient) for place, with_gradient in found if with_gradient]
-    gradients = {id(each): each.grad for _, some in found for each in some if each.grad is not None}
-    weights = [each for place, _ in found for each in place.parameters]
+    found: list[tuple[Place, list[int]]] = []
+    gradients: dict[int, Tensor] = {}
+    weights: list[Tensor] = []
+    again: list[int] = []
+    for place in places:
+        some: list[int] = []
+        for each in place.parameters:
+            if each.requires_grad and (gradient := each.grad) is not None:
+                some.append(key := id(each))
+                if key in gradients:
+                    again.append(key)
+                gradients[key] = gradient
+        if some:
+            found.append((place, some))
+            weights.extend(place.parameters)
     both = norms([*gradients.values(), *weights])
     known, of_weights = dict(zip(gradients, both, strict=False)), iter(both[len(gradients) :])
     result: dict[int, tuple[float, float, float | None]] = {}
     for place, some in found:
         share = {id(each): _share(each, processes) for each in place.parameters} if place.sharded else {}
-        size = math.hypot(*(known[id(each)] * share.get(id(each), 1.0) for each in some)) / divide_by
-        weight = math.hypot(*(next(of_weights) * share.get(id(each), 1.0) for each in place.parameters))
-        result[place.at] = log10(size), log10(weight), _underflow([(gradients[id(p)], known[id(p)]) for p in some])
-    seen: set[int] = set()
-    all_of = [id(each) for _, some in found for each in some]
-    again = [known[each] for each in all_of if each in seen or seen.add(each)]
-    return result, log10(math.hypot(*again) / divide_by) if again else math.nan, known
+        size = math.hypot(*[known[key] * share.get(key, 1.0) for key in some]) / divide_by
+        weight = math.hypot(*[next(of_weights) * share.get(id(each), 1.0) for each in place.parameters])
+        result[place.at] = log10(size), log10(weight), _underflow([(gradients[key], known[key]) for key in some])
+    return result, log10(math.hypot(*[known[key] for key in again]) / divide_by) if again else math.nan, known
 
 
 def _share(tensor: Any, processes: int) -> float:
@@ -148,8 +188,6 @@ def looks_finite(first: Tensor | None) -> bool:
     if gradient is None or not gradient.is_cpu or gradient.is_sparse:
         return True
     here = gradient if type(gradient) is Tensor else local(gradient)
-    if here.ndim == 1 and len(here) <= FEW:
-        return math.isfinite(sum(here.tolist()))
     return math.isfinite(here.sum().item())
 
 
@@ -183,42 +221,45 @@ def less(whole: float, part: float) -> float:
 class Moves:
     """Copies of some entries of each layer's weights, taken before a step and compared after it.
 
-    Blocks of 64 neighbouring entries, drawn anew for each tensor size; small tensors whole.
+    Blocks of 64 neighbouring entries, drawn anew for each tensor size; small tensors whole. Those of one type and
+    device lie one after the other in one tensor, so that few calls are made.
     """
 
     def __init__(self, places: Iterable[Place]) -> None:
-        self.parts: list[tuple[int, nn.Parameter, Tensor | None]] = []
+        self.parts: dict[Any, list[tuple[int, nn.Parameter, Tensor | None]]] = {}
         for place in places:
             for each in place.trainable:
-                self.parts.append((place.at, each, _blocks(local(each))))
-        some = [_some(each, rows) for _, each, rows in self.parts]
-        whole = [at for at, (_, _, rows) in enumerate(self.parts) if rows is None]
-        if whole:  # the others are copies already
-            copies = torch._foreach_mul([some[at] for at in whole], 1)  # pyright: ignore[reportPrivateImportUsage]
-            for at, copy in zip(whole, copies, strict=True):
-                some[at] = copy
-        self.before = some
+                mine = local(each)
+                kind = mine.dtype if mine.is_cpu else (mine.dtype, mine.device)
+                self.parts.setdefault(kind, []).append((place.at, each, _blocks(mine)))
+        with torch.no_grad():
+            self.before = {kind: _in_a_row(parts) for kind, parts in self.parts.items()}
 
     def squares(self) -> dict[int, tuple[float, float]]:
         """Per layer the sum of squares of the update, and of the weights, both over the same entries."""
-        if not self.parts:
-            return {}
+        pieces: list[Tensor] = []
+        places: list[int] = []
         with torch.no_grad():
-            after = [_some(each, rows) for _, each, rows in self.parts]
-            found = norms([*_differences(after, self.before), *self.before])
-        moved, old = found[: len(after)], found[len(after) :]
+            for kind, parts in self.parts.items():
+                (before, sizes), (after, _) = self.before[kind], _in_a_row(parts)
+                if before.element_size() < 4:  # half precision would round a small step away
+                    before, after = before.float(), after.float()
+                for one, two in zip(before.split(sizes), after.sub_(before).split(sizes), strict=True):
+                    pieces += (two, one)
+                places.extend(at for at, _, _ in parts)
+        found = norms(pieces)
         sums: dict[int, tuple[float, float]] = {}
-        for (at, _, _), update, weight in zip(self.parts, moved, old, strict=True):
+        for at, update, weight in zip(places, found[::2], found[1::2], strict=True):
             mine = sums.get(at, (0.0, 0.0))
             sums[at] = mine[0] + update * update, mine[1] + weight * weight
         return sums
 
 
-def _differences(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
-    """In one call where they are float32; half precision would round a small step away."""
-    if all(each.dtype is torch.float32 for each in new):
-        return list(torch._foreach_sub(new, old))  # pyright: ignore[reportPrivateImportUsage]
-    return [a.float() - b.float() for a, b in zip(new, old, strict=True)]
+def _in_a_row(parts: list[tuple[int, nn.Parameter, Tensor | None]]) -> tuple[Tensor, list[int]]:
+    """A copy of what is looked at of these parameters, one after the other, and how long each is."""
+    some = [_some(each, rows) for _, each, rows in parts]
+    sizes = [each.numel() for each in some]
+    return torch.cat([each if each.ndim == 1 else each.reshape(-1) for each in some]), sizes
 
 
 def _blocks(parameter: Tensor) -> Tensor | None:
@@ -231,9 +272,10 @@ def _blocks(parameter: Tensor) -> Tensor | None:
 
 
 def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    flat = local(parameter).detach()
+    mine = local(parameter)
     if rows is None:
-        return flat
+        return mine
+    flat = mine.view(-1)
     if rest := flat.numel() % BLOCK:
-        flat = flat.view(-1)[:-rest]
+        flat = flat[:-rest]
     return flat.view(-1, BLOCK).index_select(0, rows)

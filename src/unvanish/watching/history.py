@@ -37,6 +37,10 @@ SPIKE = 1.0
 
 MOVES = FIELDS.index("update_to_weight_ratio")
 
+SHARES = tuple(
+    (code, name, FIELDS.index(name)) for code, name in (("UV803", "dead_fraction"), ("UV804", "saturated_fraction"))
+)
+
 
 @dataclass
 class Episode:
@@ -86,8 +90,8 @@ class History:
             if base is not None and size is not None:
                 found.append(("UV801", at, size, base, size < base - DECADE))
                 found.append(("UV802", at, size, base, size > base + DECADE))
-            for code, name in (("UV803", "dead_fraction"), ("UV804", "saturated_fraction")):
-                share = row[FIELDS.index(name)]
+            for code, name, place in SHARES:
+                share = row[place]
                 start = self._baseline(at, name, share)
                 if start is not None and not math.isnan(share):
                     found.append((code, at, share, start, share > start + SHUT))
@@ -122,13 +126,16 @@ class History:
 
     def _baseline(self, at: int, name: str, value: float | None) -> float | None:
         """The median of the first samples; None while there are too few of them."""
-        values = self.baselines.setdefault((at, name), [])
-        if len(values) == 1 and (at, name) in self.settled:
+        key = at, name
+        values = self.baselines.get(key)
+        if values is None:
+            values = self.baselines[key] = []
+        elif len(values) == 1 and key in self.settled:
             return values[0]
         if value is not None and math.isfinite(value):
             values.append(value)
         if len(values) >= WARM_UP:
-            self.settled.add((at, name))
+            self.settled.add(key)
             values[:] = [median(values)]
         return None
 

@@ -36,9 +36,10 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
     groups: dict[Any, list[int]] = {}
     plain = [each if _is_plain(each) else _plain(each) for each in tensors]
     for at, each in enumerate(plain):
-        groups.setdefault((each.device, each.dtype), []).append(at)
-    for (_, dtype), places in groups.items():
-        these = [plain[at] for at in places]
+        groups.setdefault(each.dtype if each.is_cpu else (each.dtype, each.device), []).append(at)
+    for places in groups.values():
+        these = plain if len(groups) == 1 else [plain[at] for at in places]
+        dtype = these[0].dtype
         with torch.no_grad():
             if dtype in (torch.float32, torch.float64):
                 values = torch._foreach_norm(these)  # pyright: ignore[reportPrivateImportUsage]
@@ -66,7 +67,11 @@ def _plain(tensor: Tensor) -> Tensor:
     tensor = local(tensor).detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
+    return tensor if tensor.dtype in _REAL else tensor.float()  # torch has no norm of eight bits
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:
@@ -83,13 +88,18 @@ def drawn(count: int, wanted: int, device: torch.device) -> Tensor:
     return torch.randint(count, (wanted,), generator=torch.Generator().manual_seed(count)).to(device)
 
 
+@lru_cache(maxsize=64)
+def _smallest_normal(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).smallest_normal
+
+
 def below_normal(tensor: Tensor, size: float, dtype: torch.dtype | None = None) -> float | None:
     """The share of the non-zero entries below the smallest normal number; ``size``: their root mean square.
 
     Counted only where the size leaves that open: entries a million times smaller than their root mean square are no
     share worth counting.
     """
-    limit = torch.finfo(dtype or tensor.dtype).smallest_normal
+    limit = _smallest_normal(dtype or tensor.dtype)
     if not size < 1e6 * limit:
         return 0.0 if size > 0.0 else None
     entries = _plain(tensor).reshape(-1)

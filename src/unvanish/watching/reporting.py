@@ -11,7 +11,8 @@ from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_b
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching.run_file import Reader
-from unvanish.watching.sample import FIELDS, SERIES, Sample, flow_of
+from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
+from unvanish.words.spans import span
 
 WHAT = (
     "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is"
@@ -23,6 +24,16 @@ STEP = re.compile(r"^(at|since) step \d+: ")
 """How a message begins that was written while the training went on."""
 CONVERGED = "UV809"
 """The first of the notes: it says how the others are meant."""
+
+APART = (
+    "{}: not judged, because no error signal is known where the module of a weight is not called itself (a parameter"
+    " that stands alone, or that other code reads); gradient, weights and updates are in the run"
+)
+NOTHING_CAME = (
+    "{}: not judged, because no gradient came in this step: it took no part in the loss, or no optimizer that is"
+    " watched holds it"
+)
+SIGNAL = FIELDS.index("log10_signal")
 
 NEWEST = "WHERE step = (SELECT MAX(step) FROM samples WHERE level = 0)"
 AT = "WHERE step = (SELECT MAX(step) FROM samples WHERE step <= ?)"
@@ -52,8 +63,24 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     thinned = [THINNED.format(step, last)] if last > step else []
-    flow = flow.replace(notes=(*notes, *thinned, WHAT.format(step), *file.facts.get("notes", ())))
+    of_run = file.facts.get("notes", ())
+    flow = flow.replace(notes=(*notes, *thinned, WHAT.format(step), *_not_judged(sample, columns, of_run), *of_run))
     return Report.from_flow(flow, _all(judge(flow), file, at))
+
+
+def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str]) -> list[str]:
+    """Which layers are trained and yet missing in the report, and why; what a note of the run says is not said again.
+
+    A step of which no signal is known at all, or in which parts lie in other processes, has a note of its own.
+    """
+    names = [each.name for each in columns]
+    known = {at for at, row in sample.rows.items() if not math.isnan(row[SIGNAL])}
+    if not known or any("spread over several processes" in each for each in notes):
+        return []
+    apart = [names[at] for at in sample.rows if at < len(names) and at not in known]
+    nothing = [each.name for at, each in enumerate(columns) if not each.frozen and at not in sample.rows]
+    found = [APART.format(span(apart, names))] if apart else []
+    return [*found, NOTHING_CAME.format(span(nothing, names))] if nothing else found
 
 
 def last_of(file: Reader) -> Report:

@@ -24,6 +24,9 @@ narrowest of a known function (GELU's, around its minimum) holds fifteen of them
 FEW = 1_024
 """So many counts are faster in plain numbers than in five calls of torch."""
 
+WHOLE = 4 * ENTRIES
+"""So many entries are all looked at where one comparison does it: to gather a part of them takes no less."""
+
 MOST = 8
 """A function with more flat stretches is a wave, which does not go on as at the end."""
 
@@ -39,6 +42,12 @@ class Flat:
     limit: float
     wave: bool
 
+    @property
+    def below(self) -> float | None:
+        """Where it is flat below one number, and nowhere else, that number, as for ReLU."""
+        alone = not self.wave and len(self.stretches) == 1 and self.stretches[0][0] == -math.inf
+        return self.stretches[0][1] if alone else None
+
     def at(self, inputs: Tensor, ours: bool = False) -> Tensor:
         """Of each input 1 where the function is flat, else 0: numbers, which are counted faster than truth values.
 
@@ -48,9 +57,8 @@ class Flat:
             return _slopes(self.func, self.args, self.kwargs, inputs.double()).abs().lt(self.limit).float()
         if inputs.element_size() < 4:
             inputs, ours = inputs.float(), True
-        if len(self.stretches) == 1 and -math.inf in self.stretches[0]:
-            inputs = inputs if ours else inputs.clone()
-            return inputs.lt_(self.stretches[0][1])
+        if (below := self.below) is not None:
+            return torch.lt(inputs, below, out=inputs if ours else torch.empty_like(inputs))
         found = torch.zeros_like(inputs, dtype=torch.bool)
         for low, high in self.stretches:
             if low == -math.inf:
@@ -117,14 +125,15 @@ def _same(tensor: Tensor) -> Tensor:
 def dead_and_saturated(flat: Flat, inputs: Tensor) -> Tensor | tuple[float, float]:
     """Shares of an activation: of its entries that are saturated, and of its units that are for the whole batch.
 
-    A unit is a channel (dimension 1) of images, else an entry of the last dimension. Of many units so many are drawn
-    that no more than ENTRIES entries are looked at; each of them over all samples. On the CPU numbers, elsewhere a
-    tensor of both, so that nobody has to wait for it.
+    A unit is a channel (dimension 1) of images, else an entry of the last dimension. Of many entries so many units are
+    drawn that no more than ENTRIES are looked at; each unit over all samples. On the CPU numbers, elsewhere a tensor of
+    both, so that nobody has to wait for it.
     """
     inputs = inputs.detach()
     axis = 1 if inputs.ndim == 4 else inputs.ndim - 1
     units = inputs.shape[axis]
-    wanted = max(1, min(units, ENTRIES * units // max(1, inputs.numel())))
+    most = WHOLE if flat.below is not None else ENTRIES
+    wanted = units if inputs.numel() <= most else max(1, ENTRIES * units // inputs.numel())
     if some := wanted < units:
         inputs = inputs.index_select(axis, _chosen(units, wanted, inputs.device))
     low = flat.at(inputs, some)

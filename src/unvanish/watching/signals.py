@@ -41,6 +41,7 @@ class Signals:
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: set[int] = set()  # modules inside a compiled one
         self.open = False
+        self.unread: dict[str, None] = {}  # what could not be read, and why
 
     def arm(self, roots: list[nn.Module]) -> None:
         """Set the hooks for the next forward pass; those that are there already stay."""
@@ -98,9 +99,18 @@ class Signals:
         inputs, more = args[0], args[1:]
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
             return
-        flat = flat_of(func, more, kwargs)
-        if flat is not None and (at := self._layer_of(inputs.grad_fn)) is not None:
-            self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
+        if inputs.is_complex():  # no side of a complex number is flat
+            return
+        if (at := self._layer_of(inputs.grad_fn)) is None:
+            return
+        try:
+            flat = flat_of(func, more, kwargs)
+            if flat is not None:
+                self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
+        except RuntimeError as error:  # the transforms of torch.func do not let everything be asked
+            reason = str(error).partition("\n")[0].rstrip(".")
+            name = getattr(func, "__name__", str(func))
+            self.unread[f"dead and saturated units of {name} were not counted: {reason}"] = None
 
     def _layer_of(self, node: Any) -> int | None:
         for _ in range(HOPS):
@@ -142,6 +152,7 @@ class Activations(TorchFunctionMode):
         super().__init__()
         self.look = signals.guard(signals.activation)
         self.others = signals.others
+        self.busy = False  # it looks at a call: torch has taken it away for so long, and puts it back itself
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and type(args[0]) is Tensor and func not in self.others:
@@ -151,7 +162,9 @@ class Activations(TorchFunctionMode):
             ):
                 self.others.add(func)
             elif args[0].requires_grad:
+                self.busy = True
                 self.look(func, args, kwargs or {})
+                self.busy = False
         return func(*args, **(kwargs or {}))
 
 

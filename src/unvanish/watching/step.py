@@ -43,6 +43,7 @@ class Step:
     scale: float = 1.0  # by which what is read in this step is multiplied
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
+    taken: tuple[dict[int, float], dict[int, tuple[float, float]]] = field(default_factory=lambda: ({}, {}))
 
     def enter(
         self,

@@ -16,21 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import decide
 from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
-from unvanish.rules import judge
 from unvanish.watching import alive, interposed
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
-from unvanish.watching.history import EVENTS, HELD, Episode, History
+from unvanish.watching.history import EVENTS, HELD
+from unvanish.watching.judging import Judging
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.replay import Replay, replay
 from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
-from unvanish.watching.sample import Sample, flow_of, locate
+from unvanish.watching.sample import Sample, locate
 from unvanish.watching.setting import Known
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
 from unvanish.watching.watcher import Watcher
@@ -48,8 +47,6 @@ class Watch:
     ) -> None:  # fmt: skip
         self.check_every, self.on_finding = check_every, on_finding
         self.watcher = Watcher(every, self._sampled, self._broken)
-        self.history = History()
-        self.episodes: dict[str, Episode] = {}
         self.found: list[Finding] = []
         self.news: list[Finding] = []
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
@@ -63,8 +60,10 @@ class Watch:
         self.file = RunFile(path if self.first else None, facts, from_step)
         if from_step is not None:
             self.watcher.step = from_step
+        self.judging = Judging(self.watcher.columns, self.found, self._tell, self.file.over)
         if goes_on:
-            self.history, self.found, self.episodes = remembered(Reader(path))
+            self.judging.history, before, self.judging.episodes = remembered(Reader(path))
+            self.found.extend(before)
         self._layout, self._setting = (), Known()
         self._notes: list[str] = []
         interposed.listen(self.watcher)
@@ -75,6 +74,7 @@ class Watch:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All that was found so far, in the order in which it began."""
+        self._catch_up()
         return tuple(self.found)
 
     @property
@@ -87,11 +87,13 @@ class Watch:
         if not self.first:
             raise UnvanishError("only the process of rank 0 writes a run file, and has its report")
         if not self.closed:
+            self._catch_up()
             self.file.flush()
         return Run(self.path).report()
 
     def flush(self) -> None:
         """Write now what waits to be written within the second."""
+        self._catch_up()
         if self.file.waiting and not self.closed:
             self.file.flush()
 
@@ -108,6 +110,7 @@ class Watch:
         watcher = self.watcher
         if watcher.now.stepped and not watcher.processes.together:
             watcher.guarded(watcher.finish)()
+        self._catch_up()
         watcher.guard.close()
         watcher.processes.ends()
         if not watcher.processes.together:
@@ -120,6 +123,7 @@ class Watch:
 
     def _end_with_the_program(self) -> None:
         if self.watcher.processes.together:  # the others may be gone, and nothing is asked of them any more
+            self._catch_up()
             self.file.close(steps=self.watcher.step, skipped=self.watcher.skipped, why=ENDED)
         else:
             last = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)  # at a prompt it is any line's
@@ -153,13 +157,15 @@ class Watch:
         self.watcher.before_step(optimizer, args, kwargs)
         if self.check_every is not None and self.watcher.step % self.check_every == 0:
             self.check()
-        self._announce()
+        if self.news:
+            self._announce()
 
     def after_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         del args, kwargs
         if self.watcher.nesting.leaves(optimizer):
             self.watcher.after_step(optimizer)
-            self._announce()
+            if self.news:
+                self._announce()
 
     def gradients_are_ready(self, optimizer: Any) -> None:
         """An optimizer that runs a closure has all its gradients: for frameworks that know, where no backward tells."""
@@ -206,6 +212,7 @@ class Watch:
     def _check(self, why: str) -> list[Report]:
         if not self.first:  # this process writes nothing
             return []
+        self.judging.catch_up()
         found, step = self._repeat(), self.watcher.step
         if found.report is None:
             LOG.warning("no full check at step %d: %s", step, found.reason)
@@ -229,6 +236,11 @@ class Watch:
             for finding in news:
                 self.on_finding(finding)
 
+    def _catch_up(self) -> None:
+        """Judge the samples that wait to be judged together."""
+        if self.judging.waiting:
+            self.watcher.guarded(self.judging.catch_up)()
+
     def _tell(self, finding: Finding, step: int) -> None:
         self.found.append(finding)
         self.news.append(finding)
@@ -237,19 +249,7 @@ class Watch:
     def _sampled(self, sample: Sample) -> None:
         self._prepare(sample)
         self.file.sample(sample)
-        setting = self._setting.of(self.watcher)
-        now: dict[str, Finding] = {}
-        for group in sample.groups:
-            flow = decide(flow_of(sample, self.watcher.columns, setting, group))
-            for finding in judge(flow):
-                if finding.verdict not in ("nonfinite", "undecided"):
-                    now.setdefault(finding.code, finding)
-        self._follow(sample.step, now)
-        began, ended = self.history.watch(sample, self.watcher.columns)
-        for finding in began:
-            self._tell(finding, sample.step)
-        for code, layer in ended:
-            self.file.over(sample.step, code, (layer,) if layer else ())
+        self.judging.add(sample, self._setting.of(self.watcher))
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -258,29 +258,8 @@ class Watch:
 
     def _log(self, sample: Sample) -> None:
         if self.first and self.loggers.targets:
-            episodes = [*self.episodes.values(), *self.history.episodes.values()]
-            metrics = of_the_step(sample, self.nonfinite + sum(each.told for each in episodes))
+            metrics = of_the_step(sample, self.nonfinite + self.judging.told)
             self.loggers.log(metrics | of_the_layers(sample, self.watcher.columns, self.log_layers), sample.step)
-
-    def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
-        """One finding an episode: at once in the first sample, later when it has held; over when it is long gone."""
-        for code, finding in now.items():
-            episode = self.episodes.setdefault(code, Episode(step))
-            if not episode.on and not episode.told:
-                episode.began = step
-            episode.on, episode.off = episode.on + 1, 0
-            if not episode.told and (step == 0 or episode.on >= HELD):
-                episode.told = True
-                self._tell(finding.replace(message=f"since step {episode.began}: {finding.message}"), episode.began)
-        for code in [code for code in self.episodes if code not in now]:
-            episode = self.episodes[code]
-            episode.on, episode.off = 0, episode.off + 1
-            if not episode.told or episode.off >= HELD:
-                if episode.told:
-                    for finding in self.found:
-                        if finding.code == code:
-                            self.file.over(step, code, finding.layers)
-                del self.episodes[code]
 
     def _broken(self, step: int, what: str) -> None:
         """A number that is not finite: run the step again before the weights move, and say where it was born."""
@@ -290,6 +269,7 @@ class Watch:
         self.broke = step
         if self.nonfinite:
             return
+        self.judging.catch_up()
         self.nonfinite = True
         scene = self.watcher.scene()
         if what == "rate":
@@ -368,7 +348,7 @@ def watch(
     ones, such as accelerate's, are looked through. Every ``every``-th step of the optimizer is sampled: error signals,
     gradient and weight norms, updates, shut activations. ``to``: a folder, in which the run gets a file of its own, or
     the name of a file that is not there yet. ``on_finding(finding)`` is called once for each finding, which the logger
-    "unvanish" shows as well.
+    "unvanish" shows as well; of samples that follow each other closely, within ten steps.
 
     ``from_step``: a training that goes on from a checkpoint has made so many steps; where ``to`` is the file of its
     run, that goes on as well. ``log_to``: a TensorBoard SummaryWriter, a run of W&B, the module ``mlflow``, anything

@@ -11,9 +11,11 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
@@ -25,11 +27,19 @@ from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
-from unvanish.watching.table import Table
+from unvanish.watching.table import Place, Table
 
 LOG = logging.getLogger("unvanish")
 
+NO_BACKWARD = (
+    "of a step without a backward (its gradients come from torch.autograd.grad or torch.func) only gradients, weights"
+    " and updates are read: its loss, error signals and the gradient before clipping are not known"
+)
 COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+
+
+def _count(place: Place) -> int:
+    return sum(each.numel() for each in place.parameters if not is_lazy(each))
 
 
 class Watcher:
@@ -54,6 +64,7 @@ class Watcher:
         self.notes: list[str] = []
         self.process = os.getpid()
         self.first: Tensor | None = None
+        self.lazy = False  # whether a parameter has no shape yet
         self.moving: Any = None  # the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
@@ -93,9 +104,9 @@ class Watcher:
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
-            count = sum(each.numel() for each in place.parameters)
-            self.columns.append(Column(place.name, place.kind, count, not place.trainable))
-        candidates = [p for place in self.table for p in place.trainable]
+            self.columns.append(Column(place.name, place.kind, _count(place), not place.trainable))
+        candidates = [p for place in self.table for p in place.trainable if not is_lazy(p)]
+        self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
         self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def _fails(self) -> None:
@@ -203,7 +214,8 @@ class Watcher:
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._find_new(optimizer)
+        if self.sampled or not self.step:
+            self._find_new(optimizer)
         self.moving = optimizer
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
@@ -230,7 +242,13 @@ class Watcher:
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
-        if (self.sampled or not self.step) and not self.table.holds(held(optimizer)) and self.table.look_again():
+        if self.lazy:  # they have got their shapes in the first forward pass
+            self.columns[:] = [
+                replace(column, parameters=_count(place))
+                for column, place in zip(self.columns, self.table, strict=True)
+            ]
+            self._columns()
+        if not self.table.holds(held(optimizer)) and self.table.look_again():
             self._columns()
 
     def _read(self, optimizer: Any, late: bool = False) -> None:
@@ -242,8 +260,12 @@ class Watcher:
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
-        signals, shares = self.signals.take(self.box.samples)
-        now.enter(found, signals, shares, self.box.samples, places)
+        samples = self.box.samples
+        signals, shares = self.signals.take(samples)
+        if not now.fresh:  # the same backward made the gradients of the optimizer before this one
+            signals, shares = now.taken[0] | signals, now.taken[1] | shares
+        now.taken = signals, shares
+        now.enter(found, signals, shares, samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
@@ -322,6 +344,9 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
+                for each in (*([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread):
+                    if each not in self.notes:
+                        self.notes.append(each)
                 if self.signals.compiled and COMPILED not in self.notes:
                     self.notes.append(COMPILED)
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)

@@ -48,6 +48,14 @@ STEP = {
         " where it is not a number there, null where no steps were taken."
     ),
     "regained_after": "How many real steps that took; the network's state was put back.",
+    "silenced": (
+        "The layers that had a gradient at the first of a few steps really taken and exactly none at the last; empty"
+        " where nothing asked for them."
+    ),
+    "faded": (
+        "The rate that a schedule began from, or leads up to, over the present one, where the optimizer has taken steps"
+        " under it and keeps no count of them; else null."
+    ),
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."

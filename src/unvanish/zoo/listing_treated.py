@@ -54,6 +54,10 @@ TREATED = (
         about="an LSTM that is asked for the first of 30 numbers, its gates half open",
     ),
     Network(
+        name="relu-rnn-30", builder="treated.first_mark", options={"steps": 30}, expects=("vanished",),
+        codes=("UV102",), about="a plain recurrent layer of ReLUs that is asked for a mark 30 steps back",
+    ),
+    Network(
         name="graph-smoothed", builder="treated.smoothed", options={"depth": 12}, expects=("healthy", "collapsed"),
         about="12 graph convolutions, after which the nodes are alike, each asked for a feature of its own",
     ),

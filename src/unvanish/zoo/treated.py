@@ -182,6 +182,26 @@ def recall(steps: int) -> Problem:
     return Problem(model=model, inputs=inputs, targets=inputs[:, 0], loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
 
 
+class Rectified(nn.Module):
+    """A plain recurrent layer of ReLUs whose last state decides."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read, self.head = nn.RNN(4, width, nonlinearity="relu", batch_first=True), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(x)[0][:, -1])
+
+
+def first_mark(steps: int) -> Problem:
+    """Which of four inputs was set at the first of so many steps; at the others none is."""
+    targets = torch.randint(4, (64,))
+    inputs = torch.zeros(64, steps, 4)
+    inputs[:, 0] = F.one_hot(targets, 4).float()
+    model = Rectified(32)
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.cross_entropy, optimizer=adam(model, 3e-3))
+
+
 class Convolved(nn.Module):
     """Graph convolutions: each layer takes means over the neighbours of a node."""
 

@@ -1,0 +1,94 @@
+"""From samples to findings: when one begins, and when it is over.
+
+Samples that follow each other closely are judged together, ten steps at a time: the code that judges has then to come
+into the processor's caches once, not at each step between two passes of a network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from unvanish.decide import decide
+from unvanish.records import Finding, Setting
+from unvanish.rules import judge
+from unvanish.watching.history import HELD, Episode, History
+from unvanish.watching.sample import Column, Sample, flow_of
+
+TOGETHER = 10
+"""So many steps wait for each other at most; the first so many samples of a run do not wait."""
+
+PATIENCE = 0.25
+"""Seconds after which none waits any longer: where a step takes its time, judging costs nothing beside it."""
+
+
+class Judging:
+    """``tell(finding, step)`` is called for what begins, ``over(step, code, layers)`` for what has ended.
+
+    ``columns`` and ``found`` are the run's own lists, and grow.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], found: list[Finding], tell: Callable[[Finding, int], None],
+        over: Callable[[int, str, Sequence[str]], None],
+    ) -> None:  # fmt: skip
+        self.columns, self.found, self.tell, self.over = columns, found, tell, over
+        self.history = History()
+        self.episodes: dict[str, Episode] = {}
+        self.waiting: list[tuple[Sample, Setting]] = []
+        self.count, self.since = 0, 0.0
+
+    def add(self, sample: Sample, setting: Setting) -> None:
+        """Judge this sample, now or with the next ones."""
+        if not self.waiting:
+            self.since = time.monotonic()
+        self.waiting.append((sample, setting))
+        self.count += 1
+        steps = sample.step - self.waiting[0][0].step + 1
+        if self.count <= TOGETHER or steps >= TOGETHER or time.monotonic() - self.since > PATIENCE:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Judge what still waits."""
+        waiting, self.waiting = self.waiting, []
+        for sample, setting in waiting:
+            self._judge(sample, setting)
+
+    @property
+    def told(self) -> int:
+        """How many findings hold now."""
+        self.catch_up()
+        return sum(each.told for each in (*self.episodes.values(), *self.history.episodes.values()))
+
+    def _judge(self, sample: Sample, setting: Setting) -> None:
+        now: dict[str, Finding] = {}
+        for group in sample.groups:
+            for finding in judge(decide(flow_of(sample, self.columns, setting, group))):
+                if finding.verdict not in ("nonfinite", "undecided"):
+                    now.setdefault(finding.code, finding)
+        self._follow(sample.step, now)
+        began, ended = self.history.watch(sample, list(self.columns))
+        for finding in began:
+            self.tell(finding, sample.step)
+        for code, layer in ended:
+            self.over(sample.step, code, (layer,) if layer else ())
+
+    def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
+        """One finding an episode: at once in the first sample, later when it has held; over when it is long gone."""
+        for code, finding in now.items():
+            episode = self.episodes.setdefault(code, Episode(step))
+            if not episode.on and not episode.told:
+                episode.began = step
+            episode.on, episode.off = episode.on + 1, 0
+            if not episode.told and (step == 0 or episode.on >= HELD):
+                episode.told = True
+                self.tell(finding.replace(message=f"since step {episode.began}: {finding.message}"), episode.began)
+        for code in [code for code in self.episodes if code not in now]:
+            episode = self.episodes[code]
+            episode.on, episode.off = 0, episode.off + 1
+            if not episode.told or episode.off >= HELD:
+                if episode.told:
+                    for finding in self.found:
+                        if finding.code == code:
+                            self.over(step, code, finding.layers)
+                del self.episodes[code]
