@@ -133,12 +133,13 @@ def photograph_runs(chromium: str) -> None:
                 page = opened(browser, address, theme, "ended after 600 steps, every 2")
                 page.screenshot(path=HERE / f"view-{theme}.png")
         with served(f"{folder}/two/yesterday.unvanish") as address:
-            page = opened(browser, address, "light", "ended after 1,500 steps, every 10")
-            page.screenshot(path=HERE / "view-converged.png")
-            page.select_option("#other", "today.unvanish")
-            page.wait_for_selector("body[data-compared] #gap canvas")
-            page.wait_for_selector("#losses[data-whole]", state="attached")
-            page.locator("#against").screenshot(path=HERE / "view-compared.png")
+            for theme in THEMES:
+                page = opened(browser, address, theme, "ended after 1,500 steps, every 10")
+                page.screenshot(path=HERE / f"view-converged-{theme}.png")
+                page.select_option("#other", "today.unvanish")
+                page.wait_for_selector("body[data-compared] #gap canvas")
+                page.wait_for_selector("#losses[data-whole]", state="attached")
+                page.locator("#against").screenshot(path=HERE / f"view-compared-{theme}.png")
         browser.close()
 
 
