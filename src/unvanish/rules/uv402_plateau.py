@@ -10,10 +10,6 @@ from unvanish.rules.wording import factor, judged, names, not_converged, sources
 from unvanish.words.numbers import number, percent
 
 
-LONGER = 100.0
-"""Times the step that lower the loss most: from there on it may be the learning rate that has kept it where it is."""
-
-
 @rule(
     "UV402",
     "plateau",
@@ -39,8 +35,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     Evidence: the Gauss-Newton decrement, what a quadratic model of the loss in the parameters that receive a signal
     still promises, as a share of the achievable reduction, below ``threshold``; and the loss at 98 % or more of that
     of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau. A note
-    where the loss is there once the optimizer has counted all of the planned steps, stationary or not, unless far
-    longer ones would have lowered it.
+    where the loss is there once the optimizer has counted all of the planned steps, stationary or not.
 
     What helps: see whether the inputs carry the targets at all (shuffled rows, a wrong join); a different start; a
     network that can express the dependence.
@@ -82,8 +77,6 @@ def _at_the_end(flow: Flow) -> list[Statement]:
     if loss is None or not loss.at_constant or loss.best_constant is None or hindered(flow):
         return []
     if step is None or step.planned is None or (step.taken or 0) < step.planned:
-        return []
-    if step.best is not None and step.best >= LONGER:
         return []
     message = (
         f"The {step.planned:,} planned steps have been taken, and the loss of {number(loss.value)} is no better than"
