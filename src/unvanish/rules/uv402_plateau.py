@@ -5,9 +5,8 @@ from __future__ import annotations
 from unvanish.decide.limits import STATIONARY
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import hindered
 from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject, weakest
-from unvanish.words.numbers import number, percent
+from unvanish.words.numbers import percent
 
 
 @rule(
@@ -15,7 +14,7 @@ from unvanish.words.numbers import number, percent
     "plateau",
     "plateau",
     tier="plateau",
-    levels=("error", "note"),
+    levels=("error",),
     needs=("loss", "decrement"),
     fires_on=("plateau", "plateau-noise-labels"),
     silent_on=(
@@ -34,8 +33,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
 
     Evidence: the Gauss-Newton decrement, what a quadratic model of the loss in the parameters that receive a signal
     still promises, as a share of the achievable reduction, below ``threshold``; and the loss at 98 % or more of that
-    of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau. A note
-    where the loss is there once the optimizer has counted all of the planned steps, stationary or not.
+    of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau.
 
     What helps: see whether the inputs carry the targets at all (shuffled rows, a wrong join); a different start; a
     network that can express the dependence.
@@ -45,7 +43,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     """
     layers = judged(flow, "plateau")
     if not layers or flow.decrement is None or not flow.decrement < threshold:
-        return _at_the_end(flow)
+        return []
     least = weakest(layers)
     reaches = (
         "" if least is None else f" It is not vanished: the signal arrives (transmission at least {factor(least)})."
@@ -59,7 +57,6 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     )
     return [
         Statement(
-            level="error",
             layers=names(layers),
             cause="stationary point",
             message=message,
@@ -69,26 +66,3 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
             ),
         )
     ]
-
-
-def _at_the_end(flow: Flow) -> list[Statement]:
-    """A training that is over, and whose loss is that of the best constant output, though nothing else was found."""
-    loss, step = flow.loss, flow.step
-    if loss is None or not loss.at_constant or loss.best_constant is None or hindered(flow):
-        return []
-    if step is None or step.planned is None or (step.taken or 0) < step.planned:
-        return []
-    message = (
-        f"The {step.planned:,} planned steps have been taken, and the loss of {number(loss.value)} is no better than"
-        f" the {number(loss.best_constant)} of the best constant output: on this batch nothing has been learned of the"
-        " inputs. Either they do not carry the targets, or something keeps the outputs from them: a penalty that"
-        " outweighs the rest of the loss (in a variational autoencoder, a posterior that has collapsed onto the prior),"
-        " or noise."
-    )
-    evidence = (
-        Evidence(name="loss over that of the best constant output", value=loss.value / loss.best_constant)
-        if loss.best_constant
-        else Evidence(name="relative_gap", value=loss.relative_gap),
-        Evidence(name="steps taken", value=step.taken, relation=">=", threshold=step.planned),
-    )
-    return [Statement(level="note", cause="nothing learned", message=message, evidence=evidence)]
