@@ -6,6 +6,7 @@ import math
 import sqlite3
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_of_many_values_the_settings_tell_the_ends(tmp_path: Path) -> None:
 
 def test_a_setting_that_would_do_nothing_beside_a_sweep_is_refused(tmp_path: Path) -> None:
     unvanish.sweep(WIDE, to=tmp_path / "s.sqlite")
-    for name, given in (("phase", {"width": 64}), ("depth", {"steps": 10})):
+    beside: dict[str, dict[str, Any]] = {"phase": {"width": 64}, "depth": {"steps": 10}}
+    for name, given in beside.items():
         with pytest.raises(UnvanishError, match=rf"lab {name}: {next(iter(given))} was given beside a sweep"):
             lab.run(name, sweep=str(tmp_path / "s.sqlite"), **given)
