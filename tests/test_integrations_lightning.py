@@ -207,7 +207,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_goes_on_in_its_file(tmp_path:
     assert again.by_layer("log10_grad_norm")["net.0"] == pytest.approx(
         straight.by_layer("log10_grad_norm")["net.0"], abs=1e-4
     )
-    before, straight_on = callback.run.history.baselines, other.run.history.baselines
+    before, straight_on = callback.run.judging.history.baselines, other.run.judging.history.baselines
     assert before.keys() == straight_on.keys() and all(len(each) == 1 for each in before.values() if each)
 
 

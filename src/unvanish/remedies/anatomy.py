@@ -87,7 +87,7 @@ class Anatomy:
     @classmethod
     def _read(cls, draft: Draft) -> Anatomy:
         model = draft.model
-        problem = Problem(model, draft.inputs, None, _sum)
+        problem = Problem(model, draft.inputs, None, _any_loss)
         with untouched(model, 0):
             for parameter in model.parameters():
                 if parameter.is_floating_point():
@@ -218,8 +218,9 @@ def is_activation(module: nn.Module | None) -> bool:
     return not module._parameters and not module._buffers
 
 
-def _sum(outputs: Any, _: Any) -> Tensor:
-    parts = [tensor.float().sum() for tensor in tensors(outputs) if tensor.requires_grad]
+def _any_loss(outputs: Any, _: Any) -> Tensor:
+    # no plain sum, which would hand on what a model has computed as its loss: its calls would be no more the model's
+    parts = [tensor.float().abs().sum() for tensor in tensors(outputs) if tensor.requires_grad]
     if not parts:
         raise UnvanishError("its outputs do not depend on any parameter")
     return sum(parts[1:], start=parts[0])
