@@ -3,7 +3,7 @@
 # its train_loss.
 #
 # Expected: a training that diverges after step 4 of 16 logs NaN from there on, or, with logging_nan_inf_filter (the default),
-# leaves those steps out of its averages: "the average loss of the current logging window is taken instead".
+# leaves those steps out of its averages.
 # Found (transformers 5.23.0, torch 2.13.0, accelerate 1.15.0, CPU): a step whose loss is not finite adds to the sum of losses
 # the mean of those since the last log. Where all of them are NaN that is 0.0, which reads as a perfect fit; only grad_norm
 # beside it says nan. The train_loss at the end is the sum of the finite steps over the number of all steps: whoever sorts
