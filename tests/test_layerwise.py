@@ -226,13 +226,21 @@ def test_a_loss_that_bends_downwards_promises_nothing() -> None:
     assert found(problem) == {}
 
 
-class _Once(torch.autograd.Function):
-    """A square whose backward cannot be differentiated."""
+class _Square(torch.autograd.Function):
+    """A square with all its derivatives, but without a rule for many of them at once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2.0 * ctx.saved_tensors[0] * gradient
+
+
+class _Once(_Square):
+    """The same, whose backward cannot be differentiated."""
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -280,21 +288,8 @@ def test_directions_pushed_at_once_give_what_each_gives_alone(name: str, monkeyp
         assert (layer.newton_decrement or 0.0) == pytest.approx(one.newton_decrement or 0.0, rel=1e-4)
 
 
-class _Square(torch.autograd.Function):
-    """A square with all its derivatives, but without a rule for many of them at once."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 2.0 * ctx.saved_tensors[0] * gradient
-
-
 class _Cut(_Square):
-    """The same, but that its backward hands on numbers without their history."""
+    """A square whose backward hands on numbers without their history."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

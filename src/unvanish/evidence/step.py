@@ -193,15 +193,14 @@ def ladder_of(
                 torch.add(before, change, alpha=multiple, out=parameter.data)  # makes no large tensors
             return or_nan(lambda: loss_again(problem, model, seed))
 
-        value = math.nan if now is None else at(1.0)
-        if now is None or not math.isfinite(
-            value
-        ):  # known, it may be the pass without a graph that fails, not the step
+        first = None if now is None else at(1.0)
+        # where the loss is known and that after the step is no number, it may be the pass without a graph that fails
+        if now is None or first is None or not math.isfinite(first):
             now = at(0.0)
         if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
             return now, {1.0: math.nan}
         same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
-        multiple, value = 1.0, at(1.0) if math.isnan(value) else value
+        multiple, value = 1.0, at(1.0) if first is None else first
         ladder[1.0] = value
         down = not value <= now + same
         near = 0  # rungs in a row that do not overshoot: while they do, however large the rate, the way goes on down
