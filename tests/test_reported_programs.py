@@ -40,6 +40,13 @@ def test_a_search_goes_nine_tenths_of_the_way_to_the_known_cure(name: str) -> No
     assert not [code for code in found["after"] if code.endswith("error")]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONGER)
+def test_what_a_search_of_three_trainings_only_improves_goes_as_far(name: str) -> None:
+    found = reports.row(name, CASES[name], 0, 3)
+    assert found["verdict"] == "improved" and found["share"] >= reports.REACHED, found
+
+
 def test_the_page_on_fixing_says_of_these_programs_what_was_measured() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "reports.json").read_text())["rows"]
     judged = [each for each in rows if each["case"] not in reports.NO_CURE]
