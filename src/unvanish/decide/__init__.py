@@ -71,7 +71,7 @@ IN_WORDS = {
 }
 """What a look may leave out, as it is called in a remark."""
 
-CURVATURE = "not decided: needs curvature, which this check did not measure"
+CURVATURE = "needs curvature, which this check did not measure"
 
 
 def decide(flow: Flow) -> Flow:
@@ -376,7 +376,7 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
             ("converged or not", loss.why or "the loss has no scale: how far it can still be reduced is unknown")
         )
     if loss is None or loss.reacts is None:
-        questions.append(("whether the loss is flat", "not decided: the loss was not tried on other outputs"))
+        questions.append(("whether the loss is flat", "the loss was not tried on other outputs"))
     questions += [
         ("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer
     ]
