@@ -138,10 +138,10 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="waits for a process without taking its exit status")
 def test_a_process_that_dies_before_it_is_told_what_to_do_is_not_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[Any]] = []
     kept = subprocess.Popen
 
-    def dead(command: list[str], **given: Any) -> subprocess.Popen[bytes]:
+    def dead(command: list[str], **given: Any) -> subprocess.Popen[Any]:
         started.append(kept([command[0], "-c", ""], **given))
         os.waitid(os.P_PID, started[-1].pid, os.WEXITED | os.WNOWAIT)
         return started[-1]
