@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -19,7 +20,7 @@ pytest.importorskip("vl_convert", reason="pictures need the packages of unvanish
 from made_reports import MADE, flow, layer, vanishing
 
 from unvanish import UnvanishError, charts
-from unvanish.charts import staircase, theme
+from unvanish.charts import labels, speeds, staircase, theme
 from unvanish.report import Report
 from unvanish.report.pictures import relative_gradient
 
@@ -102,6 +103,28 @@ def test_a_notebook_shows_it_inline_with_fresh_ids() -> None:
     assert "<svg" in shown and "http" not in shown.replace("http://www.w3.org", "")
     assert ".unvanish-chart{--uv-bg" in shown
     assert '[data-jp-theme-light="false"] .unvanish-chart' in shown
+
+
+@pytest.mark.parametrize("look", theme.THEMES)
+def test_a_line_of_the_grid_breaks_off_where_it_crosses_a_text(look: str) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the pixels of a picture are read with Pillow")
+    scale, tables = 4, speeds.tables([0, 1], ["a"], [[0.0, -4.0]])
+    (frame,) = tables["frame"]
+    height = frame["height"] - frame["top"] - frame["bottom"]
+    tick = frame["y_ticks"][1]
+    down = (frame["y_high"] - tick) / (frame["y_high"] - frame["y_low"]) * height
+    tables["labels"].append(labels.row("| " * 10, labels.Spot(6, down)))
+    drawn = image.open(io.BytesIO(charts.draw("speeds", tables).png(look, scale))).convert("RGB")
+    line = tuple(bytes.fromhex(theme.colour("grid", look)[1:]))
+
+    def share(left: float, right: float) -> float:
+        """How much of the line of the grid is to be seen between two places of the plot, in pixels."""
+        row = round((frame["top"] + down) * scale)
+        xs = range(round((frame["left"] + left) * scale), round((frame["left"] + right) * scale))
+        return max(sum(drawn.getpixel((x, y)) == line for x in xs) / len(xs) for y in range(row - scale, row + scale))
+
+    assert share(120, 180) > 0.9
+    assert share(6, 60) < 0.6, "of bars 7 pixels apart with a rim of 1.5 on both sides, more than half is covered"
 
 
 def test_files_by_suffix(tmp_path: Path) -> None:

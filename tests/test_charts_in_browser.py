@@ -146,6 +146,16 @@ def test_one_drawing_follows_the_page(scheme: str) -> None:
         assert page.evaluate(script) == f"rgb({red}, {green}, {blue})"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_is_drawn_over_a_rim_in_the_colour_of_the_ground(scheme: str) -> None:
+    script = """() => [...document.querySelectorAll('text')].map(getComputedStyle).map(
+      each => [each.paintOrder.split(' ')[0], each.stroke, each.strokeWidth].join(' '))"""
+    with open_page(scheme=scheme) as page:
+        page.set_content(f"<!doctype html><style>{theme.css()}</style>{a_plane(20, 620, 0, 'fc{}').svg()}")
+        red, green, blue = (int(theme.colour("bg", scheme)[at : at + 2], 16) for at in (1, 3, 5))
+        assert set(page.evaluate(script)) == {f"stroke rgb({red}, {green}, {blue}) 3px"}
+
+
 def test_estimated_widths_are_not_below_real_ones() -> None:
     """Every character the pictures use, in the font they name first."""
     from unvanish.charts.measure import text_width

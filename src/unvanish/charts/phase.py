@@ -17,7 +17,7 @@ from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
 
 TOP, BOTTOM, RIGHT, PLOT_HEIGHT = 46, 44, 16, 260
-WEIGHT, BIAS = "weight variance σ_w²", "bias variance σ_b²"
+WEIGHT, BIAS = "weight variance", "bias variance"
 CHI, CHI_SHORT = "χ₁, by which a layer multiplies the squared gradient", "χ₁ per layer"
 CRITICAL = "χ₁ = 1: gradients keep their size"
 SHOWN = 0.75

@@ -15,6 +15,8 @@ _TAG = re.compile(r"<[^>]+>")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
 # the parts have no names of their own, and the picture as a whole has its description
 _ATTRIBUTES = re.compile(r' (?:role="graphics-[a-z]+"|aria-[a-z]+="[^"]*")')
+HALO = f'<text stroke="{token("bg")}" stroke-width="3" stroke-linejoin="round" paint-order="stroke" '
+"""How every text begins: with a rim in the colour of the ground, at which the lines that cross it break off."""
 _first_process: list[int] = []
 """The process that rendered first: the engine's threads do not survive a fork, and a child would wait for ever."""
 
@@ -23,6 +25,7 @@ def svg(spec: dict[str, Any], prefix: str = "uv", theme: str | None = None, desc
     """SVG text whose ids begin with ``prefix``; colours stay CSS variables unless a theme is named."""
     drawn = _engine().vegalite_to_svg(spec, vl_version=VEGA_LITE)
     drawn = _TAG.sub(lambda match: _ATTRIBUTES.sub("", _ID.sub(rf"\g<1>{escape(prefix)}-", match[0])), drawn)
+    drawn = drawn.replace("<text ", HALO)
     if description:
         drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
     if theme is None:
