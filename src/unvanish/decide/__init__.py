@@ -380,6 +380,13 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     questions += [
         ("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer
     ]
+    if flow.step is not None and flow.step.arriving is not None:
+        questions.append(
+            (
+                "whether the signal reaches the first layers in time",
+                f"{flow.step.arrived_after} real steps let more and more of it through, and more were too dear to try",
+            )
+        )
     if flow.decrement_refused:
         questions.append(
             ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
