@@ -44,10 +44,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     run.add_argument("--every", type=_positive, default=10, metavar="K", help="sample every K-th step (default: 10)")
     run.add_argument("-o", "--output", metavar="RUNFILE", help="the run file (default: a new one in runs/)")
-    run.add_argument("--check-every", type=_positive, metavar="K", help="a full check at every K-th step")
-    run.add_argument(
-        "--stop-after", type=_positive, metavar="N", help="stop after N steps, with a full check at the last"
-    )
+    run.add_argument("--check-every", type=_positive, metavar="K", help="check the batch of every K-th step, too")
+    run.add_argument("--stop-after", type=_positive, metavar="N", help="stop after N steps and check the last batch")
     run.add_argument(
         "--fail-on", choices=("error", "never"),
         help="exit with 1 on a finding of level error (default: never; with --stop-after: error)",

@@ -120,7 +120,7 @@ def beyond_headline(report: Report, finding: Finding) -> str:
 def loss_fact(report: Report) -> str:
     """The loss, and how much of the achievable reduction remains, where that is known."""
     if report.loss is None:
-        return "loss not looked at"
+        return "what is left of the loss: not known"
     gap = report.loss.relative_gap
     left = "" if gap is None else f" ({percent(gap)} of the achievable reduction remains)"
     return f"loss {number(report.loss.value)}{left}"

@@ -118,7 +118,7 @@ def _factors(columns: Sequence[Column], rows: Sequence[LayerFlow | Fold]) -> str
     factors = [column for column in columns if column.header in FACTORS]
     layers = [row for row in rows if isinstance(row, LayerFlow) and row.log10_gain is not None]
     some_empty = any(not column.cell(layer) for column in factors for layer in layers)
-    return " × ".join(column.header for column in factors) + (" (empty: ×1)" if some_empty else "")
+    return " × ".join(column.header for column in factors) + (" (empty: ×1, or no layer before)" if some_empty else "")
 
 
 def _places(layers: Sequence[LayerFlow], page: Page) -> None:

@@ -15,8 +15,8 @@ from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
 from unvanish.words.spans import span
 
 WHAT = (
-    "read off a running training at step {}: how strongly the outputs depend on each layer, and whether there is"
-    " anything left to learn, is asked only by a full check (unvanish check, or check_every=K while watching)"
+    "read off a running training at step {}: how strongly the outputs depend on each layer is asked by a check of the"
+    " running batch (check_every=K), whether there is anything left to learn only by unvanish check"
 )
 
 
