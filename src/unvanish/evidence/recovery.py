@@ -8,14 +8,16 @@ back.
 A loss that stands still tells nothing meanwhile: the last layers have found the best constant. What tells is the
 signal itself. Each factor of the chain grows by about the same with every step, so their product grows ever faster, as
 on the way out of a saddle; where the steps do not add up it stays where it is, or sinks. So after the first hundred
-steps, in which the last layers find their place, more are taken as long as the signal rises steadily. A loss that falls
-does tell, if it falls by what the weak layers learn: once sure, a network may saturate and transmit as little as ever.
+steps, in which the last layers find their place, more are taken as long as the signal rises fast enough, or faster and
+faster. A loss that falls does tell, if it falls by what the weak layers learn: once sure, a network may saturate and
+transmit as little as ever.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +32,8 @@ from unvanish.rules.conditions import rises_steadily
 
 FIRST = tuple(range(30, 101, 10))
 DOUBLED = (200, 400, 800)
-LOOKS = 5
-"""Looks in each doubling, the last at its end; with the one it starts from they are enough to see a trend."""
+LOOKS = 6
+"""Looks in each doubling, the last at its end: as many as show a trend, also in the pace from each to the next."""
 TRIED = FIRST + tuple(end // 2 + end // 2 * k // LOOKS for end in DOUBLED for k in range(1, LOOKS + 1))
 HOPELESS = -12.0
 """log10 of T_rel below which no steps are tried. Neither eps nor the smallest number of the type gives a bound: the
@@ -56,7 +58,7 @@ def with_recovery(
 
     ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``enough``: a loss
     below which something has been learned. The first number of steps after which more than the limit arrives, or so
-    much has been learned by those layers, is the last one tried; so is the end of a doubling over which what arrives
+    much has been learned by those layers, is the last one tried; so is the end of a doubling at which what arrives
     does not rise.
     """
     size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
@@ -82,7 +84,7 @@ def with_recovery(
             return True
         if enough is not None and loss < enough < _with_values(look, theirs, before):
             learned = loss
-        return learned is not None or (taken in DOUBLED and not _pace(arrived))
+        return learned is not None or (taken in DOUBLED and not (_pace(arrived) or _accelerates(arrived)))
 
     if tried:
         with stepped(look.problem, look.model, optimizer, 1.0, tried[-1], look.seed, measured):
@@ -91,20 +93,34 @@ def with_recovery(
         return facts
     end = max(arrived)
     more = end == tried[-1] and min(most, TRIED[-1]) <= planned and learned is None and arrived[end] <= VANISHED
-    pace = _pace(arrived) if more else 0.0
+    pace = _pace(arrived) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
     return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
 
 
 def _pace(arrived: Mapping[int, float]) -> float:
-    """The decades a step by which what arrives rose over the last doubling; 0 where not steadily, or too slowly.
+    """The decades a step by which what arrives has risen since its lowest over the last doubling; 0 where too slowly.
 
-    What stays where it is still creeps by a few hundredths of a decade in a hundred steps, up or down: too slow is what
-    would not arrive within a long training.
+    Since its lowest, because the first steps may throw it up, and it comes to rest before it grows. What stays where it
+    is still creeps by a few hundredths of a decade in a hundred steps, up or down: too slow is what would not arrive
+    within a long training.
     """
+    last = _last(arrived)
+    (lowest, least), (end, value) = min(last, key=lambda look: look[1]), last[-1]
+    pace = (value - least) / max(1, end - lowest)
+    return pace if pace * HORIZON > VANISHED - value else 0.0
+
+
+def _accelerates(arrived: Mapping[int, float]) -> bool:
+    """Whether what arrives rises, if ever so slowly, and by more from look to look, as where a saddle is left."""
+    pairs = pairwise(_last(arrived))
+    paces = [(value - before) / (steps - start) for (start, before), (steps, value) in pairs]
+    return paces[-1] > 0.0 and rises_steadily(paces)
+
+
+def _last(arrived: Mapping[int, float]) -> list[tuple[int, float]]:
+    """The looks of the last doubling, and the one it starts from: number of steps, and what arrives."""
     end = max(arrived)
-    last = [value for steps, value in sorted(arrived.items()) if 2 * steps >= end]
-    pace = (last[-1] - last[0]) / (end / 2)
-    return pace if rises_steadily(last) and pace * HORIZON > VANISHED - last[-1] else 0.0
+    return [(steps, value) for steps, value in sorted(arrived.items()) if 2 * steps >= end]
 
 
 def _with_values(look: Look, parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> float:
