@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from unvanish.trials.crew import Crew, _drive
 from unvanish.trials.questions import Answer, Learn, Train
 from unvanish.trials.race import Race
 from unvanish.workers.pickled import pickled
+from unvanish.workers.process import Process, UnstartedError
 
 
 def deep(**changes: Any) -> unvanish.Problem:
@@ -132,6 +134,27 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
     assert len(killed) == 3
     assert_same(unvanish.fix(deep(), seeds=1), found)
     assert set(children(os.getpid())) <= before  # none is left over
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="waits for a process without taking its exit status")
+def test_a_process_that_dies_before_it_is_told_what_to_do_is_not_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[Any]] = []
+    kept = subprocess.Popen
+
+    def dead(command: list[str], **given: Any) -> subprocess.Popen[Any]:
+        started.append(kept([command[0], "-c", ""], **given))
+        os.waitid(os.P_PID, started[-1].pid, os.WEXITED | os.WNOWAIT)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", dead)
+    process = Process("unvanish.trials.questions:answer", bytes)
+    process.begin()
+    assert len(started) == 1
+    for _ in range(2):  # the one that was begun ahead, and one that is started to be asked
+        with pytest.raises(UnstartedError):
+            process.ask(None)
+    assert [each.returncode for each in started] == [0, 0]
+    assert all(each.stdin is not None and each.stdin.closed for each in started)
 
 
 def test_the_search_goes_on_from_a_file_by_other_processes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from unvanish.watching.alive import alive, here
 
 SCRIPT = """
 import sys, time, torch
+torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
 optimizer = torch.optim.SGD(net.parameters(), 0.05)
 for step in range(int(sys.argv[1])):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from unvanish import Problem, diagnose
 from unvanish.evidence import moved
-from unvanish.evidence.moved import moved_transmissions
 from unvanish.evidence.price import DEAR
 from unvanish.flow.look import looking
 from unvanish.flow.measure import transmissions
@@ -49,7 +48,7 @@ def test_they_are_those_of_a_recorded_pass(seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.0 + 0.3 * torch.rand(parameter.shape))
-    assert moved_transmissions(look) == pytest.approx(exact(problem, model), abs=1e-4)
+    assert moved.moved(look)[1] == pytest.approx(exact(problem, model), abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 0.0])
@@ -64,7 +63,7 @@ def test_gradients_near_the_end_of_their_type_are_walked_exactly(scale: float, m
     walked: list[Any] = []
     record = moved.looking
     monkeypatch.setattr(moved, "looking", lambda *a, **k: walked.append(1) or record(*a, **k))
-    assert moved_transmissions(look) == pytest.approx(exact(problem, model), abs=1e-4)
+    assert moved.moved(look)[1] == pytest.approx(exact(problem, model), abs=1e-4)
     assert walked
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unvanish.trials.questions import Ahead, Describe, Look, Question, Train
-from unvanish.trials.turns import HERE, LIKELY, SPARE, SURE, Turns
+from unvanish.trials.turns import FIRST, HERE, LIKELY, SPARE, SURE, Turns
 
 OTHER = 0
 A, B, C = (("a",), ("b",), ("c",))
@@ -94,6 +94,22 @@ def test_what_needs_no_more_steps_is_answered_at_once_by_who_has_it() -> None:
         turns.add(Train(each, 0, 100), SURE)
     assert turns.take(OTHER) == Train(B, 0, 100)  # 305 steps wait there; C is not trained anew
     assert turns.take(HERE) == Train(C, 0, 100) and turns.take(HERE) == Train(A, 0, 100)
+
+
+def test_a_description_waits_for_who_has_made_the_edit_unless_that_would_take_longer_than_what_it_imports() -> None:
+    for backlog, taken in ((FIRST, False), (3 * FIRST, True)):  # half of what it is at counts
+        turns = waiting(Train(B, 0, backlog))
+        turns.stood(OTHER, {(A, 0): 10})
+        turns.stood(HERE, {})
+        assert turns.take(OTHER) == Train(B, 0, backlog)
+        turns.add(Describe(A, 0), SURE)
+        assert (turns.take(HERE, Describe(A, 0)) is not None) is taken
+    turns = waiting(Train(B, 0, 50))
+    turns.stood(OTHER, {(A, 0): 10})
+    turns.stood(HERE, {(A, 1): 10})  # it has made that edit, and needs no import
+    assert turns.take(OTHER) == Train(B, 0, 50)
+    turns.add(Describe(A, 0), SURE)
+    assert turns.take(HERE, Describe(A, 0)) == Describe(A, 0)
 
 
 def test_one_that_has_gone_too_far_begins_anew() -> None:

@@ -95,11 +95,21 @@ def test_a_jump_of_the_loss(size: float) -> None:
 @pytest.mark.parametrize("size", [1.0, 1e-8, 1e6])
 def test_converged_is_said_once_though_the_loss_swings(size: float) -> None:
     def loss(step: int) -> float:
-        return size * (1.0 if step < 10 else 0.005 if step % 3 else 0.02 if step > 25 else 0.004)
+        return size * (1.0 if step < 10 else 0.0005 if step % 3 else 0.002 if step > 25 else 0.0004)
 
     began, over = run(nothing, loss=loss)
     assert [each[0] for each in began] == ["UV809"] and over == []
-    assert run(nothing, loss=lambda step: size * max(0.02, 1.0 - 0.1 * step))[0] == []
+    assert run(nothing, loss=lambda step: size * max(0.002, 1.0 - 0.1 * step))[0] == []
+
+
+def test_a_loss_that_is_low_and_falls_on_has_not_converged() -> None:
+    """As of a small tanh network that learns a sum: 0.5 percent after 200 steps, and 0.002 percent after 20,000."""
+    assert run(nothing, loss=lambda step: max(0.004, 0.6**step), steps=60)[0] == []
+
+
+def test_one_far_off_start_is_no_scale_of_what_is_left_to_learn() -> None:
+    """A network that dies at its first step, after outputs a thousand times too large, has a constant's loss."""
+    assert run(nothing, loss=lambda step: 1e6 if step == 0 else 1.0, steps=60)[0] == []
 
 
 def test_a_learning_rate_that_has_decayed_to_nothing() -> None:

@@ -88,7 +88,7 @@ optimizer = torch.optim.SGD(layers)""",
     "UV809": {
         "first": "Tanh()",
         "second": "Tanh()",
-        "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.01)",
+        "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.03)",
         "loss": "mse_loss(model(x), torch.zeros(64, 4))",
     },
 }

@@ -24,7 +24,7 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.moved import moved, moved_transmissions
+from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
@@ -49,6 +49,7 @@ from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
+from unvanish.rules.conditions import to_reach
 from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error
@@ -276,7 +277,8 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     few = out_of_step(flow, [a for a, _ in low if a.name in weak])
     if step is None or flow.setting.eps is None or not few or min(weak.values()) < HOPELESS:
         return step
-    return with_recovery(look, updates.optimizer, step, weak, lambda: moved_transmissions(look))
+    enough = None if flow.loss is None else to_reach(flow.loss)
+    return with_recovery(look, updates.optimizer, step, frozenset(weak), enough, lambda: moved(look))
 
 
 def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

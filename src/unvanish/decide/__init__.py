@@ -372,20 +372,20 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     if loss is None:
         questions.append(("converged or not", "the loss was not looked at on its own"))
     elif not gap_is_known(loss):
-        questions.append(
-            ("converged or not", loss.why or "the loss has no scale: how far it can still be reduced is unknown")
-        )
+        why = loss.why or "the loss has no scale: how far it can still be reduced is unknown"
+        questions.append(("converged or not", why))
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "the loss was not tried on other outputs"))
-    questions += [
-        ("how far back in time the signal reaches", each.why) for each in flow.time if each.why and not each.layer
-    ]
+    in_time = "how far back in time the signal reaches"
+    questions += [(in_time, each.why) for each in flow.time if each.why and not each.layer]
+    if flow.step is not None and flow.step.arriving is not None:
+        why = f"{flow.step.arrived_after} real steps let more and more of it through, and more were too dear to try"
+        questions.append(("whether the signal reaches the first layers in time", why))
+    stationary = "whether this is a stationary point"
     if flow.decrement_refused:
-        questions.append(
-            ("whether this is a stationary point", f"the curvature cannot be had: {flow.decrement_refused}")
-        )
+        questions.append((stationary, f"the curvature cannot be had: {flow.decrement_refused}"))
     elif flow.asks("decrement") and may_be_stationary(flow) and flow.decrement is None and not falls(flow):
-        questions.append(("whether this is a stationary point", CURVATURE))
+        questions.append((stationary, CURVATURE))
     return questions
 
 

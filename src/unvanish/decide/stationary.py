@@ -21,9 +21,13 @@ def has_converged(loss: LossFacts | None) -> bool:
 def comes_through(flow: Flow) -> bool:
     """Whether real steps of the optimizer, tried and taken back, let the signal through to the layers it had lost.
 
-    They would not if the weights stayed where they are; how the loss bends there says nothing about them.
+    Or let those layers learn, or more and more of it through as far as they were taken. They would not if the weights
+    stayed where they are; how the loss bends there says nothing about them.
     """
-    return flow.step is not None and flow.step.arrived is not None and flow.step.arrived > VANISHED
+    step = flow.step
+    if step is None or step.arrived is None:
+        return False
+    return step.arrived > VANISHED or step.learned is not None or step.arriving is not None
 
 
 def may_be_stationary(flow: Flow) -> bool:

@@ -24,16 +24,12 @@ from unvanish.trace.structure import tensors
 DIGITS = 1e6  # times the smallest normal number the rms of a gradient must be for its entries to have all theirs
 
 
-def moved_transmissions(look: Look) -> dict[str, float]:
-    """log10 of T_rel by layer, of the model as it stands; {} where loss or outputs are not finite.
-
-    ``look``: an earlier one, whose graph may be gone.
-    """
-    return moved(look)[1]
-
-
 def moved(look: Look) -> tuple[float, dict[str, float]]:
-    """The same, and before it the loss of the batch; nan where the pass itself fails on the moved weights."""
+    """The loss of the batch, and log10 of T_rel by layer, of the model as it stands.
+
+    ``look``: an earlier one, whose graph may be gone. The loss is nan where the pass itself fails on the moved weights;
+    the layers are {} where loss or outputs are not finite.
+    """
     found = _by_autograd(look)
     if found is not None:
         return found

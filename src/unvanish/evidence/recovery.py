@@ -4,60 +4,128 @@ Adam and its like move every entry by about the learning rate, however small its
 chain of factors below one then move together, and within tens of steps the chain may pass its signal on, or it may not
 for a thousand. Nothing measured before the first step tells the two apart, so the steps are really taken, and taken
 back.
+
+A loss that stands still tells nothing meanwhile: the last layers have found the best constant. What tells is the
+signal itself. Each factor of the chain grows by about the same with every step, so their product grows ever faster, as
+on the way out of a saddle; where the steps do not add up it stays where it is, or sinks. So after the first hundred
+steps, in which the last layers find their place, more are taken as long as the signal rises fast enough, or faster and
+faster. A loss that falls does tell, if it falls by what the weak layers learn: once sure, a network may saturate and
+transmit as little as ever.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
-from unvanish.decide.limits import VANISHED
+import torch
+from torch import Tensor, nn
+
+from unvanish.decide.limits import HORIZON, VANISHED
+from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
 from unvanish.records import StepFacts
+from unvanish.rules.conditions import rises_steadily
 
-TRIED = (30, 60, 100)
+FIRST = tuple(range(30, 101, 10))
+DOUBLED = (200, 400, 800)
+LOOKS = 6
+"""Looks in each doubling, the last at its end: as many as show a trend, also in the pace from each to the next."""
+TRIED = FIRST + tuple(end // 2 + end // 2 * k // LOOKS for end in DOUBLED for k in range(1, LOOKS + 1))
 HOPELESS = -12.0
 """log10 of T_rel below which no steps are tried. Neither eps nor the smallest number of the type gives a bound: the
 last layers move first, and a chain of 81 layers at -42, whose first gradients are zero in float32, let its signal
 through within 100 steps. But those that come from so far do not train for it: of random chains under Adam in which the
 signal came through, 6 of 8 from below -12 ended at the best constant after 1,500 steps, and 13 of 17 from above fitted.
 """
-RISE = 0.3
-"""Decades that the weakest layer must have gained by the first steps for more to be taken: as much as log10 of T_rel
-differs by between seeds. All that let the signal through had by then gained 1.1 or more."""
 LARGE = 3e8  # parameters times samples from which on only the first of them is tried
-Measure = Callable[[], Mapping[str, float]]
+WORK = FIRST[-1] * LARGE  # the same times steps: up to here more are tried after the first hundred
+Measure = Callable[[], tuple[float, Mapping[str, float]]]
 
 
 def with_recovery(
-    look: Look, optimizer: Optimizers, facts: StepFacts, weak: Mapping[str, float], measure: Measure
+    look: Look,
+    optimizer: Optimizers,
+    facts: StepFacts,
+    weak: frozenset[str],
+    enough: float | None,
+    measure: Measure,
 ) -> StepFacts:
     """The facts with how much of the signal reaches the ``weak`` layers once such steps have been taken.
 
-    ``weak``: log10 of T_rel of each of them now. ``measure``: the same of every layer, of the model as it stands. The
-    first number of steps after which more than the limit arrives is the last one tried; also 30 if they gain nothing.
+    ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``enough``: a loss
+    below which something has been learned. The first number of steps after which more than the limit arrives, or so
+    much has been learned by those layers, is the last one tried; so is the end of a doubling at which what arrives
+    does not rise.
     """
     size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
-    planned = look.problem.steps
-    tried = [n for n in TRIED[: 1 if size > LARGE else None] if planned is None or n <= planned]
-    taken, arrived, least = 0, dict[int, float](), min(weak.values()) + RISE
+    most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
+    planned = look.problem.steps or TRIED[-1]
+    tried = [n for n in TRIED if n <= min(most, planned)]
+    theirs = list({id(p): p for a in look.layers if a.name in weak for p in a.live}.values())
+    before = [p.detach().clone() for p in theirs]
+    taken, arrived, learned = 0, dict[int, float](), None
 
     def measured() -> bool:
         """Whether there is no use in going on: the signal has arrived, does not come, or cannot be told any more."""
-        nonlocal taken
+        nonlocal taken, learned
         taken += 1
         if taken not in tried:
             return False
-        known = [value for name, value in measure().items() if name in weak and math.isfinite(value)]
-        if len(known) == len(weak):
-            arrived[taken] = min(known)
-        return not (least if taken == tried[0] else -math.inf) <= arrived.get(taken, math.inf) <= VANISHED
+        loss, sent = measure()
+        known = [value for name, value in sent.items() if name in weak and math.isfinite(value)]
+        if len(known) < len(weak):
+            return True
+        arrived[taken] = min(known)
+        if arrived[taken] > VANISHED:
+            return True
+        if enough is not None and loss < enough < _with_values(look, theirs, before):
+            learned = loss
+        return learned is not None or (taken in DOUBLED and not (_pace(arrived) or _accelerates(arrived)))
 
     if tried:
         with stepped(look.problem, look.model, optimizer, 1.0, tried[-1], look.seed, measured):
             pass
-    for steps, value in arrived.items():
-        facts = facts.replace(arrived=value, arrived_after=steps)
-    return facts
+    if not arrived:
+        return facts
+    end = max(arrived)
+    more = end == tried[-1] and min(most, TRIED[-1]) <= planned and learned is None and arrived[end] <= VANISHED
+    pace = _pace(arrived) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
+    return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
+
+
+def _pace(arrived: Mapping[int, float]) -> float:
+    """The decades a step by which what arrives has risen since its lowest over the last doubling; 0 where too slowly.
+
+    Since its lowest, because the first steps may throw it up, and it comes to rest before it grows. What stays where it
+    is still creeps by a few hundredths of a decade in a hundred steps, up or down: too slow is what would not arrive
+    within a long training.
+    """
+    last = _last(arrived)
+    (lowest, least), (end, value) = min(last, key=lambda look: look[1]), last[-1]
+    pace = (value - least) / max(1, end - lowest)
+    return pace if pace * HORIZON > VANISHED - value else 0.0
+
+
+def _accelerates(arrived: Mapping[int, float]) -> bool:
+    """Whether what arrives rises, if ever so slowly, and by more from look to look, as where a saddle is left."""
+    pairs = pairwise(_last(arrived))
+    paces = [(value - before) / (steps - start) for (start, before), (steps, value) in pairs]
+    return paces[-1] > 0.0 and rises_steadily(paces)
+
+
+def _last(arrived: Mapping[int, float]) -> list[tuple[int, float]]:
+    """The looks of the last doubling, and the one it starts from: number of steps, and what arrives."""
+    end = max(arrived)
+    return [(steps, value) for steps, value in sorted(arrived.items()) if 2 * steps >= end]
+
+
+def _with_values(look: Look, parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> float:
+    """The loss of the batch with these values in place of those that the parameters have."""
+    with put_back(parameters), torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data.copy_(value)
+        return or_nan(lambda: loss_again(look.problem, look.model, look.seed))

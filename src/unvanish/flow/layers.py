@@ -48,8 +48,11 @@ def layers_of(capture: Capture) -> list[Layer]:
 def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
     """Name, kind and parameters of what owns parameters; those of the root and of parameter lists stand for themselves.
 
-    Parameters by their full names.
+    Parameters by their full names. A root that is itself a layer, as a single nn.Linear, has the name of its kind.
     """
+    if _is_one_layer(model):
+        kind = type(model).__name__
+        return [(kind, kind, dict(model.named_parameters()))]
     found: dict[str, tuple[str, dict[str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         name = module_path(path)
@@ -63,6 +66,12 @@ def owners(model: nn.Module) -> list[tuple[str, str, dict[str, nn.Parameter]]]:
                 kind = type(model.get_submodule(name) if name != path else module).__name__
                 found.setdefault(name, (kind.removeprefix("Parametrized"), {}))[1][full] = parameter
     return [(name, kind, owned) for name, (kind, owned) in found.items()]
+
+
+def _is_one_layer(model: nn.Module) -> bool:
+    """Whether it is one of torch's own modules that have parameters and no modules inside."""
+    own = type(model).__module__.startswith("torch.nn.modules.") and next(model.children(), None) is None
+    return own and next(model.parameters(), None) is not None
 
 
 def _at_work(

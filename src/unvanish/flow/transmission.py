@@ -18,6 +18,7 @@ from unvanish.trace.calls import Capture, Root
 from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import norm_together
 
+FEW = 8  # entries up to which normal numbers would leave it to chance how large any of them is
 PIECE = 2**16  # entries taken to float64 at once: they stay in a cache, and no second copy of all is made
 
 
@@ -72,8 +73,8 @@ def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]
     started = []
     for root in roots:
         noise = torch.randn(root.shape, generator=generator, dtype=torch.float32, device="cpu")
-        if noise.numel() <= 8:
-            noise = torch.where(noise < 0, -1.0, 1.0)
+        if noise.numel() <= FEW:
+            noise = _signs(noise, generator)
         scale = root.rms if 0.0 < root.rms < float("inf") else 1.0
         # A float16 output may be smaller than 1 / its largest number: the division is made in float64, piece by piece.
         for piece in noise.view(-1).split(PIECE) if root.dtype is torch.float32 else ():
@@ -81,6 +82,19 @@ def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]
         cotangent = noise if root.dtype is torch.float32 else (noise.double() / scale).to(root.dtype)
         started.append((replace(root), cotangent.to(root.device)))
     return started
+
+
+def _signs(noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Of size 1 with the signs of ``noise``; of several, sizes about 1 that differ, and an rms of 1.
+
+    What adds the same to every sample, as a bias that stands alone does, would receive exactly nothing wherever as many
+    equal numbers are above zero as below.
+    """
+    signs = torch.where(noise < 0, -1.0, 1.0)
+    if noise.numel() == 1:
+        return signs
+    sizes = torch.exp2(torch.rand(noise.shape, generator=generator, device="cpu") - 0.5)
+    return signs * sizes / sizes.square().mean().sqrt()
 
 
 def output_entries(capture: Capture) -> int:

@@ -35,8 +35,10 @@ class StepFacts(Record, frozen=True, kw_only=True):
     sharpest curvature allows plain gradient descent. ``after``: of plain descent, the real steps after which ``best``,
     ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
     layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
-    with it. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above
-    that of the best constant output. ``silenced``: the layers that get a gradient of exactly zero after the few.
+    with it; ``arriving``: the decades a step by which it still rose there, where no more steps were taken for their
+    cost; ``learned``: the loss there, where it has fallen by what these layers have learned. ``regained``: the loss
+    after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
+    ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
     leads up to, over the present one.
     """
@@ -59,6 +61,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     after: int = 0
     arrived: float | None = None
     arrived_after: int | None = None
+    arriving: float | None = None
+    learned: float | None = None
     regained: float | None = None
     regained_after: int | None = None
     silenced: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ MOVES = (
 HINDERED = ("vanished", "dead", "saddle", "nonfinite")
 """Verdicts of a layer that no step size repairs: a word about the learning rate would mislead."""
 
-FEWEST = 6  # lengths from which on their order can show that steps grow
+FEWEST = 6  # values from which on their order can show that they rise
 
 
 def settled(flow: Flow) -> bool:
@@ -78,17 +79,24 @@ def part_of_layers(flow: Flow) -> bool:
     return any(layer.frozen for layer in flow.layers) or (flow.next_step is not None and bool(flow.next_step.left_out))
 
 
+def rises_steadily(values: Sequence[float]) -> bool:
+    """Whether so many values in a row stand in rising order, but for one pair at most.
+
+    Of six values in random order, at most one pair of the fifteen stands the wrong way round in 6 of the 720 orders
+    (Mann 1945, Nonparametric tests against trend): less than 1 %.
+    """
+    return len(values) >= FEWEST and sum(a >= b for a, b in combinations(values, 2)) <= 1
+
+
 def grown(step: StepFacts) -> float:
     """The length of the last real step in units of the first; 1 where steps do not grow but for chance.
 
-    Batches make some steps longer than others. Of six lengths in random order, at most one pair of the fifteen stands
-    the wrong way round in 6 of the 720 orders (Mann 1945, Nonparametric tests against trend): less than 1 %.
+    Batches make some steps longer than others.
     """
     lengths = step.lengths
     if not lengths or not 0.0 < lengths[0] < lengths[-1] < math.inf:
         return 1.0
-    wrong = sum(a >= b for a, b in combinations(lengths, 2))
-    return lengths[-1] / lengths[0] if wrong <= 1 and len(lengths) >= FEWEST else 1.0
+    return lengths[-1] / lengths[0] if rises_steadily(lengths) else 1.0
 
 
 def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:

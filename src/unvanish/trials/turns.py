@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from unvanish.trials.questions import Ahead, Question, Train
+from unvanish.trials.questions import Ahead, Describe, Question, Train
 from unvanish.trials.train import Candidate
 
 HERE = -1
@@ -13,6 +13,12 @@ SURE, LIKELY, SPARE = range(3)
 """Ranks of questions: the race will come to it, it may come to it, and it can do without."""
 LOOK = 5
 """What a look or a new copy is taken to cost, in steps of a training."""
+FIRST = 250
+"""What a description may cost a process that has not made its first edit yet, in steps: what that edit imports.
+
+The package dks takes as long as so many steps of a network of 20 narrow layers, and nothing waits for a description
+until the end.
+"""
 Place = tuple[Candidate, int]
 """A copy: its candidate and its seed."""
 
@@ -145,6 +151,8 @@ class Turns:
     def _price(self, number: int, question: Question) -> int:
         """Steps that this process would have to take."""
         stands = self._stands.get(number, {}).get(_place(question))
+        if isinstance(question, Describe) and stands is None and self._strangeness(number, question) > 1:
+            return LOOK + FIRST
         if not isinstance(question, (Train, Ahead)):
             return LOOK if stands is None else 0
         return question.steps - stands if stands is not None and stands <= question.steps else question.steps + LOOK

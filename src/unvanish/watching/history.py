@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from statistics import median
 
+from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Finding
 from unvanish.rules.events import EVENTS
 from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
@@ -27,9 +28,6 @@ DECADE = 1.0
 
 SHUT = 0.5
 """Share of units; that half of a layer has gone dead is more than the sparsity that training settles at."""
-
-CONVERGED = 0.01
-"""Share of the first loss that is left; a loss whose lowest value is not zero never gets there, and is not judged."""
 
 SPIKE = 1.0
 """log10 of the loss over its running median."""
@@ -61,7 +59,7 @@ class History:
     settled: set[tuple[int, str]] = field(default_factory=set)
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
-    first_loss: float | None = None
+    first_losses: list[float] = field(default_factory=list)  # of one alone, a start far off would be the scale
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
@@ -109,13 +107,13 @@ class History:
                 usual = median(self.losses)
                 found.append(("UV805", -1, loss, usual, math.log10(loss / usual) > SPIKE))
             self.losses = [*self.losses[-4 * WARM_UP :], loss]
-            if self.first_loss is None:
-                self.first_loss = loss
+            self.first_losses = [*self.first_losses, loss][:HELD]
+            start = median(self.first_losses)
             recent = self.losses[-WARM_UP:]
             episode = self.episodes.get(("UV809", -1))
             share = 10.0 * CONVERGED if episode is not None and episode.told else CONVERGED
-            low = len(self.losses) > WARM_UP and max(recent) < share * self.first_loss
-            found.append(("UV809", -1, loss, self.first_loss, low))
+            low = len(self.losses) > WARM_UP and max(recent) < share * start
+            found.append(("UV809", -1, loss, start, low))
         rate = sample.series.get("learning_rate", math.nan)
         self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)
         known = [row[MOVES] for row in sample.rows.values() if not math.isnan(row[MOVES])]
@@ -155,7 +153,7 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
         "UV805": f"{value:.3g}, usually {base:.3g}",
         "UV806": f"its update, relative to its weights, is {_beside(value)}; at first {_beside(base)}",
         "UV807": f"it is {value:.2g}, at most it was {base:.2g}",
-        "UV809": f"the loss is {value:.2g}, in the first sample it was {base:.2g}",
+        "UV809": f"the loss is {value:.2g}, in the first samples it was {base:.2g}",
     }[code]
     return Finding(
         code=code, verdict=event.verdict, level="note", layers=(layer,) if layer else (),

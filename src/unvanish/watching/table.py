@@ -69,7 +69,7 @@ class Table:
                 full = f"{prefix}.{name}" if prefix and name else prefix or name
                 if full not in self._known:
                     self._known.add(full)
-                    found = None if kind == "Parameter" else modules.get(name)
+                    found = None if kind == "Parameter" else modules.get(name, model)
                     self.places.append(Place(len(self.places), full, kind, found, tuple(owned.values())))
         return len(self.places) > before
 

@@ -43,6 +43,14 @@ STEP = {
         " null where none were taken."
     ),
     "arrived_after": "How many real steps that took; the network's state was put back.",
+    "arriving": (
+        "By how many decades a step log10_transmission of that layer still rose after them, steadily, where more steps"
+        " would have cost a check too much; else null."
+    ),
+    "learned": (
+        "The loss after them, where it has come at least half of the way down by what the layers that hardly any signal"
+        " reached have learned; else null."
+    ),
     "regained": (
         "The loss after that many real steps, where it starts far above that of the best constant output; infinite"
         " where it is not a number there, null where no steps were taken."

@@ -118,8 +118,12 @@ class Process:
     def begin(self) -> None:
         """Let it import what it needs while something else is done here."""
         with self._lock:
-            if self._process is None and not self.closed:
-                self._process, self._ready = _begin(self.function), False
+            if self._process is not None or self.closed:
+                return
+            process = self._process = _begun()
+            self._ready = False
+            with contextlib.suppress(OSError):  # dead already: held all the same, and lost when it is asked
+                send(process.stdin, (self.function, os.getpid(), sys.path))
 
     def wait(self) -> None:
         """Start it, and return when it can be asked; one that dies in between is tried again when it is asked."""
@@ -159,15 +163,13 @@ class Process:
                         pipe.close()
 
 
-def _begin(function: str) -> Running:
+def _begun() -> Running:
     package = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {package!r}); import unvanish.workers.process as p; p.serve()"
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )  # fmt: skip
-    send(process.stdin, (function, os.getpid(), sys.path))
-    return process
 
 
 def send(pipe: Any, what: Any) -> None:
