@@ -60,7 +60,7 @@ EVENTS = {
             The last eight sampled losses all were below a thousandth of what it began with (the median of the first
             three), the same share as in a check. Small gradients are what is to be expected there, and no fault. A loss
             that cannot come near zero is not judged. Where a training begins far above what a constant output reaches,
-            this is no measure of what is left to learn; a full check asks for that.""",
+            this is no measure of what is left to learn; unvanish check asks for that.""",
         ),
     )
 }  # fmt: skip
