@@ -260,7 +260,7 @@ def rate_100(draft: Draft) -> Change:
     "a learning rate that grows during the first steps",
     kind="rate",
     answers=("UV704",),
-    cures_on=("small-cnn with Adam 0.1",),
+    cures_on=("small-cnn with Adam 0.1", "relu6-cnn with RMSprop 0.1"),
     no_help_on=STUCK,
 )
 def warmup(draft: Draft) -> Change:
