@@ -17,7 +17,7 @@ from unvanish.records import SCHEMA, VERDICTS, Finding, Record, UnvanishError
 from unvanish.report import Report, filter_findings
 from unvanish.report.saved import FIELDS
 from unvanish.report.schema import report_schema, to_text
-from unvanish.words.glossary import GLOSSARY, VERDICT_WORDS, field_entry
+from unvanish.words.glossary import GLOSSARY, PARTS, VERDICT_WORDS, field_entry
 
 MADE = made_reports.MADE
 ERROR = Finding(code="UV301", verdict="dead", level="error")
@@ -195,6 +195,11 @@ def test_the_glossary_has_every_field(kind):
     assert not missing
     borrowed = [f for f in fields_of(kind) if f in VERDICT_WORDS and f"{kind.__name__}.{f}" not in GLOSSARY]
     assert not borrowed, "a field must not be explained by the verdict of the same name"
+
+
+def test_no_word_of_the_glossary_stands_in_two_of_its_parts():
+    keys = [key for part in PARTS for key in part]
+    assert sorted(GLOSSARY) == sorted(keys)
 
 
 def test_the_glossary_names_no_field_that_is_gone():

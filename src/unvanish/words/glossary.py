@@ -254,7 +254,7 @@ _ENDS = {
     "rms": "The root mean square of the outputs.",
     "OutputFacts.end": "The index of the call whose range ends on one side of the outputs; see held.",
     "at_end": "The share of the outputs that lie exactly on that end.",
-    "held": (
+    "OutputFacts.held": (
         "The lowest loss while the outputs on the end of the model's last call stay there, as they do for want of a"
         " slope. Measured only where that call has one end and the loss normalises the outputs; null otherwise."
     ),
@@ -348,11 +348,13 @@ _SETTING = {
     "Setting.torch": "The version of torch that did the arithmetic.",
 }
 
-GLOSSARY: dict[str, str] = {
-    **VERDICTS, **_REPORT, **_FINDING, **_CALL, **_LAYER, **_LOSS, **STEP, **_ENDS, **_ZERO, **_TIME, **ROWS,
-    **_UNUSED, **TRIAL, **SEARCH,
-    **LAB, **_SETTING, **TERMS,
-}  # fmt: skip
+PARTS = (
+    VERDICTS, _REPORT, _FINDING, _CALL, _LAYER, _LOSS, STEP, _ENDS, _ZERO, _TIME, ROWS, _UNUSED, TRIAL, SEARCH,
+    LAB, _SETTING, TERMS,
+)  # fmt: skip
+"""No key stands in two of them: the later would explain the field of another record."""
+
+GLOSSARY: dict[str, str] = {key: text for part in PARTS for key, text in part.items()}
 
 VERDICT_WORDS: tuple[str, ...] = tuple(VERDICTS)
 """The verdicts of layers and of whole models."""

@@ -47,7 +47,7 @@ STEP = {
         "By how many decades a step log10_transmission of that layer still rose after them, steadily, where more steps"
         " would have cost a check too much; else null."
     ),
-    "learned": (
+    "StepFacts.learned": (
         "The loss after them, where it has come at least half of the way down by what the layers that hardly any signal"
         " reached have learned; else null."
     ),
