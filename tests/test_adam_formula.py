@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from unvanish.evidence.noise import _inner
+from unvanish.evidence.grams import _inner
 from unvanish.flow.adam import applies, is_adam
 from unvanish.flow.updates import BY_FORMULA, Updates
 from unvanish.preserve.tensors import _same_bits

@@ -34,6 +34,7 @@ from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.regained import with_regained
+from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -168,7 +169,9 @@ def _walked(look: Look) -> tuple[Flow, More]:
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
-    seen = observe(capture, look.layers, probes=EFFORTS[look.effort], seed=look.seed, updates=updates, ends=ends)
+    apart = ChunkGrams(look) if look.effort == "full" else None
+    watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
+    seen = observe(capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
@@ -188,7 +191,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
-        flow = _with_noise(flow, noise_flags(look, flow.layers))
+        flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
         return flow, nothing
 

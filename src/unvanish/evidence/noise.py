@@ -16,8 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.evidence.chunks import CHUNKS, Rows, chunk_gradients, chunks_of
+from unvanish.evidence.chunks import CHUNKS, MOST_PARAMETERS, alone, chunk_gradients, chunks_of
+from unvanish.evidence.grams import grams_of
 from unvanish.evidence.layerwise import one_power
+from unvanish.evidence.samples import ChunkGrams
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow, UnvanishError
@@ -26,25 +28,21 @@ from unvanish.trace.capture import interrupt_behind, record
 from unvanish.trace.scaled import LOG_ZERO, Scaled
 
 LEVEL = 0.01  # above this probability of a mean as large by chance, the gradient is called noise
-AT_ONCE = 2**14  # columns of eight gradients in float64: one megabyte
-BLOCK = 2**10  # entries whose products are summed in float32
-LOW = 1e-24  # of a norm squared: beside it nothing counts of what underflows in float32
 LOST = -500  # a power of two below which a gradient is nothing beside the largest, in squares too
-MOST_PARAMETERS = 20_000_000  # eight gradients of more than these would not fit beside a training step
 
 
-def noise_flags(look: Look, flows: Sequence[LayerFlow]) -> dict[str, bool] | str:
+def noise_flags(look: Look, flows: Sequence[LayerFlow], walked: ChunkGrams | None = None) -> dict[str, bool] | str:
     """By layer: whether its gradient on this batch looks like noise; or why that cannot be said.
 
-    ``flows``: what the walk measured. Where one power of two keeps all their gradients inside the range of their type,
-    torch's own backward gives those of the chunks as well.
+    ``flows``: what the walk measured; ``walked``: what it has told of the chunks. Where one power of two keeps all
+    their gradients inside the range of their type, torch's own backward gives those of the chunks as well.
     """
     if sum(p.numel() for p in look.model.parameters()) > MOST_PARAMETERS:
         return f"the model has more than {MOST_PARAMETERS:,} parameters, and eight of its gradients are needed"
     chunks = chunks_of(look.problem)
     if chunks is None:
         return f"the batch cannot be cut into {CHUNKS} chunks of samples"
-    grams = _plainly(look, flows, chunks)
+    grams = _plainly(look, flows, chunks, walked)
     grams = _walked(look, chunks) if grams is None else grams
     if isinstance(grams, str):
         return grams
@@ -52,15 +50,22 @@ def noise_flags(look: Look, flows: Sequence[LayerFlow]) -> dict[str, bool] | str
     return {name: chance > LEVEL for name, chance in zip(grams, found, strict=True) if chance is not None}
 
 
-def _plainly(look: Look, flows: Sequence[LayerFlow], chunks: Sequence[Problem]) -> dict[str, Tensor] | None:
+def _plainly(
+    look: Look, flows: Sequence[LayerFlow], chunks: Sequence[Problem], walked: ChunkGrams | None
+) -> dict[str, Tensor] | None:
     """The layers' Gram matrices by torch's own backward; None where it may leave its type's range, or is hooked."""
     whole = one_power([a for a in flows if a.log10_grad_norm is not None])
     live = [p for layer in look.layers for p in layer.live]
     if whole is None or not live or look.capture.hooked or any(p._backward_hooks for p in live):
         return None
-    rows = chunk_gradients(look, chunks, 2.0**whole.power)
-    if rows is None:
+    factor = 2.0**whole.power
+    try:
+        found = None if walked is None else walked.gathered(factor, lambda: alone(look, chunks[0], factor))
+        rows = chunk_gradients(look, chunks, factor) if found is None else {}
+    except Exception:  # what goes wrong has its words where the chunks are walked
         return None
+    if found is not None:
+        return found
     grams = dict(zip(rows, grams_of(list(rows.values())), strict=True))
     own = {layer.name: [grams[id(p)] for p in layer.live if id(p) in grams] for layer in look.layers}
     found = {name: torch.stack(each).sum(0) for name, each in own.items() if each}
@@ -98,60 +103,6 @@ def _gram(parameters: Sequence[Sequence[Scaled]]) -> Tensor:
         scales = torch.tensor([0.0 if p < LOST else 2.0**p for p in powers], dtype=torch.float64, device="cpu")
         total += grams_of([dense])[0] * torch.outer(scales, scales)
     return total
-
-
-def grams_of(several: Sequence[Rows]) -> list[Tensor]:
-    """The inner products of each of these lists of tensors, in float64.
-
-    Of float32 tensors whose norms are far from the ends of that type by blocks of BLOCK entries, the sums of the blocks
-    in float64: each product is right to BLOCK · 2^-24 of that of the two norms, whatever the order of the sum in a
-    block (Higham 2002, Accuracy and stability of numerical algorithms, section 3.1). What underflows adds less.
-    """
-    found: dict[int, Tensor] = {}
-    if torch.get_float32_matmul_precision() == "highest":
-        alike: dict[tuple[int, int], list[int]] = {}
-        for index, rows in enumerate(several):
-            if all(t.dtype is torch.float32 and t.device.type == "cpu" for t in rows):
-                alike.setdefault((len(rows), rows[0].numel()), []).append(index)
-        for (_, width), indices in alike.items():
-            count = max(1, AT_ONCE // max(1, width))  # of small ones: the calls take longer than the products
-            for start in range(0, len(indices), count):
-                part = indices[start : start + count]
-                found.update(zip(part, _in_blocks([_flat(several[k]) for k in part]), strict=True))
-        sizes = {index: products.diagonal() for index, products in found.items()}
-        found = {k: found[k] for k, d in sizes.items() if bool(((d > LOW) & (d < 1.0 / LOW)).all())}
-    return [found[k] if k in found else _inner(_flat(rows)) for k, rows in enumerate(several)]
-
-
-def _flat(rows: Rows) -> Rows:
-    return rows.flatten(1) if isinstance(rows, Tensor) else [t.reshape(-1) for t in rows]
-
-
-def _in_blocks(several: Sequence[Rows]) -> Tensor:
-    """The inner products of each of these lists of float32 vectors, all of one length."""
-    count, width = len(several[0]), several[0][0].numel()
-    products = torch.zeros(len(several), count, count, dtype=torch.float64, device="cpu")
-    for start in range(0, width, AT_ONCE):
-        piece = torch.stack([torch.stack([t[start : start + AT_ONCE] for t in rows]) for rows in several])
-        whole = piece.shape[2] // BLOCK * BLOCK
-        for part, size in ((piece[:, :, :whole], BLOCK), (piece[:, :, whole:], piece.shape[2] - whole)):
-            if part.numel():
-                blocks = part.unflatten(2, (-1, size)).transpose(1, 2)
-                products += (blocks @ blocks.mT).sum(1, dtype=torch.float64)
-    return products
-
-
-def _inner(rows: Rows) -> Tensor:
-    """Inner products of vectors in float64, AT_ONCE columns at a time: they stay in the cache."""
-    width = rows[0].numel()
-    products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu")
-    room = torch.empty(len(rows), min(width, AT_ONCE), dtype=torch.float64, device="cpu")
-    for start in range(0, width, AT_ONCE):
-        part = room[:, : min(AT_ONCE, width - start)]
-        for row, values in zip(part, rows, strict=True):
-            row.copy_(values[start : start + AT_ONCE])
-        products += part @ part.T
-    return products
 
 
 def by_chance(gram: Tensor) -> float | None:

@@ -19,6 +19,7 @@ from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture, Node
 from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
+from unvanish.trace.tape import OnNode
 
 _ONE_FACTOR = 120  # powers of two up to here are ordinary numbers of float32
 
@@ -31,11 +32,12 @@ def observe(
     seed: int = 0,
     updates: Updates | None = None,
     ends: Collection[int] = (),
+    watch: OnNode | None = None,
 ) -> Observed:
     """Walk once for the loss and ``probes`` random output cotangents; the graph is consumed.
 
     ``updates`` reads the optimizer's next step from each complete gradient. ``ends``: last calls that may be a softmax
-    whose rows are to be looked at.
+    whose rows are to be looked at. ``watch`` is told of every node on the way, with the loss's cotangent there.
     """
     assert capture.loss_root is not None
     dtypes = _dtypes(capture, layers)
@@ -53,7 +55,10 @@ def observe(
     pinned: dict[int, float] = {}
     rows: dict[int, float] = {}
 
-    def on_node(index: int, node: Node, cotangent: Tensor | None) -> None:
+    def on_node(index: int, node: Node, value: Scaled | None) -> None:
+        if watch is not None:
+            watch(index, node, value)
+        cotangent = None if value is None else value.mantissa
         if index in ends and cotangent is not None and (found := slopes.pinned_rows(node, cotangent)) is not None:
             rows[index], pinned[index] = found
         if index in single:

@@ -46,7 +46,7 @@ def exact_walk(
     """Send each channel's cotangents back through the captured graph, which is consumed.
 
     ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
-    node of a call just before it is released; ``cotangent``: that of the first channel, up to a power of two. With a
+    node of a call just before it is released; ``cotangent``: that of the first channel. With a
     ``projector`` the channels beyond the first need no weight gradients but their norms, and ``on_leaf`` sees those of
     the first only. Returns one Tape a channel. Without a graph the tapes are empty.
     """
@@ -176,7 +176,7 @@ class _Walk:
     ) -> None:
         owner = self.capture.owner
         if self.on_node is not None and me != PARAMETERS_ONLY:
-            self.on_node(me, node, slots[0][0][0].mantissa if 0 in slots[0] else None)
+            self.on_node(me, node, slots[0][0][0] if 0 in slots[0] else None)
         sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
         plain = _caller(node, sides)
         quick = plain

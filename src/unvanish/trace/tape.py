@@ -14,7 +14,7 @@ from unvanish.trace.scaled import LOG_ZERO, Scaled
 
 Start = Sequence[tuple[Root, Tensor]]
 OnLeaf = Callable[[nn.Parameter, int, Scaled], None]
-OnNode = Callable[[int, Node, Tensor | None], None]
+OnNode = Callable[[int, Node, Scaled | None], None]
 LOG10_2 = math.log10(2.0)
 
 
