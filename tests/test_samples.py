@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,29 @@ class Centred(nn.Module):
         return x - 0.1 * x.mean(0, keepdim=True)
 
 
+class Doubled(torch.autograd.Function):
+    """x w with a backward of the user's own, which training calls once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, w = ctx.saved_tensors
+        return given * w, (given * x).sum(0)
+
+
+class Custom(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(300))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x, self.w)  # type: ignore[return-value]
+
+
 def contrastive(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
 
@@ -117,10 +141,13 @@ def shared() -> Problem:
         lambda: mlp(nn.Dropout(0.5)),
         lambda: Problem(mlp().model, torch.randn(N, 6), torch.randn(N, 3), contrastive),
         shared,
+        lambda: mlp(Custom()),
     ],
-    ids=["centred", "batch norm", "dropout", "contrastive", "shared"],
+    ids=["centred", "batch norm", "dropout", "contrastive", "shared", "custom"],
 )
-def test_what_mixes_samples_is_not_taken_apart(build: Callable[[], Problem], seed: int) -> None:
+def test_what_mixes_samples_is_used_twice_or_is_of_the_users_own_is_not_taken_apart(
+    build: Callable[[], Problem], seed: int
+) -> None:
     torch.manual_seed(seed)
     found, _ = both(build())
     assert found is None

@@ -1,6 +1,7 @@
 """Is a layer's gradient larger than the scatter between samples? Only a flag: healthy layers often look like noise.
 
-The batch is cut into chunks and walked chunk by chunk, exactly, so that gradients below every float are compared too.
+The batch is cut into chunks. Where no operation mixes samples, the one walk over all of it tells their gradients apart;
+else each chunk has a pass of its own, or an exact walk where gradients lie below every float.
 The statistic is that of Hotelling's test without its covariance: the squared length of the mean over its expectation
 under a true mean of zero, an F variable whose degrees of freedom follow from the chunks' Gram matrix.
 

@@ -24,15 +24,16 @@ from unvanish.evidence.chunks import AGREES, CHUNKS, MOST_PARAMETERS, Rows, chun
 from unvanish.evidence.grams import grams_of
 from unvanish.evidence.moving import fresh
 from unvanish.flow.look import Look
-from unvanish.trace.calls import PARAMETERS_ONLY, Node, leaf_of
+from unvanish.trace.calls import PARAMETERS_ONLY, Node, is_custom, leaf_of
 from unvanish.trace.scaled import Scaled, norm_of, norms_of
 from unvanish.trace.structure import rebuild, tensors
 
 FEW = 2**22  # multiplications that take no longer than to call a few operations
 SMALL = 2**14  # entries that are as soon converted
+LONGEST = 4  # nodes between an operation and a parameter behind it: a turn, a cast, a weight norm
+
 _times: Any = torch._foreach_mul  # pyright: ignore[reportPrivateImportUsage] - one call for a list of tensors
 _less: Any = torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
-LONGEST = 4  # nodes between an operation and a parameter behind it: a turn, a cast, a weight norm
 
 
 class ChunkGrams:
@@ -225,6 +226,8 @@ _Taken = Callable[[int, bool], _Pairs | Rows]
 
 def _called(node: Any, given: Tensor, nr: int = 0) -> tuple[Any, ...]:
     """What a node sends to each of its edges where only this one of its outputs has a cotangent."""
+    if is_custom(node):
+        raise _Mixed  # a user's backward is called once, as training does
     others = len(node._input_metadata) - nr - 1
     found = node(*[None] * nr, given, *[None] * others)
     return found if isinstance(found, tuple) else (found,)
