@@ -56,7 +56,7 @@ def found(problem: Problem) -> dict[str, GradientCurvature] | str:
     with looking(problem, model) as look:
         output_loss = loss_of_outputs(problem, look.capture)
         assert not isinstance(output_loss, str)
-        return gradient_curvatures(look, look.layers, {a.name: a for a in report.layers}, output_loss, {})
+        return gradient_curvatures(look, look.layers, {a.name: a for a in report.layers}, output_loss)
 
 
 def numbers(problem: Problem) -> dict[str, GradientCurvature]:
@@ -343,14 +343,3 @@ def test_no_pull_back_is_needed_where_the_loss_falls_as_the_gradients_say(
     monkeypatch.setattr(layerwise.GaussNewton, "slope", lambda *_: math.nan)  # as where the samples' slopes cancel
     assert numbers(mse(seed))
     assert asked == [True]
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("seed", range(3))
-def test_along_the_gradients_of_the_walk_it_is_what_it_is_along_those_of_a_pass(seed: int, loss: Any) -> None:
-    """A full check hands on what its walk has kept; without that the gradients are computed again."""
-    expected = numbers(loss(seed))
-    layers = {a.name: a for a in diagnose(loss(seed), effort="full").layers}
-    assert set(expected) <= set(layers)
-    for name, along in expected.items():
-        assert layers[name].log10_curvature == pytest.approx(along.log10_curvature, abs=1e-5)

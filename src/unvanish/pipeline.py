@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,7 +54,6 @@ from unvanish.rules.conditions import to_reach
 from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error
-from unvanish.trace.scaled import Scaled
 from unvanish.trace.tape import Tape
 
 EFFORTS = {"quick": 1, "auto": 1, "full": 4}  # how many random output cotangents are averaged
@@ -171,7 +170,8 @@ def _walked(look: Look) -> tuple[Flow, More]:
     lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
     apart = ChunkGrams(look) if look.effort == "full" else None
-    seen = _observed(look, updates, ends, apart)
+    watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
+    seen = observe(capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
@@ -197,18 +197,9 @@ def _walked(look: Look) -> tuple[Flow, More]:
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(look, flow, output_loss, (last, own), updates)
-        return with_price(_with_gradient_curvatures(look, flow, output_loss, seen.gradients))
+        return with_price(_with_gradient_curvatures(look, flow, output_loss))
 
     return flow, more
-
-
-def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkGrams | None) -> Observed:
-    """The one walk; with "full" the gradients are kept for the curvature along them."""
-    watch, keep = None if apart is None else apart.see, look.effort == "full" and not why_unsupported()
-    probes, seed = EFFORTS[look.effort], look.seed
-    return observe(
-        look.capture, look.layers, probes=probes, seed=seed, updates=updates, ends=ends, watch=watch, keep=keep
-    )
 
 
 def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
@@ -223,16 +214,13 @@ def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
     return flow.replace(layers=tuple(a.replace(noise=flags.get(a.name)) for a in flow.layers))
 
 
-def _with_gradient_curvatures(look: Look, flow: Flow, output_loss: OutputLoss, gradients: Mapping[int, Scaled]) -> Flow:
-    """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref.
-
-    ``gradients``: by id of a parameter, where the walk has kept them.
-    """
+def _with_gradient_curvatures(look: Look, flow: Flow, output_loss: OutputLoss) -> Flow:
+    """Per layer how the loss bends along its gradient, and what the layer alone could gain, as a share of L_ref."""
     picked = chosen(look, flow)
     loss = flow.loss
     if not picked or loss is None:
         return flow
-    found = gradient_curvatures(look, picked, {a.name: a for a in flow.layers}, output_loss, gradients)
+    found = gradient_curvatures(look, picked, {a.name: a for a in flow.layers}, output_loss)
     if isinstance(found, str):
         return flow.replace(undecided=(*flow.undecided, ("the curvature along each layer's gradient", found)))
     shared = {frozenset(map(id, a.live)): found[a.name] for a in picked if a.name in found}

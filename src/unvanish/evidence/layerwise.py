@@ -70,23 +70,19 @@ class GradientCurvature(NamedTuple):
 
 
 def gradient_curvatures(
-    look: Look,
-    layers: Sequence[Layer],
-    flows: Mapping[str, LayerFlow],
-    output_loss: OutputLoss,
-    walked: Mapping[int, Scaled],
+    look: Look, layers: Sequence[Layer], flows: Mapping[str, LayerFlow], output_loss: OutputLoss
 ) -> dict[str, GradientCurvature] | str:
     """By layer, of those given; or why curvature cannot be had.
 
-    ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. ``walked``: their
-    gradients by id of a parameter, where the walk has kept them. A layer whose gradient is zero or not finite, or along
-    which the loss does not bend upwards, is left out.
+    ``flows``: what the walk measured of them; |∂output/∂w| sets the scale of a layer's direction. A layer whose
+    gradient is zero or not finite, or along which the loss does not bend upwards, is left out.
     """
     parameters = list({id(p): p for layer in layers for p in layer.live}.values())
     found: dict[str, GradientCurvature] = {}
     try:
         product = GaussNewton(look, output_loss, parameters)
-        gradients = walked or _again(look, [flows[layer.name] for layer in layers], product)
+        power = _power([flows[layer.name] for layer in layers], product)
+        gradients = _walked(look, parameters) if power is None else _pulled(product, power)
         sides = [s for a in layers if (s := _side(a, gradients, flows[a.name], product)) is not None]
         if sides and not product.is_twice_differentiable:
             return NOT_TWICE
@@ -108,7 +104,7 @@ def gradient_curvatures(
 
 
 class _Side(NamedTuple):
-    """One layer's parameters, its unit gradient, log2 of its norm, and log2 of the scale to push at."""
+    """One layer's parameters, its unit gradient in float64, log2 of its norm, and log2 of the scale to push at."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -159,11 +155,6 @@ def one_power(flows: Sequence[LayerFlow]) -> OnePower | None:
     return OnePower(round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2), low)
 
 
-def _again(look: Look, flows: Sequence[LayerFlow], product: GaussNewton) -> dict[int, Scaled]:
-    power = _power(flows, product)
-    return _walked(look, product.parameters) if power is None else _pulled(product, power)
-
-
 def _pulled(product: GaussNewton, power: int) -> dict[int, Scaled]:
     """The gradients as Jᵀr, pulled back at 2^power of their size."""
     found = {id(p): g for p, g in zip(product.parameters, product.gradient(power), strict=True)}
@@ -203,12 +194,11 @@ def _side(layer: Layer, gradients: Mapping[int, Scaled], flow: LayerFlow, produc
 
 
 def _dense(gradient: Scaled, parameter: nn.Parameter, top: float) -> Tensor:
-    """The gradient over 2^top in float32 or wider, shaped like the parameter."""
+    """The gradient over 2^top in float64, shaped like the parameter."""
     values = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
-    values = values.double() if values.dtype in (torch.float16, torch.bfloat16) else values
     if float(gradient.log2) == LOG_ZERO:
-        return torch.zeros_like(values).reshape(parameter.shape)
-    return shift(values, round(float(gradient.exponent) - top)).reshape(parameter.shape)
+        return torch.zeros_like(values, dtype=torch.float64).reshape(parameter.shape)
+    return shift(values.double(), round(float(gradient.exponent) - top)).reshape(parameter.shape)
 
 
 def _spread(product: GaussNewton, side: _Side) -> list[Tensor | None]:

@@ -16,10 +16,10 @@ from unvanish.flow.sample import BLOCK, LEAST, Sample
 from unvanish.flow.transmission import output_cotangents, output_entries
 from unvanish.flow.updates import Updates
 from unvanish.trace.backward import walk
-from unvanish.trace.calls import Call, Capture, Node, Root
+from unvanish.trace.calls import Call, Capture, Node
 from unvanish.trace.projected import Projector
 from unvanish.trace.scaled import Scaled, shift
-from unvanish.trace.tape import OnNode, Start
+from unvanish.trace.tape import OnNode
 
 _ONE_FACTOR = 120  # powers of two up to here are ordinary numbers of float32
 
@@ -33,30 +33,27 @@ def observe(
     updates: Updates | None = None,
     ends: Collection[int] = (),
     watch: OnNode | None = None,
-    keep: bool = False,
 ) -> Observed:
     """Walk once for the loss and ``probes`` random output cotangents; the graph is consumed.
 
     ``updates`` reads the optimizer's next step from each complete gradient. ``ends``: last calls that may be a softmax
     whose rows are to be looked at. ``watch`` is told of every node on the way, with the loss's cotangent there.
-    ``keep``: whether the loss's gradients are kept.
     """
     assert capture.loss_root is not None
-    dtypes, single = _dtypes(capture, layers), _single_nodes(capture)
-    gradients: dict[int, Scaled] = {}
+    dtypes = _dtypes(capture, layers)
     below: dict[int, tuple[Any, Any]] = {}
     saturated: dict[int, tuple[Any, Any]] = {}
+    single = _single_nodes(capture)
 
     def on_leaf(parameter: nn.Parameter, channel: int, gradient: Scaled) -> None:
         if channel or id(parameter) not in dtypes:
             return
-        if keep:
-            gradients[id(parameter)] = gradient
         below[id(parameter)] = _below(gradient, dtypes[id(parameter)])
         if updates is not None:
             updates.read(parameter, *_real(gradient, parameter))
 
-    pinned, rows = dict[int, float](), dict[int, float]()
+    pinned: dict[int, float] = {}
+    rows: dict[int, float] = {}
 
     def on_node(index: int, node: Node, value: Scaled | None) -> None:
         if watch is not None:
@@ -72,22 +69,19 @@ def observe(
                 if share is not None:
                     pinned[index] = share
 
+    start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype, device=capture.loss_root.device)
     outputs = output_entries(capture)
-    channels = [_start(capture.loss_root), *(output_cotangents(capture, seed + k) for k in range(probes))]
+    channels = [[(capture.loss_root, start)], *(output_cotangents(capture, seed + k) for k in range(probes))]
     sizes = [math.log10(root.rms) for root, _ in channels[1] if root.rms > 0.0]
     tapes = walk(capture, channels, on_leaf, on_node, Projector(seed))
     seen = Observed(tapes[0], tapes[1:], outputs, log10_output_rms=sum(sizes) / max(1, len(sizes)))
-    seen.pinned, seen.rows, seen.gradients = pinned, rows, gradients
+    seen.pinned, seen.rows = pinned, rows
     seen.saturated = {k: (float(a), float(b)) for k, (a, b) in saturated.items()}
     seen.underflow = {k: (float(a), float(b)) for k, (a, b) in below.items()}
     if updates is not None:
         updates.flush()
         seen.updates = updates.found
     return seen
-
-
-def _start(root: Root) -> Start:
-    return [(root, torch.ones(root.shape, dtype=root.dtype, device=root.device))]
 
 
 def _dtypes(capture: Capture, layers: list[Layer]) -> dict[int, torch.dtype]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Call
-from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of
+from unvanish.trace.scaled import LOG_ZERO, norm_of
 from unvanish.trace.tape import Tape, norm_together
 
 CANCELLED = 0.1  # of its usual size: terms of random signs come to a factor of a few at most
@@ -27,7 +27,6 @@ class Observed:
     underflow: dict[int, tuple[float, float]] = field(default_factory=dict)  # by parameter: entries below, non-zero
     rows: dict[int, float] = field(default_factory=dict)  # by call, of a softmax: rows that are one entry alone
     updates: dict[int, float] | None = None  # by parameter: ‖Δw‖
-    gradients: dict[int, Scaled] = field(default_factory=dict)  # by parameter: of the loss, where they are kept
     log10_output_rms: float = 0.0  # what the probes' cotangents were divided by
 
     def probe(self, read: str, key: object) -> float:
