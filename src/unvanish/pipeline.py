@@ -170,8 +170,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
     apart = ChunkGrams(look) if look.effort == "full" else None
-    watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
-    seen = observe(capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
+    seen = _observed(look, updates, ends, apart)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
@@ -200,6 +199,12 @@ def _walked(look: Look) -> tuple[Flow, More]:
         return with_price(_with_gradient_curvatures(look, flow, output_loss))
 
     return flow, more
+
+
+def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkGrams | None) -> Observed:
+    """The one walk."""
+    watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
+    return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
 
 
 def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
