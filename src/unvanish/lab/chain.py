@@ -100,7 +100,7 @@ COLUMNS = (
     network=lambda s: _network(s),
 )
 def run(s: Settings, progress: Progress) -> Outcome:
-    """A chain a_l = φ(w_l·a_{l−1} + b). The gradient of weight l is δ_l·a_{l−1}; δ_l is a product over later layers.
+    """A chain aₗ = φ(wₗ·aₗ₋₁ + b). The gradient of weight l is δₗ·aₗ₋₁; δₗ is a product over later layers.
 
     Gradients are kept as mantissa and exponent, so that they are exact where every number type has long reached zero.
     """

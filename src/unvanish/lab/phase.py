@@ -27,7 +27,7 @@ TRAINABLE = 6.0
 BATCH = 16
 CRITICAL_WITHIN = 0.01
 MOST_SAID = 600.0
-"""Layers; χ₁ within 1 % of 1 means at least so many depth scales times 6, and is not known better in a real network."""
+"""Layers; χ₁ within 1% of 1 means at least so many depth scales times 6, and is not known better in a real network."""
 COLLAPSED_START, GROWING_START = 1e-4, 1.0
 GRID = (41, 31)
 LEAST_WIDTH_CHECKED = 100
@@ -62,7 +62,7 @@ COLUMNS = (
     Column("difference", "%", "measured over predicted, less 1"),
     Column("depth_scale", "layers", "ξ = 1/|ln χ₁|"),
     Column("trainable", "layers", "about 6 ξ: how deep a plain network could still be trained"),
-    Column("saturated", help="share of pre-activations with a slope below 1 % of the largest"),
+    Column("saturated", help="share of pre-activations with a slope below 1% of the largest"),
     Column("phase", help="vanishing below χ₁ = 1, exploding above"),
 )
 
@@ -119,7 +119,7 @@ def _shown(s: Settings) -> Outcome:
         rows.append({"weight_variance": weight, **named, **row})
     shown = [(row["weight_variance"], row["bias_variance"]) for row in rows]
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and row["q"] < math.inf)
-    middle = f"by {off[len(off) // 2]:.3g} % in the middle" if off else "in nothing that can be compared"
+    middle = f"by {off[len(off) // 2]:.3g}% in the middle" if off else "in nothing that can be compared"
     added = (Column("bias_variance", help="σ_b²"), Column("depth", "layers"), Column("width", "units"))
     return Outcome(
         settings={**held(s.sweep, grid, plain), "activation": s.activation},
@@ -189,7 +189,7 @@ def saturated_at(phi: Activation, point: FixedPoint) -> float | None:
 
 
 def phase_of(point: FixedPoint) -> str:
-    """ "vanishing", "critical" (within 1 %) or "exploding"; and whether the forward pass explodes."""
+    """ "vanishing", "critical" (within 1%) or "exploding"; and whether the forward pass explodes."""
     word = "vanishing" if point.chi1 < 1 else "exploding"
     word = "critical" if abs(point.chi1 - 1) <= CRITICAL_WITHIN else word
     return f"{word}, activations grow" if point.q == math.inf else word
@@ -239,7 +239,7 @@ def _reach(rows: list[dict[str, Any]]) -> tuple[str, ...]:
 def _checks(rows: list[dict[str, Any]], width: int) -> tuple[Check, ...]:
     if width < LEAST_WIDTH_CHECKED:
         return ()
-    # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10 % is three times that at width 100
+    # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10% is three times that at width 100
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and math.isfinite(row["q"]))
     middle = off[len(off) // 2] if off else 0.0
     return (Check("median difference between networks and prediction, in %", "at most 10", middle, middle <= 10.0),)

@@ -109,8 +109,8 @@ def _scale(s: Settings, progress: Progress) -> Outcome:
             Column(
                 "log10_median", "log10", "|∂out/∂a₁|, what the layers after the first multiply by: median over chains"
             ),
-            Column("log10_low", "log10", "5 % of the chains lie below"),
-            Column("log10_high", "log10", "5 % of the chains lie above"),
+            Column("log10_low", "log10", "5% of the chains lie below"),
+            Column("log10_high", "log10", "5% of the chains lie above"),
             Column("vanished", help="share of chains below 0.001"),
             Column("balanced", help="share of chains from 0.001 to 1,000"),
             Column("exploded", help="share of chains above 1,000"),
@@ -351,7 +351,7 @@ def _gained(rows: tuple[dict[str, Any], ...], ahead: float, before: float, after
     leading, place = ("first", 0) if ahead > 0 else ("last", -1)
     share = f"the {leading} layer alone brings about {10 ** rows[place]['log10_share']:.0%} of that."
     if after**2 > 0.99 * before**2:
-        return f"These few small steps lower the loss by less than 1 %; {share}"
+        return f"These few small steps lower the loss by less than 1%; {share}"
     return f"Training takes the loss from {before**2 / 2:.3g} to {after**2 / 2:.3g}; {share}"
 
 

@@ -125,7 +125,7 @@ def checked_again(fixes: Fixes) -> Iterator[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{max(0, round(100 * share))} %"
+    return f"{max(0.0, share):.0%}"
 
 
 def _headline(fixes: Fixes, page: Page) -> None:

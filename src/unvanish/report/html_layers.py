@@ -107,7 +107,7 @@ def folded(layers: Sequence[LayerFlow]) -> Sequence[LayerFlow | Fold]:
 
 
 def told(layers: Sequence[LayerFlow], columns: Iterable[Column]) -> list[Column]:
-    """The columns with something to say: a field that no layer has, or that is ×1.0 or 0 % for all, is left out.
+    """The columns with something to say: a field that no layer has, or that is ×1.0 or 0% for all, is left out.
 
     So is the class, where all are of one.
     """

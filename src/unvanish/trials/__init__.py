@@ -214,7 +214,7 @@ def open_race(
 def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     """Train the network as it is for T/16 steps: what was found before and after, and whether it is improving.
 
-    Improving: converged; or 3 % of L_ref has been won, and the loss is at least that far below the best constant
+    Improving: converged; or 3% of L_ref has been won, and the loss is at least that far below the best constant
     answer's. Where it is only near that answer, the training goes on to the last rung before it is judged: there a
     network that learns has left the constant behind, and one that is stuck has not. Findings of the start come first.
     """
