@@ -11,7 +11,7 @@ from unvanish import rules
 from unvanish.decide import decide
 from unvanish.records import CallFlow, Finding, Flow, LayerFlow, LossFacts, Setting, ZeroFacts
 from unvanish.rules.blame import cause, route
-from unvanish.rules.wording import factor, listing, sources
+from unvanish.rules.wording import factor, listing, sources, subject
 
 SETTING = Setting(
     model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0
@@ -412,3 +412,15 @@ def test_lists_are_short_and_without_repetition() -> None:
         " Called at net.py:3, net.py:5 … net.py:9."
     )
     assert sources([layer("fc1", source="")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("those", "text"),
+    [
+        ("0", "layer 0 waits"), ("02", "layers 0, 2 wait"), ("0123", "layers 0 … 3 (4 layers) wait"), ("h", "h waits"),
+        ("0h", "layers 0, h wait"), ("h3", "layers 3, h wait"),
+    ],
+)  # fmt: skip
+def test_layers_with_bare_numbers_are_said_to_be_layers(those: str, text: str) -> None:
+    layers = {name: layer(name) for name in "0123h"}
+    assert subject(flow(*layers.values()), [layers[name] for name in those], "waits", "wait") == text
