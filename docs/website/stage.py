@@ -148,8 +148,10 @@ def _themed(light: str, dark: str, alt: str) -> str:
 
 
 def _image(path: str, alt: str, kind: str = "") -> str:
+    """A picture in a box of its own, in which a narrow page scrolls it sideways instead of making its texts tiny."""
     said = " ".join(alt.split()).replace("&quot;", '"')
-    return "\n".join((f":::{{image}} {path}", f":alt: {said}", *([f":class: {kind}"] if kind else []), ":::"))
+    image = (f":::{{image}} {path}", f":alt: {said}", ":::")
+    return "\n".join((f"::::{{container}} {f'picture {kind}'.rstrip()}", *image, "::::"))
 
 
 def _examples() -> str:
