@@ -134,7 +134,7 @@ def photograph_runs(chromium: str) -> None:
                 page.screenshot(path=HERE / f"view-{theme}.png")
         with served(f"{folder}/two/yesterday.unvanish") as address:
             for theme in THEMES:
-                page = opened(browser, address, theme, "ended after 1,500 steps, every 10")
+                page = opened(browser, address, theme, "ended after 2,500 steps, every 10")
                 page.screenshot(path=HERE / f"view-converged-{theme}.png")
                 page.select_option("#other", "today.unvanish")
                 page.wait_for_selector("body[data-compared] #gap canvas")

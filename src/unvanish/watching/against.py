@@ -29,6 +29,7 @@ from statistics import NormalDist, median
 from typing import Any
 
 from unvanish.records import Record, to_builtins
+from unvanish.rules.wording import called
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column
@@ -340,7 +341,7 @@ def _beyond(values: Sequence[float], others: Sequence[float], steps: Sequence[in
 
 def _said(parting: Parting, one: Half, other: Half) -> str:
     a, b = amount(parting.one), amount(parting.other)
-    what, layer = QUANTITIES[parting.quantity], visible(parting.layer)
+    what, layer = QUANTITIES[parting.quantity], called(visible(parting.layer))
     others = f" (and {len(parting.also):,} other layers)" if parting.also else ""
     values = f"{what} is {a} in {one.name}, {b} in {other.name}"
     said = f"They first differ at step {parting.step:,} in {layer}{others}: {values}"

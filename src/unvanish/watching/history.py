@@ -172,6 +172,6 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
     }[code]
     return Finding(
         code=code, verdict=event.verdict, level="note", layers=(layer,) if layer else (),
-        message=f"since step {step}: {event.title}{where} ({sense}).",
+        message=f"since step {step:,}: {event.title}{where} ({sense}).",
         evidence=(Evidence(name=what, value=value), Evidence(name=f"{what}, {before}", value=base)),
     )  # fmt: skip
