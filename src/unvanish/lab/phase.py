@@ -150,14 +150,14 @@ def measured_gain(
     q = start if start is not None else point.q if 0 < point.q < math.inf else _limit_start(point)
     before = math.sqrt(q) * torch.randn(BATCH, width, generator=torch.Generator().manual_seed(seed))
     shape = Shape(depth - 1, width, width, width, phi, "gaussian", batch=BATCH)  # the last layer is a linear one
-    found = flows(
+    flow = flows(
         shape,
         np.array([[point.sigma_w2], [point.sigma_b2]]),
         np.zeros(1),
         range(seed * 1_000, seed * 1_000 + networks),
         function_of(phi)(before).numpy(),
     )
-    return float(2 * found.ratio.mean() / (depth - 1)) if found.finite.all() else math.nan
+    return float(2 * flow.ratio.mean() / (depth - 1)) if flow.finite.all() else math.nan
 
 
 def _limit_start(point: FixedPoint) -> float:

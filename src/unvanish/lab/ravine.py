@@ -226,16 +226,16 @@ def _farther(rate: float) -> str:
 def _checks(paths: dict[str, Path], s: Settings) -> tuple[Check, ...]:
     """Gradient descent has a closed form: a coordinate shrinks by 1 − rate · curvature each step."""
     done = min(1_000, s.steps)
-    found: list[Check] = []
+    checks: list[Check] = []
     expected = s.w1 * (1 - s.rate * CURVATURE[0]) ** done
     if done == len(paths["gd"].points) - 1:
         what = f"w₁ after {done:,} steps of gradient descent, in closed form"
-        found.append(Check.close(what, expected, paths["gd"].after_1000[0], 1e-9))
+        checks.append(Check.close(what, expected, paths["gd"].after_1000[0], 1e-9))
     over = max((path.at_stop / s.stop for path in paths.values() if path.at_stop is not None), default=None)
     if over is not None:
         most = 1 / CURVATURE[0]
-        found.append(Check("distance at the stop over the bound", f"at most {most:g}", over, over <= most))
-    return tuple(found)
+        checks.append(Check("distance at the stop over the bound", f"at most {most:g}", over, over <= most))
+    return tuple(checks)
 
 
 def _picture(paths: dict[str, Path]) -> Drawing:

@@ -123,11 +123,11 @@ def _power(rows: list[dict[str, Any]], column: str) -> float:
 
 def _checks(rows: list[dict[str, Any]], one: float, layer: float, s: Settings) -> tuple[Check, ...]:
     apart = max(abs(row["log10_layer"] - row["log10_one_weight"] - 0.5 * math.log10(row["weights"])) for row in rows)
-    found = [Check("layer over one weight: √(number of weights), log10 off by", 0.0, apart, apart < 1e-9)]
+    checks = [Check("layer over one weight: √(number of weights), log10 off by", 0.0, apart, apart < 1e-9)]
     if len(rows) >= FITTED_FROM and s.networks >= FITTED_NETWORKS and s.depth <= 5:
-        found.append(Check("power of the width, one weight", -0.5, one, abs(one + 0.5) < SLOPE_WITHIN))
-        found.append(Check("power of the width, whole layer", 0.0, layer, abs(layer) < SLOPE_WITHIN))
-    return tuple(found)
+        checks.append(Check("power of the width, one weight", -0.5, one, abs(one + 0.5) < SLOPE_WITHIN))
+        checks.append(Check("power of the width, whole layer", 0.0, layer, abs(layer) < SLOPE_WITHIN))
+    return tuple(checks)
 
 
 def _picture(rows: list[dict[str, Any]]) -> Drawing:

@@ -112,9 +112,9 @@ def told(layers: Sequence[LayerFlow], columns: Iterable[Column]) -> list[Column]
     So is the class, where all are of one.
     """
     silent = {ABSENT, "", "×1.0", "0%", "no"}
-    found = [column for column in columns if not silent.issuperset(column.cell(layer) for layer in layers)]
+    telling = [column for column in columns if not silent.issuperset(column.cell(layer) for layer in layers)]
     alike = len({layer.kind for layer in layers}) == 1  # what the line above the table says of them
-    return [column for column in found if not (alike and column.field == "kind")]
+    return [column for column in telling if not (alike and column.field == "kind")]
 
 
 def table(rows: Iterable[LayerFlow | Fold], columns: Sequence[Column], caption: str) -> Html:

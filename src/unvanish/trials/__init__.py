@@ -230,12 +230,12 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     )
     later = diagnose(trained, seed=race.seed).findings
     known = {finding.code for finding in first}
-    found = (*first, *(f for f in later if f.code not in known))
+    findings = (*first, *(f for f in later if f.code not in known))
     improving = _improving(race)
-    if improving is None and all(f.level != "error" for f in found):
+    if improving is None and all(f.level != "error" for f in findings):
         race.reach(AS_IS, race.seed, race.plan.rungs[-1], "probe: as is")
         improving = _improving(race)
-    return found, bool(improving)
+    return findings, bool(improving)
 
 
 def _improving(race: Race) -> bool | None:
@@ -306,8 +306,8 @@ def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Jud
         for steps in lengths:
             every, known = range(race.seed, race.seed + race.plan.seeds), race.ledger.measures
             seeds = [d for d in every if (candidate, d, steps) in known and (AS_IS, d, steps) in known]
-            if seeds and (found := judge(race, candidate, seeds, steps)) is not None:
-                return candidate, found
+            if seeds and (judgement := judge(race, candidate, seeds, steps)) is not None:
+                return candidate, judgement
     return None, None
 
 
