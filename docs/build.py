@@ -162,8 +162,7 @@ def _experiment(each: lab.Experiment) -> Iterable[str]:
         lines = (f"- `--preset {preset.name}`: {preset.title}{_cited(preset.source)}" for preset in each.presets)
         yield "\n".join(("Presets:", "", *lines))
     rows = [
-        (f"`--{parameter.name.replace('_', '-')}`", parameter.help,
-         f"{parameter.allowed}{f', in {parameter.unit}' if parameter.unit else ''}",
+        (f"`--{parameter.name.replace('_', '-')}`", parameter.help, parameter.allowed,
          f"`{_default(parameter)}`" if _default(parameter) else "–")
         for parameter in each.settings
     ]  # fmt: skip

@@ -91,6 +91,13 @@ def test_what_is_loaded_is_there(site: Path) -> None:
                 assert (page.parent / unquote(urlsplit(address).path)).is_file(), f"{page.name}: {address}"
 
 
+def test_every_narrow_drawing_is_on_a_page_beside_the_wide_one(site: Path) -> None:
+    narrow = {path.name for path in (ROOT / "docs" / "pictures").glob("*-narrow-*.svg")}
+    shown = [{Path(address).name for address in read(page).loads} for page in pages(site)]
+    assert narrow and narrow <= set().union(*shown)
+    assert all(each.replace("-narrow", "") in on_page for on_page in shown for each in on_page & narrow)
+
+
 def test_every_link_within_the_site_leads_to_a_place(site: Path) -> None:
     for page in pages(site):
         for address in read(page).links:

@@ -91,8 +91,7 @@ def _help(parameter: Parameter) -> str:
         if isinstance(parameter.default, tuple)
         else parameter.default
     )
-    unit = f", in {parameter.unit}" if parameter.unit else ""
-    return f"{parameter.help}: {parameter.allowed}{unit} (default: {default})".replace("%", "%%")
+    return f"{parameter.help}: {parameter.allowed} (default: {default})".replace("%", "%%")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
