@@ -83,18 +83,17 @@ def two_runs() -> None:
     """The gradient of the first layer in the two trainings of the example, one of which has nothing left to learn."""
     example = runpy.run_path(str(HERE.parents[1] / "examples" / "two_runs.py"))
     norms = [example["train"](example["network"](kind)) for kind in (nn.Sigmoid, nn.ReLU)]
-    names = ["sigmoids: vanished", "ReLUs: converged"]
-    quantity = "norm of the first layer's gradient"
-    charts = {
-        title: draw(
+    quantity, title = "norm of the first layer's gradient", "Two trainings, one small gradient: what does it mean?"
+    charts = [
+        draw(
             "speeds", speeds.tables(range(example["STEPS"]), names, norms, quantity=quantity, width=width), title=title
         )
-        for width, title in (
-            (WIDTH, "Two trainings, one small gradient: what does it mean?"),
-            (NARROW, "Two trainings, one small gradient"),
+        for width, names in (
+            (WIDTH, ["sigmoids: vanished", "ReLUs: converged"]),
+            (NARROW, ["vanished", "converged"]),
         )
-    }
-    save("two-runs", *charts.values())
+    ]
+    save("two-runs", *charts)
 
 
 def changes(drawing: lab.Drawing, width: float) -> Chart:
