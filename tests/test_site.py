@@ -145,6 +145,15 @@ def test_pages_fit_their_window_and_ask_nobody(site: Path, width: int, scheme: s
         for name in ("index", "quick-start", "theory", "codes/UV101", "remedies/batchnorm", "performance", "api"):
             page.goto((site / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.goto((site / "index.html").as_uri())
+        shown = "[...document.querySelectorAll('.picture img')].filter(each => each.offsetWidth)"
+        size = "-narrow" if width < 600 else ""
+        assert page.evaluate(f"{shown}.map(each => each.getAttribute('src'))") == [
+            f"_images/two-runs{size}-{scheme}.svg"
+        ]
+        assert page.evaluate(f"{shown}.every(each => each.offsetWidth >= each.naturalWidth)"), (
+            "its texts are as large as drawn"
+        )
 
 
 def test_the_search_works_without_a_server_or_a_network(site: Path) -> None:
