@@ -208,11 +208,6 @@ def test_evidence_is_said_in_words_first(evidence, text):
     assert f"  measured      {text}\n" in render(Report.from_flow(made_reports.flow(), [finding]), 120)
 
 
-def test_layers_with_bare_numbers_are_said_to_be_layers():
-    lines = render(MADE["dead"]).splitlines()
-    assert lines[0].startswith("Dead: layers 0, 2 receive exactly no gradient")
-
-
 def test_kinds_are_a_column_only_where_they_differ():
     made = [made_reports.layer("a", -1.0), made_reports.layer("b", -1.0)]
     assert "2 Linear layers: healthy" in render(Report.from_flow(made_reports.flow(*made), []), 120)
@@ -241,6 +236,19 @@ def test_steps_back_stand_with_their_factors():
     assert row[1] == "10^-17.3"
     assert [each for each in row if each.startswith("×")] == ["×0.11", "×0.44", "×0.25"]
     assert row[-2:] == ["vanished", "net.py:12"]
+
+
+@pytest.mark.parametrize("size", [80, 120])
+def test_an_empty_factor_is_explained_where_a_layer_has_one(size):
+    made = MADE["vanishing-20"]
+    explained = "weights × slopes (empty: ×1, or no layer before)"
+    # the first layer has no step back, which needs no word: nothing lies before it
+    assert "weights × slopes" in render(made, size) and explained not in render(made, size)
+    linear = made.layers[1].replace(log10_gain=made_reports.WEIGHTS, log10_slope_gain=0.0)  # no activation behind fc2
+    text = render(made.replace(layers=(made.layers[0], linear, *made.layers[2:])), size)
+    assert explained in " ".join(text.split())
+    row = next(words for line in text.splitlines() if (words := line.split())[:1] == ["fc2"])
+    assert [each for each in row if each.startswith("×")] == ["×0.44", "×0.44"]
 
 
 def test_a_thousand_layers_fold_into_a_page():

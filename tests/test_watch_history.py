@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import unvanish
+from unvanish.report.sentences import said
 from unvanish.rules import known
 from unvanish.rules.events import EVENTS
-from unvanish.watching.history import HELD, WARM_UP, History
+from unvanish.watching.history import HELD, WARM_UP, History, _finding
 from unvanish.watching.sample import FIELDS, NOTHING, Column, Sample
 
 COLUMNS = [Column(f"layer{at}", "Linear", 10) for at in range(5)]
@@ -162,3 +163,14 @@ def test_what_cannot_be_watched_leaves_nothing_behind(tmp_path: Path) -> None:
         unvanish.watch(net, torch.optim.SGD(net.parameters(), 0.1), to=tmp_path / "r.unvanish")
     assert not hasattr(torch.Tensor.backward, "__wrapped__")
     assert not net._forward_pre_hooks
+
+
+@pytest.mark.parametrize("code", [code for code in EVENTS if code != "UV808"])
+def test_a_departure_names_its_layer_and_both_of_its_numbers(code: str) -> None:
+    made = _finding(code, "3", -0.3, -1.7, 1780)
+    assert made.message.startswith(f"since step 1,780: {EVENTS[code].title} in layer 3 (")
+    now, before = made.evidence
+    assert (now.value, before.value) == (-0.3, -1.7) and before.name.startswith(f"{now.name}, ")
+    # a logarithm is shown as the number it stands for, as in the message
+    shown = [said(each).value for each in made.evidence]
+    assert shown == (["0.50", "0.020"] if now.name.startswith("log10") else ["-0.3", "-1.7"])

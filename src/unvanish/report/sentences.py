@@ -101,20 +101,12 @@ def deciding(report: Report) -> Finding | None:
 
 def sentences(report: Report, finding: Finding) -> list[str]:
     """The first sentence of the message, and the rest if there is one."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", message(report, finding), maxsplit=1)
-
-
-def message(report: Report, finding: Finding) -> str:
-    """The message; where it begins with layers called by bare numbers, it says that they are layers."""
-    named = index(report).span(finding)
-    if named[:1].isdigit() and finding.message.startswith(f"{named} "):
-        return f"{'layer' if len(finding.layers) == 1 else 'layers'} {finding.message}"
-    return finding.message
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", finding.message, maxsplit=1)
 
 
 def beyond_headline(report: Report, finding: Finding) -> str:
     """The message, less the sentence that already stands at the top of the page."""
-    return " ".join(sentences(report, finding)[1:]) if finding is deciding(report) else message(report, finding)
+    return " ".join(sentences(report, finding)[1:]) if finding is deciding(report) else finding.message
 
 
 def loss_fact(report: Report) -> str:
