@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest, where_finite
+from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Again, Call, Capture
@@ -81,7 +81,7 @@ def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
         index = capture.owner.get(capture.loss_input.slot[0])
         if index is not None and index >= 0:
-            return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
+            return _limited(capture, index, loss_call(capture))
     return output_call(capture, output_loss)
 
 
