@@ -1,4 +1,4 @@
-"""Autoencoders that sample their code: one that uses it, and one whose divergence outweighs it; and losses that stay."""
+"""Autoencoders that sample their code, one of which does not use it, and losses that stay that of a constant."""
 
 from __future__ import annotations
 
