@@ -45,13 +45,11 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     the direction decides: at least a quarter of what the loss asks, in squares, would move flat entries away from their
     end. An output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
     logarithm may make up for the slope), and as a note where less than ``passed`` of it does. A softmax counts by its
-    rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, and
-    a tenth a note: one block that was to copy the token before, or the whole text turned round, learned it with none of
-    its rows so at the start; with a tenth or more it learned the examples by heart and nothing else (on texts it had
-    not seen a loss of 5 to 9 instead of 0.01). Heads that look at one place for every query do not count.
+    rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, a
+    tenth a note: blocks that were to turn a text round learned that with none of them so at the start, and with a tenth
+    or more their examples by heart (a loss of 5 to 9, not 0.01, on other texts). Heads that look at one place rest.
 
-    What helps: smaller weights, standardised inputs, a normalisation before the activation; for an attention scores
-    divided by the root of their width.
+    What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; LeCun,
     Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4; Vaswani et al. 2017, Attention is all you need, section
