@@ -52,8 +52,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; LeCun,
-    Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4; Vaswani et al. 2017, Attention is all you need, section
-    3.2.1.
+    Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4; Vaswani et al. 2017, Attention is all you need, 3.2.1.
     """
     if flow.loss is None or settled(flow):
         return []
