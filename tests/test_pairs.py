@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -164,3 +165,34 @@ def test_targets_that_loss_fn_knows_by_itself() -> None:
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
     assert diagnose(Problem(model, x, None, lambda o, _: ((o - y) ** 2).mean())).verdict == "pairing"
     assert "UV708" not in codes(diagnose(Problem(model, x, None, lambda o, _: ((o - y[:, None]) ** 2).mean())))
+
+
+class Likely(nn.Module):
+    """A mean and a variance, where 600 steps of Adam leave them if the targets lie at 1,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.log_variance = nn.Linear(4, 1), nn.Linear(4, 1)
+        with torch.no_grad():
+            for layer, value in ((self.mean, 5.36), (self.log_variance, math.log(1975.0))):
+                layer.weight.mul_(0.1)
+                layer.bias.fill_(value)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(x), self.log_variance(x).exp()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_targets_far_from_the_outputs_pair_as_well(seed: int) -> None:
+    """From far off every deal of the outputs costs the same, and a search may find no better than a constant."""
+    torch.manual_seed(seed)
+    x = torch.randn(256, 4)
+    y = 1000.0 + torch.sin(2.0 * x[:, :1]) + 0.3 * torch.randn(256, 1)
+    model = Likely()
+
+    def likelihood(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        mean, variance = outputs
+        return (0.5 * (variance.log() + (targets - mean) ** 2 / variance)).mean()
+
+    report = diagnose(Problem(model, x, y, likelihood, torch.optim.Adam(model.parameters(), 3e-3)))
+    assert "UV708" not in codes(report)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish.pipeline import diagnose
@@ -55,6 +56,25 @@ def matching_moments(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tenso
     return 1.0 - 2.0 * (-across.square().sum(-1)).exp().mean() + (-within.square().sum(-1)).exp().mean()
 
 
+def expanded(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    n = len(y)
+    return (outputs.expand(n, n) - y.reshape(n, 1).expand(n, n).T).square().mean()
+
+
+def expanded_and_recognised(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    n = len(y)
+    return F.binary_cross_entropy_with_logits(outputs.expand(n, n), (y > 0).float().reshape(1, n).expand(n, n))
+
+
+def several_each(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """One output for the three answers that each sample has."""
+    return (outputs.expand(-1, 3) - torch.stack([y, y + 1.0, y - 1.0], 1).reshape(-1, 3)).square().mean()
+
+
+def several_each_and_recognised(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs.expand(-1, 3), (y > 0).float().reshape(-1, 1).expand(-1, 3))
+
+
 def report_of(loss: Any, targets: Any, seed: int, mapping: bool = False, loss_fn: Any = None) -> Report:
     torch.manual_seed(seed)
     x = torch.randn(48, 6)
@@ -97,6 +117,33 @@ def test_the_best_constant_of_squares_is_the_variance_of_the_targets(seed: int) 
 @pytest.mark.parametrize("loss", [squares, targets_first, log_cosh, nearest_centre, matching_moments])
 def test_outputs_with_a_target_of_their_own_are_not(loss: Any, mapping: bool, seed: int) -> None:
     assert not codes(report_of(loss, column, seed, mapping))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("loss", [expanded, expanded_and_recognised])
+def test_shapes_stretched_by_hand_before_they_meet_are_said_as_they_were(loss: Any, mapping: bool, seed: int) -> None:
+    for targets in (flat, column):
+        report = report_of(loss, targets, seed, mapping)
+        assert codes(report) == {"UV708"}
+        assert "outputs of shape (48, 1) meet targets of shape (1, 48)" in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("loss", [several_each, several_each_and_recognised])
+def test_one_side_stretched_to_the_other_is_not(loss: Any, mapping: bool, seed: int) -> None:
+    assert not codes(report_of(loss, flat, seed, mapping))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_free_outputs_of_a_stretched_one_are_as_many_as_there_were(seed: int) -> None:
+    report = report_of(expanded_and_recognised, flat, seed)
+    torch.manual_seed(seed)
+    share = (flat(torch.randn(48, 6)) > 0).double().mean()
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log())
+    assert report.loss is not None
+    assert report.loss.best_free == pytest.approx(float(entropy), rel=1e-5)
 
 
 @pytest.mark.parametrize("targets", [flat, column])

@@ -208,3 +208,33 @@ def test_a_signal_that_still_rises_when_more_steps_are_too_dear_is_an_open_quest
     assert "whether the signal reaches the first layers in time" in dict(report.undecided)
     still = report_of(chain(seed, 17, nn.Softplus), "Adam", lr=1e-3)
     assert level(still) == "error" and still.flow.step.arriving is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_chain_that_lets_the_signal_through_for_a_moment_is_an_error(seed: int) -> None:
+    """Nine layers of sigmoids win a third of the loss and stay there; of tanh they learn all."""
+    parts = chain(seed, 9, nn.Sigmoid)
+    report = report_of(parts, "Adam")
+    assert level(report) == "error" and report.flow.step.arrived < VANISHED
+    assert 0.5 < real_loss(parts, 2e-3, 700) < 0.8
+    tanh = chain(seed, 9, nn.Tanh)
+    assert not level(report_of(tanh, "Adam")) and real_loss(tanh, 2e-3, 300) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arrived", "expected"),
+    [
+        ({100: -3.0, 200: -2.0}, False),
+        ({100: -3.0, 200: -2.0, 266: -1.0}, False),
+        ({100: -3.0, 200: -2.0, 300: -1.0}, True),
+        ({100: -3.0, 200: -2.0, 266: -2.6, 300: -1.0}, False),  # gone between
+        ({100: -3.0, 200: -2.0, 266: -2.6, 300: -1.0, 466: -1.0}, True),
+        ({30: -1.0, 40: -1.0}, False),
+        ({30: -1.0, 40: -1.0, 50: -1.0}, True),
+        ({100: -3.0}, False),
+    ],
+)
+def test_a_signal_has_arrived_once_it_has_stayed_for_half_as_long_again(
+    arrived: dict[int, float], expected: bool
+) -> None:
+    assert recovery._lasts(arrived) == expected

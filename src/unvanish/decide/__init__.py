@@ -47,7 +47,6 @@ from unvanish.words.spans import span
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
 
-
 CRAWL = 1_000
 """Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
 
@@ -269,6 +268,8 @@ def _of_size(layer: LayerFlow, flow: Flow, rise: float | None, still: bool) -> t
         return _missing("the share of its gradient that underflows", lost)
     # A gradient below eps may be that of a network that has learned what it can: loss and curvature tell.
     small = flow.asks("loss", "decrement") and below_eps(layer, flow.setting.eps) and not comes_through(flow)
+    if small and flow.decrement_refused and not (lost or 0.0) > UNDERFLOW:
+        return "undecided", "its gradient is below the optimizer's eps, and why cannot be told without curvature"
     return ("underflow" if (lost or 0.0) > UNDERFLOW or small else "healthy"), ""
 
 
@@ -376,8 +377,7 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
         questions.append(("converged or not", why))
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "the loss was not tried on other outputs"))
-    in_time = "how far back in time the signal reaches"
-    questions += [(in_time, each.why) for each in flow.time if each.why and not each.layer]
+    questions += [("how far back in time the signal reaches", a.why) for a in flow.time if a.why and not a.layer]
     if flow.step is not None and flow.step.arriving is not None:
         why = f"{flow.step.arrived_after} real steps let more and more of it through, and more were too dear to try"
         questions.append(("whether the signal reaches the first layers in time", why))

@@ -7,13 +7,13 @@ undefined or even lower outside of them. What can be reached through the last ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest, where_finite
+from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Again, Call, Capture
@@ -22,6 +22,7 @@ from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
 MOST = 6  # calls without weights that are followed back, besides those that only move numbers
+TAKES_SHARES = ("binary_cross_entropy_with_logits", "binary_cross_entropy")
 BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies between the numbers they are given
 
 
@@ -31,7 +32,8 @@ class Last:
 
     ``call``: the last of them that does more than move numbers or take their means. ``calls``: in order, each of one
     tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax among them), bounded, clipped on one
-    side, or "" where nothing limits the result. ``low``, ``high``: its range.
+    side, or "" where nothing limits the result. ``low``, ``high``: its range. ``beyond``: how far a target of a binary
+    cross-entropy lies outside of 0 to 1 at most.
     """
 
     call: Call
@@ -41,6 +43,7 @@ class Last:
     kind: str = ""
     low: float | None = None
     high: float | None = None
+    beyond: float | None = None
 
     def apply(self, z: Tensor) -> Tensor:
         """The result of the calls on another tensor."""
@@ -81,8 +84,20 @@ def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
         index = capture.owner.get(capture.loss_input.slot[0])
         if index is not None and index >= 0:
-            return _limited(capture, index, where_finite(loss_call(capture), [capture.loss_call[1][0]]))
+            return replace(_limited(capture, index, loss_call(capture)), beyond=_targets_beyond(capture))
     return output_call(capture, output_loss)
+
+
+def _targets_beyond(capture: Capture) -> float | None:
+    """None of other losses."""
+    if capture.loss_call is None:
+        return None
+    func, args, kwargs, _ = capture.loss_call
+    target = args[1] if len(args) > 1 else kwargs.get("target")
+    if getattr(func, "__name__", "") not in TAKES_SHARES or not isinstance(target, Tensor) or not target.numel():
+        return None
+    low, high = (float(end) for end in target.aminmax())
+    return max(0.0, -low, high - 1.0)
 
 
 def output_call(capture: Capture, output_loss: OutputLoss) -> Last | None:

@@ -17,6 +17,7 @@ from unvanish.evidence.closed import Known, known
 from unvanish.problem import Problem
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import loss_factor, same_loss
+from unvanish.trace.ends import unstretched
 from unvanish.trace.scaled import is_finite, normal_like
 from unvanish.trace.structure import inner_loss, rebuild, tensors
 
@@ -78,7 +79,7 @@ def loss_of_outputs(problem: Problem, capture: Capture) -> OutputLoss | str:
         return "the loss is computed inside the model by no loss function that is recognised"
     if not same_loss(capture):
         return "the loss inside the model is more than its recognised loss call"
-    return where_finite(loss_call(capture), [capture.loss_call[1][0]])
+    return loss_call(capture)
 
 
 def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
@@ -94,18 +95,24 @@ def _loss_of(problem: Problem, capture: Capture) -> Callable[[Any], Tensor]:
     return loss
 
 
-def loss_call(capture: Capture) -> Loss:
-    """The recognised loss call as a function of its first argument, in the precision it ran in."""
+def loss_call(capture: Capture) -> OutputLoss:
+    """The recognised loss call as a function of its first argument, in the precision it ran in.
+
+    Of one that was stretched to the shape of the targets, as a function of what was stretched.
+    """
     assert capture.loss_call is not None
     func, args, kwargs, _ = capture.loss_call
     replay, factor = capture.replay, loss_factor(capture) or 1.0
+    free = unstretched(args[0]) if args[0].layout is torch.strided else args[0]
+    stretched = free.shape != args[0].shape
 
     def at(z: Sequence[Tensor]) -> Tensor:
         with replay():
-            found = func(z[0], *args[1:], **kwargs)
+            given = z[0].expand(args[0].shape) if stretched else z[0]
+            found = func(given, *args[1:], **kwargs)
             return found if factor == 1.0 else found * factor
 
-    return at
+    return where_finite(at, [free])
 
 
 def _of_outputs(capture: Capture, loss: Callable[[Any], Tensor]) -> OutputLoss | str:

@@ -58,27 +58,31 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
     assert loss.best_constant is not None
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
     noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
-    mean = [t.mean(0, keepdim=True) for t in output_loss.now]
-    first = _scattered(output_loss, mean, noise)
-    again = _scattered(output_loss, mean, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
-    if not abs(first) > torch.finfo(torch.float32).smallest_normal:
-        return None  # the digits in which two such losses would differ are lost
-    shuffled = abs(again - first) / abs(first)
-    if not (shuffled <= SAME or all_meet(shape, tuple(target.shape))):
+    every = all_meet(shape, tuple(target.shape))
+    shuffled = _shuffled(output_loss, [t.mean(0, keepdim=True) for t in output_loss.now], noise)
+    if shuffled is None or not (shuffled <= SAME or every):
         return None
     with torch.enable_grad():
         _, constant = best_constant_of(output_loss)
     if constant is None:
         return None
-    cost = (
-        _scattered(output_loss, [c.to(t.dtype) for c, t in zip(constant, output_loss.now, strict=True)], noise)
-        - loss.best_constant
-    )
+    constant = [c.to(t.dtype) for c, t in zip(constant, output_loss.now, strict=True)]
+    shuffled = _shuffled(output_loss, constant, noise)  # from far off what the deal changes is lost in the rest
+    if shuffled is None or not (shuffled <= SAME or every):
+        return None
+    cost = _scattered(output_loss, constant, noise) - loss.best_constant
     lowest = loss.value if loss.best_free is None else loss.best_free
     won = max(0.0, loss.best_constant - min(lowest, loss.best_constant))
     if not cost > 0.0:
         return None
     return PairFacts(outputs=shape, targets=tuple(target.shape), source=source, shuffled=shuffled, won=won / cost)
+
+
+def _shuffled(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float | None:
+    """The share by which a new deal of scattered outputs changes the loss; None where its digits are lost."""
+    first = _scattered(output_loss, centre, noise)
+    again = _scattered(output_loss, centre, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
+    return abs(again - first) / abs(first) if abs(first) > torch.finfo(torch.float32).smallest_normal else None
 
 
 def _scattered(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float:

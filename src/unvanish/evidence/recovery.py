@@ -57,9 +57,9 @@ def with_recovery(
     """The facts with how much of the signal reaches the ``weak`` layers once such steps have been taken.
 
     ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``enough``: a loss
-    below which something has been learned. The first number of steps after which more than the limit arrives, or so
-    much has been learned by those layers, is the last one tried; so is the end of a doubling at which what arrives
-    does not rise.
+    below which something has been learned. The first number of steps after which more than the limit arrives, and has
+    for long enough, or so much has been learned by those layers, is the last one tried; so is the end of a doubling at
+    which what arrives does not rise.
     """
     size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
@@ -80,11 +80,12 @@ def with_recovery(
         if len(known) < len(weak):
             return True
         arrived[taken] = min(known)
-        if arrived[taken] > VANISHED:
+        if _lasts(arrived):
             return True
         if enough is not None and loss < enough < _with_values(look, theirs, before):
             learned = loss
-        return learned is not None or (taken in DOUBLED and not (_pace(arrived) or _accelerates(arrived)))
+        here = arrived[taken] > VANISHED
+        return learned is not None or (taken in DOUBLED and not (here or _pace(arrived) or _accelerates(arrived)))
 
     if tried:
         with stepped(look.problem, look.model, optimizer, 1.0, tried[-1], look.seed, measured):
@@ -95,6 +96,16 @@ def with_recovery(
     more = end == tried[-1] and min(most, TRIED[-1]) <= planned and learned is None and arrived[end] <= VANISHED
     pace = _pace(arrived) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
     return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
+
+
+def _lasts(arrived: Mapping[int, float]) -> bool:
+    """Whether the signal has arrived and stayed for half as many steps again as it took.
+
+    A chain of sigmoids may let it through for a hundred steps on its way from one saturated state to the next.
+    """
+    lost = max((steps for steps, value in arrived.items() if value <= VANISHED), default=0)
+    since = min((steps for steps in arrived if steps > lost), default=math.inf)
+    return max(arrived) >= 1.5 * since
 
 
 def _pace(arrived: Mapping[int, float]) -> float:

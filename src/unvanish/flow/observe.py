@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.flow import slopes
+from unvanish.flow import attention, slopes
 from unvanish.flow.layers import Layer
 from unvanish.flow.paths import Observed
 from unvanish.flow.sample import BLOCK, LEAST, Sample
@@ -61,6 +61,9 @@ def observe(
         cotangent = None if value is None else value.mantissa
         if index in ends and cotangent is not None and (found := slopes.pinned_rows(node, cotangent)) is not None:
             rows[index], pinned[index] = found
+        share = attention.alone(capture.calls, capture.calls[index], node)
+        if share is not None and capture.calls[index].part == "model":
+            saturated[index] = share, 0.0
         if index in single:
             shares = slopes.shares(capture.calls[index], node, single[index])
             if shares is not None:

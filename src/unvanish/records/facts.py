@@ -114,7 +114,8 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
     exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
     this call can give. ``log_mass``: where the loss takes log-probabilities, how far they are from adding up to one,
-    the mean over the samples of |log Σ exp(output)|.
+    the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares, how far a target lies outside
+    of 0 to 1 at most.
     """
 
     call: int | None = None
@@ -129,6 +130,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     held: float | None = None
     constant: float | None = None
     log_mass: float | None = None
+    beyond: float | None = None
 
 
 class PairFacts(Record, frozen=True, kw_only=True):

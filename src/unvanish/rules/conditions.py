@@ -263,6 +263,12 @@ def is_piecewise_linear(call: CallFlow) -> bool:
     return any(word in call.name for word in ("relu", "hard", "clamp", "clip"))
 
 
+def attends(call: CallFlow) -> bool:
+    """Whether it is an attention, whose ``saturated_fraction`` is the share of rows that are one entry alone."""
+    known = call.part == "model" and call.saturated_fraction is not None
+    return known and ("softmax" in call.name or "attention" in call.name)
+
+
 ONE_HOT = 17.0
 """Logits that differ by more leave a softmax exactly one entry in float32: e^-17 is below its rounding."""
 

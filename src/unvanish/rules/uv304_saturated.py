@@ -6,7 +6,7 @@ import math
 
 from unvanish.records import CallFlow, Evidence, Flow, PinnedFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
+from unvanish.rules.conditions import attends, feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
 from unvanish.rules.wording import names, place
 from unvanish.words.numbers import number, percent
 
@@ -45,12 +45,14 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     the direction decides: at least a quarter of what the loss asks, in squares, would move flat entries away from their
     end. An output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
     logarithm may make up for the slope), and as a note where less than ``passed`` of it does. A softmax counts by its
-    rows: those of which one entry has all but 1/400.
+    rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, a
+    tenth a note: blocks that were to turn a text round learned that with none of them so at the start, and with a tenth
+    or more their examples by heart (a loss of 5 to 9, not 0.01, on other texts). Heads that look at one place rest.
 
-    What helps: smaller weights, standardised inputs, a normalisation before the activation.
+    What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; LeCun,
-    Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4.
+    Bottou, Orr & Müller 1998, Efficient BackProp, section 4.4; Vaswani et al. 2017, Attention is all you need, 3.2.1.
     """
     if flow.loss is None or settled(flow):
         return []
@@ -65,7 +67,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
         and excused not in names(feeding(flow, call))
     ]  # fmt: skip
     if not calls:
-        return _pinned(flow, threshold, passed) if flow.pinned else []
+        return _pinned(flow, threshold, passed) or _copying(flow, threshold)
     worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
     share = worst.saturated_fraction or 0.0
     left = math.sqrt(max(0.0, 1.0 - share))
@@ -86,6 +88,42 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
 
 
 ASKED, LET_THROUGH = 0.25, 0.01
+COPIES = 0.1
+
+
+def _copying(flow: Flow, threshold: float) -> list[Statement]:
+    """Attention of which many queries copy one value each, picked by weights that have learned nothing yet."""
+    calls = [call for call in flow.calls if attends(call) and (call.saturated_fraction or 0.0) > COPIES]
+    if not calls:
+        return []
+    worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
+    share = worst.saturated_fraction or 0.0
+    level = "error" if share > threshold else "note"
+    own = {call.index: [a for a in flow.layers if a.call == call.index] for call in calls}
+    behind = {layer.name for call in calls for layer in own[call.index] or feeding(flow, call)}
+    others = f", and {len(calls) - 1} more attentions are like it" if len(calls) > 1 else ""
+    message = (
+        f"{percent(share)} of the queries of the attention at {place(worst)} look at one entry alone{others}: a softmax"
+        " is flat there, so what they look at was picked by weights that have learned nothing, and hardly changes. Such"
+        " a network learns its examples by heart. Divide the scores by the root of their width, as"
+        " scaled_dot_product_attention does, or make queries and keys smaller."
+    )
+    evidence = Evidence(
+        name="share of rows that are one entry alone",
+        value=share,
+        relation=">",
+        threshold=threshold if level == "error" else COPIES,
+    )
+    return [
+        Statement(
+            level=level,
+            layers=names([layer for layer in flow.layers if layer.name in behind]),
+            cause=worst.name,
+            message=message,
+            evidence=(evidence,),
+            remedies=(),
+        )
+    ]
 
 
 def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:

@@ -43,7 +43,8 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a
     share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do
     not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
-    falls without end as the outputs grow.
+    falls without end as the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a
+    mask of 0 and 255 or labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a log-softmax
     before a loss of log-probabilities, or the cross-entropy in its place.
@@ -51,7 +52,7 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs; Bishop 2006,
     Pattern recognition and machine learning, section 4.3.6.
     """
-    return _no_logarithms(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
+    return _no_logarithms(flow) or _no_shares(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
 
 
 def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
@@ -125,6 +126,27 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
         )
     ]
 
+
+def _no_shares(flow: Flow) -> list[Statement]:
+    """A binary cross-entropy whose targets are no shares."""
+    output = flow.output
+    if output is None or output.beyond is None or not output.beyond > NO_SHARE:
+        return []
+    return [
+        Statement(
+            cause="targets",
+            message=(
+                "A binary cross-entropy takes targets from 0 to 1, and some of these lie"
+                f" {number(output.beyond)} beyond. For them the loss falls without end as the outputs grow, whatever is"
+                " learned. Scale the targets, or take another loss."
+            ),
+            evidence=(Evidence(name="beyond", value=output.beyond, relation=">", threshold=NO_SHARE),),
+        )
+    ]
+
+
+NO_SHARE = 0.1
+"""What a target may lie outside of 0 to 1: interpolation overshoots by a few hundredths."""
 
 NO_MASS = 0.1
 """|log Σ exp| that rounding does not explain: float16 leaves about a hundredth."""

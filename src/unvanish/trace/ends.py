@@ -7,6 +7,8 @@ weights it does.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from unvanish.trace.calls import Call, Capture, Met, Node, Root, is_gone
 
 SCALES = ("mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv", "true_divide")
@@ -85,6 +87,13 @@ def all_meet(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:
     pairs = list(zip(*padded, strict=True))
     fit = all(a == b or 1 in (a, b) for a, b in pairs)
     return fit and any(a == 1 < b for a, b in pairs) and any(b == 1 < a for a, b in pairs)
+
+
+def unstretched(tensor: Tensor) -> Tensor:
+    """The tensor without what ``expand`` repeats: along such a dimension all entries are one and the same number."""
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        tensor = tensor.narrow(axis, 0, 1) if stride == 0 and size > 1 else tensor
+    return tensor
 
 
 def roots_of(capture: Capture, ends: list[int]) -> list[Root]:

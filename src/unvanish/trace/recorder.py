@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
-from unvanish.trace.ends import all_meet
+from unvanish.trace.ends import all_meet, unstretched
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
@@ -274,11 +274,13 @@ class Recorder(TorchFunctionMode):
         outputs = [t for t in given if t.grad_fn is not None]
         targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
         if outputs and targets:
-            self.capture.compared = tuple(outputs[0].shape), targets[0].detach(), call.source
+            output, target = (unstretched(t) if t.layout is torch.strided else t for t in (outputs[0], targets[0]))
+            self.capture.compared = tuple(output.shape), target.detach(), call.source
 
     def _remember_meeting(self, call: Call, given: list[Tensor]) -> None:
-        if len(given) == 2 and given[0].requires_grad != given[1].requires_grad and not any(t.is_nested for t in given):
-            output, target = given if given[0].requires_grad else given[::-1]
+        strided = all(t.layout is torch.strided and not t.is_nested for t in given)
+        if len(given) == 2 and strided and given[0].requires_grad != given[1].requires_grad:
+            output, target = map(unstretched, given if given[0].requires_grad else given[::-1])
             if target.numel() > 1 and all_meet(tuple(output.shape), tuple(target.shape)):
                 self.capture.met[call.index] = tuple(output.shape), target.detach(), call.source
 

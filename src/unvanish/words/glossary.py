@@ -196,7 +196,8 @@ _LAYER = {
         " weights move that way. A small gradient on a flat stretch is lost signal; one in a curved valley is a bottom."
     ),
     "steps_to_learn": "How many steps of the present optimizer the layer needs to get there; may be inf.",
-    "saturated_fraction": "Share of an activation's entries where its slope is below 1% of its largest slope.",
+    "saturated_fraction": "Share of an activation's entries where its slope is below 1% of its largest slope; of an"
+    " attention, share of its rows that are one entry alone.",
     "dead_fraction": "Share of the units that pass nothing on for any sample of the batch.",
     "underflow_fraction": (
         "Share of the truly non-zero gradient entries below the smallest normal number of their type."
@@ -263,6 +264,7 @@ _ENDS = {
         "How far the exponentials of what the loss takes for log-probabilities are from adding up to one, as the mean"
         " of |log Σ exp(output)|; null where it takes something else."
     ),
+    "beyond": "How far a target of a binary cross-entropy lies outside of 0 to 1 at most; null under another loss.",
     "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
