@@ -68,7 +68,7 @@ def dead() -> Report:
     )
     finding = Finding(
         code="UV301", verdict="dead", level="error", layers=("0", "2"), cause="relu in 3",
-        message="0, 2 receive exactly no gradient, because relu in 3 passes nothing back.",
+        message="layers 0, 2 receive exactly no gradient, because relu in 3 passes nothing back.",
         evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
     )  # fmt: skip
     calls = (CallFlow(index=0, name="linear", module="0", source="net.py:12", part="model", role="weights"),)

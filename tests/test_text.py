@@ -208,11 +208,6 @@ def test_evidence_is_said_in_words_first(evidence, text):
     assert f"  measured      {text}\n" in render(Report.from_flow(made_reports.flow(), [finding]), 120)
 
 
-def test_layers_with_bare_numbers_are_said_to_be_layers():
-    lines = render(MADE["dead"]).splitlines()
-    assert lines[0].startswith("Dead: layers 0, 2 receive exactly no gradient")
-
-
 def test_kinds_are_a_column_only_where_they_differ():
     made = [made_reports.layer("a", -1.0), made_reports.layer("b", -1.0)]
     assert "2 Linear layers: healthy" in render(Report.from_flow(made_reports.flow(*made), []), 120)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import Finding
 from unvanish.report.formats import writer
 from unvanish.report.places import lines, title
-from unvanish.report.sentences import evidence_fact, headline, message
+from unvanish.report.sentences import evidence_fact, headline
 from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _finding(report: Report, finding: Finding) -> str:
     called = lines(report, finding)
     if called:
         properties = {"file": called[0][0].file, "line": str(called[0][0].line), **properties}
-    facts = [message(report, finding)]
+    facts = [finding.message]
     facts += [f"measured: {evidence_fact(each)}" for each in finding.evidence]
     facts += [f"worth trying: {', '.join(finding.remedies)}"] if finding.remedies else []
     return _command(COMMANDS.get(finding.level, "notice"), properties, facts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import Finding
 from unvanish.report.html_layers import disclosed, listing, scrolling, tone
 from unvanish.report.index import index
-from unvanish.report.sentences import beyond_headline, message, places, said, words
+from unvanish.report.sentences import beyond_headline, places, said, words
 from unvanish.rules import Event, Rule, known
 from unvanish.words.markup import Child, Html, h, prose
 
@@ -33,7 +33,7 @@ def finding_article(report: Report, finding: Finding, *, brief: bool = False) ->
         " ",
         level,
     )
-    text = (beyond_headline if brief else message)(report, finding)
+    text = beyond_headline(report, finding) if brief else finding.message
     facts = (
         ("layers", index(report).span(finding)),
         ("cause", finding.cause),

@@ -10,7 +10,7 @@ from unvanish.records import Finding, LayerFlow
 from unvanish.report.formats import writer
 from unvanish.report.index import index
 from unvanish.report.places import place, title
-from unvanish.report.sentences import checked, evidence_fact, headline, message, sentences, words
+from unvanish.report.sentences import checked, evidence_fact, headline, sentences, words
 from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _whole(suite: ET.Element, report: Report, errors: Sequence[Finding]) -> None
     if errors:
         _fail(case, [_failure(report, each) for each in errors])
     open_questions = [f"not decided: {what}: {why}" for what, why in report.undecided]
-    notes = [f"{f.code} {title(f)} ({f.level}): {message(report, f)}" for f in report.findings if f.level != "error"]
+    notes = [f"{f.code} {title(f)} ({f.level}): {f.message}" for f in report.findings if f.level != "error"]
     _output(case, [*notes, *open_questions, *report.notes])
 
 
@@ -92,7 +92,7 @@ def _failure(report: Report, finding: Finding) -> Failure:
     named = index(report).named(finding.layers)
     return Failure(
         verdict=finding.verdict,
-        sentence=f"{finding.code} {title(finding)}: {sentences(report, finding)[0]}",
+        sentence=f"{finding.code} {title(finding)}: {sentences(finding)[0]}",
         details="\n".join(map(visible, _details(report, finding))),
         case=named[0].name if named else WHOLE,
     )
@@ -109,7 +109,7 @@ def _fail(case: ET.Element, errors: Sequence[Failure]) -> None:
 
 
 def _details(report: Report, finding: Finding) -> list[str]:
-    facts = [f"{finding.code} {title(finding)}", message(report, finding)]
+    facts = [f"{finding.code} {title(finding)}", finding.message]
     facts += [f"cause: {finding.cause}"] if finding.cause else []
     facts += [f"measured: {evidence_fact(each)}" for each in finding.evidence]
     return facts + ([f"worth trying: {', '.join(finding.remedies)}"] if finding.remedies else [])

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from unvanish.records import Finding, to_builtins
 from unvanish.report.formats import writer
 from unvanish.report.places import Place, lines
-from unvanish.report.sentences import checked, headline, message
+from unvanish.report.sentences import checked, headline
 from unvanish.words.markup import visible
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _result(report: Report, finding: Finding, codes: list[str]) -> Json:
         "ruleId": finding.code,
         **index,
         "level": "error" if finding.level == "error" else "note",
-        "message": {"text": visible(message(report, finding))},
+        "message": {"text": visible(finding.message)},
         **({"locations": [first]} if first else {}),
         **({"relatedLocations": related} if related else {}),
         "partialFingerprints": {"unvanishFinding/v1": _fingerprint(report, finding)},

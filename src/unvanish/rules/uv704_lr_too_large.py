@@ -10,7 +10,7 @@ from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import regained, steps_to_judge
 from unvanish.rules.wording import factor, names, weakest
 from unvanish.words.numbers import number
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 STUCK = 0.95
 """Share of the loss of the best constant output: what has not fallen below has learned nothing of the inputs."""
@@ -78,7 +78,7 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
     later = "" if back is None else f" {back.regained_after} of them bring it to {number(back.regained)}."
     end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
     if not stays_up:
-        end += f", no better than a constant, and no gradient at all reaches {span(step.silenced, names(flow.layers))}"
+        end += f", no better than a constant, and no gradient at all reaches {named(step.silenced, names(flow.layers))}"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
         f" is {end}:"

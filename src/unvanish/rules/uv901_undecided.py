@@ -32,7 +32,8 @@ def undecided(flow: Flow) -> list[Statement]:
 
     Evidence: the number of layers that were judged, and the reasons one by one. An error where not a single layer was
     judged, because then nothing at all is known; a note otherwise. What was not asked for, as while a training runs, is
-    no open question, but for a gradient of exactly zero whose reason was left out: that is a note.
+    no open question, but for a gradient of exactly zero whose reason was left out: that is a note. So is a running
+    training of which no layer can be seen, such as a compiled one.
 
     What helps: what each reason says; often a larger batch, a loss given apart from the model, or thawed layers.
 
@@ -48,12 +49,12 @@ def undecided(flow: Flow) -> list[Statement]:
     if known:
         message = f"Some questions stay open: {reasons}."
     elif not flow.layers:
-        message = "No layer could be judged: the model has no parameters."
+        message = f"No layer could be judged: {reasons or 'of none of them an error signal was seen'}."
     else:
         message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
     return [
         Statement(
-            level="note" if known or (left_out and not failed) else "error",
+            level="note" if known or not flow.layers or (left_out and not failed) else "error",
             layers=names(layers),
             cause="",
             message=message,

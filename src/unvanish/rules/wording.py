@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from unvanish.records import CallFlow, Flow, LayerFlow
 from unvanish.words.numbers import number, percent, times
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 
 def judged(flow: Flow, verdict: str) -> tuple[LayerFlow, ...]:
@@ -20,13 +20,8 @@ def names(layers: Iterable[LayerFlow]) -> tuple[str, ...]:
 
 
 def subject(flow: Flow, layers: Sequence[LayerFlow], one: str, many: str) -> str:
-    """The folded names with a verb that agrees: "fc1 learns", "fc1 … fc9 (9 layers) learn"."""
-    return f"{span(names(layers), names(flow.layers))} {one if len(layers) == 1 else many}"
-
-
-def called(name: str) -> str:
-    """A layer in running text: "layer 38" for a bare number, else its path."""
-    return f"layer {name}" if name[:1].isdigit() else name
+    """The folded names with a verb that agrees: "fc1 learns", "layers 0 … 16 (9 layers) learn"."""
+    return f"{named(names(layers), names(flow.layers))} {one if len(layers) == 1 else many}"
 
 
 def sources(layers: Iterable[LayerFlow]) -> str:

@@ -34,6 +34,7 @@ from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, number, times
+from unvanish.words.spans import called
 
 SCHEMA = "unvanish.against/1"
 SURE = 0.01
@@ -343,7 +344,7 @@ def _said(parting: Parting, one: Half, other: Half) -> str:
     what, layer = QUANTITIES[parting.quantity], visible(parting.layer)
     others = f" (and {len(parting.also):,} other layers)" if parting.also else ""
     values = f"{what} is {a} in {one.name}, {b} in {other.name}"
-    said = f"They first differ at step {parting.step:,} in {layer}{others}: {values}"
+    said = f"They first differ at step {parting.step:,} in {called(layer)}{others}: {values}"
     if not (math.isfinite(parting.one) and math.isfinite(parting.other)):
         return f"{said}."
     gap = times(abs(parting.one - parting.other))

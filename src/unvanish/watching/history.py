@@ -16,6 +16,7 @@ from unvanish.records import Evidence, Finding
 from unvanish.rules.events import EVENTS
 from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
 from unvanish.words.numbers import times
+from unvanish.words.spans import called
 
 WARM_UP = 8
 """Samples that make the first baseline."""
@@ -144,7 +145,7 @@ def _beside(log10: float) -> str:
 
 def _finding(code: str, layer: str, value: float, base: float, step: int) -> Finding:
     event = EVENTS[code]
-    where = f" in {layer}" if layer else ""
+    where = f" in {called(layer)}" if layer else ""
     sense = {
         "UV801": f"{_beside(value)}; in its first samples {_beside(base)}",
         "UV802": f"{_beside(value)}; in its first samples {_beside(base)}",

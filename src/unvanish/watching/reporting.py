@@ -12,7 +12,7 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 WHAT = (
     "read off a running training at step {}: how strongly the outputs depend on each layer is asked by a check of the"
@@ -79,8 +79,8 @@ def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str])
         return []
     apart = [names[at] for at in sample.rows if at < len(names) and at not in known]
     nothing = [each.name for at, each in enumerate(columns) if not each.frozen and at not in sample.rows]
-    found = [APART.format(span(apart, names))] if apart else []
-    return [*found, NOTHING_CAME.format(span(nothing, names))] if nothing else found
+    found = [APART.format(named(apart, names))] if apart else []
+    return [*found, NOTHING_CAME.format(named(nothing, names))] if nothing else found
 
 
 def last_of(file: Reader) -> Report:
