@@ -28,6 +28,7 @@ class Calls:
         self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
         self.hooks: list[Any] = []
         self.sampled = False  # the step that comes
+        self.late = False  # the call that runs has begun before its hooks were there
         self.depth, self.held = 0, False  # calls that run inside of one another; whether the outermost is in the box
         self.mode: Activations | None = None
 
@@ -64,6 +65,9 @@ class Calls:
             try:
                 self.depth -= 1
                 if self.depth == 0 and self.held and not self.signals.open:
+                    if self.late:
+                        self.late = False
+                        self.box.given(args, kwargs)
                     if self.mode is not None:
                         self.leave_mode()
                     self.box.after(outputs)
@@ -74,7 +78,8 @@ class Calls:
         hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def entered(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
+        """A call of this model has begun before its hooks were there; what it is given by name is known at its end."""
+        self.late = True
         self.guard.around(self._before)(model, True, args, {})
 
     def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Finder:
         """A compiled module is called: a hook on every module would be compiled with it, and warned of."""
         if self.looking is None or torch.compiler.is_compiling() or os.getpid() != self.process:
             return original(module, *args, **kwargs)
-        self.called(module, args)
+        self._new(module)  # its own hooks are there before it runs
         self._look(False)
         try:
             return original(module, *args, **kwargs)
@@ -93,10 +93,8 @@ class Finder:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
         if torch.compiler.is_compiling() or os.getpid() != self.process:
             return
-        if self._new(module):
-            model = unwrapped(module)
-            if model is module or hasattr(module, "_orig_mod"):
-                self.run.watcher.entered(model, args)  # its own hooks come too late for this call
+        if self._new(module) and unwrapped(module) is module:
+            self.run.watcher.entered(module, args)  # its own hooks come too late for this call
 
     def _new(self, module: nn.Module) -> bool:
         """Watch it, if it holds parameters and is part of no known model."""

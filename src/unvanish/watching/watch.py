@@ -64,7 +64,7 @@ class Watch:
         if goes_on:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
-        self._layout, self._setting = (), Known()
+        self._layout, self._setting, self._written = (), Known(), None
         self._notes: list[str] = []
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
@@ -319,7 +319,10 @@ class Watch:
         if layout != self._layout:
             self._layout = layout
             self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
-            self.file.fact(setting=to_builtins(self._setting.of(self.watcher)))
+        setting = self._setting.of(self.watcher)
+        if setting is not self._written:
+            self._written = setting
+            self.file.fact(setting=to_builtins(setting))
 
 
 def _end_others(optimizers: Sequence[Any]) -> None:

@@ -35,7 +35,10 @@ NO_BACKWARD = (
     "of a step without a backward (its gradients come from torch.autograd.grad or torch.func) only gradients, weights"
     " and updates are read: its loss, error signals and the gradient before clipping are not known"
 )
-COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+COMPILED = (
+    "inside a compiled module only gradients and weights are read, and no layer is judged: a hook there would break its"
+    " graph; a check of the running batch (check_every=K) runs the module itself, and judges its layers"
+)
 
 
 def _count(place: Place) -> int:
@@ -260,11 +263,12 @@ class Watcher:
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
-        samples = self.box.samples
+        before = now.taken
+        samples = self.box.samples() if now.fresh or before is None else before[2]
         signals, shares = self.signals.take(samples)
-        if not now.fresh:  # the same backward made the gradients of the optimizer before this one
-            signals, shares = now.taken[0] | signals, now.taken[1] | shares
-        now.taken = signals, shares
+        if not now.fresh and before is not None:  # the same backward made the gradients of the optimizer before
+            signals, shares = before[0] | signals, before[1] | shares
+        now.taken = signals, shares, samples
         now.enter(found, signals, shares, samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
