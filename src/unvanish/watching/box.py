@@ -7,6 +7,7 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,7 @@ class Box:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.first: dict[int, nn.Parameter | None] = {}  # of each module, one parameter
+        self.first: dict[int, weakref.ref[nn.Parameter] | None] = {}  # of each module, one parameter
         self.running: Entry | None = None
         self.counts: dict[int, int] = {}  # samples of those calls of the step that are not held any more, by module
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
@@ -95,7 +96,10 @@ class Box:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
         versions = _versions(args, kwargs)
-        first = self.first[id(module)] if id(module) in self.first else self._first(module)
+        kept = self.first.get(id(module))
+        first = None if kept is None else kept()
+        if first is None:
+            first = self._first(module)
         home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
@@ -118,7 +122,9 @@ class Box:
 
     def _first(self, module: nn.Module) -> nn.Parameter | None:
         """One of its parameters, which stays the same when the module moves to another device."""
-        return self.first.setdefault(id(module), next(iter(module.parameters()), None))
+        first = next(iter(module.parameters()), None)
+        self.first[id(module)] = None if first is None else weakref.ref(first)
+        return first
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""

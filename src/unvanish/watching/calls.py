@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -39,8 +40,8 @@ class Calls:
             self.parts.add(model)
 
     def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
-        """``model``: what is run again in the module's stead."""
-        guard, itself = self.guard, model is module
+        """``model``: what is run again in the module's stead. A hook holds no module, which would hold itself then."""
+        guard, itself, other = self.guard, model is module, weakref.ref(model)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if is_compiling():
@@ -49,7 +50,7 @@ class Calls:
                 self.depth += self.mode is not None
                 return
             try:
-                self._before(model, itself, args, kwargs)
+                self._before(module if itself else other(), itself, args, kwargs)
             except Exception as error:
                 guard.fail(error)
 
@@ -82,7 +83,7 @@ class Calls:
         self.late = True
         self.guard.around(self._before)(model, True, args, {})
 
-    def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, model: Any, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth += 1
         if itself and self.parts.hooks:
             self.parts.called(model)

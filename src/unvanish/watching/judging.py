@@ -54,6 +54,17 @@ class Judging:
         for sample, setting in waiting:
             self._judge(sample, setting)
 
+    def begin_again(self, step: int) -> None:
+        """Another model is trained from this step on: what was usual before is no measure for it."""
+        self.catch_up()
+        for (code, at), episode in self.history.episodes.items():
+            if episode.told:
+                self.over(step, code, (self.columns[at].name,) if at >= 0 else ())
+        for finding in self.found:
+            if finding.code in self.episodes:
+                self.over(step, finding.code, finding.layers)
+        self.history, self.episodes = History(), {}
+
     @property
     def told(self) -> int:
         """How many findings hold now."""

@@ -184,6 +184,10 @@ class Watch:
         compiled = hasattr(model, "_orig_mod")
         self.watcher.add_model(name, inner, model if compiled else None, model)
 
+    def begin_again(self) -> None:
+        """A model takes the place of one that is gone."""
+        self.watcher.guarded(self.judging.begin_again)(self.step)
+
     def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
@@ -319,6 +323,7 @@ class Watch:
         if layout != self._layout:
             self._layout = layout
             self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
+            self.file.fact(gone=sorted(self.watcher.table.empty))
         setting = self._setting.of(self.watcher)
         if setting is not self._written:
             self._written = setting

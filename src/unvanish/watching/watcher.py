@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -52,13 +53,13 @@ class Watcher:
         self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
-        self.table, self.box, self.processes = Table(), Box(), Processes(every)
+        self.table, self.box, self.processes = Table(self._emptied), Box(), Processes(every)
         self.guard = Guard(self._fails)
         self.guarded = self.guard.around
         self.signals = Signals(self.table, self.guarded)
         self.calls = Calls(self.box, self.signals, self.processes, self.guard)
         self.columns: list[Column] = []
-        self.optimizers: dict[int, Any] = {}
+        self.optimizers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now = Step()
@@ -68,7 +69,7 @@ class Watcher:
         self.process = os.getpid()
         self.first: Tensor | None = None
         self.lazy = False  # whether a parameter has no shape yet
-        self.moving: Any = None  # the optimizer whose step runs, or was the last to
+        self._moving = 0  # the id of the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts = self.guarded(self._backward_starts)
@@ -90,7 +91,7 @@ class Watcher:
         self.processes.add(model if wrapped is None else wrapped)
         self._columns()
         if outer is not None:
-            self.signals.hidden |= {id(each) for each in model.modules()}
+            self.signals.hidden.update({id(each): each for each in model.modules()})
         self.calls.add(model, outer)
         self._arm()
 
@@ -102,8 +103,22 @@ class Watcher:
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
-        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected &= {*self.optimizers}
+        self.optimizers[id(optimizer)] = optimizer
         self.expected.add(id(optimizer))
+
+    def _emptied(self, places: list[int]) -> None:
+        """A model is gone: let go of what is its own. This may come in the middle of anything."""
+        self.first = None
+        self.now.seen.known = {}
+        for at in places:
+            self.signals.hooks.pop(at, None)
+            self.signals.asked.discard(at)
+
+    @property
+    def moving(self) -> Any:
+        """The optimizer whose step runs, or was the last to; None where there was none, or it is gone."""
+        return self.optimizers.get(self._moving)
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
@@ -212,14 +227,14 @@ class Watcher:
         if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
             self.expected = set(self.now.stepped)
             self._over(begun=True)
-        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.optimizers[id(optimizer)] = optimizer
         self.now.stepped.add(id(optimizer))
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self.sampled or not self.step:
             self._find_new(optimizer)
-        self.moving = optimizer
+        self._moving = id(optimizer)
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
         if (len(args) > 1 or kwargs) and any(callable(each) for each in (*args[1:], *kwargs.values())):
