@@ -11,6 +11,7 @@ from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
+from unvanish.watching.carried import handed_on
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
 from unvanish.words.spans import named
@@ -133,6 +134,8 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
     # of a step that was run again the call is known, which numbers of layers cannot tell
     now = [each for each in said if not (named and each.verdict == "nonfinite")]
+    held = {(each.code, each.layers): each for _, until, each in found if until is None}
+    now = [handed_on(each, held.get((each.code, each.layers), each)) for each in now]
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(

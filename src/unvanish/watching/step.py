@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unvanish.watching.gradients import Moves, Seen, less, total
-from unvanish.watching.sample import FIELDS, NOTHING, Sample
+from unvanish.watching.gradients import Moves, Seen
+from unvanish.watching.sample import FIELDS, NOTHING, Sample, less, total
 from unvanish.watching.table import Place
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))

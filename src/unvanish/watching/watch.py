@@ -20,6 +20,7 @@ from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
+from unvanish.watching.carried import Carried
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD
@@ -66,6 +67,7 @@ class Watch:
             self.found.extend(before)
         self._layout, self._setting, self._written = (), Known(), None
         self._notes: list[str] = []
+        self.carried = Carried()
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -187,6 +189,7 @@ class Watch:
     def begin_again(self) -> None:
         """A model takes the place of one that is gone."""
         self.watcher.guarded(self.judging.begin_again)(self.step)
+        self.carried = Carried()
 
     def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
@@ -246,11 +249,13 @@ class Watch:
             self.watcher.guarded(self.judging.catch_up)()
 
     def _tell(self, finding: Finding, step: int) -> None:
+        finding = self.carried.explained(finding, self.watcher)
         self.found.append(finding)
         self.news.append(finding)
         self.file.event(step, finding)
 
     def _sampled(self, sample: Sample) -> None:
+        self.carried.before.append(sample)
         self._prepare(sample)
         self.file.sample(sample)
         self.judging.add(sample, self._setting.of(self.watcher))
