@@ -157,7 +157,19 @@ PLANTS: dict[str, tuple[Callable[[Any], None], str, tuple[str, ...]]] = {
     ),
     "a factor of the loss": (
         lambda w: train(w, Net(), loss=lambda out, y, on: F.cross_entropy(out, y) / (1 - on.max())),
-        "UV501", ("the loss made a number that is not finite", "div"),
+        "UV501", ("the loss made a number that is not finite", "div by an exact 0"),
+    ),
+    "a logarithm of nothing in the loss": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: -(out.softmax(-1) * (1 - on)).log().mean()),
+        "UV501", ("it was born at log of an exact 0,",),
+    ),
+    "a logarithm of less than nothing": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: (out.softmax(-1) - 2 * on).log().mean()),
+        "UV501", ("it was born at log of a negative number,",),
+    ),
+    "a logarithm of what is no number": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: torch.where(on > 0, NAN, out.exp()).log().mean()),
+        "UV501", ("it was born at log,",),
     ),
     "one of four micro-batches": (lambda w: train(w, Net(root), parts=4), "UV502", ("sqrt",)),
     "forward under a scaler": (lambda w: train(w, Net(log), scaler=scaler()), "UV501", ("log",)),
