@@ -45,16 +45,18 @@ def undecided(flow: Flow) -> list[Statement]:
     layers = (*failed, *(layer for layer in left_out if layer.log10_grad_norm == -math.inf))
     if flow.nonfinite or not (layers or _other_questions(flow, bool(known), bool(left_out))):
         return []
+    unseen = not flow.layers and not flow.asks("loss")  # in a running training, whose layers may be hidden
     reasons = "; ".join(f"{what}: {why}" for what, why in flow.undecided)
     if known:
         message = f"Some questions stay open: {reasons}."
     elif not flow.layers:
-        message = f"No layer could be judged: {reasons or 'of none of them an error signal was seen'}."
+        why = "of none of them an error signal was seen" if unseen else "the model has no parameters"
+        message = f"No layer could be judged: {reasons or why}."
     else:
         message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
     return [
         Statement(
-            level="note" if known or not flow.layers or (left_out and not failed) else "error",
+            level="note" if known or unseen or (left_out and not failed) else "error",
             layers=names(layers),
             cause="",
             message=message,

@@ -7,13 +7,10 @@ of all weights hardly changes from one sample to the next: a step moves them by 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from unvanish.records import Evidence, Finding
 from unvanish.rules import rules
-from unvanish.watching.history import HELD
 from unvanish.watching.sample import FIELDS, Sample, total
 from unvanish.words.numbers import number, times
 
@@ -35,33 +32,28 @@ DECADE = 1.0
 the weights were before."""
 
 
-class Carried:
-    """The last samples, for what they tell of the weights; nothing is reckoned until something breaks."""
+def explained(finding: Finding, recent: Sequence[Sample], now: Rows, rate: float, optimizer: str) -> Finding:
+    """The finding with what became of the weights since one of the last samples; as it is where that is little.
 
-    def __init__(self) -> None:
-        self.before: deque[Sample] = deque(maxlen=HELD + 1)  # a finding may wait for HELD samples
-
-    def explained(self, finding: Finding, watcher: Any) -> Finding:
-        """The finding with what became of the weights since one of the last samples; as it is where that is little."""
-        if finding.level != "error" or finding.verdict not in FOLLOWS or not self.before:
-            return finding
-        now, optimizer = watcher.now.rows or self.before[-1].rows, watcher.moving
-        growth, since = max((_growth(each.rows, now), each.step) for each in self.before)
-        if not growth >= DECADE:
-            return finding
-        name = "the optimizer" if optimizer is None else type(optimizer).__name__
-        steps = f"the steps of {name} (learning rate {number(watcher.now.rate)})"
-        if large := any(_move(each.rows) >= LARGE for each in self.before):
-            why = f"{steps} carry them away, so try a smaller rate, warm-up or clipping first"
-        else:
-            why = f"either {steps} carry them away, or something else wrote into them"
-        told = Evidence(name=GROWTH, value=growth, relation=">", threshold=DECADE)
-        factor = times(growth).removeprefix("×")
-        return finding.replace(
-            message=f"{finding.message.rstrip()} {BEGIN} {factor} since step {since}: {why}.",
-            evidence=(*finding.evidence, told),
-            remedies=next(each.remedies for each in rules() if each.code == "UV704") if large else finding.remedies,
-        )
+    ``now``: the layers in the step of the finding. ``rate``: the learning rate there.
+    """
+    if finding.level != "error" or finding.verdict not in FOLLOWS or not recent:
+        return finding
+    growth, since = max((_growth(each.rows, now), each.step) for each in recent)
+    if not growth >= DECADE:
+        return finding
+    steps = f"the steps of {optimizer or 'the optimizer'} (learning rate {number(rate)})"
+    if large := any(_move(each.rows) >= LARGE for each in recent):
+        why = f"{steps} carry them away, so try a smaller rate, warm-up or clipping first"
+    else:
+        why = f"either {steps} carry them away, or something else wrote into them"
+    told = Evidence(name=GROWTH, value=growth, relation=">", threshold=DECADE)
+    factor = times(growth).removeprefix("×")
+    return finding.replace(
+        message=f"{finding.message.rstrip()} {BEGIN} {factor} since step {since}: {why}.",
+        evidence=(*finding.evidence, told),
+        remedies=next(each.remedies for each in rules() if each.code == "UV704") if large else finding.remedies,
+    )
 
 
 def handed_on(finding: Finding, earlier: Finding) -> Finding:
