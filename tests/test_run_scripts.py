@@ -201,6 +201,24 @@ for step in range(12):
 """
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_note_on_a_compiled_model_says_what_can_be_done(
+    in_place: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = COMPILED.format(broken=-1)
+    if in_place:
+        script = script.replace("torch.compile(network(), backend=", "network()\nnet.compile(backend=")
+    Path("train.py").write_text(HEAD + script, encoding="utf-8")
+    assert main(["run", "-o", "r.unvanish", "--fail-on", "error", "train.py"]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    torch._dynamo.reset()
+    assert "the model has no parameters" not in err
+    assert ("lets a check of the running batch (check_every=K) judge them" in err) == in_place
+    assert ("(check_every=K) runs the module itself, and judges them" in err) == (not in_place)
+    assert load_run("r.unvanish").report().setting.batch_size == (0 if in_place else 64)
+
+
 @pytest.mark.parametrize("broken", [7, -1])
 def test_each_step_of_a_compiled_model_can_be_checked_and_run_again(
     broken: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

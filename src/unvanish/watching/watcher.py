@@ -37,8 +37,13 @@ NO_BACKWARD = (
     " and updates are read: its loss, error signals and the gradient before clipping are not known"
 )
 COMPILED = (
-    "inside a compiled module only gradients and weights are read, and no layer is judged: a hook there would break its"
-    " graph; a check of the running batch (check_every=K) runs the module itself, and judges its layers"
+    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
+    " break its graph; "
+)
+AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
+IN_PLACE = COMPILED + (
+    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
+    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
 )
 
 
@@ -366,8 +371,9 @@ class Watcher:
                 for each in (*([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread):
                     if each not in self.notes:
                         self.notes.append(each)
-                if self.signals.compiled and COMPILED not in self.notes:
-                    self.notes.append(COMPILED)
+                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
+                if self.signals.compiled and compiled not in self.notes:
+                    self.notes.append(compiled)
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 self.on_sample(self.now.sample(self.step, self.signals.before))
         self._next(begun=begun)
