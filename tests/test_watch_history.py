@@ -186,7 +186,8 @@ def test_what_breaks_after_steps_that_were_too_large_is_told_with_them(
 ) -> None:
     """The norm of the weights tells the two apart: the same fault, with and without weights that were carried away."""
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    first = nn.Linear(8, 16)
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
     make, words = LARGE[rate]
     optimizer, x, y = make(net), torch.randn(32, 8), torch.randint(3, (32,))
     with unvanish.watch(net, optimizer, every=5, to=tmp_path / "r.unvanish") as watched:
@@ -194,7 +195,7 @@ def test_what_breaks_after_steps_that_were_too_large_is_told_with_them(
             optimizer.zero_grad()
             if how == "shut" and step == 3:
                 with torch.no_grad():
-                    net[0].bias.fill_(-1e30 if words else -1e3)
+                    first.bias.fill_(-1e30 if words else -1e3)
             out = net(x)
             loss = F.cross_entropy(out, y) / (how == "shut" or step != 7)
             loss.backward()
