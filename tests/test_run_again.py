@@ -127,3 +127,22 @@ def test_the_loss_of_one_model_that_jumps_is_still_a_jump(tmp_path: Path, capsys
         print("done")
     """
     assert "UV805" in run(tmp_path, capsys, calls, "--every", "1")
+
+
+def test_a_model_that_is_dropped_does_not_hide_what_breaks_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss stays finite, and the step is none that is sampled: only the look at one gradient shows it."""
+    err = run(tmp_path, capsys, """
+        net, x = nn.Linear(4, 2), torch.randn(6, 4)
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        for step in range(20):
+            if step == 12:
+                train(0, 8, steps=1)
+            optimizer.zero_grad()
+            out = net(x)
+            (out.square() if step != 16 else (out * 0.0).square().sqrt()).mean().backward()
+            optimizer.step()
+        print("done")
+    """)  # fmt: skip
+    assert "UV501 at step 17: the loss made a number that is not finite" in err and "sqrt" in err

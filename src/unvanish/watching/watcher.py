@@ -114,7 +114,7 @@ class Watcher:
 
     def _emptied(self, places: list[int]) -> None:
         """A model is gone: let go of what is its own. This may come in the middle of anything."""
-        self.first = None
+        self.first = self._smallest()
         self.now.seen.known = {}
         for at in places:
             self.signals.hooks.pop(at, None)
@@ -128,9 +128,13 @@ class Watcher:
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             self.columns.append(Column(place.name, place.kind, _count(place), not place.trainable))
-        candidates = [p for place in self.table for p in place.trainable if not is_lazy(p)]
         self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
-        self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
+        self.first = self._smallest()
+
+    def _smallest(self) -> Tensor | None:
+        """The smaller of the first two parameters."""
+        candidates = [p for place in list(self.table) for p in place.trainable if not is_lazy(p)]
+        return min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def _fails(self) -> None:
         LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
