@@ -242,7 +242,7 @@ def table(found: Sequence[Row]) -> list[str]:
 
 
 def paired(found: Sequence[Row], budget: float, other: str = "random raced") -> str:
-    """The difference in repair rate to another strategy on the same programs and seeds, with its 95 % interval."""
+    """The difference in repair rate to another strategy on the same programs and seeds, with its 95% interval."""
     index = {(r.case, r.seed, r.strategy): r.repaired for r in found if r.broken and r.budget == budget}
     keys = [(c, s) for c, s, strategy in index if strategy == "diagnosis" and (c, s, other) in index]
     if len(keys) < 2:
@@ -250,7 +250,7 @@ def paired(found: Sequence[Row], budget: float, other: str = "random raced") -> 
     gains = [int(index[c, s, "diagnosis"]) - int(index[c, s, other]) for c, s in keys]
     half = 1.96 * statistics.stdev(gains) / math.sqrt(len(gains))
     mean = statistics.mean(gains)
-    interval = f"95 % {mean - half:+.3f} … {mean + half:+.3f}, n = {len(gains)}"
+    interval = f"95% {mean - half:+.3f} … {mean + half:+.3f}, n = {len(gains)}"
     return f"{budget:g}T: diagnosis − {other} = {mean:+.3f} ({interval})"
 
 

@@ -86,7 +86,7 @@ def batchnorm() -> Iterator[Row]:
         # the first layer's step is another one, for its inputs are no ReLU's; it is in both
         off = statistics.fmean(row["log10_signal_ratio"] - row["predicted_log10_signal_ratio"] for row in some)
         gain = expected * 10 ** (off / (some[0]["depth"] - 1))
-        word = "agrees within 1 %" if abs(gain / expected - 1) < 0.01 else f"{100 * (gain / expected - 1):+.0f} %"
+        word = "agrees within 1%" if abs(gain / expected - 1) < 0.01 else f"{100 * (gain / expected - 1):+.0f}%"
         yield "batch norm and ReLU, gain a layer", f"batch {batch}", f"{expected:.4f}", f"{gain:.4f}", word
 
 

@@ -93,7 +93,7 @@ def at_start(name: str, shape: Shape, phi: Callable[[], nn.Module], points: int,
         "bare": seconds(lambda: bare(shape.depth, shape.width, shape.batch, phi), 30),
         "same numbers": seconds(lambda: same_numbers(shape.depth, shape.width, shape.batch, phi), 30),
     }
-    note = f"{points:,} points × {seeds:,} seeds, {shape.batch} sample{'s' * (shape.batch > 1)}"
+    note = f"{points:,} point{'s' * (points > 1)} × {seeds:,} seeds, {shape.batch} sample{'s' * (shape.batch > 1)}"
     return row(name, note, stack / (points * seeds), loops)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/verdicts.py --save benchmarks/results/verdicts.json --page docs/benchmarks/verdicts.md
 
-Every program is trained by its own loop and looked at before its first step, after 10 % of the planned steps and at
+Every program is trained by its own loop and looked at before its first step, after 10% of the planned steps and at
 its end. The programs, what their faults do and which codes name them lie in the shared zoo, beside this checkout.
 Whether a run was harmed is told by its own end, since rounding alone sends some of these trainings elsewhere.
 """
@@ -36,7 +36,7 @@ from unvanish.records import to_builtins
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 TUNING_SEEDS = (*range(8), 10, 11, 12, *range(20, 32))
 EVALUATION_SEEDS = (32, 33, 34)
-LOOKS = ("step 0", "10 %", "end")
+LOOKS = ("step 0", "10%", "end")
 SAMPLES = 512  # a look sees up to so many training samples
 HARM = 0.05  # a run is harmed if it ends this far below the repaired program's mean score, or is not finite
 SEED_DEPENDENT = ("at_circle_46edb7df", "at_mnist_relu20")  # only some seeds are harmed, so these count by themselves
@@ -208,7 +208,7 @@ def train(folder: str, id: str, variant: str, seed: int, looking: bool = True) -
 
     make, setup.opt = setup.opt, optimizer
     start = time.perf_counter()
-    facts = cases.train(setup, seed, cb=lambda _, step, __: look("10 %") if step == tenth else None)
+    facts = cases.train(setup, seed, cb=lambda _, step, __: look("10%") if step == tenth else None)
     look("end")
     finite = facts["nan_at"] is None and facts["loss1"] == facts["loss1"]
     run = Run(id, variant, seed, facts["train"], finite, tuple(looks), time.perf_counter() - start)
@@ -314,7 +314,7 @@ def _faults(runs: list[Run], folder: Path) -> list[str]:
         score = f"{run.score:.2f} ({repaired[run.id]:.2f})"
         cells = [run.id, str(run.seed), score, _credit(run, accepted, repaired), *(told.get(w, "–") for w in LOOKS)]
         rows.append(" | ".join(cells))
-    return _table("program | seed | end score (repaired) | credit | step 0 | 10 % | end", rows)
+    return _table("program | seed | end score (repaired) | credit | step 0 | 10% | end", rows)
 
 
 def _false_alarms(runs: list[Run]) -> list[str]:

@@ -159,14 +159,10 @@ def _experiment(each: lab.Experiment) -> Iterable[str]:
     yield f"**{each.title}{'' if each.title.endswith('?') else '.'}** {each.question}"
     yield prose(each.doc)
     if each.presets:
-        yield (
-            "Presets: "
-            + "; ".join(f"`--preset {preset.name}` {preset.title}{_cited(preset.source)}" for preset in each.presets)
-            + "."
-        )
+        lines = (f"- `--preset {preset.name}`: {preset.title}{_cited(preset.source)}" for preset in each.presets)
+        yield "\n".join(("Presets:", "", *lines))
     rows = [
-        (f"`--{parameter.name.replace('_', '-')}`", parameter.help,
-         f"{parameter.allowed}{f', in {parameter.unit}' if parameter.unit else ''}",
+        (f"`--{parameter.name.replace('_', '-')}`", parameter.help, parameter.allowed,
          f"`{_default(parameter)}`" if _default(parameter) else "–")
         for parameter in each.settings
     ]  # fmt: skip
@@ -279,7 +275,7 @@ def costs(title: str = "What it costs", path: Path = COSTS) -> str:
     efforts = ("quick", "auto", "full")
     rows = [
         (
-            name, f"{found['step_ms']:.1f} ms", *(f"{found[f'{e}_in_steps']:.1f}" for e in efforts),
+            name, measured.time(found["step_ms"]), *(f"{found[f'{e}_in_steps']:.1f}" for e in efforts),
             f"{found['auto_in_step_peaks']:.1f}",
         )
         for name, found in data["networks"].items()
@@ -347,6 +343,7 @@ def pages() -> dict[Path, str]:
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
         docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
         docs / "watching.md": {"costs": lambda _: watching_costs.costs()},
+        docs / "sweeps.md": {"costs": lambda _: "\n\n".join(measured.sweeps(measured.read("sweep_speed")))},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
     found = {

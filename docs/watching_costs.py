@@ -28,7 +28,8 @@ def steps(data: dict[str, Any]) -> Iterable[str]:
     networks = data["networks"]
     yield (
         "Time of a training step, as a multiple of the same step without: the mean over all steps, and in brackets the"
-        " median, which hides a step that is dear now and then. On the same networks; an empty cell was not measured:"
+        " median, which hides a step that is dear now and then. The *naive loop* is `p.grad.norm().item()`"
+        " of each parameter:"
     )
     ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
     yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
@@ -54,7 +55,7 @@ def _memory(rows: list[tuple[str, dict[str, float]]]) -> str:
     said: list[str] = []
     for name, found in rows:
         more = found["watched_mib"] - found["plain_mib"]
-        said.append(f"{more:.2f} MiB more than {found['plain_mib']:.0f}, {more / found['plain_mib']:.1%} ({name})")
+        said.append(f"{more:.2f} MiB more than {found['plain_mib']:.0f} ({name})")
     most = max(found["beside_tensors_mib"] for _, found in rows)
     return (
         f"Peak memory of all tensors of a training at every=1, by torch's own account: {'; '.join(said)}. What Python"
@@ -65,7 +66,7 @@ def _memory(rows: list[tuple[str, dict[str, float]]]) -> str:
 def _cell(row: dict[str, Any]) -> str:
     if "error" in row:
         return "fails"
-    return f"{row['mean']:.2f} ({row['median']:.2f})" if row else ""
+    return f"{row['mean']:.2f} ({row['median']:.2f})" if row else "not measured"
 
 
 def _file(data: dict[str, Any]) -> Iterable[str]:

@@ -4,8 +4,8 @@
 # Expected: "ExactMarginalLogLikelihood" of an ExactGP gives the same loss and the same gradient whenever it is evaluated
 # at the same parameters on the same points: a difference means that training has moved something.
 # Found (gpytorch 1.15.2, torch 2.13.0, CPU): with 800 points two evaluations agree to the last bit. From 801 points on the
-# log determinant is estimated with ten random vectors and the solves stop early: losses scatter by 0.2 % and
-# gradients by 2 % from call to call, with the state of torch's generator. Two runs of one seed, one of which drew a random number
+# log determinant is estimated with ten random vectors and the solves stop early: losses scatter by 0.2% and
+# gradients by 2% from call to call, with the state of torch's generator. Two runs of one seed, one of which drew a random number
 # more, part ways at the first step, and a limit on "no progress" below that spread never sees any. With
 # gpytorch.settings.fast_computations(log_prob=False), or a larger max_cholesky_size, the calls agree again.
 #

@@ -20,7 +20,7 @@ def verdicts() -> Any:
 
 @pytest.fixture
 def run(verdicts: Any) -> Any:
-    """``run("a", "fault", 0.5, ["UV101"], [], [])``: the errors found at step 0, at 10 % and at the end."""
+    """``run("a", "fault", 0.5, ["UV101"], [], [])``: the errors found at step 0, at 10% and at the end."""
 
     def make(id: str, variant: str, score: float, *errors: list[str], seed: int = 0, **more: Any) -> Any:
         looks = tuple(
@@ -114,7 +114,7 @@ def test_the_two_misleading_answers_are_found(verdicts: Any, run: Any) -> None:
         run("b", "fault", 0.5, [], [], [], vanished=True),
     ]
     wrong = verdicts.worst_errors(runs, {"a": 0.9, "b": 0.9})
-    places = ["seed 0, step 0", "seed 0, 10 %", "seed 0, end"]
+    places = ["seed 0, step 0", "seed 0, 10%", "seed 0, end"]
     assert wrong["healthy_called_vanished"] == [f"a, {place}" for place in places]
     assert wrong["stuck_called_converged"] == [f"b, {place}" for place in places]
 
@@ -254,5 +254,5 @@ def test_critical_weights_of_a_sigmoid_have_variance_103(rescue: Any) -> None:
     model = deep.network(64, 50, "critical")
     hidden = [layer for layer in model if isinstance(layer, torch.nn.Linear)][1:-1]
     variance = torch.cat([layer.weight.flatten() for layer in hidden]).var().item() * deep.WIDTH
-    assert variance == pytest.approx(103.0, rel=0.05)  # 49 · 1,024 numbers: a standard error of 0.6 %
+    assert variance == pytest.approx(103.0, rel=0.05)  # 49 · 1,024 numbers: a standard error of 0.6%
     assert all(not layer.bias.any() for layer in hidden)

@@ -80,7 +80,7 @@ def test_the_output_of_the_example_is_what_it_prints():
 
 
 def differences(shown: str, fresh: str) -> list[tuple[str, str]]:
-    """The lines that differ by more than bars, blanks, 2 % of a number, or one in its last printed digit."""
+    """The lines that differ by more than bars, blanks, 2% of a number, or one in its last printed digit."""
     lines = [_bare(text).splitlines() for text in (shown, fresh)]
     if len(lines[0]) != len(lines[1]):
         return [("\n".join(lines[0]), "\n".join(lines[1]))]

@@ -86,11 +86,11 @@ def test_the_word_and_the_reasons_in_the_answer() -> None:
     fixes = repaired()
     assert fixes.learned is not None and fixes.learned > learned.HALF
     assert headline(fixes)[0] == "Repaired" and not list(advice(fixes))
-    assert any(f"{round(100 * fixes.learned)} % of the way" in line for line in evidence(fixes))
+    assert any(f"{round(100 * fixes.learned)}% of the way" in line for line in evidence(fixes))
     half = replace(fixes, verdict="improved", learned=0.3, learned_in_training=0.31, still_falling=True)
     assert headline(half)[0] == "Better, but not repaired"
     facts = list(evidence(half))
-    assert any("30 % of the way from the best constant answer to the lowest loss on the data" in each for each in facts)
+    assert any("30% of the way from the best constant answer to the lowest loss on the data" in each for each in facts)
     assert any("still falling" in line for line in facts)
     (said,) = advice(half)
     assert "less than half" in said and f"--budget {2 * fixes.budget}" in said

@@ -115,7 +115,7 @@ def race(loss: LossFacts | None, end: Measure, *, budget: int = 200) -> Any:
     ("constant", "last", "fall", "failure", "well"),
     [
         (1.0, 0.2, 0.8, "", True),
-        (1.0, 0.96, 0.04, "", True),  # 4 % of the reduction of 1
+        (1.0, 0.96, 0.04, "", True),  # 4% of the reduction of 1
         (1.0, 0.98, 0.5, "", False),  # back at the constant answer, whatever it fell from
         (1.0, 0.2, 0.8, "the loss was nan at step 90", False),
         (None, 0.2, 0.8, "", True),

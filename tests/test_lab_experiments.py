@@ -276,7 +276,7 @@ def test_late_layers_can_be_the_stuck_ones() -> None:
     assert "10^5.720 times faster" in outcome.sentence and "late layers are the stuck ones" in outcome.sentence
     vanishing = lab.run("unstable", part="reversed", weight=1)
     assert "early layers are the stuck ones" in vanishing.sentence and vanishing.ok
-    assert "by less than 1 %; the last layer alone" in vanishing.sentence
+    assert "by less than 1%; the last layer alone" in vanishing.sentence
     assert "as fast as the last" in lab.run("unstable", part="reversed", weight=4).sentence
 
 

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import made_reports
@@ -20,6 +21,17 @@ from unvanish.trials import Fixes
 from unvanish.words.numbers import amount, decade, exact, exactly, number, percent, raise_powers, score, times
 
 INF = math.inf
+ROOT = Path(__file__).resolve().parents[1]
+PRINTED = [
+    ROOT / "README.md",
+    *(
+        path
+        for part in ("src/unvanish", "docs", "examples", "benchmarks")
+        for path in sorted((ROOT / part).rglob("*"))
+        if path.suffix in (".py", ".js", ".md", ".json", ".toml")
+    ),
+]
+"""What is printed, and what prints."""
 
 
 @pytest.mark.parametrize(
@@ -151,3 +163,9 @@ def strings(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for each in value for text in strings(each)]
     return [value] if isinstance(value, str) else []
+
+
+def test_a_percentage_is_written_without_a_space() -> None:
+    spaced = re.compile(r"[0-9}] %(?=[\s.,;:)·…]|$)", re.MULTILINE)
+    assert spaced.search("76 % of it") and not spaced.search(f"{percent(0.76)} of it") and len(PRINTED) > 300
+    assert not {path.name for path in PRINTED if spaced.search(path.read_text(encoding="utf-8"))}

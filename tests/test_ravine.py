@@ -27,7 +27,7 @@ def test_along_its_floor_it_is_slow(scale: float, start: tuple[float, float]) ->
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_where_one_step_wins_nearly_all_it_is_not(scale: float) -> None:
-    """From (1, 1) the first step takes w2 to 0, and with it 99.9 % of the loss."""
+    """From (1, 1) the first step takes w2 to 0, and with it 99.9% of the loss."""
     report = diagnose(ravine(1.0, 1.0, scale))
     assert report.healthy and {layer.verdict for layer in report.layers} == {"healthy"}
 
@@ -35,7 +35,7 @@ def test_where_one_step_wins_nearly_all_it_is_not(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 @pytest.mark.parametrize("start", [(1.0, 3e-4), (1.0, 3e-3), (-10.0, 0.1)])
 def test_off_its_floor_it_is_slow_once_the_way_across_is_done(scale: float, start: tuple[float, float]) -> None:
-    """The first step takes w2 to 0; of what is left then, w1 loses 0.2 % a step."""
+    """The first step takes w2 to 0; of what is left then, w1 loses 0.2% a step."""
     report = diagnose(ravine(*start, scale))
     along, across = 1e-3 * start[0] ** 2, start[1] ** 2
     left = along * 0.999**12 / (along + across)

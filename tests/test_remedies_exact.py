@@ -376,7 +376,7 @@ def test_each_gradient_is_cut_to_a_share_of_its_own_tensor() -> None:
     weight, bias = draft.model.parameters()
     weight.grad, bias.grad = torch.tensor([[30.0, 40.0]]), torch.tensor([1e-6])
     draft.recipe.clip_gradients([weight, bias])
-    assert float(weight.grad.norm()) == pytest.approx(0.02 * 5.0, rel=1e-4)  # times the rate: 1 % of the weight
+    assert float(weight.grad.norm()) == pytest.approx(0.02 * 5.0, rel=1e-4)  # times the rate: 1% of the weight
     assert float(bias.grad) == pytest.approx(1e-6)
     bias.grad = torch.tensor([1.0])
     draft.recipe.clip_gradients([weight, bias])

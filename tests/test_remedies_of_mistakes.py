@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_trials_parts import race_of
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import unvanish
 from unvanish.preserve import seeded
@@ -88,6 +89,44 @@ def test_embeddings_that_are_kept() -> None:
         get("small-embeddings").apply(draft(model, words, torch.zeros(8, 5, 16), pretrained=True))
     with pytest.raises(Refused, match="no embedding"):
         get("small-embeddings").apply(draft(nn.Linear(3, 1), torch.randn(4, 3), torch.zeros(4, 1)))
+
+
+PARAMETRISED = {"weight norm": parametrizations.weight_norm, "spectral norm": parametrizations.spectral_norm}
+"""With these a weight is computed from other tensors, and nn.init changes nothing: findings/init_after_norm.sh."""
+
+
+@pytest.mark.parametrize("kind", PARAMETRISED)
+def test_embeddings_that_are_computed_are_kept(kind: str) -> None:
+    words, computed = torch.randint(0, 20, (8, 5)), PARAMETRISED[kind](nn.Embedding(20, 16))
+    with pytest.raises(Refused, match="computed from other weights"):
+        get("small-embeddings").apply(draft(nn.Sequential(computed), words, torch.zeros(8, 5, 16)))
+    both = nn.ModuleDict({"large": nn.Embedding(20, 16), "computed": computed})
+    with torch.no_grad():
+        both["large"].get_parameter("weight").mul_(5.0)
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = both
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.both["large"](words) + self.both["computed"](words)
+
+    change = get("small-embeddings").apply(draft(Sum(), words, torch.zeros(8, 5, 16)))
+    assert change.sentence.endswith(" in both.large")
+
+
+@pytest.mark.parametrize("slug", ["he-init", "xavier-init", "orthogonal-init", "lsuv-init", "centred-init"])
+@pytest.mark.parametrize("kind", PARAMETRISED)
+def test_an_initialisation_leaves_computed_weights_alone_and_says_so(kind: str, slug: str) -> None:
+    with seeded(0):
+        layers = [nn.Linear(8, 8), nn.Sigmoid(), PARAMETRISED[kind](nn.Linear(8, 8)), nn.Sigmoid(), nn.Linear(8, 1)]
+        of = draft(nn.Sequential(*layers), torch.randn(16, 8), torch.zeros(16, 1))
+    before = {name: value.detach().clone() for name, value in of.model.named_parameters()}
+    change = get(slug).apply(of)
+    moved = {name for name, value in of.model.named_parameters() if not torch.equal(value, before[name])}
+    assert "1 reparametrised left alone" in change.sentence
+    assert {"0.weight", "4.weight"} <= moved and not {name for name in moved if name.startswith("2.")}
 
 
 def half_frozen(*layers: nn.Module) -> nn.Sequential:

@@ -11,7 +11,7 @@ from unvanish import rules
 from unvanish.decide import decide
 from unvanish.records import CallFlow, Finding, Flow, LayerFlow, LossFacts, Setting, ZeroFacts
 from unvanish.rules.blame import cause, route
-from unvanish.rules.wording import factor, listing, sources
+from unvanish.rules.wording import factor, listing, sources, subject
 
 SETTING = Setting(
     model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0
@@ -380,8 +380,10 @@ SECTIONS = ("Example", "Why", "Evidence", "What helps", "Source")
 
 @pytest.mark.parametrize("rule", rules.rules(), ids=lambda rule: rule.code)
 def test_a_rules_docstring_has_every_section(rule: rules.Rule) -> None:
-    paragraphs = [paragraph.strip() for paragraph in rule.doc.split("\n\n")]
-    assert [paragraph.partition(":")[0] for paragraph in paragraphs[1:]] == list(SECTIONS)
+    labels = [paragraph.strip().partition(":")[0] for paragraph in rule.doc.split("\n\n")][1:]
+    assert [label for label in labels if label in SECTIONS] == list(SECTIONS)
+    evidence = labels[labels.index("Evidence") : labels.index("What helps")]
+    assert len(labels) == len(SECTIONS) + len(evidence) - 1, "only the evidence may take several paragraphs"
 
 
 def test_each_code_of_the_first_rules_is_registered() -> None:
@@ -412,3 +414,15 @@ def test_lists_are_short_and_without_repetition() -> None:
         " Called at net.py:3, net.py:5 … net.py:9."
     )
     assert sources([layer("fc1", source="")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("those", "text"),
+    [
+        ("0", "layer 0 waits"), ("02", "layers 0, 2 wait"), ("0123", "layers 0 … 3 (4 layers) wait"), ("h", "h waits"),
+        ("0h", "layers 0, h wait"), ("h3", "layers 3, h wait"),
+    ],
+)  # fmt: skip
+def test_layers_with_bare_numbers_are_said_to_be_layers(those: str, text: str) -> None:
+    layers = {name: layer(name) for name in "0123h"}
+    assert subject(flow(*layers.values()), [layers[name] for name in those], "waits", "wait") == text

@@ -70,7 +70,7 @@ def test_forward_growth_names_the_layers_and_the_factor() -> None:
         ("tanh", {"saturated_fraction": 0.5, "bounded": True}, []),
         ("relu", {"saturated_fraction": 0.9}, []),
         ("hardtanh", {"saturated_fraction": 0.6, "bounded": True}, []),  # ReLU6 is flat for half of its inputs
-        ("hardsigmoid", {"saturated_fraction": 0.6, "bounded": True}, []),  # the other 40 % pass at full slope
+        ("hardsigmoid", {"saturated_fraction": 0.6, "bounded": True}, []),  # the other 40% pass at full slope
     ],
 )
 def test_units_that_are_flat(name: str, activation: dict[str, Any], expected: list[tuple[str, str]]) -> None:

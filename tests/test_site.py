@@ -91,6 +91,13 @@ def test_what_is_loaded_is_there(site: Path) -> None:
                 assert (page.parent / unquote(urlsplit(address).path)).is_file(), f"{page.name}: {address}"
 
 
+def test_every_narrow_drawing_is_on_a_page_beside_the_wide_one(site: Path) -> None:
+    narrow = {path.name for path in (ROOT / "docs" / "pictures").glob("*-narrow-*.svg")}
+    shown = [{Path(address).name for address in read(page).loads} for page in pages(site)]
+    assert narrow and narrow <= set().union(*shown)
+    assert all(each.replace("-narrow", "") in on_page for on_page in shown for each in on_page & narrow)
+
+
 def test_every_link_within_the_site_leads_to_a_place(site: Path) -> None:
     for page in pages(site):
         for address in read(page).links:
@@ -138,6 +145,15 @@ def test_pages_fit_their_window_and_ask_nobody(site: Path, width: int, scheme: s
         for name in ("index", "quick-start", "theory", "codes/UV101", "remedies/batchnorm", "performance", "api"):
             page.goto((site / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.goto((site / "index.html").as_uri())
+        shown = "[...document.querySelectorAll('.picture img')].filter(each => each.offsetWidth)"
+        size = "-narrow" if width < 600 else ""
+        assert page.evaluate(f"{shown}.map(each => each.getAttribute('src'))") == [
+            f"_images/two-runs{size}-{scheme}.svg"
+        ]
+        assert page.evaluate(f"{shown}.every(each => each.offsetWidth >= each.naturalWidth)"), (
+            "its texts are as large as drawn"
+        )
 
 
 def test_the_search_works_without_a_server_or_a_network(site: Path) -> None:

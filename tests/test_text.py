@@ -238,6 +238,19 @@ def test_steps_back_stand_with_their_factors():
     assert row[-2:] == ["vanished", "net.py:12"]
 
 
+@pytest.mark.parametrize("size", [80, 120])
+def test_an_empty_factor_is_explained_where_a_layer_has_one(size):
+    made = MADE["vanishing-20"]
+    explained = "weights × slopes (empty: ×1, or no layer before)"
+    # the first layer has no step back, which needs no word: nothing lies before it
+    assert "weights × slopes" in render(made, size) and explained not in render(made, size)
+    linear = made.layers[1].replace(log10_gain=made_reports.WEIGHTS, log10_slope_gain=0.0)  # no activation behind fc2
+    text = render(made.replace(layers=(made.layers[0], linear, *made.layers[2:])), size)
+    assert explained in " ".join(text.split())
+    row = next(words for line in text.splitlines() if (words := line.split())[:1] == ["fc2"])
+    assert [each for each in row if each.startswith("×")] == ["×0.44", "×0.44"]
+
+
 def test_a_thousand_layers_fold_into_a_page():
     text = render(MADE["vanishing-1000"], 80)
     assert "10^-958" in text

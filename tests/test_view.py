@@ -512,7 +512,7 @@ def test_the_saved_page_has_the_chosen_map_first_and_those_of_all_other_quantiti
 
 
 def test_a_map_of_shares_is_drawn_in_shares(client: TestClient, folder: Path) -> None:
-    """Shares of 0, 50 and 100 % get the first, the third and the last of five colours, and stand in the table."""
+    """Shares of 0, 50 and 100% get the first, the third and the last of five colours, and stand in the table."""
 
     def shut(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
         for at, share in enumerate((0.0, 0.5, 1.0)):

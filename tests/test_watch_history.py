@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import unvanish
+from unvanish.report.sentences import said
 from unvanish.rules import known
 from unvanish.rules.events import EVENTS
-from unvanish.watching.history import HELD, WARM_UP, History
+from unvanish.watching.history import HELD, WARM_UP, History, _finding
 from unvanish.watching.sample import FIELDS, NOTHING, Column, Sample
 
 COLUMNS = [Column(f"layer{at}", "Linear", 10) for at in range(5)]
@@ -208,3 +209,14 @@ def test_what_breaks_after_steps_that_were_too_large_is_told_with_them(
     deciding = next(each for each in report.findings if each.level == "error")
     assert deciding.message.count("The norm of the weights has grown") == bool(grown)
     assert grown in deciding.message and ("lr-0.1" in deciding.remedies) == bool(words)
+
+
+@pytest.mark.parametrize("code", [code for code in EVENTS if code != "UV808"])
+def test_a_departure_names_its_layer_and_both_of_its_numbers(code: str) -> None:
+    made = _finding(code, "3", -0.3, -1.7, 1780)
+    assert made.message.startswith(f"since step 1,780: {EVENTS[code].title} in layer 3 (")
+    now, before = made.evidence
+    assert (now.value, before.value) == (-0.3, -1.7) and before.name.startswith(f"{now.name}, ")
+    # a logarithm is shown as the number it stands for, as in the message
+    shown = [said(each).value for each in made.evidence]
+    assert shown == (["0.50", "0.020"] if now.name.startswith("log10") else ["-0.3", "-1.7"])

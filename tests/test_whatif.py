@@ -23,7 +23,7 @@ DEPTH, WIDTH, SEEDS = 20, 256, range(2)
 TORCH = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "gelu": nn.functional.gelu,
          CENTRED: lambda x: 2 * torch.tanh(x / 2)}  # fmt: skip
 ABSOLUTE = 0.1
-"""Of log10 over 19 steps, the mean over two networks of width 256: 1.2 % a step."""
+"""Of log10 over 19 steps, the mean over two networks of width 256: 1.2% a step."""
 settled = partial(lab.get("whatif").settle)
 
 

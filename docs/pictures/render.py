@@ -2,7 +2,8 @@
 and a Chromium on the path also the pages. ``python docs/pictures/render.py NAME`` draws only that picture's example.
 
 What they show is measured when they are drawn: a network of the zoo with effort "full", and experiments of the lab.
-A picture whose file has a function ``example(width)`` shows what that returns.
+A picture whose file has a function ``example(width)`` shows what that returns. NAME-narrow-THEME.svg is the same for a
+narrow page, where a wide picture has to be scrolled; the site chooses.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import unvanish
 from unvanish import lab, zoo
 from unvanish.charts import WIDTH, Chart, draw, find, heat, pictures, speeds
 from unvanish.report import Report
+from unvanish.report.html_pictures import WIDTHS
 
 HERE = Path(__file__).resolve().parent
 THEMES = ("light", "dark")
 PAGE_WIDTH, PAGE_HEIGHT = 1200, 900
+NARROW = WIDTHS["narrow"]
 
 
 def main(names: list[str]) -> None:
@@ -38,7 +41,7 @@ def main(names: list[str]) -> None:
         return
     vanished = unvanish.diagnose(zoo.get("sigmoid-20").build(0), effort="full")
     for name in ("staircase", "plane", "factors"):
-        save(name, vanished.chart(name))
+        save(name, vanished.chart(name), vanished.chart(name, width=NARROW))
     from_the_lab()
     two_runs()
     save("map", unvanish.sweep(HERE.parents[1] / "examples" / "phase_tanh_signal.toml").chart())
@@ -55,41 +58,59 @@ def by_example(name: str) -> None:
     made = find(name)
     if made.example is None:
         raise SystemExit(f"the picture {name!r} has no example to draw: give its file a function example(width)")
-    save(name, draw(name, made.example(WIDTH), title=made.question))
+    save(name, *(draw(name, made.example(width), title=made.question) for width in (WIDTH, NARROW)))
 
 
 def from_the_lab() -> None:
     """The pictures of experiments, two of them of one training."""
-    save("activations", lab.run("activations", names="sigmoid,tanh,relu").chart())
-    save("paths", lab.run("ravine").chart())
-    save("phase", lab.run("phase").chart())
-    save("remedies", lab.run("remedies", quick=True).chart())
+    save_outcome("activations", lab.run("activations", names="sigmoid,tanh,relu"))
+    save_outcome("paths", lab.run("ravine"))
+    save_outcome("phase", lab.run("phase"))
+    save_outcome("remedies", lab.run("remedies", quick=True))
     trained = lab.run("speeds", hidden="6", quick=True)
-    save("speeds", trained.chart())
-    save("heat", changes(trained.pictures[0]))
+    save_outcome("speeds", trained)
+    save("heat", *(changes(trained.pictures[0], width) for width in (WIDTH, NARROW)))
+
+
+def save_outcome(name: str, outcome: lab.Outcome) -> None:
+    """The first picture of an experiment, and its narrow form where it has one."""
+    drawing = outcome.pictures[0]
+    tables = drawing.narrow_tables
+    save(name, outcome.chart(), draw(drawing.name, tables, title=drawing.title) if tables else None)
 
 
 def two_runs() -> None:
     """The gradient of the first layer in the two trainings of the example, one of which has nothing left to learn."""
     example = runpy.run_path(str(HERE.parents[1] / "examples" / "two_runs.py"))
     norms = [example["train"](example["network"](kind)) for kind in (nn.Sigmoid, nn.ReLU)]
-    names = ["sigmoids: vanished", "ReLUs: converged"]
-    tables = speeds.tables(range(example["STEPS"]), names, norms, quantity="norm of the first layer's gradient")
-    save("two-runs", draw("speeds", tables, title="Two trainings, one small gradient: what does it mean?"))
+    quantity, title = "norm of the first layer's gradient", "Two trainings, one small gradient: what does it mean?"
+    charts = [
+        draw(
+            "speeds", speeds.tables(range(example["STEPS"]), names, norms, quantity=quantity, width=width), title=title
+        )
+        for width, names in (
+            (WIDTH, ["sigmoids: vanished", "ReLUs: converged"]),
+            (NARROW, ["vanished", "converged"]),
+        )
+    ]
+    save("two-runs", *charts)
 
 
-def changes(drawing: lab.Drawing) -> Chart:
+def changes(drawing: lab.Drawing, width: float) -> Chart:
     """By what factor each layer's error signal has changed since the first step."""
     names = [key for key in drawing.data[0] if key != "step"]
     ratios = [[row[name] - drawing.data[0][name] for row in drawing.data] for name in names]
     layers = [name.removeprefix("log10 ") for name in names]
-    tables = heat.tables([row["step"] for row in drawing.data], layers, ratios, quantity="error signal, step 0 = ×1")
+    steps, quantity = [row["step"] for row in drawing.data], "error signal, step 0 = ×1"
+    tables = heat.tables(steps, layers, ratios, quantity=quantity, width=width)
     return draw("heat", tables, title="What becomes of each layer's error signal?")
 
 
-def save(name: str, chart: Chart) -> None:
+def save(name: str, chart: Chart, narrow: Chart | None = None) -> None:
     for theme in THEMES:
         chart.save(HERE / f"{name}-{theme}.svg", theme=theme)
+        if narrow is not None:
+            narrow.save(HERE / f"{name}-narrow-{theme}.svg", theme=theme)
 
 
 def photograph(report: Report, chromium: str) -> None:
@@ -134,7 +155,7 @@ def photograph_runs(chromium: str) -> None:
                 page.screenshot(path=HERE / f"view-{theme}.png")
         with served(f"{folder}/two/yesterday.unvanish") as address:
             for theme in THEMES:
-                page = opened(browser, address, theme, "ended after 1,500 steps, every 10")
+                page = opened(browser, address, theme, "ended after 2,500 steps, every 10")
                 page.screenshot(path=HERE / f"view-converged-{theme}.png")
                 page.select_option("#other", "today.unvanish")
                 page.wait_for_selector("body[data-compared] #gap canvas")

@@ -15,6 +15,7 @@ from pathlib import Path
 from website import codes, interface, navigation, remedy_pages
 
 ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "docs" / "pictures"
 ELSEWHERE = {
     "README.md": "index.md", "CONTRIBUTING.md": "contributing/index.md", "CHANGELOG.md": "changelog.md",
     "examples": "examples.md",
@@ -148,8 +149,18 @@ def _themed(light: str, dark: str, alt: str) -> str:
 
 
 def _image(path: str, alt: str, kind: str = "") -> str:
+    """A picture in a box of its own, in which a narrow page scrolls it sideways instead of making its texts tiny.
+
+    Where there is a narrow drawing beside it, a narrow page shows that one.
+    """
     said = " ".join(alt.split()).replace("&quot;", '"')
-    return "\n".join((f":::{{image}} {path}", f":alt: {said}", *([f":class: {kind}"] if kind else []), ":::"))
+    stem, _, theme = path.rpartition("-")
+    narrow = f"{stem}-narrow-{theme}"
+    both = {"wide": path, "narrow": narrow} if (PICTURES / posixpath.basename(narrow)).is_file() else {"": path}
+    boxes = ((" ".join(filter(None, ("picture", size, kind))), file) for size, file in both.items())
+    return "\n\n".join(
+        f"::::{{container}} {names}\n:::{{image}} {file}\n:alt: {said}\n:::\n::::" for names, file in boxes
+    )
 
 
 def _examples() -> str:

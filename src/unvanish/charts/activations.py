@@ -128,9 +128,9 @@ def _panels(curves: Sequence[Mapping[str, Any]], width: float, height: float | N
     across = (room - GAP * (columns - 1)) / columns
     tall = (height - TOP - BOTTOM) / lines - HEAD - FOOT if height else max(PANEL_HEIGHT, min(0.4 * across, 200.0))
     x_low, x_high = min(each["x"][0] for each in curves), max(each["x"][-1] for each in curves)
-    found = [v for each in curves for key in ("phi", "slope") for v in each[key] if math.isfinite(v)]
+    heights = [v for each in curves for key in ("phi", "slope") for v in each[key] if math.isfinite(v)]
     # an activation without bound would flatten all others: its curve leaves the panel
-    low, high = max(min([0.0, *found]), -1.25), min(max([1.0, *found]), 2.0)
+    low, high = max(min([0.0, *heights]), -1.25), min(max([1.0, *heights]), 2.0)
     free = 0.06 * (high - low)
     panels = [
         Panel(

@@ -156,12 +156,12 @@ def _bars(parts: Mapping[str, Numbers], scale: Levels) -> Iterator[Row]:
 
 def _folded(values: Numbers, together: int) -> list[tuple[float, float | None]]:
     """(place, median) of so many neighbouring layers at a time; None where none of them was measured."""
-    found: list[tuple[float, float | None]] = []
+    points: list[tuple[float, float | None]] = []
     for start in range(0, len(values), together):
         group = values[start : start + together]
         known = [value for value in group if value is not None and not math.isnan(value)]
-        found.append((start + (len(group) + 1) / 2, median_low(known) if known else None))
-    return found
+        points.append((start + (len(group) + 1) / 2, median_low(known) if known else None))
+    return points
 
 
 def _line(name: str, values: Sequence[tuple[float, float | None]], scale: Levels) -> Iterator[Row]:
@@ -210,13 +210,13 @@ def _said(
 
 def _ends(parts: Mapping[str, Numbers], width: float) -> list[tuple[str, str, float]]:
     """Per part its name, what stands at the right end, and its median."""
-    found: list[tuple[str, str, float]] = []
+    ends: list[tuple[str, str, float]] = []
     for name, values in parts.items():
         known = [each for each in values if each is not None and not math.isnan(each)]
         if known:
             middle = median(known)
-            found.append((name, f"{shorten(name, width * 0.2, bold=True)} {raise_powers(times(middle))}", middle))
-    return found or [(PRODUCT, "not measured", 0.0)]
+            ends.append((name, f"{shorten(name, width * 0.2, bold=True)} {raise_powers(times(middle))}", middle))
+    return ends or [(PRODUCT, "not measured", 0.0)]
 
 
 def _end_labels(ends: Sequence[tuple[str, str, float]], scale: Levels, frame: Frame) -> Iterator[Row]:

@@ -77,13 +77,15 @@ def tables(
     foot = _wrapped(unit, "" if base is None else FILLED, width - 12)
     bottom = BOTTOM + LINE * (len(foot) - 1)
     frame = _frame(order, [each for each in (chance, as_is) if each is not None], names, width, height, right, bottom)
-    found = [each for each in order if math.isfinite(each["score"])]
+    scored = [each for each in order if math.isfinite(each["score"])]
     looks = [_look(each, base) for each in order]
     ticks, tick_names = linear(frame.x_low, frame.x_high, frame.plot_width, 38)
     scores = _scores(order, [each for each in (chance, as_is) if each is not None], frame)
     return {
         "frame": [frame.row(ticks, tick_names, [], [])],
-        "slots": [{"x": frame.x_low, "x2": frame.x_high, "y": at} for at, each in enumerate(order, 1) if each in found],
+        "slots": [
+            {"x": frame.x_low, "x2": frame.x_high, "y": at} for at, each in enumerate(order, 1) if each in scored
+        ],
         "rules": [
             {"x": value, "color": token(color), "dash": dash}
             for value, color, dash in ((chance, "acc", [2, 3]), (as_is, "mut", [6, 3]))
@@ -92,12 +94,12 @@ def tables(
         "ranges": [
             {"x": each["low"], "x2": each["high"], "y": at, "color": token(look[1])}
             for at, (each, look) in enumerate(zip(order, looks, strict=True), 1)
-            if math.isfinite(each["low"]) and math.isfinite(each["high"]) and each in found
+            if math.isfinite(each["low"]) and math.isfinite(each["high"]) and each in scored
         ],
         "dots": [
             {"x": each["score"], "y": at, "shape": shape, "stroke": token(stroke), "fill": token(fill)}
             for at, (each, (shape, stroke, fill)) in enumerate(zip(order, looks, strict=True), 1)
-            if each in found
+            if each in scored
         ],
         "plates": plates(scores, frame),
         "labels": [

@@ -100,8 +100,8 @@ def tables(
     labels += [label for _, label in floors]
     labels += [*_gaps(log10_signal, frame), *_of_weights(weights, frame, grid)]
     # a floor whose name finds no room is not drawn either: a line that says nothing is a riddle
-    found = place(labels, marks, Box(0, 0, frame.plot_width + RIGHT, frame.plot_height))
-    texts = {each["text"] for each in found}
+    placed = place(labels, marks, Box(0, 0, frame.plot_width + RIGHT, frame.plot_height))
+    texts = {each["text"] for each in placed}
     corner = Spot(-LEFT + 6, -frame.top + 12)
     # where the weight gradients lie so near to the line that no place beside them is free, the corner names them
     title = f"{SIGNAL}; {WEIGHTS}" if weights and WEIGHTS not in texts else SIGNAL
@@ -113,7 +113,7 @@ def tables(
         "weight_ticks": weights if slot >= TICK_SLOT else [],
         "floors": [each for each, label in floors if label.text in texts],
         "verdicts": bars,
-        "labels": [row(title, corner, "mut"), *heads, *found, *axis.labels(frame)],
+        "labels": [row(title, corner, "mut"), *heads, *placed, *axis.labels(frame)],
     }
 
 
@@ -180,15 +180,15 @@ def _weights(values: Numbers, scale: Levels) -> list[Row]:
 def _covered(lines: Sequence[Row], level: Sequence[Row], frame: Frame) -> list[Box]:
     """What labels should keep off: every piece of a line and every level rule, with the width of the pen."""
     corners = [(each["line"], frame.x(each["x"]), frame.y(each["y"])) for each in lines]
-    found = [
+    boxes = [
         Box(min(x, x2) - 4, min(y, y2) - 4, max(x, x2) + 4, max(y, y2) + 4)
         for (one, x, y), (two, x2, y2) in pairwise(corners)
         if one == two
     ]
     for each in level:
         y = frame.y(each["y"])
-        found.append(Box(frame.x(each["x"]) - 2, y - 2, frame.x(each["x2"]) + 2, y + 2))
-    return found
+        boxes.append(Box(frame.x(each["x"]) - 2, y - 2, frame.x(each["x2"]) + 2, y + 2))
+    return boxes
 
 
 def _own(axis: LayerAxis, values: Numbers, scale: Levels, frame: Frame, line: str) -> Iterator[Label]:
@@ -240,7 +240,7 @@ def _of_others(compare: Sequence[tuple[str, Numbers]], scale: Levels, frame: Fra
 
 def _floors(frame: Frame, dtype: str, grid: Sequence[float]) -> list[tuple[Row, Label]]:
     """The smallest normal number of each type, where it lies in the range shown."""
-    found: list[tuple[Row, Label]] = []
+    floors: list[tuple[Row, Label]] = []
     for level in sorted(set(SMALLEST_NORMAL.values()), reverse=True):
         types = [name for name, smallest in SMALLEST_NORMAL.items() if smallest == level]
         if not frame.y_low < level < frame.y_high:
@@ -254,8 +254,8 @@ def _floors(frame: Frame, dtype: str, grid: Sequence[float]) -> list[tuple[Row, 
             for side in (8, -8)
             for x, align in ((right, "right"), (4, "left"), (right / 2, "center"))
         ]
-        found.append(({"y": level, "color": token(color)}, Label(text, _off(grid, spots), color)))
-    return found
+        floors.append(({"y": level, "color": token(color)}, Label(text, _off(grid, spots), color)))
+    return floors
 
 
 def _off(grid: Sequence[float], spots: Sequence[Spot]) -> tuple[Spot, ...]:

@@ -53,11 +53,11 @@ def symbol(verdict: str | None) -> dict[str, Any]:
 
 def runs(verdicts: Sequence[str]) -> list[tuple[str, int, int]]:
     """(verdict, first, last) of neighbouring layers that share one; layers are counted from 1."""
-    found: list[tuple[str, int, int]] = []
+    stretches: list[tuple[str, int, int]] = []
     for word, group in groupby(enumerate(verdicts, 1), key=lambda each: each[1]):
         places = [place for place, _ in group]
-        found.append((word, places[0], places[-1]))
-    return found
+        stretches.append((word, places[0], places[-1]))
+    return stretches
 
 
 def strip(verdicts: Sequence[str], frame: Frame) -> tuple[list[dict[str, Any]], list[Label]]:
@@ -65,13 +65,13 @@ def strip(verdicts: Sequence[str], frame: Frame) -> tuple[list[dict[str, Any]], 
 
     The widest run of every verdict comes first, so that each word is said at least once where there is room.
     """
-    found = runs(verdicts)
+    stretches = runs(verdicts)
     inset = min(0.12, 1.5 * (frame.x_high - frame.x_low) / frame.plot_width)
     bars = [
         {"x": first - 0.5 + inset, "x2": last + 0.5 - inset, "color": token(look(word).color)}
-        for word, first, last in found
+        for word, first, last in stretches
     ]
-    widest = sorted(found, key=lambda run: run[1] - run[2])
+    widest = sorted(stretches, key=lambda run: run[1] - run[2])
     leading = {word: (word, first, last) for word, first, last in reversed(widest)}
     order = sorted(leading.values(), key=widest.index) + [run for run in widest if run != leading[run[0]]]
     labels = [_word(run, frame, must=run == leading[run[0]]) for run in order]

@@ -67,11 +67,11 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    found: dict[str, argparse.ArgumentParser] = {}
+    commands: dict[str, argparse.ArgumentParser] = {}
     for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
         if isinstance(action.choices, dict):
-            found.update(action.choices)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    return found
+            commands.update(action.choices)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return commands
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -66,14 +66,14 @@ def add(commands: Any, words: Sequence[str]) -> None:
 
 def joined(words: Sequence[str]) -> list[str]:
     """The words with ``--name -1,2`` written ``--name=-1,2``: a value that begins with a minus is no option."""
-    found: list[str] = []
+    pieces: list[str] = []
     for word in words:
         minus = re.match(r"-[\d.,]|-inf|-nan", word)
-        if minus and found and found[-1].startswith("--") and "=" not in found[-1]:
-            found[-1] += f"={word}"
+        if minus and pieces and pieces[-1].startswith("--") and "=" not in pieces[-1]:
+            pieces[-1] += f"={word}"
         else:
-            found.append(word)
-    return found
+            pieces.append(word)
+    return pieces
 
 
 def _named(words: Sequence[str]) -> Experiment | None:
@@ -91,8 +91,7 @@ def _help(parameter: Parameter) -> str:
         if isinstance(parameter.default, tuple)
         else parameter.default
     )
-    unit = f", in {parameter.unit}" if parameter.unit else ""
-    return f"{parameter.help}: {parameter.allowed}{unit} (default: {default})".replace("%", "%%")
+    return f"{parameter.help}: {parameter.allowed} (default: {default})".replace("%", "%%")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:

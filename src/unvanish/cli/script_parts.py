@@ -167,26 +167,26 @@ def _needs_nothing(node: ast.ClassDef) -> bool:
 
 def _imports(tree: ast.Module) -> dict[str, str]:
     """Of each imported name the statement that brings it."""
-    found: dict[str, str] = {}
+    imports: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for each in node.names:
                 given = each.asname or each.name.partition(".")[0]
-                found[given] = f"import {each.name}" + (f" as {each.asname}" if each.asname else "")
+                imports[given] = f"import {each.name}" + (f" as {each.asname}" if each.asname else "")
         elif isinstance(node, ast.ImportFrom):
             for each in node.names:
                 source = "." * node.level + (node.module or "")
-                found[each.asname or each.name] = f"from {source} import {each.name}" + (
+                imports[each.asname or each.name] = f"from {source} import {each.name}" + (
                     f" as {each.asname}" if each.asname else ""
                 )
-    return found
+    return imports
 
 
 def _assigned_around(tree: ast.Module, call: ast.Call) -> dict[str, ast.Call]:
     """Names that are assigned one call and nothing else, in the module and in the functions around a call."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     scopes = [tree, *(each for each in functions if any(inner is call for inner in ast.walk(each)))]
-    found: dict[str, ast.Call] = {}
+    calls: dict[str, ast.Call] = {}
     for scope in scopes:
         bound = [node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
         body = [node for node in scope.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
@@ -194,19 +194,19 @@ def _assigned_around(tree: ast.Module, call: ast.Call) -> dict[str, ast.Call]:
             hidden = {*bound, *(each.arg for each in scope.args.args)}
         else:  # a name of the module that a function assigns as well is another one
             hidden, bound = set[str](), [ast.unparse(node.targets[0]) for node in body]
-        found = {name: value for name, value in found.items() if name not in hidden}
+        calls = {name: value for name, value in calls.items() if name not in hidden}
         for node in body:
             if bound.count(name := ast.unparse(node.targets[0])) == 1 and isinstance(node.value, ast.Call):
-                found[name] = node.value
-    return found
+                calls[name] = node.value
+    return calls
 
 
 def _values(tree: ast.Module) -> dict[str, ast.expr]:
     """What can be known without running: defaults of command-line arguments and of classes, constants of the module."""
-    found: dict[str, ast.expr] = {}
+    values: dict[str, ast.expr] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.value, ast.Constant):
-            found[ast.unparse(node.targets[0])] = node.value
+            values[ast.unparse(node.targets[0])] = node.value
     results = [
         ast.unparse(node.targets[0])
         for node in ast.walk(tree)
@@ -217,14 +217,14 @@ def _values(tree: ast.Module) -> dict[str, ast.expr]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and last_name(node.func) == "add_argument" and node.args:
             dest, default = _argument(node)
-            found |= {f"{each}.{dest}": default for each in results if default is not None}
+            values |= {f"{each}.{dest}": default for each in results if default is not None}
         elif isinstance(node, ast.ClassDef):
             for each in node.body:
                 if isinstance(each, ast.FunctionDef) and each.name == "__init__":
                     pairs = zip(each.args.args[::-1], each.args.defaults[::-1], strict=False)
                     given = {a.arg: d for a, d in pairs if isinstance(d, ast.Constant)}
-                    found |= {f"{owner}.{name}": d for owner in ("self.hparams", "self") for name, d in given.items()}
-    return found
+                    values |= {f"{owner}.{name}": d for owner in ("self.hparams", "self") for name, d in given.items()}
+    return values
 
 
 def _argument(call: ast.Call) -> tuple[str, ast.expr | None]:

@@ -87,11 +87,13 @@ def _imports(script: Path, parts: Found) -> list[str]:
 
 def _joined(imports: list[str]) -> list[str]:
     """In the usual order, and one statement for what comes from one module."""
-    found: dict[str, list[str]] = {}
+    by_source: dict[str, list[str]] = {}
     for each in imports:
         source, _, names = each.partition(" import ")
-        found.setdefault(source, []).append(names)
-    lines = [source + (f" import {', '.join(sorted(names))}" if names[0] else "") for source, names in found.items()]
+        by_source.setdefault(source, []).append(names)
+    lines = [
+        source + (f" import {', '.join(sorted(names))}" if names[0] else "") for source, names in by_source.items()
+    ]
     return sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1]))
 
 

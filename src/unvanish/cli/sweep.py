@@ -39,9 +39,9 @@ def _sweep(args: argparse.Namespace) -> int:
     look_ahead(output)
     suffix = output.suffix.lower()
     if suffix not in (*DATA, *PICTURE):
-        found = f"the suffix {output.suffix!r}" if suffix else "no suffix"
+        wrong = f"the suffix {output.suffix!r}" if suffix else "no suffix"
         raise UnvanishError(
-            f"{str(output)!r}: {found} names no known format; use one of {', '.join((*DATA, *PICTURE))}"
+            f"{str(output)!r}: {wrong} names no known format; use one of {', '.join((*DATA, *PICTURE))}"
         )
     picture = suffix in PICTURE
     if picture:
@@ -50,7 +50,7 @@ def _sweep(args: argparse.Namespace) -> int:
     progress = Progress()
     try:
         with stdout_to_stderr():
-            found = sweep(args.grid, on=args.on, to=file, progress=progress)
+            swept = sweep(args.grid, on=args.on, to=file, progress=progress)
     except KeyboardInterrupt:
         progress.clear()
         kept = output if suffix in SUFFIXES else output.with_suffix(".sqlite")
@@ -59,10 +59,10 @@ def _sweep(args: argparse.Namespace) -> int:
     finally:
         progress.clear()
     if picture:
-        found.save(output)
-    write(sys.stdout, found.text(width()))
+        swept.save(output)
+    write(sys.stdout, swept.text(width()))
     drawn = f", their map in {output}" if picture else ""
-    write(sys.stderr, f"unvanish: all {len(found.points):,} networks are in {found.path}{drawn}")
+    write(sys.stderr, f"unvanish: all {len(swept.points):,} networks are in {swept.path}{drawn}")
     return HEALTHY
 
 

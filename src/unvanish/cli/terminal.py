@@ -63,8 +63,8 @@ def format_of(given: str | None, output: str | None, suffixes: Mapping[str, str]
         return given or "text"
     suffix = Path(output).suffix.lower()
     if suffix not in suffixes:
-        found = f"the suffix {suffix!r} names no known format" if suffix else "it has no suffix that names a format"
-        raise UnvanishError(f"{output!r}: {found}; use one of {', '.join(sorted(suffixes))}, or add --format")
+        wrong = f"the suffix {suffix!r} names no known format" if suffix else "it has no suffix that names a format"
+        raise UnvanishError(f"{output!r}: {wrong}; use one of {', '.join(sorted(suffixes))}, or add --format")
     return suffixes[suffix]
 
 

@@ -97,7 +97,7 @@ def _moves(start: Tensor, end: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _shortened(output_loss: OutputLoss, end: Tensor, losses: tuple[float, float]) -> float:
     """The share of the way from the outputs to ``end`` that wins as much, to a hundredth: a loss may have a flat tail.
 
-    Within 15 %, to TINY.
+    Within 15%, to TINY.
     """
     value, best = losses
     share, now = 1.0, output_loss.now[0]

@@ -217,7 +217,7 @@ def ladder_of(
 
 
 def needed_for(now: float, ladder: dict[float, float], finite: dict[float, float], gap: float) -> float:
-    """Steps to close 90 % of the gap, if each closes the same share of what is left as the first."""
+    """Steps to close 90% of the gap, if each closes the same share of what is left as the first."""
     gained = now - ladder[1.0]
     if not gained > 1e-5 * abs(now):  # below the loss's own rounding: read it off a larger multiple
         gained = max(((now - v) / m for m, v in finite.items()), default=0.0)
@@ -227,7 +227,7 @@ def needed_for(now: float, ladder: dict[float, float], finite: dict[float, float
 
 
 def _needed_so_far(loss: LossFacts, taken: int | None) -> float:
-    """Steps for 90 % of the gap at the pace of the training so far; inf where it says nothing yet.
+    """Steps for 90% of the gap at the pace of the training so far; inf where it says nothing yet.
 
     A second look beside that of one step: what has been won since the best constant output was won at this rate.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # neighbouring entries: taken together they cost one read
-LEAST = 512  # blocks: the root of a mean square over their entries is right to 1 % where these are alike
+LEAST = 512  # blocks: the root of a mean square over their entries is right to 1% where these are alike
 SHARE = 16  # of the entries of a larger tensor one in so many: of a table with few rows in use, enough are met
 
 

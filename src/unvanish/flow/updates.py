@@ -21,7 +21,7 @@ from unvanish.trace.scaled import norm_of, norms_of
 TOGETHER = 2**18  # entries that wait for each other: small tensors share the cost of a step, large ones wait for none
 AT_ONCE = 2**16  # entries that are stepped as one vector: with all their state they fit into a core's cache
 BY_FORMULA = 2**17  # the same where the update takes one pass over them
-WHOLE = 200_000  # entries up to which a tensor is stepped whole for its norm: a sixteenth of more tells it within 1 %
+WHOLE = 200_000  # entries up to which a tensor is stepped whole for its norm: a sixteenth of more tells it within 1%
 IN_USE = 0.25  # share of entries with a gradient from which on a sample of them stands for all
 
 # What these do to an entry depends on nothing but that entry, so that it may stand in any tensor.
@@ -40,7 +40,7 @@ class Updates:
         """``keep``: the updates themselves too, for trying them.
 
         Else Adam's update of a tensor of more than WHOLE entries is that of a random sample of them, whose norm tells
-        that of all within 3 %: Adam moves every entry by about as much. Tables of which few rows are in use are not
+        that of all within 3%: Adam moves every entry by about as much. Tables of which few rows are in use are not
         sampled, nor anything where eps is no number to divide by: one entry in a million may be 0 / 0 there.
         """
         self.optimizer, self.keep = optimizer, keep

@@ -34,7 +34,7 @@ COLUMNS = (
     Column(
         "log10_twenty", "log10", "product of the slopes of 20 layers: the typical slope, exp E ln |φ′|, to the 20th"
     ),
-    Column("saturated", help="share of pre-activations where |φ′| is below 1 % of its largest"),
+    Column("saturated", help="share of pre-activations where |φ′| is below 1% of its largest"),
     Column("dead", help="share of pre-activations where φ′ is exactly 0"),
 )
 

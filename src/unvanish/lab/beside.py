@@ -29,15 +29,15 @@ def beside(s: Settings, made: Chain | Layers, make: Callable[[Settings], Chain |
     own = share(made)
     if not math.isfinite(own) or s.depth * len(s.input) * s.width**2 > MOST:
         return None
-    found = {"as it is": own, "clipping or Adagrad": own}
+    shares = {"as it is": own, "clipping or Adagrad": own}
     half = s.depth // 2
     changes = [*CHANGES, (f"half the depth: {half}", {"depth": half, "weight": s.weight[:half]})] if half else CHANGES
     for name, change in changes:
-        found[name] = share(make(Settings({**s, **change})))
+        shares[name] = share(make(Settings({**s, **change})))
     rows = [
         {"name": name, "score": -abs(value), "low": -abs(value), "high": -abs(value), "gain": value,
          "baseline": name == "as it is"}
-        for name, value in found.items()
+        for name, value in shares.items()
         if math.isfinite(value)
     ]  # fmt: skip
     return Drawing.of(

@@ -200,11 +200,11 @@ def run(s: Settings, progress: Progress) -> Outcome:
     try:
         models["minimum"] = teacher(s.seed)
         push(models["minimum"], task, s.gradient, s.seed)
-        found, told = local_minimum(task, s.seed, s.starts, progress)
+        local, told = local_minimum(task, s.seed, s.starts, progress)
         notes.append(told)
-        if found is not None:
-            push(found, task, s.gradient, s.seed)
-            models["local minimum"] = found
+        if local is not None:
+            push(local, task, s.gradient, s.seed)
+            models["local minimum"] = local
         models["plateau"] = plateau(task, s.gradient, s.seed)
         models["saddle"] = level(small(s.seed), task, 0.0)
         models["vanished"] = vanished(task, s.gradient, s.seed)
@@ -264,8 +264,8 @@ def _row(name: str, model: nn.Sequential, task: Task, seed: int) -> dict[str, An
 def _first_jacobian(model: nn.Sequential, task: Task) -> Tensor:
     """∂ outputs / ∂ (weight, bias) of the first layer: (samples, parameters)."""
     first = {f"0.{name}": p.detach() for name, p in model[0].named_parameters()}
-    found = jacrev(lambda own: functional_call(model, own, (task.inputs,)).flatten())(first)
-    return torch.cat([part.flatten(1) for part in found.values()], dim=1).detach()
+    parts = jacrev(lambda own: functional_call(model, own, (task.inputs,)).flatten())(first)
+    return torch.cat([part.flatten(1) for part in parts.values()], dim=1).detach()
 
 
 def _log10(value: float) -> float:
@@ -273,10 +273,10 @@ def _log10(value: float) -> float:
 
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
-    found = {row["place"]: row for row in rows}
-    if "vanished" not in found:
+    by_place = {row["place"]: row for row in rows}
+    if "vanished" not in by_place:
         return "It was stopped before there was anything to compare."
-    near, far = found["minimum"], found["vanished"]
+    near, far = by_place["minimum"], by_place["vanished"]
     return (
         f"A first-layer gradient of {10 ** near['gradient']:.1g} lies {10 ** near['distance']:.1g} times the layer's"
         f" own size from a minimum, and one of {10 ** far['gradient']:.1g} in a vanished network"

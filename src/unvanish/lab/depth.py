@@ -76,7 +76,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=tuple(_drawings(rows, tuple(KINDS), chance(data), s.seeds)),
         checks=tuple(_checks(rows)) if s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the test images."),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f}% of the test images."),
     )
 
 

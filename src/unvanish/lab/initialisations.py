@@ -107,29 +107,31 @@ def _within(parameter: Parameter, value: Any) -> None:
 
 def _initialisations(phi: Activation, weight: float | None, bias: float, width: int) -> list[tuple[str, float, float]]:
     fan_in = width or 256
-    found = [(title, w, 1 / (3 * fan_in) if b is None else b) for title, w, b in INITIALISATIONS]
+    choices = [(title, w, 1 / (3 * fan_in) if b is None else b) for title, w, b in INITIALISATIONS]
     one = critical(phi, 1.0)
     if one.feasible:
-        found.append(("critical at variance 1", one.sigma_w2, max(one.sigma_b2, 0.0)))
-    found += [("critical without biases", each.sigma_w2, 0.0) for each in critical_with_bias(phi, 0.0)]
+        choices.append(("critical at variance 1", one.sigma_w2, max(one.sigma_b2, 0.0)))
+    choices += [("critical without biases", each.sigma_w2, 0.0) for each in critical_with_bias(phi, 0.0)]
     if weight is not None:
-        found.append(("the variances asked for", weight, bias))
+        choices.append(("the variances asked for", weight, bias))
     elif bias:
-        found += [("critical with the biases asked for", each.sigma_w2, bias) for each in critical_with_bias(phi, bias)]
-    return found
+        choices += [
+            ("critical with the biases asked for", each.sigma_w2, bias) for each in critical_with_bias(phi, bias)
+        ]
+    return choices
 
 
 def _page_row(
     phi: Activation, title: str, weight: float, bias: float, depth: int, width: int, networks: int
 ) -> dict[str, Any]:
-    found = fixed_point(phi, weight, bias)
+    point = fixed_point(phi, weight, bias)
     measured = None
     if width:
-        gain = measured_gain(phi.name, found, depth=depth, width=width, networks=networks, seed=0, start=1.0)
+        gain = measured_gain(phi.name, point, depth=depth, width=width, networks=networks, seed=0, start=1.0)
         measured = gain * (depth - 1) / 2
     values = (
-        title, weight, bias, found.q, found.q_slope, found.chi1, found.depth_scale,
-        predicted_gain(phi, weight, bias, depth), measured, saturated_at(phi, found), phase_of(found),
+        title, weight, bias, point.q, point.q_slope, point.chi1, point.depth_scale,
+        predicted_gain(phi, weight, bias, depth), measured, saturated_at(phi, point), phase_of(point),
     )  # fmt: skip
     return dict(zip((column.name for column in PAGE_COLUMNS), values, strict=True))
 

@@ -1,4 +1,4 @@
-"""The settings of an experiment: each has a name, a default, bounds and a unit, and is checked in one place."""
+"""The settings of an experiment: each has a name, a default and bounds, and is checked in one place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class Parameter:
     help: str
     low: float | None = None
     high: float | None = None
-    unit: str = ""
     choices: tuple[str, ...] = ()
     log: bool = False
     most: int = 1_000
@@ -52,9 +51,7 @@ class Parameter:
         if self.kind in ("bool", "str"):
             return "true or false" if self.kind == "bool" else "a text"
         noun = {"int": "a whole number", "float": "a number", "list": f"1 to {self.most:,} numbers with commas between"}
-        low, high = (None if bound is None else f"{bound:,g}" for bound in (self.low, self.high))
-        if self.kind == "int":
-            low, high = (None if bound is None else f"{bound:,.0f}" for bound in (self.low, self.high))
+        low, high = (None if bound is None else f"{bound:,.10g}" for bound in (self.low, self.high))
         span = f" from {low} to {high}" if low and high else f" of at least {low}" if low else ""
         span = span or (f" of at most {high}" if high else "")
         return f"{noun[self.kind]}{', each' if self.kind == 'list' and span else ''}{span}"
@@ -200,9 +197,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 TUNED_ON_DIGITS = (
     Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
-    Parameter(
-        "images", 1_000, "60 % of them to train on, 20 % to choose a rate by, 20 % to judge", 100, 70_000, log=True
-    ),
+    Parameter("images", 1_000, "60% of them to train on, 20% to choose a rate by, 20% to judge", 100, 70_000, log=True),
     Parameter("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
     Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
     Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),

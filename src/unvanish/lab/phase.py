@@ -27,7 +27,7 @@ TRAINABLE = 6.0
 BATCH = 16
 CRITICAL_WITHIN = 0.01
 MOST_SAID = 600.0
-"""Layers; χ₁ within 1 % of 1 means at least so many depth scales times 6, and is not known better in a real network."""
+"""Layers; χ₁ within 1% of 1 means at least so many depth scales times 6, and is not known better in a real network."""
 COLLAPSED_START, GROWING_START = 1e-4, 1.0
 GRID = (41, 31)
 LEAST_WIDTH_CHECKED = 100
@@ -38,8 +38,8 @@ SETTINGS = (
         "weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4
     ),
     Parameter("bias_variance", 0.05, "σ_b²", 0, 1e4),
-    Parameter("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
-    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
+    Parameter("depth", 20, "layers of the measured networks", 4, 200, log=True),
+    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, log=True),
     Parameter("networks", 3, "measured networks at each setting", 1, 50),
     Parameter("seed", 0, "of the measured networks", 0, 2**31 - 1),
     Parameter("sweep", "", "the .sqlite file of a sweep over weight_variance, to be shown instead", local=True),
@@ -52,7 +52,7 @@ PRESETS = (
         {"activation": "sigmoid", "bias_variance": 0.0, "weight_variance": (1, 10, 50, 103.0, 200)},
     ),
 )
-DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000, "layers")
+DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000)
 COLUMNS = (
     Column("weight_variance", help="σ_w²"),
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),
@@ -62,7 +62,7 @@ COLUMNS = (
     Column("difference", "%", "measured over predicted, less 1"),
     Column("depth_scale", "layers", "ξ = 1/|ln χ₁|"),
     Column("trainable", "layers", "about 6 ξ: how deep a plain network could still be trained"),
-    Column("saturated", help="share of pre-activations with a slope below 1 % of the largest"),
+    Column("saturated", help="share of pre-activations with a slope below 1% of the largest"),
     Column("phase", help="vanishing below χ₁ = 1, exploding above"),
 )
 
@@ -119,7 +119,7 @@ def _shown(s: Settings) -> Outcome:
         rows.append({"weight_variance": weight, **named, **row})
     shown = [(row["weight_variance"], row["bias_variance"]) for row in rows]
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and row["q"] < math.inf)
-    middle = f"by {off[len(off) // 2]:.3g} % in the middle" if off else "in nothing that can be compared"
+    middle = f"by {off[len(off) // 2]:.3g}% in the middle" if off else "in nothing that can be compared"
     added = (Column("bias_variance", help="σ_b²"), Column("depth", "layers"), Column("width", "units"))
     return Outcome(
         settings={**held(s.sweep, grid, plain), "activation": s.activation},
@@ -150,14 +150,14 @@ def measured_gain(
     q = start if start is not None else point.q if 0 < point.q < math.inf else _limit_start(point)
     before = math.sqrt(q) * torch.randn(BATCH, width, generator=torch.Generator().manual_seed(seed))
     shape = Shape(depth - 1, width, width, width, phi, "gaussian", batch=BATCH)  # the last layer is a linear one
-    found = flows(
+    flow = flows(
         shape,
         np.array([[point.sigma_w2], [point.sigma_b2]]),
         np.zeros(1),
         range(seed * 1_000, seed * 1_000 + networks),
         function_of(phi)(before).numpy(),
     )
-    return float(2 * found.ratio.mean() / (depth - 1)) if found.finite.all() else math.nan
+    return float(2 * flow.ratio.mean() / (depth - 1)) if flow.finite.all() else math.nan
 
 
 def _limit_start(point: FixedPoint) -> float:
@@ -189,7 +189,7 @@ def saturated_at(phi: Activation, point: FixedPoint) -> float | None:
 
 
 def phase_of(point: FixedPoint) -> str:
-    """ "vanishing", "critical" (within 1 %) or "exploding"; and whether the forward pass explodes."""
+    """ "vanishing", "critical" (within 1%) or "exploding"; and whether the forward pass explodes."""
     word = "vanishing" if point.chi1 < 1 else "exploding"
     word = "critical" if abs(point.chi1 - 1) <= CRITICAL_WITHIN else word
     return f"{word}, activations grow" if point.q == math.inf else word
@@ -239,7 +239,7 @@ def _reach(rows: list[dict[str, Any]]) -> tuple[str, ...]:
 def _checks(rows: list[dict[str, Any]], width: int) -> tuple[Check, ...]:
     if width < LEAST_WIDTH_CHECKED:
         return ()
-    # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10 % is three times that at width 100
+    # between networks log χ₁ scatters by about √(moment ratio / (width · depth)); 10% is three times that at width 100
     off = sorted(abs(row["difference"]) for row in rows if row["difference"] is not None and math.isfinite(row["q"]))
     middle = off[len(off) // 2] if off else 0.0
     return (Check("median difference between networks and prediction, in %", "at most 10", middle, middle <= 10.0),)

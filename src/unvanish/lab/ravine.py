@@ -24,7 +24,7 @@ SETTINGS = (
     Parameter("momentum", 0.9, "share of the last step that momentum carries over", 0, 0.9999),
     Parameter("epsilon", 0.01, "the goal: a distance to the minimum", 1e-12, 1e3, log=True),
     Parameter("stop", 0.01, "a gradient norm at which one would stop", 1e-15, 1e6, log=True),
-    Parameter("steps", 200_000, "steps at most", 1, 1_000_000, "steps", log=True),
+    Parameter("steps", 200_000, "steps at most", 1, 1_000_000, log=True),
 )
 PRESETS = (
     Preset("000", "Gradient descent at rate 0.5 from (1, 1)", {}, source="000"),
@@ -226,16 +226,16 @@ def _farther(rate: float) -> str:
 def _checks(paths: dict[str, Path], s: Settings) -> tuple[Check, ...]:
     """Gradient descent has a closed form: a coordinate shrinks by 1 − rate · curvature each step."""
     done = min(1_000, s.steps)
-    found: list[Check] = []
+    checks: list[Check] = []
     expected = s.w1 * (1 - s.rate * CURVATURE[0]) ** done
     if done == len(paths["gd"].points) - 1:
         what = f"w₁ after {done:,} steps of gradient descent, in closed form"
-        found.append(Check.close(what, expected, paths["gd"].after_1000[0], 1e-9))
+        checks.append(Check.close(what, expected, paths["gd"].after_1000[0], 1e-9))
     over = max((path.at_stop / s.stop for path in paths.values() if path.at_stop is not None), default=None)
     if over is not None:
         most = 1 / CURVATURE[0]
-        found.append(Check("distance at the stop over the bound", f"at most {most:g}", over, over <= most))
-    return tuple(found)
+        checks.append(Check("distance at the stop over the bound", f"at most {most:g}", over, over <= most))
+    return tuple(checks)
 
 
 def _picture(paths: dict[str, Path]) -> Drawing:

@@ -99,7 +99,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
     the start, and how well the network does after training. Every remedy is trained at the same number of learning
     rates over three decades, from the same seeds, on the same batches. The rate is chosen on images that take no part
     in the training, and judged on others that took no part in the choice. A remedy has rescued the network if it comes
-    80 % of the way from the best constant answer to a network with one hidden layer tuned alike, partly if 20 %.
+    80% of the way from the best constant answer to a network with one hidden layer tuned alike, partly if 20%.
 
     Batch norm takes its statistics from the images it is judged on.
     """
@@ -126,7 +126,7 @@ def run(s: Settings, progress: Progress) -> Outcome:
         rows=tuple(rows),
         pictures=(_drawing(rows, chance(data), s),) if rows else (),
         checks=tuple(_checks(rows)) if s.hidden >= 20 and s.steps >= 100 and s.rates >= 4 else (),
-        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f} % of the test images."),
+        notes=(*notes, f"The best constant answer is right on {100 * chance(data):.1f}% of the test images."),
     )
 
 

@@ -17,7 +17,7 @@ from unvanish.records import UnvanishError
 from unvanish.zoo import mnist
 
 WIDTH, CLASSES = 30, 10
-BAND_SEEDS = 50  # untrained networks behind the 90 % band at epoch 0: they cost next to nothing
+BAND_SEEDS = 50  # untrained networks behind the 90% band at epoch 0: they cost next to nothing
 FEWEST = 5  # seeds from which a spread is taken
 SHOWN = (0, 1, 100, 499)
 QUANTILES = torch.tensor([0.05, 0.5, 0.95])
@@ -140,10 +140,10 @@ def norms(
 def run(s: Settings, progress: Progress) -> Outcome:
     """Gradient descent on 1,000 digits with networks 784-30-…-30-10, all sigmoid, as in chapter 5 of Nielsen's book.
 
-    The length of the averaged error signal ‖mean of δ^l‖ of each hidden layer is followed over 500 epochs and compared
+    The length of the averaged error signal ‖mean of δˡ‖ of each hidden layer is followed over 500 epochs and compared
     with the numbers that the book's figures were drawn from. The book trained on the first 1,000 images of the training
     set; here it is the 1,000 test images that come with the package. Both differ by their random weights too, so the
-    book's numbers are compared with bands: at epoch 0 from the 5 to the 95 % quantile of 50 seeds, later the mean of
+    book's numbers are compared with bands: at epoch 0 from the 5 to the 95% quantile of 50 seeds, later the mean of
     log10 over the seeds that were trained, ± 3 standard deviations.
 
     Source: Nielsen 2015, Neural Networks and Deep Learning, chapter 5.
@@ -171,8 +171,8 @@ COLUMNS = (
     Column("epoch", "", "steps of gradient descent made before"),
     Column("published", "log10", "‖mean of δ‖ in the data behind the book's figures"),
     Column("median", "log10", "‖mean of δ‖ here, median over seeds"),
-    Column("low", "log10", "at epoch 0 the 5 % quantile over 50 seeds, later mean − 3 standard deviations"),
-    Column("high", "log10", "at epoch 0 the 95 % quantile over 50 seeds, later mean + 3 standard deviations"),
+    Column("low", "log10", "at epoch 0 the 5% quantile over 50 seeds, later mean − 3 standard deviations"),
+    Column("high", "log10", "at epoch 0 the 95% quantile over 50 seeds, later mean + 3 standard deviations"),
     Column("inside", "", "whether the published number lies between low and high"),
 )
 
@@ -253,7 +253,7 @@ def _order(hidden: int, run: Tensor) -> str:
     kept = (run.diff(dim=2) > 0).all(dim=2)
     return (
         f"With {hidden} hidden layers the order (later layers larger) holds in every epoch in {int(kept.all(1).sum())}"
-        f" of {len(run)} runs, and in {100 * float(kept.float().mean()):.1f} % of all epochs of all runs."
+        f" of {len(run)} runs, and in {100 * float(kept.float().mean()):.1f}% of all epochs of all runs."
     )
 
 
@@ -265,7 +265,7 @@ def _checks(rows: list[dict[str, Any]], runs: dict[int, Tensor]) -> Iterator[Che
             yield Check(what, 1.0, kept, kept == 1.0)
         told = [row for row in rows if row["hidden"] == hidden and row["inside"] is not None]
         for when, mine in (
-            (f"at epoch 0 inside the 90 % band of {BAND_SEEDS} seeds", [r["inside"] for r in told if r["epoch"] == 0]),
+            (f"at epoch 0 inside the 90% band of {BAND_SEEDS} seeds", [r["inside"] for r in told if r["epoch"] == 0]),
             (f"later within 3 deviations of {len(run)} seeds", [r["inside"] for r in told if r["epoch"] > 0]),
         ):
             if mine:

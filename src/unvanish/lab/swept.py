@@ -29,8 +29,8 @@ class Point:
 
     def mean(self, name: str) -> float | None:
         """Of a column over the seeds; None where no seed has a finite number there."""
-        found = [row[name] for row in self.rows if row[name] is not None and math.isfinite(row[name])]
-        return fmean(found) if found else None
+        known = [row[name] for row in self.rows if row[name] is not None and math.isfinite(row[name])]
+        return fmean(known) if known else None
 
 
 def swept(path: str, experiment: str) -> tuple[Grid, list[Point], str]:

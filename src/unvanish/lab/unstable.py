@@ -25,12 +25,12 @@ SHOWN_STEPS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 SETTINGS = (
     Parameter("part", "scale", "what to look at", choices=PARTS),
-    Parameter("depth", 20, "layers (growth: at most 6)", 2, 1_000, "layers", log=True),
+    Parameter("depth", 20, "layers (growth: at most 6)", 2, 1_000, log=True),
     Parameter("weight", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0), "sizes of the weights", 0.001, 1_000),
     Parameter("chains", 2_000, "chains at each size (scale)", 10, 100_000, log=True),
     Parameter("centred", True, "biases −w/2, which keep a sigmoid at its steepest; else N(0, 1) (scale)"),
     Parameter("activation", "sigmoid", "φ (scale)", choices=activations()),
-    Parameter("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, "steps", log=True),
+    Parameter("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, log=True),
     Parameter("seed", 0, "of the weights", 0, 2**31 - 1),
 )
 PRESETS = (
@@ -109,8 +109,8 @@ def _scale(s: Settings, progress: Progress) -> Outcome:
             Column(
                 "log10_median", "log10", "|∂out/∂a₁|, what the layers after the first multiply by: median over chains"
             ),
-            Column("log10_low", "log10", "5 % of the chains lie below"),
-            Column("log10_high", "log10", "5 % of the chains lie above"),
+            Column("log10_low", "log10", "5% of the chains lie below"),
+            Column("log10_high", "log10", "5% of the chains lie above"),
             Column("vanished", help="share of chains below 0.001"),
             Column("balanced", help="share of chains from 0.001 to 1,000"),
             Column("exploded", help="share of chains above 1,000"),
@@ -351,7 +351,7 @@ def _gained(rows: tuple[dict[str, Any], ...], ahead: float, before: float, after
     leading, place = ("first", 0) if ahead > 0 else ("last", -1)
     share = f"the {leading} layer alone brings about {10 ** rows[place]['log10_share']:.0%} of that."
     if after**2 > 0.99 * before**2:
-        return f"These few small steps lower the loss by less than 1 %; {share}"
+        return f"These few small steps lower the loss by less than 1%; {share}"
     return f"Training takes the loss from {before**2 / 2:.3g} to {after**2 / 2:.3g}; {share}"
 
 

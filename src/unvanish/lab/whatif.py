@@ -133,12 +133,12 @@ def idealised(
     scale = 1 / math.sqrt(depth - 1) if residual == "scaled" else 1.0
     known = cache(lambda q: moments(phi, q))
     mean, square = 0.0, 1.0
-    found: list[float] = []
+    variances: list[float] = []
     slopes: list[float] = []
     for at in range(depth):
         progress(at / depth, f"layer {at + 1:,}")
         q = sigma_w2 * square + sigma_b2
-        found.append(q)
+        variances.append(q)
         here = known(_settled(q))
         slopes.append(here.slope_square)
         if plain:
@@ -147,7 +147,9 @@ def idealised(
         else:
             square += 2 * scale * mean * here.mean + scale * scale * here.square
             mean += scale * here.mean
-    return Ideal(found, [*(_step(slopes, at, sigma_w2, depth, None if plain else scale) for at in range(depth - 1)), 0])
+    return Ideal(
+        variances, [*(_step(slopes, at, sigma_w2, depth, None if plain else scale) for at in range(depth - 1)), 0]
+    )
 
 
 def _settled(q: float) -> float:
@@ -190,10 +192,10 @@ def _fan_in(layers: Sequence[LayerFlow]) -> int:
 
 def _carried(last: float, steps: Sequence[float]) -> list[float]:
     """The signal from the last layer back, each the one after it plus its step."""
-    found = [last]
+    logs = [last]
     for step in reversed(steps[:-1]):
-        found.append(found[-1] + step)
-    return found[::-1]
+        logs.append(logs[-1] + step)
+    return logs[::-1]
 
 
 def _label(phi: Activation, s: Settings) -> str:

@@ -20,8 +20,8 @@ FITTED_FROM, FITTED_NETWORKS = 4, 10
 """Fewer widths, or networks, than this give no power worth checking."""
 
 SETTINGS = (
-    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
-    Parameter("depth", 4, "layers, the output's among them", 2, 30, "layers"),
+    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, log=True, most=12),
+    Parameter("depth", 4, "layers, the output's among them", 2, 30),
     Parameter("activation", "tanh", "φ", choices=PHIS),
     Parameter("networks", 12, "networks of each width", 1, 200),
     Parameter("seed", 0, "of the networks and the data", 0, 2**31 - 1),
@@ -123,11 +123,11 @@ def _power(rows: list[dict[str, Any]], column: str) -> float:
 
 def _checks(rows: list[dict[str, Any]], one: float, layer: float, s: Settings) -> tuple[Check, ...]:
     apart = max(abs(row["log10_layer"] - row["log10_one_weight"] - 0.5 * math.log10(row["weights"])) for row in rows)
-    found = [Check("layer over one weight: √(number of weights), log10 off by", 0.0, apart, apart < 1e-9)]
+    checks = [Check("layer over one weight: √(number of weights), log10 off by", 0.0, apart, apart < 1e-9)]
     if len(rows) >= FITTED_FROM and s.networks >= FITTED_NETWORKS and s.depth <= 5:
-        found.append(Check("power of the width, one weight", -0.5, one, abs(one + 0.5) < SLOPE_WITHIN))
-        found.append(Check("power of the width, whole layer", 0.0, layer, abs(layer) < SLOPE_WITHIN))
-    return tuple(found)
+        checks.append(Check("power of the width, one weight", -0.5, one, abs(one + 0.5) < SLOPE_WITHIN))
+        checks.append(Check("power of the width, whole layer", 0.0, layer, abs(layer) < SLOPE_WITHIN))
+    return tuple(checks)
 
 
 def _picture(rows: list[dict[str, Any]]) -> Drawing:

@@ -44,7 +44,7 @@ class Images:
 
 
 def images(name: str, folder: str = "", count: int = 1000) -> Images:
-    """60 % to train on, 20 % to choose by, 20 % to judge: "mnist" (28 × 28 pixels) or "digits" (8 × 8, scikit-learn's).
+    """60% to train on, 20% to choose by, 20% to judge: "mnist" (28 × 28 pixels) or "digits" (8 × 8, scikit-learn's).
 
     ``folder`` holds a full copy of MNIST; "" takes the images that come with the package. Pixels from 0 to 1.
     """
@@ -72,7 +72,7 @@ def _small_digits(count: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def load(name: str) -> Images:
-    """60 % to train on, 20 % to choose by, 20 % to judge; ``name``: "mnist", "digits" or "file.py:function".
+    """60% to train on, 20% to choose by, 20% to judge; ``name``: "mnist", "digits" or "file.py:function".
 
     A function returns inputs (N, …), which are flattened, and labels (N,) of whole numbers from 0.
     """

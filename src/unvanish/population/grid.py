@@ -130,18 +130,18 @@ KEY = r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*"""
 
 def _lines(text: str) -> Lines:
     """The line of each section and of each name in it."""
-    found: Lines = {}
+    line_of: Lines = {}
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(rf"\s*\[{{1,2}}{KEY}(?:\.{KEY})?.*\]", line):
             section, inner = _named(header, 1), _named(header, 4)
-            found.setdefault((section, inner), number)
+            line_of.setdefault((section, inner), number)
         elif key := re.match(rf"{KEY}(?:\.{KEY})?=", line):
             first, second = _named(key, 1), _named(key, 4)
-            found.setdefault((first, second) if second and not section else (section, first), number)
+            line_of.setdefault((first, second) if second and not section else (section, first), number)
             if not section:
-                found.setdefault((first, ""), number)
-    return found
+                line_of.setdefault((first, ""), number)
+    return line_of
 
 
 def _named(match: re.Match[str], at: int) -> str:

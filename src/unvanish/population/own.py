@@ -37,9 +37,9 @@ def _module(path: str) -> ModuleType:
 def function(path: str, name: str) -> Callable[..., Any]:
     """The function of that name; UnvanishError where the file fails or has none."""
     module = call(lambda: _module(path), path)
-    found = getattr(module, name, None)
-    if callable(found):
-        return found
+    build = getattr(module, name, None)
+    if callable(build):
+        return build
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'no functions'}"

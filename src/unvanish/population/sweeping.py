@@ -156,8 +156,8 @@ def _file(target: Path) -> Path:
     """Where the results go while they come; UnvanishError for a file that cannot be written at the end."""
     suffix = target.suffix.lower()
     if suffix not in (*SUFFIXES, *EXPORTS):
-        found = f"the suffix {suffix!r}" if suffix else "no suffix"
-        raise UnvanishError(f"{str(target)!r}: {found}; name a file with {', '.join((*SUFFIXES, *EXPORTS))}")
+        wrong = f"the suffix {suffix!r}" if suffix else "no suffix"
+        raise UnvanishError(f"{str(target)!r}: {wrong}; name a file with {', '.join((*SUFFIXES, *EXPORTS))}")
     if not target.parent.is_dir():
         raise UnvanishError(f"cannot write {str(target)!r}: there is no directory {str(target.parent)!r}")
     if suffix == ".parquet":
@@ -199,16 +199,16 @@ def _run(store: Store, tell: Progress, ray: Any = None) -> None:
     begun, before = time.monotonic(), store.done()
     state = [before]
 
-    def keep(start: int, found: Sequence[Row]) -> None:
-        store.add(start, found)
-        state[0] += len(found) // grid.seeds
+    def keep(start: int, measured: Sequence[Row]) -> None:
+        store.add(start, measured)
+        state[0] += len(measured) // grid.seeds
         spent = time.monotonic() - begun
         rest = spent / max(1, state[0] - before) * (grid.points - state[0])
         tell(state[0] / grid.points, f"{state[0]:,} of {grid.points:,} points, {duration(rest)} left")
 
     if ray is not None:
-        for start, found in _on_ray(ray, grid, left, -(-(grid.points - before) // store.size)):
-            keep(start, found)
+        for start, measured in _on_ray(ray, grid, left, -(-(grid.points - before) // store.size)):
+            keep(start, measured)
         return
     count = cores()
     if not grid.model[0]:  # code of the user's may take its process with it, and must not take this one
@@ -218,8 +218,8 @@ def _run(store: Store, tell: Progress, ray: Any = None) -> None:
             rest = spent / max(1, state[0] - before) * (grid.points - state[0])
             if count > 1 and spent > ALONE and rest > 2 * ALONE:
                 break
-    for start, found in spread(grid, left, count):
-        keep(start, found)
+    for start, measured in spread(grid, left, count):
+        keep(start, measured)
 
 
 def spread(grid: Grid, stretches: Iterator[Stretch], count: int) -> Iterator[tuple[int, list[Row]]]:
@@ -235,10 +235,10 @@ def spread(grid: Grid, stretches: Iterator[Stretch], count: int) -> Iterator[tup
 def _on_ray(ray: Any, grid: Grid, stretches: Iterator[Stretch], total: int) -> Iterator[tuple[int, list[Row]]]:
     """The same by the workers of a cluster."""
     do = "unvanish.population.lasting:on_ray"
-    for (start, stop), found in cluster.answers(ray, work_on(grid), do, stretches, total):
-        if isinstance(found, cluster.LostJob):
-            found = lost(grid, start, stop, f"the workers of Ray that it was given to were lost ({found.said})")
-        yield start, found
+    for (start, stop), measured in cluster.answers(ray, work_on(grid), do, stretches, total):
+        if isinstance(measured, cluster.LostJob):
+            measured = lost(grid, start, stop, f"the workers of Ray that it was given to were lost ({measured.said})")
+        yield start, measured
 
 
 def duration(seconds: float) -> str:

@@ -59,8 +59,8 @@ def _trained(grid: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sizes(grid: Grid) -> tuple[int, int]:
     """Inputs and outputs of the networks, 0 where there are no data to say."""
-    found = data.load(grid.data) if grid.train else None
-    return (found.inputs, found.classes) if found else (0, 0)
+    images = data.load(grid.data) if grid.train else None
+    return (images.inputs, images.classes) if images else (0, 0)
 
 
 def answer(grid: Grid, question: tuple[int, int, Sequence[int]]) -> list[Row]:
@@ -77,11 +77,11 @@ def rows(grid: Grid, start: int, stop: int, seeds: Sequence[int] = ()) -> list[R
     settings = [{**grid.fixed, **each} for each in some]
     seeds = seeds or range(grid.seeds)
     if grid.model[0]:
-        found = [factory.checked(grid.model, each, seed) for each in settings for seed in seeds]
+        measured = [factory.checked(grid.model, each, seed) for each in settings for seed in seeds]
     else:
-        found = _plain(grid, settings)
+        measured = _plain(grid, settings)
     heads = [(start + at, seed, *each.values()) for at, each in enumerate(some) for seed in seeds]
-    return [(*head, *row) for head, row in zip(heads, found, strict=True)]
+    return [(*head, *row) for head, row in zip(heads, measured, strict=True)]
 
 
 def _plain(grid: Grid, settings: Sequence[dict[str, Any]]) -> list[Row]:
@@ -91,11 +91,11 @@ def _plain(grid: Grid, settings: Sequence[dict[str, Any]]) -> list[Row]:
     for at, each in enumerate(settings):
         shape = shape_of(_trained(grid, each), inputs, outputs)
         together.setdefault((shape, str(each.get("optimizer", NAMES["optimizer"].default))), []).append(at)
-    found: dict[int, list[Row]] = {}
+    rows_at: dict[int, list[Row]] = {}
     for (shape, optimizer), places in together.items():
         for at, seen in zip(places, _tried(grid, shape, optimizer, [settings[at] for at in places]), strict=True):
-            found[at] = seen
-    return [row for at in range(len(settings)) for row in found[at]]
+            rows_at[at] = seen
+    return [row for at in range(len(settings)) for row in rows_at[at]]
 
 
 def _tried(grid: Grid, shape: Shape, optimizer: str, some: list[dict[str, Any]]) -> Iterable[list[Row]]:
@@ -114,16 +114,16 @@ def _group(grid: Grid, shape: Shape, optimizer: str, some: Sequence[dict[str, An
     images = data.load(grid.data) if grid.train else None
     seen = None if images is None else images.train[0][: shape.batch].numpy()
     if chains.is_chain(shape, seen is not None):
-        found = chains.flows(shape, variances, seeds)
+        flow = chains.flows(shape, variances, seeds)
     else:
-        found = stacked.flows(shape, variances, skip, seeds, seen)
+        flow = stacked.flows(shape, variances, skip, seeds, seen)
     expected = predicted(shape, variances, skip, 1.0 if seen is None else float((seen.astype(np.float64) ** 2).mean()))
     learned = None
     if images is not None:
         rates = np.array([float(each.get("lr", NAMES["lr"].default)) for each in some])
         learned = train(shape, variances, skip, seeds, images, Recipe(optimizer, rates, grid.steps))
-    tables = [expected.tolist(), *(t.tolist() for t in (found.ratio, found.transmission, found.lowest, found.rise))]
-    alive = found.finite.tolist()
+    tables = [expected.tolist(), *(t.tolist() for t in (flow.ratio, flow.transmission, flow.lowest, flow.rise))]
+    alive = flow.finite.tolist()
     return [
         [_row(shape, tables, alive[at][seed], at, seed, learned) for seed in seeds] for at in range(len(some))
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def predicted(shape: Shape, variances: Array, skip: Array, inputs: float = 1.0) 
     phi = ACTIVATIONS[shape.activation].name
     if shape.centred:  # W = 4 W₀ on σ is W₀ on 4 (σ − ½)
         phi, inside, last = CENTRED, (inside[0] / 16, inside[1]), last / 16
-    found = log10_signal_ratio(
+    ratios = log10_signal_ratio(
         phi, shape.depth, first, inside, last, inputs=inputs, norm=shape.norm, skip=single[2] if shape.skip else None
     )
-    return found[back.reshape(-1)]
+    return ratios[back.reshape(-1)]

@@ -29,7 +29,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
 
     ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
     lowers it. ``lowered``: its fall as a share of L_ref, less what the loss may be wrong by; None without that scale.
-    ``needed``: steps to close 90 % of the gap, at the pace of the first or of the training so far.
+    ``needed``: steps to close 90% of the gap, at the pace of the first or of the training so far.
     ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
     ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
     sharpest curvature allows plain gradient descent. ``after``: of plain descent, the real steps after which ``best``,

@@ -22,8 +22,8 @@ SHARE = 0.01
 def clip_layers(draft: Draft) -> Change:
     """The gradient of each tensor of weights is cut to a share of the tensor's own size.
 
-    What: the norm of each tensor's gradient is kept below what makes a step of SGD change it by 1 % at most, and below
-    1 % of its norm for other optimizers; a tensor of zeros counts as one of norm 0.001.
+    What: the norm of each tensor's gradient is kept below what makes a step of SGD change it by 1% at most, and below
+    1% of its norm for other optimizers; a tensor of zeros counts as one of norm 0.001.
     Helps: gradients that explode on their way back: cut all together, the largest leave nothing of the others.
     Does not help: vanished gradients; adaptive optimizers much, which do not see the gradient's length.
     Source: Brock, De, Smith & Simonyan 2021, High-performance large-scale image recognition without normalization

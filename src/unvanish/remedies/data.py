@@ -71,7 +71,7 @@ def scale_targets(draft: Draft) -> Change:
     """The loss compares outputs and targets in units of the targets' deviation; the model answers in the targets' own.
 
     What: a module at the end maps the outputs to the targets' units (mean and deviation; for a bounded output, its
-    middle 80 % to the targets' range), and the loss undoes that for outputs and targets alike. Metrics and predictions
+    middle 80% to the targets' range), and the loss undoes that for outputs and targets alike. Metrics and predictions
     stay in the targets' units.
     Helps: regression on targets of hundreds or thousands, or outside the range of a bounded last activation.
     Does not help: classification (refused); trouble inside the network.

@@ -34,7 +34,10 @@ def small_embeddings(draft: Draft) -> Change:
     if draft.pretrained:
         raise Refused("its weights have seen training and are kept")
     every = {p: m for p, m in draft.model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    found = {path: size for path, module in every.items() if (size := _length(module)) > LARGE}
+    own = {path: module for path, module in every.items() if "weight" in module._parameters}
+    if every and not own:
+        raise Refused("its embeddings are computed from other weights: drawing them anew would change nothing")
+    found = {path: size for path, module in own.items() if (size := _length(module)) > LARGE}
     if not found:
         raise Refused(
             "the network has no embedding" if not every else "its embeddings are of about length 1, or shorter"

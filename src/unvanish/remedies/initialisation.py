@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
-from unvanish.remedies.anatomy import BETWEEN_LAYERS, RELUS, Anatomy, Layer
+from unvanish.remedies.anatomy import BETWEEN_LAYERS, LINEAR, RELUS, Anatomy, Layer
 
 SIZE = ("UV101", "UV202", "UV301", "UV303", "UV304", "UV403")
 ELSEWHERE = ("sigmoid-20", "lr-too-small")
@@ -211,11 +212,12 @@ def free_layers(draft: Draft) -> tuple[list[Layer], str]:
         for parameter in module._parameters.values():
             users[id(parameter)] = users.get(id(parameter), 0) + 1
     tied = [layer for layer in anatomy.layers if users.get(id(layer.module.weight), 0) > 1]
-    computed = [layer for layer in anatomy.layers if "weight" not in layer.module._parameters]
+    # their weight is made anew for every call (weight norm, for one), so that what is written into it is lost
+    computed = [each for each in draft.model.modules() if isinstance(each, LINEAR) and "weight" not in each._parameters]
     frozen = [layer for layer in anatomy.layers if not layer.module.weight.requires_grad]
-    left = {id(layer) for layer in (*tied, *computed, *frozen)}
+    left = {id(layer) for layer in (*tied, *frozen)}
     layers = [layer for layer in anatomy.layers if id(layer) not in left]
-    reasons = {"tied": tied, "reparametrised": computed, "frozen": frozen}
+    reasons: dict[str, Sequence[object]] = {"tied": tied, "reparametrised": computed, "frozen": frozen}
     left_alone = [f"{len(group)} {word}" for word, group in reasons.items() if group]
     if not layers:
         raise Refused(

@@ -28,7 +28,7 @@ FEWEST = 3
     only_for="kind",
 )
 def initial_residual(draft: Draft) -> Change:
-    """Every layer over the graph gets 20 % of what went into the first: 0.8 · layer(h) + 0.2 · h₀.
+    """Every layer over the graph gets 20% of what went into the first: 0.8 · layer(h) + 0.2 · h₀.
 
     What: in a forward that torch.fx can read, behind each of three or more layers over a graph that keep the shape of
     the nodes.

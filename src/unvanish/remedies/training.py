@@ -289,8 +289,8 @@ def warmup(draft: Draft) -> Change:
 def clip_gradients(draft: Draft) -> Change:
     """The gradient of all parameters together is cut to a largest norm.
 
-    What: for SGD 0.01 · ‖all weights‖ / learning rate, so that no step changes the weights by more than 1 % (momentum
-    makes that 10 %), and at most 1; for optimizers that divide by the gradient's own size, 1.
+    What: for SGD 0.01 · ‖all weights‖ / learning rate, so that no step changes the weights by more than 1% (momentum
+    makes that 10%), and at most 1; for optimizers that divide by the gradient's own size, 1.
     Helps: training that diverges in a few large steps.
     Does not help: vanished gradients; adaptive optimizers much, which do not see the gradient's length.
     Source: Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks.

@@ -101,9 +101,9 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
             data = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise UnvanishError(f"reading a report: this is not valid JSON ({error})") from None
-        found = cast("dict[str, Any]", data).get("schema") if isinstance(data, dict) else None
-        if found != SCHEMA:
-            what = f"its schema is {found!r}" if found is not None else 'it has no "schema" at the top level'
+        schema = cast("dict[str, Any]", data).get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            what = f"its schema is {schema!r}" if schema is not None else 'it has no "schema" at the top level'
             raise UnvanishError(f"reading a report: expected a JSON object of schema {SCHEMA!r}, but {what}")
         return cls.from_flow(*parts_of(data))
 
@@ -158,8 +158,8 @@ def filter_findings(report: Report, select: Sequence[str] = (), ignore: Sequence
     A code is named by a prefix: UV1 means UV101. Of two prefixes that fit, the longer decides; ``ignore`` wins a tie.
     An empty ``select`` selects everything.
     """
-    found = tuple(f for f in report.findings if _fit(f.code, select or ("",)) > _fit(f.code, ignore))
-    return report.replace(findings=found)
+    kept = tuple(f for f in report.findings if _fit(f.code, select or ("",)) > _fit(f.code, ignore))
+    return report.replace(findings=kept)
 
 
 def write_text(path: Path, content: str | bytes) -> None:

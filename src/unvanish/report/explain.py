@@ -87,9 +87,9 @@ def _verdict_page(wanted: str) -> Iterator[str]:
     if wanted not in VERDICT_WORDS:
         return
     yield f"{wanted.replace('_', ' ')}  (verdict)\n\n{_wrapped(GLOSSARY[wanted])}"
-    found = [rule for rule in known() if rule.verdict == wanted]
-    if found:
-        yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first(rule), indent=2)}" for rule in found)
+    speaking = [rule for rule in known() if rule.verdict == wanted]
+    if speaking:
+        yield "\n\n".join(f"{rule.code}  {rule.title}\n{_wrapped(_first(rule), indent=2)}" for rule in speaking)
 
 
 def _entries(wanted: str) -> Iterator[str]:

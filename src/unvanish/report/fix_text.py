@@ -125,7 +125,7 @@ def checked_again(fixes: Fixes) -> Iterator[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{max(0, round(100 * share))} %"
+    return f"{max(0.0, share):.0%}"
 
 
 def _headline(fixes: Fixes, page: Page) -> None:
@@ -280,10 +280,10 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
         else:
             often = Counter(failed).most_common(1)[0][0]
             yield f"{len(failed)} of {len(trials)} changes ended like this: {often}"
-            found = {finding.code for finding in fixes.before.findings} & NOT_FINITE
+            codes = {finding.code for finding in fixes.before.findings} & NOT_FINITE
             yield (
-                f"no change moves it: look at the call that {' and '.join(sorted(found))} names first"
-                if found
+                f"no change moves it: look at the call that {' and '.join(sorted(codes))} names first"
+                if codes
                 else "a fault that no change of the network moves lies in the loss or the data: look there first"
             )
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:

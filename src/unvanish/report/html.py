@@ -58,8 +58,8 @@ def banner(report: Report) -> Html:
     verdict = "healthy" if word.startswith("Healthy") else report.verdict
     levels = [finding.level for finding in report.findings]
     counts = [(levels.count(level), level) for level in ("error", "note") if level in levels]
-    found = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
-    aside = h("span", found, class_="count")
+    counted = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
+    aside = h("span", counted, class_="count")
     said = h("p", h("strong", f"{word}:"), " ", prose(headline(report)), role="status")
     return h("div", said, aside, class_=f"verdict {tone(verdict)}")
 

@@ -107,14 +107,14 @@ def folded(layers: Sequence[LayerFlow]) -> Sequence[LayerFlow | Fold]:
 
 
 def told(layers: Sequence[LayerFlow], columns: Iterable[Column]) -> list[Column]:
-    """The columns with something to say: a field that no layer has, or that is ×1.0 or 0 % for all, is left out.
+    """The columns with something to say: a field that no layer has, or that is ×1.0 or 0% for all, is left out.
 
     So is the class, where all are of one.
     """
     silent = {ABSENT, "", "×1.0", "0%", "no"}
-    found = [column for column in columns if not silent.issuperset(column.cell(layer) for layer in layers)]
+    telling = [column for column in columns if not silent.issuperset(column.cell(layer) for layer in layers)]
     alike = len({layer.kind for layer in layers}) == 1  # what the line above the table says of them
-    return [column for column in found if not (alike and column.field == "kind")]
+    return [column for column in telling if not (alike and column.field == "kind")]
 
 
 def table(rows: Iterable[LayerFlow | Fold], columns: Sequence[Column], caption: str) -> Html:

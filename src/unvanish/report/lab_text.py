@@ -129,6 +129,6 @@ def _records(outcome: Outcome, width: int | None) -> Iterator[str]:
 
 def check_line(check: Check) -> str:
     """A check in one line: whether it holds, what was claimed, what was found, and what was expected."""
-    expected, found = (exact(v) if isinstance(v, (int, float)) else v for v in (check.expected, check.found))
+    expected, measured = (exact(v) if isinstance(v, (int, float)) else v for v in (check.expected, check.found))
     wanted = "" if expected is None else f", expected {expected}"
-    return visible(f"{'ok' if check.ok else 'FAILED'}: {check.what}: {found}{wanted}")
+    return visible(f"{'ok' if check.ok else 'FAILED'}: {check.what}: {measured}{wanted}")

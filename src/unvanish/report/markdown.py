@@ -81,8 +81,8 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]#|~!$])|^([+-]|\d+[.)])(?=\s)", _escaped, safe)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    text = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    text = match[0]
     return f"{text[:-1]}\\{text[-1]}"
 
 

@@ -30,8 +30,8 @@ class Place(NamedTuple):
 
 def place(source: str) -> Place | None:
     """The place that a ``source`` field "file:line" names; None where it names none."""
-    found = re.fullmatch(r"(.+):([1-9][0-9]{0,8})", source, re.DOTALL)
-    return Place(found[1], int(found[2])) if found else None
+    match = re.fullmatch(r"(.+):([1-9][0-9]{0,8})", source, re.DOTALL)
+    return Place(match[1], int(match[2])) if match else None
 
 
 def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]]]:

@@ -24,9 +24,9 @@ def name_of(facts: TimeFacts) -> str:
 
 def shown(time: Sequence[TimeFacts], dtype: str, width: int = WIDEST) -> list[tuple[str, str, str]]:
     """(name, bars, sentence) of each sequence, the first ones where there are many."""
-    found = [(name_of(each), bars(each, width), told(each, dtype)) for each in time[:MOST_SHOWN]]
-    more = len(time) - len(found)
-    return [*found, (f"and {more:,} more", "", "their numbers are in the JSON report")] if more else found
+    parts = [(name_of(each), bars(each, width), told(each, dtype)) for each in time[:MOST_SHOWN]]
+    more = len(time) - len(parts)
+    return [*parts, (f"and {more:,} more", "", "their numbers are in the JSON report")] if more else parts
 
 
 def bars(facts: TimeFacts, width: int) -> str:
@@ -82,10 +82,10 @@ def lines(time: Sequence[TimeFacts]) -> tuple[tuple[int, ...], dict[str, tuple[f
     """What a picture shows: the steps, and by name the log10 signal at inputs and states of the longest sequences."""
     known = [each for each in time if each.at]
     at = max((each.at for each in known), key=lambda at: at[-1], default=())
-    found: dict[str, tuple[float | None, ...]] = {}
+    signals: dict[str, tuple[float | None, ...]] = {}
     for each in known:
         if each.at == at:
-            found[f"{each.layer} inputs".strip()] = each.log10_signal
+            signals[f"{each.layer} inputs".strip()] = each.log10_signal
             if each.log10_state:
-                found[f"{each.layer} states".strip()] = each.log10_state
-    return at, found
+                signals[f"{each.layer} states".strip()] = each.log10_state
+    return at, signals

@@ -83,7 +83,7 @@ def rises_steadily(values: Sequence[float]) -> bool:
     """Whether so many values in a row stand in rising order, but for one pair at most.
 
     Of six values in random order, at most one pair of the fifteen stands the wrong way round in 6 of the 720 orders
-    (Mann 1945, Nonparametric tests against trend): less than 1 %.
+    (Mann 1945, Nonparametric tests against trend): less than 1%.
     """
     return len(values) >= FEWEST and sum(a >= b for a, b in combinations(values, 2)) <= 1
 
@@ -258,7 +258,7 @@ def goes_around(flow: Flow, call: CallFlow) -> bool:
 def is_piecewise_linear(call: CallFlow) -> bool:
     """Whether the entries that are not flat pass at full slope: then being flat for half of them is no fault.
 
-    ReLU6 is a hardtanh from 0 to 6. A network behind a hard sigmoid with 59 % of its entries flat went on to learn.
+    ReLU6 is a hardtanh from 0 to 6. A network behind a hard sigmoid with 59% of its entries flat went on to learn.
     """
     return any(word in call.name for word in ("relu", "hard", "clamp", "clip"))
 

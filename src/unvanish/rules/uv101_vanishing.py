@@ -47,22 +47,26 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     stay random.
 
     Evidence: log10 T_rel, how strongly the outputs depend on the layer (Jacobian times size of the weights), relative
-    to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error
-    still left changes it. The change of the error signal along the dominant path is split into slopes, weights,
-    normalisers and joins; the smallest share is the cause. A stricter ``threshold`` does not report the milder
-    layers. Of a running training: log10 of the error signal, and of gradient norm times weight norm, over the largest
-    of a later layer, both below the same limit, because the error then stands for the random cotangents that T_rel is
+    to the best layer after it, below ``threshold``. Neither the loss scale, nor the learning rate, nor the error still
+    left changes it. The change of the error signal along the dominant path is split into slopes, weights, normalisers
+    and joins; the smallest share is the cause. A stricter ``threshold`` does not report the milder layers.
+
+    Of a running training: log10 of the error signal, and of gradient norm times weight norm, over the largest of a
+    later layer, both below the same limit, because the error signal then stands for the random cotangents that T_rel is
     measured with. Of the reference networks, three seeds each, the lowest layer lay at -1.7 or above in all that train,
-    and at -3.8 or below in all with a vanishing gradient. Under Adam and its like, whose steps do not shrink with the
-    gradient, it is a note down to -4.5 while the gradient is above eps and the loss does not stay at that of the best
-    constant: of random chains of 4 to 14 layers without normalisation all from -2.6 to -4.1 fitted, and of sigmoid
-    chains at -5.3 and less none did. Below that, down to -12, up to 200 real steps are tried and taken back, and up to
-    800 as long as what the weakest layer transmits rises fast enough to arrive within 10,000, or faster and faster:
-    a note where it then transmits above the limit, or the loss has come half of the way down by what these layers
-    learn; where it still rises and more steps cost too much, a note and an open question. Of 149 random chains of
-    softplus, sigmoid, tanh and other smooth units under Adam, from which the rule was made, all that trained after
-    standing still for up to 1,300 steps were notes; all that stood still for 3,000 were errors, and so were six
-    that trained after 1,600 to 2,500.
+    and at -3.8 or below in all with a vanishing gradient.
+
+    Under Adam and its like, whose steps do not shrink with the gradient, it is a note down to -4.5 while the gradient
+    is above eps and the loss does not stay at that of the best constant: of random chains of 4 to 14 layers without
+    normalisation all from -2.6 to -4.1 fitted, and of sigmoid chains at -5.3 and less none did. Below that, down to
+    -12, up to 200 real steps are tried and taken back, and up to 800 as long as what the weakest layer transmits rises
+    fast enough to arrive within 10,000, or faster and faster: a note where it then transmits above the limit, or the
+    loss has come half of the way down by what these layers learn; where it still rises and more steps cost too much, a
+    note and an open question.
+
+    Of 149 random chains of softplus, sigmoid, tanh and other smooth units under Adam, from which the rule was made, all
+    that trained after standing still for up to 1,300 steps were notes; all that stood still for 3,000 were errors, and
+    so were six that trained after 1,600 to 2,500.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
@@ -79,22 +83,27 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
         return []
     worst = min(layers, key=lambda each: values[each.name])
     path = route(flow, worst)
-    message = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
-    decays = decay_balances(flow)
-    level = "note" if decays else vanishing_level(flow, layers)
-    further = "" if decays else _steps(flow, level)
-    message += (DECAYED if decays else "") + not_converged(flow) + not_asked(flow) + further + sources(layers)
+    who = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
+    level, further = _level(flow, layers)
     blamed = cause(path, shrinking=True)
     return [
         Statement(
             level=level,
             layers=names(layers),
             cause=blamed,
-            message=message,
+            message=f"{who}{further}{sources(layers)}",
             evidence=_evidence(flow, values[worst.name], layers, path, threshold),
             remedies=_remedies(blamed, flow.calls),
         )
     ]
+
+
+def _level(flow: Flow, layers: Sequence[LayerFlow]) -> tuple[str, str]:
+    """How bad it is, and what speaks for that."""
+    if decay_balances(flow):
+        return "note", DECAYED + not_converged(flow) + not_asked(flow)
+    level = vanishing_level(flow, layers)
+    return level, not_converged(flow) + not_asked(flow) + _steps(flow, level)
 
 
 def _evidence(

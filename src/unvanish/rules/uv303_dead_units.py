@@ -38,7 +38,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     Why: a unit that is off on all samples has slope zero on all of them. Its incoming weights get no gradient and it
     says nothing to the layers after it: the network is narrower than it was built.
 
-    Evidence: the share of units whose slope is below 1 % of the activation's largest on every sample of this batch,
+    Evidence: the share of units whose slope is below 1% of the activation's largest on every sample of this batch,
     greater than ``threshold``. Half-dead ReLU layers are healthy; of the outputs themselves, none can be spared: one is
     enough while the loss is no better than that of a constant. A batch of fewer than ``samples`` is not asked: on
     one sample a trained, sparse network has most of its units off. Nor is a call that more of the signal goes around

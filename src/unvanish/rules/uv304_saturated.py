@@ -34,7 +34,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     Why: a sigmoid or tanh is flat far from zero. Its slope there is nearly 0, and a unit with no slope passes no
     gradient to its weights, however wrong it is.
 
-    Evidence: the share of entries whose slope is below 1 % of the activation's largest, greater than ``threshold``,
+    Evidence: the share of entries whose slope is below 1% of the activation's largest, greater than ``threshold``,
     while the loss is no better than that of the best constant output: confident, correct units are flat too. Outputs do
     not count while the loss corrects them: a confidently wrong one is flat as well. Where standardised inputs undo it
     UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)

@@ -32,7 +32,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     here it is no lower than that of a constant output, which needs no inputs at all.
 
     Evidence: the Gauss-Newton decrement, what a quadratic model of the loss in the parameters that receive a signal
-    still promises, as a share of the achievable reduction, below ``threshold``; and the loss at 98 % or more of that
+    still promises, as a share of the achievable reduction, below ``threshold``; and the loss at 98% or more of that
     of the best constant output. Where a step that was really tried lowers the loss by as much, it is no plateau.
 
     What helps: see whether the inputs carry the targets at all (shuffled rows, a wrong join); a different start; a

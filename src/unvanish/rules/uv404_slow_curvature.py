@@ -37,7 +37,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
 
     Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is
     greater than ``multiple``, less the half of a tenfold step to which it is known; the learning rate in the same units
-    is greater than ``near``; more than ``steps`` steps are needed to close 90 % of the gap; and steps really taken
+    is greater than ``near``; more than ``steps`` steps are needed to close 90% of the gap; and steps really taken
     closed less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps,
     where they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step
     wins across it, and says nothing of the way along. Then it is a note: a network that leaves a flat stretch by itself

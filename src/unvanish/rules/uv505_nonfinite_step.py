@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow, NextStep
 from unvanish.rules import Statement, rule
-from unvanish.words.spans import named
+from unvanish.rules.wording import together
 
 
 @rule(
@@ -44,7 +44,7 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
     step = flow.next_step
     if step is None or not step.nonfinite or flow.nonfinite:
         return []
-    who = named(step.nonfinite, [layer.name for layer in flow.layers])
+    who = together(step.nonfinite, flow)
     message = (
         f"{_which(flow)} of {flow.setting.optimizer} leaves {_what(step)} in {who} infinite or not a number:"
         f" {_why(flow, step)} Loss and gradient are still finite."

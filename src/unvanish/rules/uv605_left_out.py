@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow, NextStep
 from unvanish.rules import Statement, rule
-from unvanish.words.spans import named
+from unvanish.rules.wording import together
 
 
 @rule(
@@ -45,7 +45,7 @@ def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
     free = [layer for layer in flow.layers if layer.call is not None and not layer.frozen]
     nothing = bool(free) and all(layer.name in names for layer in free)
     message = (
-        f"{named(names, [layer.name for layer in flow.layers])} {'is' if len(names) == 1 else 'are'} trainable, but"
+        f"{together(names, flow)} {'is' if len(names) == 1 else 'are'} trainable, but"
         f" {flow.setting.optimizer} does not hold {'its' if len(names) == 1 else 'their'} {still:,} parameters: no"
         " step moves them."
     )

@@ -8,9 +8,8 @@ from unvanish.decide.limits import VANISHED
 from unvanish.records import Evidence, Flow, LossFacts, RateTrial, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import regained, steps_to_judge
-from unvanish.rules.wording import factor, names, weakest
+from unvanish.rules.wording import factor, together, weakest
 from unvanish.words.numbers import number
-from unvanish.words.spans import named
 
 STUCK = 0.95
 """Share of the loss of the best constant output: what has not fallen below has learned nothing of the inputs."""
@@ -78,7 +77,7 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
     later = "" if back is None else f" {back.regained_after} of them bring it to {number(back.regained)}."
     end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
     if not stays_up:
-        end += f", no better than a constant, and no gradient at all reaches {named(step.silenced, names(flow.layers))}"
+        end += f", no better than a constant, and no gradient at all reaches {together(step.silenced, flow)}"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
         f" is {end}:"

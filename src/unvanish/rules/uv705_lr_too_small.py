@@ -55,7 +55,7 @@ def lr_too_small(
     Why: a step lowers the loss by about the learning rate times the squared gradient. With a rate thousands of times
     below what the curvature allows, the loss falls in a straight line that is much too flat.
 
-    Evidence: of the multiples of the next step that were tried the best is at least ``multiple``; closing 90 % of the
+    Evidence: of the multiples of the next step that were tried the best is at least ``multiple``; closing 90% of the
     gap takes more than ``times`` the planned steps (10,000 if none are given); and the same number of steps, really
     taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
@@ -176,7 +176,7 @@ def _pace(step: StepFacts) -> str:
 
 
 def _needed_as_it_gains(step: StepFacts, gap: float) -> float | None:
-    """Steps to 90 % of the gap if the pace grows exponentially, as it did over the larger steps; None if it did not.
+    """Steps to 90% of the gap if the pace grows exponentially, as it did over the larger steps; None if it did not.
 
     n steps at ``scale`` times the rate go as far as scale·n at the present one. With a pace that grows by the factor
     exp(k) a step they win expm1(k·scale·n) / expm1(k·n) times as much: more than scale, and that gives k.

@@ -20,8 +20,13 @@ def names(layers: Iterable[LayerFlow]) -> tuple[str, ...]:
 
 
 def subject(flow: Flow, layers: Sequence[LayerFlow], one: str, many: str) -> str:
-    """The folded names with a verb that agrees: "fc1 learns", "layers 0 … 16 (9 layers) learn"."""
-    return f"{named(names(layers), names(flow.layers))} {one if len(layers) == 1 else many}"
+    """The folded names with a verb that agrees: "fc1 learns", "layers 0 … 8 (9 layers) learn"."""
+    return f"{together(names(layers), flow)} {one if len(layers) == 1 else many}"
+
+
+def together(those: Sequence[str], flow: Flow) -> str:
+    """The folded names in running text, where bare numbers have to be said to be layers: "layers 0, 2", "fc1, fc2"."""
+    return named(those, names(flow.layers))
 
 
 def sources(layers: Iterable[LayerFlow]) -> str:

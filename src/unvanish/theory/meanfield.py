@@ -120,7 +120,7 @@ def moments(phi: Activation, q: float) -> Moments:
 
 
 def saturation(phi: Activation, q: float) -> float:
-    """The share of pre-activations of variance q at which |φ′| is below 1 % of its largest."""
+    """The share of pre-activations of variance q at which |φ′| is below 1% of its largest."""
     u = np.linspace(-REACH, REACH, 24_000)  # an even number: no point on a kink at 0
     weight = np.exp(-u * u / 2)
     low = np.abs(phi.slope(u * math.sqrt(q))) < SATURATED * phi.largest_slope

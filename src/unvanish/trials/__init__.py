@@ -214,7 +214,7 @@ def open_race(
 def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     """Train the network as it is for T/16 steps: what was found before and after, and whether it is improving.
 
-    Improving: converged; or 3 % of L_ref has been won, and the loss is at least that far below the best constant
+    Improving: converged; or 3% of L_ref has been won, and the loss is at least that far below the best constant
     answer's. Where it is only near that answer, the training goes on to the last rung before it is judged: there a
     network that learns has left the constant behind, and one that is stuck has not. Findings of the start come first.
     """
@@ -230,12 +230,12 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     )
     later = diagnose(trained, seed=race.seed).findings
     known = {finding.code for finding in first}
-    found = (*first, *(f for f in later if f.code not in known))
+    findings = (*first, *(f for f in later if f.code not in known))
     improving = _improving(race)
-    if improving is None and all(f.level != "error" for f in found):
+    if improving is None and all(f.level != "error" for f in findings):
         race.reach(AS_IS, race.seed, race.plan.rungs[-1], "probe: as is")
         improving = _improving(race)
-    return found, bool(improving)
+    return findings, bool(improving)
 
 
 def _improving(race: Race) -> bool | None:
@@ -306,8 +306,8 @@ def _so_far(race: Race, chosen: Candidate | None) -> tuple[Candidate | None, Jud
         for steps in lengths:
             every, known = range(race.seed, race.seed + race.plan.seeds), race.ledger.measures
             seeds = [d for d in every if (candidate, d, steps) in known and (AS_IS, d, steps) in known]
-            if seeds and (found := judge(race, candidate, seeds, steps)) is not None:
-                return candidate, found
+            if seeds and (judgement := judge(race, candidate, seeds, steps)) is not None:
+                return candidate, judgement
     return None, None
 
 

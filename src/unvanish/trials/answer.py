@@ -38,15 +38,15 @@ def answer(
     if judgement is not None and len(judgement.scores) < race.plan.seeds and not interrupted:
         remarks.append(f"the budget carried {len(judgement.scores)} of {race.plan.seeds} seeds in the judgement")
     after = None if copy is None else _after(race, copy.candidate)
-    found: Learned | None = None
+    learnt: Learned | None = None
     if copy is not None and judgement is not None:
         seeds = range(race.seed, race.seed + len(judgement.scores))
-        found = learned(race, copy.candidate, seeds, judgement.steps)
+        learnt = learned(race, copy.candidate, seeds, judgement.steps)
     patch, patched, why = "", "", ""
     if copy is not None and after is not None:
         patch, patched, why = patch_of(race.problem, copy, race.report, after)
     return Fixes(
-        verdict=_verdict(after, found) if copy is not None else verdict or "no remedy found",
+        verdict=_verdict(after, learnt) if copy is not None else verdict or "no remedy found",
         trials=trials,
         best=None if copy is None else trials[0],
         model=None if copy is None else copy.model,
@@ -69,16 +69,16 @@ def answer(
         patched=patched,
         patch_refused=why,
         state=written(race.ledger, race.identity),
-        learned=None if found is None else found.share,
-        learned_in_training=None if found is None else found.training,
-        still_falling=found is not None and found.falling,
+        learned=None if learnt is None else learnt.share,
+        learned_in_training=None if learnt is None else learnt.training,
+        still_falling=learnt is not None and learnt.falling,
     )
 
 
-def _verdict(after: Report | None, found: Learned | None) -> str:
+def _verdict(after: Report | None, learnt: Learned | None) -> str:
     """Of a change that helps: repaired, unless a check still finds an error or less than half has been learnt."""
     errors = after is not None and any(finding.level == "error" for finding in after.findings)
-    shares = () if found is None else (found.share, found.training)
+    shares = () if learnt is None else (learnt.share, learnt.training)
     short = any(share is not None and share < HALF for share in shares)
     return "improved" if errors or short else "repaired"
 
@@ -93,11 +93,11 @@ def _as_judged(race: Race, chosen: Candidate, steps: int) -> Copy:
 
 
 def _trials(race: Race, chosen: Candidate | None, judgement: Judgement | None) -> tuple[Trial, ...]:
-    found: list[Trial] = []
+    trials: list[Trial] = []
     order = [c for _, _, c in race.ledger.standings() if c not in (AS_IS, chosen)]
     if chosen is not None:
-        found.append(_raced(race, chosen) if judgement is None else _judged(race, chosen, judgement))
-    return (*found, *(_raced(race, candidate) for candidate in order))
+        trials.append(_raced(race, chosen) if judgement is None else _judged(race, chosen, judgement))
+    return (*trials, *(_raced(race, candidate) for candidate in order))
 
 
 def _judged(race: Race, chosen: Candidate, judgement: Judgement) -> Trial:
@@ -135,9 +135,9 @@ def _raced(race: Race, candidate: Candidate) -> Trial:
 
 def _described(race: Race, candidate: Candidate) -> Trial:
     """What the edits do, in words and code."""
-    found = race.ask(Describe(candidate, race.seed)).trial
-    assert found is not None
-    return found
+    trial = race.ask(Describe(candidate, race.seed)).trial
+    assert trial is not None
+    return trial
 
 
 def _as_is(race: Race, judgement: Judgement | None) -> Trial:

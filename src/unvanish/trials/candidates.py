@@ -103,9 +103,9 @@ def _interleaved(streams: list[list[Candidate]], everything: list[Candidate]) ->
     while left:
         left = False
         for count, turn in enumerate(turns, 1):
-            if (found := next(turn, None)) is not None:
+            if (candidate := next(turn, None)) is not None:
                 left = True
-                yield found
+                yield candidate
             if count == RANDOM_EVERY - 1 and (drawn := next(lot, None)) is not None:
                 left = True
                 yield drawn

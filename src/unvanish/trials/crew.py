@@ -82,10 +82,10 @@ class Crew:
             with self.changed:
                 if question in self._done:
                     self._wanted = None
-                    found = self._done[question]
-                    if isinstance(found, BaseException):
-                        raise found
-                    return found
+                    answer = self._done[question]
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    return answer
                 self._wanted = question
                 mine = self.turns.take(HERE, question)
                 if mine is None and self._failed is not None:
@@ -106,8 +106,8 @@ class Crew:
         """What the process of that number is to do next, as soon as there is something; None when all is over."""
         with self.changed:
             while not self.closed:
-                if (found := self.turns.take(number, self._wanted)) is not None:
-                    return found
+                if (question := self.turns.take(number, self._wanted)) is not None:
+                    return question
                 self.changed.wait()
         return None
 
@@ -291,8 +291,8 @@ def _drive_ray(crew: Crew, ray: Any, work: Work) -> None:
         while not crew.closed:
             while tasks.room() > 0 and (some := crew.some(tasks.size(crew.waiting), POOL)):
                 tasks.give(some)
-            for question, found in tasks.collect(0.05) if tasks.running else crew.idle(POOL):
-                crew.put(POOL, question, lost(question, found.said) if isinstance(found, cluster.LostJob) else found)
+            for question, answer in tasks.collect(0.05) if tasks.running else crew.idle(POOL):
+                crew.put(POOL, question, lost(question, answer.said) if isinstance(answer, cluster.LostJob) else answer)
     except BaseException as error:
         crew.fail(error)
     finally:

@@ -31,14 +31,14 @@ def lasts(race: Race) -> bool:
     return _stands(race, race.ledger.measures[AS_IS, race.seed, race.ledger.reached[AS_IS, race.seed]])
 
 
-def _stands(race: Race, found: Measure) -> bool:
+def _stands(race: Race, measure: Measure) -> bool:
     loss = race.report.loss
-    if found.failure or found.loss is None or loss is None:
+    if measure.failure or measure.loss is None or loss is None:
         return False
     if loss.best_constant is None or has_converged(loss):
-        return found.fall > -IMPROVING
+        return measure.fall > -IMPROVING
     scale = loss.reference if loss.reference else abs(loss.value)
-    return found.loss <= loss.best_constant - IMPROVING * scale
+    return measure.loss <= loss.best_constant - IMPROVING * scale
 
 
 def lasting(race: Race, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], str]:
@@ -89,5 +89,5 @@ def survives(race: Race, candidate: Candidate) -> bool:
     if race.ledger.price(candidate, race.seed, end) > race.ledger.left:
         return False
     before = race.ledger.measures.get((candidate, race.seed, race.plan.rungs[-1]))
-    found = race.reach(candidate, race.seed, end, f"to where it ended badly as it is: {title(candidate)}")
-    return not found.failure and (before is None or found.score >= before.score - FALLEN)
+    measure = race.reach(candidate, race.seed, end, f"to where it ended badly as it is: {title(candidate)}")
+    return not measure.failure and (before is None or measure.score >= before.score - FALLEN)

@@ -71,14 +71,14 @@ class Ends:
             last, own = last_call(look.capture, output_loss), output_call(look.capture, output_loss)
             loss = loss_facts(output_loss, last, look.capture.loss, 0)
             through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
-            found = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, _floor(loss))
+            ends = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, _floor(loss))
             if last is None or not last.kind or loss.best_constant is None:
-                return found
+                return ends
             best, share = lowest(last.output_loss, loss.value)[0], output_facts(last, own, loss).unreachable
             if best is None or share is None:
-                return found
+                return ends
             best = max(best, 0.0) if loss.value > 0.0 else best
-            return replace(found, best=best, lost=share * (max(loss.value, loss.best_constant) - best))
+            return replace(ends, best=best, lost=share * (max(loss.value, loss.best_constant) - best))
 
     def are_of(self, problem: Problem, last: Last | None) -> bool:
         """Whether loss, targets and last calls of this problem are these."""

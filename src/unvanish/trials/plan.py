@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def reserve(self) -> int:
-        """What is kept back for the steps after the race, 60 % of the budget at most, or what two remedies leave."""
+        """What is kept back for the steps after the race, 60% of the budget at most, or what two remedies leave."""
         return self._reserve(self.rungs)
 
     @property

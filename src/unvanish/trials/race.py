@@ -133,21 +133,21 @@ class Race:
     def _foresee(self, places: Iterable[tuple[Candidate, int]], own: Candidate | None, last: int) -> None:
         if self.crew is None or not self.copies.fits_in_memory:
             return
-        found = self._ahead(places, last)
+        others = self._ahead(places, last)
         mine = [] if own is None else [Ahead(own, self.seed, last)]
         if own is not None and (here := self.copies.trained.get((own, self.seed))) and here.steps >= last:
             mine = []
-        self.crew.foresee([*mine, *found], mine)
+        self.crew.foresee([*mine, *others], mine)
 
     def _ahead(self, places: Iterable[tuple[Candidate, int]], last: int) -> list[Ahead]:
         """The parts of the trainings that lead there, of those that have not been measured there."""
         part = max(self.plan.rungs[0], -(-self.plan.rungs[-1] // PARTS))
-        found: list[Ahead] = []
+        ahead: list[Ahead] = []
         for candidate, seed in dict.fromkeys(places):
             if not {(candidate, seed, last)} & {*self.ledger.measures, *self.replay}:
                 start = self.ledger.reached.get((candidate, seed), 0)
-                found += [Ahead(candidate, seed, min(stop, last)) for stop in range(start + part, last + part, part)]
-        return found
+                ahead += [Ahead(candidate, seed, min(stop, last)) for stop in range(start + part, last + part, part)]
+        return ahead
 
     def expect(self, keys: Iterable[Key], own: Candidate | None = None) -> None:
         """Let others begin with what will be reached next, as far as the budget carries it.
@@ -192,14 +192,14 @@ class Race:
 
     def _measured_by_crew(self, candidate: Candidate, seed: int, steps: int) -> tuple[Measure, int]:
         """The same by any process; it counts what this one would have taken, going on with the copy it had."""
-        found = self.ask(Train(candidate, seed, steps))
-        if found.measure is None:
-            raise Refused(found.refused)
+        answer = self.ask(Train(candidate, seed, steps))
+        if answer.measure is None:
+            raise Refused(answer.refused)
         before = max(self.stood.get((candidate, seed), 0), self.ledger.reached.get((candidate, seed), 0))
-        cost = found.steps if before > steps else max(0, found.steps - before)
-        self.stood[candidate, seed] = max(before, found.steps)
+        cost = answer.steps if before > steps else max(0, answer.steps - before)
+        self.stood[candidate, seed] = max(before, answer.steps)
         self.ledger.spent += cost
-        return found.measure, cost
+        return answer.measure, cost
 
     def judged(self, candidate: Candidate, seed: int, steps: int) -> tuple[float, ...]:
         """Its scores on the data that judges; () where its copy was not trained for exactly so many steps."""
@@ -278,11 +278,11 @@ class Race:
         if self.veto and self.flows.get(structure, 0.0) < VANISHED:
             return "cut off"
         staying = None if structure in self.flows else self._staying()
-        found = self._ask_about(candidate, staying)
-        if found is None:
+        answer = self._ask_about(candidate, staying)
+        if answer is None:
             return "refused"
-        if found.flow is not None:
-            self.flows[structure] = found.flow
+        if answer.flow is not None:
+            self.flows[structure] = answer.flow
         cut_off = self.veto and self.flows[structure] < VANISHED
         return "cut off" if cut_off else "applies"
 
@@ -296,10 +296,10 @@ class Race:
 
     def _ask_about(self, candidate: Candidate, staying: frozenset[str] | None) -> Answer | None:
         """The answer to a look; None where it does not apply, which is noted."""
-        found = self.ask(Look(candidate, self.seed, staying))
-        if found.refused and len(candidate) == 1:
-            self.refused[candidate[0]] = found.refused
-        return None if found.refused else found
+        answer = self.ask(Look(candidate, self.seed, staying))
+        if answer.refused and len(candidate) == 1:
+            self.refused[candidate[0]] = answer.refused
+        return None if answer.refused else answer
 
 
 def _structure(candidate: Candidate) -> Candidate:

@@ -102,14 +102,14 @@ class Scale:
             inputs, targets = self.judging
             copy.model.eval()
             with autocast(self.problem, copy.model):
-                found = loss_of(copy.draft.loss_fn, called(copy.model, inputs), targets)
-            return float(found.detach() if isinstance(found, Tensor) else found)
+                value = loss_of(copy.draft.loss_fn, called(copy.model, inputs), targets)
+            return float(value.detach() if isinstance(value, Tensor) else value)
 
         try:
-            found = self._as_it_was(copy, loss)
+            value = self._as_it_was(copy, loss)
         except Exception:  # a loss written for batches of one size, say: the score says what there is to say
             return None
-        return found if math.isfinite(found) else None
+        return value if math.isfinite(value) else None
 
     def _as_it_was(self, copy: Copy, work: Callable[[], T]) -> T:
         """Random numbers follow from the copy's seed; model, loss and metric are afterwards as they were."""
@@ -155,26 +155,26 @@ class Scale:
             return -math.inf
         metric = self.problem.metric
         if metric is None:
-            found = (self.start - self._loss(copy, outputs, targets)) / (self.reference or 1.0)
+            score = (self.start - self._loss(copy, outputs, targets)) / (self.reference or 1.0)
         else:
-            found = self._metric(metric, copy, rebuild(outputs, Tensor.detach) if self.graph else outputs, targets)
-        return found if math.isfinite(found) else -math.inf
+            score = self._metric(metric, copy, rebuild(outputs, Tensor.detach) if self.graph else outputs, targets)
+        return score if math.isfinite(score) else -math.inf
 
     def _metric(self, metric: Callable[..., Any], copy: Copy, outputs: Any, targets: Any) -> float:
         try:
-            found = metric(outputs, targets)
+            value = metric(outputs, targets)
         except Exception as error:
             raise UnvanishError(
                 f"metric(outputs, targets) raised {type(error).__name__} in the trial {copy.title!r} after"
                 f" {copy.steps} steps: {error}"
             ) from error
         try:
-            if isinstance(found, str):  # float() would read "0.9"
+            if isinstance(value, str):  # float() would read "0.9"
                 raise TypeError
-            return float(found)
+            return float(value)
         except (TypeError, ValueError, RuntimeError):
             raise UnvanishError(
-                f"metric(outputs, targets) returned a {type(found).__name__} in the trial {copy.title!r}; it must"
+                f"metric(outputs, targets) returned a {type(value).__name__} in the trial {copy.title!r}; it must"
                 " return one number, higher is better"
             ) from None
 

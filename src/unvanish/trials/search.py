@@ -146,8 +146,8 @@ def completed(race: Race, chosen: Candidate, answers: Sequence[str]) -> Candidat
         whole = in_order((*chosen, slug), {each: get(each) for each in (*chosen, slug)})
         if not race.applies(whole) or race.leaves_a_fault(whole):
             continue
-        found = race.reach(whole, race.seed, race.plan.rungs[-1], f"with {slug}: {title(whole)}")
-        as_good = found.key >= _key(race, chosen) - CLOSE or _learns_as_much(race, whole, chosen)
+        measure = race.reach(whole, race.seed, race.plan.rungs[-1], f"with {slug}: {title(whole)}")
+        as_good = measure.key >= _key(race, chosen) - CLOSE or _learns_as_much(race, whole, chosen)
         if as_good and survives(race, whole):
             return whole
     return chosen
@@ -169,8 +169,8 @@ def minimised(race: Race, chosen: Candidate, answers: Sequence[str] = ()) -> Can
     race.foresee([*((smaller, race.seed) for smaller in every), *((each, race.seed + 1) for each in (*every, chosen))])
     for out, smaller in fewer.items():
         try:
-            found = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
-            key = found.key
+            measure = race.reach(smaller, race.seed, rung, f"without {out}: {title(smaller)}")
+            key = measure.key
             if key < goal and out in HIGHER_RATES and out not in answers:
                 key = _caught_up(race, smaller, out)
         except Refused:
@@ -200,9 +200,9 @@ def _caught_up(race: Race, slower: Candidate, out: str) -> float:
         return before.key
     if race.ledger.left - race.ledger.price(slower, race.seed, further) < 3 * rung:
         return before.key
-    found = race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
-    doubled = found.falling and further >= 2 * rung
-    return found.key + (max(0.0, found.key - before.key) / 2.0 if doubled else 0.0)
+    measure = race.reach(slower, race.seed, further, f"without {out}, for longer: {title(slower)}")
+    doubled = measure.falling and further >= 2 * rung
+    return measure.key + (max(0.0, measure.key - before.key) / 2.0 if doubled else 0.0)
 
 
 def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candidate:
@@ -213,8 +213,8 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
     rung, second = race.plan.rungs[-1], race.seed + 1
 
     def worse(candidate: Candidate) -> float:
-        found = race.reach(candidate, second, rung, f"a second seed: {title(candidate)}")
-        return min(race.ledger.key(candidate), found.key)
+        measure = race.reach(candidate, second, rung, f"a second seed: {title(candidate)}")
+        return min(race.ledger.key(candidate), measure.key)
 
     rivals: list[Candidate] = [] if LOWER_RATE in chosen else [(*chosen, LOWER_RATE)]
     race.expect([(chosen, second, rung), *((rival, race.seed, rung) for rival in rivals)])
@@ -225,8 +225,8 @@ def guarded(race: Race, chosen: Candidate, runner_up: Candidate | None) -> Candi
     for rival in rivals:
         try:
             race.reach(rival, race.seed, rung, f"learning rate guard: {title(rival)}")
-            if race.ledger.key(rival) > floor + CLOSE and (found := worse(rival)) > floor + CLOSE:
-                chosen, floor = (rival, found) if survives(race, rival) else (chosen, floor)
+            if race.ledger.key(rival) > floor + CLOSE and (key := worse(rival)) > floor + CLOSE:
+                chosen, floor = (rival, key) if survives(race, rival) else (chosen, floor)
         except Refused:
             continue
     return chosen

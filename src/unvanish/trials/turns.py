@@ -71,17 +71,17 @@ class Turns:
 
     def take(self, number: int, wanted: Question | None = None) -> Question | None:
         """The next question of a process; None where it has to wait. ``wanted``: what the race stands before."""
-        found = self.next(number, wanted)
-        if found is not None:
-            del self._waiting[found]
-            self._at[number] = found
+        question = self.next(number, wanted)
+        if question is not None:
+            del self._waiting[question]
+            self._at[number] = question
             if number not in self.forgetful:
-                self._stands.setdefault(number, {}).setdefault(_place(found), 0)
-        return found
+                self._stands.setdefault(number, {}).setdefault(_place(question), 0)
+        return question
 
     def next(self, number: int, wanted: Question | None = None) -> Question | None:
         """The same, which stays there."""
-        best, found = (SPARE + 1, 0.0, 0), None
+        best, chosen = (SPARE + 1, 0.0, 0), None
         for at, (each, rank) in enumerate(self._waiting.items()):
             if each == wanted:
                 rank = SURE if number == HERE else SURE - 1
@@ -89,8 +89,8 @@ class Turns:
                 continue
             first = number == HERE or number in self.forgetful or rank != SURE
             if (key := (rank, distance, at if first else -at)) < best:
-                best, found = key, each
-        return found
+                best, chosen = key, each
+        return chosen
 
     def answered(self, number: int, question: Question, steps: int) -> None:
         """A process has answered; its copy now stands at so many steps."""
@@ -131,13 +131,13 @@ class Turns:
         It then begins with what is there, and what the remedy needs has been imported.
         """
         first = question.candidate[:1]
-        made = {other for other, found in self._stands.items() if any(c[:1] == first for c, _ in found)}
+        made = {other for other, stands in self._stands.items() if any(c[:1] == first for c, _ in stands)}
         return 1.0 if not first or not made else 0.5 if number in made else 1.5
 
     def _home(self, question: Question) -> int | None:
         """Who has come furthest with the copy, and not too far."""
         stands = {
-            number: found[_place(question)] for number, found in self._stands.items() if _place(question) in found
+            number: places[_place(question)] for number, places in self._stands.items() if _place(question) in places
         }
         if isinstance(question, (Train, Ahead)):
             stands = {number: steps for number, steps in stands.items() if steps <= question.steps}
@@ -145,7 +145,7 @@ class Turns:
 
     def _is_reached(self, question: Ahead) -> bool:
         """Whether somebody has come as far, or is on the way."""
-        far = any(found.get(_place(question), -1) >= question.steps for found in self._stands.values())
+        far = any(stands.get(_place(question), -1) >= question.steps for stands in self._stands.values())
         return far or any(_place(each) == _place(question) for each in self._at.values())
 
     def _price(self, number: int, question: Question) -> int:

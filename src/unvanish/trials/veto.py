@@ -47,8 +47,8 @@ def transmission(
         if stays is False:
             if (bound := _bound(edited)) is not None and bound > CLEAR:
                 return bound
-            if (found := _decided(quick_layers(edited))) is not None:
-                return found
+            if (decided := _decided(quick_layers(edited))) is not None:
+                return decided
         report = diagnose(edited, effort="auto" if staying else "quick")
     except UnvanishError:
         return 0.0
@@ -82,8 +82,8 @@ def _bound(problem: Problem) -> float | None:
         capture.release()
 
 
-def _log10_norms(parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) -> dict[int, float]:
-    norms = torch.stack([torch.linalg.vector_norm(t.detach()) for t in found]).tolist()
+def _log10_norms(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> dict[int, float]:
+    norms = torch.stack([torch.linalg.vector_norm(t.detach()) for t in tensors]).tolist()
     logs = (math.log10(norm) if norm > 0.0 else LOG_ZERO for norm in norms)
     return dict(zip(map(id, parameters), logs, strict=True))
 

@@ -3,7 +3,7 @@
 For each layer the updates, the gradients and the error signals of the two runs are compared, as logarithms, at the
 steps that both sampled. The noise of a layer is its own: the robust spread (1.4826 times the median absolute deviation)
 of the changes from one sample to the next around that step, over √2, of both runs in quadrature. The limit holds for
-all layers, quantities and samples together (Bonferroni, 1 %), and must be passed in three samples in a row. Another run
+all layers, quantities and samples together (Bonferroni, 1%), and must be passed in three samples in a row. Another run
 of the script gets ahead or falls behind: a value counts only by its distance from all that the other run does within a
 quarter of the steps.
 
@@ -341,10 +341,10 @@ def _beyond(values: Sequence[float], others: Sequence[float], steps: Sequence[in
 
 def _said(parting: Parting, one: Half, other: Half) -> str:
     a, b = amount(parting.one), amount(parting.other)
-    what, layer = QUANTITIES[parting.quantity], visible(parting.layer)
+    what, layer = QUANTITIES[parting.quantity], called(visible(parting.layer))
     others = f" (and {len(parting.also):,} other layers)" if parting.also else ""
     values = f"{what} is {a} in {one.name}, {b} in {other.name}"
-    said = f"They first differ at step {parting.step:,} in {called(layer)}{others}: {values}"
+    said = f"They first differ at step {parting.step:,} in {layer}{others}: {values}"
     if not (math.isfinite(parting.one) and math.isfinite(parting.other)):
         return f"{said}."
     gap = times(abs(parting.one - parting.other))

@@ -139,6 +139,19 @@ class History:
         return None
 
 
+MEASURED = {
+    "UV801": ("log10 of the gradient over that of the other layers", "in the first samples"),
+    "UV802": ("log10 of the gradient over that of the other layers", "in the first samples"),
+    "UV803": ("share of the units that are off", "in the first samples"),
+    "UV804": ("share of the entries that are saturated", "in the first samples"),
+    "UV805": ("loss", "usually"),
+    "UV806": ("log10 of the update over that of the other layers", "in the first samples"),
+    "UV807": ("learning rate", "at most"),
+    "UV809": ("loss", "in the first samples"),
+}
+"""What the two numbers of a finding are: what was compared, and with when."""
+
+
 def _beside(log10: float) -> str:
     return "exactly 0" if log10 == -math.inf else f"{times(log10)} that of the other layers"
 
@@ -146,6 +159,7 @@ def _beside(log10: float) -> str:
 def _finding(code: str, layer: str, value: float, base: float, step: int) -> Finding:
     event = EVENTS[code]
     where = f" in {called(layer)}" if layer else ""
+    what, before = MEASURED[code]
     sense = {
         "UV801": f"{_beside(value)}; in its first samples {_beside(base)}",
         "UV802": f"{_beside(value)}; in its first samples {_beside(base)}",
@@ -158,6 +172,6 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
     }[code]
     return Finding(
         code=code, verdict=event.verdict, level="note", layers=(layer,) if layer else (),
-        message=f"since step {step}: {event.title}{where} ({sense}).",
-        evidence=(Evidence(name="value", value=value), Evidence(name="baseline", value=base)),
+        message=f"since step {step:,}: {event.title}{where} ({sense}).",
+        evidence=(Evidence(name=what, value=value), Evidence(name=f"{what}, {before}", value=base)),
     )  # fmt: skip

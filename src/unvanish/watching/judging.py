@@ -100,7 +100,7 @@ class Judging:
             episode.on, episode.off = episode.on + 1, 0
             if not episode.told and (step == 0 or episode.on >= HELD):
                 episode.told = True
-                self.tell(finding.replace(message=f"since step {episode.began}: {finding.message}"), episode.began)
+                self.tell(finding.replace(message=f"since step {episode.began:,}: {finding.message}"), episode.began)
         for code in [code for code in self.episodes if code not in now]:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1

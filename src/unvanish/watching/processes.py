@@ -41,7 +41,7 @@ NOT_ALL = (
     "{count} processes train, and the numbers are of this one alone, because not every process watches the same layers"
     " at the same steps"
 )
-GONE = "since step {step} the numbers are of this process alone: another one stopped watching"
+GONE = "since step {step:,} the numbers are of this process alone: another one stopped watching"
 TOGETHER = (
     "{count} processes train: signals, norms and the loss are of all of them together; saturated and dead fractions are"
     " means over them, so that a unit which is off in one process only counts in part"

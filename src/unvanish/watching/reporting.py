@@ -152,4 +152,4 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
 
 
 def _when(began: int, until: int | None) -> str:
-    return f"at step {began}" if until is None else f"from step {began}, over at step {until}"
+    return f"at step {began:,}" if until is None else f"from step {began:,}, over at step {until:,}"

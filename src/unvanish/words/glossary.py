@@ -196,14 +196,14 @@ _LAYER = {
         " weights move that way. A small gradient on a flat stretch is lost signal; one in a curved valley is a bottom."
     ),
     "steps_to_learn": "How many steps of the present optimizer the layer needs to get there; may be inf.",
-    "saturated_fraction": "Share of an activation's entries where its slope is below 1 % of its largest slope.",
+    "saturated_fraction": "Share of an activation's entries where its slope is below 1% of its largest slope.",
     "dead_fraction": "Share of the units that pass nothing on for any sample of the batch.",
     "underflow_fraction": (
         "Share of the truly non-zero gradient entries below the smallest normal number of their type."
     ),
     "update_to_weight_ratio": (
         "Size of the optimizer's next step over the size of the weights, both root mean squares. A quick check takes"
-        " Adam's step of more than 200,000 weights from a sample of them, which is right to 3 %."
+        " Adam's step of more than 200,000 weights from a sample of them, which is right to 3%."
     ),
     "noise": (
         "True if the gradient cannot be told from the chance of which samples are in the batch. A flag beside the"
@@ -224,7 +224,7 @@ _LAYER = {
     "call": "The index of the layer's call; null if it is not in the graph.",
     "LayerFlow.before": "The layer before it on its dominant path: where one step back leads.",
     "gate": (
-        'What alone explains a weak signal: small trainable tensors on the way to the output; or, after "own branch: ",'
+        'What alone explains a weak signal: small trainable tensors on the way to the output; or, after "own branch:",'
         " what does in the layer's own short branch beside a trunk that carries the signal."
     ),
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",

@@ -10,7 +10,7 @@ STEP = {
     "ladder": "Multiples of the next step and the loss after each of them.",
     "StepFacts.best": "The multiple of the next step with the lowest loss; null if none lowers it.",
     "lowered": "The largest fall of the loss on it, less its uncertainty, as a share of the achievable reduction.",
-    "needed": "How many steps it takes to close 90 % of the gap at the pace of the first one.",
+    "needed": "How many steps it takes to close 90% of the gap at the pace of the first one.",
     "taken": "How many steps the optimizer has made already, by its own count; null where it keeps none.",
     "StepFacts.planned": "How many steps are planned; null if no number was given.",
     "walked": "The loss after a few steps really taken, and taken back; null if nothing asked for them.",

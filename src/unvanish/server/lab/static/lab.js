@@ -214,8 +214,8 @@ async function start() {
     const {share, what} = JSON.parse(event.data);
     job.broken = 0;
     $('bar').value = share;
-    $('bar').textContent = $('bar').title = `${Math.round(100 * share)} %, ${what}`;
-    $('doing').textContent = `${Math.round(100 * share)} % · ${what}`;
+    $('bar').textContent = $('bar').title = `${Math.round(100 * share)}%, ${what}`;
+    $('doing').textContent = `${Math.round(100 * share)}% · ${what}`;
   });
   job.source.addEventListener('result', async event => { ended(); await show(JSON.parse(event.data)); });
   job.source.addEventListener('problem', event => { ended(); problem(JSON.parse(event.data).error); });
