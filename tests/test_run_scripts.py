@@ -190,6 +190,54 @@ def test_it_prints_what_it_prints_alone_and_what_it_trains_is_sampled(
         assert all(seen) != ("compiled" in name)
 
 
+COMPILED = """
+net = torch.compile(network(), backend="aot_eager")
+optimizer = torch.optim.SGD(net.parameters(), 1e-1)
+for step in range(12):
+    optimizer.zero_grad()
+    loss = F.cross_entropy(net(x), y) / (step != {broken})
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_note_on_a_compiled_model_says_what_can_be_done(
+    in_place: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = COMPILED.format(broken=-1)
+    if in_place:
+        script = script.replace("torch.compile(network(), backend=", "network()\nnet.compile(backend=")
+    Path("train.py").write_text(HEAD + script, encoding="utf-8")
+    assert main(["run", "-o", "r.unvanish", "--fail-on", "error", "train.py"]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    torch._dynamo.reset()
+    assert "the model has no parameters" not in err
+    assert ("lets a check of the running batch (check_every=K) judge them" in err) == in_place
+    assert ("(check_every=K) runs the module itself, and judges them" in err) == (not in_place)
+    assert load_run("r.unvanish").report().setting.batch_size == (0 if in_place else 64)
+
+
+@pytest.mark.parametrize("broken", [7, -1])
+def test_each_step_of_a_compiled_model_can_be_checked_and_run_again(
+    broken: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(HEAD + COMPILED.format(broken=broken), encoding="utf-8")
+    assert main(["run", "-o", "r.unvanish", "--check-every", "5", "train.py"]) == 0
+    err = capsys.readouterr().err
+    torch._dynamo.reset()
+    if broken < 0:
+        assert "no full check" not in err
+        report = load_run("r.unvanish").last_report()
+        assert [each.verdict for each in report.layers] == ["healthy"] * 3
+        assert report.setting.batch_size == 64
+    else:
+        assert "UV501 at step 7: the loss made a number that is not finite: it was born at div" in err
+        assert main(["show", "--fail-on", "error", "r.unvanish"]) == 1
+
+
 def run_as_program(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text(HEAD + textwrap.dedent(script), encoding="utf-8")
     command = [sys.executable, "-m", "unvanish", "run", "-o", "r.unvanish", *words, "train.py"]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import unvanish
 from unvanish.preserve import seeded
 from unvanish.report.text import render
-from unvanish.words.spans import span
+from unvanish.words.spans import named, span
 
 ATTENTION = [f"net.blocks.{at}.attention.{part}" for at in range(12) for part in ("query", "key", "value")]
 LETTERS = ["a", "b", "c", "d", "e.0", "f", "g.1", "h", "i"]
@@ -89,3 +89,18 @@ def test_layers_of_different_blocks_can_be_told_apart_in_a_narrow_table() -> Non
         table = text[text.index("\nlayer") :].split("\n\n")[0]
         names = [line.split("  ")[0] for line in table.splitlines()[2:] if "⋮" not in line]
         assert len(names) > 8 and len(set(names)) == len(names), table
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["0"], "layer 0"),
+        (["0", "2"], "layers 0, 2"),
+        (["0", "2", "4"], "layers 0 … 4 (3 layers)"),
+        (["fc"], "fc"),
+        (["0", "fc"], "layers 0, fc"),
+        ([], ""),
+    ],
+)
+def test_in_a_sentence_bare_numbers_are_said_to_be_layers(names: list[str], text: str) -> None:
+    assert named(names, ["0", "2", "4", "6", "fc"]) == text

@@ -155,6 +155,22 @@ PLANTS: dict[str, tuple[Callable[[Any], None], str, tuple[str, ...]]] = {
         lambda w: train(w, Net(), loss=lambda out, y, on: F.cross_entropy(out, torch.where(on.any(), -100, y))),
         "UV501", ("nll_loss", "mean of nothing"),
     ),
+    "a factor of the loss": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: F.cross_entropy(out, y) / (1 - on.max())),
+        "UV501", ("the loss made a number that is not finite", "div by an exact 0"),
+    ),
+    "a logarithm of nothing in the loss": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: -(out.softmax(-1) * (1 - on)).log().mean()),
+        "UV501", ("it was born at log of an exact 0,",),
+    ),
+    "a logarithm of less than nothing": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: (out.softmax(-1) - 2 * on).log().mean()),
+        "UV501", ("it was born at log of a negative number,",),
+    ),
+    "a logarithm of what is no number": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: torch.where(on > 0, NAN, out.exp()).log().mean()),
+        "UV501", ("it was born at log,",),
+    ),
     "one of four micro-batches": (lambda w: train(w, Net(root), parts=4), "UV502", ("sqrt",)),
     "forward under a scaler": (lambda w: train(w, Net(log), scaler=scaler()), "UV501", ("log",)),
     "backward under a scaler": (lambda w: train(w, Net(root), scaler=scaler()), "UV502", ("sqrt",)),
@@ -195,6 +211,31 @@ def test_a_part_of_the_loss_that_is_no_number_in_each_step_is_said_once(tmp_path
     assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
     (found,) = [each for each in runs[0].findings if each.verdict == "nonfinite"]
     assert "at step 0: the loss is nan" in found.message
+
+
+def test_a_loss_of_large_numbers_that_cancel_is_no_overflow(tmp_path: Path) -> None:
+    """Outputs of 1e20 and signals of 1e20: their product is beyond float32, and no number of the training is."""
+    net = nn.Linear(4, 2)
+    with torch.no_grad():
+        net.weight.fill_(1e20)
+        net.bias.zero_()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    with unvanish.watch(net, optimizer, check_every=1, to=tmp_path / "run.unvanish") as watched:
+        out = net(torch.ones(8, 4))
+        loss = 1e20 * (out[:, 0] - out[:, 1]).sum()
+        assert loss.item() == 0.0
+        loss.backward()
+        optimizer.step()
+    report = unvanish.load_run(watched.path).full_report()
+    assert report is not None and not report.flow.nonfinite
+    assert not [each for each in watched.findings if each.verdict == "nonfinite"]
+
+
+def test_what_came_back_from_a_broken_loss_is_no_report(tmp_path: Path) -> None:
+    """The signals are no numbers, so the walk that looked for the call used zeros: of these nothing may be said."""
+    run = PLANTS["target"][0]
+    run(lambda net, optimizer: unvanish.watch(net, optimizer, every=1, to=tmp_path / "run.unvanish"))
+    assert unvanish.load_run(tmp_path / "run.unvanish").full_report() is None
 
 
 def test_a_step_that_calls_the_step_of_its_base_class_is_one_step(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import unvanish
 from unvanish.report.sentences import said
@@ -113,6 +114,12 @@ def test_one_far_off_start_is_no_scale_of_what_is_left_to_learn() -> None:
     assert run(nothing, loss=lambda step: 1e6 if step == 0 else 1.0, steps=60)[0] == []
 
 
+@pytest.mark.parametrize("peak", [1, 2, 3])
+def test_a_training_that_falls_back_from_a_blow_up_has_not_converged(peak: int) -> None:
+    """As Adam at a rate of 30: a loss of 1.6, then of 6e5, and of 6.7 a hundred steps later."""
+    assert run(nothing, loss=lambda step: 1.6 if step == 0 else 6.7 if step > peak else 6e5, steps=60)[0] == []
+
+
 def test_a_learning_rate_that_has_decayed_to_nothing() -> None:
     def still(step: int, at: int) -> dict[str, float]:
         return {"update_to_weight_ratio": 1e-3 if step < 20 else 1e-7}
@@ -163,6 +170,45 @@ def test_what_cannot_be_watched_leaves_nothing_behind(tmp_path: Path) -> None:
         unvanish.watch(net, torch.optim.SGD(net.parameters(), 0.1), to=tmp_path / "r.unvanish")
     assert not hasattr(torch.Tensor.backward, "__wrapped__")
     assert not net._forward_pre_hooks
+
+
+LARGE = {
+    "SGD": (lambda net: torch.optim.SGD(net.parameters(), 50.0), "the steps of SGD (learning rate 50) carry them away"),
+    "Adam": (lambda net: torch.optim.Adam(net.parameters(), 1e3), "the steps of Adam (learning rate 1,000) carry"),
+    "small": (lambda net: torch.optim.SGD(net.parameters(), 1e-3), ""),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", ["nan", "shut"])
+@pytest.mark.parametrize("rate", LARGE)
+def test_what_breaks_after_steps_that_were_too_large_is_told_with_them(
+    rate: str, how: str, seed: int, tmp_path: Path
+) -> None:
+    """The norm of the weights tells the two apart: the same fault, with and without weights that were carried away."""
+    torch.manual_seed(seed)
+    first = nn.Linear(8, 16)
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
+    make, words = LARGE[rate]
+    optimizer, x, y = make(net), torch.randn(32, 8), torch.randint(3, (32,))
+    with unvanish.watch(net, optimizer, every=5, to=tmp_path / "r.unvanish") as watched:
+        for step in range(41):
+            optimizer.zero_grad()
+            if how == "shut" and step == 3:
+                with torch.no_grad():
+                    first.bias.fill_(-1e30 if words else -1e3)
+            out = net(x)
+            loss = F.cross_entropy(out, y) / (how == "shut" or step != 7)
+            loss.backward()
+            optimizer.step()
+    found = [each for each in watched.findings if each.level == "error"]
+    grown = words or ("either the steps of SGD (learning rate 0.001) carry" if how == "shut" else "")  # by the script
+    assert found and all(grown in each.message for each in found), found
+    assert all(("The norm of the weights has grown" in each.message) == bool(grown) for each in found)
+    report = unvanish.load_run(watched.path).report()
+    deciding = next(each for each in report.findings if each.level == "error")
+    assert deciding.message.count("The norm of the weights has grown") == bool(grown)
+    assert grown in deciding.message and ("lr-0.1" in deciding.remedies) == bool(words)
 
 
 @pytest.mark.parametrize("code", [code for code in EVENTS if code != "UV808"])

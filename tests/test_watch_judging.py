@@ -84,3 +84,26 @@ def test_the_callback_is_told_within_ten_steps(
     assert [at for at, each in enumerate(waiting) if not each] == (
         [*range(10), 19, 29, 39] if patience else [*range(STEPS)]
     )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_log_line_says_of_numbers_that_they_are_layers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """Layers of an nn.Sequential are called by bare numbers; those of a class by what they are."""
+    torch.manual_seed(seed)
+    parts = [part for _ in range(12) for part in (nn.Linear(8, 8), nn.Sigmoid())]
+    for plain in (True, False):
+        net = nn.Sequential(*parts) if plain else nn.ModuleDict({"body": nn.Sequential(*parts)})
+        forward = net if plain else net["body"]
+        with unvanish.watch(net, torch.optim.SGD(net.parameters(), lr=0.1), to=tmp_path / f"{plain}.sqlite") as run:
+            forward(torch.randn(16, 8)).square().sum().backward()
+            run.watcher.optimizers[next(iter(run.watcher.optimizers))].step()
+        (line,) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("UV101")]
+        assert line.startswith(f"UV101 since step 0: {'layers 0' if plain else 'body.0'} … "), line
+        caplog.clear()
+
+
+def test_a_note_of_one_layer_says_that_it_is_one(tmp_path: Path) -> None:
+    run = train(tmp_path / "shut.sqlite", 0)
+    assert any(f"in layer {each.layers[0]} (" in each.message for each in run.findings if each.code == "UV803")

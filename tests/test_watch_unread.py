@@ -72,7 +72,7 @@ def test_a_second_backward_before_the_second_step_leaves_no_signal_of_the_first(
             second(first(x).detach()).mul(1e-3).sum().backward()
             optimizers[1].step()
     found = [*unvanish.load_run(tmp_path / "r.unvanish").by_layer("log10_signal").values()]
-    right = math.log10(math.sqrt(32) * 1e-3 * math.sqrt(16))  # it was given 32 samples in the step, 16 of them here
+    right = math.log10(math.sqrt(16) * 1e-3 * math.sqrt(16))  # it was given 32 samples in the step, 16 of them here
     assert len(found) == 2 and found[1] == pytest.approx([right] * STEPS, abs=1e-5)
 
 

@@ -113,7 +113,7 @@ def _summary(run: Run, script: str, why: str, status: int) -> str:
     """One sentence, the report of the last sampled step, and the path."""
     made = int(run.facts.get("steps", 0))
     if failed := run.facts.get("failed"):
-        return f"unvanish: watching {script} ended early by an error of its own ({failed}); {run.path}"
+        return f"unvanish: watching {script} ended early ({failed}); {run.path}"
     if not run.steps and "no known parent package" in why and (home := home_of(Path(script))).module:
         folder = home.first[0].parent if home.first[0].name == "src" else home.first[0]
         return f"unvanish: {script} is a part of a package; in {folder}, write: unvanish run -m {home.module}"

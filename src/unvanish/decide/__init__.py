@@ -42,7 +42,7 @@ from unvanish.decide.stationary import (
     may_be_stationary,
 )
 from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 STUCK = 100
 """Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
@@ -100,7 +100,7 @@ def decide(flow: Flow) -> Flow:
         if why:
             reasons.setdefault(why, []).append(layer.name)
         layers.append(layer.replace(verdict=verdict))
-    entries = [(f"the verdict of {span(names, [a.name for a in layers])}", why) for why, names in reasons.items()]
+    entries = [(f"the verdict of {named(names, [a.name for a in layers])}", why) for why, names in reasons.items()]
     flow = flow.replace(layers=tuple(layers))
     if (remark := _left_out(flow.asked)) and remark not in flow.notes:
         flow = flow.replace(notes=(*flow.notes, remark))

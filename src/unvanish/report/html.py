@@ -10,7 +10,7 @@ from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question, time_axis
-from unvanish.report.sentences import called, checked, headline, tally, words
+from unvanish.report.sentences import batch, called, checked, headline, tally, words
 from unvanish.report.through_time import TITLE
 from unvanish.words.glossary import GLOSSARY
 from unvanish.words.markup import Child, Html, h, prose
@@ -103,7 +103,7 @@ def _origin(report: Report) -> list[Html]:
     setting = report.setting
     facts = (
         ("model", f"{setting.model}, {setting.parameters:,} parameters, in {setting.mode} mode"),
-        ("batch", f"{setting.batch_size:,} {'sample' if setting.batch_size == 1 else 'samples'}"),
+        ("batch", batch(setting.batch_size)),
         (
             "numbers",
             f"{setting.dtype} on {setting.device}" + (f", autocast {setting.autocast}" * bool(setting.autocast)),

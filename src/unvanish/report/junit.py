@@ -92,7 +92,7 @@ def _failure(report: Report, finding: Finding) -> Failure:
     named = index(report).named(finding.layers)
     return Failure(
         verdict=finding.verdict,
-        sentence=f"{finding.code} {title(finding)}: {sentences(report, finding)[0]}",
+        sentence=f"{finding.code} {title(finding)}: {sentences(finding)[0]}",
         details="\n".join(map(visible, _details(report, finding))),
         case=named[0].name if named else WHOLE,
     )

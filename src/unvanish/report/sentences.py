@@ -71,7 +71,7 @@ def headline(report: Report) -> str:
     """The first sentence of the finding the verdict rests on; without one, what the absence of findings means."""
     first = deciding(report)
     if first is not None:
-        return sentences(report, first)[0]
+        return sentences(first)[0]
     if report.findings:
         return _no_fault(report)
     unjudged = sum(layer.verdict in ("undecided", "not_asked") for layer in report.layers)
@@ -99,14 +99,14 @@ def deciding(report: Report) -> Finding | None:
     return None if called(report).startswith("Healthy") else index(report).deciding
 
 
-def sentences(report: Report, finding: Finding) -> list[str]:
+def sentences(finding: Finding) -> list[str]:
     """The first sentence of the message, and the rest if there is one."""
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", finding.message, maxsplit=1)
 
 
 def beyond_headline(report: Report, finding: Finding) -> str:
     """The message, less the sentence that already stands at the top of the page."""
-    return " ".join(sentences(report, finding)[1:]) if finding is deciding(report) else finding.message
+    return " ".join(sentences(finding)[1:]) if finding is deciding(report) else finding.message
 
 
 def loss_fact(report: Report) -> str:
@@ -166,16 +166,20 @@ def evidence_fact(evidence: Evidence) -> str:
 def checked(report: Report) -> list[str]:
     """What was checked, and how: one fact an entry."""
     setting = report.setting
-    samples = "1 sample" if setting.batch_size == 1 else f"{setting.batch_size:,} samples"
     facts = (
         f"{setting.model} with {setting.parameters:,} parameters, in {setting.mode} mode",
-        f"{samples}, {setting.dtype} on {setting.device}",
+        f"{batch(setting.batch_size)}, {setting.dtype} on {setting.device}",
         f"autocast {setting.autocast}" if setting.autocast else "",
         loss_fact(report),
         f"optimizer {setting.optimizer}" if setting.optimizer else "",
         f"effort {setting.effort}, seed {setting.seed}",
     )
     return [fact for fact in facts if fact]
+
+
+def batch(size: int) -> str:
+    """How many samples were looked at, in words; a watch does not know it where the calls of a model are hidden."""
+    return {0: "an unknown number of samples", 1: "1 sample"}.get(size) or f"{size:,} samples"
 
 
 def places(report: Report, finding: Finding, most: int = 3) -> str:

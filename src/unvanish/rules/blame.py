@@ -6,7 +6,8 @@ import math
 from typing import NamedTuple
 
 from unvanish.records import Evidence, Flow, LayerFlow
-from unvanish.rules.wording import called, factor
+from unvanish.rules.wording import factor
+from unvanish.words.spans import called
 
 FACTORS = {"slopes": "slopes", "weights": "weights", "norm": "normalisers", "join": "joins"}
 """The role of a call -> the word for what it multiplies the error signal by."""

@@ -57,10 +57,11 @@ EVENTS = {
             the loss itself is not finite the finding says that instead.""",
         ),
         Event("UV809", "converged", "the training has converged", """
-            The last eight sampled losses all were below a thousandth of what it began with (the median of the first
-            three), the same share as in a check. Small gradients are what is to be expected there, and no fault. A loss
-            that cannot come near zero is not judged. Where a training begins far above what a constant output reaches,
-            this is no measure of what is left to learn; unvanish check asks for that.""",
+            The last eight sampled losses all were below a thousandth of what it began with (the least of the first
+            three, as a training that only falls back from a blow-up has not converged), the same share as in a check.
+            Small gradients are what is to be expected there, and no fault. A loss that cannot come near zero is not
+            judged. Where a training begins far above what a constant output reaches, this is no measure of what is
+            left to learn; unvanish check asks for that.""",
         ),
     )
 }  # fmt: skip

@@ -11,8 +11,9 @@ from unvanish.decide.stationary import comes_through
 from unvanish.records import CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
-from unvanish.rules.wording import called, factor, judged, names, not_converged, sources, subject
+from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject
 from unvanish.words.numbers import number
+from unvanish.words.spans import called
 
 
 @rule(

@@ -7,7 +7,8 @@ from unvanish.decide.live import GROWTH, growths, not_asked
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.blame import Route, because, cause, gain_evidence, route
-from unvanish.rules.wording import called, factor, judged, names, sources, subject
+from unvanish.rules.wording import factor, judged, names, sources, subject
+from unvanish.words.spans import called
 
 
 @rule(

@@ -9,8 +9,9 @@ from unvanish.decide.live import not_asked
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import feeding, goes_around, is_piecewise_linear, makes_outputs, settled
-from unvanish.rules.wording import called, names, place
+from unvanish.rules.wording import names, place
 from unvanish.words.numbers import percent
+from unvanish.words.spans import called
 
 
 @rule(

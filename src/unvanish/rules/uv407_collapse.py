@@ -6,8 +6,9 @@ from unvanish.decide.alike import COSTS, alike_level
 from unvanish.decide.limits import ALIKE, MIXED
 from unvanish.records import AlikeFacts, CallFlow, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import called, factor, names, sources
+from unvanish.rules.wording import factor, names, sources
 from unvanish.words.numbers import percent
+from unvanish.words.spans import called
 
 
 @rule(

@@ -7,6 +7,7 @@ import math
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import call_place, factor, judged, names, sources, subject
+from unvanish.words.spans import called
 
 LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308.25}
 """log10 of the largest finite number of each type."""
@@ -77,8 +78,9 @@ def _from_size(flow: Flow, layers: list[LayerFlow]) -> Statement:
     worst = max(layers, key=lambda layer: _entry_rms(layer) - _largest(layer))
     limit = _largest(worst)
     message = (
-        f"{subject(flow, layers, 'gets', 'get')} an infinite gradient in training: the exact entries of {worst.name}"
-        f" have an rms of {factor(_entry_rms(worst))}, and {_type(worst)} ends at {factor(limit)}.{sources(layers)}"
+        f"{subject(flow, layers, 'gets', 'get')} an infinite gradient in training: the exact entries of"
+        f" {called(worst.name)} have an rms of {factor(_entry_rms(worst))}, and {_type(worst)} ends at"
+        f" {factor(limit)}.{sources(layers)}"
     )
     return Statement(
         layers=names(layers),

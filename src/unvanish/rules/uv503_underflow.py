@@ -8,6 +8,7 @@ from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 from unvanish.words.numbers import percent
+from unvanish.words.spans import called
 
 
 @rule(
@@ -56,8 +57,8 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     kind = worst.dtype.removeprefix("torch.") or "its number type"
     message = (
         f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {percent(_lost(worst))} of the"
-        " non-zero"
-        f" entries of {worst.name} are below the smallest normal number of {kind}.{not_asked(flow)}{sources(layers)}"
+        f" non-zero entries of {called(worst.name)} are below the smallest normal number of {kind}."
+        f"{not_asked(flow)}{sources(layers)}"
     )
     return [
         Statement(

@@ -10,6 +10,7 @@ from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import flat_in_loss
 from unvanish.rules.wording import factor, judged, names, sources, subject
+from unvanish.words.spans import called
 
 
 @rule(
@@ -54,8 +55,8 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
     share = factor(_rms(least) - math.log10(eps))
     message = (
         f"{subject(flow, layers, 'has', 'have')} a gradient below the optimizer's eps: its entries have an rms of"
-        f" {factor(_rms(least))} in {least.name}, eps is {eps:.1g}, so the steps are about {share} of what the learning"
-        f" rate says. {_arrives(flow, least)}{sources(layers)}"
+        f" {factor(_rms(least))} in {called(least.name)}, eps is {eps:.1g}, so the steps are about {share} of what"
+        f" the learning rate says. {_arrives(flow, least)}{sources(layers)}"
     )
     return [
         Statement(

@@ -32,7 +32,8 @@ def undecided(flow: Flow) -> list[Statement]:
 
     Evidence: the number of layers that were judged, and the reasons one by one. An error where not a single layer was
     judged, because then nothing at all is known; a note otherwise. What was not asked for, as while a training runs, is
-    no open question, but for a gradient of exactly zero whose reason was left out: that is a note.
+    no open question, but for a gradient of exactly zero whose reason was left out: that is a note. So is a running
+    training of which no layer can be seen, such as a compiled one.
 
     What helps: what each reason says; often a larger batch, a loss given apart from the model, or thawed layers.
 
@@ -44,16 +45,18 @@ def undecided(flow: Flow) -> list[Statement]:
     layers = (*failed, *(layer for layer in left_out if layer.log10_grad_norm == -math.inf))
     if flow.nonfinite or not (layers or _other_questions(flow, bool(known), bool(left_out))):
         return []
+    unseen = not flow.layers and not flow.asks("loss")  # in a running training, whose layers may be hidden
     reasons = "; ".join(f"{what}: {why}" for what, why in flow.undecided)
     if known:
         message = f"Some questions stay open: {reasons}."
     elif not flow.layers:
-        message = "No layer could be judged: the model has no parameters."
+        why = "of none of them an error signal was seen" if unseen else "the model has no parameters"
+        message = f"No layer could be judged: {reasons or why}."
     else:
         message = f"No layer could be judged: {reasons or 'all of them are frozen or unused'}."
     return [
         Statement(
-            level="note" if known or (left_out and not failed) else "error",
+            level="note" if known or unseen or (left_out and not failed) else "error",
             layers=names(layers),
             cause="",
             message=message,

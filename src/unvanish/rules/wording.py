@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from unvanish.records import CallFlow, Flow, LayerFlow
 from unvanish.words.numbers import number, percent, times
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 
 def judged(flow: Flow, verdict: str) -> tuple[LayerFlow, ...]:
@@ -26,13 +26,7 @@ def subject(flow: Flow, layers: Sequence[LayerFlow], one: str, many: str) -> str
 
 def together(those: Sequence[str], flow: Flow) -> str:
     """The folded names in running text, where bare numbers have to be said to be layers: "layers 0, 2", "fc1, fc2"."""
-    folded = span(those, names(flow.layers))
-    return f"{'layer' if len(those) == 1 else 'layers'} {folded}" if folded[:1].isdigit() else folded
-
-
-def called(name: str) -> str:
-    """A layer in running text: "layer 38" for a bare number, else its path."""
-    return f"layer {name}" if name[:1].isdigit() else name
+    return named(those, names(flow.layers))
 
 
 def sources(layers: Iterable[LayerFlow]) -> str:

@@ -29,12 +29,12 @@ from statistics import NormalDist, median
 from typing import Any
 
 from unvanish.records import Record, to_builtins
-from unvanish.rules.wording import called
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, number, times
+from unvanish.words.spans import called
 
 SCHEMA = "unvanish.against/1"
 SURE = 0.01

@@ -7,6 +7,7 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class Entry:
     outputs: list[tuple[int, Tensor | None, int]] = field(default_factory=list)
     came: list[tuple[int, int, list[Any]]] = field(default_factory=list)
     loss: int = -1  # which of the outputs is the loss
+    read: bool = False  # an optimizer has seen the gradients that came of it
 
     @property
     def signals(self) -> dict[int, Tensor]:
@@ -66,10 +68,17 @@ class Entry:
 
     @property
     def samples(self) -> int:
-        """How many it was given."""
-        if self.args and isinstance(first := self.args[0], Tensor) and first.ndim:
-            return first.size(0)
-        return next((each.size(0) for each in tensors((self.args, self.kwargs)) if each.ndim), 1)
+        """How many it was given; a single vector, of which no output has as many rows, is one sample."""
+        first = self.args[0] if self.args else None
+        if not isinstance(first, Tensor) or not first.ndim:
+            first = next((each for each in tensors((self.args, self.kwargs)) if each.ndim), None)
+        if first is None:
+            return 1
+        if first.ndim == 1 and first.is_floating_point():
+            kept = [each for _, each, _ in self.outputs if each is not None and each.numel() <= SMALL]
+            if kept and not any(each.ndim and each.size(0) == first.size(0) for each in kept):
+                return 1
+        return first.size(0)
 
 
 class Box:
@@ -77,7 +86,7 @@ class Box:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.first: dict[int, nn.Parameter | None] = {}  # of each module, one parameter
+        self.first: dict[int, weakref.ref[nn.Parameter] | None] = {}  # of each module, one parameter
         self.running: Entry | None = None
         self.counts: dict[int, int] = {}  # samples of those calls of the step that are not held any more, by module
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
@@ -86,13 +95,11 @@ class Box:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        given = args if alone else list(tensors((args, kwargs)))
-        try:
-            versions = [(each, each._version) for each in given]
-        except RuntimeError:  # what was made in inference mode has none
-            versions = [(each, each._version) for each in given if not each.is_inference()]
-        first = self.first[id(module)] if id(module) in self.first else self._first(module)
+        versions = _versions(args, kwargs)
+        kept = self.first.get(id(module))
+        first = None if kept is None else kept()
+        if first is None:
+            first = self._first(module)
         home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
@@ -101,14 +108,23 @@ class Box:
         if len(self.entries) > MOST:
             self._drop(self.entries[:-MOST])
 
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What the call that runs was given, where that was not known when it began."""
+        if self.running is not None:
+            self.running.args, self.running.kwargs = args, kwargs
+            self.running.versions = _versions(args, kwargs)
+
     def _drop(self, those: list[Entry]) -> None:
         for each in those:
-            self.counts[id(each.module)] = self.counts.get(id(each.module), 0) + each.samples
+            if not each.read:
+                self.counts[id(each.module)] = self.counts.get(id(each.module), 0) + each.samples
         self.entries = [each for each in self.entries if each not in those]
 
     def _first(self, module: nn.Module) -> nn.Parameter | None:
         """One of its parameters, which stays the same when the module moves to another device."""
-        return self.first.setdefault(id(module), next(iter(module.parameters()), None))
+        first = next(iter(module.parameters()), None)
+        self.first[id(module)] = None if first is None else weakref.ref(first)
+        return first
 
     def after(self, outputs: Any) -> None:
         """It has run: wait for the signals at its outputs."""
@@ -143,7 +159,7 @@ class Box:
 
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
-        self._drop([each for each in self.entries if any(id(p) in moved for p in each.module.parameters())])
+        self.entries = [e for e in self.entries if not any(id(p) in moved for p in e.module.parameters())]
 
     def clear(self) -> None:
         self.entries.clear()
@@ -151,13 +167,29 @@ class Box:
         self.counts.clear()
         self.running, self.loss, self.loss_birth = None, None, ""
 
-    @property
     def samples(self) -> int:
-        """The samples of the step: the most that one module was given, in all of its calls together."""
-        counts = dict(self.counts)
-        for each in self.entries:
-            counts[id(each.module)] = counts.get(id(each.module), 0) + each.samples
+        """Of how many samples the gradients are that an optimizer reads now: of each once; 0 where no call was seen.
+
+        The most that one module was given, in all of its calls together that a backward has reached since the last
+        optimizer read the gradients.
+        """
+        unread = [each for each in self.entries if not each.read] or self.entries
+        reached = [each for each in unread if each.signals] or unread
+        counts: dict[int, int] = {}
+        for each in reached:
+            key = id(each.module)
+            counts[key] = counts.get(key, self.counts.pop(key, 0)) + each.samples
+            each.read = True
         return max(counts.values(), default=0)
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
+    alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+    given = args if alone else list(tensors((args, kwargs)))
+    try:
+        return [(each, each._version) for each in given]
+    except RuntimeError:  # what was made in inference mode has none
+        return [(each, each._version) for each in given if not each.is_inference()]
 
 
 def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:

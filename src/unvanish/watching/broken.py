@@ -129,7 +129,8 @@ def _of_the_gradients(scene: Scene, found: Replay) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+    kind = ("layer " if len(names) == 1 else "layers ") if names[0][:1].isdigit() else ""
+    return f"{kind}{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
 
 
 def _finding(code: str, step: int, text: str, cause: str, layers: tuple[str, ...] = ()) -> Finding:

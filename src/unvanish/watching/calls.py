@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import Any
 
 import torch
@@ -9,11 +11,26 @@ from torch import nn
 from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
+from unvanish.records import UnvanishError
 from unvanish.watching.box import Box
 from unvanish.watching.guard import Guard
 from unvanish.watching.parts import Parts, drop
 from unvanish.watching.processes import Processes
 from unvanish.watching.signals import Activations, Signals
+
+THREADS = (
+    "two threads train at the same time, and a watch follows one: let them train one after the other, or each in a"
+    " process of its own"
+)
+
+
+class Running(threading.local):
+    """The calls that run now, of each thread its own: another one may ask a model for outputs meanwhile."""
+
+    depth = 0  # calls inside of one another
+    held = False  # whether the outermost is in the box
+    late = False  # whether it has begun before its hooks were there
+    mode: Activations | None = None
 
 
 class Calls:
@@ -28,8 +45,8 @@ class Calls:
         self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
         self.hooks: list[Any] = []
         self.sampled = False  # the step that comes
-        self.depth, self.held = 0, False  # calls that run inside of one another; whether the outermost is in the box
-        self.mode: Activations | None = None
+        self.running = Running()
+        self.thread = 0  # that made the calls in the box
 
     def add(self, model: nn.Module, outer: nn.Module | None) -> None:
         """Follow the calls of a model, or of ``outer``, which is called in its stead; until then its parts' as well."""
@@ -38,33 +55,37 @@ class Calls:
             self.parts.add(model)
 
     def _follow(self, module: nn.Module, model: nn.Module, hooks: list[Any]) -> None:
-        """``model``: what is run again in the module's stead."""
-        guard, itself = self.guard, model is module
+        """``model``: what is run again in the module's stead. A hook holds no module, which would hold itself then."""
+        guard, itself, other = self.guard, model is module, weakref.ref(model)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if is_compiling():
                 return
             if guard.off or checking():
-                self.depth += self.mode is not None
+                self.running.depth += self.running.mode is not None
                 return
             try:
-                self._before(model, itself, args, kwargs)
+                self._before(other(), itself, args, kwargs)
             except Exception as error:
                 guard.fail(error)
 
         def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
             if is_compiling():
                 return
+            running = self.running
             if guard.off or checking():
-                if self.mode is not None:  # what failed has left it, as torch was at work on it
-                    self.depth -= 1
-                    if self.depth == 0:
+                if running.mode is not None:  # what failed has left it, as torch was at work on it
+                    running.depth -= 1
+                    if running.depth == 0:
                         self.leave_mode()
                 return
             try:
-                self.depth -= 1
-                if self.depth == 0 and self.held and not self.signals.open:
-                    if self.mode is not None:
+                running.depth -= 1
+                if running.depth == 0 and running.held and not self.signals.open:
+                    if running.late:
+                        running.late = False
+                        self.box.given(args, kwargs)
+                    if running.mode is not None:
                         self.leave_mode()
                     self.box.after(outputs)
             except Exception as error:
@@ -74,29 +95,37 @@ class Calls:
         hooks.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def entered(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        """A call of this model has begun before its hooks were there; what it was given by name is not known."""
+        """A call of this model has begun before its hooks were there; what it is given by name is known at its end."""
+        self.running.late = True
         self.guard.around(self._before)(model, True, args, {})
 
-    def _before(self, model: nn.Module, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.depth += 1
+    def _before(self, model: Any, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running = self.running
+        running.depth += 1
         if itself and self.parts.hooks:
             self.parts.called(model)
-        if self.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
+        if running.depth > 1 or self.signals.open:  # in a backward: a checkpoint runs its part of the forward again
             return
-        self.held = torch.is_grad_enabled()
-        if not self.held:  # a validation or a rollout: no part of the step, and none of its samples
+        running.held = torch.is_grad_enabled()
+        if not running.held:  # a validation or a rollout: no part of the step, and none of its samples
             return
+        me = threading.get_ident()
+        if me != self.thread and self.box.entries:
+            running.held = False
+            raise UnvanishError(THREADS)
+        self.thread = me
         self.box.before(model, args, kwargs)
         if self.sampled:
             self.processes.called(model)
             if not self.signals.compiled:
-                self.mode = Activations(self.signals)
-                self.mode.__enter__()
+                running.mode = Activations(self.signals)
+                running.mode.__enter__()
 
     def leave_mode(self) -> None:
-        """Look at activations no more."""
-        if self.mode is not None and not self.mode.busy:
-            mode, self.mode = self.mode, None
+        """Look at activations no more, in this thread."""
+        mode = self.running.mode
+        if mode is not None and not mode.busy:
+            self.running.mode = None
             mode.__exit__(None, None, None)
 
     def detach(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import weakref
@@ -28,10 +29,10 @@ class Finder:
 
     def __init__(self, run: Watch, stop_after: int | None) -> None:
         self.run, self.stop_after = run, stop_after
-        self.roots: dict[int, nn.Module] = {}
+        self.roots: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
-        self.known: dict[int, int] = {}
+        self.known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
         self.patched: list[tuple[Any, str, Any]] = []
         self._around(torch.optim.Optimizer, "__init__", self._make)
@@ -57,6 +58,8 @@ class Finder:
     def _make(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
         self.made.add(optimizer)
+        if os.getpid() == self.process:
+            self._look(True)  # the model that it moves may be new, too
 
     def _compile(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(*args, **kwargs)
@@ -74,7 +77,7 @@ class Finder:
         """A compiled module is called: a hook on every module would be compiled with it, and warned of."""
         if self.looking is None or torch.compiler.is_compiling() or os.getpid() != self.process:
             return original(module, *args, **kwargs)
-        self.called(module, args)
+        self._new(module)  # its own hooks are there before it runs
         self._look(False)
         try:
             return original(module, *args, **kwargs)
@@ -93,23 +96,24 @@ class Finder:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
         if torch.compiler.is_compiling() or os.getpid() != self.process:
             return
-        if self._new(module):
-            model = unwrapped(module)
-            if model is module or hasattr(module, "_orig_mod"):
-                self.run.watcher.entered(model, args)  # its own hooks come too late for this call
+        if self._new(module) and unwrapped(module) is module:
+            self.run.watcher.entered(module, args)  # its own hooks come too late for this call
 
     def _new(self, module: nn.Module) -> bool:
         """Watch it, if it holds parameters and is part of no known model."""
-        if any(id(module) in self._inside(root) for root in self.roots.values()):
+        if any(id(module) in self._inside(root) for root in list(self.roots.values())):
             return False
         if next(module.parameters(), None) is None:
             return False
         model = unwrapped(module)
-        if len(self.roots) == 1 and "" in self.run.watcher.table.models and not self.run.step:
+        table = self.run.watcher.table
+        if len(self.roots) == 1 and "" in table.models and not self.run.step:
             self.run.watcher.rename(self.first)
+        if table.empty:
+            self.run.begin_again()
         self.roots[id(model)] = model
         name = self._name(module)
-        if len(self.roots) == 1:
+        if len(self.roots) == 1 and table.fits("", model):
             self.first, name = name, ""
         self.run.add_model(name, module)
         return True
@@ -120,8 +124,9 @@ class Finder:
     def _name(self, module: nn.Module) -> str:
         """The name of the variable that holds it where it is called, or of an attribute of ``self``; else the class."""
         name = next((name for name in _names_of(module) if name != "self"), type(module).__name__)
-        taken = self.run.watcher.table.models
-        return name if name not in taken else f"{name}{len(taken)}"
+        table, model = self.run.watcher.table, unwrapped(module)
+        names = (f"{name}{more or ''}" for more in itertools.count())
+        return next(each for each in names if table.fits(each, model))
 
     def before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if os.getpid() != self.process:
@@ -147,9 +152,9 @@ class Finder:
     def _knows(self, optimizer: Any) -> bool:
         """Whether every layer that it moves is watched; asked again when it has got further parameters."""
         count = sum(len(group["params"]) for group in optimizer.param_groups)
-        if self.known.get(id(optimizer)) != count and self.run.watcher.table.holds(held(optimizer)):
-            self.known[id(optimizer)] = count
-        return self.known.get(id(optimizer)) == count
+        if self.known.get(optimizer) != count and self.run.watcher.table.holds(held(optimizer)):
+            self.known[optimizer] = count
+        return self.known.get(optimizer) == count
 
     def remove(self) -> None:
         """Leave torch as it was."""

@@ -203,21 +203,6 @@ def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
     return largest
 
 
-def total(values: Iterable[float]) -> float:
-    """log10 of the norm of all together, from log10 of the norms of the parts; NaN of none, and none is NaN itself."""
-    known = [value for value in values if not math.isnan(value)]
-    top = max(known, default=math.nan)
-    if not math.isfinite(top):
-        return top
-    return top + 0.5 * math.log10(sum(10.0 ** (2.0 * (each - top)) for each in known))
-
-
-def less(whole: float, part: float) -> float:
-    """log10 of the norm of what is left of a whole without a part of it, from log10 of both norms."""
-    share = 10.0 ** (2.0 * (part - whole)) if math.isfinite(whole) and math.isfinite(part) else 0.0
-    return whole + 0.5 * math.log10(1.0 - share) if 0.0 < share < 1.0 else whole
-
-
 class Moves:
     """Copies of some entries of each layer's weights, taken before a step and compared after it.
 
@@ -244,9 +229,15 @@ class Moves:
                 (before, sizes), (after, _) = self.before[kind], _in_a_row(parts)
                 if before.element_size() < 4:  # half precision would round a small step away
                     before, after = before.float(), after.float()
-                for one, two in zip(before.split(sizes), after.sub_(before).split(sizes), strict=True):
+                lengths: list[int] = []
+                for (at, _, _), size in zip(parts, sizes, strict=True):  # those of one layer are neighbours
+                    if lengths and places[-1] == at:
+                        lengths[-1] += size
+                    else:
+                        places.append(at)
+                        lengths.append(size)
+                for one, two in zip(before.split(lengths), after.sub_(before).split(lengths), strict=True):
                     pieces += (two, one)
-                places.extend(at for at, _, _ in parts)
         found = norms(pieces)
         sums: dict[int, tuple[float, float]] = {}
         for at, update, weight in zip(places, found[::2], found[1::2], strict=True):
@@ -275,7 +266,6 @@ def _some(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
     mine = local(parameter)
     if rows is None:
         return mine
-    flat = mine.view(-1)
-    if rest := flat.numel() % BLOCK:
-        flat = flat[:-rest]
-    return flat.view(-1, BLOCK).index_select(0, rows)
+    rest = mine.numel() % BLOCK
+    blocks = mine.view(-1)[:-rest] if rest else mine
+    return blocks.view(-1, BLOCK).index_select(0, rows)

@@ -11,6 +11,7 @@ from typing import Any
 from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
+from unvanish.records import UnvanishError
 
 LOG = logging.getLogger("unvanish")
 
@@ -45,7 +46,8 @@ class Guard:
     def fail(self, error: BaseException) -> None:
         """No more of the watching, because of an error of ours; it is said once."""
         if not self.failed:
-            self.failed, self.off = f"{type(error).__name__}: {error}", True
+            kind = "" if isinstance(error, UnvanishError) else f"{type(error).__name__}: "
+            self.failed, self.off = f"{kind}{error}", True
             self.failing()
             LOG.debug("where", exc_info=error)
 

@@ -14,9 +14,9 @@ from statistics import median
 from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Finding
 from unvanish.rules.events import EVENTS
-from unvanish.rules.wording import called
 from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
 from unvanish.words.numbers import times
+from unvanish.words.spans import called
 
 WARM_UP = 8
 """Samples that make the first baseline."""
@@ -60,7 +60,7 @@ class History:
     settled: set[tuple[int, str]] = field(default_factory=set)
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
-    first_losses: list[float] = field(default_factory=list)  # of one alone, a start far off would be the scale
+    first_losses: list[float] = field(default_factory=list)
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
@@ -109,7 +109,7 @@ class History:
                 found.append(("UV805", -1, loss, usual, math.log10(loss / usual) > SPIKE))
             self.losses = [*self.losses[-4 * WARM_UP :], loss]
             self.first_losses = [*self.first_losses, loss][:HELD]
-            start = median(self.first_losses)
+            start = min(self.first_losses)  # one of them may be far off: at the start, or in a blow-up after it
             recent = self.losses[-WARM_UP:]
             episode = self.episodes.get(("UV809", -1))
             share = 10.0 * CONVERGED if episode is not None and episode.told else CONVERGED

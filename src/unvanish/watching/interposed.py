@@ -1,8 +1,8 @@
-"""The two things of a training loop that no hook of torch tells: where a backward starts, and what a GradScaler does.
+"""What of a training no hook of torch tells: where a backward starts, what a GradScaler does, that a module is copied.
 
-While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, and two
-methods of the GradScaler are wrapped; each calls the original with exactly what it was given. They are put back when
-the last listener goes.
+While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, two methods
+of the GradScaler and ``nn.Module.__reduce_ex__`` are wrapped; each calls the original with exactly what it was given.
+They are put back when the last listener goes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from unvanish.watching.copied import reduced
 
 
 class Listener(Protocol):
@@ -38,6 +40,7 @@ def listen(listener: Listener) -> None:
             _wrap(torch.autograd, "backward", _backward)
             _wrap(torch.amp.GradScaler, "scale", _scale)
             _wrap(torch.amp.GradScaler, "update", _update)
+            _wrap(torch.nn.Module, "__reduce_ex__", reduced)
         _listeners.append(listener)
 
 
@@ -49,12 +52,15 @@ def stop_listening(listener: Listener) -> None:
         if not _listeners:
             while _originals:
                 owner, name, original = _originals.pop()
-                setattr(owner, name, original)
+                if original is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, original)
 
 
 def _wrap(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
-    original = owner.__dict__[name]
-    _originals.append((owner, name, original))
+    original = getattr(owner, name)
+    _originals.append((owner, name, owner.__dict__.get(name)))  # or it is that of a class above, and stays there
     setattr(owner, name, functools.wraps(original)(made(original)))
 
 

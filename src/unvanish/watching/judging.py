@@ -7,6 +7,7 @@ into the processor's caches once, not at each step between two passes of a netwo
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from unvanish.decide import decide
@@ -36,6 +37,8 @@ class Judging:
         self.history = History()
         self.episodes: dict[str, Episode] = {}
         self.waiting: list[tuple[Sample, Setting]] = []
+        self.last: Sample | None = None  # that is being judged
+        self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
         self.count, self.since = 0, 0.0
 
     def add(self, sample: Sample, setting: Setting) -> None:
@@ -54,6 +57,18 @@ class Judging:
         for sample, setting in waiting:
             self._judge(sample, setting)
 
+    def begin_again(self, step: int) -> None:
+        """Another model is trained from this step on: what was usual before is no measure for it."""
+        self.catch_up()
+        for (code, at), episode in self.history.episodes.items():
+            if episode.told:
+                self.over(step, code, (self.columns[at].name,) if at >= 0 else ())
+        for finding in self.found:
+            if finding.code in self.episodes:
+                self.over(step, finding.code, finding.layers)
+        self.history, self.episodes = History(), {}
+        self.recent.clear()
+
     @property
     def told(self) -> int:
         """How many findings hold now."""
@@ -62,6 +77,8 @@ class Judging:
 
     def _judge(self, sample: Sample, setting: Setting) -> None:
         now: dict[str, Finding] = {}
+        self.recent.append(sample)
+        self.last = sample
         for group in sample.groups:
             for finding in judge(decide(flow_of(sample, self.columns, setting, group))):
                 if finding.verdict not in ("nonfinite", "undecided"):
@@ -72,6 +89,7 @@ class Judging:
             self.tell(finding, sample.step)
         for code, layer in ended:
             self.over(sample.step, code, (layer,) if layer else ())
+        self.last = None
 
     def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
         """One finding an episode: at once in the first sample, later when it has held; over when it is long gone."""

@@ -42,7 +42,9 @@ def birth(nodes: list[Any]) -> str:
     """The first call with a result or a slope that is not finite, while the graph still holds them; "" for none."""
     for node in nodes:
         if (reason := _made(node)) is not None:
-            return name_of(node) + reason
+            return name_of(node) + (reason or _of_what(node))
+        if (what := _of_what(node)).endswith("negative number"):  # its slope is finite all the same
+            return name_of(node) + what
         try:
             given = [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in node._input_metadata]
             with torch.no_grad():
@@ -51,8 +53,27 @@ def birth(nodes: list[Any]) -> str:
             continue
         slopes = slopes if isinstance(slopes, tuple) else (slopes,)
         if any(isinstance(each, Tensor) and not bool(torch.isfinite(each).all()) for each in slopes):
-            return name_of(node)
+            return name_of(node) + _of_what(node)
     return ""
+
+
+ZEROS = {"log": ("_saved_self", "of"), "log2": ("_saved_self", "of"), "log10": ("_saved_self", "of"),
+         "div": ("_saved_other", "by"), "sqrt": ("_saved_result", "of")}  # fmt: skip
+"""Calls that have no finite value or slope at zero, and where a node keeps that zero."""
+
+
+def _of_what(node: Any) -> str:
+    """What in its input explains a call that is not finite, such as " of an exact 0"; "" where that is not kept."""
+    name, word = ZEROS.get(name_of(node), ("", ""))
+    try:
+        given = getattr(node, name, None) if name else None
+        if not isinstance(given, Tensor) or given.is_complex():
+            return ""
+        if bool((given == 0).any()):
+            return f" {word} an exact 0"
+        return f" {word} a negative number" if name == "_saved_self" and bool((given < 0).any()) else ""
+    except RuntimeError:  # a backward before this one has freed it
+        return ""
 
 
 def _made(node: Any) -> str | None:

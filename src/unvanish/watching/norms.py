@@ -21,7 +21,8 @@ BLOCK = 64
 
 def norm(tensor: Tensor) -> float | Tensor:
     """The Euclidean norm. On the CPU a number, elsewhere a tensor of float64, so that nobody has to wait for it."""
-    tensor = tensor.detach() if _is_plain(tensor) else _plain(tensor)
+    if tensor.requires_grad or not _is_plain(tensor):
+        tensor = _plain(tensor)
     if not tensor.is_cpu:
         return torch.linalg.vector_norm(tensor, dtype=_widest(tensor))
     found = torch.linalg.vector_norm(tensor, dtype=_accumulator(tensor)).item()

@@ -19,7 +19,7 @@ class Parts:
     def add(self, model: nn.Module) -> None:
         """Follow the children of this model until it is called as a whole."""
         self.hooks[id(model)] = []
-        for child in model.children():
+        for child in model.children():  # its hooks hold nothing that holds the model
             self.follow(child, self.hooks[id(model)])
 
     def called(self, model: nn.Module) -> None:

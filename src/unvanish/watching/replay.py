@@ -89,7 +89,7 @@ def replay(
                 return known[-1]
     for found in known:
         if found.born:
-            return Replay(found.report, _of_loss(box), "loss")
+            return Replay(None, _of_loss(box), "loss")
     without = [each for each in known if each.report is None]
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
     if last.report is None:
@@ -109,7 +109,7 @@ def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: b
         inputs = rebuild(_inputs(entry), _alone)
         # what came back to the other outputs came through the loss, and would count twice beside it
         given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
-        signals = {at: torch.nan_to_num(each) if broken_loss else each for at, each in given.items()}
+        signals = {at: torch.nan_to_num(each, 0.0, 0.0, 0.0) if broken_loss else each for at, each in given.items()}
         if plain:
             signals, scale = {at: each / scale for at, each in signals.items()}, 1.0
         model = _at_home(entry.module, models)
@@ -118,13 +118,13 @@ def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: b
             flow = look(problem, "quick")
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
+    if broken_loss and flow.nonfinite != "forward":  # of the signals that were put in their place nothing is to be said
+        return Replay(born="loss")
     setting = flow.setting.replace(model=type(entry.module).__name__)
     flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
-    if broken_loss:
-        return Replay(report, born="loss")
     return Replay(report, born="backward" if _broken(flow) else "")
 
 
@@ -217,6 +217,8 @@ def _alone(tensor: Tensor) -> Tensor:
 
 
 def _linear(entry: Entry) -> Any:
+    """A loss of value zero, which no large number can overflow, with the signals as its gradient."""
+
     def loss_fn(outputs: Any, signals: dict[int, Tensor]) -> Tensor:
         given = list(tensors(outputs))
         for at, probe, version in entry.outputs:
@@ -228,7 +230,8 @@ def _linear(entry: Entry) -> Any:
                     "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
                     " generator of its own, or data that has changed)"
                 )
-        parts = [(given[at] * signal.to(given[at].dtype)).sum() for at, signal in signals.items()]
+        moved = {at: given[at] - given[at].detach() for at in signals}
+        parts = [(moved[at] * signal.to(moved[at].dtype)).sum() for at, signal in signals.items()]
         return torch.stack([each.float() if each.element_size() < 4 else each for each in parts]).sum()
 
     return loss_fn

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
+from unvanish.watching.carried import handed_on
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
-from unvanish.words.spans import span
+from unvanish.words.spans import named
 
 WHAT = (
     "read off a running training at step {}: how strongly the outputs depend on each layer is asked by a check of the"
@@ -33,6 +35,7 @@ NOTHING_CAME = (
     "{}: not judged, because no gradient came in this step: it took no part in the loss, or no optimizer that is"
     " watched holds it"
 )
+GIVEN_UP = "{}: not judged, because the model that they were a part of was given up before this step"
 SIGNAL = FIELDS.index("log10_signal")
 
 NEWEST = "WHERE step = (SELECT MAX(step) FROM samples WHERE level = 0)"
@@ -63,12 +66,14 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     thinned = [THINNED.format(step, last)] if last > step else []
-    of_run = file.facts.get("notes", ())
-    flow = flow.replace(notes=(*notes, *thinned, WHAT.format(step), *_not_judged(sample, columns, of_run), *of_run))
+    of_run, gone = file.facts.get("notes", ()), set(file.facts.get("gone") or ())
+    flow = flow.replace(
+        notes=(*notes, *thinned, WHAT.format(step), *_not_judged(sample, columns, of_run, gone), *of_run)
+    )
     return Report.from_flow(flow, _all(judge(flow), file, at))
 
 
-def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str]) -> list[str]:
+def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str], gone: AbstractSet[int]) -> list[str]:
     """Which layers are trained and yet missing in the report, and why; what a note of the run says is not said again.
 
     A step of which no signal is known at all, or in which parts lie in other processes, has a note of its own.
@@ -78,9 +83,11 @@ def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str])
     if not known or any("spread over several processes" in each for each in notes):
         return []
     apart = [names[at] for at in sample.rows if at < len(names) and at not in known]
-    nothing = [each.name for at, each in enumerate(columns) if not each.frozen and at not in sample.rows]
-    found = [APART.format(span(apart, names))] if apart else []
-    return [*found, NOTHING_CAME.format(span(nothing, names))] if nothing else found
+    without = [at for at, each in enumerate(columns) if not each.frozen and at not in sample.rows]
+    nothing = [names[at] for at in without if at not in gone]
+    given_up = [names[at] for at in without if at in gone]
+    said = ((APART, apart), (NOTHING_CAME, nothing), (GIVEN_UP, given_up))
+    return [text.format(named(those, names)) for text, those in said if those]
 
 
 def last_of(file: Reader) -> Report:
@@ -127,6 +134,8 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
     # of a step that was run again the call is known, which numbers of layers cannot tell
     now = [each for each in said if not (named and each.verdict == "nonfinite")]
+    held = {(each.code, each.layers): each for _, until, each in found if until is None}
+    now = [handed_on(each, held.get((each.code, each.layers), each)) for each in now]
     known = {(each.code, each.layers) for each in now}
     before = [
         finding.replace(

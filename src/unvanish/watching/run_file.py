@@ -281,6 +281,7 @@ class Facts(msgspec.Struct):
     order: list[int] = []
     groups: list[list[int]] = []
     before: list[tuple[int, int]] = []
+    gone: list[int] = []
     setting: Setting | None = None
     notes: list[str] = []
     failed: str | None = None

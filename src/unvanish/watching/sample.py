@@ -101,6 +101,21 @@ def _numbers(row: Row) -> dict[str, Any]:
     return {name: None if math.isnan(value) else value for name, value in zip(FIELDS, row, strict=True)}
 
 
+def total(values: Iterable[float]) -> float:
+    """log10 of the norm of all together, from log10 of the norms of the parts; NaN of none, and none is NaN itself."""
+    known = [value for value in values if not math.isnan(value)]
+    top = max(known, default=math.nan)
+    if not math.isfinite(top):
+        return top
+    return top + 0.5 * math.log10(sum(10.0 ** (2.0 * (each - top)) for each in known))
+
+
+def less(whole: float, part: float) -> float:
+    """log10 of the norm of what is left of a whole without a part of it, from log10 of both norms."""
+    share = 10.0 ** (2.0 * (part - whole)) if math.isfinite(whole) and math.isfinite(part) else 0.0
+    return whole + 0.5 * math.log10(1.0 - share) if 0.0 < share < 1.0 else whole
+
+
 def _both_finite(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other)
 

@@ -19,13 +19,19 @@ class Known:
     def of(self, watcher: Watcher) -> Setting:
         first = watcher.first
         key = (
-            len(watcher.table), len(watcher.optimizers), watcher.box.samples, watcher.processes.size,
-            [model.training for model in watcher.table.models.values()], watcher.signals.autocast,
+            len(watcher.table), len(watcher.table.empty), _samples(watcher), watcher.processes.size,
+            [(type(model), model.training) for model in watcher.table.models.values()],
+            [type(optimizer) for optimizer in watcher.optimizers.values()], watcher.signals.autocast,
             None if first is None else (first.dtype, first.device),
         )  # fmt: skip
         if self.setting is None or key != self.key:
             self.key, self.setting = key, setting_of(watcher)
         return self.setting
+
+
+def _samples(watcher: Watcher) -> int:
+    """Of how many samples the gradients of the step are; 0 where no call was seen."""
+    return max(watcher.now.samples.values(), default=0)
 
 
 def setting_of(watcher: Watcher) -> Setting:
@@ -36,7 +42,7 @@ def setting_of(watcher: Watcher) -> Setting:
     return Setting(
         model=" and ".join(type(model).__name__ for model in models),
         parameters=sum(p.numel() for p in {id(p): p for model in models for p in model.parameters()}.values()),
-        batch_size=max(1, watcher.box.samples) * watcher.processes.size,
+        batch_size=_samples(watcher),
         dtype="" if first is None else str(first.dtype).removeprefix("torch."),
         device="" if first is None else str(first.device),
         mode="train" if all(model.training for model in models) else "eval",

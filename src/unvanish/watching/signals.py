@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ class Signals:
         self.before: dict[int, int] = {}  # that whose output it was first given, -1 where there is none
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
-        self.hidden: set[int] = set()  # modules inside a compiled one
+        self.hidden: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # in a compiled one
         self.open = False
         self.unread: dict[str, None] = {}  # what could not be read, and why
 
@@ -47,16 +48,17 @@ class Signals:
         """Set the hooks for the next forward pass; those that are there already stay."""
         if len(self.hooks) == len(self.table):
             return
-        hidden = self.hidden | {id(inner) for root in roots for inner in _compiled(root)}
+        hidden = {*self.hidden, *(id(inner) for root in roots for inner in _compiled(root))}
         for place in self.table:
-            if place.module is None or place.at in self.hooks:
+            module = None if place.module is None else place.module()
+            if module is None or place.at in self.hooks:
                 continue
-            if id(place.module) in hidden:
+            if id(module) in hidden:
                 self.compiled.add(place.at)
                 continue
             comes_back = self.guard(functools.partial(self._signal, place.at))
             seen = self.guard(functools.partial(self._output, place.at, comes_back))
-            self.hooks[place.at] = place.module.register_forward_hook(seen)
+            self.hooks[place.at] = module.register_forward_hook(seen)
 
     def disarm(self) -> None:
         while self.hooks:

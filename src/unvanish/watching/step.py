@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unvanish.watching.gradients import Moves, Seen, less, total
-from unvanish.watching.sample import FIELDS, NOTHING, Sample
+from unvanish.watching.gradients import Moves, Seen
+from unvanish.watching.sample import FIELDS, NOTHING, Sample, less, total
 from unvanish.watching.table import Place
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
@@ -43,7 +43,7 @@ class Step:
     scale: float = 1.0  # by which what is read in this step is multiplied
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
-    taken: tuple[dict[int, float], dict[int, tuple[float, float]]] = field(default_factory=lambda: ({}, {}))
+    taken: tuple[dict[int, float], dict[int, tuple[float, float]], int] | None = None  # of the last backward
 
     def enter(
         self,
@@ -89,6 +89,7 @@ class Step:
         for each in (self.losses, self.stepped, self.read, self.again):
             each.clear()
         self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
+        self.taken = None
         return self
 
     def following(self) -> Step:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from unvanish.flow.layers import owners
 from unvanish.trace.places import module_path
@@ -17,13 +19,17 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Place:
-    """One layer: a module that owns parameters, or a parameter that stands alone (``module`` is None then)."""
+    """One layer: a module that owns parameters, or a parameter that stands alone (``module`` is None then).
+
+    Its module is the user's to keep. Of a model that is gone the places are empty, without module and parameters.
+    """
 
     at: int
     name: str
     kind: str
-    module: nn.Module | None
+    module: weakref.ref[nn.Module] | None
     parameters: tuple[nn.Parameter, ...]
+    size: int  # how many numbers its parameters were when it was found
 
     @property
     def sharded(self) -> bool:
@@ -41,37 +47,72 @@ def spread(tensor: object) -> bool:
 
 
 class Table:
-    """The layers of all watched models, in the order in which they were found; it only ever grows."""
+    """The layers of all watched models, in the order in which they were found; it only ever grows.
 
-    def __init__(self) -> None:
+    A model lives as long as its owner wants, which tells ``emptied`` the places that it leaves. Where the same model is
+    made anew, it comes into them.
+    """
+
+    def __init__(self, emptied: Callable[[list[int]], None] = lambda places: None) -> None:
         self.places: list[Place] = []
-        self.models: dict[str, nn.Module] = {}
-        self._known: set[str] = set()
+        self.models: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
+        self.emptied = emptied
+        self.empty: set[int] = set()
+        self._known: dict[str, int] = {}
         self._found: dict[tuple[Any, ...], list[Place]] = {}
 
     def add(self, name: str, model: nn.Module) -> None:
         """Watch one more model; ``name`` is put before the names of its layers, "" before none."""
         self.models[name] = model
         self.look_again()
+        mine = [self._known[full] for full, *_ in _layers(name, model)]
+        weakref.finalize(model, self._leave, mine, self._known).atexit = False
+
+    def _leave(self, mine: list[int], known: dict[str, int]) -> None:
+        """A model is gone; its places are changed one by one, as this may come in the middle of anything."""
+        if known is not self._known:  # it had another name
+            return
+        for at in mine:
+            gone = self.places[at]
+            self.places[at] = Place(at, gone.name, gone.kind, None, (), gone.size)
+        self.empty.update(mine)
+        self._found = {}
+        self.emptied(mine)
+
+    def fits(self, name: str, model: nn.Module) -> bool:
+        """Whether a model can have this name: nobody had it, or one that is gone, of the same layers."""
+        if name in self.models:
+            return False
+        for full, kind, _, owned in _layers(name, model):
+            at = self._known.get(full)
+            if at is not None and (
+                at not in self.empty or (self.places[at].kind, self.places[at].size) != (kind, _size(owned))
+            ):
+                return False
+        return True
 
     def rename(self, name: str) -> None:
         """Give the one model a name, because it does not stay alone."""
         (model,) = self.models.values()
-        self.models, self.places, self._known = {}, [], set()
+        self.models.clear()
+        self.places, self._known, self._found = [], {}, {}
         self.add(name, model)
 
     def look_again(self) -> bool:
         """Find the layers that have come since; whether there are any."""
-        before = len(self.places)
-        for prefix, model in self.models.items():
-            modules = {module_path(path): module for path, module in model.named_modules()}
-            for name, kind, owned in owners(model):
-                full = f"{prefix}.{name}" if prefix and name else prefix or name
-                if full not in self._known:
-                    self._known.add(full)
-                    found = None if kind == "Parameter" else modules.get(name, model)
-                    self.places.append(Place(len(self.places), full, kind, found, tuple(owned.values())))
-        return len(self.places) > before
+        found = False
+        for prefix, model in list(self.models.items()):
+            for full, kind, module, owned in _layers(prefix, model):
+                at = self._known.get(full, len(self.places))
+                if at < len(self.places) and at not in self.empty:
+                    continue
+                found = True
+                home = None if module is None else weakref.ref(module)
+                place = Place(at, full, kind, home, tuple(owned.values()), _size(owned))
+                self.places[at : at + 1] = [place]
+                self._known[full] = at
+                self.empty.discard(at)
+        return found
 
     def holds(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Whether every one of these parameters is in the table."""
@@ -93,3 +134,15 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+def _layers(prefix: str, model: nn.Module) -> Iterator[tuple[str, str, nn.Module | None, dict[str, nn.Parameter]]]:
+    """Of each layer its full name, its kind, its module (None for a parameter alone) and its parameters."""
+    modules = {module_path(path): module for path, module in model.named_modules()}
+    for name, kind, owned in owners(model):
+        full = f"{prefix}.{name}" if prefix and name else prefix or name
+        yield full, kind, None if kind == "Parameter" else modules.get(name, model), owned
+
+
+def _size(owned: Mapping[str, nn.Parameter]) -> int:
+    return sum(each.numel() for each in owned.values() if not is_lazy(each))

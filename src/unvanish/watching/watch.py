@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
+from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
+from unvanish.watching.carried import explained
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD
@@ -49,6 +50,7 @@ class Watch:
         self.watcher = Watcher(every, self._sampled, self._broken)
         self.found: list[Finding] = []
         self.news: list[Finding] = []
+        self.kept: list[Any] = []  # what was given to be watched; the rest lives as long as its owner wants
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
         self.broke, self.sampled, self.tried = -1, 0, 0  # last step that broke, last sample, skips that were repeated
@@ -64,7 +66,7 @@ class Watch:
         if goes_on:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
-        self._layout, self._setting = (), Known()
+        self._layout, self._setting, self._written = (), Known(), None
         self._notes: list[str] = []
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
@@ -116,6 +118,7 @@ class Watch:
         if not watcher.processes.together:
             self._unhook()
         watcher.detach()
+        self.kept.clear()
         interposed.stop_listening(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
         self._announce()
@@ -184,6 +187,10 @@ class Watch:
         compiled = hasattr(model, "_orig_mod")
         self.watcher.add_model(name, inner, model if compiled else None, model)
 
+    def begin_again(self) -> None:
+        """A model takes the place of one that is gone."""
+        self.watcher.guarded(self.judging.begin_again)(self.step)
+
     def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
@@ -242,14 +249,19 @@ class Watch:
             self.watcher.guarded(self.judging.catch_up)()
 
     def _tell(self, finding: Finding, step: int) -> None:
+        last, now, moving = self.judging.last, self.watcher.now, self.watcher.moving
+        rows, rate = (last.rows, last.series["learning_rate"]) if last is not None else (now.rows, now.rate)
+        name = "" if moving is None else type(moving).__name__
+        finding = explained(finding, self.judging.recent, rows, rate, name)
         self.found.append(finding)
         self.news.append(finding)
         self.file.event(step, finding)
 
     def _sampled(self, sample: Sample) -> None:
-        self._prepare(sample)
+        setting = self._setting.of(self.watcher)
+        self._prepare(sample, setting)
         self.file.sample(sample)
-        self.judging.add(sample, self._setting.of(self.watcher))
+        self.judging.add(sample, setting)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -309,7 +321,7 @@ class Watch:
                 message=f"at step {step}: {HELD} steps were skipped so far because the scaled loss overflowed; the loss"
                 " itself is finite."), step)  # fmt: skip
 
-    def _prepare(self, sample: Sample) -> None:
+    def _prepare(self, sample: Sample, setting: Setting) -> None:
         locate(self.watcher.columns, self.watcher.signals.sources)
         self.file.layers(self.watcher.columns)
         if self.watcher.notes != self._notes:
@@ -319,7 +331,10 @@ class Watch:
         if layout != self._layout:
             self._layout = layout
             self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
-            self.file.fact(setting=to_builtins(self._setting.of(self.watcher)))
+            self.file.fact(gone=sorted(self.watcher.table.empty))
+        if setting is not self._written:
+            self._written = setting
+            self.file.fact(setting=to_builtins(setting))
 
 
 def _end_others(optimizers: Sequence[Any]) -> None:
@@ -367,6 +382,7 @@ def watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
         log_layers=fields,
     )  # fmt: skip
+    run.kept = [*models.values(), *optimizers]
     try:
         for name, each in models.items():
             run.add_model(name, each)

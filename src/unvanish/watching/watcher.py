@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,11 +21,11 @@ from torch.nn.parameter import is_lazy
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes, total
+from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
-from unvanish.watching.sample import Column, Sample
+from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
 from unvanish.watching.table import Place, Table
@@ -35,7 +36,15 @@ NO_BACKWARD = (
     "of a step without a backward (its gradients come from torch.autograd.grad or torch.func) only gradients, weights"
     " and updates are read: its loss, error signals and the gradient before clipping are not known"
 )
-COMPILED = "inside a compiled module only gradients and weights are read: a hook there would break its graph"
+COMPILED = (
+    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
+    " break its graph; "
+)
+AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
+IN_PLACE = COMPILED + (
+    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
+    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
+)
 
 
 def _count(place: Place) -> int:
@@ -49,13 +58,13 @@ class Watcher:
         self, every: int, on_sample: Callable[[Sample], None], on_broken: Callable[[int, str], None],
     ) -> None:  # fmt: skip
         self.every, self.on_sample, self.on_broken = every, on_sample, on_broken
-        self.table, self.box, self.processes = Table(), Box(), Processes(every)
+        self.table, self.box, self.processes = Table(self._emptied), Box(), Processes(every)
         self.guard = Guard(self._fails)
         self.guarded = self.guard.around
         self.signals = Signals(self.table, self.guarded)
         self.calls = Calls(self.box, self.signals, self.processes, self.guard)
         self.columns: list[Column] = []
-        self.optimizers: dict[int, Any] = {}
+        self.optimizers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now = Step()
@@ -65,7 +74,7 @@ class Watcher:
         self.process = os.getpid()
         self.first: Tensor | None = None
         self.lazy = False  # whether a parameter has no shape yet
-        self.moving: Any = None  # the optimizer whose step runs, or was the last to
+        self._moving = 0  # the id of the optimizer whose step runs, or was the last to
         self.inside: Any = None  # the optimizer that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts = self.guarded(self._backward_starts)
@@ -87,7 +96,7 @@ class Watcher:
         self.processes.add(model if wrapped is None else wrapped)
         self._columns()
         if outer is not None:
-            self.signals.hidden |= {id(each) for each in model.modules()}
+            self.signals.hidden.update({id(each): each for each in model.modules()})
         self.calls.add(model, outer)
         self._arm()
 
@@ -99,15 +108,33 @@ class Watcher:
 
     def add_optimizer(self, optimizer: Any) -> None:
         """Expect the steps of an optimizer; who calls ``before_step`` and ``after_step`` is up to the caller."""
-        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.expected &= {*self.optimizers}
+        self.optimizers[id(optimizer)] = optimizer
         self.expected.add(id(optimizer))
+
+    def _emptied(self, places: list[int]) -> None:
+        """A model is gone: let go of what is its own. This may come in the middle of anything."""
+        self.first = self._smallest()
+        self.now.seen.known = {}
+        for at in places:
+            self.signals.hooks.pop(at, None)
+            self.signals.asked.discard(at)
+
+    @property
+    def moving(self) -> Any:
+        """The optimizer whose step runs, or was the last to; None where there was none, or it is gone."""
+        return self.optimizers.get(self._moving)
 
     def _columns(self) -> None:
         for place in list(self.table)[len(self.columns) :]:
             self.columns.append(Column(place.name, place.kind, _count(place), not place.trainable))
-        candidates = [p for place in self.table for p in place.trainable if not is_lazy(p)]
         self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
-        self.first = min(candidates[:2], key=lambda p: p.numel(), default=None)
+        self.first = self._smallest()
+
+    def _smallest(self) -> Tensor | None:
+        """The smaller of the first two parameters."""
+        candidates = [p for place in list(self.table) for p in place.trainable if not is_lazy(p)]
+        return min(candidates[:2], key=lambda p: p.numel(), default=None)
 
     def _fails(self) -> None:
         LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
@@ -209,14 +236,14 @@ class Watcher:
         if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
             self.expected = set(self.now.stepped)
             self._over(begun=True)
-        self.optimizers.setdefault(id(optimizer), optimizer)
+        self.optimizers[id(optimizer)] = optimizer
         self.now.stepped.add(id(optimizer))
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self.sampled or not self.step:
             self._find_new(optimizer)
-        self.moving = optimizer
+        self._moving = id(optimizer)
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
         if (len(args) > 1 or kwargs) and any(callable(each) for each in (*args[1:], *kwargs.values())):
@@ -260,11 +287,12 @@ class Watcher:
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
-        samples = self.box.samples
+        before = now.taken
+        samples = self.box.samples() if now.fresh or before is None else before[2]
         signals, shares = self.signals.take(samples)
-        if not now.fresh:  # the same backward made the gradients of the optimizer before this one
-            signals, shares = now.taken[0] | signals, now.taken[1] | shares
-        now.taken = signals, shares
+        if not now.fresh and before is not None:  # the same backward made the gradients of the optimizer before
+            signals, shares = before[0] | signals, before[1] | shares
+        now.taken = signals, shares, samples
         now.enter(found, signals, shares, samples, places)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
@@ -347,8 +375,9 @@ class Watcher:
                 for each in (*([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread):
                     if each not in self.notes:
                         self.notes.append(each)
-                if self.signals.compiled and COMPILED not in self.notes:
-                    self.notes.append(COMPILED)
+                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
+                if self.signals.compiled and compiled not in self.notes:
+                    self.notes.append(compiled)
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 self.on_sample(self.now.sample(self.step, self.signals.before))
         self._next(begun=begun)

@@ -337,7 +337,7 @@ _UNUSED = {
 _SETTING = {
     "Setting.model": "The class of the model.",
     "Setting.parameters": "How many numbers the model learns.",
-    "batch_size": "The number of samples in the batch.",
+    "batch_size": "The number of samples in the batch; 0 where a watch saw no call of a model that tells it.",
     "Setting.dtype": "The number type of the parameters.",
     "device": "Where it was computed.",
     "mode": "train or eval: the mode the model was in.",

@@ -41,6 +41,18 @@ def span(names: Iterable[str], order: Sequence[str] | Order) -> str:
     return f"{text} and {hidden} more layers" if hidden else text
 
 
+def named(names: Iterable[str], order: Sequence[str] | Order) -> str:
+    """The span as it stands in a sentence: "layers 0 … 18 (10 layers)" where bare numbers alone would puzzle."""
+    several = set(names)
+    text = span(several, order)
+    return f"{'layer' if len(several) == 1 else 'layers'} {text}" if text[:1].isdigit() else text
+
+
+def called(name: str) -> str:
+    """A layer in running text: "layer 38" for a bare number, else its path."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 def in_blocks(names: Sequence[str], what: str) -> str:
     """Names that differ in one number alone, and in few other parts, as one; "" where they are not of that form."""
     families: dict[tuple[str, ...], list[tuple[str, ...]]] = {}

@@ -1,0 +1,77 @@
+"""Weights that the steps of the optimizer have carried away, shortly before something broke or died.
+
+What broke is named by whoever saw it; that it followed from steps that were too large only the run can tell. The norm
+of all weights hardly changes from one sample to the next: a step moves them by about a thousandth of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from unvanish.records import Evidence, Finding
+from unvanish.rules import rules
+from unvanish.watching.sample import FIELDS, Sample, total
+from unvanish.words.numbers import number, times
+
+WEIGHT, MOVE = FIELDS.index("log10_weight_norm"), FIELDS.index("update_to_weight_ratio")
+
+LARGE = -1.0
+"""log10 of a sampled step over the norm of the weights from which on it is known that steps are too large: a hundred
+times the usual. Where no sampled step was, somebody else may have written into the weights."""
+
+Rows = Mapping[int, Sequence[float]]
+FOLLOWS = ("nonfinite", "dead", "exploding")
+"""Verdicts of what follows from weights that are far too large."""
+
+BEGIN = "The norm of the weights has grown by a factor of"
+GROWTH = "log10 of the growth of the weights"
+
+DECADE = 1.0
+"""log10 of the growth from which on it is the steps: a norm that grows tenfold is made of the steps, no more of what
+the weights were before."""
+
+
+def explained(finding: Finding, recent: Sequence[Sample], now: Rows, rate: float, optimizer: str) -> Finding:
+    """The finding with what became of the weights since one of the last samples; as it is where that is little.
+
+    ``now``: the layers in the step of the finding. ``rate``: the learning rate there.
+    """
+    if finding.level != "error" or finding.verdict not in FOLLOWS or not recent:
+        return finding
+    growth, since = max((_growth(each.rows, now), each.step) for each in recent)
+    if not growth >= DECADE:
+        return finding
+    steps = f"the steps of {optimizer or 'the optimizer'} (learning rate {number(rate)})"
+    if large := any(_move(each.rows) >= LARGE for each in recent):
+        why = f"{steps} carry them away, so try a smaller rate, warm-up or clipping first"
+    else:
+        why = f"either {steps} carry them away, or something else wrote into them"
+    told = Evidence(name=GROWTH, value=growth, relation=">", threshold=DECADE)
+    factor = times(growth).removeprefix("×")
+    return finding.replace(
+        message=f"{finding.message.rstrip()} {BEGIN} {factor} since step {since}: {why}.",
+        evidence=(*finding.evidence, told),
+        remedies=next(each.remedies for each in rules() if each.code == "UV704") if large else finding.remedies,
+    )
+
+
+def handed_on(finding: Finding, earlier: Finding) -> Finding:
+    """A finding of the last step, with what was known of the weights when it was found first."""
+    told = tuple(each for each in earlier.evidence if each.name == GROWTH)
+    if not told or told[0] in finding.evidence:
+        return finding
+    message = f"{finding.message.rstrip()} {earlier.message[earlier.message.index(BEGIN) :]}"
+    return finding.replace(message=message, evidence=(*finding.evidence, *told), remedies=earlier.remedies)
+
+
+def _growth(then: Rows, now: Rows) -> float:
+    """log10, over the layers that both have with a number that is finite."""
+    both = [at for at in then if at in now and math.isfinite(then[at][WEIGHT]) and math.isfinite(now[at][WEIGHT])]
+    return total(now[at][WEIGHT] for at in both) - total(then[at][WEIGHT] for at in both) if both else 0.0
+
+
+def _move(rows: Rows) -> float:
+    """log10 of the whole step over the norm of all weights; NaN where it was not measured."""
+    known = [(row[WEIGHT], row[MOVE]) for row in rows.values() if math.isfinite(row[WEIGHT]) and row[MOVE] > 0.0]
+    return total(weight + math.log10(move) for weight, move in known) - total(weight for weight, _ in known)
