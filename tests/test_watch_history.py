@@ -72,6 +72,31 @@ def test_shorter_than_it_must_last_it_is_none(code: str) -> None:
     assert run(change) == ([], [])
 
 
+SWING: dict[str, tuple[str, float, float, float]] = {
+    "UV801": ("log10_grad_norm", -3.2, -2.7, -2.3),
+    "UV802": ("log10_grad_norm", -0.8, -1.3, -1.7),
+    "UV803": ("dead_fraction", 0.7, 0.5, 0.2),
+    "UV804": ("saturated_fraction", 0.8, 0.6, 0.3),
+    "UV806": ("update_to_weight_ratio", 5e-6, 5e-5, 5e-4),
+}
+"""What changes; beyond the limit, more than half of the way there, and less."""
+
+
+@pytest.mark.parametrize("code", SWING)
+def test_a_departure_that_swings_about_its_limit_is_told_once(code: str) -> None:
+    name, beyond, near, back = SWING[code]
+
+    def change(step: int, at: int) -> dict[str, float]:
+        if at != 1 or step < 20:
+            return {}
+        return {name: beyond if step % 10 < 5 else near} if step < 60 else {name: back}
+
+    began, over = run(change, steps=80)
+    assert began == [(code, "layer1", 20 + HELD - 1)]
+    assert over == [(code, "layer1", 60 + HELD - 1)]
+    assert run(lambda step, at: {name: near} if at == 1 and step >= 20 else {}) == ([], [])
+
+
 def test_what_all_layers_do_together_is_none_of_one_layer() -> None:
     """Gradients that fall by six decades as a network converges, and a schedule that takes the rate to nothing."""
 

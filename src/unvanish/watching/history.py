@@ -27,6 +27,9 @@ HELD = 3
 DECADE = 1.0
 """log10: below a factor of ten is the range of ordinary training."""
 
+BACK = 0.5
+"""Share of its limit that a departure which has been told must fall below to be over: many swing about the limit."""
+
 SHUT = 0.5
 """Share of units; that half of a layer has gone dead is more than the sparsity that training settles at."""
 
@@ -87,18 +90,26 @@ class History:
             size = of_group.get(at)
             base = self._baseline(at, "size", size)
             if base is not None and size is not None:
-                found.append(("UV801", at, size, base, size < base - DECADE))
-                found.append(("UV802", at, size, base, size > base + DECADE))
+                found.append(("UV801", at, size, base, base - size > self._limit("UV801", at, DECADE)))
+                found.append(("UV802", at, size, base, size - base > self._limit("UV802", at, DECADE)))
             for code, name, place in SHARES:
                 share = row[place]
                 start = self._baseline(at, name, share)
                 if start is not None and not math.isnan(share):
-                    found.append((code, at, share, start, share > start + SHUT))
+                    found.append((code, at, share, start, share - start > self._limit(code, at, SHUT)))
             move = moves.get(at)
             first = self._baseline(at, "move", move)
             if first is not None and move is not None:
-                found.append(("UV806", at, move, first, move < first - 2 * DECADE))
+                found.append(("UV806", at, move, first, first - move > self._limit("UV806", at, 2 * DECADE)))
         return found
+
+    def _limit(self, code: str, at: int, limit: float) -> float:
+        """What a departure must exceed to begin, or to go on."""
+        return BACK * limit if self._told(code, at) else limit
+
+    def _told(self, code: str, at: int) -> bool:
+        episode = self.episodes.get((code, at))
+        return episode is not None and episode.told
 
     def _whole(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
         found: list[tuple[str, int, float, float, bool]] = []
@@ -111,8 +122,7 @@ class History:
             self.first_losses = [*self.first_losses, loss][:HELD]
             start = min(self.first_losses)  # one of them may be far off: at the start, or in a blow-up after it
             recent = self.losses[-WARM_UP:]
-            episode = self.episodes.get(("UV809", -1))
-            share = 10.0 * CONVERGED if episode is not None and episode.told else CONVERGED
+            share = 10.0 * CONVERGED if self._told("UV809", -1) else CONVERGED
             low = len(self.losses) > WARM_UP and max(recent) < share * start
             found.append(("UV809", -1, loss, start, low))
         rate = sample.series.get("learning_rate", math.nan)
