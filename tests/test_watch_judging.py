@@ -94,11 +94,12 @@ def test_a_log_line_says_of_numbers_that_they_are_layers(
     torch.manual_seed(seed)
     parts = [part for _ in range(12) for part in (nn.Linear(8, 8), nn.Sigmoid())]
     for plain in (True, False):
-        net = nn.Sequential(*parts) if plain else nn.ModuleDict({"body": nn.Sequential(*parts)})
-        forward = net if plain else net["body"]
-        with unvanish.watch(net, torch.optim.SGD(net.parameters(), lr=0.1), to=tmp_path / f"{plain}.sqlite") as run:
-            forward(torch.randn(16, 8)).square().sum().backward()
-            run.watcher.optimizers[next(iter(run.watcher.optimizers))].step()
+        body = nn.Sequential(*parts)
+        net = body if plain else nn.ModuleDict({"body": body})
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with unvanish.watch(net, optimizer, to=tmp_path / f"{plain}.sqlite"):
+            body(torch.randn(16, 8)).square().sum().backward()
+            optimizer.step()
         (line,) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("UV101")]
         assert line.startswith(f"UV101 since step 0: {'layers 0' if plain else 'body.0'} … "), line
         caplog.clear()
