@@ -61,16 +61,15 @@ def observe(
         cotangent = None if value is None else value.mantissa
         if index in ends and cotangent is not None and (found := slopes.pinned_rows(node, cotangent)) is not None:
             rows[index], pinned[index] = found
-        share = attention.alone(capture.calls, capture.calls[index], node)
-        if share is not None and capture.calls[index].part == "model":
-            saturated[index] = share, 0.0
-        if index in single:
-            shares = slopes.shares(capture.calls[index], node, single[index])
-            if shares is not None:
-                saturated[index] = shares
-                share = None if cotangent is None else slopes.pinned(capture.calls[index], node, shares[0], cotangent)
-                if share is not None:
-                    pinned[index] = share
+        call = capture.calls[index]
+        shares = slopes.shares(call, node, single[index]) if index in single else None
+        if shares is not None:
+            saturated[index] = shares
+            share = None if cotangent is None else slopes.pinned(call, node, shares[0], cotangent)
+            if share is not None:
+                pinned[index] = share
+        elif call.part == "model" and (alone := attention.alone(capture.calls, call, node)) is not None:
+            saturated[index] = alone, 0.0
 
     start = torch.ones(capture.loss_root.shape, dtype=capture.loss_root.dtype, device=capture.loss_root.device)
     outputs = output_entries(capture)

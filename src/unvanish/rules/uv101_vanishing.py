@@ -59,15 +59,14 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     Under Adam and its like, whose steps do not shrink with the gradient, it is a note down to -4.5 while the gradient
     is above eps and the loss does not stay at that of the best constant: of random chains of 4 to 14 layers without
     normalisation all from -2.6 to -4.1 fitted, and of sigmoid chains at -5.3 and less none did. Below that, down to
-    -12, up to 200 real steps are tried and taken back, and up to 800 as long as what the weakest layer transmits rises
-    fast enough to arrive within 10,000, or faster and faster: a note where it then transmits above the limit, and has
-    for half as many steps again as that took (chains of nine sigmoids let the signal through for a hundred steps, and
-    stay at two thirds of the loss for thousands), or the loss has come half of the way down by what these layers learn;
-    where it still rises and more steps cost too much, a note and an open question.
-
-    Of 149 random chains of softplus, sigmoid, tanh and other smooth units under Adam, from which the rule was made, all
-    that trained after standing still for up to 1,300 steps were notes; all that stood still for 3,000 were errors, and
-    so were six that trained after 1,600 to 2,500.
+    -12, real steps are tried and taken back: 100 where these throw it below -12, else 200, and up to 800 as long as
+    what the weakest layer transmits rises fast enough to arrive within 10,000, or faster and faster. It is a note where
+    it then transmits above the limit, and has for half as many steps again as that took (chains of nine sigmoids let
+    the signal through for a hundred steps, and stay at two thirds of the loss for thousands), or the loss has come half
+    of the way down by what these layers learn; where it still rises and more steps cost too much, a note and an open
+    question. Of 149 random chains of softplus, sigmoid, tanh and other smooth units under Adam, from which the rule was
+    made, all that trained after standing still for up to 1,300 steps were notes; all that stood still for 3,000 were
+    errors, and so were six that trained after 1,600 to 2,500.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
