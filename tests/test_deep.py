@@ -148,7 +148,7 @@ def in_a_process_of_its_own(body: str) -> dict[str, Any]:
     program = DEEP.format(tests=str(ROOT / "tests"), depth=100_000, body=body)
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=surroundings, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, env=surroundings, check=False
     )
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
     return json.loads(done.stdout)

@@ -32,7 +32,7 @@ class Last:
 
     ``call``: the last of them that does more than move numbers or take their means. ``calls``: in order, each of one
     tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax among them), bounded, clipped on one
-    side, or "" where nothing limits the result. ``low``, ``high``: its range. ``beyond``: how far a target of a binary
+    side, or "" where nothing limits the result. ``low``, ``high``: its range. ``outside``: how far a target of a binary
     cross-entropy lies outside of 0 to 1 at most.
     """
 
@@ -43,7 +43,7 @@ class Last:
     kind: str = ""
     low: float | None = None
     high: float | None = None
-    beyond: float | None = None
+    outside: float | None = None
 
     def apply(self, z: Tensor) -> Tensor:
         """The result of the calls on another tensor."""
@@ -84,11 +84,11 @@ def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
     if capture.loss_call is not None and capture.loss_input is not None and same_loss(capture):
         index = capture.owner.get(capture.loss_input.slot[0])
         if index is not None and index >= 0:
-            return replace(_limited(capture, index, loss_call(capture)), beyond=_targets_beyond(capture))
+            return replace(_limited(capture, index, loss_call(capture)), outside=_targets_outside(capture))
     return output_call(capture, output_loss)
 
 
-def _targets_beyond(capture: Capture) -> float | None:
+def _targets_outside(capture: Capture) -> float | None:
     """None of other losses."""
     if capture.loss_call is None:
         return None

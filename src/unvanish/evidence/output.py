@@ -33,7 +33,7 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     """
     now = last.output_loss.now[0]
     best, at = lowest(last.output_loss, loss.value)
-    facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high, beyond=last.beyond)
+    facts = OutputFacts(call=last.call.index, kind=last.kind, low=last.low, high=last.high, outside=last.outside)
     facts = facts.replace(rms=_rms(p.double() for p in _pieces(now)))
     if (
         output_call is not None

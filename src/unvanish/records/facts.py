@@ -130,7 +130,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     held: float | None = None
     constant: float | None = None
     log_mass: float | None = None
-    beyond: float | None = None
+    outside: float | None = None
 
 
 class PairFacts(Record, frozen=True, kw_only=True):

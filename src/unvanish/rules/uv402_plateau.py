@@ -7,6 +7,7 @@ from unvanish.decide.limits import STATIONARY
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import settled
+from unvanish.rules.uv705_lr_too_small import lr_too_small
 from unvanish.rules.wording import factor, judged, names, not_converged, sources, subject, weakest
 from unvanish.words.numbers import number, percent
 
@@ -77,11 +78,13 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
 
 
 def _stays(flow: Flow) -> list[Statement]:
-    """A loss that is that of the best constant after many steps, though nothing hinders the layers."""
+    """A loss that is that of the best constant after many steps, though nothing hinders the layers, nor the rate."""
     loss, taken = flow.loss, 0 if flow.step is None else flow.step.taken or 0
     if loss is None or not loss.at_constant or loss.best_constant is None or taken < STUCK:
         return []
     if any(layer.verdict not in ("healthy", *UNJUDGED) for layer in flow.layers) or settled(flow):
+        return []
+    if any(each.level == "error" for each in lr_too_small(flow)):
         return []
     message = (
         f"After {taken} steps the loss, {number(loss.value)}, is no better than that of one constant output for all"

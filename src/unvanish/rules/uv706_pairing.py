@@ -130,17 +130,17 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
 def _no_shares(flow: Flow) -> list[Statement]:
     """A binary cross-entropy whose targets are no shares."""
     output = flow.output
-    if output is None or output.beyond is None or not output.beyond > NO_SHARE:
+    if output is None or output.outside is None or not output.outside > NO_SHARE:
         return []
     return [
         Statement(
             cause="targets",
             message=(
                 "A binary cross-entropy takes targets from 0 to 1, and some of these lie"
-                f" {number(output.beyond)} beyond. For them the loss falls without end as the outputs grow, whatever is"
-                " learned. Scale the targets, or take another loss."
+                f" {number(output.outside)} beyond. For them the loss falls without end as the outputs grow, whatever"
+                " is learned. Scale the targets, or take another loss."
             ),
-            evidence=(Evidence(name="beyond", value=output.beyond, relation=">", threshold=NO_SHARE),),
+            evidence=(Evidence(name="outside", value=output.outside, relation=">", threshold=NO_SHARE),),
         )
     ]
 
