@@ -28,8 +28,10 @@ KNOWN = {20: -26.6821253948, 50: -67.8561163924}
 WRITTEN = ("none", "000", "003-line-2", "003-line-3")
 
 SETTINGS = (
-    Parameter("depth", 20, "layers", 1, 100_000, log=True, slide=(1, 1_000)),
-    Parameter("width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, log=True),
+    Parameter("depth", 20, "layers", 1, 100_000, "layers", log=True, slide=(1, 1_000)),
+    Parameter(
+        "width", 1, "neurons a layer; of more than one, weights are w·N(0, 1/width)", 1, 256, "neurons", log=True
+    ),
     Parameter("weight", (0.17,), "w of every layer, or one for each", -1_000, 1_000, slide=(-8, 8)),
     Parameter(
         "noise",

@@ -1,4 +1,4 @@
-"""The settings of an experiment: each has a name, a default and bounds, and is checked in one place."""
+"""The settings of an experiment: each has a name, a default, bounds and a unit, and is checked in one place."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Parameter:
     help: str
     low: float | None = None
     high: float | None = None
+    unit: str = ""
     choices: tuple[str, ...] = ()
     log: bool = False
     most: int = 1_000

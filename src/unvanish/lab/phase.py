@@ -38,8 +38,8 @@ SETTINGS = (
         "weight_variance", (0.5, 1.0, 1.5, 1.761, 2.0, 2.5, 3.0, 4.0), "σ_w²: fan-in times the variance", 1e-4, 1e4
     ),
     Parameter("bias_variance", 0.05, "σ_b²", 0, 1e4),
-    Parameter("depth", 20, "layers of the measured networks", 4, 200, log=True),
-    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, log=True),
+    Parameter("depth", 20, "layers of the measured networks", 4, 200, "layers", log=True),
+    Parameter("width", 256, "units a layer of the measured networks; 0 measures nothing", 0, 1_024, "units", log=True),
     Parameter("networks", 3, "measured networks at each setting", 1, 50),
     Parameter("seed", 0, "of the measured networks", 0, 2**31 - 1),
     Parameter("sweep", "", "the .sqlite file of a sweep over weight_variance, to be shown instead", local=True),
@@ -52,7 +52,7 @@ PRESETS = (
         {"activation": "sigmoid", "bias_variance": 0.0, "weight_variance": (1, 10, 50, 103.0, 200)},
     ),
 )
-DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000)
+DEPTH = Parameter("depth", 20, "layers that are predicted", 1, 100_000, "layers")
 COLUMNS = (
     Column("weight_variance", help="σ_w²"),
     Column("q", help="variance of the pre-activations after many layers; 0: it dies out, inf: it grows without end"),

@@ -24,7 +24,7 @@ SETTINGS = (
     Parameter("momentum", 0.9, "share of the last step that momentum carries over", 0, 0.9999),
     Parameter("epsilon", 0.01, "the goal: a distance to the minimum", 1e-12, 1e3, log=True),
     Parameter("stop", 0.01, "a gradient norm at which one would stop", 1e-15, 1e6, log=True),
-    Parameter("steps", 200_000, "steps at most", 1, 1_000_000, log=True),
+    Parameter("steps", 200_000, "steps at most", 1, 1_000_000, "steps", log=True),
 )
 PRESETS = (
     Preset("000", "Gradient descent at rate 0.5 from (1, 1)", {}, source="000"),

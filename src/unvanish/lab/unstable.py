@@ -25,12 +25,12 @@ SHOWN_STEPS = (0, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 SETTINGS = (
     Parameter("part", "scale", "what to look at", choices=PARTS),
-    Parameter("depth", 20, "layers (growth: at most 6)", 2, 1_000, log=True),
+    Parameter("depth", 20, "layers (growth: at most 6)", 2, 1_000, "layers", log=True),
     Parameter("weight", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0), "sizes of the weights", 0.001, 1_000),
     Parameter("chains", 2_000, "chains at each size (scale)", 10, 100_000, log=True),
     Parameter("centred", True, "biases −w/2, which keep a sigmoid at its steepest; else N(0, 1) (scale)"),
     Parameter("activation", "sigmoid", "φ (scale)", choices=activations()),
-    Parameter("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, log=True),
+    Parameter("steps", 1_000, "training steps (growth, reversed)", 1, 30_000, "steps", log=True),
     Parameter("seed", 0, "of the weights", 0, 2**31 - 1),
 )
 PRESETS = (

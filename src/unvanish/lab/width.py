@@ -20,8 +20,8 @@ FITTED_FROM, FITTED_NETWORKS = 4, 10
 """Fewer widths, or networks, than this give no power worth checking."""
 
 SETTINGS = (
-    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, log=True, most=12),
-    Parameter("depth", 4, "layers, the output's among them", 2, 30),
+    Parameter("widths", (16, 32, 64, 128, 256, 512), "units a hidden layer", 2, 2_048, "units", log=True, most=12),
+    Parameter("depth", 4, "layers, the output's among them", 2, 30, "layers"),
     Parameter("activation", "tanh", "φ", choices=PHIS),
     Parameter("networks", 12, "networks of each width", 1, 200),
     Parameter("seed", 0, "of the networks and the data", 0, 2**31 - 1),

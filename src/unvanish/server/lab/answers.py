@@ -21,7 +21,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
         {
             "name": parameter.name, "default": _plain(parameter.default), "help": parameter.help,
             "low": parameter.low, "high": parameter.high,
-            "choices": list(parameter.choices), "log": parameter.log, "kind": parameter.kind,
+            "unit": parameter.unit, "choices": list(parameter.choices), "log": parameter.log, "kind": parameter.kind,
             "allowed": parameter.allowed, "slide": list(parameter.slide or (parameter.low, parameter.high)),
         }
         for parameter in experiment.settings
