@@ -264,7 +264,7 @@ def test_a_learning_rate_too_small_is_shown_by_several_steps(change: dict[str, A
 def test_planned_steps_that_are_over_and_have_won_nothing(change: dict[str, Any], left: float, level: str) -> None:
     step, loss = SLOW.replace(needed=1001.0).replace(**change), START.replace(relative_gap=left)
     of = net().replace(step=step, loss=loss)
-    stays = [] if level == "error" or not step.taken else [("UV402", "note")]  # by what, a rate that is only noted does not say
+    stays = [] if level == "error" or not step.taken else [("UV402", "note")]  # a noted rate may not be why
     assert codes(of) == ([("UV705", level)] if level else []) + stays
     if level == "error":
         (finding,) = found(of)
