@@ -23,7 +23,7 @@ model = nn.Sequential(
 )
 {optimizer}
 with unvanish.watch(model, optimizer, every=1, to="runs/") as run:
-    for step in range(80):
+    for step in range({steps}):
         x = torch.randn(64, 8)
 {happens}        loss = nn.functional.{loss}
         optimizer.zero_grad()
@@ -31,6 +31,7 @@ with unvanish.watch(model, optimizer, every=1, to="runs/") as run:
     print(finding.code, finding.message)"""
 SGD = "optimizer = torch.optim.SGD(model.parameters(), lr=0.01)"
 ORDINARY = {
+    "steps": "80",
     "first": "ReLU()",
     "second": "ReLU()",
     "optimizer": SGD,
@@ -86,9 +87,10 @@ optimizer = torch.optim.SGD(layers)""",
         "backward": "scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
     },
     "UV809": {
+        "steps": "400",
         "first": "Tanh()",
         "second": "Tanh()",
-        "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.03)",
+        "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.01)",
         "loss": "mse_loss(model(x), torch.zeros(64, 4))",
     },
 }
