@@ -46,8 +46,8 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     end. An output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
     logarithm may make up for the slope), and as a note where less than ``passed`` of it does. A softmax counts by its
     rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, a
-    tenth a note: blocks that were to turn a text round learned that with none of them so at the start, and with a tenth
-    or more their examples by heart (a loss of 5 to 9, not 0.01, on other texts). Heads that look at one place rest.
+    tenth a note: blocks that copy or turn round 64 texts reached a loss of 0.01 on others without such rows at the
+    start, and 5 to 9 with a tenth or more; of 256 texts 0.004, and 0.01 to 0.8. Heads that look at one place rest.
 
     What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
@@ -89,6 +89,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
 
 ASKED, LET_THROUGH = 0.25, 0.01
 COPIES = 0.1
+"""Share of rows from which on all the networks of which ``saturated`` tells ended worse than with scaled scores."""
 
 
 def _copying(flow: Flow, threshold: float) -> list[Statement]:
@@ -104,8 +105,8 @@ def _copying(flow: Flow, threshold: float) -> list[Statement]:
     others = f", and {len(calls) - 1} more attentions are like it" if len(calls) > 1 else ""
     message = (
         f"{percent(share)} of the queries of the attention at {place(worst)} look at one entry alone{others}: a softmax"
-        " is flat there, so what they look at was picked by weights that have learned nothing, and hardly changes. Such"
-        " a network learns its examples by heart. Divide the scores by the root of their width, as"
+        " is flat there, so what they look at was picked by weights that have learned nothing, and hardly changes. With"
+        " few examples such a network learns them by heart. Divide the scores by the root of their width, as"
         " scaled_dot_product_attention does, or make queries and keys smaller."
     )
     evidence = Evidence(
