@@ -14,11 +14,13 @@ from torch import nn
 from unvanish.decide import decide, out_of_step
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
+from unvanish.evidence.decay import with_decay
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
@@ -176,7 +178,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), nothing
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -276,6 +278,7 @@ def _more_evidence(
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
     step = with_regained(look, updates.optimizer, flow, step)
+    step = with_decay(look, updates.optimizer, flow.next_step, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 

@@ -39,6 +39,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     cost; ``learned``: the loss there, where it has fallen by what these layers have learned. ``regained``: the loss
     after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
+    ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
+    after as many without decay.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
     leads up to, over the present one.
     """
@@ -67,6 +69,9 @@ class StepFacts(Record, frozen=True, kw_only=True):
     regained_after: int | None = None
     silenced: tuple[str, ...] = ()
     faded: float | None = None
+    decayed: float | None = None
+    undecayed: float | None = None
+    decayed_after: int | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):
@@ -77,7 +82,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
     ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
     trainable layers that were called and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all
-    weights that decay.
+    weights that decay; ``decay_share``: of their norm, the share that a step takes by the decay alone.
     """
 
     nonfinite: tuple[str, ...] = ()
@@ -89,6 +94,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     outside: int = 0
     outside_at: str = ""
     decay_balance: float | None = None
+    decay_share: float | None = None
 
 
 class RateTrial(Record, frozen=True, kw_only=True):
@@ -166,6 +172,14 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
     best_alike: float | None = None
     at_alike: bool = False
     out_of_reach: float | None = None
+
+
+class AcrossFacts(Record, frozen=True, kw_only=True):
+    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``."""
+
+    call: int
+    axis: int
+    shape: tuple[int, ...]
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):

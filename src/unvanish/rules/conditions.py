@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from unvanish.decide import decay_balances
-from unvanish.decide.limits import HORIZON
+from unvanish.decide.limits import DECAYS_FAST, HORIZON, PLATEAU
 from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 from unvanish.words.numbers import number, percent
@@ -56,6 +56,27 @@ def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
         return None
     gap = gap_of(loss)
     return None if gap is None or not gap > 0.0 else (step, gap)
+
+
+def fast_decay_level(flow: Flow) -> str:
+    """``error`` where fast weight decay holds the loss at its best constant, ``note`` where it costs a tenth; or "".
+
+    Of the way from the loss of the best constant output to the lowest. A note, too, where the steps that were tried do
+    not tell: there is no such scale, or they win less than a tenth without decay.
+    """
+    loss, step, arrival = flow.loss, flow.step, flow.next_step
+    if arrival is None or (arrival.decay_share or 0.0) < DECAYS_FAST or settled(flow) or hindered(flow):
+        return ""
+    if step is None or loss is None or step.decayed is None or step.undecayed is None:
+        return "note"
+    gap = gap_of(loss)
+    if gap is None or loss.best_constant is None:
+        return "note" if step.undecayed < step.decayed else ""
+    way = loss.best_constant - (loss.value - gap)
+    won, kept = ((loss.best_constant - value) / way if way > 0.0 else 0.0 for value in (step.undecayed, step.decayed))
+    if won >= 0.1 and kept <= 1.0 - PLATEAU:
+        return "error"
+    return "note" if won < 0.1 or won - kept >= 0.1 else ""
 
 
 def gap_of(loss: LossFacts) -> float | None:

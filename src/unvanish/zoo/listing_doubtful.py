@@ -30,6 +30,18 @@ DOUBTFUL = (
         codes=("UV708",), about="the same of the means over the samples",
     ),
     Network(
+        name="mixture-density", builder="doubtful.mixture", expects=("healthy",), learns=True,
+        about="a mixture density whose weights are a softmax over its three components",
+    ),
+    Network(
+        name="mixture-over-batch", builder="doubtful.mixture", options={"axis": 0}, expects=("pairing",),
+        codes=("UV709",), about="the same with a softmax over the samples",
+    ),
+    Network(
+        name="softmax-over-batch", builder="doubtful.softmax_first", expects=("pairing",), codes=("UV709",),
+        about="outputs that are a softmax over the samples, under a mean squared error",
+    ),
+    Network(
         name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
         about="an ELU written with where: the clamp in it is flat, beside a path that is not",
     ),
