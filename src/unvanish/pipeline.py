@@ -28,7 +28,7 @@ from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curv
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import log_mass, output_facts
+from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
@@ -260,7 +260,8 @@ def _more_evidence(
     last, own = ends
     if last is not None:
         facts = output_facts(last, own, loss)
-        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
+        calls = look.capture.calls
+        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, calls), shrunk=shrunk(last, calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )

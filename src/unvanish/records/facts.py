@@ -121,7 +121,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
     this call can give. ``log_mass``: where the loss takes log-probabilities, how far they are from adding up to one,
     the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares, how far a target lies outside
-    of 0 to 1 at most.
+    of 0 to 1 at most. ``shrunk``: the size of the last call's result over that before plain numbers multiply it.
     """
 
     call: int | None = None
@@ -137,6 +137,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     constant: float | None = None
     log_mass: float | None = None
     outside: float | None = None
+    shrunk: float | None = None
 
 
 class PairFacts(Record, frozen=True, kw_only=True):

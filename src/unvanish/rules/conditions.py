@@ -223,6 +223,29 @@ def far_outputs(flow: Flow, far: float = FAR) -> bool | None:
     return step.needed is not None and step.needed > planned(step) and little_gained(step, gap)
 
 
+def shrunk_level(flow: Flow, far: float = FAR) -> str:
+    """``error`` or ``note`` where a constant behind the last layer makes the outputs too small for their loss; or "".
+
+    A layer that starts small grows by itself, and 0.1 is small enough; such a constant does not, and takes as much of
+    the way back to every weight. Under SGD both count, and an error needs ten times the planned steps. Steps of one
+    length (Adam) feel only the first, and as all layers grow together, the pace does too: a note.
+    """
+    output, step, loss = flow.output, flow.step, flow.loss
+    if output is None or output.shrunk is None or not output.shrunk < SHRUNK or step is None or loss is None:
+        return ""
+    gap, size = gap_of(loss), max(output.rms or 0.0, 0.1 * output.shrunk)
+    if gap is None or not far * size < (output.wanted or 0.0) < math.inf or out_of_reach(flow):
+        return ""
+    if settled(flow) or hindered(flow) or not (needed := needed_at_full_pace(step)) > planned(step):
+        return ""
+    slow = step.best is None if step.walked is None else little_gained(step, gap)
+    return "error" if slow and step.optimizer == "SGD" and needed > 10.0 * planned(step) else "note"
+
+
+SHRUNK = 0.1
+"""What a constant leaves of the outputs, from which on it is looked at."""
+
+
 def inputs_saturate(flow: Flow, saturated: float = 0.5, gone: float = 0.25) -> bool:
     """Whether the first layer is saturated, and no longer is once the inputs are standardised."""
     inputs = flow.inputs

@@ -16,6 +16,7 @@ from unvanish.rules.conditions import (
     out_of_reach,
     part_of_layers,
     planned,
+    shrunk_level,
     steps_to_judge,
 )
 from unvanish.rules.wording import about, factor
@@ -79,6 +80,8 @@ def lr_too_small(
     if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, gap = known
+    if shrunk_level(flow) == "error":
+        return []
     if step.lr == 0.0 and _stands_still(step):
         return _no_rate(step)
     if step.faded is not None and step.faded > FADED:

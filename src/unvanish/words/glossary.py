@@ -264,6 +264,10 @@ _ENDS = {
         "How far the exponentials of what the loss takes for log-probabilities are from adding up to one, as the mean"
         " of |log Σ exp(output)|; null where it takes something else."
     ),
+    "shrunk": (
+        "The size of the last call's result over what it was before plain numbers multiply it (a constant behind the"
+        " last layer); null where none does."
+    ),
     "outside": "How far a target of a binary cross-entropy lies outside of 0 to 1 at most; null under another loss.",
     "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",

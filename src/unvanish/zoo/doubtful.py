@@ -157,3 +157,10 @@ def softmax_first() -> Problem:
     """Two classes as one-hot targets, outputs normalised over the samples."""
     model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2), nn.Softmax(0))
     return regression(model, wants=lambda inputs: F.one_hot((inputs.sum(1) > 0).long(), 2).float())
+
+
+def shrunk_logits(factor: float = 1e-3) -> Problem:
+    """Logits that a constant multiplies before the cross-entropy, under SGD."""
+    model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))
+    problem = digits(model)
+    return replace(problem, optimizer=torch.optim.SGD(model.parameters(), 0.1))

@@ -42,6 +42,10 @@ DOUBTFUL = (
         about="outputs that are a softmax over the samples, under a mean squared error",
     ),
     Network(
+        name="shrunk-logits", builder="doubtful.shrunk_logits", expects=("output_scale",), codes=("UV702",),
+        learns=False, about="logits times a thousandth before the cross-entropy, under SGD",
+    ),
+    Network(
         name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
         about="an ELU written with where: the clamp in it is flat, beside a path that is not",
     ),
