@@ -21,6 +21,7 @@ from unvanish.evidence.birth import backward_birth, forward_birth, harmless_birt
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.decay import with_decay
+from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
@@ -279,6 +280,7 @@ def _more_evidence(
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
     step = with_regained(look, updates.optimizer, flow, step)
+    step = with_held_out(look, updates.optimizer, flow, step)
     step = with_decay(look, updates.optimizer, flow.next_step, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 

@@ -41,6 +41,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
     after as many without decay.
+    ``unseen``: where early layers may be exploding, the loss of every other sample after ``unseen_after`` real steps on
+    the rest.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
     leads up to, over the present one.
     """
@@ -72,6 +74,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     decayed: float | None = None
     undecayed: float | None = None
     decayed_after: int | None = None
+    unseen: float | None = None
+    unseen_after: int | None = None
 
 
 class NextStep(Record, frozen=True, kw_only=True):

@@ -169,17 +169,17 @@ OFF = 2.0
 """Times the loss of the best constant output: most of a larger loss is what the start is off by."""
 
 
-def to_reach(loss: LossFacts) -> float | None:
+def to_reach(loss: LossFacts, won: float = 0.5) -> float | None:
     """The loss below which real steps have made good for a rise: that of the best constant output from far above it.
 
-    From elsewhere half of what the start, or that output, has above the best: what is below has been learned.
+    From elsewhere so much is ``won`` of what the start, or that output, has above the best: it has been learned.
     """
     if loss.best_constant is None or loss.reference is None or loss.relative_gap is None:
         return loss.best_constant
     if out_of_proportion(loss, OFF):
         return loss.best_constant
     floor = loss.value - loss.relative_gap * loss.reference
-    return floor + 0.5 * (min(loss.value, loss.best_constant) - floor)
+    return floor + (1.0 - won) * (min(loss.value, loss.best_constant) - floor)
 
 
 def regained(flow: Flow) -> StepFacts | None:
@@ -241,6 +241,12 @@ def shrunk_level(flow: Flow, far: float = FAR) -> str:
     slow = step.best is None if step.walked is None else little_gained(step, gap)
     return "error" if slow and step.optimizer == "SGD" and needed > 10.0 * planned(step) else "note"
 
+
+LEARNED = 0.2
+"""What samples that steps have not seen must have come of the way from the best constant output to the lowest loss, for
+the steps to have learned more than the samples they were taken on. After 100 steps of chaotic tanh networks and of sine
+networks of too high a frequency they stood worse than that output; after those of sine networks that do fit what lies
+between the samples, a third of the way down or further."""
 
 SHRUNK = 0.1
 """What a constant leaves of the outputs, from which on it is looked at."""

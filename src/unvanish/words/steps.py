@@ -70,6 +70,11 @@ STEP = {
     ),
     "undecayed": "The loss after as many steps without weight decay.",
     "decayed_after": "How many real steps that took; the network's state was put back.",
+    "StepFacts.unseen": (
+        "The loss of every other sample after that many real steps on the rest, where early layers may be exploding;"
+        " null where no steps were taken."
+    ),
+    "unseen_after": "How many real steps that took; the network's state was put back.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."

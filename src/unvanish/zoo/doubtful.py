@@ -164,3 +164,31 @@ def shrunk_logits(factor: float = 1e-3) -> Problem:
     model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))
     problem = digits(model)
     return replace(problem, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+
+
+class Sine(nn.Module):
+    """sin(frequency · (W x + b)) with torch's own initialisation, or with that of Sitzmann and others (2020)."""
+
+    def __init__(self, inputs: int, width: int, frequency: float, first: bool, siren: bool) -> None:
+        super().__init__()
+        self.linear, self.frequency = nn.Linear(inputs, width), frequency
+        if siren:
+            bound = 1.0 / inputs if first else math.sqrt(6.0 / inputs) / frequency
+            nn.init.uniform_(self.linear.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.frequency * self.linear(x))
+
+
+def sines(frequency: float = 30.0, siren: bool = True) -> Problem:
+    """A fading wave over 256 places of a line, by three layers of sines and a linear one."""
+    layers = [Sine(inputs, 64, frequency, k == 0, siren) for k, inputs in enumerate((1, 64, 64))]
+    model = nn.Sequential(*layers, nn.Linear(64, 1))
+    places = torch.linspace(-1.0, 1.0, 256)[:, None]
+    return Problem(
+        model=model,
+        inputs=places,
+        targets=torch.sin(12.0 * places) * torch.exp(-places.square()),
+        loss_fn=F.mse_loss,
+        optimizer=adam(model, 1e-3),
+    )

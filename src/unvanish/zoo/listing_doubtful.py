@@ -46,6 +46,19 @@ DOUBTFUL = (
         learns=False, about="logits times a thousandth before the cross-entropy, under SGD",
     ),
     Network(
+        name="sine-siren", builder="doubtful.sines", expects=("healthy",), learns=True,
+        about="three layers of sines with the initialisation made for them",
+    ),
+    Network(
+        name="sine-fast", builder="doubtful.sines", options={"siren": False}, expects=("exploding",),
+        codes=("UV201",), about="the same with torch's own: it fits the places it is given and none between them",
+    ),
+    Network(
+        name="sine-slow", builder="doubtful.sines", options={"siren": False, "frequency": 10.0},
+        expects=("exploding", "healthy"), harmless=True, learns=True,
+        about="torch's own initialisation and a frequency that suits the task",
+    ),
+    Network(
         name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
         about="an ELU written with where: the clamp in it is flat, beside a path that is not",
     ),
