@@ -39,6 +39,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
     cost; ``learned``: the loss there, where it has fallen by what these layers have learned. ``regained``: the loss
     after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
+    ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
     after as many without decay.
     ``unseen``: where early layers may be exploding, the loss of every other sample after ``unseen_after`` real steps on
@@ -71,6 +72,7 @@ class StepFacts(Record, frozen=True, kw_only=True):
     regained_after: int | None = None
     silenced: tuple[str, ...] = ()
     faded: float | None = None
+    forgetting: float | None = None
     decayed: float | None = None
     undecayed: float | None = None
     decayed_after: int | None = None

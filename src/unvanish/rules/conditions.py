@@ -128,8 +128,13 @@ def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
 
 
 def needed_at_full_pace(step: StepFacts) -> float:
-    """The steps needed at the full rate of the schedule, and at the length to which steps grow within a few."""
-    return (step.needed or 0.0) / ((step.scheduled or 1.0) * grown(step))
+    """The steps needed at the full rate of the schedule, and at the length to which steps grow by themselves."""
+    return (step.needed or 0.0) / ((step.scheduled or 1.0) * lengthening(step))
+
+
+def lengthening(step: StepFacts) -> float:
+    """How many times as long steps become within a few, and as the optimizer forgets larger gradients."""
+    return grown(step) * (step.forgetting or 1.0)
 
 
 def near_its_limit(step: StepFacts) -> bool:

@@ -64,6 +64,10 @@ STEP = {
         "The rate that a schedule began from, or leads up to, over the present one, where the optimizer has taken steps"
         " under it and keeps no count of them; else null."
     ),
+    "forgetting": (
+        "By what factor Adam's steps lengthen by themselves, halfway through those that are left, as its second moment"
+        " forgets larger gradients; 1 for other optimizers, null where nothing asked for it."
+    ),
     "decayed": (
         "The loss after that many real steps, where weight decay shrinks the weights fast; infinite where it is not a"
         " number there, null where no steps were taken."
