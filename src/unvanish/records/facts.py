@@ -152,6 +152,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
     the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     """
 
     outputs: tuple[int, ...]
@@ -159,6 +160,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     source: str = ""
     shuffled: float
     won: float
+    constant: float | None = None
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):

@@ -273,6 +273,7 @@ _ENDS = {
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
     "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "constant": "The loss of the best constant output; of copies of one number, of that number.",
     "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
