@@ -14,6 +14,7 @@ from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
 from unvanish.server.view.over_steps import heat, series, shown, speeds
 from unvanish.watching.reporting import report_of
+from unvanish.watching.reporting import shown as shown_step
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, number, percent, raise_powers
@@ -115,10 +116,9 @@ def finding_row(began: int, until: int | None, finding: Finding, reports: dict[i
 
 def sample(file: Reader, at: int | None) -> tuple[int, int, list[dict[str, str]]]:
     """The step that is shown, the last of its stretch, and the numbers of the whole step in words."""
-    from unvanish.watching.reporting import AT, NEWEST
     from unvanish.watching.sample import SERIES
 
-    first, last, values, _, _ = next(iter(file.samples(NEWEST) if at is None else file.samples(AT, (at,))))
+    first, last, values = shown_step(file, at)
     said: list[dict[str, str]] = []
     for name, value in zip(SERIES, values, strict=True):
         if not math.isnan(value):
