@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
@@ -283,6 +283,7 @@ class Watcher:
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        found = found or gone(places, now.seen.known)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         before = now.taken
