@@ -177,6 +177,7 @@ class Watcher:
         if self.sampled:
             self.processes.announce(self.columns)
             self.processes.arm(self.table, self.guarded)
+            self.now.kept.look(self.optimizers)
         now = self.now
         plain, now.plain = now.plain, None
         value = loss if plain is None else plain  # a scaled loss that overflows is no fault

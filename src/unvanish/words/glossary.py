@@ -78,6 +78,7 @@ VERDICTS = {
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
+    "added_up": "The gradient of a step is still there when the next is computed, which is added to it.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."
