@@ -86,6 +86,8 @@ def _share(weights: Tensor) -> float | None:
     heads = heads[: max(1, MOST // heads[0].numel())]
     most, place = heads.max(-1)
     single = most * (1.0 - most) < SATURATED * 0.25
+    if not bool(single.any()):  # as a rule; a row of which a mask leaves one entry is single
+        return 0.0
     chosen = torch.where(single, place, -1)
     if heads.shape[1] > 1:
         first = chosen.amax(1, keepdim=True)

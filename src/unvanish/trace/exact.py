@@ -285,9 +285,9 @@ def _same(result: Tensor, mantissa: Tensor, node: Node) -> bool:
         return True
     if result.numel() != mantissa.numel() or result.is_sparse or mantissa.is_sparse:
         return False
-    if is_custom(node):
-        return False  # a user's function may return some entries of its input several times over
-    return result.data_ptr() == mantissa.data_ptr() != 0 and result.dtype is mantissa.dtype
+    if result.data_ptr() != mantissa.data_ptr() or not result.data_ptr() or result.dtype is not mantissa.dtype:
+        return False
+    return not is_custom(node)  # a user's function may return some entries of its input several times over
 
 
 def _caller(node: Node, sides: Sequence[_Edge | None]) -> _Apply:
