@@ -93,6 +93,7 @@ optimizer = torch.optim.SGD(layers)""",
         "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.01)",
         "loss": "mse_loss(model(x), torch.zeros(64, 4))",
     },
+    "UV810": {"steps": "10", "backward": "loss.backward()\noptimizer.zero_grad()\noptimizer.step()"},
 }
 """What is other than ordinary in the training that shows a code."""
 

@@ -171,3 +171,8 @@ def _watched(look: Look) -> list[Tensor]:
     with _Catch() as caught:
         loss_again(problem, model, seed)
     return [caught.found] if caught.found is not None else []
+
+
+def refusal(error: Exception) -> str:
+    """What an error says, in one line that can stand within a sentence."""
+    return str(error).split("\n")[0].rstrip(". ") or type(error).__name__

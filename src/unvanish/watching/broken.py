@@ -77,6 +77,16 @@ def of_the_optimizer(scene: Scene) -> Finding:
     return _finding("UV505", scene.step, text, "optimizer", scene.broken)
 
 
+def of_other_parameters(scene: Scene) -> Finding:
+    """The optimizer has nothing to move, as the model has got other parameters than it holds."""
+    return Finding(
+        code="UV605", verdict="left_out", level="error", cause="optimizer",
+        message=f"at step {scene.step}: none of the parameters that {name_of(scene.optimizer)} holds is the model's any"
+        " more, and none had a gradient, so no step changes the loss: make the optimizer after its layers were"
+        " replaced, or load_state_dict(assign=True) has put new parameters in their place.",
+    )  # fmt: skip
+
+
 def odd_rate(optimizer: Any) -> float | None:
     """A learning rate that is not finite; those that are tensors are not asked, which could mean to wait."""
     for group in optimizer.param_groups:

@@ -67,6 +67,9 @@ class History:
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
+        for key in [each for each in self.baselines if each[0] in sample.renewed] if sample.renewed else ():
+            del self.baselines[key]
+            self.settled.discard(key)
         began: list[Finding] = []
         over: list[tuple[str, str]] = []
         for code, at, value, base, there in [*self._layers(sample), *self._whole(sample)]:

@@ -15,6 +15,8 @@ from unvanish.records import Finding, Setting
 from unvanish.rules import judge
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
+from unvanish.watching.wiped import CODE as WIPED
+from unvanish.watching.wiped import wiped
 
 TOGETHER = 10
 """So many steps wait for each other at most; the first so many samples of a run do not wait."""
@@ -40,6 +42,7 @@ class Judging:
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
         self.count, self.since = 0, 0.0
+        self.moved = False  # whether an optimizer has had a gradient to go by
 
     def add(self, sample: Sample, setting: Setting) -> None:
         """Judge this sample, now or with the next ones."""
@@ -83,6 +86,9 @@ class Judging:
             for finding in judge(decide(flow_of(sample, self.columns, setting, group))):
                 if finding.verdict not in ("nonfinite", "undecided"):
                     now.setdefault(finding.code, finding)
+        if (gone := wiped(sample, setting.dtype, setting.optimizer)) is not None:
+            now[gone.code] = gone
+        self.moved = self.moved or gone is None
         self._follow(sample.step, now)
         began, ended = self.history.watch(sample, list(self.columns))
         for finding in began:
@@ -98,7 +104,7 @@ class Judging:
             if not episode.on and not episode.told:
                 episode.began = step
             episode.on, episode.off = episode.on + 1, 0
-            if not episode.told and (step == 0 or episode.on >= HELD):
+            if not episode.told and (step == 0 or episode.on >= HELD or (code == WIPED and not self.moved)):
                 episode.told = True
                 self.tell(finding.replace(message=f"since step {episode.began:,}: {finding.message}"), episode.began)
         for code in [code for code in self.episodes if code not in now]:

@@ -228,7 +228,8 @@ def _linear(entry: Entry) -> Any:
             if not _same(here if here.numel() <= SMALL else here.reshape(-1)[:PROBE], probe):
                 raise UnvanishError(
                     "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
-                    " generator of its own, or data that has changed)"
+                    " generator of its own, or data that has changed), or ran with other weights than it has now (lent"
+                    " by functional_call, or moved since by an optimizer of two passes)"
                 )
         moved = {at: given[at] - given[at].detach() for at in signals}
         parts = [(moved[at] * signal.to(moved[at].dtype)).sum() for at, signal in signals.items()]

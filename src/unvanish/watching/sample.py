@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -52,7 +52,8 @@ class Sample:
     """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.
 
     ``order``: as they ran. ``before``: of a layer the one whose output it was given, -1 where that was data; of one
-    that is not in it the layer that ran before stands for it.
+    that is not in it the layer that ran before stands for it. ``renewed``: layers that are others than in the sample
+    before, so that what was usual there is no measure for them.
     """
 
     step: int
@@ -61,6 +62,7 @@ class Sample:
     groups: list[tuple[int, ...]] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     before: dict[int, int] = field(default_factory=dict)
+    renewed: Set[int] = frozenset()
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:

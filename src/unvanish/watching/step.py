@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,14 +72,17 @@ class Step:
         ran = [*list(signals)[::-1], *(place.at for place in places if place.at not in signals)]
         self.order += [at for at in ran if at not in self.order]
 
-    def sample(self, step: int, before: Mapping[int, int]) -> Sample:
-        """The numbers of this step, once the weights have moved; ``before``: of a layer the one that feeds it."""
+    def sample(self, step: int, before: Mapping[int, int], renewed: Set[int] = frozenset()) -> Sample:
+        """The numbers of this step, once the weights have moved; ``before``: of a layer the one that feeds it.
+
+        ``renewed``: the layers that were replaced by others since the last sample.
+        """
         for at, (update, weight) in self.moved.items():
             if at in self.rows:
                 self.rows[at][RATIO] = math.sqrt(update / weight) if weight else math.nan
         found = Sample(step, {at: tuple(row) for at, row in self.rows.items()})
         found.groups, found.order, found.series = self.groups, self.order, self._series()
-        found.before = dict(before)
+        found.before, found.renewed = dict(before), renewed
         return found
 
     def over(self) -> Step:

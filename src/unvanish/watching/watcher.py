@@ -21,20 +21,22 @@ from torch.nn.parameter import is_lazy
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
-from unvanish.watching.table import Place, Table
+from unvanish.watching.table import Table
+from unvanish.watching.without import Without
 
 LOG = logging.getLogger("unvanish")
 
 NO_BACKWARD = (
-    "of a step without a backward (its gradients come from torch.autograd.grad or torch.func) only gradients, weights"
-    " and updates are read: its loss, error signals and the gradient before clipping are not known"
+    "of a step without a backward of its own (its gradients are those of the step before, or come from"
+    " torch.autograd.grad or torch.func) only gradients, weights and updates are read: its loss, error signals and the"
+    " gradient before clipping are not known"
 )
 COMPILED = (
     "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
@@ -45,10 +47,6 @@ IN_PLACE = COMPILED + (
     "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
     " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
 )
-
-
-def _count(place: Place) -> int:
-    return sum(each.numel() for each in place.parameters if not is_lazy(each))
 
 
 class Watcher:
@@ -70,7 +68,7 @@ class Watcher:
         self.now = Step()
         self.nesting, self.backwards = Nesting(), 0
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
-        self.notes: list[str] = []
+        self.notes, self.without = list[str](), Without()
         self.process = os.getpid()
         self.first: Tensor | None = None
         self.lazy = False  # whether a parameter has no shape yet
@@ -126,8 +124,12 @@ class Watcher:
         return self.optimizers.get(self._moving)
 
     def _columns(self) -> None:
-        for place in list(self.table)[len(self.columns) :]:
-            self.columns.append(Column(place.name, place.kind, _count(place), not place.trainable))
+        for place in list(self.table):
+            new = Column(place.name, place.kind, place.count, not place.trainable)
+            if place.at == len(self.columns):
+                self.columns.append(new)
+            elif place.parameters:  # else its model is gone
+                self.columns[place.at] = replace(new, source=self.columns[place.at].source)
         self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
         self.first = self._smallest()
 
@@ -269,13 +271,9 @@ class Watcher:
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
-        if self.lazy:  # they have got their shapes in the first forward pass
-            self.columns[:] = [
-                replace(column, parameters=_count(place))
-                for column, place in zip(self.columns, self.table, strict=True)
-            ]
-            self._columns()
-        if not self.table.holds(held(optimizer)) and self.table.look_again():
+        # lazy ones have got their shapes in the first forward pass
+        if self.lazy or (not self.table.holds(held(optimizer)) and self.table.look_again()):
+            self.signals.let_go(self.table.renewed)
             self._columns()
 
     def _read(self, optimizer: Any, late: bool = False) -> None:
@@ -285,6 +283,7 @@ class Watcher:
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        found = found or gone(places, now.seen.known)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         before = now.taken
@@ -372,14 +371,22 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
-                for each in (*([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread):
+                if self.without.ends():
+                    self.on_broken(self.step, "joined")
+                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
+                for each in (
+                    *([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread,
+                    *([compiled] if self.signals.compiled else []),
+                ):  # fmt: skip
                     if each not in self.notes:
                         self.notes.append(each)
-                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
-                if self.signals.compiled and compiled not in self.notes:
-                    self.notes.append(compiled)
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
-                self.on_sample(self.now.sample(self.step, self.signals.before))
+                renewed, self.table.renewed = self.table.renewed, set()
+                self.on_sample(self.now.sample(self.step, self.signals.before, renewed))
+            elif self.now.stepped and self.now.losses:
+                if self.without.of_others(self.table.models.values(), self.optimizers.values()):
+                    self.on_broken(self.step, "apart")
+                self.without.add(self.step, self.notes)
         self._next(begun=begun)
 
     def _next(self, count: bool = True, begun: bool = False) -> None:

@@ -77,6 +77,7 @@ VERDICTS = {
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
+    "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."

@@ -1,0 +1,52 @@
+"""What no step moves: steps in which an optimizer has nothing to move, and layers that no optimizer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+from torch import nn
+
+from unvanish.watching.gradients import held
+from unvanish.watching.table import Table
+
+
+class Without:
+    """The sampled steps in which no parameter that an optimizer holds had a gradient."""
+
+    def __init__(self) -> None:
+        self.first = self.last = self.count = 0
+        self.note = ""
+        self.apart = False
+
+    def add(self, step: int, notes: list[str]) -> None:
+        """One more of them; its note comes into ``notes``, in the place of the one before."""
+        if not self.count:
+            self.first = step
+        self.last, self.count = step, self.count + 1
+        more = f" and in {self.count - 1} of the later samples, the last at step {self.last}" if self.count > 1 else ""
+        if self.note in notes:
+            notes.remove(self.note)
+        self.note = f"at step {self.first}{more}, no parameter in the optimizer had a gradient: nothing was read"
+        notes.append(self.note)
+
+    def of_others(self, models: Iterable[nn.Module], optimizers: Iterable[Any]) -> bool:
+        """Whether nothing of what the optimizers hold is the models' any more, for the first time."""
+        here = {id(p) for model in models for p in model.parameters()}
+        was, self.apart = self.apart, bool(here) and here.isdisjoint(id(p) for each in optimizers for p in held(each))
+        return self.apart and not was
+
+    def ends(self) -> bool:
+        """Something of theirs was moved; whether that is news."""
+        was, self.apart = self.apart, False
+        return was
+
+
+def left_out(table: Table, read: Container[int], optimizers: Iterable[Any]) -> list[int]:
+    """The layers to which a gradient came, and which none of these optimizers holds; ``read``: those that moved."""
+    missing = [place for place in list(table) if place.at not in read and place.parameters]
+    mine = {id(p) for each in optimizers for p in held(each)} if missing else set[int]()
+    return [
+        place.at for place in missing
+        if mine.isdisjoint(id(p) for p in place.parameters) and any(p.grad is not None for p in place.trainable)
+    ]  # fmt: skip
