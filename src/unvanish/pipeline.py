@@ -14,11 +14,14 @@ from torch import nn
 from unvanish.decide import decide, out_of_step
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
+from unvanish.evidence.decay import with_decay
+from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
@@ -26,7 +29,7 @@ from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curv
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import log_mass, output_facts
+from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
@@ -173,7 +176,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), None
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -255,7 +258,8 @@ def _more_evidence(
     last, own = ends
     if last is not None:
         facts = output_facts(last, own, loss)
-        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
+        calls = look.capture.calls
+        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, calls), shrunk=shrunk(last, calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
@@ -273,6 +277,8 @@ def _more_evidence(
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
     step = with_regained(look, updates.optimizer, flow, step)
+    step = with_held_out(look, updates.optimizer, flow, step)
+    step = with_decay(look, updates.optimizer, flow.next_step, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 

@@ -266,11 +266,16 @@ _ENDS = {
         "How far the exponentials of what the loss takes for log-probabilities are from adding up to one, as the mean"
         " of |log Σ exp(output)|; null where it takes something else."
     ),
+    "shrunk": (
+        "The size of the last call's result over what it was before plain numbers multiply it (a constant behind the"
+        " last layer); null where none does."
+    ),
     "outside": "How far a target of a binary cross-entropy lies outside of 0 to 1 at most; null under another loss.",
     "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
     "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "constant": "The loss of the best constant output; of copies of one number, of that number.",
     "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
