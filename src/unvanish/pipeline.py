@@ -366,8 +366,9 @@ def setting_of(look: Look) -> Setting:
 def _eps(optimizer: Optimizers) -> float | None:
     """The eps beside the root of the second moment, where all have one; other optimizers' eps means something else."""
     adaptive = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
-    found = [float(group["eps"]) for group in optimizer.param_groups if "eps" in group]
-    return max(found) if found and all(type(part).__name__ in adaptive for part in parts_of(optimizer)) else None
+    if not all(type(part).__name__ in adaptive for part in parts_of(optimizer)):
+        return None
+    return max((float(group["eps"]) for group in optimizer.param_groups if "eps" in group), default=None)
 
 
 def _notes(capture: Capture) -> tuple[str, ...]:

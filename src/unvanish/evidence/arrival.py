@@ -64,6 +64,7 @@ def _reason(updates: Updates, arrivals: Sequence[Arrival | None], parameters: Se
         return "state"
     for parameter in parameters:
         eps = updates.group(parameter).get("eps")
-        if eps is not None and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
+        single = isinstance(eps, (float, int, torch.Tensor))  # Adafactor has a pair: no number to divide by
+        if single and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
             return "eps"
     return "rate"

@@ -28,7 +28,7 @@ from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.preserve.loaders import own_generators
-from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
+from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of, rate_of
 from unvanish.records import LossFacts, StepFacts
 from unvanish.rules.conditions import finds_its_rate, near_its_limit, needed_at_full_pace
 
@@ -59,7 +59,7 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     gap = gap_left(loss, now)
     return StepFacts(
         optimizer=name_of(optimizer),
-        lr=float(optimizer.param_groups[0].get("lr", math.nan)),
+        lr=rate_of(optimizer.param_groups[0]),
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
@@ -85,7 +85,7 @@ def with_real_steps(
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if raised:
         return facts.replace(walked=walked) if walked is not None else _walked(look, optimizer, facts)
-    if not slow:
+    if not slow or math.isnan(facts.lr):  # without a rate there is none to try a larger one of
         return facts
     lr_limit = steepest(problem, model, optimizer, seed)
     scale = 100.0
@@ -365,7 +365,8 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
     alone = object.__new__(type(optimizer))
     alone.__dict__.update(optimizer.__dict__)
     alone.param_groups = [
-        {**group, **({"lr": group["lr"] * scale} if "lr" in group else {})} for group in optimizer.param_groups
+        group if math.isnan(rate_of(group)) else {**group, "lr": group["lr"] * scale}
+        for group in map(dict, optimizer.param_groups)
     ]
     alone.state = copy.copy(optimizer.state)
     alone.state.clear()
