@@ -37,6 +37,7 @@ from unvanish.evidence.regained import with_regained
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
+from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
@@ -263,7 +264,9 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
+        step = step_facts(look, updates, loss)
+        step = None if step is None else with_direction(look, updates.optimizer, step)
+        flow = flow.replace(step=_with_recovery(look, flow, updates, step))
     if may_be_stationary(flow) and loss.reference is not None:
         flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step

@@ -66,7 +66,7 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
         needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := taken_by(optimizer))),
         planned=problem.steps,
         taken=taken,
-        lowered=_lowered(loss, now, finite, _spacing(problem, model)),
+        lowered=_lowered(loss, now, finite, spacing_of(problem, model)),
         faded=faded(optimizer) if taken is None else None,
     )
 
@@ -93,7 +93,7 @@ def with_real_steps(
         scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
     # Far above the rounding of the weights, and on the same slope: of float32 at one of the two rates asked for anyway.
     long = scale if (facts.best or 0.0) >= WITHIN * scale else 1.0
-    if _spacing(problem, model) > torch.finfo(torch.float32).eps:
+    if spacing_of(problem, model) > torch.finfo(torch.float32).eps:
         long = (facts.best or WITHIN) / WITHIN
     first = First()
     end, lengths = measured_steps(problem, model, optimizer, long, seed, first)
@@ -165,7 +165,7 @@ def repeats(look: Look) -> bool:
     return plain and look.unmoved()
 
 
-def _spacing(problem: Problem, model: nn.Module) -> float:
+def spacing_of(problem: Problem, model: nn.Module) -> float:
     """The relative spacing of numbers of the narrowest type the loss may have passed through."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()} | {problem.autocast or torch.float32}
     return max(torch.finfo(t).eps for t in types)
@@ -199,7 +199,7 @@ def ladder_of(
             now = at(0.0)
         if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
             return now, {1.0: math.nan}
-        same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
+        same = ULPS * spacing_of(problem, model) * abs(now)  # a rise of rounding alone is none
         multiple, value = 1.0, at(1.0) if first is None else first
         ladder[1.0] = value
         down = not value <= now + same
@@ -277,7 +277,7 @@ def stepped(
     Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is called
     after every step, and ends the walk where it returns True. Afterwards everything is back in its place.
     """
-    parameters = _held(optimizer)
+    parameters = held_by(optimizer)
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor | float:
@@ -316,7 +316,7 @@ def measured_steps(
     That leads further along: where the gradient has grown since the first step, by so much a length is divided, since
     what is asked is whether the optimizer lengthens its steps by itself.
     """
-    parameters, lengths = _held(optimizer), list[float]()
+    parameters, lengths = held_by(optimizer), list[float]()
     first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
@@ -333,7 +333,7 @@ def measured_steps(
         return loss, lengths
 
 
-def _held(optimizer: Optimizers) -> list[nn.Parameter]:
+def held_by(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 

@@ -40,7 +40,9 @@ class StepFacts(Record, frozen=True, kw_only=True):
     after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
-    leads up to, over the present one.
+    leads up to, over the present one. ``climbs``: the cosine of the gradient and the step of the same optimizer without
+    state and decay, where no size of the next step that was tried lowers the loss; ``maximize``: whether the optimizer
+    was told to climb.
     """
 
     optimizer: str
@@ -67,6 +69,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     regained_after: int | None = None
     silenced: tuple[str, ...] = ()
     faded: float | None = None
+    climbs: float | None = None
+    maximize: bool = False
 
 
 class NextStep(Record, frozen=True, kw_only=True):

@@ -73,6 +73,7 @@ VERDICTS = {
     ),
     "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
+    "uphill": "The optimizer's next step raises the loss whatever its size: it does not go against the gradient.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",

@@ -64,6 +64,11 @@ STEP = {
         "The rate that a schedule began from, or leads up to, over the present one, where the optimizer has taken steps"
         " under it and keeps no count of them; else null."
     ),
+    "climbs": (
+        "The cosine of the gradient and the optimizer's step, where no size of the next step that was tried lowers the"
+        " loss: above 0 the step climbs, below 0 the loss does what the gradient denies; else null."
+    ),
+    "maximize": "Whether the optimizer was told to climb (maximize=True); only looked at where a step climbs.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."
