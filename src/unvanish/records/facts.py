@@ -80,7 +80,8 @@ class NextStep(Record, frozen=True, kw_only=True):
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
     changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
     ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
-    trainable layers that were called and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all
+    trainable layers that were called and that the optimizer does not hold; ``standing``: those that it holds at a
+    learning rate of 0, beside others that it moves. ``decay_balance``: |g + λw| / |g| over all
     weights that decay.
     """
 
@@ -90,6 +91,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     moved: float | None = None
     narrow: str = ""
     left_out: tuple[str, ...] = ()
+    standing: tuple[str, ...] = ()
     outside: int = 0
     outside_at: str = ""
     decay_balance: float | None = None

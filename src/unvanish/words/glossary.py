@@ -77,7 +77,8 @@ VERDICTS = {
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
-    "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
+    "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
+    " a learning rate of 0: it stays as it is.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."

@@ -83,6 +83,7 @@ STEP = {
     "NextStep.outside": "Entries of trainable parameters that the model uses, but neither it nor the optimizer holds.",
     "NextStep.outside_at": "Where the first of them is used.",
     "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
+    "standing": "Trainable layers that the optimizer holds at a learning rate of 0, beside others that it moves.",
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
         " gradient. Null where nothing decays."
