@@ -249,6 +249,7 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     log10_loss_signal: tuple[float | None, ...] = ()
     log10_state: tuple[float | None, ...] = ()
     log10_gain: float | None = None
+    log10_rise: float | None = None
     horizon: int | None = None
     smallest_horizon: int | None = None
     faint: int = 0

@@ -306,6 +306,11 @@ _TIME = {
         "How many steps at the end of the sequence get at least a thousandth of the last ones' signal; beyond its"
         " beginning, guessed from the mean step. Null where the signal does not fall."
     ),
+    "log10_rise": (
+        "How many decades the relative sensitivity of the outputs (signal times size) grows from what the module gives"
+        " back to the inputs of the step where it is largest: above 2.5 the recurrence is chaotic. Null where it is not"
+        " one call that runs through all steps."
+    ),
     "smallest_horizon": "The same for the smallest normal number of the type.",
     "faint": "How many steps get less than a thousandth.",
     "lost": "How many steps get less than what rounding takes off the last ones; those that get none do not count.",
