@@ -40,6 +40,7 @@ from unvanish.evidence.regained import with_regained
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
+from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
@@ -264,7 +265,9 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = flow.replace(step=_with_recovery(look, flow, updates, step_facts(look, updates, loss)))
+        step = step_facts(look, updates, loss)
+        step = None if step is None else with_direction(look, updates.optimizer, step)
+        flow = flow.replace(step=_with_recovery(look, flow, updates, step))
     if may_be_stationary(flow) and loss.reference is not None:
         flow = with_decrement(look, flow, output_loss, loss.reference)
     step = flow.step
@@ -369,8 +372,9 @@ def setting_of(look: Look) -> Setting:
 def _eps(optimizer: Optimizers) -> float | None:
     """The eps beside the root of the second moment, where all have one; other optimizers' eps means something else."""
     adaptive = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
-    found = [float(group["eps"]) for group in optimizer.param_groups if "eps" in group]
-    return max(found) if found and all(type(part).__name__ in adaptive for part in parts_of(optimizer)) else None
+    if not all(type(part).__name__ in adaptive for part in parts_of(optimizer)):
+        return None
+    return max((float(group["eps"]) for group in optimizer.param_groups if "eps" in group), default=None)
 
 
 def _notes(capture: Capture) -> tuple[str, ...]:

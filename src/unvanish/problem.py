@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,6 +41,12 @@ Optimizers = Optimizer | Several
 
 def parts_of(optimizer: Optimizers) -> tuple[Optimizer, ...]:
     return optimizer.parts if isinstance(optimizer, Several) else (optimizer,)
+
+
+def rate_of(group: Mapping[str, Any]) -> float:
+    """The learning rate of a group of parameters; NaN without one, and where the optimizer finds its own (None)."""
+    rate = group.get("lr")
+    return math.nan if rate is None else float(rate)
 
 
 def name_of(optimizer: Optimizers) -> str:

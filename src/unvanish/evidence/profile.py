@@ -53,16 +53,16 @@ def relative(signal: Signal) -> list[float | None]:
 
 
 def gain_of(signal: Signal) -> float | None:
-    """Decades a step back, from the last step that has a signal to the one of all where it is weakest, or first.
+    """Decades a step back, from the last step that has a signal to the one of all where it is weakest.
 
-    None where fewer than two steps have one.
+    All the way back to the first where it grows by more than it falls. None where fewer than two steps have a signal.
     """
     known = [(s, place) for place, s in enumerate(signal) if s is not None and s > LOG_ZERO]
     if len(known) < 2:
         return None
     last, end = known[-1]
     least, place = min(known[:-1])
-    if least > last:  # it grows: all the way back
+    if max(known[:-1])[0] - last > last - least:
         least, place = known[0]
     return (least - last) / (end - place)
 

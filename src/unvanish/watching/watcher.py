@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
@@ -294,7 +295,7 @@ class Watcher:
             signals, shares = before[0] | signals, before[1] | shares
         now.taken = signals, shares, samples
         now.enter(found, signals, shares, samples, places)
-        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := rate_of(group))]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
         if late:
