@@ -199,8 +199,8 @@ def test_a_layer_that_no_optimizer_holds_is_named_as_that(out: bool, tmp_path: P
     with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
         for _ in range(STEPS):
             stepped(net, optimizer)
-    notes = [note for note in run.report().flow.notes if "no optimizer that was seen holds it" in note]
-    assert len(notes) == out and all(note.startswith("layer 2:") for note in notes)
+    told = [(each.code, each.level, each.layers) for each in run.findings]
+    assert told == ([("UV605", "note", ("2",))] if out else [])
 
 
 class TwoPasses(torch.optim.Optimizer):
@@ -284,3 +284,41 @@ def test_optimizers_that_take_turns_are_all_in_the_report_of_each_step(turns: in
         shown = next(each.log10_signal for each in report.layers if each.name == "judge.1")
         known = [value for value in signal["judge.1"][: at + 1] if value == value]
         assert shown == pytest.approx(known[-1], abs=1e-5)
+
+
+class Cut(nn.Module):
+    """What the first layer makes is cut out of the graph, or is from a step on, or never."""
+
+    def __init__(self, since: int, until: int) -> None:
+        super().__init__()
+        self.a, self.b, self.calls, self.since, self.until = nn.Linear(8, 16), nn.Linear(16, 3), 0, since, until
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h.detach() if self.since <= self.calls < self.until else h)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("since", "until", "told"),
+    [(0, 99, (2, None)), (4, 99, (6, None)), (2, 9, (4, 9)), (2, 4, None), (99, 99, None)],
+    ids=["always", "later", "for a while", "twice", "never"],
+)
+def test_layers_that_get_no_gradient_any_more_are_told_with_what_cuts_them_off(
+    since: int, until: int, told: tuple[int, int | None] | None, seed: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(seed)
+    net = Cut(since, until)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for net.calls in range(12):
+            stepped(net, optimizer, seed)
+    found = [
+        (began, until) for began, until, each in load_run(tmp_path / "r.unvanish").episodes if each.code == "UV602"
+    ]
+    assert found == ([] if told is None else [told])
+    for each in run.findings:
+        assert (
+            each.layers == ("a",) and each.cause == "cut off: detach" and "test_watch_strange_loops.py" in each.message
+        )
+    assert run.report().healthy == (told is None)

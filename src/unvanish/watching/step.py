@@ -37,6 +37,7 @@ class Step:
     read: set[int] = field(default_factory=set)  # the optimizers whose gradients were read
     inner: int = 0  # backward passes inside of the optimizer that is calling its closure
     again: dict[int, float] = field(default_factory=dict)  # of each optimizer, what its layers share
+    shares: dict[int, tuple[float, float]] = field(default_factory=dict)  # saturated and dead, of all that was read
     rate: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 from torch import nn
 
 from unvanish.watching.gradients import held
-from unvanish.watching.table import Table
+from unvanish.watching.history import HELD
+from unvanish.watching.table import Place, Table
 
 
 class Without:
@@ -40,6 +41,30 @@ class Without:
         """Something of theirs was moved; whether that is news."""
         was, self.apart = self.apart, False
         return was
+
+
+class Idle:
+    """Layers that an optimizer is about to move and that have no gradient, in several of its samples in a row."""
+
+    def __init__(self) -> None:
+        self.streaks: dict[int, int] = {}
+
+    def seen(self, places: Collection[Place], read: Collection[int]) -> str:
+        """One more sample, in which those of ``read`` had one; "idle" or "used", where that is news of some."""
+        if not self.streaks and len(places) == len(read):
+            return ""
+        back = [self.streaks.pop(at) for at in read if at in self.streaks]
+        mine = [place.at for place in places if place.at not in read and not place.replaced]
+        for at in mine:
+            self.streaks[at] = self.streaks.get(at, 0) + 1
+        if any(self.streaks[at] == HELD for at in mine):
+            return "idle"
+        return "used" if any(count >= HELD for count in back) else ""
+
+    @property
+    def layers(self) -> list[int]:
+        """Those that have been idle for so long."""
+        return sorted(at for at, count in self.streaks.items() if count >= HELD)
 
 
 def left_out(table: Table, read: Container[int], optimizers: Iterable[Any]) -> list[int]:
