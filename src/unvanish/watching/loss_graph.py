@@ -42,7 +42,7 @@ def birth(nodes: list[Any]) -> str:
     """The first call with a result or a slope that is not finite, while the graph still holds them; "" for none."""
     for node in nodes:
         if _given_what_is_not_finite(node):
-            return f"{name_of(node)}, which was given numbers that are not finite from elsewhere (a target, a weight)"
+            return f"{name_of(node)}, which was given numbers that are not finite from elsewhere (a target, a factor)"
         if (reason := _made(node)) is not None:
             return name_of(node) + (reason or _of_what(node))
         if (what := _of_what(node)).endswith("negative number"):  # its slope is finite all the same

@@ -68,8 +68,8 @@ def _of_idle(names: Sequence[str], all_names: Sequence[str], step: int, found: R
     return [
         Finding(
             code="UV602", verdict="unused", level="note", layers=tuple(names),
-            message=f"at step {step:,}: {named(names, all_names)} had no gradient in the last {HELD} samples in"
-            f" which an optimizer was to move {_them(names)}: nothing of the loss came back.",
+            message=f"at step {step:,}: {named(names, all_names)} had no gradient in the last samples in which"
+            f" an optimizer was to move {_them(names)}: nothing of the loss came back.",
         )
     ]  # fmt: skip
 

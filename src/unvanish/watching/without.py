@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.watching.gradients import held
-from unvanish.watching.history import HELD
+from unvanish.watching.history import HELD, WARM_UP
 from unvanish.watching.table import Place, Table
 
 
@@ -44,27 +44,42 @@ class Without:
 
 
 class Idle:
-    """Layers that an optimizer is about to move and that have no gradient, in several of its samples in a row."""
+    """Layers that an optimizer is about to move and that have no gradient, in several of its samples in a row.
+
+    HELD of them where a layer never had one. One that had is known by its past: some are left out now and then, as in
+    a mixture of experts or where blocks are dropped at random, and their gaps have to become far longer than they were.
+    """
 
     def __init__(self) -> None:
-        self.streaks: dict[int, int] = {}
+        self.gaps: dict[int, int] = {}  # of each layer the one that is open
+        self.longest: dict[int, int] = {}  # of those that were used once, the longest so far
+        self.told: set[int] = set()
 
     def seen(self, places: Collection[Place], read: Collection[int]) -> str:
         """One more sample, in which those of ``read`` had one; "idle" or "used", where that is news of some."""
-        if not self.streaks and len(places) == len(read):
+        if not self.gaps and len(places) == len(read) and len(self.longest) >= len(read):
             return ""
-        back = [self.streaks.pop(at) for at in read if at in self.streaks]
+        back = [at for at in read if at in self.gaps]
+        for at in read:
+            self.longest[at] = max(self.longest.get(at, 0), self.gaps.pop(at, 0))
         mine = [place.at for place in places if place.at not in read and not place.replaced]
         for at in mine:
-            self.streaks[at] = self.streaks.get(at, 0) + 1
-        if any(self.streaks[at] == HELD for at in mine):
-            return "idle"
-        return "used" if any(count >= HELD for count in back) else ""
+            self.gaps[at] = self.gaps.get(at, 0) + 1
+        new = {at for at in mine if self.gaps[at] >= self._limit(at)} - self.told
+        over = self.told.intersection(back)
+        self.told = (self.told | new) - over
+        return "idle" if new else "used" if over else ""
+
+    def _limit(self, at: int) -> int:
+        longest = self.longest.get(at)
+        if longest is None:
+            return HELD
+        return max(2 * WARM_UP, 4 * longest) if longest else WARM_UP
 
     @property
     def layers(self) -> list[int]:
         """Those that have been idle for so long."""
-        return sorted(at for at, count in self.streaks.items() if count >= HELD)
+        return sorted(self.told)
 
 
 def left_out(table: Table, read: Container[int], optimizers: Iterable[Any]) -> list[int]:
