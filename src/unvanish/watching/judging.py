@@ -14,6 +14,7 @@ from unvanish.decide import decide
 from unvanish.records import Finding, Setting
 from unvanish.rules import judge
 from unvanish.watching.between import ADDED_UP, WIPED, found_between
+from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
 
@@ -91,7 +92,8 @@ class Judging:
         self._follow(sample.step, now)
         began, ended = self.history.watch(sample, list(self.columns))
         for finding in began:
-            self.tell(finding, sample.step)
+            whole = self.history.episodes.get((finding.code, -1))
+            self.tell(finding, whole.began if whole is not None and finding.code < "UV8" else sample.step)
         for code, layer in ended:
             self.over(sample.step, code, (layer,) if layer else ())
         self.last = None
@@ -105,7 +107,7 @@ class Judging:
             episode.on, episode.off = episode.on + 1, 0
             if not episode.told and (step == 0 or episode.on >= HELD or code in {WIPED, ADDED_UP} - self.proper):
                 episode.told = True
-                self.tell(finding.replace(message=f"since step {episode.began:,}: {finding.message}"), episode.began)
+                self.tell(finding.replace(message=dated("since", episode.began, finding.message)), episode.began)
         for code in [code for code in self.episodes if code not in now]:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1

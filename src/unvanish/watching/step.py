@@ -39,6 +39,7 @@ class Step:
     inner: int = 0  # backward passes inside of the optimizer that is calling its closure
     again: dict[int, float] = field(default_factory=dict)  # of each optimizer, what its layers share
     kept: Kept = field(default_factory=Kept)
+    shares: dict[int, tuple[float, float]] = field(default_factory=dict)  # saturated and dead, of all that was read
     rate: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled

@@ -29,8 +29,8 @@ from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
-from unvanish.watching.table import Table
-from unvanish.watching.without import Without
+from unvanish.watching.table import Table, smallest
+from unvanish.watching.without import Idle, Without
 
 LOG = logging.getLogger("unvanish")
 
@@ -69,19 +69,18 @@ class Watcher:
         self.now = Step()
         self.nesting, self.backwards = Nesting(), 0
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
-        self.notes, self.without = list[str](), Without()
+        self.notes, self.without, self.idle = list[str](), Without(), Idle()
         self.process = os.getpid()
         self.first: Tensor | None = None
+        self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
         self.lazy = False  # whether a parameter has no shape yet
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
-        self.inside: Any = None  # the optimizer that is calling its closure
+        self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts = self.guarded(self._backward_starts)
         self.backward_ends = self.guarded(self._backward_ends)
         self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
         self._finish = self.guarded(self.finish)
-
-    # What is watched
 
     def add_model(
         self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
@@ -113,7 +112,7 @@ class Watcher:
 
     def _emptied(self, places: list[int]) -> None:
         """A model is gone: let go of what is its own. This may come in the middle of anything."""
-        self.first = self._smallest()
+        self.first, self.firsts = smallest(self.table), {}
         self.now.seen.known = {}
         for at in places:
             self.signals.hooks.pop(at, None)
@@ -132,12 +131,14 @@ class Watcher:
             elif place.parameters:  # else its model is gone
                 self.columns[place.at] = replace(new, source=self.columns[place.at].source)
         self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
-        self.first = self._smallest()
+        self.first, self.firsts = smallest(self.table), {}
 
-    def _smallest(self) -> Tensor | None:
-        """The smaller of the first two parameters."""
-        candidates = [p for place in list(self.table) for p in place.trainable if not is_lazy(p)]
-        return min(candidates[:2], key=lambda p: p.numel(), default=None)
+    def _first_of(self, optimizer: Any) -> Tensor | None:
+        """The first parameter that it moves."""
+        key = id(optimizer)
+        if key not in self.firsts:
+            self.firsts[key] = smallest(self.table.of(held(optimizer)))
+        return self.firsts[key]
 
     def _fails(self) -> None:
         LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
@@ -153,8 +154,6 @@ class Watcher:
         self.signals.disarm()
         self.processes.disarm()
         self.calls.detach()
-
-    # The forward pass (see ``calls``)
 
     def _arm(self) -> None:
         before = self.sampled
@@ -268,7 +267,7 @@ class Watcher:
         """The gradients are complete, the weights are as they were: read what this step asks for, once."""
         if id(optimizer) in self.now.read:
             return
-        if self.sampled or self.now.suspicious or not looks_finite(self.first):
+        if self.sampled or self.now.suspicious or not looks_finite(self._first_of(optimizer)):
             self.now.read.add(id(optimizer))
             self._read(optimizer)
 
@@ -294,6 +293,7 @@ class Watcher:
         if not now.fresh and before is not None:  # the same backward made the gradients of the optimizer before
             signals, shares = before[0] | signals, before[1] | shares
         now.taken = signals, shares, samples
+        shares = now.shares = now.shares | shares  # a GAN's layers may have run before the step of another optimizer
         now.enter(found, signals, shares, samples, places)
         rates = [rate for group in optimizer.param_groups if not math.isnan(rate := rate_of(group))]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
@@ -306,6 +306,8 @@ class Watcher:
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+        elif self.sampled and (change := self.idle.seen(places, found)):
+            self.on_broken(self.step, change)
 
     def scene(self) -> Scene:
         """What is known of the step in which a number is not finite."""
