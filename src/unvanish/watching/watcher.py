@@ -30,24 +30,10 @@ from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
 from unvanish.watching.table import Table, smallest
+from unvanish.watching.unread import unread
 from unvanish.watching.without import Idle, Without
 
 LOG = logging.getLogger("unvanish")
-
-NO_BACKWARD = (
-    "of a step without a backward of its own (its gradients are those of the step before, or come from"
-    " torch.autograd.grad or torch.func) only gradients, weights and updates are read: its loss, error signals and the"
-    " gradient before clipping are not known"
-)
-COMPILED = (
-    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
-    " break its graph; "
-)
-AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
-IN_PLACE = COMPILED + (
-    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
-    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
-)
 
 
 class Watcher:
@@ -377,13 +363,7 @@ class Watcher:
             if self.now.rows:
                 if self.without.ends():
                     self.on_broken(self.step, "joined")
-                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
-                for each in (
-                    *([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread,
-                    *([compiled] if self.signals.compiled else []),
-                ):  # fmt: skip
-                    if each not in self.notes:
-                        self.notes.append(each)
+                self.notes += [each for each in unread(self.now, self.signals) if each not in self.notes]
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 renewed, self.table.renewed = self.table.renewed, set()
                 self.on_sample(self.now.sample(self.step, self.signals.before, renewed))
