@@ -57,8 +57,8 @@ REMEDIES = (
 )
 WATCHED = "Found only while a training is watched"
 WATCHED_NOTE = (
-    "These compare a layer with its own past, and are notes: a change is no illness by itself. UV810 alone is an error:"
-    " it needs no past."
+    "These compare a layer with its own past, and are notes: a change is no illness by itself. UV810 and UV811 are"
+    " errors: they need no past."
 )
 
 

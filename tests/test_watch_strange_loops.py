@@ -57,12 +57,14 @@ def nodes(net: Any, x: Tensor) -> Any:
     def call(weights: dict[str, Tensor], x: Tensor) -> Any:
         return functional_call(net, weights, (x,))
 
-    return [node.name for node in make_fx(call)(dict(net.named_parameters()), x).graph.nodes]
+    make: Any = make_fx
+    return [node.name for node in make(call)(dict(net.named_parameters()), x).graph.nodes]
 
 
+JIT: Any = torch.jit
 SIDE = {
-    "a trace": lambda net, x: torch.jit.trace(net, x)(x).tolist(),
-    "a script": lambda net, x: torch.jit.script(net)(x).tolist(),
+    "a trace": lambda net, x: JIT.trace(net, x)(x).tolist(),
+    "a script": lambda net, x: JIT.script(net)(x).tolist(),
     "a graph of calls": nodes,
     "a graph of modules": lambda net, x: len(symbolic_trace(net).graph.nodes),
     "an export": lambda net, x: len(torch.export.export(net, (x,)).graph.nodes),
@@ -199,8 +201,8 @@ def test_a_layer_that_no_optimizer_holds_is_named_as_that(out: bool, tmp_path: P
     with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
         for _ in range(STEPS):
             stepped(net, optimizer)
-    notes = [note for note in run.report().flow.notes if "no optimizer that was seen holds it" in note]
-    assert len(notes) == out and all(note.startswith("layer 2:") for note in notes)
+    told = [(each.code, each.level, each.layers) for each in run.findings]
+    assert told == ([("UV605", "note", ("2",))] if out else [])
 
 
 class TwoPasses(torch.optim.Optimizer):
@@ -214,10 +216,12 @@ class TwoPasses(torch.optim.Optimizer):
         each = [p for group in self.param_groups for p in group["params"]]
         moves = [0.05 * p.grad for p in each]
         with torch.no_grad():
-            torch._foreach_add_(each, moves)
+            for p, move in zip(each, moves, strict=True):
+                p.add_(move)
         closure()
         with torch.no_grad():
-            torch._foreach_sub_(each, moves)
+            for p, move in zip(each, moves, strict=True):
+                p.sub_(move)
         self.inner.step()
 
 
@@ -284,3 +288,96 @@ def test_optimizers_that_take_turns_are_all_in_the_report_of_each_step(turns: in
         shown = next(each.log10_signal for each in report.layers if each.name == "judge.1")
         known = [value for value in signal["judge.1"][: at + 1] if value == value]
         assert shown == pytest.approx(known[-1], abs=1e-5)
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, words: Tensor | None = None, *, scale: float = 1.0, labels: Tensor | None = None) -> Any:
+        assert words is not None and labels is not None
+        out = self.b(self.a(words)) * scale
+        return {"loss": F.cross_entropy(out, labels), "logits": out}
+
+
+@pytest.mark.parametrize("words", ["by name", "by place"])
+def test_the_first_call_of_a_model_that_is_found_is_held_with_what_it_was_given(words: str, tmp_path: Path) -> None:
+    """Its hooks come while it runs, and what it is given by name is known only at its end."""
+    run = Watch(every=1, check_every=1, path=tmp_path / "r.unvanish", on_finding=None)
+    finder, (_, y) = Finder(run, None), batch(0)
+    torch.manual_seed(0)
+    net = ByName()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    ids = torch.arange(16) % 10
+    net(*([ids] if words == "by place" else []), **({"words": ids} if words == "by name" else {}), labels=y)[
+        "loss"
+    ].backward()
+    optimizer.step()
+    finder.remove()
+    run.close()
+    report = load_run(tmp_path / "r.unvanish").full_report()
+    assert run.watcher.failed == "" and report is not None and report.flow.setting.batch_size == 16
+    assert [each.name for each in report.layers] == ["a", "b"] and report.healthy
+    grads = [p.grad for p in net.b.parameters() if p.grad is not None]
+    size = float(torch.cat([each.reshape(-1) for each in grads]).norm().log10())
+    assert report.layers[1].log10_grad_norm == pytest.approx(size, abs=1e-5)
+
+
+class Cut(nn.Module):
+    """What the first layer makes is cut out of the graph, or is from a step on, or never."""
+
+    def __init__(self, since: int, until: int) -> None:
+        super().__init__()
+        self.a, self.b, self.calls, self.since, self.until = nn.Linear(8, 16), nn.Linear(16, 3), 0, since, until
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h.detach() if self.since <= self.calls < self.until else h)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("since", "until", "told"),
+    [(0, 99, (2, None)), (0, 5, (2, 5)), (4, 99, (11, None)), (2, 12, (9, 12)), (2, 9, None), (99, 99, None)],
+    ids=["always", "at first", "later", "for a while", "too short", "never"],
+)
+def test_layers_that_get_no_gradient_any_more_are_told_with_what_cuts_them_off(
+    since: int, until: int, told: tuple[int, int | None] | None, seed: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(seed)
+    net = Cut(since, until)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for net.calls in range(14):
+            stepped(net, optimizer, seed)
+    found = [
+        (began, until) for began, until, each in load_run(tmp_path / "r.unvanish").episodes if each.code == "UV602"
+    ]
+    assert found == ([] if told is None else [told])
+    for each in run.findings:
+        assert (
+            each.layers == ("a",) and each.cause == "cut off: detach" and "test_watch_strange_loops.py" in each.message
+        )
+    assert run.report().healthy == (told is None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_layers_that_are_dropped_at_random_are_not_told_of(seed: int, tmp_path: Path) -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks, self.b = nn.ModuleList(nn.Linear(8, 8) for _ in range(6)), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = x + torch.relu(block(x)) if float(torch.rand(())) > 0.5 else x
+            return self.b(x)
+
+    torch.manual_seed(seed)
+    net = Dropped()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-2)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for _ in range(60):
+            stepped(net, optimizer, seed)
+    assert len([each for each in run.findings if each.code == "UV602"]) <= 1

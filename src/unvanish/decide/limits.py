@@ -87,3 +87,6 @@ FLAT = 1e-6
 SUSPECT = -0.75
 """log10 of a layer's alignment with the loss. At -0.85 a true optimum was missed by a limit of -1.5; above -0.75 the
 gradient does not cancel and a decrement need not be computed."""
+
+STUCK = 100
+"""Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""

@@ -159,7 +159,7 @@ class _Part:
         taken = []
         for parameter, gradient in waiting:
             group = self.groups[id(parameter)]
-            start = _wide(parameter.detach().as_subclass(Tensor)) if self._decays(group) else None
+            start = _wide(parameter.detach().as_subclass(Tensor)) if self._needs_weights(group) else None
             stand_in = nn.Parameter(torch.zeros_like(gradient) if start is None else start.clone())
             state = self.optimizer.state.get(parameter, {})
             state = {k: _copied(v, stand_in) for k, v in state.items()}
@@ -183,7 +183,7 @@ class _Part:
                 gradient, scale = _times(gradient, scale), 1.0
             tame = by_formula and float(options["eps"]) > torch.finfo(parameter.dtype).tiny
             sample = _sample(gradient) if tame and not self.keep else None
-            vectors = _vectors(parameter, gradient, state, self._decays(group), sample)
+            vectors = _vectors(parameter, gradient, state, self._needs_weights(group), sample)
             vectors.by_formula, vectors.scale = by_formula, scale
             shared = tuple((name, _number(value)) for name, value in vectors.shared.items())
             key = (group, parameter.dtype, parameter.device, vectors.by_formula, tuple(vectors.state), shared)
@@ -235,10 +235,14 @@ class _Part:
             if vectors.change is not None:
                 vectors.change[cut] = moved
 
-    def _decays(self, group: int) -> bool:
-        """Without decay a step does not depend on the weights: from zero, nothing of it is lost to rounding."""
+    def _needs_weights(self, group: int) -> bool:
+        """Whether a step depends on the weights. Where it does not: from zero, nothing of it is lost to rounding.
+
+        Of these classes it is known, and others may measure their step by the weights, as Adafactor and LARS do.
+        """
         options = self.optimizer.param_groups[group]
-        return bool(options.get("weight_decay") or options.get("lambd"))  # the latter is ASGD's decay
+        decays = bool(options.get("weight_decay") or options.get("lambd"))  # the latter is ASGD's decay
+        return decays or type(self.optimizer) not in ENTRY_BY_ENTRY
 
     def _step(self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]]) -> Any:
         """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""

@@ -45,7 +45,9 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``unseen``: where early layers may be exploding, the loss of every other sample after ``unseen_after`` real steps on
     the rest.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
-    leads up to, over the present one.
+    leads up to, over the present one. ``climbs``: the cosine of the gradient and the step of the same optimizer without
+    state and decay, where no size of the next step that was tried lowers the loss; ``maximize``: whether the optimizer
+    was told to climb.
     """
 
     optimizer: str
@@ -78,6 +80,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     decayed_after: int | None = None
     unseen: float | None = None
     unseen_after: int | None = None
+    climbs: float | None = None
+    maximize: bool = False
 
 
 class NextStep(Record, frozen=True, kw_only=True):
@@ -87,7 +91,8 @@ class NextStep(Record, frozen=True, kw_only=True):
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
     changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
     ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
-    trainable layers that were called and that the optimizer does not hold. ``decay_balance``: |g + λw| / |g| over all
+    trainable layers that were called and that the optimizer does not hold; ``standing``: those that it holds at a
+    learning rate of 0, beside others that it moves. ``decay_balance``: |g + λw| / |g| over all
     weights that decay; ``decay_share``: of their norm, the share that a step takes by the decay alone.
     """
 
@@ -97,6 +102,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     moved: float | None = None
     narrow: str = ""
     left_out: tuple[str, ...] = ()
+    standing: tuple[str, ...] = ()
     outside: int = 0
     outside_at: str = ""
     decay_balance: float | None = None
@@ -266,6 +272,7 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     log10_loss_signal: tuple[float | None, ...] = ()
     log10_state: tuple[float | None, ...] = ()
     log10_gain: float | None = None
+    log10_rise: float | None = None
     horizon: int | None = None
     smallest_horizon: int | None = None
     faint: int = 0

@@ -97,7 +97,8 @@ def little_gained(step: StepFacts, gap: float) -> bool:
 
 def part_of_layers(flow: Flow) -> bool:
     """Whether only some layers are trained: the gap, that to the best outputs of all, need not be theirs to close."""
-    return any(layer.frozen for layer in flow.layers) or (flow.next_step is not None and bool(flow.next_step.left_out))
+    step = flow.next_step
+    return any(layer.frozen for layer in flow.layers) or (step is not None and bool(step.left_out or step.standing))
 
 
 def rises_steadily(values: Sequence[float]) -> bool:

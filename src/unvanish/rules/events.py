@@ -73,5 +73,13 @@ EVENTS = {
             weight decay, and not from the loss.""",
             level="error",
         ),
+        Event("UV811", "added_up", "the gradients of all steps are added up", """
+            When a backward pass begins, the gradient with which the optimizer has stepped is still there, so the new
+            one is added to it, in the first samples of a run or in three in a row: zero_grad() is missing. Each step
+            then goes by the sum of all gradients since the start, most of which were taken elsewhere, as with a
+            momentum of 1: it swings, and the more so the longer it lasts. The parts of one accumulated batch are none:
+            the first of them begins with nothing.""",
+            level="error",
+        ),
     )
 }  # fmt: skip

@@ -127,7 +127,7 @@ def _cut(by: str, where: str) -> str:
             " reentrant kind); use_reentrant=False does not"
         )
     if by:
-        return f"called, but what it computed is cut out of the graph by {by}{at}"
+        return f"called, but what came of it is cut out of the graph by {by}{at}"
     return "called, but nothing of the result reaches the loss"
 
 

@@ -32,6 +32,12 @@ from unvanish.trace.structure import arguments, detached, given_to, rebuild, ten
 Seen = tuple[list[Tensor], list[Tensor], list[int]]
 """The tensors a call was given and those it made, and the cuts among what it was given."""
 
+MOVED = {
+    "Expand", "View", "UnsafeView", "ReshapeAlias", "AsStrided", "Unsqueeze", "Squeeze", "Transpose", "T", "Permute",
+    "Clone", "ToCopy", "Select", "Slice",
+}  # fmt: skip
+"""Autograd's names for what puts the numbers of a tensor elsewhere, or leaves some out, and changes none of them."""
+
 EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 
 
@@ -272,6 +278,9 @@ class Recorder(TorchFunctionMode):
         new, _, _ = self._reach([tensor.grad_fn])
         for node in sorted(new, key=lambda n: n._sequence_nr()):
             _, inputs, leaves = self._reach([node])
+            if _name_of(node) in MOVED and leaves and not inputs:  # a weight in another shape, as vmap takes it
+                self.capture.owner[node], self.capture.of_parameters[node] = PARAMETERS_ONLY, leaves
+                continue
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
 
@@ -315,7 +324,7 @@ def _shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _name_of(node: Node) -> str:
-    return type(node).__name__.removesuffix("Backward").removesuffix("Backward0")
+    return type(node).__name__.partition("Backward")[0] or type(node).__name__
 
 
 def _one_to_one(args: Any, made: list[Tensor]) -> bool:

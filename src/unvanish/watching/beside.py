@@ -23,6 +23,8 @@ class Beside:
         self.layouts = Layouts(facts)
         self.setting: Setting | None = None
         self.notes: list[str] = []
+        self.left_out: list[int] = []  # in the last sample; and in how many in a row
+        self.held = 0
 
     def write(self, watcher: Watcher, sample: Sample) -> Setting:
         """Before a sample is written; returns what it is of."""
@@ -31,6 +33,7 @@ class Beside:
         self.file.layers(watcher.columns)
         self.write_notes(watcher)
         out = left_out(table, sample.rows, watcher.optimizers.values())
+        self.left_out, self.held = out, self.held + 1 if out and out == self.left_out else 1
         if news := self.layouts.news(sample, table.empty, out):
             self.file.fact(**news)
         if setting is not self.setting:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from unvanish.decide import NOT_ASKED, decide
@@ -12,6 +11,7 @@ from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_b
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching.carried import handed_on
+from unvanish.watching.dated import undated
 from unvanish.watching.layouts import SIGNAL, laid_out, rows_of
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import SERIES, Column, Sample, flow_of
@@ -23,8 +23,6 @@ WHAT = (
 )
 
 
-STEP = re.compile(r"^(at|since) step \d+: ")
-"""How a message begins that was written while the training went on."""
 CONVERGED = "UV809"
 """The first of the notes: it says how the others are meant."""
 
@@ -43,6 +41,8 @@ LEFT_OUT = (
 )
 GIVEN_UP = "{}: not judged, because the model that they were a part of was given up before this step"
 
+UNMOVED = ("UV602", "UV605")
+"""Findings that say themselves why there is nothing to judge."""
 LOOKS = 10
 """Samples among which the newest of each layer is shown: the optimizers of a GAN take turns, and need not alternate."""
 NEWEST = "WHERE step IN (SELECT step FROM samples WHERE level = 0 ORDER BY step DESC LIMIT ?)"
@@ -64,12 +64,16 @@ def report_of(file: Reader, at: int | None = None) -> Report:
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
     thinned = [THINNED.format(sample.step, last[sample.step])] if last[sample.step] > sample.step else []
     of_run = file.facts.get("notes", ())
+    told = [each for _, until, each in file.findings() if until is None and each.code in UNMOVED]
+    unmoved = {name for each in told for name in each.layers}
+    why = dict.fromkeys(file.facts.get("left_out") or (), LEFT_OUT) | dict.fromkeys(gone, GIVEN_UP)
+    why |= {at: "" for at, column in enumerate(columns) if column.name in unmoved}
     flow = flow.replace(
         notes=(
             *notes,
             *thinned,
             WHAT.format(sample.step),
-            *_not_judged(sample, chosen, columns, of_run, gone, file.facts.get("left_out") or ()),
+            *_not_judged(sample, chosen, columns, of_run, why),
             *of_run,
         )
     )
@@ -115,7 +119,7 @@ def _chosen(samples: Sequence[Sample], shown: Sample, gone: AbstractSet[int]) ->
     found: list[tuple[Sample, Sequence[int]]] = [(shown, group) for group in shown.groups]
     known = {*shown.rows, *gone}
     for earlier in [each for each in samples if each.step < shown.step]:
-        found += [(earlier, group) for group in earlier.groups if known.isdisjoint(group)]
+        found += [(earlier, group) for group in earlier.groups if group and known.isdisjoint(group)]
         known |= {*earlier.rows}
     return found
 
@@ -126,10 +130,11 @@ def _signals(sample: Sample) -> set[int]:
 
 def _not_judged(
     sample: Sample, chosen: Sequence[tuple[Sample, Sequence[int]]], columns: Sequence[Column], notes: Sequence[str],
-    gone: AbstractSet[int], left_out: Sequence[int],
+    why: Mapping[int, str],
 ) -> list[str]:  # fmt: skip
     """Which layers are trained and yet missing in the report, and why; what a note of the run says is not said again.
 
+    ``why``: the text for some of them by place, "" where a finding tells it.
     A step of which no signal is known at all, or in which parts lie in other processes, has a note of its own.
     """
     names = [each.name for each in columns]
@@ -140,10 +145,9 @@ def _not_judged(
     earlier = [(group, of.step) for of, group in chosen if of is not sample]
     seen = {*sample.rows, *(at for group, _ in earlier for at in group)}
     without = [at for at, each in enumerate(columns) if not each.frozen and at not in seen]
-    out = [names[at] for at in without if at in left_out]
-    nothing = [names[at] for at in without if at not in gone and at not in left_out]
-    given_up = [names[at] for at in without if at in gone]
-    said = ((APART, apart), (LEFT_OUT, out), (NOTHING_CAME, nothing), (GIVEN_UP, given_up))
+    said = [(APART, apart)]
+    for text in (LEFT_OUT, NOTHING_CAME, GIVEN_UP):
+        said.append((text, [names[at] for at in without if why.get(at, NOTHING_CAME) == text]))
     return [
         *(EARLIER.format(named([names[at] for at in group], names), step) for group, step in earlier),
         *(text.format(named(those, names)) for text, those in said if those),
@@ -197,14 +201,16 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     held = {(each.code, each.layers): each for _, until, each in found if until is None}
     now = [handed_on(each, held.get((each.code, each.layers), each)) for each in now]
     known = {(each.code, each.layers) for each in now}
+    going_on = {
+        each.code for each in now if each.code < "UV8" and each.verdict != "nonfinite"
+    }  # in other layers by now
     before = [
         finding.replace(
-            message=f"{_when(began, until)}: {STEP.sub('', finding.message)}"
-            if finding.code < "UV8"
-            else finding.message
+            message=f"{_when(began, until)}: {undated(finding.message)}" if finding.code < "UV8" else finding.message
         )
         for began, until, finding in found
         if (finding.code, finding.layers) not in known
+        and not (until is None and finding.code in going_on)
         and (until is None or finding.level == "error")
         and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
     ]

@@ -42,7 +42,8 @@ class Signals:
         self.table, self.guard = table, guard
         self.hooks: dict[int, Any] = {}
         self.squares: dict[int, list[float | Tensor]] = {}
-        self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
+        # of each layer and call, what follows upon its output: an activation, and perhaps another
+        self.shares: dict[tuple[int, int], list[tuple[float, float] | Tensor]] = {}
         self.made: dict[Any, int] = {}
         self.sources: dict[int, str] = {}  # where each layer was called first
         self.autocast = ""  # the type that a layer was run in, where that is not the one of its weights
@@ -129,21 +130,22 @@ class Signals:
             return
         if inputs.is_complex():  # no side of a complex number is flat
             return
-        if (at := self._layer_of(inputs.grad_fn)) is None:
+        if (made_by := self._call_of(inputs.grad_fn)) is None:
             return
         try:
             flat = flat_of(func, more, kwargs)
             if flat is not None:
-                self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
+                self.shares.setdefault(made_by, []).append(dead_and_saturated(flat, inputs))
         except RuntimeError as error:  # the transforms of torch.func do not let everything be asked
             reason = str(error).partition("\n")[0].rstrip(".")
             name = getattr(func, "__name__", str(func))
             self.unread[f"dead and saturated units of {name} were not counted: {reason}"] = None
 
-    def _layer_of(self, node: Any) -> int | None:
+    def _call_of(self, node: Any) -> tuple[int, int] | None:
+        """The layer whose call this comes from, and which of its calls that is: its node, which lives as long."""
         for _ in range(HOPS):
             if node in self.made:
-                return self.made[node]
+                return self.made[node], id(node)
             ahead = [each for each, _ in node.next_functions if each is not None and not hasattr(each, "variable")]
             if len(ahead) != 1:
                 return None
@@ -161,9 +163,11 @@ class Signals:
             size = math.hypot(*(next(known) if isinstance(value, Tensor) else value for value in values))
             found[at] = log10(size * math.sqrt(max(1, samples)))
         shares: dict[int, tuple[float, float]] = {}
-        for at, values in self.shares.items():  # of several calls, what is shut in all
+        for (at, _), values in self.shares.items():  # of several calls, what is shut in all
             plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
-            shares[at] = min(each[0] for each in plain), min(each[1] for each in plain)
+            call = max(each[0] for each in plain), max(each[1] for each in plain)  # what one shuts, no other opens
+            before = shares.get(at, call)
+            shares[at] = min(before[0], call[0]), min(before[1], call[1])
         self.forget()
         return found, shares
 

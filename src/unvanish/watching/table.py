@@ -47,6 +47,12 @@ class Place:
         return sum(each.numel() for each in self.parameters if not is_lazy(each))
 
     @property
+    def replaced(self) -> bool:
+        """Whether its module has none of these parameters any more."""
+        mine = None if self.module is None else self.module()
+        return mine is not None and {*map(id, mine.parameters())}.isdisjoint(map(id, self.parameters))
+
+    @property
     def trainable(self) -> tuple[nn.Parameter, ...]:
         return tuple(each for each in self.parameters if each.requires_grad)
 
@@ -150,6 +156,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+def smallest(places: Iterable[Place]) -> nn.Parameter | None:
+    """The smaller of the first two parameters."""
+    candidates = [p for place in list(places) for p in place.trainable if not is_lazy(p)]
+    return min(candidates[:2], key=lambda p: p.numel(), default=None)
 
 
 def _layers(prefix: str, model: nn.Module) -> Iterator[tuple[str, str, nn.Module | None, dict[str, nn.Parameter]]]:

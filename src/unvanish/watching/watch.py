@@ -20,8 +20,9 @@ from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.beside import Beside
-from unvanish.watching.broken import Scene, findings_of, of_other_parameters, of_the_optimizer, of_the_rate
+from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.carried import explained
+from unvanish.watching.dated import dated
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD
@@ -33,6 +34,7 @@ from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
+from unvanish.watching.unmoved import KINDS, Unmoved
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
@@ -67,6 +69,7 @@ class Watch:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
         self.beside = Beside(self.file, Reader(path).facts if goes_on else None)
+        self.unmoved = Unmoved(self.watcher, self.file, self.found, self._tell, self._repeat)
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -228,7 +231,7 @@ class Watch:
         told = {(each.code, each.layers) for each in self.found}
         for finding in found.report.findings:
             if finding.level == "error" and (finding.code, finding.layers) not in told:
-                self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+                self._tell(finding.replace(message=dated("at", step, finding.message)), step)
                 if why == "stop":  # the report of the end, which comes now, says it
                     self.news.pop()
         return [found.report]
@@ -261,6 +264,7 @@ class Watch:
         setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
+        self.unmoved.left_out(sample.step, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -277,11 +281,8 @@ class Watch:
         if what == "scale":
             self._skipped(step)
             return
-        if what == "apart":
-            self._tell(of_other_parameters(self.watcher.scene()), step)
-            return
-        if what == "joined":
-            self.file.over(step, "UV605", ())
+        if what in KINDS:
+            self.unmoved.seen(step, what)
             return
         self.broke = step
         if self.nonfinite:

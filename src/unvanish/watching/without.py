@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 from torch import nn
 
 from unvanish.watching.gradients import held
-from unvanish.watching.table import Table
+from unvanish.watching.history import HELD, WARM_UP
+from unvanish.watching.table import Place, Table
 
 
 class Without:
@@ -40,6 +41,45 @@ class Without:
         """Something of theirs was moved; whether that is news."""
         was, self.apart = self.apart, False
         return was
+
+
+class Idle:
+    """Layers that an optimizer is about to move and that have no gradient, in several of its samples in a row.
+
+    HELD of them where a layer never had one. One that had is known by its past: some are left out now and then, as in
+    a mixture of experts or where blocks are dropped at random, and their gaps have to become far longer than they were.
+    """
+
+    def __init__(self) -> None:
+        self.gaps: dict[int, int] = {}  # of each layer the one that is open
+        self.longest: dict[int, int] = {}  # of those that were used once, the longest so far
+        self.told: set[int] = set()
+
+    def seen(self, places: Collection[Place], read: Collection[int]) -> str:
+        """One more sample, in which those of ``read`` had one; "idle" or "used", where that is news of some."""
+        if not self.gaps and len(places) == len(read) and len(self.longest) >= len(read):
+            return ""
+        back = [at for at in read if at in self.gaps]
+        for at in read:
+            self.longest[at] = max(self.longest.get(at, 0), self.gaps.pop(at, 0))
+        mine = [place.at for place in places if place.at not in read and not place.replaced]
+        for at in mine:
+            self.gaps[at] = self.gaps.get(at, 0) + 1
+        new = {at for at in mine if self.gaps[at] >= self._limit(at)} - self.told
+        over = self.told.intersection(back)
+        self.told = (self.told | new) - over
+        return "idle" if new else "used" if over else ""
+
+    def _limit(self, at: int) -> int:
+        longest = self.longest.get(at)
+        if longest is None:
+            return HELD
+        return max(2 * WARM_UP, 4 * longest) if longest else WARM_UP
+
+    @property
+    def layers(self) -> list[int]:
+        """Those that have been idle for so long."""
+        return sorted(self.told)
 
 
 def left_out(table: Table, read: Container[int], optimizers: Iterable[Any]) -> list[int]:

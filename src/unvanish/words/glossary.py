@@ -73,11 +73,14 @@ VERDICTS = {
     ),
     "flat_loss": "The loss barely changes whatever the outputs are, so it says nothing about how to improve.",
     "lr_too_large": "One real step of the optimizer raises the loss although a smaller step lowers it.",
+    "uphill": "The optimizer's next step raises the loss whatever its size: it does not go against the gradient.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
-    "left_out": "The layer is trainable, but the optimizer does not hold its parameters: it stays as it is.",
+    "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
+    " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
+    "added_up": "The gradient of a step is still there when the next is computed, which is added to it.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."
@@ -309,6 +312,11 @@ _TIME = {
     "horizon": (
         "How many steps at the end of the sequence get at least a thousandth of the last ones' signal; beyond its"
         " beginning, guessed from the mean step. Null where the signal does not fall."
+    ),
+    "log10_rise": (
+        "How many decades the relative sensitivity of the outputs (signal times size) grows from what the module gives"
+        " back to the inputs of the step where it is largest: above 2.5 the recurrence is chaotic. Null where it is not"
+        " one call that runs through all steps."
     ),
     "smallest_horizon": "The same for the smallest normal number of the type.",
     "faint": "How many steps get less than a thousandth.",

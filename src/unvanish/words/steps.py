@@ -79,6 +79,11 @@ STEP = {
         " null where no steps were taken."
     ),
     "unseen_after": "How many real steps that took; the network's state was put back.",
+    "climbs": (
+        "The cosine of the gradient and the optimizer's step, where no size of the next step that was tried lowers the"
+        " loss: above 0 the step climbs, below 0 the loss does what the gradient denies; else null."
+    ),
+    "maximize": "Whether the optimizer was told to climb (maximize=True); only looked at where a step climbs.",
     "next_step": (
         "The weights and the optimizer's state as its next step leaves them in their own number type; null where it"
         " arrives as asked, or was not looked at."
@@ -93,6 +98,7 @@ STEP = {
     "NextStep.outside": "Entries of trainable parameters that the model uses, but neither it nor the optimizer holds.",
     "NextStep.outside_at": "Where the first of them is used.",
     "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
+    "standing": "Trainable layers that the optimizer holds at a learning rate of 0, beside others that it moves.",
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
         " gradient. Null where nothing decays."

@@ -1,4 +1,4 @@
-"""Gradients that a backward pass left and that are gone when the optimizer steps, beside loops that look alike."""
+"""Gradients that are gone when the optimizer steps, or still there after it, beside loops that look alike."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn.utils import clip_grad_norm_
 
 import unvanish
 from unvanish.records import Finding
+from unvanish.watching.between import ADDED_UP, WIPED
 from unvanish.watching.history import HELD
-from unvanish.watching.wiped import CODE
 
 STEPS = 12
 
 
-def network(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def network(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(seed)
     model: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def watched(
     with unvanish.watch(model, optimizer, every=every, to=tmp_path / "r.unvanish") as run:
         for step in range(steps):
             loop(model, optimizer, step)
-    return [each for each in run.findings if each.code == CODE], unvanish.load_run(run.path)
+    return [each for each in run.findings if each.code in (WIPED, ADDED_UP)], unvanish.load_run(run.path)
 
 
 def pieces(model: Any, optimizer: Any, step: int) -> Iterator[str]:
@@ -91,7 +91,7 @@ def test_a_gradient_that_is_wiped_is_named_in_the_first_sample(
     F.mse_loss(fresh(x), y).backward()
     true = torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None]).double().norm().log10()
     assert loss_gradient == pytest.approx(float(true), abs=1e-5)
-    assert caplog.text.count(CODE) == 1
+    assert caplog.text.count(WIPED) == 1
     report = run.last_report()
     assert report.verdict == "wiped" and not report.healthy
     assert all(layer.log10_signal is not None for layer in report.layers)  # how far the signal came is known
@@ -117,7 +117,7 @@ def test_one_that_begins_later_is_told_when_it_has_held_and_is_over_when_it_is_l
     found, run = watched(tmp_path, loop({"after backward": wipe}), network(0), steps=16)
     # of the first of these samples only a few gradients were read after the backward, as nothing had ever changed them
     assert [each.message[:14] for each in found] == ["since step 5: "]
-    assert [over for _, over, each in run.episodes if each.code == CODE] == [8 + HELD - 1]
+    assert [over for _, over, each in run.episodes if each.code == WIPED] == [8 + HELD - 1]
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e21), (torch.bfloat16, 1e21), (torch.float16, 2e4)])
@@ -189,4 +189,77 @@ def test_two_optimizers_that_empty_each_others_gradients_use_their_own(seed: int
                 loss = critic(y).mean() - critic(generator(x)).mean()
                 (sign * loss).backward()
                 optimizer.step()
-    assert CODE not in {each.code for each in run.findings}
+    assert not {WIPED, ADDED_UP} & {each.code for each in run.findings}
+
+
+def never_emptied(parts: int = 1) -> Callable[[Any, Any, int], None]:
+    def run(model: Any, optimizer: Any, step: int) -> None:
+        for part in range(parts):
+            x, y = batch(parts * step + part)
+            F.mse_loss(model(x), y).backward()
+        optimizer.step()
+
+    return run
+
+
+@pytest.mark.parametrize(("every", "first"), [(1, 1), (4, 4)])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_gradients_that_are_never_emptied_are_named_at_the_first_that_is_added(
+    parts: int, every: int, first: int, tmp_path: Path
+) -> None:
+    (finding,), run = watched(tmp_path, never_emptied(parts), model := network(0), every)
+    assert (finding.code, finding.level) == (ADDED_UP, "error")
+    assert finding.message.startswith(f"since step {first}: ") and "zero_grad()" in finding.message
+    assert run.last_report().verdict == "added_up"
+    # and it is so: the gradient is that of all batches, each at the weights of its step
+    alone = network(0)
+    optimizer, total = torch.optim.SGD(alone.parameters(), 1e-3), torch.zeros(3)
+    for step in range(STEPS):
+        for part in range(parts):
+            x, y = batch(parts * step + part)
+            total += torch.autograd.grad(F.mse_loss(alone(x), y), alone[2].bias)[0]
+        never_emptied(parts)(alone, optimizer, step)
+    torch.testing.assert_close(model[2].bias.grad, total)
+
+
+def accumulated(model: Any, optimizer: Any, step: int) -> None:
+    optimizer.zero_grad(set_to_none=False)
+    for part in range(3):
+        x, y = batch(3 * step + part)
+        (F.mse_loss(model(x), y) / 3).backward()
+    optimizer.step()
+
+
+def closure(model: Any, optimizer: Any, step: int) -> None:
+    def again() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(batch(step)[0]), batch(step)[1])
+        loss.backward()
+        return loss
+
+    optimizer.step(again)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(
+    ("run", "make"),
+    [
+        (accumulated, lambda p: torch.optim.SGD(p, 1e-3)),
+        (closure, lambda p: torch.optim.LBFGS(p, 1e-2)),
+        (loop({"after step": WIPES["zero_grad, to zeros"]}), lambda p: torch.optim.Adam(p, 1e-3)),
+    ],
+    ids=["accumulated", "closure", "emptied after the step"],
+)
+def test_gradients_that_are_emptied_once_a_step_are_left_alone(run: Any, make: Any, every: int, tmp_path: Path) -> None:
+    assert not watched(tmp_path, run, network(0), every, make=make)[0]
+
+
+def test_one_step_that_keeps_the_gradient_is_no_finding(tmp_path: Path) -> None:
+    def once(model: Any, optimizer: Any, step: int) -> None:
+        x, y = batch(step)
+        if step != 6:
+            optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+
+    assert not watched(tmp_path, once, network(0))[0]
