@@ -186,8 +186,6 @@ class Watcher:
             now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             now.suspicious = True
-        if not self.box.entries:
-            self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         self.box.loss_is(loss, not now.suspicious)
 
     def _backward_ends(self) -> None:
@@ -245,6 +243,8 @@ class Watcher:
         if self.sampled or not self.step:
             self._find_new(optimizer)
         self._moving = id(optimizer)
+        if self.now.losses and not self.box.entries:
+            self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
         if (len(args) > 1 or kwargs) and any(callable(each) for each in (*args[1:], *kwargs.values())):
