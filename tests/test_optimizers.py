@@ -211,3 +211,20 @@ def test_fix_asks_for_one_optimizer(made: bool) -> None:
     given = problem(model, make if made else two(model), validation=(X, Y), metric=metric, steps=20)
     with pytest.raises(UnvanishError, match=r"one optimizer, and the Problem has 2 \(SGD and Adam\)"):
         fix(given)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rates", [(0.0, 0.1), (0.0, 0.0), (1e-4, 0.1), (0.1, 0.0)])
+def test_layers_that_are_held_at_a_rate_of_0_beside_others_are_named(rates: tuple[float, float], seed: int) -> None:
+    model = net(seed)
+    groups = [{"params": model[:3].parameters(), "lr": rates[0]}, {"params": model[3:].parameters(), "lr": rates[1]}]
+    optimizer = optim.SGD(groups, lr=0.1)
+    report = diagnose(problem(model, optimizer))
+    expected = {(0.0, 0.1): ("0", "2"), (0.1, 0.0): ("4",)}.get(rates, ())
+    assert [f.layers for f in report.findings if f.code == "UV605"] == ([expected] if expected else [])
+    before = [p.detach().clone() for p in model.parameters()]
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    still = [bool((p == b).all()) for p, b in zip(model.parameters(), before, strict=True)]
+    assert still == [rate == 0.0 for rate in (*[rates[0]] * 4, *[rates[1]] * 2)]
+    assert report.healthy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,6 +41,12 @@ Optimizers = Optimizer | Several
 
 def parts_of(optimizer: Optimizers) -> tuple[Optimizer, ...]:
     return optimizer.parts if isinstance(optimizer, Several) else (optimizer,)
+
+
+def rate_of(group: Mapping[str, Any]) -> float:
+    """The learning rate of a group of parameters; NaN without one, and where the optimizer finds its own (None)."""
+    rate = group.get("lr")
+    return math.nan if rate is None else float(rate)
 
 
 def name_of(optimizer: Optimizers) -> str:
@@ -182,14 +189,14 @@ class Problem:
                 f"{on_meta[0]} is on the meta device, where a tensor has a shape but no numbers; give the model storage"
                 " with model.to_empty(device=…) and initialise it first"
             )
-        return model, self._optimizer_of(model)
+        return model, self._optimizer_of(parameters)
 
-    def _optimizer_of(self, model: nn.Module) -> Optimizers | None:
+    def _optimizer_of(self, parameters: list[nn.Parameter]) -> Optimizers | None:
         optimizer: Any = self.optimizer
         if optimizer is None:
             return None
         if not isinstance(optimizer, (Optimizer, list, tuple)):
-            optimizer = _run("optimizer(parameters)", optimizer, model.parameters())
+            optimizer = _run("optimizer(parameters)", optimizer, iter(parameters))
         if isinstance(optimizer, (list, tuple)):
             optimizer = _together(optimizer, "optimizer(parameters) returned a sequence that")
         if not isinstance(optimizer, Optimizer | Several):
@@ -198,7 +205,7 @@ class Problem:
                 " them"
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if held.isdisjoint(id(p) for p in model.parameters()):
+        if held.isdisjoint(map(id, parameters)):
             raise UnvanishError(
                 f"the optimizer ({name_of(optimizer)}) holds none of the model's parameters; build it from"
                 " model.parameters() after the model has its final device and copy"

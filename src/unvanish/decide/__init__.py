@@ -25,13 +25,13 @@ from unvanish.decide.limits import (
     EXPLODING,
     OWN_BRANCH,
     SOUND,
-    SWITCHED_OFF,
+    STUCK,
     UNDERFLOW,
     VANISHED,
     VANISHED_ADAPTIVE,
 )
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, passed_by, shut_by
-from unvanish.decide.reach import depends_beyond
+from unvanish.decide.reach import time_level
 from unvanish.decide.stationary import (
     comes_through,
     falls,
@@ -41,11 +41,8 @@ from unvanish.decide.stationary import (
     is_stationary,
     may_be_stationary,
 )
-from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, TimeFacts, ZeroFacts
+from unvanish.records import EVERYTHING, CallFlow, Flow, LayerFlow, LossFacts, Record, ZeroFacts
 from unvanish.words.spans import named
-
-STUCK = 100
-"""Steps after which a loss at its best constant counts as staying there; a fresh network begins there."""
 
 CRAWL = 1_000
 """Steps for nine tenths of the gap from which plain gradient descent at a rate near its limit counts as slow."""
@@ -111,24 +108,6 @@ def decay_balances(flow: Flow) -> bool:
     """Whether weight decay cancels the gradient: the weights stand still where the loss alone would move them."""
     step = flow.next_step
     return step is not None and step.decay_balance is not None and step.decay_balance < BALANCED
-
-
-def time_level(flow: Flow, facts: TimeFacts) -> str:
-    """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
-
-    Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
-    the inputs of a step that gets less than 10^-4 of the last steps' signal, and less on those of any other.
-    """
-    if facts.why or not facts.faint or has_converged(flow.loss) or flow.nonfinite:
-        return ""
-    at_constant = flow.loss is not None and flow.loss.at_constant
-    if is_stationary(flow) and not at_constant:
-        return ""
-    taken = 0 if flow.step is None else flow.step.taken or 0
-    stays = at_constant and (is_stationary(flow) or taken >= STUCK)
-    if depends_beyond(facts) or (stays and facts.lost):
-        return "error"
-    return "note" if facts.lost else ""
 
 
 def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
@@ -213,8 +192,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call, or its result is multiplied by zero; without the calls, whether nothing reached it."""
-    if any(facts.layer == layer.name and facts.cut == SWITCHED_OFF for facts in flow.unused):
+    """Whether it has no call, or all it has ends in a factor of zero; without the calls, whether nothing reached it."""
+    if any(facts.layer == layer.name for facts in flow.unused):
         return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))
@@ -301,6 +280,8 @@ def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
         return "healthy", ""
     if facts.why:
         return "undecided", f"its time axis was not looked at: {facts.why}"
+    if (facts.log10_rise or 0.0) > EXPLODING:
+        return "exploding", ""
     return ("vanished" if time_level(flow, facts) == "error" else "healthy"), ""
 
 

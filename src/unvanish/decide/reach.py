@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import TimeFacts
+from unvanish.decide.limits import STUCK
+from unvanish.decide.stationary import has_converged, is_stationary
+from unvanish.records import Flow, TimeFacts
 
 THOUSANDTH = -3.0
 """log10 of the share of the last steps' signal below which a step of a sequence is faint. Of LSTMs, GRUs and RNNs whose
@@ -16,6 +18,24 @@ OUT_OF_REACH = -4.0
 
 CHANCE = 0.01
 """Share of shuffles that may give as much before a dependence counts as shown."""
+
+
+def time_level(flow: Flow, facts: TimeFacts) -> str:
+    """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
+
+    Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
+    the inputs of a step that gets less than 10^-4 of the last steps' signal, and less on those of any other.
+    """
+    if facts.why or not facts.faint or has_converged(flow.loss) or flow.nonfinite:
+        return ""
+    at_constant = flow.loss is not None and flow.loss.at_constant
+    if is_stationary(flow) and not at_constant:
+        return ""
+    taken = 0 if flow.step is None else flow.step.taken or 0
+    stays = at_constant and (is_stationary(flow) or taken >= STUCK)
+    if depends_beyond(facts) or (stays and facts.lost):
+        return "error"
+    return "note" if facts.lost else ""
 
 
 def depends_beyond(facts: TimeFacts) -> bool:

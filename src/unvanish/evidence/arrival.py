@@ -9,6 +9,7 @@ import torch
 
 from unvanish.flow.layers import Layer
 from unvanish.flow.updates import NARROW, Arrival, Updates
+from unvanish.problem import rate_of
 from unvanish.records import NextStep
 from unvanish.trace.calls import Capture
 
@@ -18,27 +19,33 @@ def next_step(updates: Updates, layers: Sequence[Layer], capture: Capture) -> Ne
     called = [layer for layer in layers if layer.call is not None and layer.live]
     left_out = tuple(a.name for a in called if a.first and not any(map(updates.held, a.live)))
     outside, place = _outside(updates, capture)
+    held_back = NextStep(left_out=left_out, standing=_standing(updates, called), outside=outside, outside_at=place)
     if updates.refused or not updates.keep:
-        return NextStep(left_out=left_out, outside=outside, outside_at=place) if left_out or outside else None
+        return None if held_back == NextStep() else held_back
     held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}
     bad = {key: count for key, p in held.items() if (count := _not_finite(updates, key, p))}
     broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
     entries = sum(p.numel() for p in held.values())
     arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
     moving = sum(each.asked for each in arrived)
-    without, whole = (math.hypot(*(pair[k] for pair in updates.pull)) for k in (0, 1))
-    arrival = NextStep(
+    without, whole, weights, taken = (math.hypot(*(pull[k] for pull in updates.pull)) for k in range(4))
+    arrival = held_back.replace(
         nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
         nonfinite_share=sum(bad.values()) / max(1, entries),
         reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
         moved=sum(each.moved for each in arrived) / moving if moving else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
-        left_out=left_out,
-        outside=outside,
-        outside_at=place,
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
+        decay_share=taken / weights if weights > 0.0 and math.isfinite(taken / weights) else None,
     )
     return None if arrival == NextStep() else arrival
+
+
+def _standing(updates: Updates, called: Sequence[Layer]) -> tuple[str, ...]:
+    """The layers held at a rate of 0 throughout, beside others that are not."""
+    rates = {a.name: [rate_of(updates.group(p)) for p in a.live if updates.held(p)] for a in called if a.first}
+    zero = tuple(name for name, each in rates.items() if each and all(rate == 0.0 for rate in each))
+    return zero if any(rate != 0.0 for each in rates.values() for rate in each) else ()
 
 
 def _outside(updates: Updates, capture: Capture) -> tuple[int, str]:
@@ -64,6 +71,7 @@ def _reason(updates: Updates, arrivals: Sequence[Arrival | None], parameters: Se
         return "state"
     for parameter in parameters:
         eps = updates.group(parameter).get("eps")
-        if eps is not None and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
+        single = isinstance(eps, (float, int, torch.Tensor))  # Adafactor has a pair: no number to divide by
+        if single and float(torch.tensor(float(eps)).to(parameter.dtype)) == 0.0:
             return "eps"
     return "rate"

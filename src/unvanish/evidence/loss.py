@@ -6,18 +6,21 @@ output altogether. L_ref = max(L, L_const) − floor is the scale that "converge
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from unvanish.decide.limits import PLATEAU
 from unvanish.evidence.last import Last
 from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
-PLATEAU = 0.98
+CLOSER = (0.1, 0.01, 1e-3, 1e-4, 1e-5)  # shares of their spread to which outputs are drawn together
 CONVERGED = 1e-3  # of the loss now: what a constant misses of the best output is less than what counts as left to gain
 
 
@@ -39,9 +42,14 @@ def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, s
     reacts = max(won, *(abs(m) for m in moves)) > FLAT * max(abs(value), best_constant or 0.0)
     # A residual of zero under a loss near the end of its type's range has been lost, not used up.
     lost = 0.0 < abs(value) < _least(output_loss)
-    minimum = residual == 0.0 and not lost and min(moves) >= 0.0 < max(moves)
-    minimum = minimum and (best_constant is None or best_constant >= value)
-    return _judge(value, residual, curvature, best_constant, best_free, reacts, minimum)
+    minimum = residual == 0.0 and not lost and (min(moves) >= 0.0 < max(moves) or _satisfied(value, best_constant))
+    minimum = minimum and (best_constant is None or best_constant >= value) and _has_slopes(output_loss, seed)
+    return _judge(value, residual, curvature, best_constant, best_free, reacts or minimum, minimum)
+
+
+def _satisfied(value: float, best_constant: float | None) -> bool:
+    """Whether a loss of exactly 0 is one that every constant output would miss: margins kept by far, as of triplets."""
+    return value == 0.0 and best_constant is not None and best_constant > 0.0
 
 
 def _best(output_loss: OutputLoss, last: Last | None, value: float) -> tuple[float | None, float | None]:
@@ -135,18 +143,35 @@ def _length(tensor: Tensor) -> float:
 
 
 def _moves(output_loss: OutputLoss, value: float, seed: int) -> list[float]:
-    def noisy(t: Tensor, noise: Tensor) -> Tensor:
-        size = t.pow(2).mean().sqrt()
-        return t + noise * size.where(size > 0.0, 1.0)
-
     with torch.no_grad():
-        tried = (
-            [t * 0.5 for t in output_loss.now],
-            [t * 1.5 for t in output_loss.now],
-            list(map(noisy, output_loss.now, output_loss.drawn(seed))),
-        )
-        moves = [_value(output_loss.at, z) - value for z in tried]
+        moves = [_value(output_loss.at, z) - value for z in _others(output_loss, seed)]
     return [m for m in moves if not math.isnan(m)] or [0.0]
+
+
+def _has_slopes(output_loss: OutputLoss, seed: int) -> bool:
+    """Whether the loss has a derivative at other outputs: one that moves in steps has none, and 0 is no minimum of it.
+
+    A share of wrong answers, rounded outputs. Where it refuses all others (probabilities alone), nothing speaks so.
+    """
+    now, found = output_loss.now, list[float]()
+    closer = ([t.mean(0, keepdim=True).lerp(t, share) for t in now] for share in CLOSER)  # at last margins are missed
+    for others in (*_others(output_loss, seed), *closer):
+        with suppress(Exception):
+            found.append(first_and_second(dataclasses.replace(output_loss, now=others), seed)[0])
+        if found and found[-1] != 0.0:
+            return True
+    return not found
+
+
+def _others(output_loss: OutputLoss, seed: int) -> tuple[list[Tensor], ...]:
+    """Half the outputs, one and a half times, and with noise of their own size."""
+    now = output_loss.now
+    return [t * 0.5 for t in now], [t * 1.5 for t in now], list(map(_noisy, now, output_loss.drawn(seed)))
+
+
+def _noisy(output: Tensor, noise: Tensor) -> Tensor:
+    size = output.pow(2).mean().sqrt()
+    return output + noise * size.where(size > 0.0, 1.0)
 
 
 def _value(loss: Loss, outputs: Sequence[Tensor]) -> float:

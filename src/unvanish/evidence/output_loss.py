@@ -23,6 +23,7 @@ from unvanish.trace.structure import inner_loss, rebuild, tensors
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 ENOUGH = 1e-4  # of the first value: what is left below that makes no difference to any scale
+BARELY = 0.98  # of the loss of the best constant: outputs that are no better may have been sought where it is flat
 FINE = 1e-8  # of the first value: a step that wins less than that is the last one
 WIDE = 100_000  # output entries above which the search stays in their own dtype instead of float64
 
@@ -162,7 +163,8 @@ def lowest(
     """The lowest loss of any outputs, and the nearest that are as good for all that counts.
 
     In closed form where that is known, else as found from the outputs as they are (or from a constant, if those barely
-    help).
+    help; or from random ones, if that is no better than the constant: its own search may have ended where the loss is
+    flat, as at the far ends of a sigmoid).
     """
     if output_loss.known is not None:
         best = output_loss.known.free(output_loss.now)
@@ -176,9 +178,13 @@ def lowest(
         def at(z: Sequence[Tensor]) -> Tensor:
             return output_loss.at([a.to(t.dtype) for a, t in zip(z, output_loss.now, strict=True)])
 
-        other, there = minimise(at, [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)])
-        if least is None or (other is not None and other < least):
-            least, place = other, there
+        starts = [c.expand(t.shape) for c, t in zip(constant, output_loss.now, strict=True)]
+        found = [(least, place), minimise(at, starts)]
+        known_so_far = [each for each, _ in found if each is not None]
+        if not known_so_far or min(known_so_far) >= BARELY * output_loss.worth(constant):
+            generator = torch.Generator().manual_seed(0)
+            found.append(minimise(at, [searchable(normal_like(t, generator)) for t in output_loss.now]))
+        least, place = min(found, key=lambda each: math.inf if each[0] is None else each[0])
     return least, place
 
 

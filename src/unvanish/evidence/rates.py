@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from unvanish.decide.limits import VANISHED
 from unvanish.evidence.step import REAL_STEPS, First, stepped
 from unvanish.flow.look import Look
-from unvanish.problem import Optimizers
+from unvanish.problem import Optimizers, rate_of
 from unvanish.records import CallFlow, LayerFlow, RateTrial
 from unvanish.words.numbers import amount
 
@@ -62,7 +62,7 @@ def rate_trials(
     ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel by layer if that is finite.
     """
     alive = {a.name for a in layers if a.log10_transmission is not None and a.log10_transmission > VANISHED}
-    lr = float(optimizer.param_groups[0].get("lr", math.nan))
+    lr = rate_of(optimizer.param_groups[0])
     if not alive or not math.isfinite(lr):
         return ()
 

@@ -6,6 +6,7 @@ on the recurrent modules and a function mode add them for the time of one forwar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Tapped:
     at_input: Tensor
     at_output: Tensor | None = None
     at_states: list[Tensor] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)  # what it gave: the output, then the states
     left: bool = False
 
 
@@ -138,6 +140,7 @@ class Taps(TorchFunctionMode):
         call.left = True
 
         def asked(tensor: Tensor) -> Tensor:
+            call.made.append(tensor.detach())
             call.at_states.append(zeros_like(tensor))
             return tensor + call.at_states[-1]
 
@@ -149,6 +152,7 @@ class Taps(TorchFunctionMode):
         sequence, state = output
         packed = isinstance(sequence, PackedSequence)
         data = sequence.data if packed else sequence
+        call.made.append(data.detach())
         call.at_output = zeros_like(data)
         new = PackedSequence(data + call.at_output, *sequence[1:]) if packed else data + call.at_output
         return new, asked(state) if isinstance(state, Tensor) else tuple(asked(part) for part in state)
@@ -242,6 +246,30 @@ class Strand:
                 dense = gradient.mantissa.to_dense() if gradient.mantissa.is_sparse else gradient.mantissa
                 signal += log10_norms(gradient._replace(mantissa=arranged(dense)), 0)
         return signal
+
+    def rise(self, found: Mapping[int, Scaled]) -> float | None:
+        """How much the relative sensitivity of the outputs grows from what the module gives back to a step's input.
+
+        Signal times size, in decades; None where it is not one call that runs through all steps.
+        """
+        if self.call is None or self.call.at_output is None:
+            return None
+        ((zeros, values, arranged),) = self.parts
+        given = self._sensitivity(zeros, values, arranged, found)
+        outputs = self._sensitivity(self.call.at_output, self.call.made[0], arranged, found)
+        for zeros, values in zip(self.call.at_states, self.call.made[1:], strict=True):
+            outputs += self._sensitivity(zeros, values, lambda t: t.reshape(1, -1), found)
+        top, bottom = max(given, default=LOG_ZERO), together(outputs)
+        return top - bottom if math.isfinite(top) and math.isfinite(bottom) else None
+
+    @staticmethod
+    def _sensitivity(zeros: Tensor, values: Tensor, arranged: Arranged, found: Mapping[int, Scaled]) -> list[float]:
+        gradient = found.get(id(zeros))
+        if gradient is None:
+            return []
+        sizes = log10_norms(Scaled(arranged(values), 0), 0)
+        signal = log10_norms(gradient._replace(mantissa=arranged(gradient.mantissa)), 0)
+        return [a + b for a, b in zip(signal, sizes, strict=True)]
 
     def states(self, found: Mapping[int, Scaled]) -> list[float]:
         """log10 of the norm of the signal at what each step passes on; [] where a module keeps it inside."""

@@ -23,12 +23,12 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
-from unvanish.evidence.schedule import faded, scheduled, taken_by
+from unvanish.evidence.schedule import faded, forgetting, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
 from unvanish.preserve.loaders import own_generators
-from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of
+from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of, rate_of
 from unvanish.records import LossFacts, StepFacts
 from unvanish.rules.conditions import finds_its_rate, near_its_limit, needed_at_full_pace
 
@@ -59,14 +59,14 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     gap = gap_left(loss, now)
     return StepFacts(
         optimizer=name_of(optimizer),
-        lr=float(optimizer.param_groups[0].get("lr", math.nan)),
+        lr=rate_of(optimizer.param_groups[0]),
         loss=now,
         ladder=tuple(sorted(ladder.items())),
         best=best if best is not None and finite[best] < now else None,
         needed=min(needed_for(now, ladder, finite, gap), _needed_so_far(loss, taken := taken_by(optimizer))),
         planned=problem.steps,
         taken=taken,
-        lowered=_lowered(loss, now, finite, _spacing(problem, model)),
+        lowered=_lowered(loss, now, finite, spacing_of(problem, model)),
         faded=faded(optimizer) if taken is None else None,
     )
 
@@ -85,7 +85,7 @@ def with_real_steps(
     slow = facts.best is not None and facts.best >= SMALL and (facts.needed or 0.0) > many
     if raised:
         return facts.replace(walked=walked) if walked is not None else _walked(look, optimizer, facts)
-    if not slow:
+    if not slow or math.isnan(facts.lr):  # without a rate there is none to try a larger one of
         return facts
     lr_limit = steepest(problem, model, optimizer, seed)
     scale = 100.0
@@ -93,7 +93,7 @@ def with_real_steps(
         scale = min(scale, 0.5 * lr_limit / facts.lr) if facts.lr > 0 else scale
     # Far above the rounding of the weights, and on the same slope: of float32 at one of the two rates asked for anyway.
     long = scale if (facts.best or 0.0) >= WITHIN * scale else 1.0
-    if _spacing(problem, model) > torch.finfo(torch.float32).eps:
+    if spacing_of(problem, model) > torch.finfo(torch.float32).eps:
         long = (facts.best or WITHIN) / WITHIN
     first = First()
     end, lengths = measured_steps(problem, model, optimizer, long, seed, first)
@@ -104,6 +104,7 @@ def with_real_steps(
     facts = facts.replace(
         lengths=tuple(lengths),
         scheduled=scheduled(optimizer, problem.steps),
+        forgetting=forgetting(optimizer, first.gradients(held_by(optimizer)), planned),
         lr_limit=lr_limit,
         scale=scale,
         walked=walked,
@@ -165,7 +166,7 @@ def repeats(look: Look) -> bool:
     return plain and look.unmoved()
 
 
-def _spacing(problem: Problem, model: nn.Module) -> float:
+def spacing_of(problem: Problem, model: nn.Module) -> float:
     """The relative spacing of numbers of the narrowest type the loss may have passed through."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()} | {problem.autocast or torch.float32}
     return max(torch.finfo(t).eps for t in types)
@@ -199,7 +200,7 @@ def ladder_of(
             now = at(0.0)
         if not math.isfinite(now):  # nothing can be compared with it: a forward pass more each would tell no more
             return now, {1.0: math.nan}
-        same = ULPS * _spacing(problem, model) * abs(now)  # a rise of rounding alone is none
+        same = ULPS * spacing_of(problem, model) * abs(now)  # a rise of rounding alone is none
         multiple, value = 1.0, at(1.0) if first is None else first
         ladder[1.0] = value
         down = not value <= now + same
@@ -259,6 +260,11 @@ class First:
         loss, gradients = self.known
         return loss, [None if g is None else g.clone() for g in gradients]
 
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+        """Those of the first step by id of a parameter, of the parameters that ``pull`` is asked about."""
+        known = [] if self.known is None else self.known[1]
+        return {id(p): g for p, g in zip(parameters, known, strict=False) if g is not None}
+
 
 @contextmanager
 def stepped(
@@ -277,7 +283,7 @@ def stepped(
     Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is called
     after every step, and ends the walk where it returns True. Afterwards everything is back in its place.
     """
-    parameters = _held(optimizer)
+    parameters = held_by(optimizer)
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor | float:
@@ -316,7 +322,7 @@ def measured_steps(
     That leads further along: where the gradient has grown since the first step, by so much a length is divided, since
     what is asked is whether the optimizer lengthens its steps by itself.
     """
-    parameters, lengths = _held(optimizer), list[float]()
+    parameters, lengths = held_by(optimizer), list[float]()
     first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
@@ -333,7 +339,7 @@ def measured_steps(
         return loss, lengths
 
 
-def _held(optimizer: Optimizers) -> list[nn.Parameter]:
+def held_by(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
@@ -365,7 +371,8 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
     alone = object.__new__(type(optimizer))
     alone.__dict__.update(optimizer.__dict__)
     alone.param_groups = [
-        {**group, **({"lr": group["lr"] * scale} if "lr" in group else {})} for group in optimizer.param_groups
+        group if math.isnan(rate_of(group)) else {**group, "lr": group["lr"] * scale}
+        for group in map(dict, optimizer.param_groups)
     ]
     alone.state = copy.copy(optimizer.state)
     alone.state.clear()

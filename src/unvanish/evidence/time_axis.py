@@ -166,6 +166,7 @@ def _facts(
         log10_loss_signal=_at(at, relative(signals[1])) if len(signals) > 1 else (),
         log10_state=_at(at, relative(states)) if states else (),
         log10_gain=gain,
+        log10_rise=strand.rise(found[0]),
         horizon=horizon_of(signal, THOUSANDTH, gain),
         smallest_horizon=horizon_of(signal, smallest, gain),
         faint=len(faint),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.evidence.profile import gradients, log10_norms, together
+from unvanish.evidence.profile import log10_norms, together, whole_gradients
 from unvanish.evidence.sequences import Strand
 from unvanish.trace.scaled import Scaled
 
@@ -60,8 +60,8 @@ def twin_of(module: nn.RNNBase, strand: Strand, found: Mapping[int, Scaled]) -> 
     channel = [] if sent[0] is None else [(made.outputs, arranged(sent[0])[:, :count])]
     ends = zip(made.final, sent[1:], strict=True)
     channel += [(end, states((given,))[0]) for end, given in ends if given is not None]
-    (signals,) = gradients(
-        [channel], [*made.inputs, *(leaf for chain in made.states for leaves in chain for leaf in leaves)]
+    signals = whole_gradients(
+        channel, [*made.inputs, *(leaf for chain in made.states for leaves in chain for leaf in leaves)]
     )
     inside = [
         together([log10_norms(signals.get(id(leaf)))[0] for chain in made.states for leaf in chain[step]])
@@ -76,7 +76,7 @@ def _drops(module: nn.RNNBase) -> bool:
 
 
 def _gap(module: nn.RNNBase, inputs: Tensor, initial: tuple[Tensor, ...] | None, outputs: Tensor) -> float:
-    """The largest difference between the twin's outputs and the fused call's, without dropout."""
+    """The largest difference between the outputs of twin and fused call, without dropout; of large ones a share."""
     weight = next(module.parameters())
     x = inputs.to(weight.dtype)
     state = None if initial is None else tuple(t.to(weight.dtype).contiguous() for t in initial)
@@ -89,7 +89,7 @@ def _gap(module: nn.RNNBase, inputs: Tensor, initial: tuple[Tensor, ...] | None,
     finally:
         module.dropout = kept
     fused = fused.transpose(0, 1) if module.batch_first else fused
-    return float((fused.double() - outputs.detach()).abs().max())
+    return float((fused.double() - outputs.detach()).abs().max() / fused.double().abs().max().clamp(min=1.0))
 
 
 def _on_one_scale(parts: list[Scaled | None]) -> list[Tensor | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.problem import Optimizer
+from unvanish.problem import Optimizer, rate_of
 from unvanish.records import UnvanishError
 
 SMALLEST = 1e-3  # norm of a tensor that is still to be moved where it is all zeros
@@ -49,7 +49,12 @@ class Recipe:
     @property
     def lr(self) -> float:
         """The learning rate of the first group."""
-        return float(self.options["lr"])
+        return rate_of(self.options)
+
+    @property
+    def settings(self) -> tuple[dict[str, Any], ...]:
+        """The settings of each group."""
+        return tuple(options for options, _ in self.groups) or (self.options,)
 
     @property
     def module(self) -> str:

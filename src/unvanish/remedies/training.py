@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unvanish.problem import rate_of
 from unvanish.remedies import Change, Draft, Recipe, Refused, remedy
 
 STUCK = ("sigmoid-50", "dead-relu")
@@ -132,10 +133,14 @@ def momentum(draft: Draft) -> Change:
     return Change(sentence="momentum 0.9")
 
 
+def _rated(draft: Draft) -> None:
+    if any(math.isnan(rate_of(options)) for options in draft.recipe.settings):
+        raise Refused(f"{draft.recipe.optimizer.__name__} has no learning rate that is set")
+
+
 def multiplied(draft: Draft, factor: float) -> Change:
     """Every learning rate times ``factor``."""
-    if "lr" not in draft.recipe.options:
-        raise Refused(f"{draft.recipe.optimizer.__name__} has no setting named lr")
+    _rated(draft)
     before = draft.recipe.lr
     draft.recipe = draft.recipe.with_lr(factor)
     return Change(sentence=f"learning rate {draft.recipe.lr:g} instead of {before:g}")
@@ -273,6 +278,7 @@ def warmup(draft: Draft) -> Change:
     """
     if draft.recipe.warmup:
         raise Refused(f"the learning rate grows over the first {draft.recipe.warmup} steps already")
+    _rated(draft)
     steps = 100 if draft.steps is None else max(10, draft.steps // 10)
     draft.recipe = replace(draft.recipe, warmup=steps)
     return Change(sentence=f"a learning rate that grows from nearly zero over the first {steps} steps")

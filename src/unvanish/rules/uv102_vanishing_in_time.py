@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide import time_level
-from unvanish.decide.reach import depends_beyond
+from unvanish.decide.reach import depends_beyond, time_level
 from unvanish.records import Evidence, Flow, TimeFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unvanish.decide import STUCK, UNJUDGED
-from unvanish.decide.limits import STATIONARY
+from unvanish.decide import UNJUDGED
+from unvanish.decide.limits import STATIONARY, STUCK
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import settled

@@ -49,7 +49,9 @@ def no_signal(flow: Flow) -> list[Statement]:
         message += f", and {cut}"
     elif reacts and residual == 0:
         message += " although the loss changes with them: "
-        message += flat_in_loss(flow) or "is something detached on the way?"
+        message += flat_in_loss(flow) or (
+            "is something detached on the way, or does it move in steps, as an argmax or a comparison does?"
+        )
     return [
         Statement(
             layers=names(layers),

@@ -28,8 +28,9 @@ def left_out(flow: Flow) -> list[Statement]:
     Why: the gradient is computed and then ignored; the layer keeps its initial weights.
 
     Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups; an error where
-    these are all that may be trained. And parameters that the model uses and does not own: of modules that it keeps in
-    a Python list or dict, which ``parameters()`` does not see.
+    these are all that may be trained. Those that it holds at a learning rate of 0 while it moves others. And parameters
+    that the model uses and does not own: of modules that it keeps in a Python list or dict, which ``parameters()`` does
+    not see.
 
     What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
     saves their backward pass.
@@ -37,7 +38,13 @@ def left_out(flow: Flow) -> list[Statement]:
     Source: PyTorch's documentation of torch.optim (constructing an optimizer).
     """
     step = flow.next_step
-    return [] if step is None else [*(_layers(flow, step.left_out) if step.left_out else ()), *_outside(flow, step)]
+    if step is None:
+        return []
+    return [
+        *(_layers(flow, step.left_out) if step.left_out else ()),
+        *(_standing(flow, step.standing) if step.standing else ()),
+        *_outside(flow, step),
+    ]
 
 
 def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
@@ -67,6 +74,20 @@ def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
             ),
         )
     ]
+
+
+def _standing(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
+    one = len(names) == 1
+    message = (
+        f"{together(names, flow)} {'is' if one else 'are'} trainable, but {flow.setting.optimizer} holds"
+        f" {'it' if one else 'them'} at a learning rate of 0, beside others that it moves: no step moves"
+        f" {'it' if one else 'them'} as long as that is so. If that is meant, requires_grad_(False) saves the backward"
+        " pass."
+    )
+    count = Evidence(
+        name="layers at a learning rate of 0", value=float(len(names)), relation="of", threshold=float(len(flow.layers))
+    )
+    return [Statement(level="note", layers=names, cause="a learning rate of 0", message=message, evidence=(count,))]
 
 
 def _outside(flow: Flow, step: NextStep) -> list[Statement]:

@@ -76,12 +76,13 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
     back = regained(flow)
     later = "" if back is None else f" {back.regained_after} of them bring it to {number(back.regained)}."
     end = number(step.walked) if math.isfinite(step.walked) else "no longer finite"
+    rate = "the rate that it finds by itself" if math.isnan(step.lr) else f"a learning rate of {step.lr:.3g}"
     if not stays_up:
         end += f", no better than a constant, and no gradient at all reaches {together(step.silenced, flow)}"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
         f" is {end}:"
-        f" {step.optimizer} with a learning rate of {step.lr:.3g} steps too far. {step.best:g} of the same step lowers"
+        f" {step.optimizer} with {rate} steps too far. {step.best:g} of the same step lowers"
         f" the loss to {number(dict(step.ladder)[step.best])}, so the direction is right: it is not a wrong gradient."
         f"{later} On this batch."
     )

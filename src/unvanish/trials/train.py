@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.preserve import random_states, seeded
-from unvanish.problem import Optimizer, Problem
+from unvanish.problem import Optimizer, Problem, rate_of
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.remedies import get
 from unvanish.remedies.draft import Change, Draft, called, copied
@@ -192,7 +192,8 @@ def train(each: Copy, problem: Problem, to: int) -> None:
     """
     recipe, optimizer = each.draft.recipe, each.optimizer
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rated = [group for group in optimizer.param_groups if not math.isnan(rate_of(group))]
+    rates = [group["lr"] for group in rated]
     if not each.model.training:
         each.model.train()
     with seeded(each.seed + 7919 * each.steps):
@@ -201,12 +202,12 @@ def train(each: Copy, problem: Problem, to: int) -> None:
         try:
             while each.steps < to and each.finite:
                 if each.steps <= recipe.warmup:
-                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    for group, rate in zip(rated, rates, strict=True):
                         group["lr"] = rate * recipe.rate(each.steps)
                 _step(each, problem, parameters)
         finally:
             each.resume_random = random_states()
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(rated, rates, strict=True):
                 group["lr"] = rate
 
 

@@ -87,11 +87,21 @@ def shown(file: Reader, at: int | None = None) -> tuple[int, int, Sequence[float
     return sample.step, last[sample.step], [*sample.series.values()]
 
 
+def nothing_sampled(steps: int) -> str:
+    """Why a run that has ended after so many steps of its optimizers has no sample."""
+    if not steps:
+        return "no step() of a watched optimizer was seen"
+    return (
+        f"of {steps:,} optimizer steps none had a gradient to go by; does loss.backward() run before each, on a loss of"
+        " the model whose parameters the optimizer holds?"
+    )
+
+
 def _newest(file: Reader, at: int | None) -> tuple[list[Sample], dict[int, int]]:
     """The newest samples (until ``at``), the newest first; and of each the last step that it stands for."""
     rows = list(file.samples(NEWEST, (LOOKS,)) if at is None else file.samples(AT, (at, LOOKS)))[::-1]
     if not rows:
-        raise UnvanishError(f"no step was sampled in {str(file.path)!r}: no step() of a watched optimizer was seen")
+        raise UnvanishError(f"no step was sampled in {str(file.path)!r}: {nothing_sampled(file.facts.get('steps', 0))}")
     samples = [
         laid_out(Sample(step, rows_of(numbers), dict(zip(SERIES, series, strict=False))), file.facts)
         for step, _, series, _, numbers in rows

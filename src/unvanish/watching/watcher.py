@@ -18,10 +18,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
@@ -29,24 +30,10 @@ from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
 from unvanish.watching.table import Table, smallest
+from unvanish.watching.unread import unread
 from unvanish.watching.without import Idle, Without
 
 LOG = logging.getLogger("unvanish")
-
-NO_BACKWARD = (
-    "of a step without a backward of its own (its gradients are those of the step before, or come from"
-    " torch.autograd.grad or torch.func) only gradients, weights and updates are read: its loss, error signals and the"
-    " gradient before clipping are not known"
-)
-COMPILED = (
-    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
-    " break its graph; "
-)
-AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
-IN_PLACE = COMPILED + (
-    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
-    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
-)
 
 
 class Watcher:
@@ -176,6 +163,7 @@ class Watcher:
         if self.sampled:
             self.processes.announce(self.columns)
             self.processes.arm(self.table, self.guarded)
+            self.now.kept.look(self.optimizers)
         now = self.now
         plain, now.plain = now.plain, None
         value = loss if plain is None else plain  # a scaled loss that overflows is no fault
@@ -282,6 +270,7 @@ class Watcher:
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        found = found or gone(places, now.seen.known)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         before = now.taken
@@ -292,7 +281,7 @@ class Watcher:
         now.taken = signals, shares, samples
         shares = now.shares = now.shares | shares  # a GAN's layers may have run before the step of another optimizer
         now.enter(found, signals, shares, samples, places)
-        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := rate_of(group))]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
         overflow = getattr(optimizer, "found_inf", None)
         if late:
@@ -374,13 +363,7 @@ class Watcher:
             if self.now.rows:
                 if self.without.ends():
                     self.on_broken(self.step, "joined")
-                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
-                for each in (
-                    *([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread,
-                    *([compiled] if self.signals.compiled else []),
-                ):  # fmt: skip
-                    if each not in self.notes:
-                        self.notes.append(each)
+                self.notes += [each for each in unread(self.now, self.signals) if each not in self.notes]
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 renewed, self.table.renewed = self.table.renewed, set()
                 self.on_sample(self.now.sample(self.step, self.signals.before, renewed))

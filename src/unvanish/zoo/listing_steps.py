@@ -52,4 +52,12 @@ STEPS = (
         name="left-out-front", builder="steps.left_out", options={"held": 0}, expects=("left_out",), codes=("UV605",),
         harmless=True, about="an optimizer that holds the first layer alone",
     ),
+    Network(
+        name="ascent", builder="steps.ascent", expects=("uphill",), codes=("UV710",), learns=False,
+        about="a hand-made optimizer that adds the gradient instead of taking it away",
+    ),
+    Network(
+        name="backward-turned", builder="steps.turned", expects=("uphill",), codes=("UV710",), learns=False,
+        about="a custom function at the end whose backward pass has the wrong sign",
+    ),
 )  # fmt: skip

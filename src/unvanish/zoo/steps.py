@@ -1,9 +1,10 @@
-"""Healthy networks whose optimizer's step does not arrive: lost to a number type, to decay, or never given to it."""
+"""Healthy networks whose optimizer's step does not arrive or goes astray: lost to rounding or decay, or uphill."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,3 +47,47 @@ def left_out(held: int) -> Problem:
     problem = signs(decay=0.0, steps=0)
     assert isinstance(problem.model, nn.Sequential)
     return replace(problem, optimizer=torch.optim.Adam(problem.model[held].parameters(), 1e-3))
+
+
+class Ascent(torch.optim.Optimizer):
+    """Plain descent with the minus forgotten."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=group["lr"])
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> Tensor:  # type: ignore[override]
+        return -signal
+
+
+class Turned(nn.Module):
+    """The identity, with a backward pass of the wrong sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Turned.apply(x)  # type: ignore[return-value]
+
+
+def ascent(lr: float = 0.1) -> Problem:
+    """A healthy network whose optimizer adds the gradient."""
+    problem = digits(stack(3, 64, "ReLU", "he"), lr=None)
+    assert isinstance(problem.model, nn.Module)
+    return replace(problem, optimizer=Ascent(problem.model.parameters(), lr))
+
+
+def turned(lr: float = 0.1) -> Problem:
+    """A healthy network behind which a custom function turns the gradient around."""
+    model = nn.Sequential(*stack(3, 64, "ReLU", "he"), Turned())
+    return replace(digits(model, lr=None), optimizer=torch.optim.SGD(model.parameters(), lr))

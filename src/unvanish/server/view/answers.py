@@ -9,6 +9,7 @@ from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
+from unvanish.report.staircase import starts
 from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
 from unvanish.server.view.over_steps import heat, series, shown, speeds
@@ -137,7 +138,7 @@ def staircase(report: Report, step: int, last: int) -> Drawing | None:
         f"The error signal of each layer at {when}, from the output on the right back to the input.",
         [visible(each.name) for each in layers], [each.log10_signal for each in layers],
         [each.log10_grad_norm for each in layers], report.setting.autocast or report.setting.dtype,
-        [each.verdict for each in layers],
+        [each.verdict for each in layers], starts=starts(layers),
     )  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""UV710: the optimizer's step raises the loss whatever its size."""
+
+from __future__ import annotations
+
+from unvanish.records import Evidence, Flow, StepFacts
+from unvanish.rules import Statement, rule
+from unvanish.words.numbers import number
+
+
+@rule(
+    "UV710",
+    "uphill",
+    "steps go uphill",
+    tier="learning_rate",
+    levels=("error", "note"),
+    needs=("loss", "step"),
+    fires_on=("ascent", "backward-turned"),
+    silent_on=(
+        "lr-too-large", "lr-too-large-adam", "lr-too-small", "lr-recovers", "least-squares-optimum", "relu-he-20",
+        "small-cnn", "decay-coupled", "decay-decoupled", "converged-digits", "chaotic-tanh-50",
+    ),
+)  # fmt: skip
+def uphill(flow: Flow) -> list[Statement]:
+    """The next step raises the loss, and so does each smaller one: it is not the rate that is wrong, but the direction.
+
+    Example: an optimizer written by hand that adds the gradient instead of taking it away; ``maximize=True`` that was
+    left on. Or a custom ``autograd.Function`` whose backward has the wrong sign, before all of the network.
+
+    Why: close by the loss changes by the gradient times the step. An optimizer lowers it if it steps against the
+    gradient, and if the gradient is that of this loss.
+
+    Evidence: none of the sizes tried of the next step lowers the loss. The step is then taken once more, by the same
+    optimizer without momentum, moments and decay, which may all climb for good reasons, and its cosine with the
+    gradient is told. Above 0, by more than five times what a random direction has, the optimizer climbs: an error; a
+    note where it was told to by ``maximize``. Below 0 the gradient says that the loss falls; where it rises instead, in
+    proportion to the length of the step over two decades, the gradient is not the slope of this loss: a note, since
+    stopped gradients and gradient reversal are meant so.
+
+    What helps: the sign of the optimizer's step, ``maximize=False``, the minus before an objective that is to grow;
+    ``torch.autograd.gradcheck`` for a backward of your own.
+
+    Source: Nocedal & Wright 2006, Numerical optimization, section 2.2 (descent directions); Ganin & Lempitsky 2015,
+    Unsupervised domain adaptation by backpropagation (gradients that are reversed on purpose).
+    """
+    step = flow.step
+    if step is None or step.climbs is None:
+        return []
+    smallest = min(multiple for multiple, _ in step.ladder)
+    raised = (
+        f"The next step of {step.optimizer} raises the loss of {number(step.loss)} by"
+        f" {number(dict(step.ladder)[1.0] - step.loss)}, and none of those tried down to {smallest:g} of it lowers it"
+    )
+    climbs = step.climbs > 0.0
+    return [
+        Statement(
+            level="error" if climbs and not step.maximize else "note",
+            cause="the optimizer's direction" if climbs else "the gradient",
+            message=f"{raised}: {_why(step)} On this batch.",
+            evidence=(
+                Evidence(name="cosine of the gradient and the step", value=step.climbs),
+                Evidence(name="smallest multiple of the step tried", value=smallest),
+            ),
+        )
+    ]
+
+
+def _why(step: StepFacts) -> str:
+    if (step.climbs or 0.0) < 0.0:
+        return (
+            "the gradient says that it falls, so what the backward pass gives is not the slope of this loss. A backward"
+            " of your own may have the wrong sign or size; a stopped or reversed gradient is meant so."
+        )
+    if step.maximize:
+        return (
+            "it was told to climb, by maximize=True. Everything else here takes the loss for something to make small:"
+            " if it is an objective to make large, give its negative instead."
+        )
+    return (
+        "it goes along the gradient where it should go against it. The direction is wrong, not the learning rate: is"
+        " there a minus missing in the optimizer's step?"
+    )
