@@ -230,6 +230,8 @@ class Watcher:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self.sampled or not self.step:
             self._find_new(optimizer)
+        elif self.idle.near:
+            self.idle.glance(self.table.of(held(optimizer)))
         self._moving = id(optimizer)
         if self.now.losses and not self.box.entries:
             self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
