@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import FAR, far_outputs, planned
+from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned
 from unvanish.rules.wording import about
 from unvanish.words.numbers import number
 
@@ -32,8 +32,8 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
-    ``far``. An error only where more steps are needed than planned (10,000 if none are given) and steps really taken
-    left more than nine tenths of the gap; else a note.
+    ``far``. An error only where ten times as many steps are needed as planned (10,000 if none are given), at the pace
+    of the first, and steps really taken left more than nine tenths of the gap; else a note.
 
     What helps: standardised targets, or a last layer whose bias and scale start at theirs.
 
@@ -56,7 +56,9 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
             f" {'planned' if step.planned is not None else 'assumed'}. The layers are not at fault: the signal reaches"
             " them, only the targets are on another scale."
         )
-        evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=float(planned(step))))
+        evidence.append(
+            Evidence(name="steps needed", value=step.needed, relation=">", threshold=OF_ONE_LOOK * planned(step))
+        )
     return [
         Statement(
             level="error" if too_slow else "note",
