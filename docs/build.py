@@ -56,7 +56,10 @@ REMEDIES = (
     " remedy to the front; the others are tried behind them. `unvanish explain NAME` shows the same text."
 )
 WATCHED = "Found only while a training is watched"
-WATCHED_NOTE = "These compare a layer with its own past, and are notes: a change is no illness by itself."
+WATCHED_NOTE = (
+    "These compare a layer with its own past, and are notes: a change is no illness by itself. UV810 and UV811 are"
+    " errors: they need no past."
+)
 
 
 def rules_page() -> str:

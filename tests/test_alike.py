@@ -168,7 +168,7 @@ def trained(problem: Problem, steps: int) -> tuple[Problem, float]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_named_costs_accuracy_and_what_is_not_does_not(seed: int) -> None:
-    deep, low = trained(problem(dense, seed, depth=8), 300)
+    deep, low = trained(problem(dense, seed), 300)  # of eight layers rounding decides whether one ends near the limit
     shallow, high = trained(problem(dense, seed, depth=2), 300)
     assert low < 0.7 < 0.9 < high
     assert found(deep)["UV407"].level == "error"
@@ -257,19 +257,14 @@ def test_over_smoothing_comes_first_where_the_signal_fades_too(seed: int, steps:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("steps", [0, 100, 200, 300])
-def test_four_layers_that_tell_the_nodes_apart_after_hundreds_of_steps_carry_no_error(seed: int, steps: int) -> None:
+def test_four_layers_that_tell_the_nodes_apart_after_hundreds_of_steps_carry_no_error(seed: int) -> None:
     net, x, y = symmetric(seed, 4)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    done = 0
-    for look in (steps, 800):
-        for _ in range(done, look):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
-        done = look
-        if look == steps:
-            assert not [
-                f for f in diagnose(Problem(net, x, y, F.cross_entropy, optimizer)).findings if f.level == "error"
-            ]
+    for step in range(1_600):
+        if step in (0, 100, 200, 300):
+            findings = diagnose(Problem(net, x, y, F.cross_entropy, optimizer)).findings
+            assert not [f for f in findings if f.level == "error"]
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
     assert float((net(x).argmax(1) == y).float().mean()) > 0.8

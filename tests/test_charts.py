@@ -154,6 +154,19 @@ def test_gaps_cliffs_and_what_is_no_number() -> None:
     json.dumps(tables, allow_nan=False)
 
 
+@pytest.mark.parametrize("count", [4, 4_000])
+def test_the_line_of_a_second_network_is_not_joined_to_that_of_the_first(count: int) -> None:
+    """Two networks, such as a critic and a generator, or two branches: no step leads from one to the next."""
+    half = count // 2
+    tables = staircase.tables([f"{at}" for at in range(count)], [-1.0] * half + [-3.0] * half, starts=[0, half])
+    pieces: dict[str, set[float]] = {}
+    for row in tables["lines"]:
+        pieces.setdefault(row["line"], set()).add(row["x"] <= half + 0.5 and row["y"] == -1.0)
+    assert list(pieces.values()) == [{True}, {False}]
+    joined = staircase.tables([f"{at}" for at in range(count)], [-1.0] * half + [-3.0] * half)
+    assert len({row["line"] for row in joined["lines"]}) == 1
+
+
 @pytest.mark.parametrize(
     ("lowest", "dtype", "floors", "others"),
     [

@@ -104,6 +104,16 @@ def test_a_script_that_trains_nothing_says_so(tmp_path: Path, capsys: pytest.Cap
     assert "made no optimizer step that was seen" in capsys.readouterr().err
 
 
+def test_steps_that_no_backward_comes_before_are_told_from_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.py").write_text(SCRIPT.replace(".backward()", ".item()"))
+    assert main(["run", "-o", str(tmp_path / "r.unvanish"), str(tmp_path / "x.py")]) == 0
+    assert "of 25 optimizer steps none had a gradient to go by" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "r.unvanish")]) == 2
+    assert "does loss.backward() run before each" in capsys.readouterr().err
+
+
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "none.py"]) == 2
     assert "there is no file 'none.py'" in capsys.readouterr().err

@@ -254,9 +254,15 @@ def test_float32_and_float64(name: str, seed: int) -> None:
     double = on_copy(problem, lambda model: model.double())
     wider = [t.double() if t.is_floating_point() else t for t in (problem.inputs, problem.targets)]
     after = diagnose(replace(double, inputs=wider[0], targets=wider[1]))
-    # After 50 chaotic layers the rounding of float32 has grown into other activations: only the answer is the same.
-    accurate = name != "chaotic-tanh-50"
-    assert_same(before, after, dict.fromkeys(MEASURED if accurate else (), 0.01))
+    if name != "chaotic-tanh-50":
+        assert_same(before, after, dict.fromkeys(MEASURED, 0.01))
+        return
+    # After 50 chaotic layers the rounding of float32 has grown into other activations: the answer is the same, but for
+    # a layer at the border of those that upset the network, as a step back is an eighth of a decade.
+    assert (after.verdict, codes(after)) == (before.verdict, codes(before))
+    assert max(distances(before.layers, after.layers, "signal")) <= 1.0  # of seven decades
+    changed = [a.verdict != b.verdict for a, b in zip(before.layers, after.layers, strict=True)]
+    assert sum(changed) <= 1
 
 
 @every_state

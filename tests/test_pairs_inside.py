@@ -66,6 +66,26 @@ def expanded_and_recognised(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -
     return F.binary_cross_entropy_with_logits(outputs.expand(n, n), (y > 0).float().reshape(1, n).expand(n, n))
 
 
+def repeated(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    n = len(y)
+    return (outputs.repeat(1, n) - y.reshape(1, n).tile(n, 1)).square().mean()
+
+
+def repeated_and_recognised(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    n = len(y)
+    answers = (y > 0).float().reshape(1, n).repeat_interleave(n, 0)
+    return F.binary_cross_entropy_with_logits(outputs.repeat(1, n), answers)
+
+
+def repeated_for_several(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (outputs.repeat(1, 3) - torch.stack([y, y + 1.0, y - 1.0], 1).reshape(-1, 3)).square().mean()
+
+
+def repeated_batch(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Twice the same samples, each beside its own answer."""
+    return (outputs.repeat(2, 1) - y.reshape(-1, 1).repeat(2, 1)).square().mean()
+
+
 def several_each(model: Own, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """One output for the three answers that each sample has."""
     return (outputs.expand(-1, 3) - torch.stack([y, y + 1.0, y - 1.0], 1).reshape(-1, 3)).square().mean()
@@ -121,7 +141,7 @@ def test_outputs_with_a_target_of_their_own_are_not(loss: Any, mapping: bool, se
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mapping", [False, True])
-@pytest.mark.parametrize("loss", [expanded, expanded_and_recognised])
+@pytest.mark.parametrize("loss", [expanded, expanded_and_recognised, repeated, repeated_and_recognised])
 def test_shapes_stretched_by_hand_before_they_meet_are_said_as_they_were(loss: Any, mapping: bool, seed: int) -> None:
     for targets in (flat, column):
         report = report_of(loss, targets, seed, mapping)
@@ -131,14 +151,15 @@ def test_shapes_stretched_by_hand_before_they_meet_are_said_as_they_were(loss: A
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mapping", [False, True])
-@pytest.mark.parametrize("loss", [several_each, several_each_and_recognised])
+@pytest.mark.parametrize("loss", [several_each, several_each_and_recognised, repeated_for_several, repeated_batch])
 def test_one_side_stretched_to_the_other_is_not(loss: Any, mapping: bool, seed: int) -> None:
     assert not codes(report_of(loss, flat, seed, mapping))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_free_outputs_of_a_stretched_one_are_as_many_as_there_were(seed: int) -> None:
-    report = report_of(expanded_and_recognised, flat, seed)
+@pytest.mark.parametrize("loss", [expanded_and_recognised, repeated_and_recognised])
+def test_the_free_outputs_of_a_stretched_one_are_as_many_as_there_were(loss: Any, seed: int) -> None:
+    report = report_of(loss, flat, seed)
     torch.manual_seed(seed)
     share = (flat(torch.randn(48, 6)) > 0).double().mean()
     entropy = -(share * share.log() + (1 - share) * (1 - share).log())
@@ -154,3 +175,24 @@ def test_a_loss_fn_that_hands_on_the_loss_of_the_model_is_none(targets: Any) -> 
     with_it, without = (report_of(squares, targets, 0, True, loss_fn) for loss_fn in (handed_on, None))
     assert with_it.to_json() == without.to_json()
     assert ("UV708" in codes(with_it)) == (targets is flat)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("stretch", [lambda o: o.repeat(1, 48), lambda o: o.expand(48, 48)])
+def test_outputs_that_the_model_stretches_itself_have_the_constant_of_what_it_stretched(
+    stretch: Any, seed: int
+) -> None:
+    class Stretches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return stretch(self.f(x))
+
+    torch.manual_seed(seed)
+    model, x = Stretches(), torch.randn(48, 6)
+    y = flat(x)
+    report = diagnose(model, x, y, lambda o, t: (o - t).square().mean())
+    assert "UV708" in codes(report) and report.pairs is not None
+    assert report.pairs.constant == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)

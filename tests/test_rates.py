@@ -13,10 +13,12 @@ from torch import nn
 
 from unvanish import zoo
 from unvanish.decide.limits import VANISHED
+from unvanish.evidence import moved as moved_module
 from unvanish.evidence.moved import moved
 from unvanish.evidence.rates import LARGER, MANY, SMALLER, normalised_sums, rate_trials
 from unvanish.evidence.step import REAL_STEPS, First
 from unvanish.flow.look import looking
+from unvanish.flow.measure import transmissions
 from unvanish.flow.updates import TOGETHER, Updates
 from unvanish.pipeline import diagnose, look
 from unvanish.problem import Problem
@@ -210,3 +212,35 @@ def test_updates_taken_together_are_those_of_a_real_step() -> None:
     for parameter, start in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(updates.changes[id(parameter)], parameter.detach() - start, rtol=1e-3, atol=1e-7)
         assert updates.found[id(parameter)] == pytest.approx(float((parameter.detach() - start).norm()), rel=1e-4)
+
+
+class WithLoss(nn.Module):
+    """A network that gives its own loss, beside its outputs or alone."""
+
+    def __init__(self, problem: Problem, alone: bool) -> None:
+        super().__init__()
+        self.inner, self.problem, self.alone = problem.model, [problem], alone
+
+    def forward(self, x: torch.Tensor) -> Any:
+        outputs = self.inner(x)  # type: ignore[operator]
+        loss = self.problem[0].loss(outputs)
+        return loss if self.alone else {"loss": loss, "logits": outputs}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_signal_of_a_model_with_its_own_loss_starts_at_its_outputs(alone: bool, seed: int) -> None:
+    """As the exact walk finds it; of a loss alone torch's own backward does not know where to start."""
+    inner = built(post_norm, 4, 16, seed=seed)
+    problem = Problem(WithLoss(inner, alone), inner.inputs)
+    with looking(problem, problem.model) as this:  # type: ignore[arg-type]
+        quick = moved_module._by_autograd(this)  # pyright: ignore[reportPrivateUsage]
+        right = transmissions(this.capture, this.layers, 0)
+        loss = this.capture.loss
+    assert (quick is None) is alone
+    if quick is not None:
+        assert quick[0] == pytest.approx(loss, rel=1e-5)
+        assert quick[1] == pytest.approx(right, abs=0.05)
+        with looking(inner, inner.model) as plain:  # type: ignore[arg-type]
+            apart = moved(plain)[1]
+        assert list(quick[1].values()) == pytest.approx(list(apart.values()), abs=1e-5)

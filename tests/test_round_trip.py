@@ -90,17 +90,12 @@ def test_every_record_survives_plain_data(kind, data):
 @pytest.mark.slow
 @SLOW
 @given(report=REPORTS)
-def test_any_report_comes_back_from_its_json(report):
+def test_any_report_comes_back_from_its_json_and_follows_the_shipped_schema(report):
+    """Both in one: to make up a report takes ten times what either asks of it."""
     for text in (report.to_json(), report.to_json(indent=None)):
         assert text.isascii()
         assert same(Report.from_json(text), report)
-
-
-@pytest.mark.slow
-@settings(parent=SLOW, max_examples=8)
-@given(report=REPORTS)
-def test_any_report_follows_the_shipped_schema(report):
-    schema, data = jsonschema.Draft202012Validator(json.loads(shipped_schema())), json.loads(report.to_json())
+    schema, data = jsonschema.Draft202012Validator(json.loads(shipped_schema())), json.loads(text)
     assert [*schema.iter_errors(data)] == []
     assert [*schema.iter_errors({**data, "loss": "low"})] and [*schema.iter_errors({**data, "layers": 3})]
 

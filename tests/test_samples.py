@@ -56,6 +56,15 @@ def conv() -> Problem:
     return Problem(model, torch.randn(N, 2, 6, 6), torch.randn(N, 3), F.mse_loss)
 
 
+def padded() -> Problem:
+    """The gradients of single samples have to see what was padded: findings/padding_mode_per_sample.sh."""
+    modes = ("circular", "reflect", "replicate")
+    layers = [nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode) for mode in modes]
+    dilated = nn.Conv2d(2, 4, 3, padding="same", dilation=2, groups=2)
+    model = nn.Sequential(*layers, dilated, nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+    return Problem(model, torch.randn(N, 2, 4, 4), torch.randn(N, 3), F.mse_loss)
+
+
 def tokens() -> Problem:
     ids = torch.randint(0, 11, (N, 5))
     return Problem(Positions(), ids, ids.roll(-1, 1), of_tokens)
@@ -82,7 +91,7 @@ def both(problem: Problem) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("build", [mlp, weighted, conv, tokens, weight_normed])
+@pytest.mark.parametrize("build", [mlp, weighted, conv, padded, tokens, weight_normed])
 def test_one_walk_tells_the_gradients_of_the_chunks_apart(build: Callable[[], Problem], seed: int) -> None:
     torch.manual_seed(seed)
     found, expected = both(build())

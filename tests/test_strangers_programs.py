@@ -54,7 +54,10 @@ def test_a_binary_cross_entropy_takes_targets_from_0_to_1(
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("unknown", [True, False])
 def test_words_that_are_all_unknown_leave_nothing_to_tell_by(seed: int, unknown: bool) -> None:
-    """At the best constant the gradient ends below eps; an EmbeddingBag has no second derivative to tell why."""
+    """At the best constant the gradient ends below eps; an EmbeddingBag has no second derivative to tell why.
+
+    How far below is the rounding of the last steps: whether a layer can be judged at all differs between processors.
+    """
     with seeded(seed):
         model = nn.Sequential(nn.EmbeddingBag(50, 8), nn.Linear(8, 2))
         words = torch.randint(0, 50, (128, 10))
@@ -63,8 +66,9 @@ def test_words_that_are_all_unknown_leave_nothing_to_tell_by(seed: int, unknown:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     last = train(model, words, y, F.cross_entropy, optimizer, 400)
     report = unvanish.diagnose(model, words, y, F.cross_entropy, optimizer=optimizer, steps=400)
-    assert "UV504" not in levels(report) and report.healthy
+    assert [code for code, level in levels(report).items() if level == "error"] in ([], ["UV901"] if unknown else [])
     assert (levels(report).get("UV402") == "note") == unknown == (last > 0.4)
+    assert ".." not in str(report) and all(not why.endswith(".") for _, why in report.undecided)
 
 
 def test_a_small_gradient_that_curvature_cannot_explain_away_is_still_below_eps() -> None:

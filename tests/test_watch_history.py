@@ -16,7 +16,7 @@ import unvanish
 from unvanish.report.sentences import said
 from unvanish.rules import known
 from unvanish.rules.events import EVENTS
-from unvanish.watching.history import HELD, WARM_UP, History, _finding
+from unvanish.watching.history import HELD, MEASURED, WARM_UP, History, _finding
 from unvanish.watching.sample import FIELDS, NOTHING, Column, Sample
 
 COLUMNS = [Column(f"layer{at}", "Linear", 10) for at in range(5)]
@@ -236,7 +236,7 @@ def test_what_breaks_after_steps_that_were_too_large_is_told_with_them(
     assert grown in deciding.message and ("lr-0.1" in deciding.remedies) == bool(words)
 
 
-@pytest.mark.parametrize("code", [code for code in EVENTS if code != "UV808"])
+@pytest.mark.parametrize("code", list(MEASURED))
 def test_a_departure_names_its_layer_and_both_of_its_numbers(code: str) -> None:
     made = _finding(code, "3", -0.3, -1.7, 1780)
     assert made.message.startswith(f"since step 1,780: {EVENTS[code].title} in layer 3 (")

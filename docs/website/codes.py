@@ -37,7 +37,9 @@ def _index() -> str:
     rows = [
         (f"[{rule.code}](codes/{rule.code}.md)", rule.verdict, " or ".join(rule.levels), rule.title) for rule in rules()
     ]
-    watched = [(f"[{each.code}](codes/{each.code}.md)", each.verdict, "note", each.title) for each in EVENTS.values()]
+    watched = [
+        (f"[{event.code}](codes/{event.code}.md)", event.verdict, event.level, event.title) for event in EVENTS.values()
+    ]
     heads = ("code", "verdict", "level", "what it finds")
     return "\n\n".join((
         "# Codes", build.CODES, table(heads, rows), f"## {build.WATCHED}", build.WATCHED_NOTE, table(heads, watched),

@@ -26,8 +26,7 @@ with unvanish.watch(model, optimizer, every=1, to="runs/") as run:
     for step in range({steps}):
         x = torch.randn(64, 8)
 {happens}        loss = nn.functional.{loss}
-        optimizer.zero_grad()
-{backward}for finding in run.findings:
+{empty}{backward}for finding in run.findings:
     print(finding.code, finding.message)"""
 SGD = "optimizer = torch.optim.SGD(model.parameters(), lr=0.01)"
 ORDINARY = {
@@ -37,6 +36,7 @@ ORDINARY = {
     "optimizer": SGD,
     "happens": "",
     "loss": "cross_entropy(model(x), x[:, :4].argmax(1))",
+    "empty": "        optimizer.zero_grad()\n",
     "backward": "loss.backward()\noptimizer.step()",
 }
 HAPPENS = {
@@ -93,6 +93,8 @@ optimizer = torch.optim.SGD(layers)""",
         "optimizer": "optimizer = torch.optim.Adam(model.parameters(), lr=0.01)",
         "loss": "mse_loss(model(x), torch.zeros(64, 4))",
     },
+    "UV810": {"steps": "10", "backward": "loss.backward()\noptimizer.zero_grad()\noptimizer.step()"},
+    "UV811": {"steps": "10", "empty": ""},
 }
 """What is other than ordinary in the training that shows a code."""
 

@@ -14,11 +14,14 @@ from torch import nn
 from unvanish.decide import decide, out_of_step
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
+from unvanish.evidence.decay import with_decay
+from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
@@ -26,7 +29,7 @@ from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curv
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import log_mass, output_facts
+from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
@@ -107,11 +110,12 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     model, optimizer = problem.build_all(seed)
     names = OuterNames(model)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
-    with one_clear_error(), kept, kept.second_door, names, _collector_waiting() as go_on:
+    with one_clear_error(), _collector_waiting() as go_on, kept, kept.second_door, names:
         with looking(problem, model, optimizer, effort, seed, lambda: names.unmoved() and kept.unmoved()) as this:
             flow, more = _walked(this)
-        go_on()
-        flow = more(flow)
+        if more is not None:
+            go_on()
+            flow = more(flow)
         if not flow.nonfinite and flow.layers:
             flow = flow.replace(time=time_facts(this))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
@@ -140,17 +144,13 @@ def _collector_waiting() -> Iterator[Callable[[], None]]:
 More = Callable[[Flow], Flow]
 
 
-def _walked(look: Look) -> tuple[Flow, More]:
-    """What one walk and the loss alone tell, and what is still to be measured without the graph."""
-
-    def nothing(flow: Flow) -> Flow:
-        return flow
-
+def _walked(look: Look) -> tuple[Flow, More | None]:
+    """What one walk and the loss alone tell, and how what is left is measured without the graph, if anything is."""
     problem, capture = look.problem, look.capture
     flow = Flow(setting=setting_of(look), notes=_notes(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
-        return _bare(broken, look), nothing
+        return _bare(broken, look), None
     output_loss = loss_of_outputs(problem, capture)
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or capture.own_loss else output_call(capture, output_loss)
@@ -163,7 +163,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
         output_loss.forget()
     flow = flow.replace(loss=facts, pairs=paired)
     if capture.loss_root is None:
-        return _bare(flow, look), nothing
+        return _bare(flow, look), None
     reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
@@ -175,9 +175,9 @@ def _walked(look: Look) -> tuple[Flow, More]:
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
     if seen.loss.broken is not None and seen.loss.breaks_weights:
-        return backward_birth(look, flow, seen.loss.broken), nothing
+        return backward_birth(look, flow, seen.loss.broken), None
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
@@ -193,7 +193,7 @@ def _walked(look: Look) -> tuple[Flow, More]:
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
-        return flow, nothing
+        return flow, None
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(look, flow, output_loss, (last, own), updates)
@@ -259,7 +259,8 @@ def _more_evidence(
     last, own = ends
     if last is not None:
         facts = output_facts(last, own, loss)
-        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, look.capture.calls)))
+        calls = look.capture.calls
+        flow = flow.replace(output=facts.replace(log_mass=log_mass(last, calls), shrunk=shrunk(last, calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
@@ -279,6 +280,8 @@ def _more_evidence(
     walked = flow.rates[0].loss if flow.rates else None
     step = with_real_steps(look, updates.optimizer, step, loss, walked)
     step = with_regained(look, updates.optimizer, flow, step)
+    step = with_held_out(look, updates.optimizer, flow, step)
+    step = with_decay(look, updates.optimizer, flow.next_step, step)
     return flow.replace(step=crawling_later(look, updates.optimizer, step, loss))
 
 

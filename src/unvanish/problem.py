@@ -189,14 +189,14 @@ class Problem:
                 f"{on_meta[0]} is on the meta device, where a tensor has a shape but no numbers; give the model storage"
                 " with model.to_empty(device=…) and initialise it first"
             )
-        return model, self._optimizer_of(model)
+        return model, self._optimizer_of(parameters)
 
-    def _optimizer_of(self, model: nn.Module) -> Optimizers | None:
+    def _optimizer_of(self, parameters: list[nn.Parameter]) -> Optimizers | None:
         optimizer: Any = self.optimizer
         if optimizer is None:
             return None
         if not isinstance(optimizer, (Optimizer, list, tuple)):
-            optimizer = _run("optimizer(parameters)", optimizer, model.parameters())
+            optimizer = _run("optimizer(parameters)", optimizer, iter(parameters))
         if isinstance(optimizer, (list, tuple)):
             optimizer = _together(optimizer, "optimizer(parameters) returned a sequence that")
         if not isinstance(optimizer, Optimizer | Several):
@@ -205,7 +205,7 @@ class Problem:
                 " them"
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if held.isdisjoint(id(p) for p in model.parameters()):
+        if held.isdisjoint(map(id, parameters)):
             raise UnvanishError(
                 f"the optimizer ({name_of(optimizer)}) holds none of the model's parameters; build it from"
                 " model.parameters() after the model has its final device and copy"

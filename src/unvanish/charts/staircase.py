@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -65,6 +66,7 @@ def tables(
     verdicts: Sequence[str] | None = None,
     compare: Sequence[tuple[str, Numbers]] = (),
     *,
+    starts: Sequence[int] = (),
     line: str = "",
     width: float = WIDTH,
     height: float | None = None,
@@ -72,7 +74,8 @@ def tables(
     """The columns of the staircase: names and log10 of the error signal per layer, input side first.
 
     None is a gap (not measured), -inf a cliff to "0" (exactly zero). ``compare``: more lines, (label, log10 of the
-    signal), set against the output end. ``dtype``: the number type in use, whose floor is stressed.
+    signal), set against the output end. ``dtype``: the number type in use, whose floor is stressed. ``starts``: the
+    places of layers that no other lies before, rising, as where a second network begins: no step leads there.
     """
     count = len(names)
     if not count or len(log10_signal) != count:
@@ -89,7 +92,7 @@ def tables(
         lines += _line(log10_grad_norm or (), scale, "weights", _look("pale", (1, 0), 1.5), slot, count)
     for series, values in enumerate([log10_signal, *(line for _, line in compare)]):
         look = _look(*SERIES[series % len(SERIES)], 1.8 if series else 2.25)
-        lines += _line(values, scale, f"{series}", look, slot, count)
+        lines += _line(values, scale, f"{series}", look, slot, count, () if series else starts)
     bars, said = strip(verdicts, frame) if verdicts is not None else ([], [])
     ticks, tick_names = scale.ticks(frame.plot_height)
     grid = [frame.y(tick) for tick in ticks]
@@ -132,7 +135,9 @@ def _look(color: str, dash: Sequence[int], thick: float) -> Row:
     return {"color": token(color), "dash": list(dash), "thick": thick}
 
 
-def _line(values: Numbers, scale: Levels, name: str, look: Row, slot: float, count: int) -> Iterator[Row]:
+def _line(
+    values: Numbers, scale: Levels, name: str, look: Row, slot: float, count: int, starts: Sequence[int] = ()
+) -> Iterator[Row]:
     """Corners of the steps, or one point a layer where steps would be finer than the pen; a gap begins a new line."""
     piece = order = 0
     for index, value in _thinned(values, math.ceil(FINEST / slot)):
@@ -142,7 +147,8 @@ def _line(values: Numbers, scale: Levels, name: str, look: Row, slot: float, cou
             continue
         for x in (at - 0.5, at + 0.5) if slot >= STEP_SLOT else (at,):
             order += 1
-            yield {"x": x, "y": level, "line": f"{name}.{piece}", "order": order, **look}
+            line = f"{name}.{piece + bisect_right(starts, index)}"
+            yield {"x": x, "y": level, "line": line, "order": order, **look}
 
 
 def _thinned(values: Numbers, together: int) -> Iterator[tuple[int, float | None]]:

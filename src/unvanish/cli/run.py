@@ -123,6 +123,10 @@ def _summary(run: Run, script: str, why: str, status: int) -> str:
             f"unvanish: {script} {ended} before its first optimizer step, so nothing was sampled; what it said stands"
             " above, and its arguments go behind its name"
         )
+    if not run.steps and made:
+        from unvanish.watching.reporting import nothing_sampled
+
+        return f"unvanish: nothing was sampled of {script}: {nothing_sampled(made)}"
     if not run.steps:
         return (
             f"unvanish: {script} made no optimizer step that was seen, so nothing was sampled; is its optimizer a"

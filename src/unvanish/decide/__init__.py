@@ -26,7 +26,6 @@ from unvanish.decide.limits import (
     OWN_BRANCH,
     SOUND,
     STUCK,
-    SWITCHED_OFF,
     UNDERFLOW,
     VANISHED,
     VANISHED_ADAPTIVE,
@@ -193,8 +192,8 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call, or its result is multiplied by zero; without the calls, whether nothing reached it."""
-    if any(facts.layer == layer.name and facts.cut == SWITCHED_OFF for facts in flow.unused):
+    """Whether it has no call, or all it has ends in a factor of zero; without the calls, whether nothing reached it."""
+    if any(facts.layer == layer.name for facts in flow.unused):
         return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))

@@ -40,6 +40,11 @@ BALANCED = 0.1
 """Share of the gradient that is left once weight decay pulls at the weights too; vectors of many entries never cancel
 so far by chance."""
 
+DECAYS_FAST = 1.0 - 0.5**0.01
+"""Share of the weights (0.7%) that decay alone takes at every step, from which on it is looked at: half of them are
+gone in 100 steps or fewer. Ordinary settings take 700 (SGD at 0.1, momentum 0.9, decay 1e-3) to 70,000 (AdamW at 1e-4,
+decay 0.1), and weights that a training of thousands of steps is to keep do not fit into such a memory."""
+
 ALIKE = -3.0
 """log10 of 1 less the mean cosine between rows from which on they count as alike, where the loss shows that they are:
 what tells them apart is then a thirtieth of what they share or less. At 10^-2.7 or more, graph convolutions of two and
@@ -72,6 +77,9 @@ CONVERGED = 1e-3
 
 STATIONARY = 1e-3
 """Share of L_ref that a quadratic model still promises; below, the gradient is as good as zero where it stands."""
+
+PLATEAU = 0.98
+"""Share of the way from the lowest loss up to that of the best constant output from which on a loss is no better."""
 
 FLAT = 1e-6
 """Share of itself by which the loss must move to count as reacting: about the rounding of float32."""

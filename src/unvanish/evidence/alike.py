@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.decide.limits import ALIKE
-from unvanish.evidence.loss import PLATEAU
+from unvanish.decide.limits import ALIKE, PLATEAU
 from unvanish.evidence.output_loss import OutputLoss, minimise, searchable
 from unvanish.records import AlikeFacts, CallFlow, LossFacts
 from unvanish.trace.calls import Capture

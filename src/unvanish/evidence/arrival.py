@@ -28,7 +28,7 @@ def next_step(updates: Updates, layers: Sequence[Layer], capture: Capture) -> Ne
     entries = sum(p.numel() for p in held.values())
     arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
     moving = sum(each.asked for each in arrived)
-    without, whole = (math.hypot(*(pair[k] for pair in updates.pull)) for k in (0, 1))
+    without, whole, weights, taken = (math.hypot(*(pull[k] for pull in updates.pull)) for k in range(4))
     arrival = held_back.replace(
         nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
         nonfinite_share=sum(bad.values()) / max(1, entries),
@@ -36,6 +36,7 @@ def next_step(updates: Updates, layers: Sequence[Layer], capture: Capture) -> Ne
         moved=sum(each.moved for each in arrived) / moving if moving else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
+        decay_share=taken / weights if weights > 0.0 and math.isfinite(taken / weights) else None,
     )
     return None if arrival == NextStep() else arrival
 

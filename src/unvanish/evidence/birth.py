@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again
@@ -90,9 +91,13 @@ def worn(model: nn.Module, layers: Sequence[LayerFlow]) -> Birth | None:
 
 
 def already_broken(model: nn.Module) -> tuple[str, ...]:
-    """Trainable tensors that hold numbers which are not finite, and others that hold nan (-inf may be a mask)."""
+    """Trainable tensors that hold numbers which are not finite, and others that hold nan (-inf may be a mask).
+
+    Not the running statistics of a BatchNorm in training, which the pass writes and does not read.
+    """
+    writing = {id(b) for m in model.modules() if isinstance(m, _NormBase) and m.training for b in m.buffers(False)}
     named = [(n, p, p.requires_grad) for n, p in model.named_parameters()]
-    named += [(n, b, False) for n, b in model.named_buffers() if b.is_floating_point()]
+    named += [(n, b, False) for n, b in model.named_buffers() if b.is_floating_point() and id(b) not in writing]
     return tuple(n for n, t, live in named if not _sound(t.detach(), live))
 
 
@@ -123,6 +128,9 @@ def _birth(look: Look, index: int | None) -> Birth:
     facts = Birth(parameters=already_broken(look.model))
     if trouble is None:
         return facts
+    if not trouble.given:  # a buffer may have got it from this very pass
+        live = {name for name, p in look.model.named_parameters() if p.requires_grad}
+        facts = facts.replace(parameters=tuple(name for name in facts.parameters if name in live))
     facts = facts.replace(numbers="nan" if trouble.nan else "inf", share=trouble.share, row=trouble.row)
     if not trouble.given or facts.parameters:
         return facts

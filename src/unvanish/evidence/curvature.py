@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.decide.limits import STATIONARY
-from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot, double_differentiable
+from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot, double_differentiable, refusal
 from unvanish.evidence.moving import loss_again
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
@@ -47,7 +47,7 @@ def decrement(look: Look, output_loss: OutputLoss, reference: float, only: Seque
         gradient = product.gradient()
         return _solve(product, gradient, reference) if product.product.is_twice_differentiable else NOT_TWICE
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
-        return str(error).split("\n")[0] or type(error).__name__
+        return refusal(error)
 
 
 class _Relative:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again, outputs_again
+from unvanish.evidence.normalisers import PushedNorms
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.trace.calls import LOSS_CALLS
@@ -36,7 +37,8 @@ class GaussNewton:
         self.parameters = list(parameters)
         self.batches = True  # until an operation is met that cannot be
         with torch.enable_grad(), double_differentiable():
-            outputs = _watched(look)
+            with PushedNorms():
+                outputs = _watched(look)
             if [t.shape for t in outputs] != [t.shape for t in output_loss.now]:
                 raise RuntimeError("the outputs of two forward passes do not match")
             self.outputs = [t for t in outputs if t.requires_grad]
@@ -169,3 +171,8 @@ def _watched(look: Look) -> list[Tensor]:
     with _Catch() as caught:
         loss_again(problem, model, seed)
     return [caught.found] if caught.found is not None else []
+
+
+def refusal(error: Exception) -> str:
+    """What an error says, in one line that can stand within a sentence."""
+    return str(error).split("\n")[0].rstrip(". ") or type(error).__name__

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from unvanish.decide.limits import VANISHED
 from unvanish.decide.stationary import falls, has_converged, may_be_stationary
-from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot
+from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot, refusal
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
@@ -99,7 +99,7 @@ def gradient_curvatures(
         if not whole and not product.is_whole(_together(product, sides), together):
             return NOT_TWICE
     except Exception as error:  # an operation without second derivatives, a loss that refuses detached outputs
-        return str(error).split("\n")[0] or type(error).__name__
+        return refusal(error)
     return found
 
 

@@ -14,12 +14,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from unvanish.decide.limits import PLATEAU
 from unvanish.evidence.last import Last
 from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
 
 FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
-PLATEAU = 0.98
 CLOSER = (0.1, 0.01, 1e-3, 1e-4, 1e-5)  # shares of their spread to which outputs are drawn together
 CONVERGED = 1e-3  # of the loss now: what a constant misses of the best output is less than what counts as left to gain
 

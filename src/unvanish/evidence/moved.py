@@ -19,7 +19,7 @@ from unvanish.flow.transmission import cotangents_of
 from unvanish.trace.calls import root_of
 from unvanish.trace.capture import forward_is_finite
 from unvanish.trace.scaled import is_finite, norms_of
-from unvanish.trace.structure import tensors
+from unvanish.trace.structure import inner_loss, tensors
 
 DIGITS = 1e6  # times the smallest normal number the rms of a gradient must be for its entries to have all theirs
 
@@ -47,7 +47,8 @@ def _by_autograd(look: Look) -> tuple[float, dict[str, float]] | None:
     """None where the outputs are not all that the signal starts from, or a gradient is too near the end of its type."""
     problem, capture = look.problem, look.capture
     parameters = list({id(p): p for layer in look.layers if layer.calls for p in layer.live}.values())
-    plain = not capture.own_loss and problem.autocast is None and not capture.ends_in_loss
+    beside = problem.loss_fn is None  # the model's own loss is among what it gives, and no start of the signal
+    plain = (beside or not capture.own_loss) and problem.autocast is None and not capture.ends_in_loss
     wide = all(p.dtype in (torch.float32, torch.float64) and not p._backward_hooks for p in parameters)
     if not plain or not wide or capture.hooked:
         return None
@@ -60,7 +61,8 @@ def _by_autograd(look: Look) -> tuple[float, dict[str, float]] | None:
             return math.nan, {}
         if not math.isfinite(loss):
             return loss, {}
-        ends = [t for t in tensors(outputs) if t.is_floating_point() and t.requires_grad]
+        own = None if not beside else outputs if isinstance(outputs, Tensor) else inner_loss(outputs)
+        ends = [t for t in tensors(outputs) if t.is_floating_point() and t.requires_grad and t is not own]
         if not ends or any(t.is_leaf or t.is_nested or t.is_sparse or not is_finite(t.detach()) for t in ends):
             return None
         starts = [cotangent for _, cotangent in cotangents_of([root_of(t) for t in ends], look.seed)]

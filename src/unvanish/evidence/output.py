@@ -17,6 +17,7 @@ from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
 from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
+from unvanish.rules.conditions import MOVES
 from unvanish.trace.calls import Call
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
@@ -60,6 +61,20 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     if reached is None or not reference > 0.0:
         return facts
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
+
+
+SCALES = ("mul", "rmul", "multiply", "div", "truediv", "divide", "true_divide")
+
+
+def shrunk(last: Last, calls: Sequence[Call]) -> float | None:
+    """The size of the last call's result over that before plain numbers multiply it; None where none does."""
+    here, scaled = last.call, False
+    while here.again is not None and len(here.inputs) == 1:
+        scales = here.name.strip("_") in SCALES
+        if not scales and here.name not in MOVES:
+            break
+        scaled, here = scaled or scales, calls[here.inputs[0]]
+    return last.call.rms / here.rms if scaled and here.rms > 0.0 else None
 
 
 CLASSES = {"nll_loss": 1, "kl_div": -1}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.evidence.loss import best_constant_of
+from unvanish.evidence.loss import best_constant_of, loss_facts
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
@@ -55,7 +55,10 @@ def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: i
 
 def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
     shape, target, source = met
-    assert loss.best_constant is not None
+    if (rows := _without_copies(output_loss, shape)) is not None:
+        output_loss, loss = rows, loss_facts(rows, None, loss.value, seed)
+    if loss.best_constant is None:
+        return None
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
     noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
     every = all_meet(shape, tuple(target.shape))
@@ -75,7 +78,26 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
     won = max(0.0, loss.best_constant - min(lowest, loss.best_constant))
     if not cost > 0.0:
         return None
-    return PairFacts(outputs=shape, targets=tuple(target.shape), source=source, shuffled=shuffled, won=won / cost)
+    return PairFacts(
+        outputs=shape,
+        targets=tuple(target.shape),
+        source=source,
+        shuffled=shuffled,
+        won=won / cost,
+        constant=loss.best_constant,
+    )
+
+
+def _without_copies(output_loss: OutputLoss, shape: tuple[int, ...]) -> OutputLoss | None:
+    """The loss as a function of outputs of this shape, where those it takes are copies of such; else None."""
+    now = output_loss.now[0]
+    fits = len(output_loss.now) == 1 and len(shape) == now.ndim and shape != tuple(now.shape)
+    if not fits or not all(a in (1, b) for a, b in zip(shape, now.shape, strict=True)):
+        return None
+    rows = now[tuple(slice(size) for size in shape)]
+    if not bool((now == rows).all()):
+        return None
+    return OutputLoss(lambda z: output_loss.at([z[0].expand(now.shape)]), [rows.clone()])
 
 
 def _shuffled(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float | None:

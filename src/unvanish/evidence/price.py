@@ -20,6 +20,8 @@ def with_price(flow: Flow) -> Flow:
     if step is not None:
         taken["whether full steps let the signal through by themselves"] = step.arrived_after or 0
         taken["whether the optimizer makes good for a start that is far off"] = step.regained_after or 0
+        taken["whether samples not seen are learned"] = step.unseen_after or 0
+        taken["what the weight decay does"] = 2 * (step.decayed_after or 0)
         walks = (step.walked is not None and not flow.rates) + (step.walked_scaled is not None)
         taken["whether the learning rate is of the right size"] = walks * REAL_STEPS
     total = sum(taken.values())

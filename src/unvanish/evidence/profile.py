@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from unvanish.trace.backward import walk, why_unsupported
 from unvanish.trace.calls import Capture, Root
-from unvanish.trace.scaled import LOG_ZERO, Scaled
+from unvanish.trace.scaled import LOG_ZERO, Scaled, norm_of
 from unvanish.trace.tape import LOG10_2
 
 Signal = Sequence[float | None]
 SURE = 10.0
 """Decades above the smallest number of the type: a zero beside a signal that large has not been lost to rounding."""
+MIDDLE = 1e-140
+"""Norms from here to one over it are made of entries that float64 holds with all their digits, and so are squares."""
 LAST = 10
 """The tenth of the steps at the end that sets the scale: the very last one may be masked or left out."""
 
@@ -102,12 +104,7 @@ def gradients(channels: Sequence[Channel], leaves: Sequence[Tensor]) -> list[dic
     wanted, found = {id(leaf) for leaf in leaves}, [dict[int, Scaled]() for _ in channels]
     live = [[(t, c) for t, c in channel if t.grad_fn is not None] for channel in channels]
     if why_unsupported():
-        for known, channel in zip(found, live, strict=True):
-            given = torch.autograd.grad(
-                [t for t, _ in channel], leaves, [c for _, c in channel], retain_graph=True, allow_unused=True
-            )
-            known.update((id(leaf), Scaled(g, 0)) for leaf, g in zip(leaves, given, strict=True) if g is not None)
-        return found
+        return [_by_autograd(channel, leaves) for channel in live]
 
     def keep(leaf: Tensor, channel: int, gradient: Scaled) -> None:
         if id(leaf) in wanted:
@@ -119,6 +116,26 @@ def gradients(channels: Sequence[Channel], leaves: Sequence[Tensor]) -> list[dic
     ]
     walk(Capture(nn.Module()), starts, keep)  # type: ignore[arg-type]
     return found
+
+
+def whole_gradients(channel: Channel, leaves: Sequence[Tensor]) -> dict[int, Scaled]:
+    """The same of one channel, for leaves in float64 of each of which only the norm is asked.
+
+    By torch's own backward, a fraction of the price, unless a norm comes near the ends of the type, or is zero: then
+    something may have been lost.
+    """
+    found = _by_autograd([(t, c) for t, c in channel if t.grad_fn is not None], leaves)
+    whole = all(MIDDLE < norm_of(g.mantissa) < 1.0 / MIDDLE for g in found.values())
+    return found if whole else gradients([channel], leaves)[0]
+
+
+def _by_autograd(channel: Channel, leaves: Sequence[Tensor]) -> dict[int, Scaled]:
+    if not channel:
+        return {}
+    given = torch.autograd.grad(
+        [t for t, _ in channel], leaves, [c for _, c in channel], retain_graph=True, allow_unused=True
+    )
+    return {id(leaf): Scaled(g, 0) for leaf, g in zip(leaves, given, strict=True) if g is not None}
 
 
 def log10_norms(gradient: Scaled | None, axis: int | None = None) -> list[float]:

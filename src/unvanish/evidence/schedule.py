@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from unvanish.problem import Optimizers, parts_of
 
@@ -24,6 +27,30 @@ def scheduled(optimizer: Optimizers, planned: int | None) -> float:
     taken = taken_by(optimizer) or 0
     early = planned is not None and 0 < taken <= 0.5 * planned
     return 1.0 if planned is not None and early and taken * whole > 10.0 * planned else whole
+
+
+def forgetting(optimizer: Optimizers, gradients: Mapping[int, Tensor], planned: int) -> float:
+    """By what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients; 1 at least.
+
+    Halfway through the steps that are left, if the gradients (by id of a parameter) stay as they are. A start far off
+    leaves a moment of thousands of times their square, and of 1/(1 - β) steps that it remembers few may have passed.
+    """
+    now, then = 0.0, 0.0
+    for group in (group for part in parts_of(optimizer) for group in part.param_groups):
+        for parameter in group["params"]:
+            state, gradient = optimizer.state.get(parameter, {}), gradients.get(id(parameter))
+            if gradient is None or "exp_avg_sq" not in state or "step" not in state or group.get("amsgrad"):
+                continue
+            taken, beta = float(state["step"]), float(group["betas"][1])
+            ahead = max(0.0, 0.5 * (planned - taken))
+            if not taken > 0.0:
+                continue
+            square, whole = float(state["exp_avg_sq"].double().sum()), 1.0 - beta**taken
+            mine = float(gradient.double().square().sum())
+            later = beta**ahead * square + (1.0 - beta**ahead) * mine
+            now += square / whole
+            then += later / (1.0 - beta ** (taken + ahead))
+    return math.sqrt(now / then) if math.isfinite(now) and now > then > 0.0 else 1.0
 
 
 def faded(optimizer: Optimizers) -> float | None:

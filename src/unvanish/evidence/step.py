@@ -23,7 +23,7 @@ from unvanish.decide import CRAWL
 from unvanish.decide.limits import HORIZON
 from unvanish.evidence.curvature import sharpest
 from unvanish.evidence.moving import loss_again, or_nan, put_back
-from unvanish.evidence.schedule import faded, scheduled, taken_by
+from unvanish.evidence.schedule import faded, forgetting, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
 from unvanish.flow.updates import Updates, undecorated_step
@@ -104,6 +104,7 @@ def with_real_steps(
     facts = facts.replace(
         lengths=tuple(lengths),
         scheduled=scheduled(optimizer, problem.steps),
+        forgetting=forgetting(optimizer, first.gradients(held_by(optimizer)), planned),
         lr_limit=lr_limit,
         scale=scale,
         walked=walked,
@@ -258,6 +259,11 @@ class First:
             self.known = loss.detach(), list(gradients)
         loss, gradients = self.known
         return loss, [None if g is None else g.clone() for g in gradients]
+
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+        """Those of the first step by id of a parameter, of the parameters that ``pull`` is asked about."""
+        known = [] if self.known is None else self.known[1]
+        return {id(p): g for p, g in zip(parameters, known, strict=False) if g is not None}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unvanish.evidence.profile import gradients, log10_norms, together
+from unvanish.evidence.profile import log10_norms, together, whole_gradients
 from unvanish.evidence.sequences import Strand
 from unvanish.trace.scaled import Scaled
 
@@ -60,8 +60,8 @@ def twin_of(module: nn.RNNBase, strand: Strand, found: Mapping[int, Scaled]) -> 
     channel = [] if sent[0] is None else [(made.outputs, arranged(sent[0])[:, :count])]
     ends = zip(made.final, sent[1:], strict=True)
     channel += [(end, states((given,))[0]) for end, given in ends if given is not None]
-    (signals,) = gradients(
-        [channel], [*made.inputs, *(leaf for chain in made.states for leaves in chain for leaf in leaves)]
+    signals = whole_gradients(
+        channel, [*made.inputs, *(leaf for chain in made.states for leaves in chain for leaf in leaves)]
     )
     inside = [
         together([log10_norms(signals.get(id(leaf)))[0] for chain in made.states for leaf in chain[step]])

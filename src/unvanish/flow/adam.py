@@ -37,10 +37,12 @@ def applies(group: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any
         return False
     if not state:
         return True
-    kept = [state.get(name) for name in _moments(group)]
-    alike = all(isinstance(t, Tensor) and t.dtype is parameter.dtype and t.shape == parameter.shape for t in kept)
-    counter = state.get("step")
-    return alike and len(state) == len(kept) + 1 and isinstance(counter, Tensor) and counter.dtype is torch.float32
+    names, counter = _moments(group), state.get("step")
+    for name in names:  # a plain loop: it runs for each parameter
+        kept = state.get(name)
+        if not isinstance(kept, Tensor) or kept.dtype is not parameter.dtype or kept.shape != parameter.shape:
+            return False
+    return len(state) == len(names) + 1 and isinstance(counter, Tensor) and counter.dtype is torch.float32
 
 
 def _moments(group: dict[str, Any]) -> tuple[str, ...]:

@@ -70,11 +70,11 @@ def _weights(node: Node) -> Tensor | None:
     scale = getattr(node, "_saved_scale", None) or 1.0 / math.sqrt(query.shape[-1])
     mask = getattr(node, "_saved_attn_mask", None)
     count = max(1, MOST // (query.shape[-2] * key.shape[-2] * max(1, math.prod(query.shape[1:-2]))))
-    scores = query[:count].float() @ key[:count].float().transpose(-1, -2) * scale
+    scores = (query[:count].float() @ key[:count].float().transpose(-1, -2)).mul_(scale)
     if isinstance(mask, Tensor):
         scores = scores + (mask[:count] if mask.ndim == query.ndim and mask.shape[0] > 1 else mask).float()
     if getattr(node, "_saved_is_causal", False):
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+        scores.masked_fill_(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), -math.inf)
     return scores.softmax(-1)
 
 
@@ -86,12 +86,15 @@ def _share(weights: Tensor) -> float | None:
     heads = heads[: max(1, MOST // heads[0].numel())]
     most, place = heads.max(-1)
     single = most * (1.0 - most) < SATURATED * 0.25
+    if not bool(single.any()):  # as a rule; a row of which a mask leaves one entry is single
+        return 0.0
     chosen = torch.where(single, place, -1)
     if heads.shape[1] > 1:
         first = chosen.amax(1, keepdim=True)
         rests = ((chosen == first) | ~single).all(1, keepdim=True)
         single = single & ~rests
     if heads.shape[0] > 1:
-        masked = ((heads > 0.0).sum(-1) == 1).all(0)
+        masked = (most == 1.0).all(0)  # as a row is that has one entry: only there all entries are looked at
+        masked[masked.clone()] = ((heads[:, masked] > 0.0).sum(-1) == 1).all(0)
         single = single[:, ~masked]
     return float(single.double().mean()) if single.numel() else None

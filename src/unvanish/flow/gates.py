@@ -39,6 +39,7 @@ class Gates:
         self.small = {i: [n for n, v in s.items() if v < GATE_SIZE] for i, s in self.sizes.items()}
         self.scales = {n for n, p in named if p.numel() == max(p.shape, default=1)}
         self.any_small = any(self.small.values())
+        self.lost: dict[int, float] = {}
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
@@ -122,16 +123,27 @@ class Gates:
         As an attention that is still nearly uniform does to its values. The blocks before it learn by that other way.
         Where they are frozen no trunk is left in the graph by which one could see that.
         """
-        here, seen, weights = layer.calls[-1], self.paths.seen, 0
+        here, weights = layer.calls[-1], 0
         while weights <= BRANCH_WEIGHTS and (after := self.paths.next[here]) is not None:
-            call = self.calls[after]
-            others = [seen.probe("edges", (after, j)) for j in call.inputs if j != here]
-            lost = seen.probe("edges", (after, here)) - max(others, default=LOG_ZERO)
-            if lost < -1.0 and max(others) > LOG_ZERO and transmission - lost > VANISHED:
+            lost = self._lost(here, after)
+            if lost < -1.0 and transmission - lost > VANISHED:
+                call = self.calls[after]
                 return f"{call.name} in {call.module or 'the model'}"
             weights += self.paths.roles[after] == "weights"
             here = after
         return ""
+
+    def _lost(self, here: int, after: int) -> float:
+        """How many decades less comes back to a call than to another input of the next on its path; 0 without one.
+
+        Of many layers the ways lead over the same calls: each is looked at once.
+        """
+        if here not in self.lost:
+            seen = self.paths.seen
+            others = [seen.probe("edges", (after, j)) for j in self.calls[after].inputs if j != here]
+            most = max(others, default=LOG_ZERO)
+            self.lost[here] = seen.probe("edges", (after, here)) - most if most > LOG_ZERO else 0.0
+        return self.lost[here]
 
 
 def _sizes(call: Call, names: dict[int, str], norms: dict[int, float]) -> dict[str, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,16 +118,16 @@ def _layer_flow(
         return flow
     call = capture.calls[layer.call]
     signal = seen.loss.signals.get(layer.call)
-    flow = flow.replace(
-        call=layer.call,
-        dtype=_narrowest(layer, call),
-        log10_signal=None if signal is None else signal + 0.5 * math.log10(batch_size),
-        log10_sensitivity_rise=paths.rise(layer.call),
+    measured: dict[str, Any] = {  # one record made of all of it at the end: there may be thousands of layers
+        "call": layer.call,
+        "dtype": _narrowest(frozenset((call.dtype, *(p.dtype for p in layer.parameters.values())))),
+        "log10_signal": None if signal is None else signal + 0.5 * math.log10(batch_size),
+        "log10_sensitivity_rise": paths.rise(layer.call),
         **_activation_after(layer.call, paths, seen),
-    )
+    }
     before, factors = paths.back(layer.call, at)
     if before is not None and signal is not None and signal > LOG_ZERO:
-        flow = flow.replace(
+        measured.update(
             before=at[before],
             log10_gain=seen.loss.signals.get(before, LOG_ZERO) - signal,
             log10_weight_gain=factors["weights"],
@@ -133,27 +135,27 @@ def _layer_flow(
             log10_norm_gain=factors["norm"],
             log10_join_gain=factors["join"],
         )
-    if not live:
-        return flow
-    flow = flow.replace(
-        log10_grad_norm=norm_together(reached),
-        log10_jacobian_norm=norm_together([seen.probe("leaves", id(p)) for p in live]),
-        log10_transmission=transmission,
-        underflow_fraction=_share([seen.underflow.get(id(p)) for p in live]),
-        update_to_weight_ratio=_update_ratio(live, seen, sizes),
-        **_against_the_loss(live, seen, loss),
-    )
-    return flow.replace(gate=gates.of(layer, transmission))
+    if live:
+        jacobian = norm_together([seen.probe("leaves", id(p)) for p in live])
+        measured.update(
+            log10_grad_norm=norm_together(reached),
+            log10_jacobian_norm=jacobian,
+            log10_transmission=transmission,
+            underflow_fraction=_share([seen.underflow.get(id(p)) for p in live]),
+            update_to_weight_ratio=_update_ratio(live, seen, sizes),
+            gate=gates.of(layer, transmission),
+            **_against_the_loss(live, jacobian, seen, loss),
+        )
+    return flow.replace(**measured)
 
 
 def _log(value: float) -> float:
     return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
 
 
-def _narrowest(layer: Layer, call: Call) -> str:
-    kinds = {
-        t for t in (call.dtype, *(p.dtype for p in layer.parameters.values())) if t.is_floating_point or t.is_complex
-    }
+@cache
+def _narrowest(types: frozenset[torch.dtype]) -> str:
+    kinds = [t for t in types if t.is_floating_point or t.is_complex]
     widest_first = sorted(kinds, key=lambda t: (torch.finfo(t).smallest_normal, str(t)))
     return str(widest_first[-1]).removeprefix("torch.") if widest_first else ""
 
@@ -181,13 +183,15 @@ def _update_ratio(live: list[nn.Parameter], seen: Observed, sizes: dict[int, flo
     return math.hypot(*((seen.updates or {})[key] for key in known)) / weights if weights > 0.0 else None
 
 
-def _against_the_loss(live: list[nn.Parameter], seen: Observed, loss: LossFacts | None) -> dict[str, float | None]:
+def _against_the_loss(
+    live: list[nn.Parameter], jacobian: float, seen: Observed, loss: LossFacts | None
+) -> dict[str, float | None]:
     """How well the layer's Jacobian meets what the loss asks, and how many steps of the optimizer it would take.
 
     Alignment: |Jᵀr| √(NC) / (|J|_F |r|), 1 for a random r. Steps: |r| / h / (|J|_F |Δw|), the outputs' way to go by the
     curvature h of the loss over what one update moves them, all linearised.
     """
-    jacobian = norm_together([seen.probe("leaves", id(p)) for p in live]) + seen.log10_output_rms
+    jacobian += seen.log10_output_rms
     if loss is None or not loss.residual_norm or not math.isfinite(jacobian):
         return {}
     residual = math.log10(loss.residual_norm)
@@ -228,8 +232,10 @@ def _transmission(
         alone = all(n == LOG_ZERO for n, _ in behind)
         own = [(sent[a.name].last if alone else sent[a.name].own, sent[a.name].size) for a in by_call.get(index, ())]
         options = [(n, n - size) for n, size in own] + behind
-        if options:
+        if len(options) > 1:
             best[index] = (max(n for n, _ in options), max(r for _, r in options))
+        elif options:
+            best[index] = options[0]
     result = {}
     for layer in layers:
         if layer.name in sent:

@@ -124,9 +124,9 @@ def shares(call: Call, node: Node, channels_first: bool) -> tuple[Any, Any] | No
             found = found.abs()
         if found.device.type == "cpu" and found.numel() and (least := found.min().item()) >= limit:
             return 0.0, 0.0
-        own = least >= 0.0 and found.data_ptr() != one.data_ptr()  # made by the node, and there are no signs to drop
-        # Written as numbers: truth values take several times as long to make and to count.
-        low = (found if own else found.abs()).lt_(limit)
+        own = found.data_ptr() != one.data_ptr()  # made by the node: it may be written over
+        sizes = found if own and least >= 0.0 else found.abs_() if own else found.abs()
+        low = sizes.lt_(limit)  # written as numbers: truth values take several times as long to make and to count
     axis = 1 if channels_first and low.ndim > 2 else low.ndim - 1
     others = [k for k in range(low.ndim) if k != axis]
     together = math.prod(low.shape[k] for k in others)

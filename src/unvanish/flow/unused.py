@@ -29,15 +29,20 @@ def unused_facts(
     """For each trainable layer outside the graph of the loss; ``held``: whether the optimizer holds a parameter.
 
     And for those whose results are all multiplied by zero, if that is no call on the trunk: the loss goes on without.
+    Where the loss goes on with what was cut off from them, as with a code that an encoder only chooses, the cut counts.
     """
     outside = [a for a, flow in zip(layers, flows, strict=True) if flow.call is None and a.live]
+    off = list(_switched_off(capture, layers, trunk))
+    if not outside and not off:
+        return ()
+    behind = _cuts_behind(capture, trunk)
+    cut_too = [a for a, _ in off if any(id(p) in behind and behind[id(p)].feeds for p in a.live)]
     switched = tuple(
         UnusedFacts(layer=a.name, called=True, cut=SWITCHED_OFF, cut_at=at, held=held and _any(held, a))
-        for a, at in _switched_off(capture, layers, trunk)
+        for a, at in off
+        if a not in cut_too
     )
-    if not outside:
-        return switched
-    behind = _cuts_behind(capture)
+    outside += cut_too
     modules = {module_path(n): m for n, m in capture.model.named_modules()}
     ran = {path for call in capture.calls for path, _ in call.frames} | set(capture.module_calls)
     used = {key for cut in capture.cuts for key in cut.parameters} | {
@@ -97,14 +102,17 @@ class _Way:
     consumer: str
 
 
-def _cuts_behind(capture: Capture) -> dict[int, _Way]:
-    """By parameter: the first cut between it and the loss; those that layers consume before those the loss does."""
+def _cuts_behind(capture: Capture, trunk: Sequence[bool]) -> dict[int, _Way]:
+    """By parameter: the first cut between it and the loss; those that layers consume before those the loss does.
+
+    What reaches the loss through a factor of zero alone does not reach it.
+    """
     calls, cuts = capture.calls, capture.cuts
     alive = [False] * len(calls)
     if capture.loss_index is not None:
         alive[capture.loss_index] = True
     for call in reversed(calls):
-        for producer in call.inputs if alive[call.index] else ():
+        for producer in call.inputs if alive[call.index] and not (call.off and not trunk[call.index]) else ():
             alive[producer] = True
     ahead = [bool(call.parameters) for call in calls]  # whether a layer follows, or is this call
     for call in reversed(calls):

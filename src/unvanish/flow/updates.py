@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
@@ -31,6 +31,7 @@ ENTRY_BY_ENTRY = (
 )  # fmt: skip
 
 NARROW = (torch.float16, torch.bfloat16)
+DOMINATED = 3.0  # times the gradient: a step that divides by the size of such a sum is mostly that of the decay
 
 
 class Updates:
@@ -46,7 +47,7 @@ class Updates:
         self.optimizer, self.keep = optimizer, keep
         self.changes: dict[int, Tensor] = {}
         self.arrivals: dict[int, Arrival] = {}
-        self.pull: list[tuple[float, float]] = []  # per decaying parameter: norms of g and of g + λw
+        self.pull: list[Pull] = []  # of each decaying parameter
         self.found: dict[int, float] = {}
         self.parts = [_Part(each, self) for each in parts_of(optimizer)]
         self.holder = {key: part for part in self.parts for key in part.groups}
@@ -110,8 +111,8 @@ class _Part:
             self._step_entries([(p, g, scale) for p, g, scale in waiting if any_tensor and p.ndim])
             if self.keep:
                 self._arrive([(p, _times(g, scale)) for p, g, scale in waiting if _may_break(p, g, scale)])
-                pairs = (self._pulled(p, g, scale) for p, g, scale in waiting)
-                self.pull += [pair for pair in pairs if pair is not None]
+                pulled = (self._pulled(p, g, scale) for p, g, scale in waiting)
+                self.pull += [each for each in pulled if each is not None]
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
             self.refused = f"{type(self.optimizer).__name__}: {type(error).__name__}: {error}"
 
@@ -137,22 +138,22 @@ class _Part:
                 moved=int((changing & (first != before)).sum()),
             )
 
-    def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> tuple[float, float] | None:
-        """The norms of the step's gradient without and with weight decay, in the decay's own units.
-
-        Decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves (AdamW): the step without
-        it and with it.
-        """
+    def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> Pull | None:
+        """How weight decay pulls at a parameter; None where it does not, or where that cannot be told."""
         group = self.optimizer.param_groups[self.groups[id(parameter)]]
-        decay, lr = group.get("weight_decay", 0.0), group.get("lr", 0.0)
+        decay, lr = float(group.get("weight_decay") or 0.0), float(group.get("lr", 0.0))
         if not decay or group.get("maximize") or id(parameter) not in self.changes or parameter.is_complex():
             return None
         weights = parameter.detach().as_subclass(Tensor).double()
+        change, size = self.changes[id(parameter)].double(), norm_of(weights)
         if adam.decays_apart(self.optimizer, group):
-            change = self.changes[id(parameter)].double()
-            return norm_of(change + float(lr) * float(decay) * weights), norm_of(change)
+            return Pull(norm_of(change + lr * decay * weights), norm_of(change), size, lr * decay * size)
         wide = gradient.double() * scale
-        return norm_of(wide), norm_of(wide + float(decay) * weights)
+        without, whole = norm_of(wide), norm_of(wide + decay * weights)
+        if type(self.optimizer) is optim.SGD:
+            return Pull(without, whole, size, lr * decay / (1.0 - float(group["momentum"])) * size)
+        straight = 2.0 * math.log(2.0) * norm_of(change)  # steps of one length, that halve as soon as such a share
+        return Pull(without, whole, size, straight if whole > DOMINATED * without else 0.0)
 
     def _step_tensors(self, waiting: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         taken = []
@@ -272,6 +273,21 @@ def rectified_after(optimizer: Optimizer, group: int, state: dict[str, Any]) -> 
         if 2 / (1 - beta) - 1 - 2 * step * beta**step / (1 - beta**step) > 5:
             return step - taken
     return 1
+
+
+class Pull(NamedTuple):
+    """How weight decay pulls at a parameter.
+
+    ``without``, ``whole``: decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves
+    (AdamW): the norms of the step without it and with it. ``weights``: |w|; ``taken``: the norm of what a step takes
+    from them by the decay alone, for SGD once its momentum has built up. Where decay is added to a gradient that is
+    then divided by its own size: what halves the weights as soon as the steps would, if the decay is most of it.
+    """
+
+    without: float
+    whole: float
+    weights: float
+    taken: float
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
@@ -27,7 +27,8 @@ class OuterNames:
     def __init__(self, model: nn.Module) -> None:
         self.containers: list[Any] = []
         self.kept: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = []
-        for function in _functions(model):
+        kinds = dict.fromkeys(map(type, model.modules()))
+        for function in _functions(kinds):
             for name in _names(function.__code__):
                 if name in function.__globals__:
                     names = function.__globals__
@@ -37,10 +38,10 @@ class OuterNames:
                     self._keep(partial(getattr, cell, "cell_contents"), _filler(cell))
                 except ValueError:  # not bound yet
                     continue
-        for kind in {kind for module in model.modules() for kind in type(module).__mro__ if _own(kind.__module__)}:
-            for name in list(vars(kind)):
+        for base in {base for kind in kinds for base in kind.__mro__ if _own(base.__module__)}:
+            for name in list(vars(base)):
                 if not name.startswith("__"):
-                    self._keep(partial(vars(kind).get, name), _setter(kind, name))
+                    self._keep(partial(vars(base).get, name), _setter(base, name))
 
     def _keep(self, read: Callable[[], Any], put: Callable[[Any], None]) -> None:
         value = read()
@@ -68,8 +69,8 @@ def _same(now: Any, before: Any) -> bool:
     return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and now == before)
 
 
-def _functions(model: nn.Module) -> Iterator[FunctionType]:
-    forwards = [type(module).forward for module in model.modules() if _own(type(module).__module__)]
+def _functions(kinds: Iterable[type]) -> Iterator[FunctionType]:
+    forwards = [kind.forward for kind in kinds if _own(kind.__module__)]
     waiting = [each for each in forwards if isinstance(each, FunctionType)]
     seen: set[int] = set()
     while waiting and len(seen) < MOST:

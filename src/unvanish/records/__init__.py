@@ -10,6 +10,7 @@ from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
+from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import Birth as Birth
 from unvanish.records.facts import InputFacts as InputFacts
@@ -215,6 +216,7 @@ class Flow(Record, frozen=True, kw_only=True):
     birth: Birth | None = None
     alike: AlikeFacts | None = None
     pinned: tuple[PinnedFacts, ...] = ()
+    across: tuple[AcrossFacts, ...] = ()
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

@@ -39,6 +39,11 @@ class StepFacts(Record, frozen=True, kw_only=True):
     cost; ``learned``: the loss there, where it has fallen by what these layers have learned. ``regained``: the loss
     after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
+    ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
+    ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
+    after as many without decay.
+    ``unseen``: where early layers may be exploding, the loss of every other sample after ``unseen_after`` real steps on
+    the rest.
     ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
     leads up to, over the present one. ``climbs``: the cosine of the gradient and the step of the same optimizer without
     state and decay, where no size of the next step that was tried lowers the loss; ``maximize``: whether the optimizer
@@ -69,6 +74,12 @@ class StepFacts(Record, frozen=True, kw_only=True):
     regained_after: int | None = None
     silenced: tuple[str, ...] = ()
     faded: float | None = None
+    forgetting: float | None = None
+    decayed: float | None = None
+    undecayed: float | None = None
+    decayed_after: int | None = None
+    unseen: float | None = None
+    unseen_after: int | None = None
     climbs: float | None = None
     maximize: bool = False
 
@@ -82,7 +93,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
     trainable layers that were called and that the optimizer does not hold; ``standing``: those that it holds at a
     learning rate of 0, beside others that it moves. ``decay_balance``: |g + λw| / |g| over all
-    weights that decay.
+    weights that decay; ``decay_share``: of their norm, the share that a step takes by the decay alone.
     """
 
     nonfinite: tuple[str, ...] = ()
@@ -95,6 +106,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     outside: int = 0
     outside_at: str = ""
     decay_balance: float | None = None
+    decay_share: float | None = None
 
 
 class RateTrial(Record, frozen=True, kw_only=True):
@@ -121,7 +133,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
     this call can give. ``log_mass``: where the loss takes log-probabilities, how far they are from adding up to one,
     the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares, how far a target lies outside
-    of 0 to 1 at most.
+    of 0 to 1 at most. ``shrunk``: the size of the last call's result over that before plain numbers multiply it.
     """
 
     call: int | None = None
@@ -137,6 +149,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     constant: float | None = None
     log_mass: float | None = None
     outside: float | None = None
+    shrunk: float | None = None
 
 
 class PairFacts(Record, frozen=True, kw_only=True):
@@ -145,6 +158,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     ``outputs``, ``targets``: the shapes that meet in the loss, ``source`` where. ``shuffled``: by what share of itself
     the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
+    ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     """
 
     outputs: tuple[int, ...]
@@ -152,6 +166,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     source: str = ""
     shuffled: float
     won: float
+    constant: float | None = None
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):
@@ -172,6 +187,14 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
     best_alike: float | None = None
     at_alike: bool = False
     out_of_reach: float | None = None
+
+
+class AcrossFacts(Record, frozen=True, kw_only=True):
+    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``."""
+
+    call: int
+    axis: int
+    shape: tuple[int, ...]
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):

@@ -71,6 +71,7 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     birth = _OfFlow(lambda flow: flow.birth)
     alike = _OfFlow(lambda flow: flow.alike)
     pinned = _OfFlow(lambda flow: flow.pinned)
+    across = _OfFlow(lambda flow: flow.across)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

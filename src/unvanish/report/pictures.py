@@ -11,6 +11,7 @@ from unvanish.charts.measure import shorten
 from unvanish.decide.reach import THOUSANDTH
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import through_time
+from unvanish.report.staircase import starts
 from unvanish.words.numbers import amount, times
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _staircase(report: Report, width: int) -> Tables:
         [each.log10_grad_norm for each in layers],
         report.setting.autocast or report.setting.dtype,
         [each.verdict for each in layers],
+        starts=starts(layers),
         width=width,
     )
 

@@ -79,7 +79,8 @@ def headline(report: Report) -> str:
         return "nothing was found, but no layer was measured either."
     if unjudged:
         return f"no fault was found, but {unjudged:,} of {len(report.layers):,} layers could not be judged."
-    return "no fault was found; the error signal reaches every layer at a usable size."
+    judged = " that was judged" if any(": not judged, because" in note for note in report.notes) else ""
+    return f"no fault was found; the error signal reaches every layer{judged} at a usable size."
 
 
 def _no_fault(report: Report) -> str:

@@ -115,3 +115,11 @@ def _interesting(layers: Sequence[LayerFlow]) -> Iterator[int]:
 
 def _finite(layers: Sequence[LayerFlow]) -> list[float]:
     return [s for layer in layers if (s := layer.log10_signal) is not None and math.isfinite(s)]
+
+
+def starts(layers: Sequence[LayerFlow]) -> list[int]:
+    """The places of layers that no other lies before: no step back leads from there to their neighbour in the list.
+
+    Empty where it was not asked which lies before which.
+    """
+    return [at for at, each in enumerate(layers) if not each.before] if any(each.before for each in layers) else []

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from unvanish.decide import decay_balances
-from unvanish.decide.limits import HORIZON
+from unvanish.decide.limits import DECAYS_FAST, HORIZON, PLATEAU
 from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 from unvanish.words.numbers import number, percent
@@ -62,6 +62,27 @@ def steps_to_judge(flow: Flow) -> tuple[StepFacts, float] | None:
     return None if gap is None or not gap > 0.0 else (step, gap)
 
 
+def fast_decay_level(flow: Flow) -> str:
+    """``error`` where fast weight decay holds the loss at its best constant, ``note`` where it costs a tenth; or "".
+
+    Of the way from the loss of the best constant output to the lowest. A note, too, where the steps that were tried do
+    not tell: there is no such scale, or they win less than a tenth without decay.
+    """
+    loss, step, arrival = flow.loss, flow.step, flow.next_step
+    if arrival is None or (arrival.decay_share or 0.0) < DECAYS_FAST or settled(flow) or hindered(flow):
+        return ""
+    if step is None or loss is None or step.decayed is None or step.undecayed is None:
+        return "note"
+    gap = gap_of(loss)
+    if gap is None or loss.best_constant is None:
+        return "note" if step.undecayed < step.decayed else ""
+    way = loss.best_constant - (loss.value - gap)
+    won, kept = ((loss.best_constant - value) / way if way > 0.0 else 0.0 for value in (step.undecayed, step.decayed))
+    if won >= 0.1 and kept <= 1.0 - PLATEAU:
+        return "error"
+    return "note" if won < 0.1 or won - kept >= 0.1 else ""
+
+
 def gap_of(loss: LossFacts) -> float | None:
     """The reduction of the loss left, or None where it has no scale."""
     if not gap_is_known(loss) or loss.reference is None or loss.relative_gap is None:
@@ -113,8 +134,13 @@ def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
 
 
 def needed_at_full_pace(step: StepFacts) -> float:
-    """The steps needed at the full rate of the schedule, and at the length to which steps grow within a few."""
-    return (step.needed or 0.0) / ((step.scheduled or 1.0) * grown(step))
+    """The steps needed at the full rate of the schedule, and at the length to which steps grow by themselves."""
+    return (step.needed or 0.0) / ((step.scheduled or 1.0) * lengthening(step))
+
+
+def lengthening(step: StepFacts) -> float:
+    """How many times as long steps become within a few, and as the optimizer forgets larger gradients."""
+    return grown(step) * (step.forgetting or 1.0)
 
 
 def near_its_limit(step: StepFacts) -> bool:
@@ -154,17 +180,17 @@ OFF = 2.0
 """Times the loss of the best constant output: most of a larger loss is what the start is off by."""
 
 
-def to_reach(loss: LossFacts) -> float | None:
+def to_reach(loss: LossFacts, won: float = 0.5) -> float | None:
     """The loss below which real steps have made good for a rise: that of the best constant output from far above it.
 
-    From elsewhere half of what the start, or that output, has above the best: what is below has been learned.
+    From elsewhere so much is ``won`` of what the start, or that output, has above the best: it has been learned.
     """
     if loss.best_constant is None or loss.reference is None or loss.relative_gap is None:
         return loss.best_constant
     if out_of_proportion(loss, OFF):
         return loss.best_constant
     floor = loss.value - loss.relative_gap * loss.reference
-    return floor + 0.5 * (min(loss.value, loss.best_constant) - floor)
+    return floor + (1.0 - won) * (min(loss.value, loss.best_constant) - floor)
 
 
 def regained(flow: Flow) -> StepFacts | None:
@@ -206,6 +232,35 @@ def far_outputs(flow: Flow, far: float = FAR) -> bool | None:
         return False
     step, gap = known
     return step.needed is not None and step.needed > OF_ONE_LOOK * planned(step) and little_gained(step, gap)
+
+
+def shrunk_level(flow: Flow, far: float = FAR) -> str:
+    """``error`` or ``note`` where a constant behind the last layer makes the outputs too small for their loss; or "".
+
+    A layer that starts small grows by itself, and 0.1 is small enough; such a constant does not, and takes as much of
+    the way back to every weight. Under SGD both count, and an error needs ten times the planned steps. Steps of one
+    length (Adam) feel only the first, and as all layers grow together, the pace does too: a note.
+    """
+    output, step, loss = flow.output, flow.step, flow.loss
+    if output is None or output.shrunk is None or not output.shrunk < SHRUNK or step is None or loss is None:
+        return ""
+    gap, size = gap_of(loss), max(output.rms or 0.0, 0.1 * output.shrunk)
+    if gap is None or not far * size < (output.wanted or 0.0) < math.inf or out_of_reach(flow):
+        return ""
+    if settled(flow) or hindered(flow) or not (needed := needed_at_full_pace(step)) > planned(step):
+        return ""
+    slow = step.best is None if step.walked is None else little_gained(step, gap)
+    return "error" if slow and step.optimizer == "SGD" and needed > OF_ONE_LOOK * planned(step) else "note"
+
+
+LEARNED = 0.2
+"""What samples that steps have not seen must have come of the way from the best constant output to the lowest loss, for
+the steps to have learned more than the samples they were taken on. After 100 steps of chaotic tanh networks and of sine
+networks of too high a frequency they stood worse than that output; after those of sine networks that do fit what lies
+between the samples, a third of the way down or further."""
+
+SHRUNK = 0.1
+"""What a constant leaves of the outputs, from which on it is looked at."""
 
 
 def inputs_saturate(flow: Flow, saturated: float = 0.5, gone: float = 0.25) -> bool:

@@ -17,6 +17,7 @@ class Event:
     verdict: str
     title: str
     doc: str
+    level: str = "note"
 
 
 EVENTS = {
@@ -62,6 +63,23 @@ EVENTS = {
             Small gradients are what is to be expected there, and no fault. A loss that cannot come near zero is not
             judged. Where a training begins far above what a constant output reaches, this is no measure of what is
             left to learn; unvanish check asks for that.""",
+        ),
+        Event("UV810", "wiped", "the gradient is gone before the step", """
+            The backward pass left a gradient, and when the optimizer steps all of it is missing or exactly zero, in the
+            first samples of a run or in three in a row. Mostly zero_grad() stands between backward() and step(). Or the
+            gradients are finite, and so large that clip_grad_norm_ finds their norm infinite, because it adds up their
+            squares in the number type of the weights: it then multiplies every one of them by zero, and with
+            error_if_nonfinite=True it would say so. What the optimizer still does comes from its momentum and from
+            weight decay, and not from the loss.""",
+            level="error",
+        ),
+        Event("UV811", "added_up", "the gradients of all steps are added up", """
+            When a backward pass begins, the gradient with which the optimizer has stepped is still there, so the new
+            one is added to it, in the first samples of a run or in three in a row: zero_grad() is missing. Each step
+            then goes by the sum of all gradients since the start, most of which were taken elsewhere, as with a
+            momentum of 1: it swings, and the more so the longer it lasts. The parts of one accumulated batch are none:
+            the first of them begins with nothing.""",
+            level="error",
         ),
     )
 }  # fmt: skip

@@ -7,10 +7,8 @@ import math
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import call_place, factor, judged, names, sources, subject
+from unvanish.words.numbers import LARGEST
 from unvanish.words.spans import called
-
-LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308.25}
-"""log10 of the largest finite number of each type."""
 
 
 @rule(

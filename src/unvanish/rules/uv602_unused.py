@@ -46,8 +46,9 @@ def unused(flow: Flow) -> list[Statement]:
     that is trained (a target network). A layer never called is a note where a numbered sibling of the same kind is used
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
     leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
-    and gets nothing: a note, where the loss goes on beside it. Of a running training, a layer that had neither signal
-    nor gradient in a step; always a note.
+    and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
+    layers, as with a code that an encoder only chooses, the cut counts. Of a running training, a layer that had neither
+    signal nor gradient in a step; always a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
@@ -126,7 +127,7 @@ def _cut(by: str, where: str) -> str:
             " reentrant kind); use_reentrant=False does not"
         )
     if by:
-        return f"called, but what it computed is cut out of the graph by {by}{at}"
+        return f"called, but what came of it is cut out of the graph by {by}{at}"
     return "called, but nothing of the result reaches the loss"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned
-from unvanish.rules.wording import about
+from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned, shrunk_level
+from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number
 
 
@@ -17,7 +19,7 @@ from unvanish.words.numbers import number
     levels=("error", "note"),
     needs=("loss", "step", "output"),
     remedies=("scale-targets",),
-    fires_on=("output-scale", "output-scale-relu"),
+    fires_on=("output-scale", "output-scale-relu", "shrunk-logits"),
     silent_on=(
         "zero-head", "relu-he-20", "small-cnn", "small-gpt", "lstm", "unet-small", "residual-50", "output-range",
         "lr-too-small", "converged-digits", "saturated-tanh",
@@ -26,44 +28,65 @@ from unvanish.words.numbers import number
 def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     """The loss asks the outputs to move by many times their size, which takes the optimizer very many steps.
 
-    Example: targets around 1,000 for a network whose outputs start near 0 and move by a thousandth a step.
+    Example: targets around 1,000 for a network whose outputs start near 0 and move by a thousandth a step. Logits that
+    are multiplied by a thousandth before a cross-entropy.
 
     Why: networks are initialised for outputs of about unit size, and adaptive optimizers move each weight by about the
     learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned.
+    A constant behind the last layer makes the outputs small and the gradient too, each by its factor.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
     ``far``. An error only where ten times as many steps are needed as planned (10,000 if none are given), at the pace
-    of the first, and steps really taken left more than nine tenths of the gap; else a note.
+    of the first, and steps really taken left more than nine tenths of the gap; else a note. Where plain numbers behind
+    the last layer leave less than a tenth of the outputs, a tenth of what they leave takes the place of 0.1, and it is
+    said only where more steps are needed than planned: an error under SGD, where ten times as many are and steps really
+    taken left nine tenths of the gap, or no step that was tried moves the loss at all; else a note, because weights
+    that all grow by the step make the outputs of a deep network grow ever faster.
 
-    What helps: standardised targets, or a last layer whose bias and scale start at theirs.
+    What helps: standardised targets, or a last layer whose bias and scale start at theirs; no constant there, or one
+    that is trained.
 
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, section 4; Karpathy 2019, A recipe for training neural
     networks (initialise the final bias well).
     """
-    too_slow = far_outputs(flow, far)
+    level, too_slow = shrunk_level(flow, far), far_outputs(flow, far)
     output, step = flow.output, flow.step
-    if too_slow is None or output is None or output.wanted is None or output.rms is None:
+    if output is None or output.wanted is None or output.rms is None or (too_slow is None and not level):
         return []
-    times = output.wanted / max(output.rms, 0.1)
+    size = max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
+    times = output.wanted / size
     message = (
         f"The loss asks the outputs to move by {number(output.wanted)} (rms), {about(times)} times their own size"
         f" ({number(output.rms)})."
     )
+    if level:
+        message += f" {_constant(flow)} leaves {number(output.shrunk or 0.0)} of what the layers give."
     evidence = [Evidence(name="wanted move over the size of the outputs", value=times, relation=">", threshold=far)]
-    if too_slow and step is not None and step.needed is not None:
+    if (too_slow or level) and step is not None and step.needed is not None:
         message += (
-            f" At the present pace that takes about {about(step.needed)} steps, and {planned(step):,} are"
+            f" At the present pace that takes {_steps(step.needed)}, and {planned(step):,} are"
             f" {'planned' if step.planned is not None else 'assumed'}. The layers are not at fault: the signal reaches"
-            " them, only the targets are on another scale."
+            f" them, only the {'outputs' if level else 'targets'} are on another scale."
         )
-        evidence.append(
-            Evidence(name="steps needed", value=step.needed, relation=">", threshold=OF_ONE_LOOK * planned(step))
-        )
+        limit = planned(step) * (1.0 if level == "note" else OF_ONE_LOOK)
+        evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=limit))
+    if level == "note":
+        message += " The pace grows as the weights do, so it may take fewer."
     return [
         Statement(
-            level="error" if too_slow else "note",
-            cause="scale of the targets",
+            level=level or ("error" if too_slow else "note"),
+            cause="scale of the outputs" if level else "scale of the targets",
             message=message,
             evidence=tuple(evidence),
+            remedies=() if level else None,
         )
     ]
+
+
+def _constant(flow: Flow) -> str:
+    call = next((each for each in flow.calls if flow.output is not None and each.index == flow.output.call), None)
+    return f"The constant in {place(call)}"
+
+
+def _steps(needed: float) -> str:
+    return f"about {about(needed)} steps" if math.isfinite(needed) else "more steps than can be counted"

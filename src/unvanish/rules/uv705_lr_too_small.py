@@ -10,12 +10,13 @@ from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import (
     far_outputs,
     finds_its_rate,
-    grown,
+    lengthening,
     near_its_limit,
     needed_at_full_pace,
     out_of_reach,
     part_of_layers,
     planned,
+    shrunk_level,
     steps_to_judge,
 )
 from unvanish.rules.wording import about, factor
@@ -59,16 +60,17 @@ def lr_too_small(
     gap takes more than ``times`` the planned steps (10,000 if none are given); and the same number of steps, really
     taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
     times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
-    the planned steps. A network that leaves a flat stretch gains faster with every step, as a disturbance of a saddle
-    does: where the larger steps won more than in proportion, nothing is said if at the exponential growth they show
-    the planned steps suffice, and below three times those, the factor within which a look is right, it is a note.
-    From 1 to ``times`` the planned steps, or without that proof, it is a note; but where the optimizer has counted all
-    of the planned steps, and more than ``left`` of the reduction remains, not all of which a constant output could win,
-    more than the planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it stays a note:
-    the gap is that to the best outputs of all, which the others need not reach at any rate. Where layers are vanished,
-    dead, gated, exploding or below eps, or the rate is near its limit, the rate is not what is wrong. A rate of exactly
-    0 after the first step and before the last of those planned is an error by itself; of an optimizer that counts no
-    steps, a millionth of the schedule's rate or less is a note once steps have been taken under it.
+    the planned steps. A network that leaves a flat stretch gains faster with every step: where larger steps won more
+    than in proportion, nothing is said if at the exponential growth they show the planned steps suffice, and below
+    three times those, the factor within which a look is right, it is a note. Adam's steps count at the length to which
+    they grow as its second moment forgets larger gradients. From 1 to ``times`` the planned steps, or without that
+    proof, it is a note; but where the optimizer has counted all of the planned steps, and more than ``left`` of the
+    reduction remains, not all of which a constant output could win, more than the planned steps are proof enough. Where
+    layers are frozen, or no optimizer holds them, it stays a note: the gap is that to the best outputs of all, which
+    the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, or the rate
+    is near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step and before the last of
+    those planned is an error by itself; of an optimizer that counts no steps, a millionth of the schedule's rate or
+    less is a note once steps have been taken under it.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -76,7 +78,7 @@ def lr_too_small(
     Courville 2016, Deep Learning, section 11.4.1.
     """
     known = steps_to_judge(flow)
-    if known is None or out_of_reach(flow) or far_outputs(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
+    if known is None or _told_otherwise(flow) or any(a.verdict in OTHERWISE for a in flow.layers):
         return []
     step, gap = known
     if step.lr == 0.0 and _stands_still(step):
@@ -102,6 +104,11 @@ def lr_too_small(
     ]
     message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
     return [Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))]
+
+
+def _told_otherwise(flow: Flow) -> bool:
+    """Whether the outputs explain the steps needed: their range, or their scale."""
+    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error"
 
 
 def _stands_still(step: StepFacts) -> bool:
@@ -170,8 +177,8 @@ def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool
 
 def _pace(step: StepFacts) -> str:
     more = ["the full rate of the schedule"] if (step.scheduled or 1.0) > 1.0 else []
-    if grown(step) >= 1.05:  # as it is printed, more than one
-        more.append(f"steps {grown(step):.2g} times as long, to which they grow,")
+    if lengthening(step) >= 1.05:  # as it is printed, more than one
+        more.append(f"steps {lengthening(step):.2g} times as long, to which they grow,")
     return " and ".join(more) or "this pace"
 
 

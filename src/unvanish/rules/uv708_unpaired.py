@@ -44,9 +44,10 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     pairs, loss = flow.pairs, flow.loss
     if pairs is None or loss is None or loss.best_constant is None or not pairs.won < threshold:
         return []
+    constant = loss.best_constant if pairs.constant is None else pairs.constant
     where = f" at {pairs.source}" if pairs.source else ""
     message = (
-        f"The best this network can do is one constant for all samples (loss {number(loss.best_constant)}), although"
+        f"The best this network can do is one constant for all samples (loss {number(constant)}), although"
         f" the targets vary: outputs of shape {pairs.outputs} meet targets of shape {pairs.targets}{where}, and no"
         " output has a target of its own. Give both the same shape, and compare before taking a mean over the samples."
         " No training gets past it."

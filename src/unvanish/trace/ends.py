@@ -89,6 +89,19 @@ def all_meet(outputs: tuple[int, ...], targets: tuple[int, ...]) -> bool:
     return fit and any(a == 1 < b for a, b in pairs) and any(b == 1 < a for a, b in pairs)
 
 
+COPIES = ("repeat", "tile", "repeat_interleave")
+
+
+def before_copies(given: Tensor, made: Tensor) -> Tensor | None:
+    """What a call of COPIES was given, with the dimensions of its result; None where it copied more than single rows.
+
+    A dimension of size 1 that is repeated is stretched, as one that is expanded is, with the numbers written out.
+    """
+    shape = (1,) * (made.ndim - given.ndim) + tuple(given.shape)
+    stretched = len(shape) == made.ndim and all(a in (1, b) for a, b in zip(shape, made.shape, strict=True))
+    return given.detach().reshape(shape) if stretched and given.numel() < made.numel() else None
+
+
 def unstretched(tensor: Tensor) -> Tensor:
     """The tensor without what ``expand`` repeats: along such a dimension all entries are one and the same number."""
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,9 +31,11 @@ class _Edge(NamedTuple):
     child: Node
     nr: int
     call: int  # the child's
-    shape: torch.Size | None
+    shape: Sequence[int] | None
     dtype: torch.dtype
-    leaf: bool
+    last: bool = False  # whether it is a parameter's, of which nothing more is made
+    parameter: Any = None  # that parameter, where nothing else adds to its gradient
+    turned: bool = False  # whether the gradient is to be turned for it
 
 
 def exact_walk(
@@ -85,7 +87,7 @@ class _Walk:
         # node -> channel -> output number -> [cotangent, whether some of it came from another call]
         self.buffers: dict[Node, list[dict[int, tuple[Scaled, bool]]]] = {}
         self.waiting: dict[Node, int] = {}
-        self.shared: set[Node] = set()  # nodes that several others feed
+        self.shared: set[Node] = set()  # nodes still to be visited that several others feed
         self.keepers: dict[Node, Any] = {}  # of nodes that are to be visited: what keeps them alive until then
 
     def run(self, channels: Sequence[Start]) -> None:
@@ -101,7 +103,7 @@ class _Walk:
         waiting, owner, of_parameters = self.waiting, self.capture.owner, self.capture.of_parameters
         ready = [(-n._sequence_nr(), i, n, leaf_of(n)) for i, n in enumerate(waiting) if waiting[n] == 0]
         heapq.heapify(ready)
-        ticket = len(waiting)
+        ticket, kept_apart = len(waiting), not functions_keep_themselves()
         while ready:
             _, _, node, leaf = heapq.heappop(ready)
             del waiting[node]
@@ -109,16 +111,19 @@ class _Walk:
             edges = node.next_functions
             if slots is not None:
                 if leaf is not None:
-                    self.finish_leaf(leaf, slots)
+                    for channel, held in enumerate(slots):
+                        if 0 in held:
+                            self.finish_leaf(leaf, channel, self.settled(held[0][0]))
                 else:
                     self.visit(node, edges, slots)
+            self.shared.discard(node)
             owner.pop(node, None)
             of_parameters.pop(node, None)
             for child, _ in edges:
                 if child is not None:
                     left = waiting[child] = waiting[child] - 1
                     if left == 0:
-                        if is_custom(child) and not functions_keep_themselves():
+                        if kept_apart and is_custom(child):
                             self.keepers[child] = node, keeper
                         ticket += 1
                         leaf = leaf_of(child)
@@ -136,8 +141,7 @@ class _Walk:
                         self.waiting[child] = 0
                         stack.append(child)
                     self.waiting[child] += 1
-        if self.projector is not None:
-            self.shared = {node for node, count in self.waiting.items() if count > 1}
+        self.shared = {node for node, count in self.waiting.items() if count > 1}
 
     def put(self, slot: tuple[Node, int], channel: int, value: Scaled, foreign: bool) -> None:
         node, nr = slot
@@ -153,13 +157,10 @@ class _Walk:
     def settled(self, value: Scaled) -> Scaled:
         return value if value.log2 is not None else self.math.settle(value.mantissa, value.exponent)
 
-    def finish_leaf(self, leaf: Tensor, slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
-        for channel, held in enumerate(slots):
-            if 0 in held:
-                gradient = self.settled(held[0][0])
-                self.raw[channel].leaves.append((id(leaf), gradient.log2))
-                if self.on_leaf is not None and (self.projector is None or not channel):
-                    self.on_leaf(leaf, channel, gradient)  # type: ignore[arg-type]
+    def finish_leaf(self, leaf: Any, channel: int, gradient: Scaled) -> None:
+        self.raw[channel].leaves.append((id(leaf), gradient.log2))
+        if self.on_leaf is not None and (self.projector is None or not channel):
+            self.on_leaf(leaf, channel, gradient)
 
     def visit(self, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]) -> None:
         """Send on what has come to a node. Names the call where torch refuses: what it saved was changed, or freed."""
@@ -174,79 +175,87 @@ class _Walk:
     def send(
         self, me: int, node: Node, edges: Sequence[tuple[Node, int]], slots: list[dict[int, tuple[Scaled, bool]]]
     ) -> None:
-        owner = self.capture.owner
-        if self.on_node is not None and me != PARAMETERS_ONLY:
+        mine = me != PARAMETERS_ONLY
+        if mine and self.on_node is not None:
             self.on_node(me, node, slots[0][0][0] if 0 in slots[0] else None)
-        sides = [None if child is None else _edge(child, nr, owner) for child, nr in edges]
-        plain = _caller(node, sides)
-        quick = plain
+        sides = [None if child is None else self.edge(child, nr) for child, nr in edges]
+        plain = quick = _caller(node, sides)
         if self.projector is not None and len(slots) > 1:
             projected = self.projector.of(node, edges, self.shared)
             quick = plain if projected is None else partial(_apply_projected, projected, sides)
-        mine, host, buffers = me != PARAMETERS_ONLY, self.math is Host, self.buffers
+        host, buffers = self.math is Host, self.buffers
         for channel, held in enumerate(slots):
             if not held:
                 continue
             raw = self.raw[channel]
-            parts = {nr: self.settled(value) for nr, (value, _) in held.items()}
+            parts = {nr: value if value.log2 is not None else self.settled(value) for nr, (value, _) in held.items()}
             if mine:
                 raw.signals += [(me, _size(parts[nr])) for nr, (_, foreign) in held.items() if foreign]
             held.clear()
             results = self.through(node, quick if channel else plain, parts)
             del parts  # what came in is let go of before the next channel's results are made
-            for edge, result in results:
-                child, nr, other = edge.child, edge.nr, edge.call
+            for (child, nr, other, _, _, _, parameter, turned), result in results:
                 foreign = other != me
                 if foreign and mine and other != PARAMETERS_ONLY:
                     raw.edges.append(((me, other), _size(result)))
                 if host and raw.broken is None and not result.log2 < math.inf:
                     raw.broken = me
                 waiting = buffers.get(child)
-                if waiting is None or nr in waiting[channel]:
+                if parameter is not None:  # the gradient is whole: nobody keeps it
+                    whole = result._replace(mantissa=result.mantissa.t()) if turned else result
+                    self.finish_leaf(parameter, channel, whole)
+                elif waiting is None or nr in waiting[channel]:
                     self.put((child, nr), channel, result, foreign)
                 else:
                     waiting[channel][nr] = (result, foreign)
 
+    def edge(self, child: Node, nr: int) -> _Edge:
+        call, leaf = self.capture.owner.get(child, PARAMETERS_ONLY), leaf_of(child)
+        alone = child not in self.shared and child not in self.buffers  # a walk may start at it
+        if leaf is not None and leaf.layout is torch.strided and not leaf.is_nested:
+            return _Edge(child, nr, call, leaf.shape, leaf.dtype, True, leaf if alone else None)
+        metadata = child._input_metadata[nr]
+        nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
+        shape = None if nested else metadata.shape
+        if alone and call == PARAMETERS_ONLY and child.name() == "TBackward0":  # the weight of a linear layer
+            behind = child.next_functions[0][0]
+            leaf = leaf_of(behind)
+            if leaf is not None and behind not in self.shared and behind not in self.buffers:
+                return _Edge(child, nr, call, shape, metadata.dtype, True, leaf, turned=True)
+        return _Edge(child, nr, call, shape, metadata.dtype)
+
     def through(self, node: Node, apply: _Apply, parts: dict[int, Scaled]) -> list[tuple[_Edge, Scaled]]:
         """One node's vector-Jacobian product for each of its edges, computed again where the type ran out of range."""
-        settle = self.math.settle
+        settle, alone = self.math.settle, None
         if len(parts) == 1:
-            ((nr, (mantissa, exponent, top)),) = parts.items()
-            given = {nr: mantissa}
-            results = [
-                (edge, Scaled(g, exponent, top) if _same(g, mantissa, node) else settle(g, exponent, edge.leaf))
-                for edge, g in apply(given)
-            ]
+            ((nr, (alone, exponent, top)),) = parts.items()
+            given = {nr: alone}
         else:
             mantissas, exponent = self.math.align(list(parts.values()))
             given = dict(zip(parts, mantissas, strict=True))
-            results = [(edge, settle(g, exponent, edge.leaf)) for edge, g in apply(given)]
             logs = [part.log2 for part in parts.values()] if self.math is Host else []
             top = math.nan if any(map(math.isnan, logs)) else max(logs, default=math.nan)
-        if self.math is not Host or not LOG_ZERO < top < math.inf:
-            return results
-        for index, (edge, result) in enumerate(results):
-            if step := _retry(result, exponent):
-                again = {nr: shift(m, step) for nr, m in given.items()}
-                found = apply(again)[index][1]
-                better = settle(found, exponent - step)
-                if better.log2 != LOG_ZERO and math.isfinite(better.log2):
-                    results[index] = (edge, better)
+        watched = self.math is Host and LOG_ZERO < top < math.inf
+        results: list[tuple[_Edge, Scaled]] = []
+        for place, (edge, gradient) in enumerate(apply(given)):
+            if edge is None or gradient is None:
+                continue
+            gradient = _fit(gradient, edge)
+            if alone is not None and _same(gradient, alone, node):
+                result = Scaled(gradient, exponent, top)
+            else:
+                result = settle(gradient, exponent, edge.last)
+                if watched and (step := _retry(result, exponent)):
+                    again = list(apply({nr: shift(m, step) for nr, m in given.items()}))[place][1]
+                    better = settle(_fit(again, edge), exponent - step) if again is not None else result
+                    if better.log2 != LOG_ZERO and math.isfinite(better.log2):
+                        result = better
+            results.append((edge, result))
         return results
 
 
-_Apply = Callable[[dict[int, Tensor]], list[tuple[_Edge, Tensor]]]
-"""What a node makes of its cotangents, by output number."""
-
-
-def _edge(child: Node, nr: int, owner: dict[Node, int]) -> _Edge:
-    leaf = leaf_of(child)
-    if leaf is not None and leaf.layout is torch.strided and not leaf.is_nested:
-        return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), leaf.shape, leaf.dtype, True)
-    metadata = child._input_metadata[nr]
-    nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
-    shape = None if nested else torch.Size(metadata.shape)
-    return _Edge(child, nr, owner.get(child, PARAMETERS_ONLY), shape, metadata.dtype, False)
+_Apply = Callable[[dict[int, Tensor]], Iterable[tuple[_Edge | None, Tensor | None]]]
+"""What a node makes of its cotangents, by output number: for each of its edges a gradient as it comes, or None."""
 
 
 def _size(value: Scaled) -> Any:
@@ -276,9 +285,9 @@ def _same(result: Tensor, mantissa: Tensor, node: Node) -> bool:
         return True
     if result.numel() != mantissa.numel() or result.is_sparse or mantissa.is_sparse:
         return False
-    if is_custom(node):
-        return False  # a user's function may return some entries of its input several times over
-    return result.data_ptr() == mantissa.data_ptr() != 0 and result.dtype is mantissa.dtype
+    if result.data_ptr() != mantissa.data_ptr() or not result.data_ptr() or result.dtype is not mantissa.dtype:
+        return False
+    return not is_custom(node)  # a user's function may return some entries of its input several times over
 
 
 def _caller(node: Node, sides: Sequence[_Edge | None]) -> _Apply:
@@ -287,37 +296,30 @@ def _caller(node: Node, sides: Sequence[_Edge | None]) -> _Apply:
         return partial(_apply_user, node, [side for side in sides if side is not None])
     outputs = range(len(node._input_metadata))
 
-    def apply(given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
+    def apply(given: dict[int, Tensor]) -> Iterable[tuple[_Edge | None, Tensor | None]]:
         found = node(*map(given.get, outputs))
-        return _fitted(sides, found if isinstance(found, tuple) else (found,))
+        return zip(sides, found if isinstance(found, tuple) else (found,), strict=False)
 
     return apply
 
 
-def _apply_user(node: Node, sides: Sequence[_Edge], given: dict[int, Tensor]) -> list[tuple[_Edge, Tensor]]:
+def _apply_user(
+    node: Node, sides: Sequence[_Edge], given: dict[int, Tensor]
+) -> Iterable[tuple[_Edge | None, Tensor | None]]:
     """The same of a Function written in Python. ``given``: by output number."""
     found = node.apply(*(given[i] if i in given else _zeros(m) for i, m in enumerate(node._input_metadata)))
     found = found if isinstance(found, tuple) else (found,)
     # One result per argument of forward; the edges are those of the arguments that need a gradient.
-    return _fitted(sides, [g for g, needed in zip(found, node.needs_input_grad, strict=False) if needed])
-
-
-def _fitted(sides: Sequence[_Edge | None], found: Sequence[Tensor | None]) -> list[tuple[_Edge, Tensor]]:
-    """The gradients of the edges that have one, reduced and cast as the engine would."""
-    return [
-        (side, _fit(gradient, side))
-        for side, gradient in zip(sides, found, strict=False)
-        if side is not None and gradient is not None
-    ]
+    return zip(sides, [g for g, needed in zip(found, node.needs_input_grad, strict=False) if needed], strict=False)
 
 
 def _apply_projected(
     projected: Projected, sides: Sequence[_Edge | None], given: dict[int, Tensor]
-) -> list[tuple[_Edge, Tensor]]:
+) -> Iterable[tuple[_Edge | None, Tensor | None]]:
     """What a node sends along its edges, but for its weight: that gradient goes to its leaf at once, projected."""
     sent, weight = projected.send(given[0])
-    found = [(side, _fit(sent[place], side)) for place, side in enumerate(sides) if side is not None and place in sent]
-    return [*found, (_Edge(projected.leaf, 0, PARAMETERS_ONLY, None, weight.dtype, True), weight)]
+    leaf = _Edge(projected.leaf, 0, PARAMETERS_ONLY, weight.shape, weight.dtype, True, leaf_of(projected.leaf))
+    return [*((side, sent.get(place)) for place, side in enumerate(sides)), (leaf, weight)]
 
 
 def _zeros(metadata: Any) -> Tensor:
@@ -325,6 +327,7 @@ def _zeros(metadata: Any) -> Tensor:
 
 
 def _fit(gradient: Tensor, edge: _Edge) -> Tensor:
+    """Reduced and cast as the engine would."""
     if gradient.is_sparse:
         return gradient
     if edge.shape is not None and gradient.shape != edge.shape:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
 from unvanish.trace.cuts import Cuts
-from unvanish.trace.ends import all_meet, unstretched
+from unvanish.trace.ends import COPIES, all_meet, before_copies, unstretched
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
 from unvanish.trace.scaled import norm_of
@@ -57,6 +57,7 @@ class Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.others = {t.ident for t in threading.enumerate()} - {self.thread}
         self.cuts = Cuts(capture)
+        self.copied: dict[int, tuple[Any, Tensor]] = {}  # by id of what repeats single rows: itself, and those
         self.disturbed = False  # whether a thread that was there before ran the model too
         # Tensors that depend on parameters and float buffers alone make no data edge (a normed or cast weight).
         self.weights: dict[int, Any] = {id(t): weakref.ref(t) for t in (*parameters, *buffers) if t.is_floating_point()}
@@ -110,6 +111,10 @@ class Recorder(TorchFunctionMode):
         if name in EMPTY and isinstance(out, Tensor):
             with torch.no_grad():
                 out.zero_()  # what the memory held before is no measurement
+        if name in COPIES and given and isinstance(out, Tensor):
+            with torch._C.DisableTorchFunction():
+                if (rows := before_copies(given[0], out)) is not None:
+                    self.copied[id(out)] = weakref.ref(out), rows
         if name == "__setitem__" and isinstance(args[0], Tensor):
             self.cuts.follow(name, given, self.cuts.among(given), [args[0]])
         elif isinstance(out, (Tensor, tuple, list)):
@@ -279,22 +284,28 @@ class Recorder(TorchFunctionMode):
             self.capture.owner[node] = len(self.capture.calls)
             self._call(_name_of(node), inputs, leaves, [tensor])
 
+    def _unstretched(self, tensor: Tensor) -> Tensor:
+        made, rows = self.copied.get(id(tensor), (None, tensor))
+        return rows if made is not None and made() is tensor else unstretched(tensor)
+
     def _remember_target(self, call: Call, given: list[Tensor]) -> None:
         outputs = [t for t in given if t.grad_fn is not None]
         targets = [t for t in given if not t.requires_grad and t.numel() > 1 and not t.is_nested]
         if outputs and targets:
-            output, target = (unstretched(t) if t.layout is torch.strided else t for t in (outputs[0], targets[0]))
+            both = outputs[0], targets[0]
+            output, target = (self._unstretched(t) if t.layout is torch.strided else t for t in both)
             self.capture.compared = tuple(output.shape), target.detach(), call.source
 
     def _remember_meeting(self, call: Call, given: list[Tensor]) -> None:
         strided = all(t.layout is torch.strided and not t.is_nested for t in given)
         if len(given) == 2 and strided and given[0].requires_grad != given[1].requires_grad:
-            output, target = map(unstretched, given if given[0].requires_grad else given[::-1])
+            output, target = map(self._unstretched, given if given[0].requires_grad else given[::-1])
             if target.numel() > 1 and all_meet(tuple(output.shape), tuple(target.shape)):
                 self.capture.met[call.index] = tuple(output.shape), target.detach(), call.source
 
     def _remember_loss(self, func: Any, args: Any, kwargs: Any, index: int) -> None:
-        cut = tuple(map(detached, args)), {k: detached(v) for k, v in kwargs.items()}
+        first = self._unstretched(args[0]).expand(args[0].shape) if id(args[0]) in self.copied else args[0]
+        cut = tuple(map(detached, (first, *args[1:]))), {k: detached(v) for k, v in kwargs.items()}
         self.capture.loss_call = (func, *cut, index)
         self.capture.loss_input = root_of(args[0])
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from unvanish.decide.limits import CONVERGED
+from unvanish.decide.limits import CONVERGED, PLATEAU
 from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
-from unvanish.evidence.loss import PLATEAU, best_constant_of, first_and_second, loss_facts
+from unvanish.evidence.loss import best_constant_of, first_and_second, loss_facts
 from unvanish.evidence.output import at_the_end, held_loss, normalises, output_facts
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs, lowest
 from unvanish.flow.look import Look, looking

@@ -11,6 +11,7 @@ import torch
 
 from unvanish.problem import name_of
 from unvanish.records import Finding
+from unvanish.watching.dated import dated
 from unvanish.watching.replay import Replay
 
 MOST = 3
@@ -39,7 +40,7 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
     """What a repetition of the step showed, as findings with the step; where it showed nothing, what is known."""
     mine = [] if found.report is None else [f for f in found.report.findings if f.verdict == "nonfinite"]
     if mine and found.born != "loss":
-        return [each.replace(message=f"at step {scene.step}: {each.message}") for each in mine]
+        return [each.replace(message=dated("at", scene.step, each.message)) for each in mine]
     if found.born == "parameters":
         return [_of_the_step_before(scene, found.reason)]
     if found.born:
@@ -135,5 +136,5 @@ def _few(names: Sequence[str]) -> str:
 
 def _finding(code: str, step: int, text: str, cause: str, layers: tuple[str, ...] = ()) -> Finding:
     return Finding(
-        code=code, verdict="nonfinite", level="error", layers=layers, cause=cause, message=f"at step {step}: {text}."
+        code=code, verdict="nonfinite", level="error", layers=layers, cause=cause, message=f"{dated('at', step, text)}."
     )

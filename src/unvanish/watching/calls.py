@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
 from unvanish.records import UnvanishError
 from unvanish.watching.box import Box
-from unvanish.watching.guard import Guard
+from unvanish.watching.guard import Guard, traced, transformed
 from unvanish.watching.parts import Parts, drop
 from unvanish.watching.processes import Processes
 from unvanish.watching.signals import Activations, Signals
@@ -50,6 +49,8 @@ class Calls:
 
     def add(self, model: nn.Module, outer: nn.Module | None) -> None:
         """Follow the calls of a model, or of ``outer``, which is called in its stead; until then its parts' as well."""
+        if isinstance(model, torch.jit.ScriptModule):
+            return
         self._follow(model if outer is None else outer, model, self.hooks)
         if outer is None:
             self.parts.add(model)
@@ -59,7 +60,7 @@ class Calls:
         guard, itself, other = self.guard, model is module, weakref.ref(model)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if is_compiling():
+            if traced() or transformed():
                 return
             if guard.off or checking():
                 self.running.depth += self.running.mode is not None
@@ -70,7 +71,7 @@ class Calls:
                 guard.fail(error)
 
         def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-            if is_compiling():
+            if traced() or transformed():
                 return
             running = self.running
             if guard.off or checking():
@@ -96,6 +97,8 @@ class Calls:
 
     def entered(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """A call of this model has begun before its hooks were there; what it is given by name is known at its end."""
+        if transformed() or isinstance(model, torch.jit.ScriptModule):
+            return
         self.running.late = True
         self.guard.around(self._before)(model, True, args, {})
 

@@ -11,14 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from unvanish.records import Evidence, Finding
 from unvanish.rules import rules
-from unvanish.watching.sample import FIELDS, Sample, total
+from unvanish.watching.sample import LARGE, WEIGHT, Sample, total, whole_move
 from unvanish.words.numbers import number, times
-
-WEIGHT, MOVE = FIELDS.index("log10_weight_norm"), FIELDS.index("update_to_weight_ratio")
-
-LARGE = -1.0
-"""log10 of a sampled step over the norm of the weights from which on it is known that steps are too large: a hundred
-times the usual. Where no sampled step was, somebody else may have written into the weights."""
 
 Rows = Mapping[int, Sequence[float]]
 FOLLOWS = ("nonfinite", "dead", "exploding")
@@ -43,7 +37,7 @@ def explained(finding: Finding, recent: Sequence[Sample], now: Rows, rate: float
     if not growth >= DECADE:
         return finding
     steps = f"the steps of {optimizer or 'the optimizer'} (learning rate {number(rate)})"
-    if large := any(_move(each.rows) >= LARGE for each in recent):
+    if large := any(whole_move(each.rows) >= LARGE for each in recent):
         why = f"{steps} carry them away, so try a smaller rate, warm-up or clipping first"
     else:
         why = f"either {steps} carry them away, or something else wrote into them"
@@ -69,9 +63,3 @@ def _growth(then: Rows, now: Rows) -> float:
     """log10, over the layers that both have with a number that is finite."""
     both = [at for at in then if at in now and math.isfinite(then[at][WEIGHT]) and math.isfinite(now[at][WEIGHT])]
     return total(now[at][WEIGHT] for at in both) - total(then[at][WEIGHT] for at in both) if both else 0.0
-
-
-def _move(rows: Rows) -> float:
-    """log10 of the whole step over the norm of all weights; NaN where it was not measured."""
-    known = [(row[WEIGHT], row[MOVE]) for row in rows.values() if math.isfinite(row[WEIGHT]) and row[MOVE] > 0.0]
-    return total(weight + math.log10(move) for weight, move in known) - total(weight for weight, _ in known)

@@ -17,6 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from unvanish.watching.given import unwrapped
 from unvanish.watching.gradients import held
+from unvanish.watching.guard import traced
+from unvanish.watching.signals import SCRIPTED
 from unvanish.watching.watch import Watch
 
 
@@ -32,11 +34,12 @@ class Finder:
         self.roots: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
-        self.known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.known: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
         self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
         self.patched: list[tuple[Any, str, Any]] = []
         self._around(torch.optim.Optimizer, "__init__", self._make)
-        self.compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # in place: their calls run no hook of ours
+        # compiled in place, so that no hook of ours sees a call; or called with other weights than their own so far
+        self.later: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._around(torch, "compile", self._compile)
         self._around(nn.Module, "compile", self._compile_in_place)
         self.looking: Any = None
@@ -71,11 +74,11 @@ class Finder:
 
     def _compile_in_place(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
         original(module, *args, **kwargs)
-        self.compiled.add(module)
+        self.later.add(module)
 
     def _call_compiled(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A compiled module is called: a hook on every module would be compiled with it, and warned of."""
-        if self.looking is None or torch.compiler.is_compiling() or os.getpid() != self.process:
+        if self.looking is None or traced() or os.getpid() != self.process:
             return original(module, *args, **kwargs)
         self._new(module)  # its own hooks are there before it runs
         self._look(False)
@@ -94,7 +97,7 @@ class Finder:
 
     def called(self, module: nn.Module, args: Any) -> None:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
-        if torch.compiler.is_compiling() or os.getpid() != self.process:
+        if traced() or os.getpid() != self.process:
             return
         if self._new(module) and unwrapped(module) is module:
             self.run.watcher.entered(module, args)  # its own hooks come too late for this call
@@ -103,10 +106,17 @@ class Finder:
         """Watch it, if it holds parameters and is part of no known model."""
         if any(id(module) in self._inside(root) for root in list(self.roots.values())):
             return False
-        if next(module.parameters(), None) is None:
+        weights = list(module.parameters())
+        if not all(isinstance(each, nn.Parameter) for each in weights):  # torch.func.functional_call lends it others
+            self.later.add(module)
+            return False
+        if not weights:
             return False
         model = unwrapped(module)
         table = self.run.watcher.table
+        if isinstance(module, torch.jit.ScriptModule) and table.holds(module.parameters()):
+            self.run.watcher.signals.unread[SCRIPTED] = None  # what it was made from is watched
+            return False
         if len(self.roots) == 1 and "" in table.models and not self.run.step:
             self.run.watcher.rename(self.first)
         if table.empty:
@@ -132,7 +142,7 @@ class Finder:
         if os.getpid() != self.process:
             return
         if not self._knows(optimizer):
-            for module in sorted(self.compiled, key=lambda each: -len(list(each.modules()))):
+            for module in sorted(self.later, key=lambda each: -len(list(each.modules()))):
                 self._new(module)
         self._look(not self._knows(optimizer))
         if not self.run.watcher.optimizers:
@@ -150,11 +160,12 @@ class Finder:
             raise Stopped
 
     def _knows(self, optimizer: Any) -> bool:
-        """Whether every layer that it moves is watched; asked again when it has got further parameters."""
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
-        if self.known.get(optimizer) != count and self.run.watcher.table.holds(held(optimizer)):
-            self.known[optimizer] = count
-        return self.known.get(optimizer) == count
+        """Whether every layer that it moves is watched; asked again when it gets parameters, or a model is gone."""
+        table = self.run.watcher.table
+        now = sum(len(group["params"]) for group in optimizer.param_groups), len(table.empty)
+        if self.known.get(optimizer) != now and table.holds(held(optimizer)):
+            self.known[optimizer] = now
+        return self.known.get(optimizer) == now
 
     def remove(self) -> None:
         """Leave torch as it was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -171,6 +171,18 @@ def sizes(
         weight = math.hypot(*[next(of_weights) * share.get(id(each), 1.0) for each in place.parameters])
         result[place.at] = log10(size), log10(weight), _underflow([(gradients[key], known[key]) for key in some])
     return result, log10(math.hypot(*[known[key] for key in again]) / divide_by) if again else math.nan, known
+
+
+def gone(places: Iterable[Place], before: Container[int]) -> dict[int, tuple[float, float, None]]:
+    """The same of layers that have no gradient any more, though after the backward there was one: it is exactly zero.
+
+    ``before``: the ids of the parameters that had one.
+    """
+    mine = [place for place in places if any(id(each) in before for each in place.trainable)]
+    weights = iter(norms([each for place in mine for each in place.parameters]))
+    return {
+        place.at: (-math.inf, log10(math.hypot(*[next(weights) for _ in place.parameters])), None) for place in mine
+    }
 
 
 def _share(tensor: Any, processes: int) -> float:

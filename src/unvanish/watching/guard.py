@@ -8,6 +8,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from torch._C import (  # pyright: ignore[reportAttributeAccessIssue]
+    _get_dispatch_mode,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _TorchDispatchModeKey,
+)
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportMissingImports]
 from torch.compiler import is_compiling
 
 from unvanish.preserve import checking
@@ -16,6 +23,22 @@ from unvanish.records import UnvanishError
 LOG = logging.getLogger("unvanish")
 
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+
+
+SYMBOLIC = (_TorchDispatchModeKey.PROXY, _TorchDispatchModeKey.FAKE)
+"""Modes in which a call is written down, or made without numbers (make_fx, FakeTensorMode)."""
+
+
+def traced() -> bool:
+    """Whether what runs is being compiled, exported or traced: a call of ours would become a part of the graph."""
+    if is_compiling() or _get_tracing_state() is not None:
+        return True
+    return _len_torch_dispatch_stack() > 0 and any(_get_dispatch_mode(each) is not None for each in SYMBOLIC)
+
+
+def transformed() -> bool:
+    """Whether it runs inside a transform of torch.func: its tensors are wrapped, and die with the transform."""
+    return peek_interpreter_stack() is not None
 
 
 class Guard:
@@ -31,10 +54,10 @@ class Guard:
         _guards.add(self)
 
     def around(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
+        """A hook that never raises, and does nothing in a traced graph (asked first) or while a model is checked."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
-            if is_compiling() or self.off or checking():
+            if traced() or self.off or checking():
                 return
             try:
                 hook(*args, **kwargs)

@@ -13,9 +13,10 @@ from statistics import median
 
 from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Finding
+from unvanish.rules import rules
 from unvanish.rules.events import EVENTS
-from unvanish.watching.sample import FIELDS, Column, Sample, relative_sizes
-from unvanish.words.numbers import times
+from unvanish.watching.sample import FIELDS, LARGE, Column, Sample, relative_sizes, whole_move
+from unvanish.words.numbers import number, times
 from unvanish.words.spans import called
 
 WARM_UP = 8
@@ -37,6 +38,7 @@ SPIKE = 1.0
 """log10 of the loss over its running median."""
 
 
+STEP_SIZE = "log10 of the step over the norm of the weights"
 MOVES = FIELDS.index("update_to_weight_ratio")
 
 SHARES = tuple(
@@ -64,9 +66,14 @@ class History:
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
     first_losses: list[float] = field(default_factory=list)
+    first_loss: float = math.nan
+    first_move: float = math.nan
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
+        for key in [each for each in self.baselines if each[0] in sample.renewed] if sample.renewed else ():
+            del self.baselines[key]
+            self.settled.discard(key)
         began: list[Finding] = []
         over: list[tuple[str, str]] = []
         for code, at, value, base, there in [*self._layers(sample), *self._whole(sample)]:
@@ -77,7 +84,11 @@ class History:
             episode.on, episode.off = (episode.on + 1, 0) if there else (0, episode.off + 1)
             if not episode.told and episode.on >= (1 if code == "UV805" else HELD):
                 episode.told = True
-                began.append(_finding(code, name, value, base, episode.began))
+                if code == "UV704":
+                    rate = sample.series.get("learning_rate", math.nan)
+                    began.append(self._too_large(value, base, rate, episode.began))
+                else:
+                    began.append(_finding(code, name, value, base, episode.began))
             elif episode.told and episode.off >= HELD:
                 over.append((code, name))
                 del self.episodes[key]
@@ -125,6 +136,12 @@ class History:
             share = 10.0 * CONVERGED if self._told("UV809", -1) else CONVERGED
             low = len(self.losses) > WARM_UP and max(recent) < share * start
             found.append(("UV809", -1, loss, start, low))
+        if math.isfinite(loss):
+            move = whole_move(sample.rows)
+            if math.isnan(self.first_loss):
+                self.first_loss, self.first_move = loss, move
+            large = move >= LARGE or self.first_move >= 0.0
+            found.append(("UV704", -1, move, loss, large and loss >= self.first_loss))
         rate = sample.series.get("learning_rate", math.nan)
         self.highest_rate = max(self.highest_rate, 0.0 if math.isnan(rate) else rate)
         known = [row[MOVES] for row in sample.rows.values() if not math.isnan(row[MOVES])]
@@ -132,6 +149,20 @@ class History:
             still = rate < 1e-3 * self.highest_rate and max(known) < 1e-6
             found.append(("UV807", -1, rate, self.highest_rate, still))
         return found
+
+    def _too_large(self, move: float, loss: float, rate: float, step: int) -> Finding:
+        """Steps that throw the weights about, or have wiped out those of the start, and lower nothing."""
+        known = next(each for each in rules() if each.code == "UV704")
+        what, size = f"a step moves the weights by {10.0**move:.0%} of their norm", move
+        if move < LARGE:
+            factor = times(self.first_move).removeprefix("×")
+            what, size = f"the first step moved the weights by {factor} times their norm", self.first_move
+        return Finding(
+            code="UV704", verdict=known.verdict, level="note", cause="learning rate", remedies=known.remedies,
+            message=f"since step {step:,}: {what}, where about 0.1% is usual, and the loss ({loss:.3g}) is not below"
+            f" that of the first sample ({self.first_loss:.3g}): the learning rate ({number(rate)}) is too large.",
+            evidence=(Evidence(name=STEP_SIZE, value=size, relation=">", threshold=LARGE),),
+        )  # fmt: skip
 
     def _baseline(self, at: int, name: str, value: float | None) -> float | None:
         """The median of the first samples; None while there are too few of them."""

@@ -1,7 +1,8 @@
 """What of a training no hook of torch tells: where a backward starts, what a GradScaler does, that a module is copied.
 
 While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, two methods
-of the GradScaler and ``nn.Module.__reduce_ex__`` are wrapped; each calls the original with exactly what it was given.
+of the GradScaler, ``nn.Module.__reduce_ex__`` and what torch.jit.script makes of a module are wrapped; each calls the
+original with exactly what it was given.
 They are put back when the last listener goes.
 """
 
@@ -14,8 +15,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.jit import _recursive
 
-from unvanish.watching.copied import reduced
+from unvanish.watching.copied import reduced, scripted
 
 
 class Listener(Protocol):
@@ -41,6 +43,7 @@ def listen(listener: Listener) -> None:
             _wrap(torch.amp.GradScaler, "scale", _scale)
             _wrap(torch.amp.GradScaler, "update", _update)
             _wrap(torch.nn.Module, "__reduce_ex__", reduced)
+            _wrap(_recursive, "create_script_module", scripted)
         _listeners.append(listener)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from unvanish.decide import decide
 from unvanish.records import Finding, Setting
 from unvanish.rules import judge
+from unvanish.watching.between import ADDED_UP, WIPED, found_between
+from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
 
@@ -40,6 +42,7 @@ class Judging:
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
         self.count, self.since = 0, 0.0
+        self.proper: set[str] = set()  # of WIPED and ADDED_UP, those that some sample has not shown
 
     def add(self, sample: Sample, setting: Setting) -> None:
         """Judge this sample, now or with the next ones."""
@@ -83,10 +86,14 @@ class Judging:
             for finding in judge(decide(flow_of(sample, self.columns, setting, group))):
                 if finding.verdict not in ("nonfinite", "undecided"):
                     now.setdefault(finding.code, finding)
+        between = {each.code: each for each in found_between(sample, setting.dtype, setting.optimizer)}
+        now |= between
+        self.proper |= {WIPED, *((ADDED_UP,) if sample.step else ())} - between.keys()
         self._follow(sample.step, now)
         began, ended = self.history.watch(sample, list(self.columns))
         for finding in began:
-            self.tell(finding, sample.step)
+            whole = self.history.episodes.get((finding.code, -1))
+            self.tell(finding, whole.began if whole is not None and finding.code < "UV8" else sample.step)
         for code, layer in ended:
             self.over(sample.step, code, (layer,) if layer else ())
         self.last = None
@@ -98,9 +105,9 @@ class Judging:
             if not episode.on and not episode.told:
                 episode.began = step
             episode.on, episode.off = episode.on + 1, 0
-            if not episode.told and (step == 0 or episode.on >= HELD):
+            if not episode.told and (step == 0 or episode.on >= HELD or code in {WIPED, ADDED_UP} - self.proper):
                 episode.told = True
-                self.tell(finding.replace(message=f"since step {episode.began:,}: {finding.message}"), episode.began)
+                self.tell(finding.replace(message=dated("since", episode.began, finding.message)), episode.began)
         for code in [code for code in self.episodes if code not in now]:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1

@@ -41,6 +41,8 @@ def between(root: Any, ends: Collection[int]) -> list[Any]:
 def birth(nodes: list[Any]) -> str:
     """The first call with a result or a slope that is not finite, while the graph still holds them; "" for none."""
     for node in nodes:
+        if _given_what_is_not_finite(node):
+            return f"{name_of(node)}, which was given numbers that are not finite from elsewhere (a target, a factor)"
         if (reason := _made(node)) is not None:
             return name_of(node) + (reason or _of_what(node))
         if (what := _of_what(node)).endswith("negative number"):  # its slope is finite all the same
@@ -92,6 +94,20 @@ def _made(node: Any) -> str | None:
         return "" if bool((result.isnan() | result.isposinf()).any()) else None
     except RuntimeError:  # a backward before this one has freed it
         return None
+
+
+def _given_what_is_not_finite(node: Any) -> bool:
+    """Whether a tensor that comes from no call of the graph, and is kept, holds nan or inf."""
+    for name in dir(node):
+        if name.startswith("_saved_"):
+            try:
+                kept = getattr(node, name)
+            except RuntimeError:  # a backward before this one has freed it
+                return False
+            plain = isinstance(kept, Tensor) and kept.is_floating_point() and not kept.requires_grad
+            if plain and not bool(torch.isfinite(kept).all()):
+                return True
+    return False
 
 
 def steep(nodes: list[Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -20,7 +21,8 @@ class Parts:
         """Follow the children of this model until it is called as a whole."""
         self.hooks[id(model)] = []
         for child in model.children():  # its hooks hold nothing that holds the model
-            self.follow(child, self.hooks[id(model)])
+            if not isinstance(child, torch.jit.ScriptModule):  # which takes none
+                self.follow(child, self.hooks[id(model)])
 
     def called(self, model: nn.Module) -> None:
         """It is called as a whole: nothing of its parts need be known."""

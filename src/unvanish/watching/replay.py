@@ -77,7 +77,8 @@ def replay(
         if bad:
             return Replay(born="parameters", reason=f"{', '.join(bad[:3])}{' …' if len(bad) > 3 else ''}")
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
-            return Replay(born="data", reason="the batch holds numbers that are not finite")
+            born_before = _before(box, entry, models, scale)
+            return born_before or Replay(born="data", reason="the batch holds numbers that are not finite")
     known: list[Replay] = []
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
@@ -97,18 +98,32 @@ def replay(
     return Replay(last.report, _of_loss(box), "loss") if box.loss_birth else Replay(last.report, _calls_of_loss(box))
 
 
-def _again(entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool) -> Replay:
-    if not entry.signals:
+def _before(box: Box, entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay | None:
+    """A call before this one whose inputs are finite and whose forward is not: what it made was handed on, detached."""
+    for other in box.entries[: box.entries.index(entry)]:
+        if all(_finite(each) for each in tensors((other.args, other.kwargs))):
+            found = _again(other, models, scale, False, forward=True)
+            if found.born == "forward":
+                return found
+    return None
+
+
+def _again(
+    entry: Entry, models: Mapping[str, nn.Module], scale: float, plain: bool, forward: bool = False
+) -> Replay:  # fmt: skip
+    """``forward``: only the forward pass is asked for, and no signal needs to have come back."""
+    came = entry.signals or ({at: torch.ones(()) for at, *_ in entry.outputs} if forward else {})
+    if not came:
         return Replay(reason="no error signal came back to the outputs of the model")
     if any(isinstance(each, DistributedDataParallel) or _sharded(each) for each in entry.module.modules()):
         return Replay(reason=f"the model is spread over several processes, and {WAITS}")
     if entry.changed():
         return Replay(reason="the inputs of the step were changed in place since, so it cannot be run again")
-    broken_loss = not all(_finite(each) for each in entry.signals.values())
+    broken_loss = forward or not all(_finite(each) for each in came.values())
     try:
         inputs = rebuild(_inputs(entry), _alone)
         # what came back to the other outputs came through the loss, and would count twice beside it
-        given = {at: each for at, each in entry.signals.items() if entry.loss not in entry.signals or at == entry.loss}
+        given = {at: each for at, each in came.items() if entry.loss not in came or at == entry.loss}
         signals = {at: torch.nan_to_num(each, 0.0, 0.0, 0.0) if broken_loss else each for at, each in given.items()}
         if plain:
             signals, scale = {at: each / scale for at, each in signals.items()}, 1.0
@@ -228,7 +243,8 @@ def _linear(entry: Entry) -> Any:
             if not _same(here if here.numel() <= SMALL else here.reshape(-1)[:PROBE], probe):
                 raise UnvanishError(
                     "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
-                    " generator of its own, or data that has changed)"
+                    " generator of its own, or data that has changed), or ran with other weights than it has now (lent"
+                    " by functional_call, or moved since by an optimizer of two passes)"
                 )
         moved = {at: given[at] - given[at].detach() for at in signals}
         parts = [(moved[at] * signal.to(moved[at].dtype)).sum() for at, signal in signals.items()]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from unvanish.decide import NOT_ASKED, decide
@@ -12,8 +11,10 @@ from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_b
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.watching.carried import handed_on
+from unvanish.watching.dated import undated
+from unvanish.watching.layouts import SIGNAL, laid_out, rows_of
 from unvanish.watching.run_file import Reader
-from unvanish.watching.sample import FIELDS, SERIES, Column, Sample, flow_of
+from unvanish.watching.sample import SERIES, Column, Sample, flow_of
 from unvanish.words.spans import named
 
 WHAT = (
@@ -22,8 +23,6 @@ WHAT = (
 )
 
 
-STEP = re.compile(r"^(at|since) step \d+: ")
-"""How a message begins that was written while the training went on."""
 CONVERGED = "UV809"
 """The first of the notes: it says how the others are meant."""
 
@@ -32,14 +31,22 @@ APART = (
     " that stands alone, or that other code reads); gradient, weights and updates are in the run"
 )
 NOTHING_CAME = (
-    "{}: not judged, because no gradient came in this step: it took no part in the loss, or no optimizer that is"
-    " watched holds it"
+    "{}: not judged, because no gradient that came here was used in this step or shortly before: it took no part in the"
+    " loss, its optimizer made no step, or none that is watched holds it"
+)
+EARLIER = "{}: as of step {}, the last sample in which an optimizer moved anything there"
+LEFT_OUT = (
+    "{}: not judged, because no optimizer that was seen holds it: a gradient comes, and no step moves it; if that is"
+    " meant, requires_grad_(False) says so"
 )
 GIVEN_UP = "{}: not judged, because the model that they were a part of was given up before this step"
-SIGNAL = FIELDS.index("log10_signal")
 
-NEWEST = "WHERE step = (SELECT MAX(step) FROM samples WHERE level = 0)"
-AT = "WHERE step = (SELECT MAX(step) FROM samples WHERE step <= ?)"
+UNMOVED = ("UV602", "UV605")
+"""Findings that say themselves why there is nothing to judge."""
+LOOKS = 10
+"""Samples among which the newest of each layer is shown: the optimizers of a GAN take turns, and need not alternate."""
+NEWEST = "WHERE step IN (SELECT step FROM samples WHERE level = 0 ORDER BY step DESC LIMIT ?)"
+AT = "WHERE step IN (SELECT step FROM samples WHERE step <= ? ORDER BY step DESC LIMIT ?)"
 THINNED = "steps {} to {} were thinned: of each number of a layer this is the highest"
 
 
@@ -48,46 +55,103 @@ def report_of(file: Reader, at: int | None = None) -> Report:
 
     Where old steps were thinned it is the stretch with that step, and a note says so. UnvanishError without a sample.
     """
-    rows = list(file.samples(NEWEST) if at is None else file.samples(AT, (at,)))
-    if not rows:
-        raise UnvanishError(f"no step was sampled in {str(file.path)!r}: the optimizer has not made a step yet")
-    columns = file.columns()
-    step, last, series, _, numbers = rows[0]
-    width = len(FIELDS)
-    sample = Sample(step, series=dict(zip(SERIES, series, strict=False)))
-    for place in range(len(numbers) // width):
-        row = tuple(numbers[place * width : (place + 1) * width])
-        if not all(math.isnan(value) for value in row):
-            sample.rows[place] = row
-    sample.order = file.facts.get("order") or sorted(sample.rows)
-    sample.before = dict(file.facts.get("before") or ())
-    groups = file.facts.get("groups") or [sorted(sample.rows)]
+    samples, last = _newest(file, at)
+    columns, gone = file.columns(), set[int](file.facts.get("gone") or ())
+    sample = _shown(samples, at)
+    chosen = _chosen(samples, sample, gone)
     setting = from_builtins(file.facts.get("setting"), Setting)
-    flow = _together([decide(flow_of(sample, columns, setting, group)) for group in groups], setting)
+    flow = _together([decide(flow_of(of, columns, setting, group)) for of, group in chosen], setting)
     notes = [note for note in flow.notes if not note.startswith(NOT_ASKED)]
-    thinned = [THINNED.format(step, last)] if last > step else []
-    of_run, gone = file.facts.get("notes", ()), set(file.facts.get("gone") or ())
+    thinned = [THINNED.format(sample.step, last[sample.step])] if last[sample.step] > sample.step else []
+    of_run = file.facts.get("notes", ())
+    told = [each for _, until, each in file.findings() if until is None and each.code in UNMOVED]
+    unmoved = {name for each in told for name in each.layers}
+    why = dict.fromkeys(file.facts.get("left_out") or (), LEFT_OUT) | dict.fromkeys(gone, GIVEN_UP)
+    why |= {at: "" for at, column in enumerate(columns) if column.name in unmoved}
     flow = flow.replace(
-        notes=(*notes, *thinned, WHAT.format(step), *_not_judged(sample, columns, of_run, gone), *of_run)
+        notes=(
+            *notes,
+            *thinned,
+            WHAT.format(sample.step),
+            *_not_judged(sample, chosen, columns, of_run, why),
+            *of_run,
+        )
     )
     return Report.from_flow(flow, _all(judge(flow), file, at))
 
 
-def _not_judged(sample: Sample, columns: Sequence[Column], notes: Sequence[str], gone: AbstractSet[int]) -> list[str]:
+def shown(file: Reader, at: int | None = None) -> tuple[int, int, Sequence[float]]:
+    """The step of ``report_of(file, at)``, the last step of its stretch, and the numbers of the whole step."""
+    samples, last = _newest(file, at)
+    sample = _shown(samples, at)
+    return sample.step, last[sample.step], [*sample.series.values()]
+
+
+def nothing_sampled(steps: int) -> str:
+    """Why a run that has ended after so many steps of its optimizers has no sample."""
+    if not steps:
+        return "no step() of a watched optimizer was seen"
+    return (
+        f"of {steps:,} optimizer steps none had a gradient to go by; does loss.backward() run before each, on a loss of"
+        " the model whose parameters the optimizer holds?"
+    )
+
+
+def _newest(file: Reader, at: int | None) -> tuple[list[Sample], dict[int, int]]:
+    """The newest samples (until ``at``), the newest first; and of each the last step that it stands for."""
+    rows = list(file.samples(NEWEST, (LOOKS,)) if at is None else file.samples(AT, (at, LOOKS)))[::-1]
+    if not rows:
+        raise UnvanishError(f"no step was sampled in {str(file.path)!r}: {nothing_sampled(file.facts.get('steps', 0))}")
+    samples = [
+        laid_out(Sample(step, rows_of(numbers), dict(zip(SERIES, series, strict=False))), file.facts)
+        for step, _, series, _, numbers in rows
+    ]
+    return samples, {step: until for step, until, *_ in rows}
+
+
+def _shown(samples: Sequence[Sample], at: int | None) -> Sample:
+    """That at the step, or the newest with an error signal: a step that uses gradients a second time has none."""
+    return samples[0] if at is not None else next((each for each in samples if _signals(each)), samples[0])
+
+
+def _chosen(samples: Sequence[Sample], shown: Sample, gone: AbstractSet[int]) -> list[tuple[Sample, Sequence[int]]]:
+    """Groups of layers, each in its newest of these samples; first those of the step that is shown."""
+    found: list[tuple[Sample, Sequence[int]]] = [(shown, group) for group in shown.groups]
+    known = {*shown.rows, *gone}
+    for earlier in [each for each in samples if each.step < shown.step]:
+        found += [(earlier, group) for group in earlier.groups if group and known.isdisjoint(group)]
+        known |= {*earlier.rows}
+    return found
+
+
+def _signals(sample: Sample) -> set[int]:
+    return {at for at, row in sample.rows.items() if not math.isnan(row[SIGNAL])}
+
+
+def _not_judged(
+    sample: Sample, chosen: Sequence[tuple[Sample, Sequence[int]]], columns: Sequence[Column], notes: Sequence[str],
+    why: Mapping[int, str],
+) -> list[str]:  # fmt: skip
     """Which layers are trained and yet missing in the report, and why; what a note of the run says is not said again.
 
+    ``why``: the text for some of them by place, "" where a finding tells it.
     A step of which no signal is known at all, or in which parts lie in other processes, has a note of its own.
     """
     names = [each.name for each in columns]
-    known = {at for at, row in sample.rows.items() if not math.isnan(row[SIGNAL])}
+    known = _signals(sample)
     if not known or any("spread over several processes" in each for each in notes):
         return []
     apart = [names[at] for at in sample.rows if at < len(names) and at not in known]
-    without = [at for at, each in enumerate(columns) if not each.frozen and at not in sample.rows]
-    nothing = [names[at] for at in without if at not in gone]
-    given_up = [names[at] for at in without if at in gone]
-    said = ((APART, apart), (NOTHING_CAME, nothing), (GIVEN_UP, given_up))
-    return [text.format(named(those, names)) for text, those in said if those]
+    earlier = [(group, of.step) for of, group in chosen if of is not sample]
+    seen = {*sample.rows, *(at for group, _ in earlier for at in group)}
+    without = [at for at, each in enumerate(columns) if not each.frozen and at not in seen]
+    said = [(APART, apart)]
+    for text in (LEFT_OUT, NOTHING_CAME, GIVEN_UP):
+        said.append((text, [names[at] for at in without if why.get(at, NOTHING_CAME) == text]))
+    return [
+        *(EARLIER.format(named([names[at] for at in group], names), step) for group, step in earlier),
+        *(text.format(named(those, names)) for text, those in said if those),
+    ]
 
 
 def last_of(file: Reader) -> Report:
@@ -137,14 +201,16 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     held = {(each.code, each.layers): each for _, until, each in found if until is None}
     now = [handed_on(each, held.get((each.code, each.layers), each)) for each in now]
     known = {(each.code, each.layers) for each in now}
+    going_on = {
+        each.code for each in now if each.code < "UV8" and each.verdict != "nonfinite"
+    }  # in other layers by now
     before = [
         finding.replace(
-            message=f"{_when(began, until)}: {STEP.sub('', finding.message)}"
-            if finding.code < "UV8"
-            else finding.message
+            message=f"{_when(began, until)}: {undated(finding.message)}" if finding.code < "UV8" else finding.message
         )
         for began, until, finding in found
         if (finding.code, finding.layers) not in known
+        and not (until is None and finding.code in going_on)
         and (until is None or finding.level == "error")
         and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
     ]

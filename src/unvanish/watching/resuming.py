@@ -8,8 +8,9 @@ from pathlib import Path
 
 from unvanish.records import Finding, UnvanishError
 from unvanish.watching.history import WARM_UP, Episode, History
+from unvanish.watching.layouts import laid_out, rows_of
 from unvanish.watching.run_file import Reader
-from unvanish.watching.sample import FIELDS, SERIES, Sample
+from unvanish.watching.sample import SERIES, Sample
 
 FIRST, LAST = 4 * WARM_UP, 64
 """Samples that are read again: the first make the baselines, the last the episodes that are open."""
@@ -28,16 +29,12 @@ def refuse_another_model(path: Path, names: Sequence[str]) -> None:
 
 def remembered(file: Reader) -> tuple[History, list[Finding], dict[str, Episode]]:
     """The baselines of the layers, all findings so far, and those of the rules that still hold, by code."""
-    history, width = History(), len(FIELDS)
+    history = History()
     rows = list(file.samples())
-    columns, groups = file.columns(), file.facts.get("groups") or []
+    columns = file.columns()
     for step, _, series, _, numbers in rows if len(rows) <= FIRST + LAST else [*rows[:FIRST], *rows[-LAST:]]:
-        sample = Sample(step, series=dict(zip(SERIES, series, strict=False)), groups=groups)
-        for at in range(len(numbers) // width):
-            row = tuple(numbers[at * width : (at + 1) * width])
-            if not all(map(math.isnan, row)):
-                sample.rows[at] = row
-        history.watch(sample, columns)
+        sample = Sample(step, rows_of(numbers), dict(zip(SERIES, series, strict=False)))
+        history.watch(laid_out(sample, file.facts), columns)
     rates = [series[SERIES.index("learning_rate")] for _, _, series, _, _ in rows]
     history.highest_rate = max([history.highest_rate, *(rate for rate in rates if not math.isnan(rate))])
     known = file.findings()

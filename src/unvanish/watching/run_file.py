@@ -72,8 +72,7 @@ class RunFile:
         self.waiting: list[tuple[str, tuple[Any, ...]]] = []
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
-        self.columns = 0
-        self.sources: list[str] = []
+        self.known, self.columns = list[Column](), 0
         before = Reader(path).facts if path is not None and from_step is not None and path.exists() else None
         if path is not None and before is None:
             _made(path)
@@ -112,16 +111,17 @@ class RunFile:
             self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", key, json.dumps(value))
 
     def layers(self, columns: Sequence[Column]) -> None:
-        """Write the layers that have come since."""
-        for at in range(self.columns, len(columns)):
-            each = columns[at]
-            row = (at, each.name, each.kind, int(each.parameters), int(each.frozen))
-            self._write("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", *row)
-        self.columns = len(columns)
+        """Write the layers that have come since, or are others."""
+        if columns == self.known:
+            return
+        for at, each in enumerate(columns):
+            if at >= len(self.known) or each != self.known[at]:
+                row = (at, each.name, each.kind, int(each.parameters), int(each.frozen))
+                self._write("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", *row)
         sources = [each.source for each in columns]
-        if any(sources) and sources != self.sources:
-            self.sources = sources
+        if any(sources) and sources != [each.source for each in self.known]:
             self.fact(sources=sources)
+        self.known, self.columns = list(columns), len(columns)
 
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -52,7 +52,9 @@ class Sample:
     """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.
 
     ``order``: as they ran. ``before``: of a layer the one whose output it was given, -1 where that was data; of one
-    that is not in it the layer that ran before stands for it.
+    that is not in it the layer that ran before stands for it. ``renewed``: layers that are others than in the sample
+    before, so that what was usual there is no measure for them. ``added_up``: the gradient of the step before was still
+    there when this one's was computed.
     """
 
     step: int
@@ -61,6 +63,8 @@ class Sample:
     groups: list[tuple[int, ...]] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     before: dict[int, int] = field(default_factory=dict)
+    renewed: Set[int] = frozenset()
+    added_up: bool = False
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:
@@ -116,11 +120,23 @@ def less(whole: float, part: float) -> float:
     return whole + 0.5 * math.log10(1.0 - share) if 0.0 < share < 1.0 else whole
 
 
+LARGE = -1.0
+"""log10 of a sampled step over the norm of the weights from which on it is known that steps are too large: a hundred
+times the usual. Where no sampled step was, somebody else may have written into the weights."""
+
+
+def whole_move(rows: Mapping[int, Sequence[float]]) -> float:
+    """log10 of the whole step over the norm of all weights; NaN where it was not measured."""
+    known = [(row[WEIGHT], row[MOVE]) for row in rows.values() if math.isfinite(row[WEIGHT]) and row[MOVE] > 0.0]
+    return total(weight + math.log10(move) for weight, move in known) - total(weight for weight, _ in known)
+
+
 def _both_finite(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other)
 
 
 GRADIENT = FIELDS.index("log10_grad_norm")
+WEIGHT, MOVE = FIELDS.index("log10_weight_norm"), FIELDS.index("update_to_weight_ratio")
 
 
 def relative_sizes(sample: Sample, place: int = GRADIENT) -> dict[int, float]:

@@ -19,7 +19,7 @@ class Known:
     def of(self, watcher: Watcher) -> Setting:
         first = watcher.first
         key = (
-            len(watcher.table), len(watcher.table.empty), _samples(watcher), watcher.processes.size,
+            watcher.table.changes, len(watcher.table.empty), _samples(watcher), watcher.processes.size,
             [(type(model), model.training) for model in watcher.table.models.values()],
             [type(optimizer) for optimizer in watcher.optimizers.values()], watcher.signals.autocast,
             None if first is None else (first.dtype, first.device),

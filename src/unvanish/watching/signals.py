@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,12 +14,22 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.places import own_place
 from unvanish.trace.structure import arguments
+from unvanish.watching.guard import transformed
 from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
 from unvanish.watching.table import Table
 
 NODES = 100
 """So many nodes of the graph are looked through for the layer before another; a chain of sums can be long."""
+
+SCRIPTED = (
+    "a ScriptModule (torch.jit.script or torch.jit.trace) takes no hook: of its layers only gradients and weights are"
+    " read, they are not judged, and no step can be run again; the nn.Module it was made from can be watched in full"
+)
+TRANSFORMED = (
+    "what runs inside a transform of torch.func (grad, vmap, jacrev, …) is not seen: what of the loss went that way is"
+    " missing in the error signals, and in the dead and saturated units"
+)
 
 HOPS = 4
 """Between a layer's output and its activation stand at most so many calls, such as a view or a scale."""
@@ -32,7 +42,8 @@ class Signals:
         self.table, self.guard = table, guard
         self.hooks: dict[int, Any] = {}
         self.squares: dict[int, list[float | Tensor]] = {}
-        self.shares: dict[int, list[tuple[float, float] | Tensor]] = {}  # of each call
+        # of each layer and call, what follows upon its output: an activation, and perhaps another
+        self.shares: dict[tuple[int, int], list[tuple[float, float] | Tensor]] = {}
         self.made: dict[Any, int] = {}
         self.sources: dict[int, str] = {}  # where each layer was called first
         self.autocast = ""  # the type that a layer was run in, where that is not the one of its weights
@@ -53,6 +64,9 @@ class Signals:
             module = None if place.module is None else place.module()
             if module is None or place.at in self.hooks:
                 continue
+            if isinstance(module, torch.jit.ScriptModule):
+                self.unread[SCRIPTED] = None
+                continue
             if id(module) in hidden:
                 self.compiled.add(place.at)
                 continue
@@ -60,11 +74,21 @@ class Signals:
             seen = self.guard(functools.partial(self._output, place.at, comes_back))
             self.hooks[place.at] = module.register_forward_hook(seen)
 
+    def let_go(self, places: Iterable[int]) -> None:
+        """Other modules have come into these places."""
+        for at in places:
+            self.asked.discard(at)
+            if at in self.hooks:
+                self.hooks.pop(at).remove()
+
     def disarm(self) -> None:
         while self.hooks:
             self.hooks.popitem()[1].remove()
 
     def _output(self, at: int, comes_back: Callable[[Tensor], None], _: nn.Module, given: Any, outputs: Any) -> None:
+        if transformed():
+            self.unread[TRANSFORMED] = None
+            return
         if at not in self.sources:
             self.sources[at] = own_place()
             home = next((each.device.type for each in self.table.places[at].parameters), "cpu")
@@ -101,23 +125,27 @@ class Signals:
         inputs, more = args[0], args[1:]
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
             return
+        if transformed():
+            self.unread[TRANSFORMED] = None
+            return
         if inputs.is_complex():  # no side of a complex number is flat
             return
-        if (at := self._layer_of(inputs.grad_fn)) is None:
+        if (made_by := self._call_of(inputs.grad_fn)) is None:
             return
         try:
             flat = flat_of(func, more, kwargs)
             if flat is not None:
-                self.shares.setdefault(at, []).append(dead_and_saturated(flat, inputs))
+                self.shares.setdefault(made_by, []).append(dead_and_saturated(flat, inputs))
         except RuntimeError as error:  # the transforms of torch.func do not let everything be asked
             reason = str(error).partition("\n")[0].rstrip(".")
             name = getattr(func, "__name__", str(func))
             self.unread[f"dead and saturated units of {name} were not counted: {reason}"] = None
 
-    def _layer_of(self, node: Any) -> int | None:
+    def _call_of(self, node: Any) -> tuple[int, int] | None:
+        """The layer whose call this comes from, and which of its calls that is: its node, which lives as long."""
         for _ in range(HOPS):
             if node in self.made:
-                return self.made[node]
+                return self.made[node], id(node)
             ahead = [each for each, _ in node.next_functions if each is not None and not hasattr(each, "variable")]
             if len(ahead) != 1:
                 return None
@@ -135,9 +163,11 @@ class Signals:
             size = math.hypot(*(next(known) if isinstance(value, Tensor) else value for value in values))
             found[at] = log10(size * math.sqrt(max(1, samples)))
         shares: dict[int, tuple[float, float]] = {}
-        for at, values in self.shares.items():  # of several calls, what is shut in all
+        for (at, _), values in self.shares.items():  # of several calls, what is shut in all
             plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
-            shares[at] = min(each[0] for each in plain), min(each[1] for each in plain)
+            call = max(each[0] for each in plain), max(each[1] for each in plain)  # what one shuts, no other opens
+            before = shares.get(at, call)
+            shares[at] = min(before[0], call[0]), min(before[1], call[1])
         self.forget()
         return found, shares
 
@@ -171,10 +201,11 @@ class Activations(TorchFunctionMode):
 
 
 def _compiled(root: nn.Module) -> list[nn.Module]:
-    """The modules inside compiled ones: a hook that comes after the first call is not run there."""
+    """The modules inside compiled ones: a hook that comes after the first call is not run there, or not taken."""
     found: list[nn.Module] = []
     for module in root.modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        whole = isinstance(module, torch.jit.ScriptModule)
+        if whole or hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             found.extend(module.modules())
     return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from unvanish.watching.between import Kept
 from unvanish.watching.gradients import Moves, Seen
 from unvanish.watching.sample import FIELDS, NOTHING, Sample, less, total
 from unvanish.watching.table import Place
@@ -37,6 +38,8 @@ class Step:
     read: set[int] = field(default_factory=set)  # the optimizers whose gradients were read
     inner: int = 0  # backward passes inside of the optimizer that is calling its closure
     again: dict[int, float] = field(default_factory=dict)  # of each optimizer, what its layers share
+    kept: Kept = field(default_factory=Kept)
+    shares: dict[int, tuple[float, float]] = field(default_factory=dict)  # saturated and dead, of all that was read
     rate: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
@@ -72,21 +75,25 @@ class Step:
         ran = [*list(signals)[::-1], *(place.at for place in places if place.at not in signals)]
         self.order += [at for at in ran if at not in self.order]
 
-    def sample(self, step: int, before: Mapping[int, int]) -> Sample:
-        """The numbers of this step, once the weights have moved; ``before``: of a layer the one that feeds it."""
+    def sample(self, step: int, before: Mapping[int, int], renewed: Set[int] = frozenset()) -> Sample:
+        """The numbers of this step, once the weights have moved; ``before``: of a layer the one that feeds it.
+
+        ``renewed``: the layers that were replaced by others since the last sample.
+        """
         for at, (update, weight) in self.moved.items():
             if at in self.rows:
                 self.rows[at][RATIO] = math.sqrt(update / weight) if weight else math.nan
         found = Sample(step, {at: tuple(row) for at, row in self.rows.items()})
         found.groups, found.order, found.series = self.groups, self.order, self._series()
-        found.before = dict(before)
+        found.before, found.renewed = dict(before), renewed
+        found.added_up = self.kept.of(self.stepped)
         return found
 
     def over(self) -> Step:
         """The next step: this one again where nothing was read in it."""
         if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
             return Step()
-        for each in (self.losses, self.stepped, self.read, self.again):
+        for each in (self.losses, self.stepped, self.read, self.again, self.kept.clean):
             each.clear()
         self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
         self.taken = None
@@ -95,7 +102,8 @@ class Step:
     def following(self) -> Step:
         """The next step, whose passes have been already."""
         return Step(
-            losses=list(self.losses), seen=self.seen, fresh=self.fresh, scaler=self.scaler, suspicious=self.suspicious,
+            losses=list(self.losses), seen=self.seen, kept=self.kept, fresh=self.fresh, scaler=self.scaler,
+            suspicious=self.suspicious,
         )  # fmt: skip
 
     def _series(self) -> dict[str, float]:

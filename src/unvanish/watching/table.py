@@ -36,6 +36,22 @@ class Place:
         """Whether a part of it lies in another process (FSDP2)."""
         return any(spread(each) for each in self.parameters)
 
+    def is_of(self, module: nn.Module | None, parameters: Iterable[nn.Parameter]) -> bool:
+        """Whether this is the place of this module, with these very parameters."""
+        mine = None if self.module is None else self.module()
+        return mine is module and [id(each) for each in self.parameters] == [id(each) for each in parameters]
+
+    @property
+    def count(self) -> int:
+        """How many numbers its parameters are now; lazy ones have none yet."""
+        return sum(each.numel() for each in self.parameters if not is_lazy(each))
+
+    @property
+    def replaced(self) -> bool:
+        """Whether its module has none of these parameters any more."""
+        mine = None if self.module is None else self.module()
+        return mine is not None and {*map(id, mine.parameters())}.isdisjoint(map(id, self.parameters))
+
     @property
     def trainable(self) -> tuple[nn.Parameter, ...]:
         return tuple(each for each in self.parameters if each.requires_grad)
@@ -58,6 +74,8 @@ class Table:
         self.models: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
         self.emptied = emptied
         self.empty: set[int] = set()
+        self.changes = 0  # how often a place was taken
+        self.renewed: set[int] = set()  # places whose module or parameters were replaced by others, until it is taken
         self._known: dict[str, int] = {}
         self._found: dict[tuple[Any, ...], list[Place]] = {}
 
@@ -99,17 +117,21 @@ class Table:
         self.add(name, model)
 
     def look_again(self) -> bool:
-        """Find the layers that have come since; whether there are any."""
+        """Find the layers that have come since, or have others in their place; whether there are any."""
         found = False
         for prefix, model in list(self.models.items()):
             for full, kind, module, owned in _layers(prefix, model):
                 at = self._known.get(full, len(self.places))
                 if at < len(self.places) and at not in self.empty:
-                    continue
+                    if self.places[at].is_of(module, owned.values()):
+                        continue
+                    self.renewed.add(at)
+                    self._found = {}
                 found = True
                 home = None if module is None else weakref.ref(module)
                 place = Place(at, full, kind, home, tuple(owned.values()), _size(owned))
                 self.places[at : at + 1] = [place]
+                self.changes += 1
                 self._known[full] = at
                 self.empty.discard(at)
         return found
@@ -134,6 +156,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+def smallest(places: Iterable[Place]) -> nn.Parameter | None:
+    """The smaller of the first two parameters."""
+    candidates = [p for place in list(places) for p in place.trainable if not is_lazy(p)]
+    return min(candidates[:2], key=lambda p: p.numel(), default=None)
 
 
 def _layers(prefix: str, model: nn.Module) -> Iterator[tuple[str, str, nn.Module | None, dict[str, nn.Parameter]]]:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.records import Finding, Setting, UnvanishError, from_builtins, to_builtins
+from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
+from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.carried import explained
+from unvanish.watching.dated import dated
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD
@@ -30,9 +32,9 @@ from unvanish.watching.replay import Replay, replay
 from unvanish.watching.resuming import refuse_another_model, remembered
 from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader, RunFile
-from unvanish.watching.sample import Sample, locate
-from unvanish.watching.setting import Known
+from unvanish.watching.sample import Sample
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
+from unvanish.watching.unmoved import KINDS, Unmoved
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
@@ -66,8 +68,8 @@ class Watch:
         if goes_on:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
-        self._layout, self._setting, self._written = (), Known(), None
-        self._notes: list[str] = []
+        self.beside = Beside(self.file, Reader(path).facts if goes_on else None)
+        self.unmoved = Unmoved(self.watcher, self.file, self.found, self._tell, self._repeat)
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -120,6 +122,7 @@ class Watch:
         watcher.detach()
         self.kept.clear()
         interposed.stop_listening(watcher)
+        self.beside.write_notes(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
         self._announce()
         self.loggers.close()
@@ -228,7 +231,7 @@ class Watch:
         told = {(each.code, each.layers) for each in self.found}
         for finding in found.report.findings:
             if finding.level == "error" and (finding.code, finding.layers) not in told:
-                self._tell(finding.replace(message=f"at step {step}: {finding.message}"), step)
+                self._tell(finding.replace(message=dated("at", step, finding.message)), step)
                 if why == "stop":  # the report of the end, which comes now, says it
                     self.news.pop()
         return [found.report]
@@ -258,10 +261,10 @@ class Watch:
         self.file.event(step, finding)
 
     def _sampled(self, sample: Sample) -> None:
-        setting = self._setting.of(self.watcher)
-        self._prepare(sample, setting)
+        setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
+        self.unmoved.left_out(sample.step, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -277,6 +280,9 @@ class Watch:
         """A number that is not finite: run the step again before the weights move, and say where it was born."""
         if what == "scale":
             self._skipped(step)
+            return
+        if what in KINDS:
+            self.unmoved.seen(step, what)
             return
         self.broke = step
         if self.nonfinite:
@@ -320,21 +326,6 @@ class Watch:
             self._tell(Finding(code=event.code, verdict=event.verdict, level="note",
                 message=f"at step {step}: {HELD} steps were skipped so far because the scaled loss overflowed; the loss"
                 " itself is finite."), step)  # fmt: skip
-
-    def _prepare(self, sample: Sample, setting: Setting) -> None:
-        locate(self.watcher.columns, self.watcher.signals.sources)
-        self.file.layers(self.watcher.columns)
-        if self.watcher.notes != self._notes:
-            self._notes = list(self.watcher.notes)
-            self.file.fact(notes=self._notes)
-        layout = (sample.order, sample.groups, sample.before)
-        if layout != self._layout:
-            self._layout = layout
-            self.file.fact(order=sample.order, groups=sample.groups, before=sorted(sample.before.items()))
-            self.file.fact(gone=sorted(self.watcher.table.empty))
-        if setting is not self._written:
-            self._written = setting
-            self.file.fact(setting=to_builtins(setting))
 
 
 def _end_others(optimizers: Sequence[Any]) -> None:

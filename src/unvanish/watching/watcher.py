@@ -22,34 +22,18 @@ from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step
-from unvanish.watching.table import Place, Table
+from unvanish.watching.table import Table, smallest
+from unvanish.watching.unread import unread
+from unvanish.watching.without import Idle, Without
 
 LOG = logging.getLogger("unvanish")
-
-NO_BACKWARD = (
-    "of a step without a backward (its gradients come from torch.autograd.grad or torch.func) only gradients, weights"
-    " and updates are read: its loss, error signals and the gradient before clipping are not known"
-)
-COMPILED = (
-    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
-    " break its graph; "
-)
-AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
-IN_PLACE = COMPILED + (
-    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
-    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
-)
-
-
-def _count(place: Place) -> int:
-    return sum(each.numel() for each in place.parameters if not is_lazy(each))
 
 
 class Watcher:
@@ -71,19 +55,18 @@ class Watcher:
         self.now = Step()
         self.nesting, self.backwards = Nesting(), 0
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
-        self.notes: list[str] = []
+        self.notes, self.without, self.idle = list[str](), Without(), Idle()
         self.process = os.getpid()
         self.first: Tensor | None = None
+        self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
         self.lazy = False  # whether a parameter has no shape yet
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
-        self.inside: Any = None  # the optimizer that is calling its closure
+        self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts = self.guarded(self._backward_starts)
         self.backward_ends = self.guarded(self._backward_ends)
         self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
         self._finish = self.guarded(self.finish)
-
-    # What is watched
 
     def add_model(
         self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
@@ -115,7 +98,7 @@ class Watcher:
 
     def _emptied(self, places: list[int]) -> None:
         """A model is gone: let go of what is its own. This may come in the middle of anything."""
-        self.first = self._smallest()
+        self.first, self.firsts = smallest(self.table), {}
         self.now.seen.known = {}
         for at in places:
             self.signals.hooks.pop(at, None)
@@ -127,15 +110,21 @@ class Watcher:
         return self.optimizers.get(self._moving)
 
     def _columns(self) -> None:
-        for place in list(self.table)[len(self.columns) :]:
-            self.columns.append(Column(place.name, place.kind, _count(place), not place.trainable))
+        for place in list(self.table):
+            new = Column(place.name, place.kind, place.count, not place.trainable)
+            if place.at == len(self.columns):
+                self.columns.append(new)
+            elif place.parameters:  # else its model is gone
+                self.columns[place.at] = replace(new, source=self.columns[place.at].source)
         self.lazy = any(is_lazy(p) for place in self.table for p in place.parameters)
-        self.first = self._smallest()
+        self.first, self.firsts = smallest(self.table), {}
 
-    def _smallest(self) -> Tensor | None:
-        """The smaller of the first two parameters."""
-        candidates = [p for place in list(self.table) for p in place.trainable if not is_lazy(p)]
-        return min(candidates[:2], key=lambda p: p.numel(), default=None)
+    def _first_of(self, optimizer: Any) -> Tensor | None:
+        """The first parameter that it moves."""
+        key = id(optimizer)
+        if key not in self.firsts:
+            self.firsts[key] = smallest(self.table.of(held(optimizer)))
+        return self.firsts[key]
 
     def _fails(self) -> None:
         LOG.warning("unvanish stopped watching at step %d: %s", self.step, self.failed)
@@ -151,8 +140,6 @@ class Watcher:
         self.signals.disarm()
         self.processes.disarm()
         self.calls.detach()
-
-    # The forward pass (see ``calls``)
 
     def _arm(self) -> None:
         before = self.sampled
@@ -176,6 +163,7 @@ class Watcher:
         if self.sampled:
             self.processes.announce(self.columns)
             self.processes.arm(self.table, self.guarded)
+            self.now.kept.look(self.optimizers)
         now = self.now
         plain, now.plain = now.plain, None
         value = loss if plain is None else plain  # a scaled loss that overflows is no fault
@@ -265,18 +253,14 @@ class Watcher:
         """The gradients are complete, the weights are as they were: read what this step asks for, once."""
         if id(optimizer) in self.now.read:
             return
-        if self.sampled or self.now.suspicious or not looks_finite(self.first):
+        if self.sampled or self.now.suspicious or not looks_finite(self._first_of(optimizer)):
             self.now.read.add(id(optimizer))
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
-        if self.lazy:  # they have got their shapes in the first forward pass
-            self.columns[:] = [
-                replace(column, parameters=_count(place))
-                for column, place in zip(self.columns, self.table, strict=True)
-            ]
-            self._columns()
-        if not self.table.holds(held(optimizer)) and self.table.look_again():
+        # lazy ones have got their shapes in the first forward pass
+        if self.lazy or (not self.table.holds(held(optimizer)) and self.table.look_again()):
+            self.signals.let_go(self.table.renewed)
             self._columns()
 
     def _read(self, optimizer: Any, late: bool = False) -> None:
@@ -286,6 +270,7 @@ class Watcher:
         now.loss = sum(now.losses) if now.losses else math.nan
         parameters, processes = held(optimizer), self.processes.size
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
+        found = found or gone(places, now.seen.known)
         whole, parts = now.seen.together(parameters, each, processes)
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         before = now.taken
@@ -294,6 +279,7 @@ class Watcher:
         if not now.fresh and before is not None:  # the same backward made the gradients of the optimizer before
             signals, shares = before[0] | signals, before[1] | shares
         now.taken = signals, shares, samples
+        shares = now.shares = now.shares | shares  # a GAN's layers may have run before the step of another optimizer
         now.enter(found, signals, shares, samples, places)
         rates = [rate for group in optimizer.param_groups if not math.isnan(rate := rate_of(group))]
         now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
@@ -306,6 +292,8 @@ class Watcher:
         elif now.suspicious or any(size == math.inf for size, _, _ in found.values()):
             self.on_broken(self.step, "gradient")
             now.suspicious = False
+        elif self.sampled and (change := self.idle.seen(places, found)):
+            self.on_broken(self.step, change)
 
     def scene(self) -> Scene:
         """What is known of the step in which a number is not finite."""
@@ -373,14 +361,16 @@ class Watcher:
             if self.processes.together:
                 self.processes.add_up(self.step, self.now, self.table.places)
             if self.now.rows:
-                for each in (*([] if self.now.losses else [NO_BACKWARD]), *self.signals.unread):
-                    if each not in self.notes:
-                        self.notes.append(each)
-                compiled = AS_WRAPPED if any(self.now.samples.values()) else IN_PLACE
-                if self.signals.compiled and compiled not in self.notes:
-                    self.notes.append(compiled)
+                if self.without.ends():
+                    self.on_broken(self.step, "joined")
+                self.notes += [each for each in unread(self.now, self.signals) if each not in self.notes]
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
-                self.on_sample(self.now.sample(self.step, self.signals.before))
+                renewed, self.table.renewed = self.table.renewed, set()
+                self.on_sample(self.now.sample(self.step, self.signals.before, renewed))
+            elif self.now.stepped and self.now.losses:
+                if self.without.of_others(self.table.models.values(), self.optimizers.values()):
+                    self.on_broken(self.step, "apart")
+                self.without.add(self.step, self.notes)
         self._next(begun=begun)
 
     def _next(self, count: bool = True, begun: bool = False) -> None:

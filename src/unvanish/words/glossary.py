@@ -79,6 +79,8 @@ VERDICTS = {
     "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
+    "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
+    "added_up": "The gradient of a step is still there when the next is computed, which is added to it.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."
@@ -266,11 +268,16 @@ _ENDS = {
         "How far the exponentials of what the loss takes for log-probabilities are from adding up to one, as the mean"
         " of |log Σ exp(output)|; null where it takes something else."
     ),
+    "shrunk": (
+        "The size of the last call's result over what it was before plain numbers multiply it (a constant behind the"
+        " last layer); null where none does."
+    ),
     "outside": "How far a target of a binary cross-entropy lies outside of 0 to 1 at most; null under another loss.",
     "pairs": "How outputs and targets meet in the loss; null where each output may have a target of its own.",
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
     "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "constant": "The loss of the best constant output; of copies of one number, of that number.",
     "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",

@@ -22,6 +22,8 @@ SMALLEST_NORMAL = {
     "float64": -1022 * math.log10(2),
 }
 """log10 of the smallest number that each type holds with all its digits."""
+LARGEST = {"float16": 4.816, "bfloat16": 38.53, "float32": 38.53, "float64": 308.25}
+"""log10 of the largest finite number of each type."""
 PLAIN_FROM, PLAIN_TO = -2, 3
 """Numbers from 10^-2 up to 10^3 are written out; beyond, the zeros would have to be counted."""
 MANY_DECADES = 99.95

@@ -1,4 +1,4 @@
-"""The words about rows that become alike and activations on their flat ends, in plain language."""
+"""The words about rows that become alike, samples that mix and activations on their flat ends, in plain language."""
 
 from __future__ import annotations
 
@@ -22,5 +22,9 @@ ROWS = {
         "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
         " inputs of size 1. Null elsewhere."
     ),
+    "across": "Softmaxes and normalisations over the samples of the batch.",
+    "AcrossFacts.call": "The index of the call.",
+    "axis": "The axis of its result that holds the samples.",
+    "AcrossFacts.shape": "The shape of its result.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }

@@ -64,6 +64,21 @@ STEP = {
         "The rate that a schedule began from, or leads up to, over the present one, where the optimizer has taken steps"
         " under it and keeps no count of them; else null."
     ),
+    "forgetting": (
+        "By what factor Adam's steps lengthen by themselves, halfway through those that are left, as its second moment"
+        " forgets larger gradients; 1 for other optimizers, null where nothing asked for it."
+    ),
+    "decayed": (
+        "The loss after that many real steps, where weight decay shrinks the weights fast; infinite where it is not a"
+        " number there, null where no steps were taken."
+    ),
+    "undecayed": "The loss after as many steps without weight decay.",
+    "decayed_after": "How many real steps that took; the network's state was put back.",
+    "StepFacts.unseen": (
+        "The loss of every other sample after that many real steps on the rest, where early layers may be exploding;"
+        " null where no steps were taken."
+    ),
+    "unseen_after": "How many real steps that took; the network's state was put back.",
     "climbs": (
         "The cosine of the gradient and the optimizer's step, where no size of the next step that was tried lowers the"
         " loss: above 0 the step climbs, below 0 the loss does what the gradient denies; else null."
@@ -87,5 +102,9 @@ STEP = {
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
         " gradient. Null where nothing decays."
+    ),
+    "decay_share": (
+        "The share of their norm that a step takes from the weights by weight decay alone: learning rate times decay,"
+        " for SGD over 1 less the momentum. Null where nothing decays."
     ),
 }

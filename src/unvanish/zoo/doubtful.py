@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,3 +128,67 @@ def ravine(w1: float = 1.0, w2: float = 0.0, scale: float = 1.0) -> Problem:
     model = Written(lambda parts, _: parts.w, w=nn.Parameter(torch.tensor([w1, w2])))
     optimizer = torch.optim.SGD(model.parameters(), 0.5 / scale)
     return Problem(model, torch.zeros(1, 1), None, loss, optimizer)
+
+
+class Mixes(nn.Module):
+    """Weights, places and log-widths of a mixture of three, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 32), nn.Linear(32, 9)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(inputs)))
+
+
+def mixture(axis: int = 1) -> Problem:
+    """A mixture density of three components, their weights normalised along ``axis``."""
+    return replace(regression(Mixes()), loss_fn=partial(negative_log_density, axis))
+
+
+def negative_log_density(axis: int, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of ``outputs`` (samples, 9), the mean over the samples."""
+    weights, places, widths = outputs.chunk(3, 1)
+    square = ((targets - places) * torch.exp(-widths)).square()
+    return -torch.logsumexp(torch.log_softmax(weights, axis) - 0.5 * square - widths, 1).mean()
+
+
+def softmax_first() -> Problem:
+    """Two classes as one-hot targets, outputs normalised over the samples."""
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2), nn.Softmax(0))
+    return regression(model, wants=lambda inputs: F.one_hot((inputs.sum(1) > 0).long(), 2).float())
+
+
+def shrunk_logits(factor: float = 1e-3) -> Problem:
+    """Logits that a constant multiplies before the cross-entropy, under SGD."""
+    model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))
+    problem = digits(model)
+    return replace(problem, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+
+
+class Sine(nn.Module):
+    """sin(frequency · (W x + b)) with torch's own initialisation, or with that of Sitzmann and others (2020)."""
+
+    def __init__(self, inputs: int, width: int, frequency: float, first: bool, siren: bool) -> None:
+        super().__init__()
+        self.linear, self.frequency = nn.Linear(inputs, width), frequency
+        if siren:
+            bound = 1.0 / inputs if first else math.sqrt(6.0 / inputs) / frequency
+            nn.init.uniform_(self.linear.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.frequency * self.linear(x))
+
+
+def sines(frequency: float = 30.0, siren: bool = True) -> Problem:
+    """A fading wave over 256 places of a line, by three layers of sines and a linear one."""
+    layers = [Sine(inputs, 64, frequency, k == 0, siren) for k, inputs in enumerate((1, 64, 64))]
+    model = nn.Sequential(*layers, nn.Linear(64, 1))
+    places = torch.linspace(-1.0, 1.0, 256)[:, None]
+    return Problem(
+        model=model,
+        inputs=places,
+        targets=torch.sin(12.0 * places) * torch.exp(-places.square()),
+        loss_fn=F.mse_loss,
+        optimizer=adam(model, 1e-3),
+    )

@@ -30,6 +30,35 @@ DOUBTFUL = (
         codes=("UV708",), about="the same of the means over the samples",
     ),
     Network(
+        name="mixture-density", builder="doubtful.mixture", expects=("healthy",), learns=True,
+        about="a mixture density whose weights are a softmax over its three components",
+    ),
+    Network(
+        name="mixture-over-batch", builder="doubtful.mixture", options={"axis": 0}, expects=("pairing",),
+        codes=("UV709",), about="the same with a softmax over the samples",
+    ),
+    Network(
+        name="softmax-over-batch", builder="doubtful.softmax_first", expects=("pairing",), codes=("UV709",),
+        about="outputs that are a softmax over the samples, under a mean squared error",
+    ),
+    Network(
+        name="shrunk-logits", builder="doubtful.shrunk_logits", expects=("output_scale",), codes=("UV702",),
+        learns=False, about="logits times a thousandth before the cross-entropy, under SGD",
+    ),
+    Network(
+        name="sine-siren", builder="doubtful.sines", expects=("healthy",), learns=True,
+        about="three layers of sines with the initialisation made for them",
+    ),
+    Network(
+        name="sine-fast", builder="doubtful.sines", options={"siren": False}, expects=("exploding",),
+        codes=("UV201",), about="the same with torch's own: it fits the places it is given and none between them",
+    ),
+    Network(
+        name="sine-slow", builder="doubtful.sines", options={"siren": False, "frequency": 10.0},
+        expects=("exploding", "healthy"), harmless=True, learns=True,
+        about="torch's own initialisation and a frequency that suits the task",
+    ),
+    Network(
         name="guarded-clamp", builder="doubtful.guarded_clamp", expects=("healthy",), learns=True,
         about="an ELU written with where: the clamp in it is flat, beside a path that is not",
     ),

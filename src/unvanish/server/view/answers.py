@@ -9,10 +9,12 @@ from unvanish.lab.outcome import Drawing, drawn_at
 from unvanish.records import Finding, LayerFlow, UnvanishError
 from unvanish.report import Report
 from unvanish.report.sentences import headline, words
+from unvanish.report.staircase import starts
 from unvanish.server.view.folder import about
 from unvanish.server.view.history import History
 from unvanish.server.view.over_steps import heat, series, shown, speeds
 from unvanish.watching.reporting import report_of
+from unvanish.watching.reporting import shown as shown_step
 from unvanish.watching.run_file import Reader
 from unvanish.words.markup import visible
 from unvanish.words.numbers import amount, number, percent, raise_powers
@@ -114,10 +116,9 @@ def finding_row(began: int, until: int | None, finding: Finding, reports: dict[i
 
 def sample(file: Reader, at: int | None) -> tuple[int, int, list[dict[str, str]]]:
     """The step that is shown, the last of its stretch, and the numbers of the whole step in words."""
-    from unvanish.watching.reporting import AT, NEWEST
     from unvanish.watching.sample import SERIES
 
-    first, last, values, _, _ = next(iter(file.samples(NEWEST) if at is None else file.samples(AT, (at,))))
+    first, last, values = shown_step(file, at)
     said: list[dict[str, str]] = []
     for name, value in zip(SERIES, values, strict=True):
         if not math.isnan(value):
@@ -137,7 +138,7 @@ def staircase(report: Report, step: int, last: int) -> Drawing | None:
         f"The error signal of each layer at {when}, from the output on the right back to the input.",
         [visible(each.name) for each in layers], [each.log10_signal for each in layers],
         [each.log10_grad_norm for each in layers], report.setting.autocast or report.setting.dtype,
-        [each.verdict for each in layers],
+        [each.verdict for each in layers], starts=starts(layers),
     )  # fmt: skip
 
 

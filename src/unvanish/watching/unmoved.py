@@ -1,0 +1,94 @@
+"""What a run says of weights that no step moves: idle layers, layers left out, an optimizer that holds others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unvanish.problem import name_of
+from unvanish.records import Finding
+from unvanish.watching.beside import Beside
+from unvanish.watching.dated import dated
+from unvanish.watching.history import HELD
+from unvanish.watching.replay import Replay
+from unvanish.watching.run_file import RunFile
+from unvanish.watching.watcher import Watcher
+from unvanish.words.spans import named
+
+KINDS = ("idle", "used", "apart", "joined")
+"""What the watcher tells of them."""
+
+
+class Unmoved:
+    """``found`` is the run's own list; ``tell(finding, step)`` adds to it, ``repeat()`` runs the step again."""
+
+    def __init__(
+        self, watcher: Watcher, file: RunFile, found: list[Finding], tell: Callable[[Finding, int], None],
+        repeat: Callable[[], Replay],
+    ) -> None:  # fmt: skip
+        self.watcher, self.file, self.found, self.tell, self.repeat = watcher, file, found, tell, repeat
+
+    def seen(self, step: int, what: str) -> None:
+        """One of ``KINDS`` has come."""
+        if what == "apart":
+            self.tell(_of_other_parameters(step, self.watcher.moving), step)
+        elif what == "joined":
+            self.file.over(step, "UV605", ())
+        else:
+            self._idle(step)
+
+    def _idle(self, step: int) -> None:
+        names = [column.name for column in self.watcher.columns]
+        idle = [names[at] for at in self.watcher.idle.layers]
+        mine = [each for each in self.found if each.code == "UV602"]
+        for finding in [each for each in mine if not {*idle}.issuperset(each.layers)]:
+            self.file.over(step, "UV602", finding.layers)
+        told = {name for finding in mine for name in finding.layers}
+        if new := [name for name in idle if name not in told]:
+            for finding in _of_idle(new, names, step, self.repeat()):
+                self.tell(finding, step)
+
+    def left_out(self, step: int, beside: Beside) -> None:
+        """Tell of layers that have been left out for several samples in a row."""
+        if beside.left_out and beside.held == HELD:
+            names = [column.name for column in self.watcher.columns]
+            self.tell(_of_left_out([names[at] for at in beside.left_out], names, step), step)
+
+
+def _them(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
+def _of_idle(names: Sequence[str], all_names: Sequence[str], step: int, found: Replay) -> list[Finding]:
+    """Layers that get no gradient: what a repetition of the step says of them, or that they get none."""
+    report = found.report
+    said = [] if report is None else [f for f in report.findings if f.code == "UV602" and {*f.layers} & {*names}]
+    if said:
+        return [each.replace(message=dated("at", step, each.message)) for each in said]
+    return [
+        Finding(
+            code="UV602", verdict="unused", level="note", layers=tuple(names),
+            message=f"at step {step:,}: {named(names, all_names)} had no gradient in the last samples in which"
+            f" an optimizer was to move {_them(names)}: nothing of the loss came back.",
+        )
+    ]  # fmt: skip
+
+
+def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int) -> Finding:
+    """Layers that get a gradient which no optimizer uses."""
+    return Finding(
+        code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
+        message=f"at step {step:,}: {named(names, all_names)} had a gradient in the last {HELD} samples, but no"
+        f" optimizer that was seen holds {_them(names)}: no step moves {_them(names)}. If that is meant,"
+        " requires_grad_(False) says so.",
+    )  # fmt: skip
+
+
+def _of_other_parameters(step: int, optimizer: Any) -> Finding:
+    """The optimizer has nothing to move, as the model has got other parameters than it holds."""
+    return Finding(
+        code="UV605", verdict="left_out", level="error", cause="optimizer",
+        message=f"at step {step:,}: none of the parameters that {name_of(optimizer)} holds is the model's any"
+        " more, and none had a gradient, so no step changes the loss: make the optimizer after its layers were"
+        " replaced, or load_state_dict(assign=True) has put new parameters in their place.",
+    )  # fmt: skip
