@@ -99,3 +99,35 @@ def test_a_constant_that_saturates_is_not_the_best_of_all(seed: int) -> None:
     codes = [finding.code for finding in report.findings]
     assert "UV708" not in codes and "UV504" in codes
     assert report.loss is not None and report.loss.best_free is not None and report.loss.best_free < 0.05
+
+
+class Equation(nn.Module):
+    """The residual of u'' = -4 sin x, and u at both ends; of a ReLU network u'' is 0 wherever it is defined."""
+
+    def __init__(self, act: type[nn.Module]) -> None:
+        super().__init__()
+        self.u = nn.Sequential(nn.Linear(1, 32), act(), nn.Linear(32, 32), act(), nn.Linear(32, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.clone().requires_grad_()
+        (once,) = torch.autograd.grad(self.u(x).sum(), x, create_graph=True)
+        (twice,) = torch.autograd.grad(once.sum(), x, create_graph=True)
+        return twice + 4.0 * torch.sin(x), self.u(torch.tensor([[0.0], [torch.pi]]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_residuals_that_no_weight_moves_are_not_better_than_a_constant(act: type[nn.Module], seed: int) -> None:
+    with seeded(seed):
+        model, x = Equation(act), torch.pi * torch.rand(64, 1)
+
+    def loss(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        return outputs[0].pow(2).mean() + outputs[1].pow(2).mean()
+
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss(model(x), x).backward()
+        optimizer.step()
+    text = " ".join(str(unvanish.diagnose(model, x, x, loss, optimizer=optimizer)).split())
+    assert "better than any constant" not in text and "have learned the task" not in text

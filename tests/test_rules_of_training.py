@@ -162,14 +162,18 @@ def test_what_the_last_call_keeps_out_of_reach(
 
 # outputs of rms 2 that must move by 201: more than 100 times their size
 FAR = OutputFacts(call=3, wanted=201.0, rms=2.0)
-CRAWLING = STEP.replace(needed=1001.0, best=1000.0, ladder=((1.0, 1.999), (1000.0, 1.5)), walked=1.99)
+CRAWLING = STEP.replace(needed=10001.0, best=1000.0, ladder=((1.0, 1.999), (1000.0, 1.5)), walked=1.99)
 
 
 @pytest.mark.parametrize(
     ("output", "step", "expected"),
     [
         (FAR, CRAWLING, [("UV702", "error")]),
-        (FAR, CRAWLING.replace(needed=1000.0), [("UV702", "note")]),
+        (
+            FAR,
+            CRAWLING.replace(needed=10000.0),
+            [("UV702", "note"), ("UV705", "note")],
+        ),  # ten times those planned
         (
             FAR,
             CRAWLING.replace(walked=1.79),

@@ -228,8 +228,10 @@ def _transmission(
             for index in layer.calls:
                 by_call.setdefault(index, []).append(layer)
     for index in range(len(calls) - 1, -1, -1):
-        here = [(sent[a.name].own, sent[a.name].own - sent[a.name].size) for a in by_call.get(index, ())]
-        options = here + [best[k] for k in consumers[index]]
+        behind = [best[k] for k in consumers[index]]
+        alone = all(n == LOG_ZERO for n, _ in behind)
+        own = [(sent[a.name].last if alone else sent[a.name].own, sent[a.name].size) for a in by_call.get(index, ())]
+        options = [(n, n - size) for n, size in own] + behind
         if len(options) > 1:
             best[index] = (max(n for n, _ in options), max(r for _, r in options))
         elif options:

@@ -26,10 +26,13 @@ PIECE = 2**16  # entries taken to float64 at once: they stay in a cache, and no 
 class Transmitted:
     """T = ‖∂f/∂w‖·‖w‖ of a layer, as log10: with the norms there are, and with none below an ordinary initialisation.
 
-    ``size``: log10 of the root of the number of entries.
+    ``last``: the first with biases as at an ordinary initialisation, for a layer with no other behind it. Such a bias
+    moves the outputs themselves, and holds nothing back however small it is: beside it, weights that are small
+    throughout send little. ``size``: log10 of the root of the number of entries.
     """
 
     own: float
+    last: float
     full: float
     size: float
 
@@ -41,6 +44,7 @@ class Transmitted:
         natural = {id(p): max(norms[id(p)], math.log10(natural_norm(n, p))) for n, p in live.items()}
         return cls(
             own=norm_together([slopes[id(p)] + norms[id(p)] for p in live.values()]),
+            last=norm_together([slopes[id(p)] + (natural if _adds(n) else norms)[id(p)] for n, p in live.items()]),
             full=norm_together([slopes[id(p)] + natural[id(p)] for p in live.values()]),
             size=0.5 * math.log10(max(1, sum(p.numel() for p in live.values()))),
         )
@@ -51,6 +55,10 @@ class Transmitted:
             return LOG_ZERO
         dense = self.full - self.size
         return max(self.full - max(self.full, largest), dense - max(dense, densest))
+
+
+def _adds(name: str) -> bool:
+    return name.endswith("bias")
 
 
 def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:

@@ -89,13 +89,15 @@ def _through_time(flow: Flow, facts: TimeFacts, threshold: float) -> Statement:
     pace = (
         "" if facts.log10_gain is None else f"; a step back multiplies the error signal by {factor(facts.log10_gain)}"
     )
+    learns, more = _tried(flow)
     return Statement(
+        level="note" if learns else "error",
         layers=names(layers),
         cause="depth in time",
         message=(
             f"{facts.layer} ({facts.kind}) upsets the whole network: the error signal grows on its way back through"
             f" {facts.steps:,} steps until a small change of an early input changes the outputs {factor(rise)} times as"
-            f" much as the same change of its results{pace}.{sources(layers)}"
+            f" much as the same change of its results{pace}.{more}{sources(layers)}"
         ),
         evidence=(
             Evidence(name="log10 rise of the sensitivity through time", value=rise, relation=">", threshold=threshold),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unvanish.decide.limits import CONVERGED, STATIONARY, VANISHED
 from unvanish.decide.stationary import is_stationary
-from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.records import Evidence, Flow, LayerFlow, LossFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor, judged, names, subject, weakest
 from unvanish.words.numbers import percent
@@ -37,7 +37,8 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
 
     Evidence: the loss above its floor, as a share of the larger of itself and the loss of the best constant output,
     below ``threshold``; or a Gauss-Newton decrement below a thousandth of that scale at a loss better than any constant
-    output's. Where the loss has no such scale nothing is called converged.
+    output's, or, where a constant is the answer itself as 0 is for the residual of an equation, at any loss: then it is
+    said that nothing tells how good that is. Where the loss has no such scale nothing is called converged.
 
     What helps: nothing needs help. For further progress: more data, a harder task, or stop.
 
@@ -54,10 +55,18 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
         message += " of the achievable reduction of the loss remains."
         evidence = Evidence(name="relative_gap", value=gap, relation="<", threshold=threshold)
     elif is_stationary(flow):
-        message = (
-            f"{subject(flow, layers, 'has', 'have')} reached an optimum better than any constant output: a quadratic"
-            f" model promises only {percent(flow.decrement)} of the achievable reduction of the loss."
-        )
+        promise = f"a quadratic model promises only {percent(flow.decrement)}"
+        if _beaten(flow.loss):
+            message = (
+                f"{subject(flow, layers, 'stands', 'stand')} still: {promise} of the loss. That it is a good place to"
+                " stand is not known: the best constant output has less, as where the outputs are residuals that"
+                " should be 0, so nothing tells how low a loss the network could reach."
+            )
+        else:
+            message = (
+                f"{subject(flow, layers, 'has', 'have')} reached an optimum better than any constant output: {promise}"
+                " of the achievable reduction of the loss."
+            )
         evidence = Evidence(name="decrement", value=flow.decrement, relation="<", threshold=STATIONARY)
     else:
         return []
@@ -69,6 +78,10 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
             evidence=(evidence,),
         )
     ]
+
+
+def _beaten(loss: LossFacts | None) -> bool:
+    return loss is not None and loss.best_constant is not None and loss.value > loss.best_constant
 
 
 def _signal(flow: Flow, layers: Sequence[LayerFlow]) -> str:

@@ -6,7 +6,7 @@ import math
 
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import FAR, far_outputs, planned, shrunk_level
+from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned, shrunk_level
 from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number
 
@@ -36,12 +36,12 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     A constant behind the last layer makes the outputs small and the gradient too, each by its factor.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
-    ``far``. An error only where more steps are needed than planned (10,000 if none are given) and steps really taken
-    left more than nine tenths of the gap; else a note. Where plain numbers behind the last layer leave less than a
-    tenth of the outputs, a tenth of what they leave takes the place of 0.1, and it is said only where more steps are
-    needed than planned: an error under SGD, where ten times as many are and steps really taken left nine tenths of the
-    gap, or no step that was tried moves the loss at all; else a note, because weights that all grow by the step make
-    the outputs of a deep network grow ever faster.
+    ``far``. An error only where ten times as many steps are needed as planned (10,000 if none are given), at the pace
+    of the first, and steps really taken left more than nine tenths of the gap; else a note. Where plain numbers behind
+    the last layer leave less than a tenth of the outputs, a tenth of what they leave takes the place of 0.1, and it is
+    said only where more steps are needed than planned: an error under SGD, where ten times as many are and steps really
+    taken left nine tenths of the gap, or no step that was tried moves the loss at all; else a note, because weights
+    that all grow by the step make the outputs of a deep network grow ever faster.
 
     What helps: standardised targets, or a last layer whose bias and scale start at theirs; no constant there, or one
     that is trained.
@@ -68,7 +68,8 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
             f" {'planned' if step.planned is not None else 'assumed'}. The layers are not at fault: the signal reaches"
             f" them, only the {'outputs' if level else 'targets'} are on another scale."
         )
-        evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=float(planned(step))))
+        limit = planned(step) * (1.0 if level == "note" else OF_ONE_LOOK)
+        evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=limit))
     if level == "note":
         message += " The pace grows as the weights do, so it may take fewer."
     return [
