@@ -175,7 +175,7 @@ def mistakes_are_explained(kind: str, page: Page, file: Path, copy: Path, out: P
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ('rule UV1 "too short"', "'UV1' is no name for a rule (UV and three digits): write one such as UV709"),
+        ('rule UV1 "too short"', "'UV1' is no name for a rule (UV and three digits): write one such as UV799"),
         ('rule UV101 "again"', "src/unvanish/rules/uv101_vanishing.py is already there: choose another name"),
         (
             'remedy Adam "upper case"',

@@ -1,6 +1,6 @@
 """Starts the one file of an addition, with the tests that will hold it to its word.
 
-    python -m tools.new rule UV709 "abrupt loss"
+    python -m tools.new rule UV799 "abrupt loss"
     python -m tools.new remedy activation-softsign "softsign in place of the hidden activations"
     python -m tools.new picture ladder "How much of the signal is left at each layer?"
     python -m tools.new experiment halves "Halves of halves"
@@ -40,7 +40,7 @@ class Kind:
 FRESH = "python docs/build.py"
 KINDS = {
     "rule": Kind(
-        "rules", r"UV\d{3}", "for a rule (UV and three digits)", "UV709", "what it finds",
+        "rules", r"UV\d{3}", "for a rule (UV and three digits)", "UV799", "what it finds",
         (FRESH, 'pytest tests/test_rules_on_zoo.py tests/test_docs.py -k "$name or fresh"'),
     ),
     "remedy": Kind(
