@@ -57,17 +57,17 @@ def test_decay_that_holds_the_loss_at_its_constant_is_an_error_before_any_step(
 ) -> None:
     report = diagnose(signs(make, seed, norm))
     assert level(report) == "error" and report.verdict == "decay"
-    assert trained(signs(make, seed, norm), 300) > 1.3  # ln 4 is 1.386
+    assert trained(signs(make, seed, norm), 200) > 1.3  # ln 4 is 1.386
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize(
-    "make",
+    ("make", "norm"),
     [
-        lambda p: optim.AdamW(p, 1e-2, weight_decay=0.1),
-        lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-3),
-        lambda p: optim.Adam(p, 1e-3, weight_decay=1e-4),
+        (lambda p: optim.AdamW(p, 1e-2, weight_decay=0.1), False),
+        (lambda p: optim.AdamW(p, 1e-2, weight_decay=0.1), True),
+        (lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-3), False),
+        (lambda p: optim.Adam(p, 1e-3, weight_decay=1e-4), False),
     ],
 )
 def test_ordinary_decay_is_passed_over(make: Make, norm: bool, seed: int) -> None:
@@ -85,7 +85,7 @@ def test_decay_that_costs_a_part_is_a_note_and_fast_decay_of_normalised_weights_
         return optim.SGD([{"params": [first, bias], "weight_decay": 0.2}, {"params": rest}], 0.1)
 
     problem = signs(but_for_the_scales, seed, norm=True)
-    assert level(diagnose(problem)) is None and trained(problem, 300) < 0.2
+    assert level(diagnose(problem)) is None and trained(problem, 200) < 0.2
 
 
 @pytest.mark.parametrize("seed", SEEDS)

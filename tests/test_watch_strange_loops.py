@@ -339,7 +339,7 @@ class Cut(nn.Module):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("since", "until", "told"),
-    [(0, 99, (2, None)), (0, 5, (2, 5)), (4, 99, (11, None)), (2, 12, (9, 12)), (2, 9, None), (99, 99, None)],
+    [(0, 99, (3, None)), (0, 5, (3, 5)), (4, 99, (12, None)), (2, 12, (10, 12)), (2, 9, None), (99, 99, None)],
     ids=["always", "at first", "later", "for a while", "too short", "never"],
 )
 def test_layers_that_get_no_gradient_any_more_are_told_with_what_cuts_them_off(
@@ -381,3 +381,16 @@ def test_layers_that_are_dropped_at_random_are_not_told_of(seed: int, tmp_path: 
         for _ in range(60):
             stepped(net, optimizer, seed)
     assert len([each for each in run.findings if each.code == "UV602"]) <= 1
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_tasks_that_take_turns_with_the_samples_leave_none_idle(turn: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = nn.ModuleList(nn.Linear(8, 3) for _ in range(2)), batch(0)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with unvanish.watch(net, optimizer, every=2, to=tmp_path / "r.unvanish") as run:
+        for step in range(20):
+            optimizer.zero_grad()
+            F.cross_entropy(net[step % turn](x), y).backward()
+            optimizer.step()
+    assert [(each.code, each.layers) for each in run.findings] == ([("UV602", ("1",))] if turn == 1 else [])

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.decide.limits import HORIZON, VANISHED
+from unvanish.decide.stationary import steps_to_leave
 from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
@@ -64,7 +65,7 @@ def with_recovery(
     """
     size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
-    planned = look.problem.steps or TRIED[-1]
+    planned, horizon = look.problem.steps or TRIED[-1], look.problem.steps or HORIZON
     tried = [n for n in TRIED if n <= min(most, planned)]
     theirs = list({id(p): p for a in look.layers if a.name in weak for p in a.live}.values())
     before = [p.detach().clone() for p in theirs]
@@ -88,7 +89,9 @@ def with_recovery(
         here = arrived[taken] > VANISHED
         if taken == FIRST[-1] and arrived[taken] < HOPELESS:
             return True
-        return learned is not None or (taken in DOUBLED and not (here or _pace(arrived) or _accelerates(arrived)))
+        if learned is not None or taken not in DOUBLED:
+            return learned is not None
+        return not (here or _pace(arrived, horizon) or _accelerates(arrived))
 
     if tried:
         with stepped(look.problem, look.model, optimizer, 1.0, tried[-1], look.seed, measured):
@@ -97,7 +100,7 @@ def with_recovery(
         return facts
     end = max(arrived)
     more = end == tried[-1] and min(most, TRIED[-1]) <= planned and learned is None and arrived[end] <= VANISHED
-    pace = _pace(arrived) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
+    pace = _pace(arrived, horizon) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
     return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
 
 
@@ -111,17 +114,16 @@ def _lasts(arrived: Mapping[int, float]) -> bool:
     return max(arrived) >= 1.5 * since
 
 
-def _pace(arrived: Mapping[int, float]) -> float:
+def _pace(arrived: Mapping[int, float], horizon: int) -> float:
     """The decades a step by which what arrives has risen since its lowest over the last doubling; 0 where too slowly.
 
-    Since its lowest, because the first steps may throw it up, and it comes to rest before it grows. What stays where it
-    is still creeps by a few hundredths of a decade in a hundred steps, up or down: too slow is what would not arrive
-    within a long training.
+    Since its lowest, because the first steps may throw it up, and it comes to rest before it grows. Too slow is what
+    would not arrive within ``horizon`` steps of the training (see ``steps_to_leave``).
     """
     last = _last(arrived)
     (lowest, least), (end, value) = min(last, key=lambda look: look[1]), last[-1]
     pace = (value - least) / max(1, end - lowest)
-    return pace if pace * HORIZON > VANISHED - value else 0.0
+    return pace if end + steps_to_leave(pace) < horizon else 0.0
 
 
 def _accelerates(arrived: Mapping[int, float]) -> bool:

@@ -47,8 +47,8 @@ def unused(flow: Flow) -> list[Statement]:
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
     leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
     and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
-    layers, as with a code that an encoder only chooses, the cut counts. Of a running training, a layer that had neither
-    signal nor gradient in a step; always a note.
+    layers, as with a code that an encoder only chooses, the cut counts. Of a running training, a layer without a
+    gradient in several samples in a row: what a check of that step says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unvanish.records import Setting, to_builtins
+from unvanish.watching.asleep import asleep
 from unvanish.watching.layouts import Layouts
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.sample import Sample, locate
@@ -29,6 +30,9 @@ class Beside:
     def write(self, watcher: Watcher, sample: Sample) -> Setting:
         """Before a sample is written; returns what it is of."""
         setting, table = self.known.of(watcher), watcher.table
+        if setting.mode == "eval" and (self.setting is None or self.setting.mode != "eval"):
+            before = "" if self.setting is None else self.setting.mode
+            watcher.notes += [note for note in [asleep(table.models, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
         self.file.layers(watcher.columns)
         self.write_notes(watcher)

@@ -54,10 +54,10 @@ class Guard:
         _guards.add(self)
 
     def around(self, hook: Callable[..., Any]) -> Callable[..., None]:
-        """A hook that never raises, and does nothing in a traced graph (asked first) or while a model is checked."""
+        """A hook that never raises, and does nothing in a compiled graph (asked first) or while a model is checked."""
 
         def safe(*args: Any, **kwargs: Any) -> None:
-            if traced() or self.off or checking():
+            if is_compiling() or self.off or checking():
                 return
             try:
                 hook(*args, **kwargs)

@@ -30,7 +30,7 @@ class Parts:
             drop(self.hooks.pop(id(model)))
 
     def none_was_called(self, models: Iterable[nn.Module], hidden: Container[int]) -> None:
-        """A backward starts, and no model was called: from now on the parts of all are held, too."""
+        """An optimizer uses gradients before whose backward no model was called: the parts of all are held, too."""
         if not self.apart:
             self.apart = True
             for model in models:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.places import own_place
 from unvanish.trace.structure import arguments
-from unvanish.watching.guard import transformed
+from unvanish.watching.guard import traced, transformed
 from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
 from unvanish.watching.table import Table
@@ -86,6 +86,8 @@ class Signals:
             self.hooks.popitem()[1].remove()
 
     def _output(self, at: int, comes_back: Callable[[Tensor], None], _: nn.Module, given: Any, outputs: Any) -> None:
+        if traced():
+            return
         if transformed():
             self.unread[TRANSFORMED] = None
             return
@@ -124,6 +126,8 @@ class Signals:
         """Look at a call that may be an activation, before it runs: it may write over its input."""
         inputs, more = args[0], args[1:]
         if inputs.grad_fn is None or any(isinstance(each, Tensor) for each in (*more, *kwargs.values())):
+            return
+        if traced():
             return
         if transformed():
             self.unread[TRANSFORMED] = None

@@ -174,8 +174,6 @@ class Watcher:
             now.losses.append(known)
         if isinstance(known, float) and not math.isfinite(known):
             now.suspicious = True
-        if not self.box.entries:
-            self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         self.box.loss_is(loss, not now.suspicious)
 
     def _backward_ends(self) -> None:
@@ -232,7 +230,11 @@ class Watcher:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self.sampled or not self.step:
             self._find_new(optimizer)
+        elif self.idle.near:
+            self.idle.glance(self.table.of(held(optimizer)))
         self._moving = id(optimizer)
+        if self.now.losses and not self.box.entries:
+            self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         if odd_rate(optimizer) is not None:
             self.on_broken(self.step, "rate")
         if (len(args) > 1 or kwargs) and any(callable(each) for each in (*args[1:], *kwargs.values())):

@@ -48,12 +48,14 @@ class Idle:
 
     HELD of them where a layer never had one. One that had is known by its past: some are left out now and then, as in
     a mixture of experts or where blocks are dropped at random, and their gaps have to become far longer than they were.
+    Then the steps up to the next sample are looked at, too: tasks in turn have each its own steps.
     """
 
     def __init__(self) -> None:
         self.gaps: dict[int, int] = {}  # of each layer the one that is open
         self.longest: dict[int, int] = {}  # of those that were used once, the longest so far
         self.told: set[int] = set()
+        self.near: set[int] = set()  # told of at the next sample, if they have no gradient in the steps between
 
     def seen(self, places: Collection[Place], read: Collection[int]) -> str:
         """One more sample, in which those of ``read`` had one; "idle" or "used", where that is news of some."""
@@ -65,10 +67,18 @@ class Idle:
         mine = [place.at for place in places if place.at not in read and not place.replaced]
         for at in mine:
             self.gaps[at] = self.gaps.get(at, 0) + 1
-        new = {at for at in mine if self.gaps[at] >= self._limit(at)} - self.told
+        new = {at for at in mine if self.gaps[at] > self._limit(at)} - self.told
+        self.near = {at for at in mine if self.gaps[at] == self._limit(at)}
         over = self.told.intersection(back)
         self.told = (self.told | new) - over
         return "idle" if new else "used" if over else ""
+
+    def glance(self, places: Iterable[Place]) -> None:
+        """A step that is not sampled; these are what its optimizer moves."""
+        for place in places:
+            if place.at in self.near and any(p.grad is not None for p in place.parameters):
+                self.near.discard(place.at)
+                self.longest[place.at] = max(self.longest.get(place.at, 0), self.gaps.pop(place.at, 0))
 
     def _limit(self, at: int) -> int:
         longest = self.longest.get(at)
