@@ -97,3 +97,13 @@ def test_at_the_bottom_every_step_climbs_and_none_is_at_fault(seed: int) -> None
         model.bias.copy_(best[-1])
     for make in (lambda p: torch.optim.Adam(p, 1e-3), lambda p: torch.optim.SGD(p, 0.1)):
         assert not found(unvanish.diagnose(model, x, y, F.mse_loss, optimizer=make(model.parameters())))
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_hooks_on_the_gradients_of_parameters_are_told(hooked: bool) -> None:
+    model, x, y = small(0)
+    if hooked:
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: 0.0 * gradient)
+    report = unvanish.diagnose(model, x, y, F.cross_entropy)
+    assert any("hook is set on the gradient of 0.weight and 3 more" in note for note in report.notes) == hooked

@@ -385,4 +385,8 @@ def _notes(capture: Capture) -> tuple[str, ...]:
         )
     for place in sorted(capture.hooked):
         notes.append(f"a tensor hook is set at {place or 'an unknown place'}; gradients are shown without what it does")
+    hooked = [name for name, p in capture.model.named_parameters() if p._backward_hooks]
+    if hooked:
+        more = f" and {len(hooked) - 1:,} more parameters" if len(hooked) > 1 else ""
+        notes.append(f"a hook is set on the gradient of {hooked[0]}{more}; gradients are shown without what it does")
     return tuple(notes)
