@@ -47,7 +47,7 @@ def uphill(flow: Flow) -> list[Statement]:
         return []
     smallest = min(multiple for multiple, _ in step.ladder)
     raised = (
-        f"The next step of {step.optimizer} raises the loss of {number(step.loss)} by"
+        f"The next step of {step.optimizer} raises the loss of this batch, {number(step.loss)}, by"
         f" {number(dict(step.ladder)[1.0] - step.loss)}, and none of those tried down to {smallest:g} of it lowers it"
     )
     climbs = step.climbs > 0.0
@@ -55,7 +55,7 @@ def uphill(flow: Flow) -> list[Statement]:
         Statement(
             level="error" if climbs and not step.maximize else "note",
             cause="the optimizer's direction" if climbs else "the gradient",
-            message=f"{raised}: {_why(step)} On this batch.",
+            message=f"{raised}: {_why(step)}",
             evidence=(
                 Evidence(name="cosine of the gradient and the step", value=step.climbs),
                 Evidence(name="smallest multiple of the step tried", value=smallest),
