@@ -120,7 +120,7 @@ def _measure(shape: Shape, variances: Array, unit: Array, inputs: Array) -> tupl
                 slope *= weight
                 before /= square
                 walk.on(slope, before)
-            walk.layer(here, weight, bias)
+            walk.layer(here, weight, bias, last=place == shape.depth)
             if place % walk.often == 0 or place == shape.depth:
                 walk.settle()
             if place < shape.depth:
@@ -154,11 +154,14 @@ class _Walk:
         np.fmax(self.rise.number, self.rise.one, out=self.rise.number)
         np.maximum(self.high, self.rise.number, out=self.high)
 
-    def layer(self, entering: Array, weight: Array, bias: Array) -> None:
-        """What a layer's weight and bias make of its z, with the sizes they have and no less than natural ones."""
+    def layer(self, entering: Array, weight: Array, bias: Array, last: bool) -> None:
+        """What a layer's weight and bias make of its z, with the sizes they have and no less than natural ones.
+
+        The ``last`` bias counts as no smaller than a natural one, as in a check: it moves the output itself.
+        """
         entering = entering * entering
         product = entering * weight
-        product += bias
+        product += np.maximum(bias, NATURAL_BIAS) if last else bias
         full = np.maximum(weight, NATURAL_WEIGHT, out=weight)
         full *= entering
         full += np.maximum(bias, NATURAL_BIAS, out=bias)

@@ -247,7 +247,10 @@ class _Walk:
         return ahead, rise, came + around
 
     def _arrived(self, place: int, layer: _Layer, g: Floats) -> None:
-        """The signal at a layer's output, and what its weights and biases transmit (T of a check)."""
+        """The signal at a layer's output, and what its weights and biases transmit (T of a check).
+
+        The biases of the last layer, which is the first here, count as no smaller than usual: they move the outputs.
+        """
         self.signals.append(self.size)
         weights, biases = self.chunk.weights(place)
         fan_out, fan_in = self.shape.fans(place)
@@ -258,8 +261,10 @@ class _Walk:
         if self.shape.centred and place:
             bias = np.linalg.norm(weights.sum(-1), axis=-1)[:, None] * layer.scales[0] / 2
         natural = np.sqrt(fan_out / 3), np.sqrt(fan_out) * 0.1
-        full = np.hypot(to_weights * np.maximum(weight_norms, natural[0]), to_biases * np.maximum(bias, natural[1]))
-        self._compare(np.hypot(to_weights * weight_norms, to_biases * bias), full, fan_out * (fan_in + 1))
+        usual = np.maximum(bias, natural[1])
+        full = np.hypot(to_weights * np.maximum(weight_norms, natural[0]), to_biases * usual)
+        sent = np.hypot(to_weights * weight_norms, to_biases * (bias if self.seen else usual))
+        self._compare(sent, full, fan_out * (fan_in + 1))
 
     def _of_weights(self, g: Floats, entering: Floats) -> Array:
         """‖gᵀ x‖ of every network; from products of samples where there are few of them."""
