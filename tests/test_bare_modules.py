@@ -42,11 +42,11 @@ def test_a_single_module_is_watched() -> None:
     torch.manual_seed(0)
     model, inputs = nn.Linear(4, 1), torch.randn(8, 4)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    watch = unvanish.watch(model, optimizer, every=1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(inputs).square().mean().backward()
-        optimizer.step()
+    with unvanish.watch(model, optimizer, every=1) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
     report = watch.report()
     assert [(layer.name, layer.verdict) for layer in report.layers] == [("Linear", "healthy")]
 

@@ -62,10 +62,10 @@ class Logs(transformers.TrainerCallback):
 
 
 def trained(folder: Path, model: Any, *, data: Any = None, also: tuple[Any, ...] = (), watch: Any = None,
-            resume: Any = None, **args: Any) -> tuple[Any, Any, Any]:  # fmt: skip
+            resume: Any = None, callback: Any = None, **args: Any) -> tuple[Any, Any, Any]:  # fmt: skip
     from unvanish.integrations.huggingface import Watch
 
-    logs, callback = Logs(), Watch(every=1, to=folder / "runs", **(watch or {}))
+    logs, callback = Logs(), callback or Watch(every=1, to=folder / "runs", **(watch or {}))
     given = {
         "output_dir": str(folder / "out"), "max_steps": 3, "per_device_train_batch_size": 4, "report_to": "none",
         "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
@@ -182,11 +182,15 @@ def test_an_interrupt_of_which_no_callback_hears_loses_no_step(tmp_path: Path) -
             if state.global_step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
+    from unvanish.integrations.huggingface import Watch
+
+    callback = Watch(every=1, to=tmp_path / "runs")
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, gpt2(), max_steps=9, also=(Interrupts(),))
+        trained(tmp_path, gpt2(), max_steps=9, also=(Interrupts(),), callback=callback)
     (path,) = (tmp_path / "runs").glob("*.unvanish")
     run = unvanish.load_run(path)  # the process goes on, as that of a notebook does
     assert run.steps == (0, 1, 2) and "ended" not in run.facts
+    callback.run.close()
 
 
 def test_a_second_training_with_the_same_callback_gets_a_file_of_its_own(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import runpy
 import textwrap
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import unvanish
 from unvanish import load_run
 from unvanish.cli import main
 
@@ -146,3 +150,19 @@ def test_a_model_that_is_dropped_does_not_hide_what_breaks_in_another(
         print("done")
     """)  # fmt: skip
     assert "UV501 at step 17: the loss made a number that is not finite" in err and "sqrt" in err
+
+
+def test_a_model_that_is_not_watched_is_freed_while_another_is(tmp_path: Path) -> None:
+    watched, freed = nn.Linear(4, 2), []
+    optimizer = torch.optim.SGD(watched.parameters(), 0.1)
+    with unvanish.watch(watched, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for _ in range(3):
+            watched(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            other = nn.Linear(4, 1)
+            other(torch.ones(2, 4)).sum().backward()
+            weight = weakref.ref(other.weight)
+            del other  # by counting references alone
+            freed.append(weight() is None)
+    assert freed == [True] * 3 and run.watcher.failed == ""

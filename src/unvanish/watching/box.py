@@ -152,10 +152,13 @@ class Box:
         node.register_prehook(several.append)  # no function of Python's: each costs time in every step
 
     def loss_is(self, loss: Tensor, finite: bool) -> None:
-        """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it."""
-        self.loss = loss.grad_fn
+        """A backward starts at this loss. Where it is not finite, only now can its graph be asked which call did it.
+
+        It is held where there is something to run again: that of a model which is not watched belongs to its owner.
+        """
+        self.loss = loss.grad_fn if self.entries else None
         if not finite:
-            self.loss_birth = birth(between(self.loss, set(self.ends)))
+            self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
