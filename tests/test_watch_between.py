@@ -136,7 +136,7 @@ def test_clipping_to_a_norm_that_is_infinite_only_in_its_type_is_named(
 
     (finding,), _ = watched(tmp_path, clipped, network(0, scale, dtype))
     assert set(norms) == {float("inf")}
-    assert "clip_grad_norm_ finds this norm infinite" in finding.message
+    assert "as clip_grad_norm_ does: it finds this norm infinite" in finding.message
     assert str(dtype).removeprefix("torch.") in finding.message
     (tmp_path / "r.unvanish").unlink()
     assert not watched(tmp_path, clipped, network(0, 1.0, dtype))[0]

@@ -32,4 +32,4 @@ def asleep(models: Mapping[str, nn.Module], step: int, before: str) -> str:
     if not said:
         return ""
     after = "; call model.train() again after a validation" if before == "train" else ""
-    return f"since step {step} the model is trained in eval mode: {' and '.join(said)}{after}"
+    return f"since step {step:,} the model is trained in eval mode: {' and '.join(said)}{after}"

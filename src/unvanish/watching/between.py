@@ -60,7 +60,7 @@ def _wiped(sample: Sample, dtype: str, optimizer: str) -> Finding | None:
         return None
     event = EVENTS[WIPED]
     if left > _largest_norm(dtype):
-        why = f"clip_grad_norm_ finds this norm infinite, as it computes it in {dtype}, and divides by it"
+        why = f"something takes it away, as clip_grad_norm_ does: it finds this norm infinite in {dtype}, and divides"
     else:
         why = "something between backward() and step() takes it away, as zero_grad() does in that place"
     return Finding(
