@@ -28,8 +28,7 @@ def with_decay(look: Look, optimizer: Optimizers, arrival: NextStep | None, fact
     """The facts with the loss of the batch after such steps, with decay and without, where the decay is fast."""
     if arrival is None or arrival.decay_share is None or arrival.decay_share < DECAYS_FAST:
         return facts
-    work = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
-    steps = min(STEPS if STEPS * work < WORK else FEW, look.problem.steps or STEPS)
+    steps = min(STEPS if STEPS * look.work < WORK else FEW, look.problem.steps or STEPS)
     found = list[float]()
     for each in (optimizer, _without_decay(optimizer)):
         with stepped(look.problem, look.model, each, 1.0, steps, look.seed) as loss:

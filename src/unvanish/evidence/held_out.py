@@ -41,7 +41,7 @@ def with_held_out(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         return facts
     whole = dataclasses.replace(look.problem, train_batches=None)
     seen, unseen = (with_samples(whole, lambda t, first=first: t[first::2]) for first in (0, 1))
-    work = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
+    work = look.work
     tried = [n for n in TRIED if n <= (look.problem.steps or TRIED[-1]) and n * work < WORK] or [TRIED[0]]
     taken, value = 0, dict[int, float]()
 

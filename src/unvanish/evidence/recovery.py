@@ -63,7 +63,7 @@ def with_recovery(
     for long enough, or so much has been learned by those layers, is the last one tried; so is the end of a doubling at
     which what arrives does not rise.
     """
-    size = look.problem.batch_size * sum(p.numel() for p in look.model.parameters())
+    size = look.work
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
     planned, horizon = look.problem.steps or TRIED[-1], look.problem.steps or HORIZON
     tried = [n for n in TRIED if n <= min(most, planned)]

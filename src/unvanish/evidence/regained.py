@@ -39,7 +39,7 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         return facts
     problem, model = look.problem, look.model
     planned = problem.steps or max(TRIED)
-    work = problem.batch_size * sum(p.numel() for p in model.parameters())
+    work = look.work
     tried = [n for n in TRIED if n <= planned and (n == TRIED[0] or n * work < WORK)] or [planned]
     taken, seen, top = 0, {0: facts.loss}, max(facts.loss, facts.walked or -math.inf)
 

@@ -36,6 +36,11 @@ class Look:
         """The model that was looked at, which need not be the problem's own."""
         return self.capture.model
 
+    @property
+    def work(self) -> int:
+        """What a step costs, about: parameters times samples."""
+        return self.problem.batch_size * sum(p.numel() for p in self.model.parameters())
+
 
 @contextmanager
 def looking(
