@@ -31,6 +31,7 @@ from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
+from unvanish.evidence.over_batch import over_batch
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
@@ -177,7 +178,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), None
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=(*across_facts(look), *over_batch(look)))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",
