@@ -43,7 +43,9 @@ def told(model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
     return [f.message for f in report.findings if f.code == "UV709"]
 
 
-def checked(make: Callable[[], nn.Module], width: int, before: Any, after: Any, shape: Any, target: Any, seed: int) -> Any:
+def checked(
+    make: Callable[[], nn.Module], width: int, before: Any, after: Any, shape: Any, target: Any, seed: int
+) -> Any:
     with seeded(seed):
         x = torch.randn(*shape)
         return told(Reader(make(), width, before, after), x, torch.randn(*target))
@@ -75,12 +77,18 @@ def test_a_view_where_a_transpose_was_meant(wrong: bool, seed: int) -> None:
 
     found = checked(lambda: nn.GRU(4, 8), 8, turned, lambda h: h[-1], (12, 7, 4), (12, 1), seed)
     assert len(found) == wrong
-    assert all("samples in pieces" in message and "a transpose keeps each sample together" in message for message in found)
+    assert all(
+        "samples in pieces" in message and "a transpose keeps each sample together" in message for message in found
+    )
 
 
 def sentences(x: Tensor) -> Tensor:
     """Samples of three sentences each, whose words are read one sentence at a time."""
     return x.reshape(36, 5, 4)
+
+
+def of_samples(h: Tensor) -> Tensor:
+    return h[:, -1].reshape(12, 3, 8).mean(1)
 
 
 def mixed_first(x: Tensor) -> Tensor:
@@ -95,12 +103,12 @@ def packed(x: Tensor) -> Any:
 LSTM = lambda first=False: nn.LSTM(4, 8, batch_first=first)  # noqa: E731
 RIGHT = {
     "a text whose steps come first, a target for each": (LSTM, as_is, as_is, (12, 7, 4), (12, 7, 1)),
-    "a text whose steps come first, a target for each, as many as there are texts": (LSTM, as_is, as_is, (7, 7, 4), (7, 7, 1)),
+    "as many steps as texts, a target for each": (LSTM, as_is, as_is, (7, 7, 4), (7, 7, 1)),
     "steps first, a target for each text": (LSTM, as_is, lambda h: h[-1], (12, 7, 4), (7, 1)),
     "as many steps as texts, steps first": (LSTM, as_is, lambda h: h[-1], (12, 12, 4), (12, 1)),
     "one series, a target for each step": (LSTM, as_is, as_is, (12, 4), (12, 1)),
     "one series as a batch of one": (LSTM, lambda x: x[:, None], lambda h: h[:, 0], (12, 4), (12, 1)),
-    "sentences of a sample": (lambda: LSTM(True), sentences, lambda h: h[:, -1].reshape(12, 3, 8).mean(1), (12, 15, 4), (12, 1)),
+    "sentences of a sample": (lambda: LSTM(True), sentences, of_samples, (12, 15, 4), (12, 1)),
     "nodes that see their neighbours": (lambda: LSTM(True), mixed_first, last_step, (12, 7, 4), (12, 1)),
     "one step each": (LSTM, lambda x: x[None], lambda h: h[0], (12, 4), (12, 1)),
 }  # fmt: skip

@@ -90,7 +90,9 @@ def test_a_loss_of_log_probabilities_that_is_given_none(last: nn.Module, loss: A
 def test_a_loss_over_alignments_takes_log_probabilities(wrong: bool, seed: int) -> None:
     """As `softmax` for CTC it falls below zero and learns nothing; outputs are of samples first, the loss of steps."""
     with seeded(seed):
-        model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 5), nn.Softmax(-1) if wrong else nn.LogSoftmax(-1))
+        model = nn.Sequential(
+            nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 5), nn.Softmax(-1) if wrong else nn.LogSoftmax(-1)
+        )
         x, y = torch.randn(12, 9, 6), torch.randint(1, 5, (12, 3))
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:

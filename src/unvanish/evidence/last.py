@@ -82,7 +82,6 @@ class Last:
                 break  # two that far apart that end alike have found it
         return min(found, default=None)
 
-
     def near(self, wanted: Tensor) -> float | None:
         """The loss of the results nearest to these that some input of the calls gives; None where none is found.
 

@@ -202,6 +202,13 @@ class AcrossFacts(Record, frozen=True, kw_only=True):
     pieces: int = 0
 
 
+class CopyFacts(Record, frozen=True, kw_only=True):
+    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient."""
+
+    layer: str
+    units: int
+
+
 class PinnedFacts(Record, frozen=True, kw_only=True):
     """A bounded activation most of whose entries are flat, or a softmax, before a loss without a scale.
 

@@ -44,8 +44,8 @@ def across_samples(flow: Flow) -> list[Statement]:
     What helps: the axis of the classes, or of the components: ``dim=-1``, ``dim=1``. ``batch_first=True``, and a
     transpose in the place of a ``view`` or ``reshape`` between samples and steps.
 
-    Source: PyTorch documentation, torch.nn.functional.softmax (dim), torch.nn.LSTM (batch_first); Bishop 1994, Mixture density networks (the weights
-    of a mixture are a softmax over its components).
+    Source: PyTorch documentation, torch.nn.functional.softmax (dim), torch.nn.LSTM (batch_first); Bishop 1994, Mixture
+    density networks (the weights of a mixture are a softmax over its components).
     """
     calls = {call.index: call for call in flow.calls}
     found = [(facts, calls[facts.call]) for facts in flow.across if facts.call in calls]

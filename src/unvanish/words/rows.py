@@ -30,5 +30,8 @@ ROWS = {
         "Where a recurrent layer or an attention is given each sample in pieces: the places of its other axis that the"
         " entries of one sample lie in. 0 elsewhere."
     ),
+    "copies": "Layers all of whose units have the same weights and get the same gradient.",
+    "CopyFacts.layer": "The layer.",
+    "units": "How many units it has.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
