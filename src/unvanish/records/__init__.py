@@ -93,6 +93,7 @@ class CallFlow(Record, frozen=True, kw_only=True):
     saturated_fraction: float | None = None
     dead_fraction: float | None = None
     bounded: bool = False
+    log10_apart_rms: float | None = None
 
 
 class LayerFlow(Record, frozen=True, kw_only=True):

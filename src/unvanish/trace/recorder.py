@@ -26,6 +26,7 @@ from unvanish.trace.cuts import Cuts
 from unvanish.trace.ends import COPIES, all_meet, before_copies, unstretched
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
+from unvanish.trace.recurrence import UNBOUNDED, size_apart
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, given_to, rebuild, tensors
 
@@ -202,6 +203,7 @@ class Recorder(TorchFunctionMode):
             others = [t for t in given if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, others, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
+        call.apart = size_apart(func, args) if name == UNBOUNDED else None
         if call.finite and self.part == "model":
             call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):

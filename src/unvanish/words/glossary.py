@@ -159,6 +159,10 @@ _CALL = {
     "finite": "False if the call's result holds an infinity or a nan.",
     "bounded": "True if the call cannot produce arbitrarily large values, such as a sigmoid.",
     "log10_rms": "Log10 of the root mean square of the call's result.",
+    "log10_apart_rms": (
+        "Of a recurrence of ReLUs, log10 of the root mean square of what its steps give each by itself: what more the"
+        " result has, the state has grown by from step to step; null of other calls."
+    ),
     "CallFlow.log10_gain": "Log10 of what the call multiplies the error signal by on the way back.",
     "log10_sensitivity": (
         "Log10 of how strongly the outputs depend on the call's result, relative to its size: norm of the"
