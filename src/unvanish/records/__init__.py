@@ -20,6 +20,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
+from unvanish.records.facts import SameFacts as SameFacts
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
@@ -218,6 +219,7 @@ class Flow(Record, frozen=True, kw_only=True):
     alike: AlikeFacts | None = None
     pinned: tuple[PinnedFacts, ...] = ()
     across: tuple[AcrossFacts, ...] = ()
+    same: SameFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

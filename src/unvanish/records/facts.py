@@ -197,6 +197,18 @@ class AcrossFacts(Record, frozen=True, kw_only=True):
     shape: tuple[int, ...]
 
 
+class SameFacts(Record, frozen=True, kw_only=True):
+    """Outputs that are the same for all ``samples`` of a batch whose targets differ, at other weights as well.
+
+    ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
+    tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
+    where all inputs are the same.
+    """
+
+    samples: int
+    read: str
+
+
 class PinnedFacts(Record, frozen=True, kw_only=True):
     """A bounded activation most of whose entries are flat, or a softmax, before a loss without a scale.
 

@@ -76,7 +76,7 @@ VERDICTS = {
     "uphill": "The optimizer's next step raises the loss whatever its size: it does not go against the gradient.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
-    "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
+    "collapsed": "All nodes, tokens or samples get the same features, so that no later layer can tell them apart.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
