@@ -126,7 +126,7 @@ class RateTrial(Record, frozen=True, kw_only=True):
 class OutputFacts(Record, frozen=True, kw_only=True):
     """What the last call can give the loss.
 
-    ``kind``: normalised (a softmax), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
+    ``kind``: normalised (to a sum or a size), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
     ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
     ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
     factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie

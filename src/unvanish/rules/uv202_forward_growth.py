@@ -37,11 +37,12 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
     Above one the product grows exponentially with depth, forward and, in the same way, backward.
 
     Evidence: log10 of the largest rms among the results of layers over that of the first layer (of a recurrence of
-    ReLUs, over that of what its steps give each by itself), greater than ``growth``, and a loss more than ``worse`` times that of the best constant output. Growth alone is no fault, and
-    none is where the loss asks the outputs to move by more than twice their size: the targets are larger still. A note
-    where up to 800 real steps of the optimizer, tried on the batch and taken back, bring the loss below that of the
-    best constant output: the network trains, by way of a detour. A loss of exactly zero does not count, since outputs
-    of that size leave a softmax nothing to say.
+    ReLUs, over that of what its steps give each by itself), greater than ``growth``, and a loss more than ``worse``
+    times that of the best constant output. Growth alone is no fault, and none is where the loss asks the outputs to
+    move by more than twice their size: the targets are larger still. A note where up to 800 real steps of the
+    optimizer, tried on the batch and taken back, bring the loss below that of the best constant output: the network
+    trains, by way of a detour. A loss of exactly zero does not count, since outputs of that size leave a softmax
+    nothing to say.
 
     What helps: weights of the critical size (He for ReLU, Xavier or orthogonal for tanh), or a normalisation.
 

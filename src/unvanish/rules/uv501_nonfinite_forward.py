@@ -123,8 +123,8 @@ def _handed_on(apart: float | None) -> str:
     if apart is None or not _outgrown(apart):
         return ""
     return (
-        f"By themselves its steps give numbers of an rms of {factor(apart)}: the state, handed on from step to step, has"
-        " outgrown the number type. The weights from state to state are too large for as many steps."
+        f"By themselves its steps give numbers of an rms of {factor(apart)}: the state, handed on from step to step,"
+        " has outgrown the number type. The weights from state to state are too large for as many steps."
     )
 
 
