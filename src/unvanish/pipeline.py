@@ -39,6 +39,7 @@ from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.regained import with_regained
+from unvanish.evidence.same import same_facts
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
@@ -163,7 +164,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired)
+    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()

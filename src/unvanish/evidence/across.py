@@ -10,15 +10,13 @@ slots, experts with soft places), after which no sample is left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.moving import loss_again
+from unvanish.evidence.moving import loss_again, without_chance
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
@@ -108,19 +106,6 @@ def with_one_replaced(problem: Problem) -> Problem | None:
         return new
 
     return dataclasses.replace(problem, inputs=rebuild(problem.inputs, replaced))
-
-
-@contextmanager
-def without_chance(model: nn.Module) -> Iterator[None]:
-    """In eval mode, where dropout draws nothing and a batch normalisation mixes no samples."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _passed(problem: Problem, look: Look, asked: set[int]) -> dict[int, tuple[Tensor, Tensor]]:

@@ -13,10 +13,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
-from unvanish.rules.conditions import MOVES
+from unvanish.rules.conditions import MOVES, NORMALISERS
 from unvanish.trace.calls import Again, Call, Capture
 from unvanish.trace.capture import same_loss
 from unvanish.trace.scaled import normal_like
@@ -34,8 +35,9 @@ BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies
 class Last:
     """The calls without weights between the layers and the loss, and the loss as a function of their result.
 
-    ``call``: the last of them that does more than move numbers or take their means. ``calls``: in order, each of one
-    tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax among them), bounded, clipped on one
+    ``call``: the last of them that does more than move numbers or take their means, or that gives them their size.
+    ``calls``: in order, each of one tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax
+    among them, or a normaliser without weights), bounded, clipped on one
     side, or "" where nothing limits the result. ``low``, ``high``: its range. ``outside``: how far a target of a binary
     cross-entropy lies outside of 0 to 1 at most.
     """
@@ -160,9 +162,12 @@ def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
     if all(slope_of(c) is not None for c in changing):  # of each number alone: where it is moved to changes nothing
         calls = changing
     shape = tuple(output_loss.now[0].shape) if calls is changing else _again(calls[0]).shape
-    low, high = _range(limiting)
+    sizing = [k for k, c in enumerate(limiting) if c.name in NORMALISERS or _again(c).func is normalize]
+    low, high = _range(limiting[sizing[-1] + 1 :] if sizing else limiting)
     if any("softmax" in c.name for c in changing):
         return Last(call, tuple(calls), output_loss, shape, "normalised")
+    if sizing and low is None and high is None:
+        return Last(limiting[sizing[-1]], tuple(calls), output_loss, shape, "normalised")
     if low is None and high is None:
         return Last(capture.calls[index], tuple(calls), output_loss, shape)
     kind = "clipped" if low is None or high is None else "bounded"
@@ -176,6 +181,8 @@ def _behind_weights(capture: Capture, index: int) -> list[Call]:
     while here is not None and here.again is not None and sum(c.name not in MOVES for c in chain) < MOST:
         chain.insert(0, here)
         here = capture.calls[here.inputs[0]] if len(here.inputs) == 1 else None
+    if here is not None and here.again is None and here.cosines:  # for which any numbers from -1 to 1 stand
+        chain.insert(0, replace(here, again=Again(torch.tanh, (), {}, here.shape)))
     while chain and chain[0].name in MOVES:
         chain.pop(0)
     return chain

@@ -49,7 +49,7 @@ def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, s
 
 
 def _rounded_off(output_loss: OutputLoss, value: float, residual: float, best_constant: float | None) -> bool:
-    """Whether a loss of exactly 0 has a derivative left that wins nothing, however far the outputs go as they are large.
+    """Whether a loss of exactly 0 has a derivative left that wins nothing, however far the outputs grow.
 
     A cross-entropy of float32 is 0 from logits on that are 17 apart, and its derivative is not before 88.
     """

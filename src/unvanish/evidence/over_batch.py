@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.across import FEWEST, changed, with_one_replaced, without_chance
-from unvanish.evidence.moving import pass_again
+from unvanish.evidence.across import FEWEST, changed, with_one_replaced
+from unvanish.evidence.moving import pass_again, without_chance
 from unvanish.flow.look import Look
 from unvanish.records import AcrossFacts
 from unvanish.trace.structure import tensors

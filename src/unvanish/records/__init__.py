@@ -21,6 +21,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
+from unvanish.records.facts import SameFacts as SameFacts
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
@@ -94,6 +95,7 @@ class CallFlow(Record, frozen=True, kw_only=True):
     saturated_fraction: float | None = None
     dead_fraction: float | None = None
     bounded: bool = False
+    log10_apart_rms: float | None = None
 
 
 class LayerFlow(Record, frozen=True, kw_only=True):
@@ -219,6 +221,7 @@ class Flow(Record, frozen=True, kw_only=True):
     pinned: tuple[PinnedFacts, ...] = ()
     across: tuple[AcrossFacts, ...] = ()
     copies: tuple[CopyFacts, ...] = ()
+    same: SameFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

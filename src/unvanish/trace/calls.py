@@ -64,6 +64,8 @@ class Call:
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
+    apart: float | None = None  # of a recurrence without bounds, the rms its steps give each by itself
+    cosines: bool = False  # gives cosines: see ``trace.cosines``
     mixed: Mixed | None = None  # where it averages over rows, until that was measured
     slope: Any = False  # once asked for, that of ``flow.slopes.slope_of``
 

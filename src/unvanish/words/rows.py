@@ -33,5 +33,11 @@ ROWS = {
     "copies": "Layers all of whose units have the same weights and get the same gradient.",
     "CopyFacts.layer": "The layer.",
     "units": "How many units it has.",
+    "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
+    "SameFacts.samples": "How many samples have them.",
+    "read": (
+        "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
+        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
+    ),
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }

@@ -159,6 +159,22 @@ def softmax_first() -> Problem:
     return regression(model, wants=lambda inputs: F.one_hot((inputs.sum(1) > 0).long(), 2).float())
 
 
+def padded(read: str = "last") -> Problem:
+    """Sequences whose last third is padding: read at the last place, at the last one that is none, or not at all."""
+    lengths = torch.full((64,), 8)
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        if read == "nothing":
+            return parts.head(torch.relu(parts.embed.weight)).mean(0).expand(len(inputs), 2)
+        hidden = torch.relu(parts.mix(parts.embed(inputs)))
+        return parts.head(hidden[:, -1] if read == "last" else hidden[torch.arange(len(inputs)), lengths - 1])
+
+    model = Written(run, embed=nn.Embedding(20, 16), mix=nn.Linear(16, 16), head=nn.Linear(16, 2))
+    words = torch.randint(1, 20, (64, 12))
+    words[:, 8:] = 0
+    return Problem(model, words, (words[:, 7] > 9).long(), F.cross_entropy, adam(model))
+
+
 def shrunk_logits(factor: float = 1e-3) -> Problem:
     """Logits that a constant multiplies before the cross-entropy, under SGD."""
     model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))

@@ -42,6 +42,18 @@ DOUBTFUL = (
         about="outputs that are a softmax over the samples, under a mean squared error",
     ),
     Network(
+        name="padding-not-read", builder="doubtful.padded", options={"read": "end"}, expects=("healthy",), learns=True,
+        about="padded sequences that are read at the last place which is no padding",
+    ),
+    Network(
+        name="padding-read", builder="doubtful.padded", expects=("collapsed",), codes=("UV711",),
+        about="the same read at the last place, where each has padding",
+    ),
+    Network(
+        name="inputs-not-read", builder="doubtful.padded", options={"read": "nothing"}, expects=("collapsed",),
+        codes=("UV711",), about="outputs made of everything but the inputs",
+    ),
+    Network(
         name="shrunk-logits", builder="doubtful.shrunk_logits", expects=("output_scale",), codes=("UV702",),
         learns=False, about="logits times a thousandth before the cross-entropy, under SGD",
     ),
