@@ -16,7 +16,7 @@ from unvanish.rules.wording import sources, together
     levels=("error",),
     needs=("calls", "loss"),
     remedies=("he-init", "xavier-init", "lecun-init", "orthogonal-init"),
-    fires_on=("constant-weights",),
+    fires_on=("constant-weights", "constant-kernels"),
     silent_on=(
         "zero-head", "lora-zero-b", "all-zero-weights", "relu-he-20", "small-cnn", "small-gpt", "lstm",
         "converged-digits", "batchnorm-relu-20",

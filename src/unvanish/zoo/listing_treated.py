@@ -14,6 +14,10 @@ TREATED = (
         about="two layers of tanh whose weights are all 0.05",
     ),
     Network(
+        name="constant-kernels", builder="treated.constant_kernels", expects=("identical",), codes=("UV408",),
+        about="two convolutions whose kernels are all 0.1, in front of a head like them",
+    ),
+    Network(
         name="decay-adam", builder="treated.decayed_adam", expects=("healthy", "decay"),
         about="an Adam whose weight decay of 0.3 is added to the gradient",
     ),

@@ -230,10 +230,24 @@ def constant_weights(value: float = 0.05) -> Problem:
     """The sine of a sum, by a network of two tanh layers all of whose weights are one number."""
     inputs = torch.randn(64, 4)
     hidden = [part for a in (4, 32) for part in (nn.Linear(a, 32), nn.Tanh())]
-    model = nn.Sequential(*hidden, nn.Linear(32, 1))
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            nn.init.constant_(layer.weight, value)
-            nn.init.zeros_(layer.bias)
+    model = _with_constants(nn.Sequential(*hidden, nn.Linear(32, 1)), value)
     targets = torch.sin(2.0 * inputs.sum(1, keepdim=True))
     return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))
+
+
+def constant_kernels(value: float = 0.1) -> Problem:
+    """Two classes of small pictures, by two convolutions and a head all of whose weights are one number."""
+    inputs = torch.randn(64, 1, 6, 6)
+    body = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 1)]
+    model = _with_constants(nn.Sequential(*body), value)
+    targets = (inputs[:, 0, 2, 2] > inputs[:, 0, 3, 3]).float()[:, None]
+    loss = F.binary_cross_entropy_with_logits
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=loss, optimizer=adam(model, 1e-2))
+
+
+def _with_constants(model: nn.Module, value: float) -> nn.Module:
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.constant_(layer.weight, value)
+            nn.init.zeros_(layer.bias)
+    return model
