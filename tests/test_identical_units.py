@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from unvanish.preserve import seeded
 SEEDS = range(3)
 
 
-def net(*sizes: int, last: nn.Module | None = None) -> nn.Sequential:
-    hidden = [part for a, b in zip(sizes[:-2], sizes[1:-1], strict=True) for part in (nn.Linear(a, b), nn.Tanh())]
-    return nn.Sequential(*hidden, last or nn.Linear(sizes[-2], sizes[-1]))
+def net(*sizes: int) -> nn.Sequential:
+    hidden = [part for a, b in pairwise(sizes[:-1]) for part in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-2], sizes[-1]))
 
 
 def filled(model: nn.Sequential, value: float, places: tuple[int, ...]) -> nn.Sequential:

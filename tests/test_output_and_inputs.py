@@ -374,3 +374,37 @@ def test_raw_columns_of_a_large_size_are_said(seed: int, loss: Any, sizes: list[
 @pytest.mark.parametrize("seed", range(3))
 def test_columns_that_do_no_harm_are_not(seed: int, sizes: list[float], norm: bool) -> None:
     assert not [f for f in diagnose(raw_columns(seed, sizes, norm)).findings if f.code == "UV707"]
+
+
+class Angles(nn.Module):
+    """The angle between two embeddings, of a cosine that is kept from its ends, where an angle has no slope."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        cosine = F.cosine_similarity(self.layers(pairs[:, 0]), self.layers(pairs[:, 1]), dim=1)
+        return torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("most", "expected"), [(1.0, False), (6.0, True)])
+def test_angles_that_can_be_had_and_angles_beyond_them(most: float, expected: bool, seed: int) -> None:
+    """A search through the clamp may end where it is flat; every angle of 0.014 to 3.127 has a cosine."""
+    pairs, targets = draw(64, 2, 8, seed=seed), most * torch.rand(64, generator=torch.Generator().manual_seed(seed))
+    pairs[:6, 1] = pairs[:6, 0]
+    model = Angles(seed)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.mse_loss(model(pairs), targets).backward()
+        optimizer.step()
+    report = diagnose(Problem(model, pairs, targets, F.mse_loss, optimizer))
+    assert ("UV701" in [f.code for f in report.findings]) == expected
+    if expected:
+        clamped = float((targets - targets.clamp(0.014142, 3.127450)).square().mean())
+        loss = report.loss
+        assert loss is not None and loss.reference is not None and report.output is not None
+        assert report.output.unreachable == pytest.approx(clamped / loss.reference, rel=0.02)
