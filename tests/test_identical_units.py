@@ -68,7 +68,7 @@ def one_layer_of_equals() -> nn.Module:
     return filled(net(6, 16, 16, 1), 0.05, (0,))
 
 
-def with_dropout() -> nn.Module:
+def with_dropout() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 1))
 
 

@@ -246,8 +246,6 @@ def constant_kernels(value: float = 0.1) -> Problem:
 
 
 def _with_constants(model: nn.Module, value: float) -> nn.Module:
-    for layer in model.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.constant_(layer.weight, value)
-            nn.init.zeros_(layer.bias)
+    for name, parameter in model.named_parameters():
+        nn.init.constant_(parameter, 0.0 if name.endswith("bias") else value)
     return model
