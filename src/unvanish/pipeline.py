@@ -27,7 +27,6 @@ from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.mistaken import mistaken_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts, shrunk
@@ -179,9 +178,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), None
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(
-        pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=(*across_facts(look), *mistaken_facts(look))
-    )
+    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",

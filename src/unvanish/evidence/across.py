@@ -20,10 +20,10 @@ from unvanish.evidence.moving import loss_again, without_chance
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
-from unvanish.rules.conditions import NORMALISES
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.structure import rebuild, tensors
 
+NAMES = ("softmax", "log_softmax", "softmin", "normalize")
 FEWEST = 3  # samples: of two, replacing one leaves one
 CHANGED = 1e-6  # of an entry: about eight times the rounding of float32
 OTHERS = 8  # samples that are tried as the replacement, until one differs
@@ -32,10 +32,10 @@ OTHERS = 8  # samples that are tried as the replacement, until one differs
 def across_facts(look: Look) -> tuple[AcrossFacts, ...]:
     """The calls that normalise over the samples of the batch, in order; () where none does, or it cannot be tried."""
     capture, samples = look.capture, look.problem.batch_size
-    made = [call for call in capture.calls if call.name in NORMALISES]
+    made = [call for call in capture.calls if call.name in NAMES]
     asked = {place: axis for place, call in enumerate(made) if (axis := _candidate(call, samples)) is not None}
     asked = {place: axis for place, axis in asked.items() if _keeps_samples(capture, made[place], axis)}
-    replaced = with_one_replaced(look.problem) if asked else None
+    replaced = _with_one_replaced(look.problem) if asked else None
     if replaced is None:
         return ()
     try:
@@ -90,7 +90,7 @@ def _keeps_samples(capture: Capture, call: Call, axis: int) -> bool:
     return False
 
 
-def with_one_replaced(problem: Problem) -> Problem | None:
+def _with_one_replaced(problem: Problem) -> Problem | None:
     """The problem with another sample in the place of the first; None where all that are tried are alike."""
     size = problem.batch_size
     held = [t for t in tensors(problem.inputs) if t.ndim and t.shape[0] == size and not t.is_nested]
@@ -124,7 +124,7 @@ class _Watching(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in NORMALISES and isinstance(out, Tensor) and out.requires_grad:
+        if getattr(func, "__name__", "") in NAMES and isinstance(out, Tensor) and out.requires_grad:
             if self.count in self.asked and args:
                 self.found[self.count] = args[0].detach().clone(), out.detach().clone()
             self.count += 1
@@ -135,12 +135,12 @@ def _mixes(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], axis: in
     """Whether a change of a few entries along the axis, in what the call is given, changes most of the others."""
     if any(a.shape != b.shape for a, b in zip(before, after, strict=True)) or axis >= before[0].ndim:
         return False
-    given, made = (changed(a, b, axis) for a, b in zip(before, after, strict=True))
+    given, made = (_changed(a, b, axis) for a, b in zip(before, after, strict=True))
     few = 0 < int(given.sum()) <= len(given) // FEWEST
     return few and bool(made[~given].double().mean() > 0.5)
 
 
-def changed(before: Tensor, after: Tensor, axis: int) -> Tensor:
+def _changed(before: Tensor, after: Tensor, axis: int) -> Tensor:
     """Along the axis: whether any entry there has changed by more than rounding."""
     moved = (after - before).abs() > CHANGED * before.abs()
     return moved.movedim(axis, 0).flatten(1).any(1)

@@ -190,10 +190,7 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
 
 
 class AcrossFacts(Record, frozen=True, kw_only=True):
-    """A normalisation over the samples of the batch, or a layer that takes them for steps: its ``call``.
-
-    ``axis``: that of the samples. ``shape``: of what the normalisation gives, and of what such a layer is given.
-    """
+    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``."""
 
     call: int
     axis: int

@@ -36,9 +36,6 @@ MOVES = (
 NORMALISERS = ("normalize", "layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm")
 """Calls that give what they are given a fixed size; those without weights are meant where no weight is said to be."""
 
-NORMALISES = ("softmax", "log_softmax", "softmin", "normalize")
-"""Calls that normalise along one axis, which is to be named."""
-
 OF_ONE_LOOK = 10.0
 """Times the planned steps that the pace of one step must miss: as outputs grow, so does what a step moves them. Of a
 network that needed 2,100 by its first, 450 closed nine tenths."""

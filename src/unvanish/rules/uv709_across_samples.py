@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import AcrossFacts, CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import NORMALISES, makes_outputs
+from unvanish.rules.conditions import makes_outputs
 from unvanish.rules.wording import place
 
 
@@ -44,7 +44,7 @@ def across_samples(flow: Flow) -> list[Statement]:
     """
     calls = {call.index: call for call in flow.calls}
     found = [(facts, calls[facts.call]) for facts in flow.across if facts.call in calls]
-    return [_statement(flow, facts, call) for facts, call in found if call.name in NORMALISES]
+    return [_statement(flow, facts, call) for facts, call in found]
 
 
 def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:

@@ -22,10 +22,10 @@ ROWS = {
         "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
         " inputs of size 1. Null elsewhere."
     ),
-    "across": "Normalisations over the samples of the batch, and layers that take these for the steps of a sequence.",
+    "across": "Softmaxes and normalisations over the samples of the batch.",
     "AcrossFacts.call": "The index of the call.",
-    "axis": "The axis that holds the samples.",
-    "AcrossFacts.shape": "The shape of its result; of a layer that takes samples for steps, of what it is given.",
+    "axis": "The axis of its result that holds the samples.",
+    "AcrossFacts.shape": "The shape of its result.",
     "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
     "SameFacts.samples": "How many samples have them.",
     "read": (

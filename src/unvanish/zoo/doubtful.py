@@ -175,21 +175,6 @@ def padded(read: str = "last") -> Problem:
     return Problem(model, words, (words[:, 7] > 9).long(), F.cross_entropy, adam(model))
 
 
-def sequences(attends: bool = False) -> Problem:
-    """Batches of (samples, steps, features) for a layer that expects the steps first, read at the last step."""
-
-    def run(parts: Any, inputs: Tensor) -> Tensor:
-        if attends:
-            hidden = parts.embed(inputs)
-            return parts.head((hidden + parts.mix(hidden, hidden, hidden, need_weights=False)[0])[:, -1])
-        return parts.head(parts.mix(parts.embed(inputs))[0][:, -1])
-
-    mix = nn.MultiheadAttention(16, 2) if attends else nn.GRU(16, 16)
-    model = Written(run, embed=nn.Linear(4, 16), mix=mix, head=nn.Linear(16, 4))
-    inputs = torch.randn(32, 12, 4)
-    return Problem(model, inputs, inputs[:, -1].argmax(1), F.cross_entropy, adam(model))
-
-
 def equation(activation: str = "Tanh", order: int = 2) -> Problem:
     """The residual of u'' = -sin, or of u' = cos, between 0 and π, and the ends of u, which are to be 0."""
 

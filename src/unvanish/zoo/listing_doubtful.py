@@ -54,14 +54,6 @@ DOUBTFUL = (
         codes=("UV711",), about="outputs made of everything but the inputs",
     ),
     Network(
-        name="samples-as-steps", builder="doubtful.sequences", expects=("pairing",), codes=("UV713",),
-        about="a GRU without batch_first that is given the samples first",
-    ),
-    Network(
-        name="samples-attended", builder="doubtful.sequences", options={"attends": True}, expects=("pairing",),
-        codes=("UV713",), about="attention without batch_first that is given the samples first",
-    ),
-    Network(
         name="equation", builder="doubtful.equation", expects=("healthy",), learns=True,
         about="the residual of an equation of second order, made by a network of tanh",
     ),
