@@ -6,6 +6,7 @@ undefined or even lower outside of them. What can be reached through the last ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,9 @@ from unvanish.trace.capture import same_loss
 from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
+FAR = 1e4  # inputs between ± this are tried, or twice as far as the wanted results
+GRID = 201  # inputs at which it is seen that a function only rises or only falls
+HALVINGS = 64  # of the range of inputs, until they differ by less than float64 can tell
 MOST = 6  # calls without weights that are followed back, besides those that only move numbers
 TAKES_SHARES = ("binary_cross_entropy_with_logits", "binary_cross_entropy")
 BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies between the numbers they are given
@@ -79,6 +83,31 @@ class Last:
             if len(found) > 1 and found[0] != 0.0 and abs(found[1] - found[0]) <= ENOUGH * abs(found[0]):
                 break  # two that far apart that end alike have found it
         return min(found, default=None)
+
+    def near(self, wanted: Tensor) -> float | None:
+        """The loss of the results nearest to these that some input of the calls gives; None where none is found.
+
+        Of functions of each number alone that only rise or only fall: the input of every entry is found by halving. A
+        search from one input for all may end on a flat part, as where angles are taken of cosines that were clamped.
+        """
+        if not all(slope_of(call) is not None for call in self.calls) or tuple(wanted.shape) != self.shape:
+            return None
+        goal = wanted.detach().double()
+        far = max(FAR, 2.0 * float(goal.abs().max()))
+        with torch.no_grad():
+            grid = torch.linspace(-1.0, 1.0, GRID, dtype=torch.float64, device=goal.device)
+            made = self.apply(torch.cat([grid * far, grid]).sort().values)
+            change = made[~made.isnan()].diff()
+            if not change.numel() or (bool((change > 0.0).any()) and bool((change < 0.0).any())):
+                return None
+            falls = bool((change < 0.0).any())
+            low, high = torch.full_like(goal, -far), torch.full_like(goal, far)
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                above = (self.apply(middle) > goal) != falls
+                low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            found = float(self.output_loss.at([self.apply(low).to(self.output_loss.now[0].dtype)]))
+        return found if math.isfinite(found) else None
 
 
 def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:

@@ -13,6 +13,7 @@ from unvanish.records.base import to_builtins as to_builtins
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import Birth as Birth
+from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
@@ -220,6 +221,7 @@ class Flow(Record, frozen=True, kw_only=True):
     alike: AlikeFacts | None = None
     pinned: tuple[PinnedFacts, ...] = ()
     across: tuple[AcrossFacts, ...] = ()
+    copies: tuple[CopyFacts, ...] = ()
     same: SameFacts | None = None
 
     def asks(self, *names: str) -> bool:

@@ -190,11 +190,23 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
 
 
 class AcrossFacts(Record, frozen=True, kw_only=True):
-    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``."""
+    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``.
+
+    Or a recurrent layer or an attention that goes along them: the axis of its steps, and the shape of what it is given.
+    ``pieces``: where it is given each sample in pieces, the places of its other axis that one sample's entries lie in.
+    """
 
     call: int
     axis: int
     shape: tuple[int, ...]
+    pieces: int = 0
+
+
+class CopyFacts(Record, frozen=True, kw_only=True):
+    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient."""
+
+    layer: str
+    units: int
 
 
 class SameFacts(Record, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
     output = flow.output
     if output is None or output.log_mass is None or not output.log_mass > NO_MASS:
         return []
-    loss = "kl_div" if any(call.name == "kl_div" for call in flow.calls) else "nll_loss"
+    loss = next((call.name for call in flow.calls if call.name in ("kl_div", "ctc_loss")), "nll_loss")
     cure = "Put a log_softmax before it" + (", or take cross_entropy instead." if loss == "nll_loss" else ".")
     return [
         Statement(

@@ -27,7 +27,7 @@ PARAMETERS_ONLY = -1
 LOSS_CALLS = {
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
-    "multi_margin_loss",
+    "multi_margin_loss", "ctc_loss",
 }  # fmt: skip
 
 
