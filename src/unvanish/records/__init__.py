@@ -96,6 +96,7 @@ class CallFlow(Record, frozen=True, kw_only=True):
     dead_fraction: float | None = None
     bounded: bool = False
     log10_apart_rms: float | None = None
+    derivative: int = 0
 
 
 class LayerFlow(Record, frozen=True, kw_only=True):
