@@ -65,6 +65,7 @@ class Call:
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
     apart: float | None = None  # of a recurrence without bounds, the rms its steps give each by itself
+    derivative: int = 0  # of torch.autograd.grad: 1 for a derivative, 2 for one of a derivative
     cosines: bool = False  # gives cosines: see ``trace.cosines``
     mixed: Mixed | None = None  # where it averages over rows, until that was measured
     slope: Any = False  # once asked for, that of ``flow.slopes.slope_of``

@@ -205,6 +205,7 @@ class Recorder(TorchFunctionMode):
             call.trouble = trouble_of(name, args, kwargs, others, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
         call.apart = size_apart(func, args) if name == UNBOUNDED else None
+        call.derivative = self._derivative(given) if name == "grad" else 0
         call.cosines = len(inputs) == 1 and are_cosines(name, args, kwargs)
         if call.finite and self.part == "model":
             call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
@@ -223,6 +224,19 @@ class Recorder(TorchFunctionMode):
                 call.again = Again(torch.nn.functional.normalize, (), {"dim": axis}, call.shape)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
+
+    def _derivative(self, given: list[Tensor]) -> int:
+        """How many times a derivative has been taken where one is taken of what is given."""
+        calls = self.capture.calls
+        waiting = [self.capture.owner.get(t.grad_fn, PARAMETERS_ONLY) for t in given if t.grad_fn is not None]
+        seen, most = set[int](), 0
+        while waiting:
+            index = waiting.pop()
+            if index >= 0 and index not in seen:
+                seen.add(index)
+                most = max(most, calls[index].derivative)
+                waiting += calls[index].inputs if not calls[index].derivative else ()
+        return 1 + most
 
     def _unmade(self, tensor: Tensor) -> bool:
         """Whether no recorded call has made it: a part of the batch, a mask, a weight."""

@@ -164,6 +164,7 @@ _CALL = {
         "Of a recurrence of ReLUs, log10 of the root mean square of what its steps give each by itself: what more the"
         " result has, the state has grown by from step to step; null of other calls."
     ),
+    "derivative": "Of a call of autograd.grad, 1 for a derivative, 2 for one of a derivative; 0 for other calls.",
     "CallFlow.log10_gain": "Log10 of what the call multiplies the error signal by on the way back.",
     "log10_sensitivity": (
         "Log10 of how strongly the outputs depend on the call's result, relative to its size: norm of the"

@@ -175,6 +175,24 @@ def padded(read: str = "last") -> Problem:
     return Problem(model, words, (words[:, 7] > 9).long(), F.cross_entropy, adam(model))
 
 
+def equation(activation: str = "Tanh", order: int = 2) -> Problem:
+    """The residual of u'' = -sin, or of u' = cos, between 0 and π, and the ends of u, which are to be 0."""
+
+    def run(parts: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x = inputs.clone().requires_grad_()
+        made = parts.net(x)
+        for _ in range(order):
+            (made,) = torch.autograd.grad(made.sum(), x, create_graph=True)
+        ends = parts.net(torch.tensor([[0.0], [math.pi]]))
+        return made + torch.sin(x) if order == 2 else made - torch.cos(x), ends
+
+    layer = getattr(nn, activation)
+    net = nn.Sequential(nn.Linear(1, 32), layer(), nn.Linear(32, 32), layer(), nn.Linear(32, 1))
+    model = Written(run, net=net)
+    loss: Any = lambda outputs, _: outputs[0].square().mean() + outputs[1].square().mean()  # noqa: E731
+    return Problem(model, torch.rand(64, 1) * math.pi, torch.zeros(64, 1), loss, adam(model))
+
+
 def shrunk_logits(factor: float = 1e-3) -> Problem:
     """Logits that a constant multiplies before the cross-entropy, under SGD."""
     model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))
