@@ -111,6 +111,19 @@ def test_targets_that_are_all_alike_ask_for_one_output() -> None:
     assert diagnose(given.model, given.inputs, torch.zeros(32, dtype=torch.long), F.cross_entropy).same is None
 
 
+def test_a_model_that_is_meant_to_be_a_constant_is_quiet() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.level.expand(len(x), 3)
+
+    given = problem(READS["nothing"], 0)
+    assert diagnose(Constant(), given.inputs, given.targets, F.cross_entropy).same is None
+
+
 def test_units_that_are_off_are_told_of_instead() -> None:
     given = problem(lambda m, x: m.head(torch.relu(m.embed(x[:, 5]) - 50.0)), 0)
     report = diagnose(given)
