@@ -6,6 +6,8 @@ not finite travel as the strings "-inf", "inf" and "nan", and ``None`` means "no
 
 from __future__ import annotations
 
+from typing import Any
+
 from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
@@ -69,6 +71,11 @@ class Finding(Record, frozen=True, kw_only=True):
     message: str = ""
     evidence: tuple[Evidence, ...] = ()
     remedies: tuple[str, ...] = ()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a prompt of IPython shows, also of each in a list of findings: fields and evidence fill the screen."""
+        del cycle
+        printer.text(f"{self.code} ({self.level}): {self.message}")
 
 
 class CallFlow(Record, frozen=True, kw_only=True):
