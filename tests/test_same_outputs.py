@@ -87,19 +87,20 @@ def test_samples_with_outputs_of_their_own_are_quiet(run: Run, options: dict[str
 def test_inputs_that_are_the_same_for_all_are_a_note() -> None:
     """First observations, of which a second input, the action, is not read; and one sample drawn again and again."""
     given = problem(lambda m, x: rows(m, x), 0)
+    net: Any = given.model
     first, action = torch.randn(1, 6).expand(32, 6).clone(), torch.randn(32, 2)
 
     class Critic(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = given.model
+            self.net = net
 
         def forward(self, seen: Tensor, done: Tensor) -> Tensor:
             return self.net(seen)
 
     for inputs, model, read in (
         ((first, action), Critic(), "others that are the same"),
-        (first, given.model, "nothing that differs"),
+        (first, net, "nothing that differs"),
     ):
         report = diagnose(model, inputs, given.targets, F.cross_entropy)
         assert report.same is not None and report.same.read == read
@@ -108,7 +109,21 @@ def test_inputs_that_are_the_same_for_all_are_a_note() -> None:
 
 def test_targets_that_are_all_alike_ask_for_one_output() -> None:
     given = problem(READS["nothing"], 0)
-    assert diagnose(given.model, given.inputs, torch.zeros(32, dtype=torch.long), F.cross_entropy).same is None
+    model: Any = given.model
+    assert diagnose(model, given.inputs, torch.zeros(32, dtype=torch.long), F.cross_entropy).same is None
+
+
+def test_a_model_that_is_meant_to_be_a_constant_is_quiet() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.level.expand(len(x), 3)
+
+    given = problem(READS["nothing"], 0)
+    assert diagnose(Constant(), given.inputs, given.targets, F.cross_entropy).same is None
 
 
 def test_units_that_are_off_are_told_of_instead() -> None:

@@ -58,6 +58,8 @@ def _asked(look: Look, samples: int) -> SameFacts | None:
     if not _all_alike(now):
         return None
     live = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()]
+    if sum(p.numel() for _, p in live) <= sum(t[0].numel() for t in now):  # a constant is all that is meant
+        return None
     with put_back([p for _, p in live]):
         _move(live, look.seed)
         moved = outputs(problem)

@@ -37,7 +37,7 @@ def same_outputs(flow: Flow) -> list[Statement]:
     are dead or have vanished, and rows that means have made alike, are told of instead. Other numbers are then put in
     the place of the inputs that differ. If this tells the outputs apart, what is read is a part that happens to be the
     same: an error, as is where nothing does. A note where all inputs are the same, or those that are read, such as
-    first observations.
+    first observations. A model of no more weights than outputs is not asked: a constant is what is meant.
 
     What helps: read the last place of each sequence that is no padding, by its length (``packed`` sequences give it as
     the final state); check the axis of means and indices, and that the forward pass uses what it is given.
