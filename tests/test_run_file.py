@@ -18,6 +18,7 @@ import pytest
 from unvanish import UnvanishError, load_run
 from unvanish.records import Finding
 from unvanish.watching import run_file
+from unvanish.watching.blobs import blob, extremes, numbers
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.sample import FIELDS, Column, Sample
 
@@ -156,11 +157,11 @@ def test_of_sixteen_rows_the_extremes_stay(seed: int) -> None:
     rows = [[chance.choice(usual) for _ in range(chance.choice([20, 24, 30]))] for _ in range(16)]
     for row in rows:
         row[3], row[4], row[5] = math.nan, math.inf, -math.inf
-    blobs = [(run_file._blob(row), None) for row in rows]
-    low, high = (list(run_file.numbers(blob)) for blob in run_file._extremes(blobs))
+    packed = [(blob(row), None) for row in rows]
+    low, high = (list(numbers(each)) for each in extremes(packed))
     assert len(low) == len(high) == max(len(row) for row in rows)
     for at in range(len(low)):
-        known = [list(run_file.numbers(blob)) for blob, _ in blobs]
+        known = [list(numbers(each)) for each, _ in packed]
         there = [row[at] for row in known if at < len(row) and not math.isnan(row[at])]
         if there:
             assert (low[at], high[at]) == (min(there), max(there))

@@ -6,6 +6,8 @@ not finite travel as the strings "-inf", "inf" and "nan", and ``None`` means "no
 
 from __future__ import annotations
 
+from typing import Any
+
 from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
@@ -13,6 +15,7 @@ from unvanish.records.base import to_builtins as to_builtins
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import Birth as Birth
+from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
@@ -20,6 +23,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
+from unvanish.records.facts import SameFacts as SameFacts
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
@@ -68,6 +72,11 @@ class Finding(Record, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
     remedies: tuple[str, ...] = ()
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a prompt of IPython shows, also of each in a list of findings: fields and evidence fill the screen."""
+        del cycle
+        printer.text(f"{self.code} ({self.level}): {self.message}")
+
 
 class CallFlow(Record, frozen=True, kw_only=True):
     """One differentiable call of the forward pass.
@@ -93,6 +102,8 @@ class CallFlow(Record, frozen=True, kw_only=True):
     saturated_fraction: float | None = None
     dead_fraction: float | None = None
     bounded: bool = False
+    log10_apart_rms: float | None = None
+    derivative: int = 0
 
 
 class LayerFlow(Record, frozen=True, kw_only=True):
@@ -217,6 +228,8 @@ class Flow(Record, frozen=True, kw_only=True):
     alike: AlikeFacts | None = None
     pinned: tuple[PinnedFacts, ...] = ()
     across: tuple[AcrossFacts, ...] = ()
+    copies: tuple[CopyFacts, ...] = ()
+    same: SameFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

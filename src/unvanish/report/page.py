@@ -130,7 +130,7 @@ def laid_out(
     width, sheet = max(width, NARROWEST), io.StringIO()
     console = Console(
         file=sheet, width=width, force_terminal=color, color_system="256" if color else None, markup=False, emoji=False,
-        highlight=False, legacy_windows=False, _environ={},
+        highlight=False, legacy_windows=False, force_jupyter=False, _environ={},
     )  # fmt: skip
     page = Page(console, width, unicode)
     for part in parts:

@@ -101,12 +101,17 @@ def rule(
     return register
 
 
+def _home(made: Rule) -> tuple[str, str]:
+    return made.judge.__module__, made.judge.__qualname__
+
+
 def _fault(made: Rule) -> str:
     """What is wrong with a registration and what to write instead; "" where nothing is."""
     code = made.code
     if not re.fullmatch(r"UV\d{3}", code):
         return f"{code!r} is no code of a rule: write UV and three digits, such as UV101"
-    if code in _registry:
+    known = _registry.get(code)
+    if known is not None and _home(known) != _home(made):  # the same again: Ctrl-C came while its file was read
         return f"{code} is registered twice: give one of the two rules a code of its own"
     if not made.judge.__doc__:
         return f"{code} needs a docstring: it is its documentation"

@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ def own_place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_OURS, _TORCH, _PYTHON, "<")) and not is_library(name):
+        if not name.startswith((_OURS, _TORCH, _PYTHON)) and _is_file(name) and not is_library(name):
             return f"{shorten(name)}:{frame.f_lineno}"
         frame = frame.f_back
     name, line = _nearest()
@@ -61,15 +62,33 @@ def _kind(name: str) -> str:
     """Whose a file is: "theirs", or ours or torch's, which are passed over; "problem" is the one that calls theirs."""
     if name.startswith(_OURS) and not name.startswith(_ZOO):
         return "problem" if name.endswith("problem.py") else "ours"
-    return "theirs" if not name.startswith(_TORCH) and not name.startswith("<") else "torch"
+    return "theirs" if not name.startswith(_TORCH) and _is_file(name) else "torch"
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name of code is that of a file, or of a cell in IPython's terminal, which no ``exec`` made."""
+    return name.startswith("<ipython-input-") or not name.startswith("<")
+
+
+def _cell(name: str) -> str:
+    """What a notebook calls the cell with this name, such as "In[2]"; "" for a file."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    called = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(name)
+    return called[1] if called else ""
 
 
 _short: dict[str, str] = {}
 
 
 def shorten(path: str) -> str:
-    """A path below the working directory relative to it, an installed one from its package on."""
+    """A path below the working directory relative to it, an installed one from its package on; a cell by its number.
+
+    That of a cell is asked each time: one that is run again has another.
+    """
     if path not in _short:
+        if cell := _cell(path):
+            return cell
         where = Path(path)
         parts = where.parts
         if "site-packages" in parts:

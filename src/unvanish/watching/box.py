@@ -160,6 +160,12 @@ class Box:
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 
+    def give_up(self) -> None:
+        """The call that runs will not come to its end."""
+        if self.running is not None:
+            self.entries = [each for each in self.entries if each is not self.running]
+            self.running = None
+
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
         self.entries = [e for e in self.entries if not any(id(p) in moved for p in e.module.parameters())]

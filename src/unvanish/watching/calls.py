@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ class Running(threading.local):
     """The calls that run now, of each thread its own: another one may ask a model for outputs meanwhile."""
 
     depth = 0  # calls inside of one another
+    call: FrameType | None = None  # of the outermost, where torch runs it
     held = False  # whether the outermost is in the box
     late = False  # whether it has begun before its hooks were there
     mode: Activations | None = None
@@ -39,8 +43,12 @@ class Calls:
     they are few functions, which look at little.
     """
 
-    def __init__(self, box: Box, signals: Signals, processes: Processes, guard: Guard) -> None:
+    def __init__(
+        self, box: Box, signals: Signals, processes: Processes, guard: Guard, broken_off: Callable[[], None]
+    ) -> None:
+        """``broken_off()``: a forward pass was left by what is no error, such as Ctrl-C."""
         self.box, self.signals, self.processes, self.guard = box, signals, processes, guard
+        self.broken_off = broken_off
         self.parts = Parts(lambda child, hooks: self._follow(child, child, hooks))
         self.hooks: list[Any] = []
         self.sampled = False  # the step that comes
@@ -82,6 +90,8 @@ class Calls:
                 return
             try:
                 running.depth -= 1
+                if running.depth == 0:
+                    running.call = None
                 if running.depth == 0 and running.held and not self.signals.open:
                     if running.late:
                         running.late = False
@@ -104,6 +114,10 @@ class Calls:
 
     def _before(self, model: Any, itself: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         running = self.running
+        if running.depth:
+            self.look_whether_it_runs()
+        if not running.depth:
+            running.call = _where_torch_calls()  # first, as this may be interrupted, too
         running.depth += 1
         if itself and self.parts.hooks:
             self.parts.called(model)
@@ -124,15 +138,39 @@ class Calls:
                 running.mode = Activations(self.signals)
                 running.mode.__enter__()
 
+    def look_whether_it_runs(self) -> None:
+        """A call that Ctrl-C has ended runs no hook; in a notebook, where the program goes on, it would never end."""
+        running = self.running
+        if running.depth and running.call is not None and not _runs(running.call):
+            running.depth, running.call, running.late = 0, None, False
+            self.leave_mode()
+            self.box.give_up()
+            self.signals.shares.clear()
+            self.broken_off()
+
     def leave_mode(self) -> None:
         """Look at activations no more, in this thread."""
         mode = self.running.mode
         if mode is not None and not mode.busy:
             self.running.mode = None
-            mode.__exit__(None, None, None)
+            mode.leave()
 
     def detach(self) -> None:
         """Take every hook away."""
         self.leave_mode()
         drop(self.hooks)
         self.parts.detach()
+
+
+def _where_torch_calls() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename != nn.modules.module.__file__:
+        frame = frame.f_back
+    return frame
+
+
+def _runs(call: FrameType) -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is not None

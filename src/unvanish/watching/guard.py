@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._C import (  # pyright: ignore[reportAttributeAccessIssue]
     _get_dispatch_mode,
     _get_tracing_state,
@@ -59,10 +60,14 @@ class Guard:
         def safe(*args: Any, **kwargs: Any) -> None:
             if is_compiling() or self.off or checking():
                 return
+            enabled = torch.is_grad_enabled()
             try:
                 hook(*args, **kwargs)
             except Exception as error:
                 self.fail(error)
+            except BaseException:  # Ctrl-C at the very edge of a no_grad of ours, which is then never left
+                torch.set_grad_enabled(enabled)
+                raise
 
         return safe
 

@@ -24,7 +24,7 @@ class Listener(Protocol):
     """What is told of the training loop."""
 
     def backward_starts(self, loss: Tensor) -> None: ...
-    def backward_ends(self) -> None: ...
+    def backward_ends(self, whole: bool) -> None: ...
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None: ...
     def scaler_updates(self, scaler: Any) -> None: ...
 
@@ -75,12 +75,15 @@ def _backward(original: Any) -> Any:
         for each in told:
             each.backward_starts(loss)
         _inside[0] += 1
+        whole = False
         try:
-            return original(tensors, *args, **kwargs)
+            result = original(tensors, *args, **kwargs)
+            whole = True
+            return result
         finally:
             _inside[0] -= 1
             for each in told:
-                each.backward_ends()
+                each.backward_ends(whole)
 
     return backward
 

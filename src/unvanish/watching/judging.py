@@ -6,6 +6,7 @@ into the processor's caches once, not at each step between two passes of a netwo
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -36,41 +37,44 @@ class Judging:
         over: Callable[[int, str, Sequence[str]], None],
     ) -> None:  # fmt: skip
         self.columns, self.found, self.tell, self.over = columns, found, tell, over
-        self.history = History()
+        self.history, self.lock = History(), threading.RLock()
         self.episodes: dict[str, Episode] = {}
         self.waiting: list[tuple[Sample, Setting]] = []
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
-        self.count, self.since = 0, 0.0
+        self.count, self.since, self.first = 0, 0.0, 0
         self.proper: set[str] = set()  # of WIPED and ADDED_UP, those that some sample has not shown
 
     def add(self, sample: Sample, setting: Setting) -> None:
         """Judge this sample, now or with the next ones."""
         if not self.waiting:
-            self.since = time.monotonic()
-        self.waiting.append((sample, setting))
+            self.since, self.first = time.monotonic(), sample.step
+        with self.lock:
+            self.waiting.append((sample, setting))
         self.count += 1
-        steps = sample.step - self.waiting[0][0].step + 1
+        steps = sample.step - self.first + 1
         if self.count <= TOGETHER or steps >= TOGETHER or time.monotonic() - self.since > PATIENCE:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Judge what still waits."""
-        waiting, self.waiting = self.waiting, []
-        for sample, setting in waiting:
-            self._judge(sample, setting)
+        """Judge what still waits; another thread than the training's may ask for it."""
+        with self.lock:
+            waiting, self.waiting = self.waiting, []
+            for sample, setting in waiting:
+                self._judge(sample, setting)
 
     def begin_again(self, step: int) -> None:
         """Another model is trained from this step on: what was usual before is no measure for it."""
         self.catch_up()
-        for (code, at), episode in self.history.episodes.items():
-            if episode.told:
-                self.over(step, code, (self.columns[at].name,) if at >= 0 else ())
-        for finding in self.found:
-            if finding.code in self.episodes:
-                self.over(step, finding.code, finding.layers)
-        self.history, self.episodes = History(), {}
-        self.recent.clear()
+        with self.lock:
+            for (code, at), episode in self.history.episodes.items():
+                if episode.told:
+                    self.over(step, code, (self.columns[at].name,) if at >= 0 else ())
+            for finding in self.found:
+                if finding.code in self.episodes:
+                    self.over(step, finding.code, finding.layers)
+            self.history, self.episodes = History(), {}
+            self.recent.clear()
 
     @property
     def told(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unvanish.records import Finding, UnvanishError
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, NOTHING, SERIES
+from unvanish.words.markup import h
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -125,12 +126,23 @@ class Run:
         return columns
 
     def __str__(self) -> str:
-        return str(self.report())
+        try:
+            return str(self.report())
+        except UnvanishError as error:
+            return str(error)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.report()._repr_html_()
+        return in_a_notebook(self.report)
+
+
+def in_a_notebook(report: Callable[[], Report]) -> str:
+    """A report as a notebook shows it, or why there is none: the output of a cell is no place for a traceback."""
+    try:
+        return report()._repr_html_()
+    except UnvanishError as error:
+        return h("p", str(error))
 
 
 def _unknown(name: str) -> UnvanishError:

@@ -15,10 +15,10 @@ import json
 import math
 import os
 import sqlite3
-import sys
+import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from unvanish.records import Finding, Record, Setting, UnvanishError, from_builtins, to_builtins
+from unvanish.watching.blobs import blob, extremes, numbers, series_of
 from unvanish.watching.sample import FIELDS, NOTHING, SERIES, Column, Sample
 
 SCHEMA = "unvanish.run/1"
@@ -70,6 +71,7 @@ class RunFile:
         """
         self.path, self.broken, self.process = path, "", os.getpid()
         self.waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self.lock = threading.RLock()
         self.flushed = time.monotonic()
         self.counts: dict[int, int] = {}
         self.known, self.columns = list[Column](), 0
@@ -126,8 +128,8 @@ class RunFile:
     def sample(self, sample: Sample) -> None:
         """Write a sampled step, now or with the next flush."""
         numbers = chain.from_iterable(sample.rows.get(at, NOTHING) for at in range(self.columns))
-        series = _blob([float(sample.series.get(name, math.nan)) for name in SERIES], "d")
-        row = (int(sample.step), int(sample.step), 0, series, _blob(numbers), None)
+        series = blob([float(sample.series.get(name, math.nan)) for name in SERIES], "d")
+        row = (int(sample.step), int(sample.step), 0, series, blob(numbers), None)
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?)", *row)
         self.counts[0] = self.counts.get(0, 0) + 1
         if time.monotonic() - self.flushed > FLUSH:
@@ -152,25 +154,40 @@ class RunFile:
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits, in one transaction, and thin what is old."""
+        """Write what waits, in one transaction, and thin what is old.
+
+        It may be asked for by another thread than the training's, and be interrupted: then it waits again.
+        """
         self.flushed = time.monotonic()
         if self.broken or self.process != os.getpid():  # a forked child leaves the file to its parent
             self.waiting.clear()
             return
-        try:
-            self.base.execute("BEGIN IMMEDIATE")
-            for statement, values in self.waiting:
-                self.base.execute(statement, values)
-            for level in sorted(self.counts):
-                if self.counts[level] >= 2 * KEPT:
-                    self._thin(level)
-            self.base.execute("COMMIT")
-        except sqlite3.Error as error:
-            self.broken = f"{type(error).__name__}: {error}"
-            if self.base.in_transaction:
-                with contextlib.suppress(sqlite3.Error):  # what was committed before stays whole
-                    self.base.execute("ROLLBACK")
-        self.waiting.clear()
+        with self.lock:
+            if self.base.in_transaction:  # a signal has come while this thread was writing: it goes on after it
+                return
+            waiting, self.waiting = self.waiting, []
+            counts = dict(self.counts)
+            try:
+                self._commit(waiting)
+            except BaseException as error:
+                if self.base.in_transaction:  # else it was at its end
+                    self.counts = counts
+                    with contextlib.suppress(sqlite3.Error):  # what was committed before stays whole
+                        self.base.execute("ROLLBACK")
+                    self.waiting[:0] = waiting
+                if not isinstance(error, sqlite3.Error):
+                    raise
+                self.broken = f"{type(error).__name__}: {error}"
+                self.waiting.clear()
+
+    def _commit(self, waiting: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        self.base.execute("BEGIN IMMEDIATE")
+        for statement, values in waiting:
+            self.base.execute(statement, values)
+        for level in sorted(self.counts):
+            if self.counts[level] >= 2 * KEPT:
+                self._thin(level)
+        self.base.execute("COMMIT")
 
     def close(self, **facts: Any) -> None:
         """Write the rest and fold it into the one file."""
@@ -187,8 +204,9 @@ class RunFile:
                 self.broken = self.broken or str(error)
 
     def _write(self, statement: str, *values: Any) -> None:
-        if not self.broken:
-            self.waiting.append((statement, values))
+        if not self.broken and self.process == os.getpid():
+            with self.lock:
+                self.waiting.append((statement, values))
 
     def _thin(self, level: int) -> None:
         rows = self.base.execute(
@@ -200,7 +218,7 @@ class RunFile:
             self.base.executemany("DELETE FROM samples WHERE step = ?", [(row[0],) for row in some])
             self.base.execute(
                 "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
-                (some[0][0], some[-1][1], level + 1, some[-1][2], *_extremes([(row[3], row[4]) for row in some])),
+                (some[0][0], some[-1][1], level + 1, some[-1][2], *extremes([(row[3], row[4]) for row in some])),
             )
         self.counts[level] -= len(rows) // THINNED * THINNED
         self.counts[level + 1] = self.counts.get(level + 1, 0) + len(rows) // THINNED
@@ -224,46 +242,6 @@ def _made(path: Path) -> None:
         ) from None
     except OSError as error:
         raise UnvanishError(f"cannot make the run file {str(path)!r}: {error.strerror or error}") from None
-
-
-def _extremes(blobs: Iterable[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
-    """Of several rows the lowest and the highest of each number; NaN, not measured, counts for neither."""
-    lows, highs = zip(*((numbers(low), numbers(high or low)) for low, high in blobs), strict=True)
-    return _blob(_least(lows, min, math.inf)), _blob(_least(highs, max, -math.inf))
-
-
-def _least(rows: Sequence[Sequence[float]], least: Any, end: float) -> list[float]:
-    """Of each number the least of all rows, or with ``max`` the largest; a row may be shorter than the others."""
-    length = max(len(row) for row in rows)
-    known = [[each if each == each else end for each in row] + [end] * (length - len(row)) for row in rows]
-    found = list(map(least, *known)) if len(known) > 1 else known[0]
-    for at in [at for at, value in enumerate(found) if value == end]:  # infinite, or nowhere measured
-        if all(at >= len(row) or row[at] != row[at] for row in rows):
-            found[at] = math.nan
-    return found
-
-
-def _blob(values: Iterable[float], kind: str = "f") -> bytes:
-    made = array.array(kind, values)
-    if sys.byteorder == "big":
-        made.byteswap()
-    return made.tobytes()
-
-
-def numbers(blob: bytes, kind: str = "f") -> array.array[float]:
-    """What a blob of a run file holds."""
-    found = array.array(kind)
-    found.frombytes(blob)
-    if sys.byteorder == "big":
-        found.byteswap()
-    return found
-
-
-def series_of(blob: bytes) -> array.array[float]:
-    """The numbers of ``sample.SERIES`` in a row; NaN for those that are younger than the file, none of later ones."""
-    found = numbers(blob, "d")[: len(SERIES)]
-    found.extend([math.nan] * (len(SERIES) - len(found)))
-    return found
 
 
 def _json(record: Record) -> str:
@@ -330,11 +308,11 @@ class Reader:
             raise self._damaged("a value of another type than that of its column")
         return rows
 
-    def _numbers(self, blob: object, kind: str = "f") -> array.array[float]:
+    def _numbers(self, data: object, kind: str = "f") -> array.array[float]:
         size = 8 if kind == "d" else 4 * WIDTH
-        if not isinstance(blob, bytes) or len(blob) % size:
+        if not isinstance(data, bytes) or len(data) % size:
             raise self._damaged("a sample is no list of numbers")
-        return numbers(blob, kind)
+        return numbers(data, kind)
 
     def _damaged(self, what: object) -> UnvanishError:
         return UnvanishError(f"reading {str(self.path)!r}: it is damaged, or was not written by unvanish ({what})")
@@ -384,13 +362,13 @@ class Reader:
     def extremes(self, lowest: bool = False) -> Iterator[array.array[float]]:
         """Of each row the highest numbers, or the ``lowest``."""
         wanted = "lowest" if lowest else "COALESCE(highest, lowest)"
-        for (blob,) in self._each(f"SELECT {wanted} FROM samples ORDER BY step"):
-            yield self._numbers(blob)
+        for (row,) in self._each(f"SELECT {wanted} FROM samples ORDER BY step"):
+            yield self._numbers(row)
 
     def series(self) -> Iterator[array.array[float]]:
         """Of each row the numbers of the whole step."""
-        for (blob,) in self._each("SELECT series FROM samples ORDER BY step"):
-            yield self._numbers(blob, "d")
+        for (row,) in self._each("SELECT series FROM samples ORDER BY step"):
+            yield self._numbers(row, "d")
 
     def _each(self, query: str) -> Iterator[tuple[Any, ...]]:
         """One row after the other: the rows of a long run together are larger than what is made of them."""

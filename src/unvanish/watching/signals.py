@@ -10,6 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import (  # pyright: ignore[reportAttributeAccessIssue]
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
 from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.places import own_place
@@ -120,7 +125,8 @@ class Signals:
 
     def _signal(self, at: int, cotangent: Tensor) -> None:
         if self.open:  # not in torch.autograd.grad, whose gradients are no parameter's
-            self.squares.setdefault(at, []).append(norm(cotangent))
+            size = norm(cotangent)
+            self.squares.setdefault(at, []).append(size)
 
     def activation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at a call that may be an activation, before it runs: it may write over its input."""
@@ -139,7 +145,8 @@ class Signals:
         try:
             flat = flat_of(func, more, kwargs)
             if flat is not None:
-                self.shares.setdefault(made_by, []).append(dead_and_saturated(flat, inputs))
+                shut = dead_and_saturated(flat, inputs)
+                self.shares.setdefault(made_by, []).append(shut)
         except RuntimeError as error:  # the transforms of torch.func do not let everything be asked
             reason = str(error).partition("\n")[0].rstrip(".")
             name = getattr(func, "__name__", str(func))
@@ -199,9 +206,19 @@ class Activations(TorchFunctionMode):
                 self.others.add(func)
             elif args[0].requires_grad:
                 self.busy = True
-                self.look(func, args, kwargs or {})
-                self.busy = False
+                try:
+                    self.look(func, args, kwargs or {})
+                finally:
+                    self.busy = False
         return func(*args, **(kwargs or {}))
+
+    def leave(self) -> None:
+        """As the end of ``with``, also where others were entered since: a forward that was left never came to it."""
+        above: list[Any] = []
+        while _len_torch_function_stack() and (mode := _pop_torch_function_stack()) is not self:
+            above.append(mode)
+        while above:
+            _push_on_torch_function_stack(above.pop())
 
 
 def _compiled(root: nn.Module) -> list[nn.Module]:

@@ -23,6 +23,7 @@ from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
+from unvanish.watching.earlier import end_if_left, end_others, has_begun
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.history import EVENTS, HELD
@@ -30,7 +31,7 @@ from unvanish.watching.judging import Judging
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.replay import Replay, replay
 from unvanish.watching.resuming import refuse_another_model, remembered
-from unvanish.watching.run import Run
+from unvanish.watching.run import Run, in_a_notebook
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
@@ -52,7 +53,6 @@ class Watch:
         self.watcher = Watcher(every, self._sampled, self._broken)
         self.found: list[Finding] = []
         self.news: list[Finding] = []
-        self.kept: list[Any] = []  # what was given to be watched; the rest lives as long as its owner wants
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
         self.broke, self.sampled, self.tried = -1, 0, 0  # last step that broke, last sample, skips that were repeated
@@ -90,6 +90,7 @@ class Watch:
         """The last sampled step with all that was found; UnvanishError where no step was sampled yet."""
         if not self.first:
             raise UnvanishError("only the process of rank 0 writes a run file, and has its report")
+        end_if_left(self)
         if not self.closed:
             self._catch_up()
             self.file.flush()
@@ -120,7 +121,6 @@ class Watch:
         if not watcher.processes.together:
             self._unhook()
         watcher.detach()
-        self.kept.clear()
         interposed.stop_listening(watcher)
         self.beside.write_notes(watcher)
         self.file.close(steps=watcher.step, skipped=watcher.skipped, failed=watcher.failed, why=why)
@@ -152,8 +152,12 @@ class Watch:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close() if error is None else self.close_after(error)
 
+    def __repr__(self) -> str:
+        count = len(self.found)
+        return f"<Watch of {self.path}: step {self.step:,}, {count} finding{'' if count == 1 else 's'}>"
+
     def _repr_html_(self) -> str:
-        return self.report()._repr_html_()
+        return in_a_notebook(self.report)
 
     # What the watcher tells
 
@@ -211,10 +215,10 @@ class Watch:
     def _repeat(self, plain: bool = False) -> Replay:
         """Run the step again; no hook of ours looks at that."""
         watcher = self.watcher
-        watcher.guard.busy(True)
         moving = [*watcher.optimizers.values()] if watcher.moving is None else [watcher.moving]
         moved = {id(each) for one in moving for each in held(one)}
         try:
+            watcher.guard.busy(True)
             return replay(watcher.box, watcher.table.models, moved, watcher.scale(), plain)
         finally:
             watcher.guard.busy(False)
@@ -328,12 +332,9 @@ class Watch:
                 " itself is finite."), step)  # fmt: skip
 
 
-def _end_others(optimizers: Sequence[Any]) -> None:
-    """The cell of a notebook that began a watch of these runs again, say: it goes on no more."""
-    earlier = [getattr(hook, "__self__", None) for o in optimizers for hook in o._optimizer_step_pre_hooks.values()]
-    for run in [each for each in earlier if isinstance(each, Watch) and not each.closed]:
-        LOG.warning("the run in %s ends here: its optimizer is watched anew", run.path)
-        run.close("its optimizer was watched anew")
+def _moved(run: Watch, _: Any, optimizer: Any, *given: Any) -> None:
+    """The hook of an optimizer whose weights have moved; it keeps alive, as long as that lives, what it moves."""
+    run.after_step(optimizer, *given)
 
 
 def watch(
@@ -368,19 +369,19 @@ def watch(
     path, loggers, fields = run_path(to), Loggers(log_to), known_fields(log_layers)
     if from_step is not None and path.exists() and rank() == 0:
         refuse_another_model(path, names_of(models))
-    _end_others(optimizers)
+    end_others(optimizers)
     run = Watch(
         every=every, check_every=check_every, path=path, on_finding=on_finding, from_step=from_step, loggers=loggers,
         log_layers=fields,
     )  # fmt: skip
-    run.kept = [*models.values(), *optimizers]
+    has_begun(run)
     try:
         for name, each in models.items():
             run.add_model(name, each)
         for each in optimizers:
             run.watcher.add_optimizer(each)
             run.hooks.append(each.register_step_pre_hook(run.before_step))
-            run.hooks.append(each.register_step_post_hook(run.after_step))
+            run.hooks.append(each.register_step_post_hook(functools.partial(_moved, run, [*models.values()])))
     except BaseException as error:  # a model that takes no hook: nothing of ours stays behind
         run.close(ended_by(error))
         raise

@@ -47,24 +47,22 @@ class Watcher:
         self.guard = Guard(self._fails)
         self.guarded = self.guard.around
         self.signals = Signals(self.table, self.guarded)
-        self.calls = Calls(self.box, self.signals, self.processes, self.guard)
+        self.calls = Calls(self.box, self.signals, self.processes, self.guard, self._broken_off)
         self.columns: list[Column] = []
         self.optimizers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
-        self.now = Step()
+        self.now, self.process = Step(), os.getpid()
         self.nesting, self.backwards = Nesting(), 0
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes, self.without, self.idle = list[str](), Without(), Idle()
-        self.process = os.getpid()
         self.first: Tensor | None = None
         self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
-        self.lazy = False  # whether a parameter has no shape yet
+        self.broken_off, self.lazy = False, False  # a pass was, since the last step; a parameter has no shape yet
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
-        self.backward_starts = self.guarded(self._backward_starts)
-        self.backward_ends = self.guarded(self._backward_ends)
+        self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
         self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
         self._finish = self.guarded(self.finish)
 
@@ -158,6 +156,7 @@ class Watcher:
     # The backward pass (see ``interposed``)
 
     def _backward_starts(self, loss: Tensor) -> None:
+        self.calls.look_whether_it_runs()
         self.signals.open = True
         self.backwards += 1
         if self.sampled:
@@ -176,8 +175,11 @@ class Watcher:
             now.suspicious = True
         self.box.loss_is(loss, not now.suspicious)
 
-    def _backward_ends(self) -> None:
+    def _backward_ends(self, whole: bool) -> None:
         self.signals.open = False
+        if not whole:
+            self._broken_off()
+            return
         self.now.fresh = True
         self.now.inner += self.inside is not None
         if self.sampled and self.now.inner <= 1:
@@ -187,6 +189,17 @@ class Watcher:
             due, self.due = self.due, None
             if due is not None:
                 due()
+
+    def _broken_off(self) -> None:
+        """A pass was left in its middle: what it has come to is a part of no step, and its step is not sampled."""
+        self.broken_off, self.inside = True, None
+        self.now.losses.clear()
+        self.now.suspicious = False
+        self.box.clear()
+        self.signals.forget()
+        if self.sampled and not self.processes.together:
+            self.sampled = self.calls.sampled = False
+            self.signals.disarm()
 
     @property
     def _unwritten(self) -> bool:
@@ -221,7 +234,8 @@ class Watcher:
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
         if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
-            self.expected = set(self.now.stepped)
+            if not self.broken_off:  # else it comes again because somebody has begun anew
+                self.expected = set(self.now.stepped)
             self._over(begun=True)
         self.optimizers[id(optimizer)] = optimizer
         self.now.stepped.add(id(optimizer))
@@ -241,6 +255,7 @@ class Watcher:
             self.inside, self.now.inner = optimizer, 0
         else:
             self._look(optimizer)
+            self.now.fresh = False  # already here: a step that is interrupted comes to no end
         if self.sampled:
             self.now.moves[id(optimizer)] = Moves(self.table.of(held(optimizer)))
 
@@ -376,7 +391,7 @@ class Watcher:
         self._next(begun=begun)
 
     def _next(self, count: bool = True, begun: bool = False) -> None:
-        self.step += count
+        self.step, self.broken_off = self.step + count, False
         self.now = self.now.following() if begun else self.now.over()
         if not begun:
             if self.sampled:
