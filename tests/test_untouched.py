@@ -18,6 +18,7 @@ from torch.utils import checkpoint
 
 from unvanish import Problem, UnvanishError, pipeline
 from unvanish.evidence import step, zeros
+from unvanish.evidence.moving import put_back
 from unvanish.flow import look as flow_look
 from unvanish.flow import observe
 from unvanish.pipeline import look
@@ -306,3 +307,48 @@ def test_the_same_problem_and_seed_give_the_same_report_byte_for_byte() -> None:
     model = Noisy()
     texts = [pipeline.diagnose(model, X, Y, F.cross_entropy, seed=seed).to_json() for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_copy_is_handed_out_only_while_it_is_what_the_tensor_holds() -> None:
+    model = nn.Linear(4, 3)
+    with keep(model, 0) as kept:
+        copy = kept.copy_of(model.weight)
+        assert copy is not None and torch.equal(copy, model.weight) and copy.data_ptr() != model.weight.data_ptr()
+        assert kept.copy_of(torch.ones(2)) is None, "not of the model"
+        model.weight.data.add_(1.0)
+        assert kept.copy_of(model.weight) is None and kept.copy_of(model.bias) is not None
+
+
+def test_moved_weights_come_back_from_a_copy_that_is_there_or_is_made() -> None:
+    weights = [nn.Parameter(torch.arange(3.0)), nn.Parameter(torch.ones(2))]
+    there = weights[0].detach().clone()
+    with put_back(weights, lambda p: there if p is weights[0] else None) as start:
+        assert start[0] is there and torch.equal(start[1], weights[1])
+        for each in weights:
+            each.data.add_(5.0)
+    assert torch.equal(weights[0], torch.arange(3.0)) and torch.equal(weights[1], torch.ones(2))
+
+
+class Renormed(nn.Module):
+    """An embedding whose rows every forward pass shortens: what was kept at the beginning is not what is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows, self.head = nn.Embedding(6, 4, max_norm=0.5), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.rows(x)))
+
+
+@pytest.mark.parametrize("made", [Renormed, lambda: nn.Sequential(nn.Embedding(6, 4), nn.Tanh(), nn.Linear(4, 3))])
+def test_a_ladder_is_the_same_from_kept_copies_as_from_new_ones(
+    made: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made()
+    problem = Problem(model, torch.arange(8) % 6, Y, F.cross_entropy, torch.optim.Adam(model.parameters(), 1e-2))
+    before = [p.detach().clone() for p in model.parameters()]
+    kept = look(problem)
+    monkeypatch.setattr(keep, "copy_of", lambda *_: None)
+    assert kept.step is not None and kept.step == look(problem).step
+    assert all(map(torch.equal, before, model.parameters()))

@@ -114,7 +114,8 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     names = OuterNames(model)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
     with one_clear_error(), _collector_waiting() as go_on, kept, kept.second_door, names:
-        with looking(problem, model, optimizer, effort, seed, lambda: names.unmoved() and kept.unmoved()) as this:
+        unmoved, copy_of = lambda: names.unmoved() and kept.unmoved(), kept.copy_of
+        with looking(problem, model, optimizer, effort, seed, unmoved, copy_of) as this:
             flow, more = _walked(this)
         if more is not None:
             go_on()
@@ -273,6 +274,7 @@ def _more_evidence(
     )
     if updates is not None:
         step = step_facts(look, updates, loss)
+        updates.changes.clear()  # as large as the weights, and nothing asks for them any more
         step = None if step is None else with_direction(look, updates.optimizer, step)
         flow = flow.replace(step=_with_recovery(look, flow, updates, step))
     if may_be_stationary(flow) and loss.reference is not None:

@@ -18,9 +18,14 @@ from unvanish.trace.structure import rebuild
 
 
 @contextmanager
-def put_back(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Yields copies of the parameters; whatever happens inside, values and gradients are as before afterwards."""
-    kept = [p.detach().clone() for p in parameters]
+def put_back(
+    parameters: Sequence[nn.Parameter], copy_of: Callable[[Tensor], Tensor | None] = lambda _: None
+) -> Iterator[list[Tensor]]:
+    """Yields copies of the parameters; whatever happens inside, values and gradients are as before afterwards.
+
+    ``copy_of``: gives a copy that is there already, which is then not made once more.
+    """
+    kept = [p.detach().clone() if (there := copy_of(p)) is None else there for p in parameters]
     gradients = [p.grad for p in parameters]
     try:
         yield kept

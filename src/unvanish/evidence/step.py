@@ -51,7 +51,8 @@ def step_facts(look: Look, updates: Updates, loss: LossFacts) -> StepFacts | Non
     if updates.refused or not moves:
         return None
     sound = all(math.isfinite(updates.found[id(p)]) for p, _ in moves)
-    now, ladder = ladder_of(problem, model, moves, look.seed, look.capture.loss if sound and repeats(look) else None)
+    known = look.capture.loss if sound and repeats(look) else None
+    now, ladder = ladder_of(problem, model, moves, look.seed, known, look.copy_of)
     if not math.isfinite(now):
         return None
     finite = {m: v for m, v in ladder.items() if math.isfinite(v)}
@@ -183,11 +184,12 @@ def ladder_of(
     moves: list[tuple[nn.Parameter, Tensor]],
     seed: int,
     now: float | None = None,
+    copy_of: Callable[[Tensor], Tensor | None] = lambda _: None,
 ) -> tuple[float, dict[float, float]]:
     """The loss of the batch at these weights (``now`` where it is known), and by multiple of the moves."""
     parameters = [p for p, _ in moves]
     ladder: dict[float, float] = {}
-    with put_back(parameters) as start, torch.no_grad():
+    with put_back(parameters, copy_of) as start, torch.no_grad():
 
         def at(multiple: float) -> float:
             for (parameter, change), before in zip(moves, start, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from unvanish.flow.layers import Layer, layers_of
 from unvanish.problem import Optimizers, Problem
@@ -20,7 +20,8 @@ class Look:
 
     ``capture`` has its graph only inside ``looking``; the calls stay. ``optimizer``: the problem's own, made; None
     where it has none. ``seed``: of every random number that the look draws itself. ``unmoved``: whether the forward
-    passes so far have left everything as they found it.
+    passes so far have left everything as they found it. ``copy_of``: a parameter's values as they are, kept by whoever
+    puts everything back in the end; None where they are not.
     """
 
     problem: Problem
@@ -30,6 +31,7 @@ class Look:
     effort: str = "auto"
     seed: int = 0
     unmoved: Callable[[], bool] = lambda: False
+    copy_of: Callable[[Tensor], Tensor | None] = lambda _: None
 
     @property
     def model(self) -> nn.Module:
@@ -50,6 +52,7 @@ def looking(
     effort: str = "auto",
     seed: int = 0,
     unmoved: Callable[[], bool] = lambda: False,
+    copy_of: Callable[[Tensor], Tensor | None] = lambda _: None,
 ) -> Iterator[Look]:
     """A forward pass of ``model`` on the problem, whose graph is there inside and taken apart afterwards.
 
@@ -57,6 +60,6 @@ def looking(
     """
     capture = record(problem, model)
     try:
-        yield Look(problem, capture, layers_of(capture), optimizer, effort, seed, unmoved)
+        yield Look(problem, capture, layers_of(capture), optimizer, effort, seed, unmoved, copy_of)
     finally:
         capture.release()

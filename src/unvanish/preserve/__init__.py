@@ -66,6 +66,11 @@ class untouched:  # noqa: N801
         norms = (m for m in self.model.modules() if isinstance(m, _NormBase) and m.training and type(m).forward in _OWN)
         return self.belongings.unchanged({id(b) for m in norms for b in m._buffers.values()})
 
+    def copy_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """A copy of its values as they are now, not to be written to, where they are those at the beginning."""
+        kept = self.belongings.tensors.get(id(tensor))
+        return None if kept is None or type(kept.copy) is not torch.Tensor or kept.changed else kept.copy
+
     @property
     def second_door(self) -> _Door:
         """To be entered right behind: an interrupt may come just as one door is opened, before it does a thing."""
