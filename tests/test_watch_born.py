@@ -35,6 +35,7 @@ def nothing(step: int, net: Any, optimizer: Any) -> None:
 def train(
     watch: Any, net: nn.Module, optimizer: Any = None, *, before: Any = nothing, between: Any = nothing,
     after: Any = nothing, loss: Any = lambda out, y, on: F.cross_entropy(out, y), scaler: Any = None, parts: int = 1,
+    rows: Callable[[int], int] = lambda step: 16,
 ) -> None:  # fmt: skip
     optimizer = optimizer or torch.optim.Adam(net.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +48,8 @@ def train(
                 y = torch.randint(0, 3, (16,), generator=generator)
                 on = torch.zeros(16, 1)
                 on[3] = float(step == PLANTED and part == parts // 2)
-                value = loss(net(x, on), y, on) / parts
+                few = slice(rows(step))
+                value = loss(net(x[few], on[few]), y[few], on[few]) / parts
                 (value if scaler is None else scaler.scale(value)).backward()
             between(step, net, optimizer)
             if scaler is None:
@@ -137,6 +139,14 @@ PLANTS: dict[str, tuple[Callable[[Any], None], str, tuple[str, ...]]] = {
         lambda w: train(w, Net(), before=lambda s, n, o: o.param_groups[0].update(lr=INF if s == PLANTED else 1e-3)),
         "UV505", ("learning rate", "inf"),
     ),
+    "rate that is a tensor": (
+        lambda w: train(
+            w, net := Net(), torch.optim.Adam(net.parameters(), torch.tensor(1e-3)),
+            before=lambda s, n, o: o.param_groups[0]["lr"].fill_(NAN if s == PLANTED else 1e-3),
+        ),
+        "UV505", ("learning rate", "nan"),
+    ),
+    "no sample": (lambda w: train(w, Net(), rows=lambda s: 0 if s == PLANTED else 16), "UV501", ("batch is empty",)),
     "step of the optimizer": (careless, "UV505", ("Careless", "second")),
     "written into a weight": (
         lambda w: train(w, Net(), after=at(lambda n, o: n.second.weight.data.mul_(NAN))), "UV505", ("second.weight",)

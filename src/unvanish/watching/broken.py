@@ -79,9 +79,11 @@ def of_the_optimizer(scene: Scene) -> Finding:
 
 
 def odd_rate(optimizer: Any) -> float | None:
-    """A learning rate that is not finite; those that are tensors are not asked, which could mean to wait."""
+    """A learning rate that is not finite; that in the memory of a GPU is not asked, which would mean to wait."""
     for group in optimizer.param_groups:
         rate = group.get("lr")
+        if isinstance(rate, torch.Tensor) and rate.is_cpu and rate.numel() == 1:
+            rate = rate.item()
         if rate.__class__ is float and not math.isfinite(rate):
             return rate
     return None

@@ -79,6 +79,8 @@ def replay(
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             born_before = _before(box, entry, models, scale)
             return born_before or Replay(born="data", reason="the batch holds numbers that are not finite")
+        if _empty(entry):
+            return Replay(born="data", reason="the batch is empty, and a mean over no samples is nan")
     known: list[Replay] = []
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
@@ -96,6 +98,12 @@ def replay(
     if last.report is None:
         return last
     return Replay(last.report, _of_loss(box), "loss") if box.loss_birth else Replay(last.report, _calls_of_loss(box))
+
+
+def _empty(entry: Entry) -> bool:
+    """Whether no tensor that it was given has a sample, as in a last batch that is cut too short."""
+    rows = [each.size(0) for each in tensors((entry.args, entry.kwargs)) if each.ndim]
+    return bool(rows) and not any(rows)
 
 
 def _before(box: Box, entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay | None:
