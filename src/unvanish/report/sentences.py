@@ -44,7 +44,7 @@ INTENDED = ("frozen", "gated", "skipped")
 def called(report: Report) -> str:
     """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
 
-    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn, where a GradScaler
+    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn, where a scaler
     has left steps out, and where every layer was judged healthy and only the loss leaves a question open.
     """
     kept = index(report)

@@ -7,6 +7,7 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
@@ -61,6 +62,12 @@ class Entry:
                 if signal is not None:
                     found[at] = signal
         return found
+
+    @property
+    def made_nan(self) -> bool:
+        """Whether an output is no number, as far as it is kept; -inf can be meant, as in a mask."""
+        kept = [each.detach() for _, each, _ in self.outputs if each is not None]
+        return any(bool(((each != each) | (each == math.inf)).any()) for each in kept)
 
     def changed(self) -> bool:
         """Whether an input was written over since the call."""

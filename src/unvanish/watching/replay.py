@@ -87,7 +87,7 @@ def replay(
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
             known.append(Replay(reason=HANDED_ON))
         elif not plain or all(_finite(each) for each in entry.signals.values()):
-            known.append(_again(entry, models, scale, plain))
+            known.append(_again(entry, models, scale, plain, forward=not entry.signals and entry.made_nan))
             if known[-1].born in ("forward", "backward"):
                 return known[-1]
     for found in known:
@@ -142,7 +142,7 @@ def _again(
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
     if broken_loss and flow.nonfinite != "forward":  # of the signals that were put in their place nothing is to be said
-        return Replay(born="loss")
+        return Replay(reason="run again, its outputs are finite") if forward else Replay(born="loss")
     setting = flow.setting.replace(model=type(entry.module).__name__)
     flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
     report = Report.from_flow(flow, judge(flow))
