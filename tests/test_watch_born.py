@@ -146,6 +146,10 @@ PLANTS: dict[str, tuple[Callable[[Any], None], str, tuple[str, ...]]] = {
         ),
         "UV505", ("learning rate", "nan"),
     ),
+    "squares of the outputs": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: F.mse_loss(out * (1 + 1e22 * on.max()), out.detach() * 0)),
+        "UV501", ("mse_loss",),
+    ),
     "no sample": (lambda w: train(w, Net(), rows=lambda s: 0 if s == PLANTED else 16), "UV501", ("batch is empty",)),
     "step of the optimizer": (careless, "UV505", ("Careless", "second")),
     "written into a weight": (
@@ -256,3 +260,19 @@ def test_a_step_that_calls_the_step_of_its_base_class_is_one_step(tmp_path: Path
             net(torch.randn(4, 8), torch.zeros(4, 1)).square().sum().backward()
             optimizer.step()
     assert watched.step == 4
+
+
+@pytest.mark.parametrize("large", [1e17, 3e19])
+def test_outputs_whose_squares_are_too_large_are_told_from_a_mean_of_nothing(large: float, tmp_path: Path) -> None:
+    """Outputs and error signals are finite there: with squares of 1e34 the loss is, too."""
+    net, x = nn.Linear(4, 3), torch.randn(16, 4)
+    with torch.no_grad():
+        net.weight.fill_(0.0)
+        net.bias.fill_(large)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        F.mse_loss(net(x), torch.zeros(16, 3)).backward()
+        optimizer.step()
+    said = " ".join(each.message for each in run.findings)
+    assert ("the sum of their squares is more than float32 holds" in said) == (large > 1e18), said
+    assert "a mean of nothing" not in said

@@ -98,7 +98,7 @@ class Box:
         self.counts: dict[int, int] = {}  # samples of those calls of the step that are not held any more, by module
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
-        self.loss_birth = ""
+        self.loss_birth, self.loss_finite = "", True
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -163,7 +163,7 @@ class Box:
 
         It is held where there is something to run again: that of a model which is not watched belongs to its owner.
         """
-        self.loss = loss.grad_fn if self.entries else None
+        self.loss, self.loss_finite = loss.grad_fn if self.entries else None, finite
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 

@@ -199,6 +199,8 @@ def _of_loss(box: Box) -> str:
     """Which call between the model and the loss it was, as far as the graph tells."""
     if box.loss_birth:
         return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+    if not box.loss_finite:
+        return f"the outputs of the model are finite, and it is not{_calls_of_loss(box)}"
     nodes = between(box.loss, set(box.ends))
     if suspects := steep(nodes):
         return (
