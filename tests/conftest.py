@@ -116,7 +116,7 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
 
 def _bits(tensor: torch.Tensor) -> tuple[Any, ...]:
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
-    return tensor.dtype, tuple(tensor.shape), bytes(data.tolist())
+    return tensor.dtype, tuple(tensor.shape), data.numpy().tobytes()
 
 
 def _plain(tree: Any) -> Any:

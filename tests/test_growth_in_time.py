@@ -117,3 +117,43 @@ def test_a_linear_growth_is_told_and_leaves_sensitivity_alone(size: float, seed:
         first is not None and facts.log10_gain is not None and (facts.log10_gain > 0.0) == (first > 0.0) == (size > 1.0)
     )
     assert facts.log10_rise is not None and facts.log10_rise < 0.5 and facts.states_unseen == ""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("size", "grows"), [(4.0, True), (1.0, False)])
+def test_a_state_that_grows_within_a_recurrent_call_is_forward_growth(size: float, grows: bool, seed: int) -> None:
+    """Of ReLUs, which have no bound, and as in a loop of one's own; the same weights under tanh stay in range."""
+    for nonlinearity in ("relu", "tanh"):
+        model = reader(seed, "RNN", size, nonlinearity=nonlinearity)
+        report = unvanish.diagnose(problem(model, seed), effort="quick")
+        found = [finding for finding in report.findings if finding.code == "UV202"]
+        assert bool(found) == (grows and nonlinearity == "relu")
+        if found:
+            assert found[0].layers[0] == "cells" and "within cells" in found[0].message and found[0].level == "error"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "dropout": 0.5}, {"bias": False}])
+def test_what_the_steps_of_a_recurrence_give_each_by_itself(options: dict[str, Any], packed: bool) -> None:
+    model = reader(0, "RNN", 3.0, nonlinearity="relu", **options)
+    x = problem(model, 0).inputs
+    alone = model.cells.eval()(x.reshape(-1, 1, 4))[0].detach()
+    expected = math.log10(float(alone.pow(2).mean().sqrt()))
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = model.cells.train()
+
+        def forward(self, x: Tensor) -> Tensor:
+            given = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), STEPS), batch_first=True)
+            return self.cells(given if packed else x)[1][0]
+
+    flow = look(unvanish.Problem(Packed(), x, torch.zeros(len(x), 32), F.mse_loss), "quick")
+    assert [call.log10_apart_rms for call in flow.calls if call.name == "rnn_relu"] == [pytest.approx(expected, 1e-4)]
+
+
+def test_a_state_that_outgrows_the_number_type_is_an_overflow() -> None:
+    report = unvanish.diagnose(problem(reader(0, "RNN", 500.0, nonlinearity="relu"), 0))
+    (finding,) = report.findings
+    assert (finding.code, finding.cause) == ("UV501", "overflow") and "step to step" in finding.message

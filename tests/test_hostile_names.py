@@ -9,6 +9,7 @@ import html.parser
 import io
 import json
 import re
+from functools import cache
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -83,47 +84,57 @@ def outcome(*, tall: bool) -> lab.Outcome:
     )  # fmt: skip
 
 
-MADE = {"check": [report()], "fix": [fixes()], "lab": [outcome(tall=False), outcome(tall=True)]}
+MADE: dict[str, list[Any]] = {"check": [report()], "fix": [fixes()], "lab": [outcome(tall=False), outcome(tall=True)]}
 WRITTEN = [
-    pytest.param(each.write(record), each.name, id=f"{of}-{each.name}-{place}")
+    (of, each.name, place)
     for of in COMMANDS
     for each in formats(of)
     if each.name not in (*PROGRAMS, *PICTURES)
-    for place, record in enumerate(MADE[of])
+    for place in range(len(MADE[of]))
 ]
-SHOWN = [
-    *WRITTEN,
-    pytest.param(MADE["check"][0]._repr_html_(), "cell", id="check-notebook"),
-    pytest.param(MADE["fix"][0]._repr_html_(), "cell", id="fix-notebook"),
-    pytest.param(MADE["lab"][0]._repr_html_(), "cell", id="lab-notebook"),
-]
+SHOWN = [*WRITTEN, *((of, "cell", 0) for of in MADE)]
 
 
-@pytest.mark.parametrize(("text", "name"), SHOWN)
-def test_nothing_invisible_or_turning_is_written(text: str, name: str) -> None:
+@cache
+def written(of: str, name: str, place: int = 0) -> str:
+    """What a format makes of a record, and ``cell`` what a notebook shows; when first asked for, as some are drawn."""
+    record = MADE[of][place]
+    if name == "cell":
+        return record._repr_html_()
+    return next(each.write for each in formats(of) if each.name == name)(record)
+
+
+def named(which: tuple[str, str, int]) -> str:
+    return "-".join(map(str, which))
+
+
+@pytest.mark.parametrize("which", SHOWN, ids=named)
+def test_nothing_invisible_or_turning_is_written(which: tuple[str, str, int]) -> None:
+    text = written(*which)
     assert not {c for c in text if not c.isprintable() and c != "\n"}
     text.encode("utf-8")
 
 
-@pytest.mark.parametrize(("text", "name"), [each for each in SHOWN if each.values[1] in ("html", "cell", "svg")])
-def test_names_become_no_elements_and_no_attributes(text: str, name: str) -> None:
+@pytest.mark.parametrize("which", [each for each in SHOWN if each[1] in ("html", "cell", "svg")], ids=named)
+def test_names_become_no_elements_and_no_attributes(which: tuple[str, str, int]) -> None:
     elements: list[tuple[str, dict[str, str]]] = []
 
     class Reader(html.parser.HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             elements.append((tag, {key: value or "" for key, value in attrs}))
 
-    Reader(convert_charrefs=True).feed(text)
+    Reader(convert_charrefs=True).feed(written(*which))
     tags = {tag for tag, _ in elements}
     assert not tags & {"script", "img", "b", "iframe", "link", "base", "form", "object", "embed"}
     for _, attributes in elements:
         assert not [key for key in attributes if key.startswith("on") or key in ("src", "srcset")]
-        if name != "svg":
+        if which[1] != "svg":
             assert "style" not in attributes, "the policy would not let it through"
 
 
-@pytest.mark.parametrize(("text", "name"), [each for each in WRITTEN if each.values[1] == "html"])
-def test_every_page_has_the_policy_before_anything_it_rules(text: str, name: str) -> None:
+@pytest.mark.parametrize("which", [each for each in WRITTEN if each[1] == "html"], ids=named)
+def test_every_page_has_the_policy_before_anything_it_rules(which: tuple[str, str, int]) -> None:
+    text = written(*which)
     (sheet,) = re.findall("<style>(.*?)</style>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src &#x27;none&#x27;; style-src &#x27;sha256-{digest}&#x27;; img-src data:"
@@ -152,14 +163,14 @@ def test_lines_of_text_stay_inside_the_page(of: str, width: int) -> None:
 
 
 def test_what_programs_read_gives_the_names_back() -> None:
-    assert json.loads(write("check", "json"))["layers"][4]["name"] == NAMES[4]
-    assert json.loads(write("lab", "json"))["notes"] == list(NAMES)
-    assert json.loads(write("fix", "json"))["remarks"] == list(NAMES)
-    jsonschema.validate(json.loads(write("check", "sarif")), SARIF, jsonschema.Draft202012Validator)
-    cases = ET.fromstring(write("check", "junit")).findall(".//testcase")
+    assert json.loads(written("check", "json"))["layers"][4]["name"] == NAMES[4]
+    assert json.loads(written("lab", "json"))["notes"] == list(NAMES)
+    assert json.loads(written("fix", "json"))["remarks"] == list(NAMES)
+    jsonschema.validate(json.loads(written("check", "sarif")), SARIF, jsonschema.Draft202012Validator)
+    cases = ET.fromstring(written("check", "junit")).findall(".//testcase")
     assert [case.get("name") for case in cases[1:]] == [visible(name) for name in NAMES]
-    assert all(line.startswith(("::error ", "::notice ")) for line in write("check", "github").split("\n"))
-    rows = list(csv.reader(io.StringIO(write("lab", "csv"))))
+    assert all(line.startswith(("::error ", "::notice ")) for line in written("check", "github").split("\n"))
+    rows = list(csv.reader(io.StringIO(written("lab", "csv"))))
     assert [row[0] for row in rows[1:]] == [visible(name) for name in NAMES if name != LONG]
     assert {len(row) for row in rows} == {3}
 
@@ -167,7 +178,7 @@ def test_what_programs_read_gives_the_names_back() -> None:
 def test_a_listing_in_markdown_is_left_by_no_name() -> None:
     for of in ("check", "fix"):
         fence = ""
-        for line in write(of, "md").split("\n"):
+        for line in written(of, "md").split("\n"):
             ticks = re.match("`{3,}", line)
             if ticks and (not fence or line == fence):
                 fence = "" if fence else ticks[0]
@@ -176,8 +187,4 @@ def test_a_listing_in_markdown_is_left_by_no_name() -> None:
 
 
 def test_a_program_is_handed_over_as_it_is() -> None:
-    assert write("fix", "code") == write("fix", "diff") == "\n".join(NAMES)
-
-
-def write(of: str, name: str) -> Any:
-    return next(each.write for each in formats(of) if each.name == name)(MADE[of][0])
+    assert written("fix", "code") == written("fix", "diff") == "\n".join(NAMES)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unvanish import Problem
+from unvanish import Problem, diagnose
 from unvanish.decide import decide
 from unvanish.evidence.last import last_call
 from unvanish.evidence.loss import loss_facts
@@ -276,3 +276,19 @@ def test_other_types_have_nearly_the_same_gap(dtype: torch.dtype) -> None:
     measured = facts(outputs(10, 3).to(dtype), CLASSES, F.cross_entropy)
     assert measured.best_constant == pytest.approx(wide.best_constant, rel=0.02)
     assert measured.relative_gap == pytest.approx(wide.relative_gap, rel=0.02)
+
+
+@pytest.mark.parametrize("gap", [10.0, 20.0, 30.0, 60.0, 100.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cross_entropy_that_has_rounded_to_zero_is_learned(seed: int, gap: float) -> None:
+    """From logits 17 apart on it is 0 in float32, from 88 on so is its derivative: neither flat nor an underflow."""
+    generator = torch.Generator().manual_seed(seed)
+    x, classes = torch.randn(8, 8, generator=generator), torch.arange(8) % 3
+    model = nn.Linear(8, 3)
+    with torch.no_grad():  # the weights that give each sample these logits
+        model.weight.copy_(torch.linalg.solve(x, gap * F.one_hot(classes, 3).float()).T)
+        model.bias.zero_()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    report = diagnose(Problem(model, x, classes, F.cross_entropy, optimizer, steps=100))
+    assert [f.code for f in report.findings] == ["UV401"]
+    assert float(F.cross_entropy(model(x), classes).detach()) == 0.0 or gap < 17.0

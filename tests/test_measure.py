@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unvanish.flow.observe import _below
 from unvanish.flow.updates import Updates
-from unvanish.pipeline import look
+from unvanish.pipeline import diagnose, look
 from unvanish.problem import Problem
 from unvanish.records import LayerFlow
 from unvanish.trace.scaled import Device, Host
@@ -427,3 +427,28 @@ def test_a_layer_off_the_loss_has_no_signal() -> None:
     by_name = layers(given)
     assert by_name["auxiliary"].log10_grad_norm is None and by_name["auxiliary"].log10_signal is None
     assert by_name["head"].log10_grad_norm is not None
+
+
+class WithSum(nn.Module):
+    """Two outputs: a layer's, and the sum of numbers that cancel but for rounding."""
+
+    def __init__(self, left: float) -> None:
+        super().__init__()
+        self.first, self.second, self.left = nn.Linear(6, 4), nn.Linear(4, 4), left
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.second(torch.tanh(self.first(x)))
+        weights = self.second.weight
+        return h, self.left + (weights - weights.detach()).sum() * torch.ones(len(x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("left", [0.0, 1e-8, 1e-7])
+def test_an_output_of_rounding_alone_does_not_drown_the_others(left: float, seed: int) -> None:
+    """A flow's log-determinant at its start: in units of its own it would be all that the outputs say."""
+    torch.manual_seed(seed)
+    model, x = WithSum(left), torch.randn(32, 6)
+    loss = lambda outputs, _: outputs[0].square().mean() + outputs[1].mean()  # noqa: E731
+    report = diagnose(Problem(model, x, None, loss))
+    assert all((layer.log10_transmission or 0.0) > -1.0 for layer in report.layers)
+    assert report.healthy

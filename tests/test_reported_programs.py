@@ -85,6 +85,25 @@ def test_a_loss_of_log_probabilities_that_is_given_none(last: nn.Module, loss: A
         assert found[0].evidence[0].value == pytest.approx(float(z.logsumexp(1).abs().mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_loss_over_alignments_takes_log_probabilities(wrong: bool, seed: int) -> None:
+    """As `softmax` for CTC it falls below zero and learns nothing; outputs are of samples first, the loss of steps."""
+    with seeded(seed):
+        model = nn.Sequential(
+            nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 5), nn.Softmax(-1) if wrong else nn.LogSoftmax(-1)
+        )
+        x, y = torch.randn(12, 9, 6), torch.randint(1, 5, (12, 3))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.ctc_loss(outputs.transpose(0, 1), targets, torch.full((12,), 9), torch.full((12,), 3))
+
+    report = unvanish.diagnose(model, x, y, loss, optimizer=torch.optim.Adam(model.parameters(), 1e-3))
+    told = [f.message for f in report.findings if f.level == "error"]
+    assert len(told) == wrong
+    assert all(message.startswith("ctc_loss takes log-probabilities and is given something else") for message in told)
+
+
 def own_logits(outputs: Tensor, targets: Tensor) -> float:
     return float(((outputs.sigmoid() > 0.5) == (targets > 0.5)).float().mean())
 

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -27,7 +28,7 @@ from unvanish.remedies import Remedy, _registry, remedies, transform
 from unvanish.remedies.activations import swap_hidden
 from unvanish.remedies.draft import Change, copied
 from unvanish.remedies.recipe import Recipe
-from unvanish.trials import open_race, outlasting, probe, veto
+from unvanish.trials import open_race, outlasting, probe, trial, veto
 from unvanish.trials.batches import Batches
 from unvanish.trials.candidates import PARTNERS, at_random, in_order, ordered
 from unvanish.trials.fixes import Fixes
@@ -539,6 +540,52 @@ def test_copies_of_a_traced_network_share_its_code_and_nothing_else() -> None:
     with torch.no_grad():
         next(twin.parameters()).add_(1.0)
     assert torch.equal(model(x), before) and not torch.equal(twin(x), before)
+
+
+def test_a_copy_has_tables_of_its_own_and_shares_among_its_modules_what_was_shared() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    model[0].register_forward_hook(lambda *_: None)
+    model[0].seen = model[1].seen = {}  # type: ignore[assignment]
+    model[2].marks, model[2].full = set(), {"a": [1]}  # type: ignore[assignment]
+    model[2].named = OrderedDict()  # type: ignore[assignment]
+    model[2].named.note = [2]  # type: ignore[attr-defined]
+    twin, _ = copied(model, Recipe(torch.optim.SGD, {"lr": 0.1}))
+    for mine, theirs in zip(model.modules(), twin.modules(), strict=True):
+        assert list(vars(mine)) == list(vars(theirs))
+        for name, value in vars(mine).items():
+            other = vars(theirs)[name]
+            assert type(other) is type(value)
+            if isinstance(value, (dict, set)):
+                assert other is not value and list(other) == list(value)
+    assert twin[0].seen is twin[1].seen
+    assert twin[2].full == {"a": [1]} and twin[2].full["a"] is not model[2].full["a"]  # type: ignore[index]
+    assert twin[2].named.note == [2] and twin[2].named.note is not model[2].named.note  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["output-range", "double-softmax", "relu-renormalised", "raw-pixels", "relu-he-20"])
+def test_what_a_check_said_of_the_loss_is_not_sought_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = edited(name, 0)
+    model, _ = problem.build()
+    sought, report = outlasting.Ends.of(problem, model), unvanish.diagnose(problem, seed=3)
+    assert sought is not None and report.loss is not None and report.output is not None
+    monkeypatch.delattr(outlasting, "loss_facts")
+    monkeypatch.delattr(outlasting, "output_facts")
+    told = outlasting.Ends.of(problem, model, (report.loss, report.output))
+    assert told is not None and told.calls == sought.calls
+    for mine, theirs in zip(vars(told).values(), vars(sought).values(), strict=True):
+        assert mine is theirs or not isinstance(mine, float) or mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("roomy", [True, False])
+def test_a_copy_that_was_cut_off_stays_where_there_is_room(roomy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    between = [each for _ in range(20) for each in (nn.Linear(6, 6), nn.Sigmoid())]
+    model = nn.Sequential(nn.Linear(3, 6), *between, nn.Linear(6, 1))
+    race = race_of(replace(small(), model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05)))
+    if not roomy:
+        monkeypatch.setattr(trial, "KEPT_BYTES", 0)
+    assert race.leaves_a_fault(("lr-10",))
+    assert ((("lr-10",), 0) in race.copies.trained) is roomy
 
 
 @pytest.mark.parametrize("staying", [(), ("UV706",)])

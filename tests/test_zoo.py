@@ -18,7 +18,7 @@ from unvanish.zoo.digits import train
 
 MODEL_WORDS = {
     "pairing", "input_scale", "saturated", "dead_units", "output_range", "output_scale", "flat_loss", "lr_too_large",
-    "lr_too_small", "slow", "decay", "left_out", "collapsed", "uphill",
+    "lr_too_small", "slow", "decay", "left_out", "collapsed", "identical", "uphill",
 }  # fmt: skip
 LEARNING = [name for name in zoo.names() if zoo.get(name).learns is not None]
 

@@ -18,6 +18,7 @@ from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
+from unvanish.evidence.copies import copied_units
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
 from unvanish.evidence.decay import with_decay
@@ -31,12 +32,14 @@ from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
+from unvanish.evidence.over_batch import over_batch
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
 from unvanish.evidence.rates import lost_at_all, may_lose_signal, rate_trials
 from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.regained import with_regained
+from unvanish.evidence.same import same_facts
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
@@ -161,7 +164,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired)
+    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()
@@ -177,7 +180,11 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if seen.loss.broken is not None and seen.loss.breaks_weights:
         return backward_birth(look, flow, seen.loss.broken), None
     flow = flow.replace(notes=(*flow.notes, *harmless_births(capture)), birth=worn(capture.model, measured))
-    flow = flow.replace(pinned=pinned_facts(seen, capture, flow, lasts, look.seed), across=across_facts(look))
+    flow = flow.replace(
+        pinned=pinned_facts(seen, capture, flow, lasts, look.seed),
+        across=(*across_facts(look), *over_batch(look)),
+        copies=copied_units(look),
+    )
     if updates is not None and updates.refused:
         refused = (
             "update_to_weight_ratio",

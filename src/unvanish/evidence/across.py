@@ -10,15 +10,13 @@ slots, experts with soft places), after which no sample is left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.moving import loss_again
+from unvanish.evidence.moving import loss_again, without_chance
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
@@ -37,11 +35,11 @@ def across_facts(look: Look) -> tuple[AcrossFacts, ...]:
     made = [call for call in capture.calls if call.name in NAMES]
     asked = {place: axis for place, call in enumerate(made) if (axis := _candidate(call, samples)) is not None}
     asked = {place: axis for place, axis in asked.items() if _keeps_samples(capture, made[place], axis)}
-    replaced = _with_one_replaced(look.problem) if asked else None
+    replaced = with_one_replaced(look.problem) if asked else None
     if replaced is None:
         return ()
     try:
-        with _without_chance(look.model), torch.enable_grad():
+        with without_chance(look.model), torch.enable_grad():
             seen = [_passed(problem, look, set(asked)) for problem in (look.problem, replaced)]
     except Exception:  # a pass that refuses the other batch, or that has no eval mode: nothing is claimed
         return ()
@@ -92,7 +90,7 @@ def _keeps_samples(capture: Capture, call: Call, axis: int) -> bool:
     return False
 
 
-def _with_one_replaced(problem: Problem) -> Problem | None:
+def with_one_replaced(problem: Problem) -> Problem | None:
     """The problem with another sample in the place of the first; None where all that are tried are alike."""
     size = problem.batch_size
     held = [t for t in tensors(problem.inputs) if t.ndim and t.shape[0] == size and not t.is_nested]
@@ -103,24 +101,11 @@ def _with_one_replaced(problem: Problem) -> Problem | None:
     def replaced(tensor: Tensor) -> Tensor:
         if not any(tensor is each for each in held):
             return tensor
-        changed = tensor.detach().clone()
-        changed[0] = tensor[other]
-        return changed
+        new = tensor.detach().clone()
+        new[0] = tensor[other]
+        return new
 
     return dataclasses.replace(problem, inputs=rebuild(problem.inputs, replaced))
-
-
-@contextmanager
-def _without_chance(model: nn.Module) -> Iterator[None]:
-    """In eval mode, where dropout draws nothing and a batch normalisation mixes no samples."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _passed(problem: Problem, look: Look, asked: set[int]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -150,12 +135,12 @@ def _mixes(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], axis: in
     """Whether a change of a few entries along the axis, in what the call is given, changes most of the others."""
     if any(a.shape != b.shape for a, b in zip(before, after, strict=True)) or axis >= before[0].ndim:
         return False
-    given, made = (_changed(a, b, axis) for a, b in zip(before, after, strict=True))
+    given, made = (changed(a, b, axis) for a, b in zip(before, after, strict=True))
     few = 0 < int(given.sum()) <= len(given) // FEWEST
     return few and bool(made[~given].double().mean() > 0.5)
 
 
-def _changed(before: Tensor, after: Tensor, axis: int) -> Tensor:
+def changed(before: Tensor, after: Tensor, axis: int) -> Tensor:
     """Along the axis: whether any entry there has changed by more than rounding."""
     moved = (after - before).abs() > CHANGED * before.abs()
     return moved.movedim(axis, 0).flatten(1).any(1)

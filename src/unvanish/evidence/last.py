@@ -6,21 +6,26 @@ undefined or even lower outside of them. What can be reached through the last ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
-from unvanish.rules.conditions import MOVES
+from unvanish.rules.conditions import MOVES, NORMALISERS
 from unvanish.trace.calls import Again, Call, Capture
 from unvanish.trace.capture import same_loss
 from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
+FAR = 1e4  # inputs between ± this are tried, or twice as far as the wanted results
+GRID = 201  # inputs at which it is seen that a function only rises or only falls
+HALVINGS = 64  # of the range of inputs, until they differ by less than float64 can tell
 MOST = 6  # calls without weights that are followed back, besides those that only move numbers
 TAKES_SHARES = ("binary_cross_entropy_with_logits", "binary_cross_entropy")
 BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies between the numbers they are given
@@ -30,8 +35,9 @@ BETWEEN = ("mean", "pool", "amax", "amin", "interpolate")  # what they give lies
 class Last:
     """The calls without weights between the layers and the loss, and the loss as a function of their result.
 
-    ``call``: the last of them that does more than move numbers or take their means. ``calls``: in order, each of one
-    tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax among them), bounded, clipped on one
+    ``call``: the last of them that does more than move numbers or take their means, or that gives them their size.
+    ``calls``: in order, each of one tensor; ``shape``: of what the first is given. ``kind``: normalised (a softmax
+    among them, or a normaliser without weights), bounded, clipped on one
     side, or "" where nothing limits the result. ``low``, ``high``: its range. ``outside``: how far a target of a binary
     cross-entropy lies outside of 0 to 1 at most.
     """
@@ -77,6 +83,31 @@ class Last:
             if len(found) > 1 and found[0] != 0.0 and abs(found[1] - found[0]) <= ENOUGH * abs(found[0]):
                 break  # two that far apart that end alike have found it
         return min(found, default=None)
+
+    def near(self, wanted: Tensor) -> float | None:
+        """The loss of the results nearest to these that some input of the calls gives; None where none is found.
+
+        Of functions of each number alone that only rise or only fall: the input of every entry is found by halving. A
+        search from one input for all may end on a flat part, as where angles are taken of cosines that were clamped.
+        """
+        if not all(slope_of(call) is not None for call in self.calls) or tuple(wanted.shape) != self.shape:
+            return None
+        goal = wanted.detach().double()
+        far = max(FAR, 2.0 * float(goal.abs().max()))
+        with torch.no_grad():
+            grid = torch.linspace(-1.0, 1.0, GRID, dtype=torch.float64, device=goal.device)
+            made = self.apply(torch.cat([grid * far, grid]).sort().values)
+            change = made[~made.isnan()].diff()
+            if not change.numel() or (bool((change > 0.0).any()) and bool((change < 0.0).any())):
+                return None
+            falls = bool((change < 0.0).any())
+            low, high = torch.full_like(goal, -far), torch.full_like(goal, far)
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                above = (self.apply(middle) > goal) != falls
+                low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            found = float(self.output_loss.at([self.apply(low).to(self.output_loss.now[0].dtype)]))
+        return found if math.isfinite(found) else None
 
 
 def last_call(capture: Capture, output_loss: OutputLoss) -> Last | None:
@@ -131,9 +162,12 @@ def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
     if all(slope_of(c) is not None for c in changing):  # of each number alone: where it is moved to changes nothing
         calls = changing
     shape = tuple(output_loss.now[0].shape) if calls is changing else _again(calls[0]).shape
-    low, high = _range(limiting)
+    sizing = [k for k, c in enumerate(limiting) if c.name in NORMALISERS or _again(c).func is normalize]
+    low, high = _range(limiting[sizing[-1] + 1 :] if sizing else limiting)
     if any("softmax" in c.name for c in changing):
         return Last(call, tuple(calls), output_loss, shape, "normalised")
+    if sizing and low is None and high is None:
+        return Last(limiting[sizing[-1]], tuple(calls), output_loss, shape, "normalised")
     if low is None and high is None:
         return Last(capture.calls[index], tuple(calls), output_loss, shape)
     kind = "clipped" if low is None or high is None else "bounded"
@@ -147,6 +181,8 @@ def _behind_weights(capture: Capture, index: int) -> list[Call]:
     while here is not None and here.again is not None and sum(c.name not in MOVES for c in chain) < MOST:
         chain.insert(0, here)
         here = capture.calls[here.inputs[0]] if len(here.inputs) == 1 else None
+    if here is not None and here.again is None and here.cosines:  # for which any numbers from -1 to 1 stand
+        chain.insert(0, replace(here, again=Again(torch.tanh, (), {}, here.shape)))
     while chain and chain[0].name in MOVES:
         chain.pop(0)
     return chain

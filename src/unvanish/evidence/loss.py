@@ -42,9 +42,20 @@ def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, s
     reacts = max(won, *(abs(m) for m in moves)) > FLAT * max(abs(value), best_constant or 0.0)
     # A residual of zero under a loss near the end of its type's range has been lost, not used up.
     lost = 0.0 < abs(value) < _least(output_loss)
-    minimum = residual == 0.0 and not lost and (min(moves) >= 0.0 < max(moves) or _satisfied(value, best_constant))
+    spent = residual == 0.0 or _rounded_off(output_loss, value, residual, best_constant)
+    minimum = spent and not lost and (min(moves) >= 0.0 < max(moves) or _satisfied(value, best_constant))
     minimum = minimum and (best_constant is None or best_constant >= value) and _has_slopes(output_loss, seed)
     return _judge(value, residual, curvature, best_constant, best_free, reacts or minimum, minimum)
+
+
+def _rounded_off(output_loss: OutputLoss, value: float, residual: float, best_constant: float | None) -> bool:
+    """Whether a loss of exactly 0 has a derivative left that wins nothing, however far the outputs grow.
+
+    A cross-entropy of float32 is 0 from logits on that are 17 apart, and its derivative is not before 88.
+    """
+    if value != 0.0 or best_constant is None:
+        return False
+    return residual * math.hypot(*map(_length, output_loss.now)) < FLAT * best_constant
 
 
 def _satisfied(value: float, best_constant: float | None) -> bool:

@@ -30,6 +30,19 @@ def put_back(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
             parameter.grad = gradient
 
 
+@contextmanager
+def without_chance(model: nn.Module) -> Iterator[None]:
+    """In eval mode, where dropout draws nothing and a batch normalisation mixes no samples."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def outputs_again(problem: Problem, model: nn.Module, seed: int) -> Any:
     """One more forward pass with the same random numbers (the same dropout masks); their generators stay put."""
     with seeded(seed), autocast(problem, model):

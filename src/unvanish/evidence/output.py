@@ -17,7 +17,7 @@ from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
 from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
-from unvanish.rules.conditions import MOVES
+from unvanish.rules.conditions import MOVES, UNREACHABLE
 from unvanish.trace.calls import Call
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
@@ -60,6 +60,10 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     reference, reached = max(loss.value, loss.best_constant) - best, last.reach
     if reached is None or not reference > 0.0:
         return facts
+    said = reached - best > UNREACHABLE * reference
+    if said and at is not None and last.kind in ("bounded", "clipped"):  # before it is said, it is looked at again
+        near = last.near(at[0].clamp(last.low, last.high))
+        reached = reached if near is None else min(reached, near)
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
 
 
@@ -77,15 +81,25 @@ def shrunk(last: Last, calls: Sequence[Call]) -> float | None:
     return last.call.rms / here.rms if scaled and here.rms > 0.0 else None
 
 
-CLASSES = {"nll_loss": 1, "kl_div": -1}
+CLASSES = {"nll_loss": 1, "kl_div": -1, "ctc_loss": -1}
 """Losses of log-probabilities, and the axis of their classes."""
 
 
 def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
     """The mean over the samples of |log Σ exp(z)|, z what a loss of log-probabilities is given; None for others."""
     z = last.output_loss.now[0].double()
-    ahead = [call for call in calls if last.call.index in call.inputs]
+    ahead, moved = list[Call](), {last.call.index}
+    for call in calls:
+        if moved.intersection(call.inputs):
+            if call.name in MOVES:
+                moved.add(call.index)
+            else:
+                ahead.append(call)
     if not ahead or len({call.name for call in ahead}) > 1 or ahead[0].name not in CLASSES or z.ndim < 2:
+        return None
+    if (
+        len(moved) > 1 and ahead[0].numel > 1
+    ):  # not averaged at once, so z is what the model gave, of other axes perhaps
         return None
     return float(z.logsumexp(CLASSES[ahead[0].name]).abs().mean())
 

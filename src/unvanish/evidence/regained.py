@@ -31,7 +31,8 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
     """The facts with the loss of the batch after such steps, where forward growth or a raised loss asks for them.
 
     The first number of steps is the last one tried after which the loss is below what it has ``to_reach``, or has not
-    halved since the look before; at the first it need only lie below the highest loss seen before.
+    halved since the look before and would not come there in the steps that are left; at the first it need only lie
+    below the highest loss seen before.
     """
     loss = flow.loss
     enough = None if loss is None else to_reach(loss)
@@ -48,16 +49,27 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         taken += 1
         if taken not in tried:
             return False
-        most = top if taken == tried[0] else HALVED * seen[max(seen)]
+        last = max(seen)
         with torch.no_grad():
-            seen[taken] = or_nan(lambda: loss_again(problem, model, look.seed))
-        return not enough < seen[taken] <= most
+            now = or_nan(lambda: loss_again(problem, model, look.seed))
+        before, seen[taken] = seen[last], now
+        if taken == tried[0]:
+            return not enough < now <= top
+        near = _steps_left(now, enough, before, taken - last) <= tried[-1] - taken
+        return not (enough < now and (near or now <= HALVED * before))
 
     with stepped(problem, model, optimizer, 1.0, tried[-1], look.seed, measured) as end:
         pass
     last = max(seen)
     value = seen[last] if last else end
     return facts.replace(regained=value if math.isfinite(value) else math.inf, regained_after=last or max(1, taken))
+
+
+def _steps_left(now: float, enough: float, before: float, since: int) -> float:
+    """In how many steps the loss is down at ``enough``, if it goes on falling as in the last ``since``."""
+    if not 0.0 < enough < now < before < math.inf:
+        return math.inf
+    return since * math.log(now / enough) / math.log(before / now)
 
 
 def _raised(facts: StepFacts) -> bool:

@@ -83,6 +83,8 @@ def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: 
         trunk=paths.trunk[call.index],
         finite=call.finite,
         log10_rms=(math.log10(call.rms) if call.rms > 0 else LOG_ZERO) if call.finite else None,
+        derivative=call.derivative,
+        log10_apart_rms=None if not call.apart else math.log10(call.apart),
         log10_signal=None if signal is None else signal + 0.5 * math.log10(batch_size),
         log10_gain=step,
         log10_sensitivity=paths.sensitivity[call.index],

@@ -19,6 +19,7 @@ from unvanish.trace.scaled import LOG_ZERO
 from unvanish.trace.tape import norm_together
 
 FEW = 8  # entries up to which normal numbers would leave it to chance how large any of them is
+ROUNDING = 1e-6  # of the largest output: what float32 leaves of numbers that cancel, as a log-determinant of about 0
 PIECE = 2**16  # entries taken to float64 at once: they stay in a cache, and no second copy of all is made
 
 
@@ -76,14 +77,15 @@ def output_cotangents(capture: Capture, seed: int) -> list[tuple[Root, Tensor]]:
 
 
 def cotangents_of(roots: Sequence[Root], seed: int) -> list[tuple[Root, Tensor]]:
-    """The same for these roots."""
+    """The same for these roots; one that is nothing but rounding beside the largest counts as zeros, of no size."""
     generator = torch.Generator().manual_seed(seed)
+    largest = max((root.rms for root in roots if math.isfinite(root.rms)), default=0.0)
     started = []
     for root in roots:
         noise = torch.randn(root.shape, generator=generator, dtype=torch.float32, device="cpu")
         if noise.numel() <= FEW:
             noise = _signs(noise, generator)
-        scale = root.rms if 0.0 < root.rms < float("inf") else 1.0
+        scale = root.rms if ROUNDING * largest < root.rms < math.inf else 1.0
         # A float16 output may be smaller than 1 / its largest number: the division is made in float64, piece by piece.
         for piece in noise.view(-1).split(PIECE) if root.dtype is torch.float32 else ():
             piece.copy_(piece.double().div_(scale))

@@ -15,6 +15,7 @@ from unvanish.records.base import to_builtins as to_builtins
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import Birth as Birth
+from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
@@ -22,6 +23,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import RateTrial as RateTrial
+from unvanish.records.facts import SameFacts as SameFacts
 from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
@@ -100,6 +102,8 @@ class CallFlow(Record, frozen=True, kw_only=True):
     saturated_fraction: float | None = None
     dead_fraction: float | None = None
     bounded: bool = False
+    log10_apart_rms: float | None = None
+    derivative: int = 0
 
 
 class LayerFlow(Record, frozen=True, kw_only=True):
@@ -224,6 +228,8 @@ class Flow(Record, frozen=True, kw_only=True):
     alike: AlikeFacts | None = None
     pinned: tuple[PinnedFacts, ...] = ()
     across: tuple[AcrossFacts, ...] = ()
+    copies: tuple[CopyFacts, ...] = ()
+    same: SameFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

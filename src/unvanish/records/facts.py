@@ -126,7 +126,7 @@ class RateTrial(Record, frozen=True, kw_only=True):
 class OutputFacts(Record, frozen=True, kw_only=True):
     """What the last call can give the loss.
 
-    ``kind``: normalised (a softmax), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
+    ``kind``: normalised (to a sum or a size), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
     ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
     ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
     factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
@@ -190,11 +190,35 @@ class AlikeFacts(Record, frozen=True, kw_only=True):
 
 
 class AcrossFacts(Record, frozen=True, kw_only=True):
-    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``."""
+    """A softmax or a normalisation over the samples of the batch: its ``call``, the ``axis`` and the ``shape``.
+
+    Or a recurrent layer or an attention that goes along them: the axis of its steps, and the shape of what it is given.
+    ``pieces``: where it is given each sample in pieces, the places of its other axis that one sample's entries lie in.
+    """
 
     call: int
     axis: int
     shape: tuple[int, ...]
+    pieces: int = 0
+
+
+class CopyFacts(Record, frozen=True, kw_only=True):
+    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient."""
+
+    layer: str
+    units: int
+
+
+class SameFacts(Record, frozen=True, kw_only=True):
+    """Outputs that are the same for all ``samples`` of a batch whose targets differ, at other weights as well.
+
+    ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
+    tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
+    where all inputs are the same.
+    """
+
+    samples: int
+    read: str
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ GATES = ("sigmoid",)
     "identity-recurrence",
     "a recurrent weight that starts as the identity",
     kind="init",
-    answers=("UV101", "UV102", "UV402"),
+    answers=("UV101", "UV102", "UV202", "UV402"),
     cures_on=("relu-rnn-30",),
     no_help_on=("lr-too-small", "dead-relu", "lstm"),
     only_for="kind",

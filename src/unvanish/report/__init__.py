@@ -72,6 +72,8 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     alike = _OfFlow(lambda flow: flow.alike)
     pinned = _OfFlow(lambda flow: flow.pinned)
     across = _OfFlow(lambda flow: flow.across)
+    copies = _OfFlow(lambda flow: flow.copies)
+    same = _OfFlow(lambda flow: flow.same)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

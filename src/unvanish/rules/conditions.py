@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from unvanish.decide import decay_balances
@@ -32,6 +32,9 @@ MOVES = (
     "roll", "repeat", "tile", "repeat_interleave", "atleast_1d", "atleast_2d",
 )  # fmt: skip
 """Calls that put numbers elsewhere, or leave some out, and change none of them."""
+
+NORMALISERS = ("normalize", "layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm")
+"""Calls that give what they are given a fixed size; those without weights are meant where no weight is said to be."""
 
 OF_ONE_LOOK = 10.0
 """Times the planned steps that the pace of one step must miss: as outputs grow, so does what a step moves them. Of a
@@ -149,25 +152,36 @@ def near_its_limit(step: StepFacts) -> bool:
 
 
 class Grown(NamedTuple):
-    """By how many decades the rms of the results of layers grows at most, and where; layers whose results grow so."""
+    """By how many decades the rms of the results of layers grows at most, and where; layers whose results grow so.
+
+    A recurrence stands twice in a row among the ``sizes``: with what its steps give each by itself, and with its
+    result. ``within``: the one inside which most of the growth lies, and how much.
+    """
 
     decades: float
     steps: int
     sizes: tuple[tuple[CallFlow, float], ...]
+    within: tuple[CallFlow, float] | None = None
 
 
 def forward_growth_of(flow: Flow) -> Grown | None:
     """How the results of layers grow in order of execution; None where no finite one is known."""
     owned = {layer.call for layer in flow.layers}
     sizes = tuple(
-        (call, call.log10_rms)
+        (call, size)
         for call in sorted(flow.calls, key=lambda each: each.index)
-        if call.index in owned and call.log10_rms is not None and math.isfinite(call.log10_rms)
+        if call.index in owned
+        for size in (call.log10_apart_rms, call.log10_rms)
+        if size is not None and math.isfinite(size)
     )
     if not sizes:
         return None
     largest = max(sizes, key=lambda each: each[1])
-    return Grown(largest[1] - sizes[0][1], max(1, sizes.index(largest)), sizes)
+    decades = largest[1] - sizes[0][1]
+    inside = [(b, after - before) for (a, before), (b, after) in pairwise(sizes) if a.index == b.index]
+    most = max(inside, key=lambda each: each[1], default=None)
+    within = most if most is not None and 2.0 * most[1] > decades else None
+    return Grown(decades, max(1, sizes.index(largest)), sizes, within)
 
 
 def out_of_proportion(loss: LossFacts, worse: float) -> bool:

@@ -7,9 +7,10 @@ import math
 from unvanish.decide.limits import FORWARD_GROWTH, FORWARD_LOSS
 from unvanish.records import Evidence, Flow, LossFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import forward_growth_of, out_of_proportion, regained, settled
+from unvanish.rules.conditions import Grown, forward_growth_of, out_of_proportion, regained, settled
 from unvanish.rules.wording import factor, names, sources, subject
 from unvanish.words.numbers import number
+from unvanish.words.spans import called
 
 
 @rule(
@@ -19,7 +20,7 @@ from unvanish.words.numbers import number
     tier="exploding",
     levels=("error", "note"),
     needs=("calls", "loss"),
-    remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm"),
+    remedies=("he-init", "orthogonal-init", "lsuv-init", "batchnorm", "layernorm", "identity-recurrence"),
     fires_on=("exploding-linear-30", "exploding-relu-12"),
     silent_on=(
         "relu-he-20", "tanh-orthogonal-50", "selu-20", "batchnorm-relu-20", "residual-50", "preln-transformer-6",
@@ -35,12 +36,13 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
     Why: a layer multiplies the size of what it is given by about the size of its weights times the root of its fan-in.
     Above one the product grows exponentially with depth, forward and, in the same way, backward.
 
-    Evidence: log10 of the largest rms among the results of layers over that of the first layer, greater than
-    ``growth``, and a loss more than ``worse`` times that of the best constant output. Growth alone is no fault, and
-    none is where the loss asks the outputs to move by more than twice their size: the targets are larger still. A note
-    where up to 800 real steps of the optimizer, tried on the batch and taken back, bring the loss below that of the
-    best constant output: the network trains, by way of a detour. A loss of exactly zero does not count, since outputs
-    of that size leave a softmax nothing to say.
+    Evidence: log10 of the largest rms among the results of layers over that of the first layer (of a recurrence of
+    ReLUs, over that of what its steps give each by itself), greater than ``growth``, and a loss more than ``worse``
+    times that of the best constant output. Growth alone is no fault, and none is where the loss asks the outputs to
+    move by more than twice their size: the targets are larger still. A note where up to 800 real steps of the
+    optimizer, tried on the batch and taken back, bring the loss below that of the best constant output: the network
+    trains, by way of a detour. A loss of exactly zero does not count, since outputs of that size leave a softmax
+    nothing to say.
 
     What helps: weights of the critical size (He for ReLU, Xavier or orthogonal for tanh), or a normalisation.
 
@@ -57,8 +59,7 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
     layers = [layer for layer in flow.layers if layer.call in big]
     message = (
         f"The signal grows {factor(grown.decades)} times on its way forward, and the loss is {number(loss.value)} where"
-        f" the best constant output has {number(loss.best_constant)}: each of the {grown.steps} steps from layer to"
-        f" layer multiplies it by about {factor(grown.decades / grown.steps)}."
+        f" the best constant output has {number(loss.best_constant)}: {_pace(flow, grown)}."
         f" {subject(flow, layers, 'is', 'are')} far too large at the present weights{_or_not(flow, loss)}"
         f"{sources(layers[:1])}"
     )
@@ -79,6 +80,15 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
             ),
         )
     ]  # fmt: skip
+
+
+def _pace(flow: Flow, grown: Grown) -> str:
+    if grown.within is None:
+        pace = factor(grown.decades / grown.steps)
+        return f"each of the {grown.steps} steps from layer to layer multiplies it by about {pace}"
+    call, inside = grown.within
+    name = next((layer.name for layer in flow.layers if layer.call == call.index), call.name)
+    return f"{factor(inside)} times within {called(name)}, whose state grows from step to step of the sequence"
 
 
 def _or_not(flow: Flow, loss: LossFacts) -> str:

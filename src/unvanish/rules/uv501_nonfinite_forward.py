@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from unvanish.records import CallFlow, Evidence, Flow
@@ -60,10 +61,11 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
     birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
     before = _largest_before(flow, birth)
     told = worn or _known_reason(flow)
-    overflow = not told and before is not None and before >= large_log10_rms
+    apart = None if told or birth is None else birth.log10_apart_rms
+    overflow = not told and ((before is not None and before >= large_log10_rms) or _outgrown(apart))
     said = [_worn(worn)] if worn else []
     if flow.nonfinite:
-        said += [_from(flow, birth), *([] if told else [_size(before, overflow)]), _hidden(flow)]
+        said += [_from(flow, birth), *([] if told else [_handed_on(apart) or _size(before, overflow)]), _hidden(flow)]
     evidence = [Evidence(name="index of the first call with a non-finite result", value=_number(flow.nonfinite_call))]
     if worn:
         evidence.append(Evidence(name="tensors that hold numbers which are not finite", value=float(len(worn))))
@@ -110,6 +112,20 @@ def _from(flow: Flow, birth: CallFlow | None) -> str:
     if facts.given:
         return f"{told}, because the {facts.given} of this batch hold such numbers already."
     return told + "."
+
+
+def _outgrown(apart: float | None) -> bool:
+    """Whether each step of a recurrence gives finite numbers by itself, so that it is the state that left the type."""
+    return apart is not None and math.isfinite(apart)
+
+
+def _handed_on(apart: float | None) -> str:
+    if apart is None or not _outgrown(apart):
+        return ""
+    return (
+        f"By themselves its steps give numbers of an rms of {factor(apart)}: the state, handed on from step to step,"
+        " has outgrown the number type. The weights from state to state are too large for as many steps."
+    )
 
 
 def _size(before: float | None, overflow: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unvanish.decide.stationary import has_converged
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import TAKES_LOGITS, UNREACHABLE, takes_logits
+from unvanish.rules.conditions import NORMALISERS, TAKES_LOGITS, UNREACHABLE, takes_logits
 from unvanish.rules.wording import place
 from unvanish.words.numbers import number, percent
 
@@ -29,28 +29,32 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     """What the network does to its outputs last and what the loss does to them first do not fit together.
 
     Example: a softmax at the end of the network, and a cross-entropy that makes a softmax of its own. Numbers between 0
-    and 1 go in as logits, so over ten classes no probability ever exceeds 0.24. A softmax over one unit and a ReLU or
-    sigmoid on logits are of the same kind.
+    and 1 go in as logits, so over ten classes no probability ever exceeds 0.24. A softmax over one unit, a ReLU or
+    sigmoid on logits, cosines as logits and a normaliser without weights before quantities of another size are of the
+    same kind.
 
     Why: a loss that normalises by itself expects unbounded numbers of both signs. Normalised or clipped ones leave it
     only a small part of its range, and the gradient through the two in a row is weak.
 
-    Evidence: the last call that changes a number (views, transposes and the like only move them) normalises, or the
-    loss takes logits and the last call bounds or clips them; and the lowest loss that any input of that call can reach
-    leaves more than ``threshold`` of the achievable reduction out of reach. Or the model's last call ends on one side,
-    the loss divides the outputs by their sum (it stays the same when all of them grow by one factor), and with the
-    outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more than
-    ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a
-    share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do
-    not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
-    falls without end as the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a
-    mask of 0 and 255 or labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked.
+    Evidence: the last call that changes a number (views, transposes and the like only move them) normalises or divides
+    by its length what it is given, or the loss takes logits and the last call bounds or clips them, as a product of
+    unit vectors of outputs and weights does; and the lowest loss that any input of that call can reach leaves more than
+    ``threshold`` of the achievable reduction out of reach. Or the model's last call ends on one side, the loss divides
+    the outputs by their sum (it stays the same when all of them grow by one factor), and with the outputs that lie
+    exactly on that end left there, the best loss is worse than that of a constant by more than ``threshold`` of the
+    achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a share of nothing
+    costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do not add up to one:
+    the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss falls without end as
+    the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a mask of 0 and 255 or
+    labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked.
 
-    What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a log-softmax
-    before a loss of log-probabilities, or the cross-entropy in its place.
+    What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a factor that
+    multiplies cosines, fixed at 10 to 30 or learned; a last layer behind a normaliser; a log-softmax before a loss of
+    log-probabilities, or the cross-entropy in its place.
 
     Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs; Bishop 2006,
-    Pattern recognition and machine learning, section 4.3.6.
+    Pattern recognition and machine learning, section 4.3.6; Wang, Xiang, Cheng & Yuille 2017, NormFace: L2 hypersphere
+    embedding for face verification (the least cross-entropy of cosines).
     """
     return _no_logarithms(flow) or _no_shares(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
 
@@ -73,6 +77,7 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
+            remedies=() if call is not None and call.name in (*COSINES, *NORMALISERS) else None,
         )
     ]
 
@@ -112,7 +117,7 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
     output = flow.output
     if output is None or output.log_mass is None or not output.log_mass > NO_MASS:
         return []
-    loss = "kl_div" if any(call.name == "kl_div" for call in flow.calls) else "nll_loss"
+    loss = next((call.name for call in flow.calls if call.name in ("kl_div", "ctc_loss")), "nll_loss")
     cure = "Put a log_softmax before it" + (", or take cross_entropy instead." if loss == "nll_loss" else ".")
     return [
         Statement(
@@ -152,11 +157,24 @@ NO_MASS = 0.1
 """|log Σ exp| that rounding does not explain: float16 leaves about a hundredth."""
 
 
+COSINES = ("cosine_similarity", "linear", "matmul", "__matmul__", "mm")
+"""Calls of weights and outputs whose range is known because both have length 1."""
+
+FACTOR = "Multiply them by a factor, of 10 to 30 or one that is learned"
+
+
 def _why(flow: Flow, call: CallFlow | None) -> str:
+    name = "" if call is None else call.name
     if takes_logits(flow):
         after = (each.name for each in flow.calls if call is not None and each.index > call.index)
         loss = next((name for name in after if name in TAKES_LOGITS), "the loss")
+        if name in COSINES:
+            return f"gives cosines, from -1 to 1, and {loss} expects unbounded numbers. {FACTOR}"
+        if name in NORMALISERS:
+            return f"gives the outputs a fixed size before {loss}, which expects them unbounded. {FACTOR}"
         return f"squeezes the outputs before {loss}, which normalises them once more and expects them unbounded"
+    if name in NORMALISERS:
+        return "gives the outputs a fixed size, and the targets cannot be reached with that"
     return (
         "normalises the outputs, and the targets cannot be reached with what it returns (over one unit it is always 1)"
     )

@@ -1,4 +1,4 @@
-"""UV709: a softmax or a normalisation over the samples of a batch."""
+"""UV709: a softmax, a normalisation, a recurrent layer or an attention over the samples of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unvanish.rules.wording import place
 @rule(
     "UV709",
     "pairing",
-    "normalised over the samples",
+    "over the samples",
     tier="pairing",
     levels=("error", "note"),
     needs=("calls",),
@@ -22,25 +22,30 @@ from unvanish.rules.wording import place
     ),
 )  # fmt: skip
 def across_samples(flow: Flow) -> list[Statement]:
-    """A softmax is taken over the batch: what a sample gets depends on which others are beside it.
+    """A softmax or a recurrent layer goes over the batch: what a sample gets depends on which others are beside it.
 
     Example: ``softmax(logits, dim=0)`` for outputs of shape (samples, classes), or for the weights of a mixture density
-    in the loss; ``softmax(scores)`` without an axis, for which torch takes the first of three.
+    in the loss; ``softmax(scores)`` without an axis, for which torch takes the first of three. ``nn.LSTM`` or
+    ``nn.TransformerEncoder`` without ``batch_first=True`` for inputs of shape (samples, steps, features).
 
     Why: the numbers then add up to one over the samples of a batch and not over the entries of one. The loss falls, by
-    a competition of the samples, and what was learned means nothing for another batch; a sample alone always gets 1.
+    a competition of the samples, and what was learned means nothing for another batch; a sample alone always gets 1. A
+    recurrent layer that takes the samples for steps hands what it knows of one on to the next.
 
     Evidence: one sample is replaced by another and the pass is made again, in eval mode. Along one axis of what the
     call is given only that sample's entries change, and in what it gives those of the others change, too. Samples
     against samples (contrastive losses, attention within a batch) change along both axes and are not meant; nor are
     batch normalisation, means over the samples that the call only weighs, and lists that a loss ranks as a whole. An
     error where the call makes the outputs, of which each sample has several; else a note: a competition of the samples
-    can be what is wanted.
+    can be what is wanted. Of torch's recurrent layers and attention the same is asked where every sample has a target
+    of its own: that sample's entries then fill few of the layer's steps and many of its places, and the outputs of
+    other samples change.
 
-    What helps: the axis of the classes, or of the components: ``dim=-1``, ``dim=1``.
+    What helps: the axis of the classes, or of the components: ``dim=-1``, ``dim=1``. ``batch_first=True``, and a
+    transpose in the place of a ``view`` or ``reshape`` between samples and steps.
 
-    Source: PyTorch documentation, torch.nn.functional.softmax (dim); Bishop 1994, Mixture density networks (the weights
-    of a mixture are a softmax over its components).
+    Source: PyTorch documentation, torch.nn.functional.softmax (dim), torch.nn.LSTM (batch_first); Bishop 1994, Mixture
+    density networks (the weights of a mixture are a softmax over its components).
     """
     calls = {call.index: call for call in flow.calls}
     found = [(facts, calls[facts.call]) for facts in flow.across if facts.call in calls]
@@ -48,6 +53,8 @@ def across_samples(flow: Flow) -> list[Statement]:
 
 
 def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:
+    if call.name in _STEPS:
+        return _goes_along(facts, call)
     size = facts.shape[facts.axis]
     several = any(n > 1 for k, n in enumerate(facts.shape) if k != facts.axis)
     outputs = several and call.part == "model" and makes_outputs(flow, call)
@@ -63,6 +70,30 @@ def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:
     return Statement(level="error" if outputs else "note", cause=call.name, message=message, evidence=evidence)
 
 
+def _goes_along(facts: AcrossFacts, call: CallFlow) -> Statement:
+    """A recurrent layer or an attention whose steps are the samples, or that is given pieces of them."""
+    steps, places = facts.shape[facts.axis], facts.shape[1 - facts.axis]
+    if facts.pieces:
+        given = (
+            f"is given samples in pieces: along axis {1 - facts.axis} of {facts.shape}, where it expects the samples,"
+            f" the entries of one lie in {facts.pieces:,} of {places:,} places"
+        )
+        cure = "Where a view or reshape swaps samples and steps, a transpose keeps each sample together."
+    else:
+        given = (
+            f"goes along axis {facts.axis} of {facts.shape}, the {steps:,} samples of the batch, and takes their"
+            f" {places:,} steps for samples"
+        )
+        cure = "With batch_first=True, or its axes swapped before, it goes through each sample by itself."
+    return Statement(
+        level="error",
+        cause=call.name,
+        message=f"{place(call)} {given}. Replacing one sample changed the outputs of others. {cure}",
+        evidence=(Evidence(name="places that one sample's entries lie in", value=float(facts.pieces or places)),),
+    )
+
+
+_STEPS = ("lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward")
 _WHAT = {"normalize": "its columns have length 1", "log_softmax": "the exponentials of its numbers add up to 1"}
 
 

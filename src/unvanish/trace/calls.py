@@ -27,7 +27,7 @@ PARAMETERS_ONLY = -1
 LOSS_CALLS = {
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss",
-    "multi_margin_loss",
+    "multi_margin_loss", "ctc_loss",
 }  # fmt: skip
 
 
@@ -64,6 +64,9 @@ class Call:
     cuts: list[int] = field(default_factory=list)  # what it consumed that had left the graph before
     trouble: Trouble | None = None  # where its result is not finite
     off: bool = False  # multiplies by a constant that is zero throughout
+    apart: float | None = None  # of a recurrence without bounds, the rms its steps give each by itself
+    derivative: int = 0  # of torch.autograd.grad: 1 for a derivative, 2 for one of a derivative
+    cosines: bool = False  # gives cosines: see ``trace.cosines``
     mixed: Mixed | None = None  # where it averages over rows, until that was measured
     slope: Any = False  # once asked for, that of ``flow.slopes.slope_of``
 

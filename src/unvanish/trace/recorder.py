@@ -22,10 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.cosines import are_cosines, divided_by_length
 from unvanish.trace.cuts import Cuts
 from unvanish.trace.ends import COPIES, all_meet, before_copies, unstretched
 from unvanish.trace.mixing import mixed_of
 from unvanish.trace.places import module_path, place
+from unvanish.trace.recurrence import UNBOUNDED, size_apart
 from unvanish.trace.scaled import norm_of
 from unvanish.trace.structure import arguments, detached, given_to, rebuild, tensors
 
@@ -202,6 +204,9 @@ class Recorder(TorchFunctionMode):
             others = [t for t in given if not any(t is each for each in made) and self._unmade(t)]
             call.trouble = trouble_of(name, args, kwargs, others, fresh)
         call.cuts, call.off = behind, _times_zero(name, args)
+        call.apart = size_apart(func, args) if name == UNBOUNDED else None
+        call.derivative = self._derivative(given) if name == "grad" else 0
+        call.cosines = len(inputs) == 1 and are_cosines(name, args, kwargs)
         if call.finite and self.part == "model":
             call.mixed = mixed_of(name, args, kwargs, fresh, lambda t: self._weights_alone([t]))
         if _one_to_one(args, made):
@@ -215,8 +220,23 @@ class Recorder(TorchFunctionMode):
             self._remember_meeting(call, given)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
+            if (axis := divided_by_length(name, args, fresh[0])) is not None:  # as normalize would have made it
+                call.again = Again(torch.nn.functional.normalize, (), {"dim": axis}, call.shape)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
+
+    def _derivative(self, given: list[Tensor]) -> int:
+        """How many times a derivative has been taken where one is taken of what is given."""
+        calls = self.capture.calls
+        waiting = [self.capture.owner.get(t.grad_fn, PARAMETERS_ONLY) for t in given if t.grad_fn is not None]
+        seen, most = set[int](), 0
+        while waiting:
+            index = waiting.pop()
+            if index >= 0 and index not in seen:
+                seen.add(index)
+                most = max(most, calls[index].derivative)
+                waiting += calls[index].inputs if not calls[index].derivative else ()
+        return 1 + most
 
     def _unmade(self, tensor: Tensor) -> bool:
         """Whether no recorded call has made it: a part of the batch, a mask, a weight."""
@@ -346,6 +366,8 @@ def _again(func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> 
     if len(made) != 1 or not args or not isinstance(args[0], Tensor) or args[0].is_nested:
         return None
     rest = tuple(args[1:])
+    if name == "batch_norm" and kwargs.get("training") and kwargs.get("weight") is None:
+        rest = (None, None)  # of the batch alone: the running statistics, which it writes, are left out
     if name.endswith("_as"):  # of the second tensor only the shape or the type counts
         rest = tuple(_hollow(a) if isinstance(a, Tensor) else a for a in rest)
     elif (rest or kwargs) and any(t.is_floating_point() or t.is_complex() for t in arguments((rest, kwargs))):

@@ -198,6 +198,8 @@ def open_race(
         plan.rungs[-1],
         findings=before.findings,
         layers=before.layers,
+        loss=before.loss,
+        output=before.output,
         pretrained=_seen_training(problem, seed) if pretrained is None else pretrained,
         reference=None if before.loss is None else before.loss.reference,
     )

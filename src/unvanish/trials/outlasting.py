@@ -27,7 +27,7 @@ from unvanish.flow.observe import observe
 from unvanish.pipeline import quick_look, setting_of, with_decrement
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
-from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts
+from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, OutputFacts
 from unvanish.rules.conditions import FAR, TAKES_LOGITS, UNREACHABLE
 from unvanish.rules.uv707_input_scale import input_scale
 from unvanish.trace.calls import Capture
@@ -62,19 +62,25 @@ class Ends:
     lost: float | None = None
 
     @classmethod
-    def of(cls, problem: Problem, model: nn.Module) -> Ends | None:
-        """Those of this model; None where its loss cannot be had without it."""
+    def of(
+        cls, problem: Problem, model: nn.Module, told: tuple[LossFacts | None, OutputFacts | None] = (None, None)
+    ) -> Ends | None:
+        """Those of this model; None where its loss cannot be had without it.
+
+        ``told``: what a check of this very model has said of its loss and its outputs, which is not sought again.
+        """
         with untouched(model, 0, problem.loss_fn), looking(problem, model) as look:
             output_loss = loss_of_outputs(problem, look.capture)
             if isinstance(output_loss, str) or not forward_is_finite(look.capture):
                 return None
             last, own = last_call(look.capture, output_loss), output_call(look.capture, output_loss)
-            loss = loss_facts(output_loss, last, look.capture.loss, 0)
+            loss = told[0] or loss_facts(output_loss, last, look.capture.loss, 0)
             through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
             ends = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, _floor(loss))
             if last is None or not last.kind or loss.best_constant is None:
                 return ends
-            best, share = lowest(last.output_loss, loss.value)[0], output_facts(last, own, loss).unreachable
+            outputs = told[1] or output_facts(last, own, loss)
+            best, share = lowest(last.output_loss, loss.value)[0], outputs.unreachable
             if best is None or share is None:
                 return ends
             best = max(best, 0.0) if loss.value > 0.0 else best

@@ -37,6 +37,8 @@ RATE = re.compile(r"learning rate (\S+) instead of (\S+)")
 """How many processes a question may cost before it is taken for the reason."""
 STARTS = 4
 """How often a process is started for a question before this process answers it."""
+LOOKS = 3
+"""Times as many candidates as are raced are looked at, at the most; those put last are raced where others run out."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _flow(copies: Copies, look: Look) -> float | None:
     if look.staying is None:
         return None
     flow = transmission(copies.objective.problem, copy, look.staying, lambda: copies.ends(look.seed))
-    if flow < VANISHED or not copies.fits_in_memory:
+    if not copies.fit_in_memory(copies.expected * (LOOKS if flow < VANISHED else 1)):
         del copies.trained[look.candidate, look.seed]
     return flow
 

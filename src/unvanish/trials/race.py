@@ -14,7 +14,7 @@ from unvanish.report import Report
 from unvanish.trials.crew import Crew
 from unvanish.trials.ledger import BudgetSpentError, Key, Ledger, Standing
 from unvanish.trials.plan import Plan
-from unvanish.trials.questions import Ahead, Answer, Describe, Look, Question, Train, answered
+from unvanish.trials.questions import LOOKS, Ahead, Answer, Describe, Look, Question, Train, answered
 from unvanish.trials.train import AS_IS, Candidate, Copy
 from unvanish.trials.trial import Copies, Measure
 from unvanish.trials.turns import SPARE
@@ -236,7 +236,7 @@ class Race:
         looked = 0
         while len(admitted) < count:
             # so many will be looked at in any case, whatever is seen
-            sure = max(min(count - len(admitted), 3 * count - looked), count - len(admitted) - len(demoted))
+            sure = max(min(count - len(admitted), LOOKS * count - looked), count - len(admitted) - len(demoted))
             some = list(islice(stream, max(0, sure)))
             if not some:
                 break

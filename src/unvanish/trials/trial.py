@@ -9,7 +9,7 @@ import torch
 
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
-from unvanish.records import Finding, LayerFlow, Record, UnvanishError
+from unvanish.records import Finding, LayerFlow, LossFacts, OutputFacts, Record, UnvanishError
 from unvanish.remedies.draft import Draft
 from unvanish.trials.batches import KEPT_BYTES, Batches
 from unvanish.trials.outlasting import Ends
@@ -47,7 +47,8 @@ class Objective:
 
     ``steps``: planned length of a training; an epoch has no more batches. ``judged_from``: a candidate trained for so
     many steps is scored on the data that judges as well; the network as it is always. ``findings`` and ``layers``: what
-    a check says of the network, which remedies go by. ``pretrained``: no weights are drawn anew. ``start`` and
+    a check says of the network, which remedies go by; ``loss`` and ``output``: the same, for looks at candidates, which
+    all are made with the seed of that check. ``pretrained``: no weights are drawn anew. ``start`` and
     ``reference``: zero and unit of the score where there is no metric. ``whole``: the validation data are not cut.
 
     It can be pickled where its problem can: model, loss, optimizer and metric then are functions of a module, and
@@ -59,6 +60,8 @@ class Objective:
     judged_from: int
     findings: tuple[Finding, ...] = ()
     layers: tuple[LayerFlow, ...] = ()
+    loss: LossFacts | None = None
+    output: OutputFacts | None = None
     pretrained: bool = False
     start: float = 0.0
     reference: float | None = None
@@ -138,7 +141,7 @@ class Copies:
         if seed not in self._ends:
             original = self._original(seed)
             problem = replace(original.problem, autocast=self.objective.problem.autocast)
-            self._ends[seed] = Ends.of(problem, original.model)
+            self._ends[seed] = Ends.of(problem, original.model, (self.objective.loss, self.objective.output))
         return self._ends[seed]
 
     def copy(self, candidate: Candidate, seed: int) -> Copy:
@@ -183,6 +186,9 @@ class Copies:
     @property
     def fits_in_memory(self) -> bool:
         """Whether all the copies that are expected may stay in memory."""
+        return self.fit_in_memory(self.expected)
+
+    def fit_in_memory(self, many: int) -> bool:
+        """Whether so many copies may stay in memory."""
         original = next(iter(self._originals.values()))
-        size = sum(p.numel() * p.element_size() for p in original.model.parameters())
-        return size * self.expected <= KEPT_BYTES
+        return many * sum(p.numel() * p.element_size() for p in original.model.parameters()) <= KEPT_BYTES

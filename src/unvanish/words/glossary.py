@@ -76,7 +76,8 @@ VERDICTS = {
     "uphill": "The optimizer's next step raises the loss whatever its size: it does not go against the gradient.",
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
-    "collapsed": "With depth all nodes, or all tokens, get the same features: no later layer can tell them apart.",
+    "collapsed": "All nodes, tokens or samples get the same features, so that no later layer can tell them apart.",
+    "identical": "All units of a layer have the same weights and get the same gradient, so they stay one unit.",
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
@@ -160,6 +161,11 @@ _CALL = {
     "finite": "False if the call's result holds an infinity or a nan.",
     "bounded": "True if the call cannot produce arbitrarily large values, such as a sigmoid.",
     "log10_rms": "Log10 of the root mean square of the call's result.",
+    "log10_apart_rms": (
+        "Of a recurrence of ReLUs, log10 of the root mean square of what its steps give each by itself: what more the"
+        " result has, the state has grown by from step to step; null of other calls."
+    ),
+    "derivative": "Of a call of autograd.grad, 1 for a derivative, 2 for one of a derivative; 0 for other calls.",
     "CallFlow.log10_gain": "Log10 of what the call multiplies the error signal by on the way back.",
     "log10_sensitivity": (
         "Log10 of how strongly the outputs depend on the call's result, relative to its size: norm of the"

@@ -22,9 +22,22 @@ ROWS = {
         "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
         " inputs of size 1. Null elsewhere."
     ),
-    "across": "Softmaxes and normalisations over the samples of the batch.",
+    "across": "Softmaxes, normalisations, recurrent layers and attention over the samples of the batch.",
     "AcrossFacts.call": "The index of the call.",
-    "axis": "The axis of its result that holds the samples.",
-    "AcrossFacts.shape": "The shape of its result.",
+    "axis": "The axis of its result that holds the samples; of a recurrent layer or an attention, that of its steps.",
+    "AcrossFacts.shape": "The shape of its result; of a recurrent layer or an attention, of what it is given.",
+    "pieces": (
+        "Where a recurrent layer or an attention is given each sample in pieces: the places of its other axis that the"
+        " entries of one sample lie in. 0 elsewhere."
+    ),
+    "copies": "Layers all of whose units have the same weights and get the same gradient.",
+    "CopyFacts.layer": "The layer.",
+    "units": "How many units it has.",
+    "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
+    "SameFacts.samples": "How many samples have them.",
+    "read": (
+        "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
+        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
+    ),
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }

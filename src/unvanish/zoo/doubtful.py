@@ -159,6 +159,40 @@ def softmax_first() -> Problem:
     return regression(model, wants=lambda inputs: F.one_hot((inputs.sum(1) > 0).long(), 2).float())
 
 
+def padded(read: str = "last") -> Problem:
+    """Sequences whose last third is padding: read at the last place, at the last one that is none, or not at all."""
+    lengths = torch.full((64,), 8)
+
+    def run(parts: Any, inputs: Tensor) -> Tensor:
+        if read == "nothing":
+            return parts.head(torch.relu(parts.embed.weight)).mean(0).expand(len(inputs), 2)
+        hidden = torch.relu(parts.mix(parts.embed(inputs)))
+        return parts.head(hidden[:, -1] if read == "last" else hidden[torch.arange(len(inputs)), lengths - 1])
+
+    model = Written(run, embed=nn.Embedding(20, 16), mix=nn.Linear(16, 16), head=nn.Linear(16, 2))
+    words = torch.randint(1, 20, (64, 12))
+    words[:, 8:] = 0
+    return Problem(model, words, (words[:, 7] > 9).long(), F.cross_entropy, adam(model))
+
+
+def equation(activation: str = "Tanh", order: int = 2) -> Problem:
+    """The residual of u'' = -sin, or of u' = cos, between 0 and π, and the ends of u, which are to be 0."""
+
+    def run(parts: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x = inputs.clone().requires_grad_()
+        made = parts.net(x)
+        for _ in range(order):
+            (made,) = torch.autograd.grad(made.sum(), x, create_graph=True)
+        ends = parts.net(torch.tensor([[0.0], [math.pi]]))
+        return made + torch.sin(x) if order == 2 else made - torch.cos(x), ends
+
+    layer = getattr(nn, activation)
+    net = nn.Sequential(nn.Linear(1, 32), layer(), nn.Linear(32, 32), layer(), nn.Linear(32, 1))
+    model = Written(run, net=net)
+    loss: Any = lambda outputs, _: outputs[0].square().mean() + outputs[1].square().mean()  # noqa: E731
+    return Problem(model, torch.rand(64, 1) * math.pi, torch.zeros(64, 1), loss, adam(model))
+
+
 def shrunk_logits(factor: float = 1e-3) -> Problem:
     """Logits that a constant multiplies before the cross-entropy, under SGD."""
     model = Written(lambda parts, inputs: factor * parts.net(inputs), net=stack(2, 32, "ReLU", "he"))

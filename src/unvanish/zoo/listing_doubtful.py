@@ -42,6 +42,34 @@ DOUBTFUL = (
         about="outputs that are a softmax over the samples, under a mean squared error",
     ),
     Network(
+        name="padding-not-read", builder="doubtful.padded", options={"read": "end"}, expects=("healthy",), learns=True,
+        about="padded sequences that are read at the last place which is no padding",
+    ),
+    Network(
+        name="padding-read", builder="doubtful.padded", expects=("collapsed",), codes=("UV711",),
+        about="the same read at the last place, where each has padding",
+    ),
+    Network(
+        name="inputs-not-read", builder="doubtful.padded", options={"read": "nothing"}, expects=("collapsed",),
+        codes=("UV711",), about="outputs made of everything but the inputs",
+    ),
+    Network(
+        name="equation", builder="doubtful.equation", expects=("healthy",), learns=True,
+        about="the residual of an equation of second order, made by a network of tanh",
+    ),
+    Network(
+        name="equation-relu", builder="doubtful.equation", options={"activation": "ReLU"}, expects=("dead",),
+        codes=("UV712",), about="the same by a network of ReLU, whose second derivative is zero",
+    ),
+    Network(
+        name="equation-leaky-relu", builder="doubtful.equation", options={"activation": "LeakyReLU"},
+        expects=("dead",), codes=("UV712",), about="the same by one of leaky ReLU",
+    ),
+    Network(
+        name="equation-relu-first", builder="doubtful.equation", options={"activation": "ReLU", "order": 1},
+        expects=("healthy",), learns=True, about="an equation of first order, by a network of ReLU",
+    ),
+    Network(
         name="shrunk-logits", builder="doubtful.shrunk_logits", expects=("output_scale",), codes=("UV702",),
         learns=False, about="logits times a thousandth before the cross-entropy, under SGD",
     ),

@@ -10,6 +10,10 @@ TREATED = (
         about="outputs (N, 1) for targets (N,): the squared error compares each with each",
     ),
     Network(
+        name="constant-weights", builder="treated.constant_weights", expects=("identical",), codes=("UV408",),
+        about="two layers of tanh whose weights are all 0.05",
+    ),
+    Network(
         name="decay-adam", builder="treated.decayed_adam", expects=("healthy", "decay"),
         about="an Adam whose weight decay of 0.3 is added to the gradient",
     ),

@@ -224,3 +224,16 @@ class Convolved(nn.Module):
 def smoothed(depth: int) -> Problem:
     """Nodes of a dense random graph, each of which is asked for a feature of its own."""
     return over_graph(lambda: Convolved(depth, 32))
+
+
+def constant_weights(value: float = 0.05) -> Problem:
+    """The sine of a sum, by a network of two tanh layers all of whose weights are one number."""
+    inputs = torch.randn(64, 4)
+    hidden = [part for a in (4, 32) for part in (nn.Linear(a, 32), nn.Tanh())]
+    model = nn.Sequential(*hidden, nn.Linear(32, 1))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.constant_(layer.weight, value)
+            nn.init.zeros_(layer.bias)
+    targets = torch.sin(2.0 * inputs.sum(1, keepdim=True))
+    return Problem(model=model, inputs=inputs, targets=targets, loss_fn=F.mse_loss, optimizer=adam(model, 1e-2))

@@ -1,0 +1,57 @@
+"""Layers whose units all have the same weights and get the same gradient, so that no step tells them apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.evidence.moving import loss_again
+from unvanish.flow.layers import Layer
+from unvanish.flow.look import Look
+from unvanish.records import CopyFacts
+
+CLOSE = 1e-5  # of the largest weight: after 400 steps, sums in another order had left 4e-7 between equal units
+SAME = 1e-4  # of the largest entry of the gradient: they had left 4e-6
+
+
+def copied_units(look: Look) -> tuple[CopyFacts, ...]:
+    """Of each such layer its units; () where units have weights of their own, or the same ones and learn apart.
+
+    Weights first, as they are at hand; only where all units of a layer have the same ones is the gradient taken again.
+    """
+    found = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, layer.live))]
+    if not found:
+        return ()
+    parameters = [p for layer in found for p in layer.live]
+    try:
+        with torch.enable_grad():
+            loss = loss_again(look.problem, look.model, look.seed)
+            made = torch.autograd.grad(loss, parameters, allow_unused=True)
+    except Exception:  # a pass that cannot be made again: nothing is claimed
+        return ()
+    gradients = {id(p): g for p, g in zip(parameters, made, strict=True)}
+    return tuple(CopyFacts(layer=a.name, units=_rows(a)) for a in found if _stay([gradients[id(p)] for p in a.live]))
+
+
+def _rows(layer: Layer) -> int:
+    """The units of a layer that has a matrix or a kernel: the length of the first axis that all its tensors share."""
+    sizes = {p.shape[0] if p.ndim else 0 for p in layer.live}
+    return sizes.pop() if len(sizes) == 1 and any(p.ndim > 1 for p in layer.live) else 0
+
+
+def _alike(parameter: Tensor) -> bool:
+    rows = parameter.detach()
+    if rows.layout is not torch.strided or not rows.is_floating_point() or type(parameter) is not nn.Parameter:
+        return False
+    first = rows[:1]
+    if bool((rows[1:2] - first).abs().max() > CLOSE * first.abs().max()):  # two units tell most layers
+        return False
+    return bool((rows - first).abs().max() <= CLOSE * rows.abs().max())
+
+
+def _stay(gradients: list[Tensor | None]) -> bool:
+    """Whether every unit is asked to move in the same way, and is asked at all."""
+    given = [g.detach() for g in gradients if g is not None and g.layout is torch.strided]
+    largest = [float(g.abs().max()) for g in given]
+    alike = all(float((g - g[:1]).abs().max()) <= SAME * top for g, top in zip(given, largest, strict=True))
+    return len(given) == len(gradients) and max(largest, default=0.0) > 0.0 and alike

@@ -1,0 +1,131 @@
+"""Outputs that are the same for every sample of a batch, although inputs and targets differ.
+
+Zero or tiny last weights make outputs alike that the next step tells apart, and a unit that is off may come back: so
+the weights are moved by as much as an ordinary initialisation has, and the outputs looked at again. Where they are the
+same still, other numbers in place of the inputs tell what of these is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unvanish.evidence.moving import outputs_again, put_back, without_chance
+from unvanish.flow.layers import natural_norm
+from unvanish.flow.look import Look
+from unvanish.problem import Problem
+from unvanish.records import SameFacts
+from unvanish.trace.scaled import is_finite, normal_like
+from unvanish.trace.structure import rebuild, tensors
+
+FEWEST = 4  # samples: two or three may well be alike
+ROUNDING = 64.0  # times the type's eps: rows of a matrix product differ by a few of it, and layers add up
+LOOSELY = 1e-3  # of their size: outputs that differ by more are not asked; a batch normalisation enlarges rounding
+
+
+def same_facts(look: Look) -> SameFacts | None:
+    """What is known of such outputs; None where samples have outputs of their own, or it cannot be asked."""
+    problem, capture, model = look.problem, look.capture, look.model
+    samples = problem.batch_size
+    given = {id(t) for t in capture.given}
+    outputs = [t for t in _rows(capture.values, samples) if id(t) not in given]
+    if samples < FEWEST or not outputs or not any(_differ(t) for t in _rows(problem.targets, samples, floats=False)):
+        return None
+    if not capture.random and not all(_alike(t, LOOSELY) for t in outputs):
+        return None
+    if capture.random and look.effort == "quick":
+        return None
+    try:
+        with without_chance(model), torch.no_grad():
+            return _asked(look, samples)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception:  # a pass that refuses other weights or inputs, or that has no eval mode: nothing is claimed
+        return None
+
+
+def _asked(look: Look, samples: int) -> SameFacts | None:
+    problem, model = look.problem, look.model
+
+    def outputs(asked: Problem) -> list[Tensor]:
+        return _rows(outputs_again(asked, model, look.seed), samples)
+
+    now = outputs(problem)
+    if not _all_alike(now):
+        return None
+    live = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()]
+    with put_back([p for _, p in live]):
+        _move(live, look.seed)
+        moved = outputs(problem)
+        if not _all_alike(moved):
+            return None
+        held = _rows(problem.inputs, samples, floats=False)
+        varied = [t for t in held if _differ(t)]
+        if not held or not varied:
+            return SameFacts(samples=samples, read="nothing that differs")
+        draw = _drawer(look.seed)
+        part = outputs(_with_others(problem, varied, draw))
+        if not _all_alike(part):
+            return SameFacts(samples=samples, read="a part that is the same")
+        if not _all_alike(outputs(_with_others(problem, held, draw))):
+            return SameFacts(samples=samples, read="others that are the same")
+        together = any(not _near(a, b) for a, b in zip(moved, part, strict=True))
+        return SameFacts(samples=samples, read="the batch as a whole" if together else "nothing")
+
+
+def _rows(tree: Any, samples: int, floats: bool = True) -> list[Tensor]:
+    """The tensors that have an entry for each sample along their first axis."""
+    found = [t for t in tensors(tree) if t.ndim and not t.is_nested and t.layout is torch.strided]
+    return [t for t in found if t.shape[0] == samples and t.numel() and (t.is_floating_point() or not floats)]
+
+
+def _differ(tensor: Tensor) -> bool:
+    return bool((tensor != tensor[:1]).any())
+
+
+def _all_alike(outputs: Sequence[Tensor]) -> bool:
+    return bool(outputs) and all(_alike(t, ROUNDING * torch.finfo(t.dtype).eps) for t in outputs)
+
+
+def _alike(tensor: Tensor, share: float) -> bool:
+    """Whether all rows are the first one, to within this share of its largest entry; finite ones."""
+    first = tensor[:1].expand_as(tensor)
+    return is_finite(tensor) and _near(tensor, first, share)
+
+
+def _near(one: Tensor, other: Tensor, share: float | None = None) -> bool:
+    share = ROUNDING * torch.finfo(one.dtype).eps if share is None else share
+    return bool((one - other).abs().max() <= share * other.abs().max())
+
+
+def _move(parameters: Sequence[tuple[str, nn.Parameter]], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in parameters:
+        size = natural_norm(name, parameter) / max(1, parameter.numel()) ** 0.5
+        parameter.data.add_(normal_like(parameter.data, generator) * size)
+
+
+def _drawer(seed: int) -> Callable[[Tensor], Tensor]:
+    """Other numbers of the same kind: normal ones of the same mean and deviation, or the same ones in another order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            deviation = tensor.std()
+            noise = normal_like(tensor.detach(), generator)
+            return tensor.mean() + noise * deviation.where(deviation > 0.0, 1.0)
+        order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+        return tensor.reshape(-1)[order].reshape(tensor.shape)
+
+    return drawn
+
+
+def _with_others(problem: Problem, those: Sequence[Tensor], draw: Callable[[Tensor], Tensor]) -> Problem:
+    chosen = {id(t) for t in those}
+    return dataclasses.replace(
+        problem, inputs=rebuild(problem.inputs, lambda t: draw(t.detach()) if id(t) in chosen else t)
+    )

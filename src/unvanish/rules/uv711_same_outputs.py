@@ -1,0 +1,80 @@
+"""UV711: every sample gets the same output, whatever the weights."""
+
+from __future__ import annotations
+
+from unvanish.decide.alike import alike_level
+from unvanish.decide.stationary import has_converged
+from unvanish.records import Evidence, Flow
+from unvanish.rules import Statement, rule
+from unvanish.rules.conditions import hindered
+from unvanish.words.numbers import number
+
+
+@rule(
+    "UV711",
+    "collapsed",
+    "one output for all samples",
+    tier="pairing",
+    levels=("error", "note"),
+    needs=("loss",),
+    fires_on=("padding-read", "inputs-not-read"),
+    silent_on=(
+        "padding-not-read", "plateau-noise-labels", "zero-head", "dead-relu", "sigmoid-50", "relu-he-20", "small-cnn",
+        "small-gpt", "lstm", "paired-targets", "converged-digits", "graph-2",
+    ),
+)  # fmt: skip
+def same_outputs(flow: Flow) -> list[Statement]:
+    """All samples of a batch have the same output, although their inputs and their targets differ.
+
+    Example: sequences that end in padding, read at their last place; a mean over the axis of the samples; a forward
+    pass that makes its outputs of everything but the inputs.
+
+    Why: what cannot tell the samples apart gives each the same answer. The loss falls to that of the best constant and
+    stays there, while every gradient arrives and every layer looks sound.
+
+    Evidence: without dropout, the outputs of all samples agree to rounding, and still do when all trainable weights are
+    moved by the size of an ordinary initialisation: a head that begins at zero, or a small one, does not. Layers that
+    are dead or have vanished, and rows that means have made alike, are told of instead. Other numbers are then put in
+    the place of the inputs that differ. If this tells the outputs apart, what is read is a part that happens to be the
+    same: an error, as is where nothing does. A note where all inputs are the same, or those that are read, such as
+    first observations.
+
+    What helps: read the last place of each sequence that is no padding, by its length (``packed`` sequences give it as
+    the final state); check the axis of means and indices, and that the forward pass uses what it is given.
+
+    Source: Goldberg 1991, What every computer scientist should know about floating-point arithmetic (how far equal sums
+    may differ); PyTorch documentation, torch.nn.utils.rnn.pack_padded_sequence.
+    """
+    same, loss = flow.same, flow.loss
+    if same is None or loss is None or has_converged(loss) or alike_level(flow):
+        return []
+    if same.read != PART and hindered(flow):  # nothing comes through to the outputs, or to a mean of them
+        return []
+    level, why = _SAID[same.read]
+    best = "" if loss.best_constant is None else f" (loss {number(loss.best_constant)})"
+    message = (
+        f"All {same.samples:,} samples of this batch have the same output, at other weights as well, although their"
+        f" targets differ: {why} The best that training on it can reach so is one constant for all{best}."
+    )
+    evidence = (Evidence(name="samples with one output", value=float(same.samples)),)
+    return [Statement(level=level, cause=same.read, message=message, evidence=evidence)]
+
+
+PART = "a part that is the same"
+"""What lets other inputs tell the outputs apart has no layer that loses them on the way."""
+
+_SAID = {
+    PART: (
+        "error",
+        "of inputs that differ, what reaches the outputs is the same for every sample, and other numbers in their"
+        " place tell the outputs apart. Are they read where there is padding, or at a wrong index?",
+    ),
+    "the batch as a whole": (
+        "error",
+        "the outputs depend on the batch as a whole and not on each sample. Is a mean taken over the samples, or one"
+        " sample in the place of all?",
+    ),
+    "nothing": ("error", "nothing of the inputs reaches them, for other numbers in their place change no output."),
+    "others that are the same": ("note", "what reaches them are inputs that are the same for every sample here."),
+    "nothing that differs": ("note", "their inputs are all the same."),
+}

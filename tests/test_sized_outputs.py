@@ -1,0 +1,109 @@
+"""Outputs of a fixed size, and cosines, before a loss that asks for others: named where the loss shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish.pipeline import diagnose
+from unvanish.preserve import seeded
+
+SEEDS = range(2)
+
+
+class Run(nn.Module):
+    """A function of what the network before it computes, with directions of its own."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor], classes: int = 10) -> None:
+        super().__init__()
+        self.run, self.ways = run, nn.Parameter(torch.randn(classes, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.ways, x)
+
+
+def by_hand(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def network(last: Callable[[], nn.Module], width: int, seed: int) -> tuple[nn.Module, Tensor]:
+    with seeded(seed):
+        model, x = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, width), last()), torch.randn(128, 10)
+    return model, x
+
+
+def found(model: nn.Module, x: Tensor, y: Tensor, loss: Any) -> tuple[list[str], str]:
+    report = diagnose(model, x, y, loss, optimizer=torch.optim.Adam(model.parameters(), 1e-2))
+    errors = [f for f in report.findings if f.level == "error"]
+    return [f.code for f in errors], errors[0].message if errors else ""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        (lambda w, z: F.normalize(z) @ F.normalize(w).T, True),
+        (lambda w, z: F.linear(by_hand(z), by_hand(w)), True),
+        (lambda w, z: F.cosine_similarity(z[:, None], w[None], dim=-1), True),
+        (lambda w, z: F.normalize(z[:, :10]), True),
+        (lambda w, z: by_hand(z[:, :10]), True),
+        (lambda w, z: 20.0 * F.normalize(z) @ F.normalize(w).T, False),
+        (lambda w, z: F.normalize(z) @ F.normalize(w).T / 0.07, False),
+        (lambda w, z: 20.0 * by_hand(z[:, :10]), False),
+        (lambda w, z: F.normalize(z) @ F.normalize(w).T * w.mean().exp(), False),  # a factor that is learned
+        (lambda w, z: F.normalize(z) @ w.T, False),
+        (lambda w, z: z @ F.normalize(w).T, False),
+        (lambda w, z: F.layer_norm(z[:, :10], (10,)), False),  # of length √10: enough for ten classes
+    ],
+)
+def test_logits_of_a_fixed_size(run: Callable[[Any, Tensor], Tensor], named: bool, seed: int) -> None:
+    model, x = network(lambda: Run(run), 16, seed)
+    codes, message = found(model, x, torch.arange(128) % 10, F.cross_entropy)
+    assert codes == ["UV706"] * named
+    assert not named or ("cross_entropy" in message and "unbounded" in message)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: nn.BatchNorm1d(3, affine=False),
+        lambda: nn.LayerNorm(3, elementwise_affine=False),
+        lambda: Run(lambda w, z: F.normalize(z)),
+        lambda: nn.BatchNorm1d(3),
+        lambda: nn.BatchNorm1d(3, affine=False).eval(),
+    ],
+    ids=["batch", "layer", "length", "with weights", "by stored statistics"],
+)
+def test_quantities_of_another_size(last: Callable[[], nn.Module], seed: int, request: Any) -> None:
+    """Targets that the same last call has made can be reached, others far from them cannot unless weights go there."""
+    name = request.node.callspec.id
+    model, x = network(last, 3, seed)
+    other, _ = network(last, 3, seed + 10)
+    before = {k: t.clone() for k, t in model.state_dict().items()}
+    with torch.no_grad():
+        reached = other(x)
+    assert found(model, x, reached, F.mse_loss)[0] == []
+    assert found(model, x, 3.0 + 10.0 * reached, F.mse_loss)[0] == (
+        [] if "weights" in name or "stored" in name else ["UV706"]
+    )
+    assert all(torch.equal(t, before[k]) for k, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_bounded_activation_behind_a_normaliser_is_what_limits(seed: int) -> None:
+    model, x = network(lambda: nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Sigmoid()), 1, seed)
+    assert found(model, x, x[:, :1].sigmoid(), F.mse_loss)[0] == []
+    assert found(model, x, 5.0 + x[:, :1], F.mse_loss)[0] == ["UV701"]
+
+
+def test_an_angle_between_outputs_and_targets_has_a_least_loss() -> None:
+    """Of free outputs it has none: longer ones give less and less."""
+    model, x = network(lambda: Run(lambda w, z: F.normalize(z)), 3, 0)
+    report = diagnose(model, x, F.normalize(x[:, :3]), lambda o, t: (1.0 - (o * t).sum(1)).mean())
+    assert report.loss is not None and report.loss.relative_gap == pytest.approx(1.0, abs=0.1) and not report.undecided
