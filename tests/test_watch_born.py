@@ -35,6 +35,7 @@ def nothing(step: int, net: Any, optimizer: Any) -> None:
 def train(
     watch: Any, net: nn.Module, optimizer: Any = None, *, before: Any = nothing, between: Any = nothing,
     after: Any = nothing, loss: Any = lambda out, y, on: F.cross_entropy(out, y), scaler: Any = None, parts: int = 1,
+    rows: Callable[[int], int] = lambda step: 16,
 ) -> None:  # fmt: skip
     optimizer = optimizer or torch.optim.Adam(net.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +48,8 @@ def train(
                 y = torch.randint(0, 3, (16,), generator=generator)
                 on = torch.zeros(16, 1)
                 on[3] = float(step == PLANTED and part == parts // 2)
-                value = loss(net(x, on), y, on) / parts
+                few = slice(rows(step))
+                value = loss(net(x[few], on[few]), y[few], on[few]) / parts
                 (value if scaler is None else scaler.scale(value)).backward()
             between(step, net, optimizer)
             if scaler is None:
@@ -137,6 +139,18 @@ PLANTS: dict[str, tuple[Callable[[Any], None], str, tuple[str, ...]]] = {
         lambda w: train(w, Net(), before=lambda s, n, o: o.param_groups[0].update(lr=INF if s == PLANTED else 1e-3)),
         "UV505", ("learning rate", "inf"),
     ),
+    "rate that is a tensor": (
+        lambda w: train(
+            w, net := Net(), torch.optim.Adam(net.parameters(), torch.tensor(1e-3)),
+            before=lambda s, n, o: o.param_groups[0]["lr"].fill_(NAN if s == PLANTED else 1e-3),
+        ),
+        "UV505", ("learning rate", "nan"),
+    ),
+    "squares of the outputs": (
+        lambda w: train(w, Net(), loss=lambda out, y, on: F.mse_loss(out * (1 + 1e22 * on.max()), out.detach() * 0)),
+        "UV501", ("mse_loss",),
+    ),
+    "no sample": (lambda w: train(w, Net(), rows=lambda s: 0 if s == PLANTED else 16), "UV501", ("batch is empty",)),
     "step of the optimizer": (careless, "UV505", ("Careless", "second")),
     "written into a weight": (
         lambda w: train(w, Net(), after=at(lambda n, o: n.second.weight.data.mul_(NAN))), "UV505", ("second.weight",)
@@ -246,3 +260,19 @@ def test_a_step_that_calls_the_step_of_its_base_class_is_one_step(tmp_path: Path
             net(torch.randn(4, 8), torch.zeros(4, 1)).square().sum().backward()
             optimizer.step()
     assert watched.step == 4
+
+
+@pytest.mark.parametrize("large", [1e17, 3e19])
+def test_outputs_whose_squares_are_too_large_are_told_from_a_mean_of_nothing(large: float, tmp_path: Path) -> None:
+    """Outputs and error signals are finite there: with squares of 1e34 the loss is, too."""
+    net, x = nn.Linear(4, 3), torch.randn(16, 4)
+    with torch.no_grad():
+        net.weight.fill_(0.0)
+        net.bias.fill_(large)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        F.mse_loss(net(x), torch.zeros(16, 3)).backward()
+        optimizer.step()
+    said = " ".join(each.message for each in run.findings)
+    assert ("the sum of their squares is more than float32 holds" in said) == (large > 1e18), said
+    assert "a mean of nothing" not in said

@@ -181,6 +181,7 @@ def test_a_scale_that_overflows_is_a_skip_and_no_fault(scale: float, overflows: 
             scaler.update()
     assert not any(each.level == "error" for each in watched.findings), watched.findings
     assert ("UV808" in {each.code for each in watched.findings}) == overflows
+    assert str(watched.report()).startswith("Healthy: no fault was found")
     losses = unvanish.load_run(tmp_path / "r.unvanish").whole("loss")
     assert losses and all(math.isfinite(each) and each < 20.0 for each in losses)
 

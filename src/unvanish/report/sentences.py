@@ -37,15 +37,15 @@ SHARES = {
 }  # fmt: skip
 
 
-INTENDED = ("frozen", "gated")
-"""Verdicts of notes that say what a fine-tuning is meant to be; the layers that learn are no worse for it."""
+INTENDED = ("frozen", "gated", "skipped")
+"""Verdicts of notes that say what a training is meant to be; the layers that learn are no worse for it."""
 
 
 def called(report: Report) -> str:
     """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
 
-    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn; and where every
-    layer was judged healthy and only the loss leaves a question open.
+    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn, where a scaler
+    has left steps out, and where every layer was judged healthy and only the loss leaves a question open.
     """
     kept = index(report)
     if not kept.called:

@@ -52,7 +52,7 @@ EVENTS = {
             The learning rate has fallen below a thousandth of its largest value while every layer's update is below a
             millionth of its weights: the training stands still.""",
         ),
-        Event("UV808", "underflow", "steps were skipped because the scaled loss overflowed", """
+        Event("UV808", "skipped", "steps were skipped because the scaled loss overflowed", """
             A GradScaler found gradients that are not finite after it had multiplied the loss by its scale, skipped the
             step and halved the scale. A few such steps at the start are how it finds its scale; that is no fault. Where
             the loss itself is not finite the finding says that instead.""",

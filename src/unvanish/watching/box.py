@@ -7,6 +7,7 @@ loss function is needed. Nothing is held longer than until the optimizer has mov
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
@@ -62,6 +63,12 @@ class Entry:
                     found[at] = signal
         return found
 
+    @property
+    def made_nan(self) -> bool:
+        """Whether an output is no number, as far as it is kept; -inf can be meant, as in a mask."""
+        kept = [each.detach() for _, each, _ in self.outputs if each is not None]
+        return any(bool(((each != each) | (each == math.inf)).any()) for each in kept)
+
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
@@ -91,7 +98,7 @@ class Box:
         self.counts: dict[int, int] = {}  # samples of those calls of the step that are not held any more, by module
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
-        self.loss_birth = ""
+        self.loss_birth, self.loss_finite = "", True
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -156,7 +163,7 @@ class Box:
 
         It is held where there is something to run again: that of a model which is not watched belongs to its owner.
         """
-        self.loss = loss.grad_fn if self.entries else None
+        self.loss, self.loss_finite = loss.grad_fn if self.entries else None, finite
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 

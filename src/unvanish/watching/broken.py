@@ -11,8 +11,13 @@ import torch
 
 from unvanish.problem import name_of
 from unvanish.records import Finding
+from unvanish.report import Report
 from unvanish.watching.dated import dated
 from unvanish.watching.replay import Replay
+from unvanish.words.numbers import amount
+
+SUMMED = 3.0
+"""log10 of the number of squares that a loss may add up: samples and outputs are hundreds as a rule."""
 
 MOST = 3
 """Names that are written out."""
@@ -54,12 +59,25 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
         return [_finding("UV502", scene.step, f"a gradient is not finite: {found.reason}", "backward")]
     why = found.reason
     if found.report is not None:
-        why = (
+        why = _of_large_outputs(scene.loss, found.report) or (
             "the outputs of the model and the signals that come back from the loss are finite, so it is a mean of"
             " nothing, a call whose slope is finite where it is not (the logarithm of a negative number), or a part of"
             f" the loss that sends nothing back{found.reason}"
         )
     return [_finding("UV501", scene.step, f"the loss is {scene.loss}: {why}", "loss")]
+
+
+def _of_large_outputs(loss: float, report: Report) -> str:
+    """Where squares of the outputs, added up, are more than their type holds; "" where they are not."""
+    most = getattr(torch, report.flow.setting.dtype, None)
+    sizes = [each.log10_rms for each in report.calls if each.part == "model" and each.log10_rms is not None]
+    size = sizes[-1] if sizes else -math.inf
+    if loss != math.inf or not isinstance(most, torch.dtype) or 2.0 * size + SUMMED < math.log10(torch.finfo(most).max):
+        return ""
+    return (
+        f"the outputs of the model are finite, with an rms of {amount(size)}, and the sum of their squares is more than"
+        f" {report.flow.setting.dtype} holds"
+    )
 
 
 def of_the_rate(scene: Scene) -> Finding:
@@ -79,9 +97,11 @@ def of_the_optimizer(scene: Scene) -> Finding:
 
 
 def odd_rate(optimizer: Any) -> float | None:
-    """A learning rate that is not finite; those that are tensors are not asked, which could mean to wait."""
+    """A learning rate that is not finite; that in the memory of a GPU is not asked, which would mean to wait."""
     for group in optimizer.param_groups:
         rate = group.get("lr")
+        if isinstance(rate, torch.Tensor) and rate.is_cpu and rate.numel() == 1:
+            rate = rate.item()
         if rate.__class__ is float and not math.isfinite(rate):
             return rate
     return None

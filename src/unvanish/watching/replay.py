@@ -79,13 +79,15 @@ def replay(
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs)) if each.grad_fn is None):
             born_before = _before(box, entry, models, scale)
             return born_before or Replay(born="data", reason="the batch holds numbers that are not finite")
+        if _empty(entry):
+            return Replay(born="data", reason="the batch is empty, and a mean over no samples is nan")
     known: list[Replay] = []
     reached = [each for each in box.entries if each.signals] or box.entries
     for entry in sorted(reached, key=lambda each: any(id(p) in moved for p in each.module.parameters())):
         if not all(_finite(each) for each in tensors((entry.args, entry.kwargs))):
             known.append(Replay(reason=HANDED_ON))
         elif not plain or all(_finite(each) for each in entry.signals.values()):
-            known.append(_again(entry, models, scale, plain))
+            known.append(_again(entry, models, scale, plain, forward=not entry.signals and entry.made_nan))
             if known[-1].born in ("forward", "backward"):
                 return known[-1]
     for found in known:
@@ -96,6 +98,12 @@ def replay(
     if last.report is None:
         return last
     return Replay(last.report, _of_loss(box), "loss") if box.loss_birth else Replay(last.report, _calls_of_loss(box))
+
+
+def _empty(entry: Entry) -> bool:
+    """Whether no tensor that it was given has a sample, as in a last batch that is cut too short."""
+    rows = [each.size(0) for each in tensors((entry.args, entry.kwargs)) if each.ndim]
+    return bool(rows) and not any(rows)
 
 
 def _before(box: Box, entry: Entry, models: Mapping[str, nn.Module], scale: float) -> Replay | None:
@@ -134,7 +142,7 @@ def _again(
     except UnvanishError as error:
         return Replay(reason=f"the step could not be run again: {error}")
     if broken_loss and flow.nonfinite != "forward":  # of the signals that were put in their place nothing is to be said
-        return Replay(born="loss")
+        return Replay(reason="run again, its outputs are finite") if forward else Replay(born="loss")
     setting = flow.setting.replace(model=type(entry.module).__name__)
     flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
     report = Report.from_flow(flow, judge(flow))
@@ -191,6 +199,8 @@ def _of_loss(box: Box) -> str:
     """Which call between the model and the loss it was, as far as the graph tells."""
     if box.loss_birth:
         return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+    if not box.loss_finite:
+        return f"the outputs of the model are finite, and it is not{_calls_of_loss(box)}"
     nodes = between(box.loss, set(box.ends))
     if suspects := steep(nodes):
         return (

@@ -72,7 +72,7 @@ def run_script(
         _show(error, script)
     finally:
         finder.remove()
-        run.close(why)
+        run.close(why, fails=status not in (0, 130))
     return Ending(run, status, why)
 
 

@@ -106,10 +106,11 @@ class Watch:
         """Say something of the whole run in its report, with the next sample."""
         self.watcher.notes.append(text)
 
-    def close(self, why: str = "") -> None:
-        """End the watching; the training may go on. Once is enough."""
+    def close(self, why: str = "", fails: bool = False) -> None:
+        """End the watching; the training may go on. Once is enough. ``fails``: the program ends with an error."""
         if self.closed or self.watcher.process != os.getpid():  # a forked child leaves all to its parent
             return
+        self.watcher.guarded(self._look_at_the_rest)(fails)
         self.closed = True
         atexit.unregister(self._end_with_the_program)
         watcher = self.watcher
@@ -138,7 +139,7 @@ class Watch:
     def close_after(self, error: BaseException) -> None:
         """End the watching because of an error; where somebody interrupted the training, the log says what is left."""
         says = self.first and not self.closed and isinstance(error, KeyboardInterrupt)
-        self.close(ended_by(error))
+        self.close(ended_by(error), fails=not isinstance(error, KeyboardInterrupt) and getattr(error, "code", 1) != 0)
         if says:
             LOG.warning("unvanish watched %d steps until it was interrupted; its run is %s", self.step, self.path)
 
@@ -315,6 +316,17 @@ class Watch:
             return mine
         finding = from_builtins(json.loads(heard[1]), Finding)
         return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]
+
+    def _look_at_the_rest(self, fails: bool) -> None:
+        """A program that stops because its loss is not finite leaves a step without an end: say where it came from."""
+        watcher = self.watcher
+        left = () if watcher.processes.together else watcher.box.entries
+        if left and watcher.now.suspicious:
+            self._broken(watcher.step, "loss")
+        elif fails and not self.nonfinite and any(each.made_nan for each in left):
+            found = self._repeat()
+            if found.born:
+                self._of_the_repetition(watcher.scene(), found)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""

@@ -81,6 +81,7 @@ VERDICTS = {
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
+    "skipped": "Steps were left out because the scaled loss overflowed: so a GradScaler looks for its scale.",
     "added_up": "The gradient of a step is still there when the next is computed, which is added to it.",
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
