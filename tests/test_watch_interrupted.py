@@ -116,7 +116,7 @@ def test_an_interrupted_step_is_no_part_of_those_that_follow(
         assert _len_torch_function_stack() == before
         run.flush()
         read = unvanish.load_run(run.path)
-        known = dict(zip(read.steps, read.metrics("loss"), strict=True))
+        known = dict(zip(read.steps, read.whole("loss"), strict=True))
         assert {at: known.get(at, loss) for at, loss in losses.items()} == pytest.approx(losses, abs=1e-5)
         last.append({
             name: {layer: each[-1] for layer, each in of.items()} if isinstance(of, dict) else of[-1]
@@ -166,7 +166,7 @@ def test_a_pass_that_fails_and_is_passed_over_does_not_count(tmp_path: Path) -> 
                 continue
             losses[run.step - 1] = loss
     read = unvanish.load_run(tmp_path / "r.unvanish")
-    known = dict(zip(read.steps, read.metrics("loss"), strict=True))
+    known = dict(zip(read.steps, read.whole("loss"), strict=True))
     assert known == pytest.approx({at: losses[at] for at in known}, abs=1e-6)
     assert {*losses} - {*known} == {2}  # the one after it, whose error signals would hold those of both
 
