@@ -94,7 +94,8 @@ def diagnose(
             )
     else:
         if unknown := sorted(set(more) - set(Problem.__dataclass_fields__)):
-            raise UnvanishError(f"diagnose() does not know {', '.join(unknown)}; a Problem has {_fields()}")
+            known = ", ".join(Problem.__dataclass_fields__)
+            raise UnvanishError(f"diagnose() does not know {', '.join(unknown)}; a Problem has {known}")
         problem = Problem(problem, inputs, targets, loss_fn, optimizer, **more)
     if effort not in EFFORTS:
         raise UnvanishError(f"effort={effort!r} is unknown; choose one of {', '.join(EFFORTS)}")
@@ -102,10 +103,6 @@ def diagnose(
         raise UnvanishError(f"seed={seed!r} must be a whole number from 0 to 2^63 - 1")
     flow = decide(look(problem, effort, seed))
     return Report.from_flow(flow, judge(flow))
-
-
-def _fields() -> str:
-    return ", ".join(Problem.__dataclass_fields__)
 
 
 def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
