@@ -254,3 +254,59 @@ def test_a_signal_has_arrived_once_it_has_stayed_for_half_as_long_again(
     arrived: dict[int, float], expected: bool
 ) -> None:
     assert recovery._lasts(arrived) == expected
+
+
+def stood_still(parts: tuple[nn.Sequential, Tensor, Tensor], lr: float) -> torch.optim.Optimizer:
+    """110 steps of Adam from the best constant output on, none of which have told."""
+    model, x, y = parts
+    adam, best = torch.optim.Adam(model.parameters(), lr), torch.optim.LBFGS(model[-1].parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    best.step(closure)  # type: ignore[arg-type]
+    for _ in range(110):
+        closure()
+        adam.step()
+    return adam
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loss_that_has_stood_still_is_an_error_only_where_real_steps_do_not_tell_either(seed: int) -> None:
+    parts, dull = chain(seed, 10, nn.Softplus), chain(2 * seed, 5, nn.Sigmoid)
+    adam, slow = stood_still(parts, 1e-4), stood_still(dull, 1e-5)
+    report, error = (diagnose(Problem(*a, F.cross_entropy, o, steps=450)) for a, o in ((parts, adam), (dull, slow)))
+    for each in (report, error):
+        weakest = min(layer.log10_transmission for layer in each.layers if layer.log10_transmission is not None)
+        assert each.loss is not None and each.loss.at_constant and VANISHED_ADAPTIVE < weakest < VANISHED
+        assert each.flow.step is not None and each.flow.step.arrived is not None
+    assert level(report) == "note" and real_loss(parts, 2e-3, 200) < 0.5
+    assert level(error) == "error" and real_loss(dull, 1e-5, 100) > 0.97
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_branch_that_is_not_reached_is_no_error_where_the_rest_learns_all(seed: int) -> None:
+    """Beside a short way that carries the signal, a chain of sigmoids whose own part is as good as constant."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain, self.x, self.classes = chain(seed, 12, nn.Sigmoid)
+            self.short = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chain(x) + self.short(x)
+
+    with seeded(seed):
+        model = Beside()
+    rates = (1e-2, 1e-6)
+    made = [
+        Problem(model, model.x, model.classes, F.cross_entropy, lambda p, r=r: torch.optim.Adam(p, r)) for r in rates
+    ]
+    learns, stays = map(diagnose, made)
+    assert level(learns) == "note" and learns.flow.step is not None and learns.flow.step.learned is not None
+    assert learns.flow.step.arrived is not None and learns.flow.step.arrived < VANISHED
+    assert level(stays) == "error" and stays.flow.step is not None and stays.flow.step.learned is None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unvanish.decide import decide, out_of_step
+from unvanish.decide import beside, decide, vanishing_level
 from unvanish.decide.limits import STATIONARY, VANISHED
 from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.across import across_facts
@@ -57,7 +57,6 @@ from unvanish.problem import Optimizers, Problem, name_of, parts_of
 from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.rules.conditions import to_reach
 from unvanish.trace.backward import why_unsupported
 from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error
@@ -292,13 +291,13 @@ def _more_evidence(
 
 
 def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | None) -> StepFacts | None:
+    besides = beside(flow)
     low = [(a, a.log10_transmission) for a in flow.layers if a.log10_transmission is not None and not a.gate]
-    weak = {a.name: t for a, t in low if -math.inf < t < VANISHED}
-    few = out_of_step(flow, [a for a, _ in low if a.name in weak])
-    if step is None or flow.setting.eps is None or not few or min(weak.values()) < HOPELESS:
+    weak = {a.name: t for a, t in low if -math.inf < t < VANISHED and a.name not in besides}
+    error = weak and vanishing_level(flow.replace(step=step), [a for a, _ in low if a.name in weak]) == "error"
+    if step is None or flow.setting.eps is None or not error or min(weak.values()) < HOPELESS:
         return step
-    enough = None if flow.loss is None else to_reach(flow.loss)
-    return with_recovery(look, updates.optimizer, step, frozenset(weak), enough, lambda: moved(look))
+    return with_recovery(look, updates.optimizer, step, frozenset(weak), flow.loss, lambda: moved(look))
 
 
 def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:

@@ -82,7 +82,7 @@ def decide(flow: Flow) -> Flow:
         return _with_undecided(stopped, [("how well each layer learns", why)])
     zeros = {facts.layer: facts for facts in flow.zeros}
     calls = {call.index: call for call in flow.calls}
-    others = Others(*_estimates(flow), _beside(flow))
+    others = Others(*_estimates(flow), beside(flow))
     layers: list[LayerFlow] = []
     reasons: dict[str, list[str]] = {}
     for layer in flow.layers:
@@ -128,7 +128,7 @@ def out_of_step(flow: Flow, layers: Sequence[LayerFlow]) -> frozenset[str]:
     return frozenset(a.name for a in layers if (a.log10_transmission or 0.0) <= VANISHED_ADAPTIVE or below_eps(a, eps))
 
 
-def _beside(flow: Flow) -> set[str]:
+def beside(flow: Flow) -> set[str]:
     """The layers a little below the limit that are reached from a layer which transmits well: by another way, then."""
     marginal = {
         a.call: a.name for a in flow.layers if a.log10_transmission and BESIDE < a.log10_transmission < VANISHED

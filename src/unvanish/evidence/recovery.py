@@ -10,7 +10,8 @@ signal itself. Each factor of the chain grows by about the same with every step,
 on the way out of a saddle; where the steps do not add up it stays where it is, or sinks. So after the first hundred
 steps, in which the last layers find their place, more are taken as long as the signal rises fast enough, or faster and
 faster. A loss that falls does tell, if it falls by what the weak layers learn: once sure, a network may saturate and
-transmit as little as ever.
+transmit as little as ever. And one that falls nearly all the way needs no layer that is not reached: as the branches
+beside a trunk, which may wait for each other while the rest learns.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
-from unvanish.records import StepFacts
-from unvanish.rules.conditions import rises_steadily
+from unvanish.records import LossFacts, StepFacts
+from unvanish.rules.conditions import rises_steadily, to_reach
 
 FIRST = tuple(range(30, 101, 10))
 DOUBLED = (200, 400, 800)
@@ -43,6 +44,8 @@ through within 100 steps. But those that come from so far do not train for it: o
 signal came through, 6 of 8 from below -12 ended at the best constant after 1,500 steps, and 13 of 17 from above fitted.
 What the first hundred steps themselves have thrown below it is left there for the same reason.
 """
+NEARLY = 0.9
+"""Share of the loss won from which on a network counts as fitting its batch, whichever of its layers have learned."""
 LARGE = 3e8  # parameters times samples from which on only the first of them is tried
 WORK = FIRST[-1] * LARGE  # the same times steps: up to here more are tried after the first hundred
 Measure = Callable[[], tuple[float, Mapping[str, float]]]
@@ -53,16 +56,17 @@ def with_recovery(
     optimizer: Optimizers,
     facts: StepFacts,
     weak: frozenset[str],
-    enough: float | None,
+    loss: LossFacts | None,
     measure: Measure,
 ) -> StepFacts:
     """The facts with how much of the signal reaches the ``weak`` layers once such steps have been taken.
 
-    ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``enough``: a loss
-    below which something has been learned. The first number of steps after which more than the limit arrives, and has
-    for long enough, or so much has been learned by those layers, is the last one tried; so is the end of a doubling at
-    which what arrives does not rise.
+    ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``loss``: what is
+    known of it before the first step. The first number of steps after which more than the limit arrives, and has for
+    long enough, or half of the loss has been learned by those layers or nearly all of it by any, is the last one tried;
+    so is the end of a doubling at which what arrives does not rise.
     """
+    enough, fits = _enough(loss)
     size = look.work
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
     planned, horizon = look.problem.steps or TRIED[-1], look.problem.steps or HORIZON
@@ -77,15 +81,16 @@ def with_recovery(
         taken += 1
         if taken not in tried:
             return False
-        loss, sent = measure()
+        now, sent = measure()
         known = [value for name, value in sent.items() if name in weak and math.isfinite(value)]
         if len(known) < len(weak):
             return True
         arrived[taken] = min(known)
         if _lasts(arrived):
             return True
-        if enough is not None and loss < enough < _with_values(look, theirs, before):
-            learned = loss
+        by_these = enough is not None and now < enough < _with_values(look, theirs, before)
+        if by_these or (fits is not None and now < fits):
+            learned = now
         here = arrived[taken] > VANISHED
         if taken == FIRST[-1] and arrived[taken] < HOPELESS:
             return True
@@ -102,6 +107,17 @@ def with_recovery(
     more = end == tried[-1] and min(most, TRIED[-1]) <= planned and learned is None and arrived[end] <= VANISHED
     pace = _pace(arrived, horizon) if more and rises_steadily([value for _, value in _last(arrived)]) else 0.0
     return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
+
+
+def _enough(loss: LossFacts | None) -> tuple[float | None, float | None]:
+    """The losses below which something has been learned, and all but NEARLY all; None where there is no such scale.
+
+    From far above the best constant output a fall down to that is no learning, whatever its share.
+    """
+    if loss is None or loss.best_constant is None:
+        return (None if loss is None else to_reach(loss)), None
+    fits = to_reach(loss, NEARLY)
+    return to_reach(loss), fits if fits is not None and fits < loss.best_constant else None
 
 
 def _lasts(arrived: Mapping[int, float]) -> bool:

@@ -36,8 +36,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
     layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
     with it; ``arriving``: the decades a step by which it still rose there, where no more steps were taken for their
-    cost; ``learned``: the loss there, where it has fallen by what these layers have learned. ``regained``: the loss
-    after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
+    cost; ``learned``: the loss there, where it has fallen by what these layers have learned, or nearly all the way by
+    what any have. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``

@@ -59,14 +59,14 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     Under Adam and its like, whose steps do not shrink with the gradient, it is a note down to -4.5 while the gradient
     is above eps and the loss does not stay at that of the best constant: of random chains of 4 to 14 layers without
     normalisation all from -2.6 to -4.1 fitted at once, of sigmoid chains at -5.3 and less none. Below that, down to
-    -12, real steps are tried and taken back: 100 where these throw it below -12, else 200, and up to 800 as long as
-    what the weakest layer transmits rises. It is a note where it then transmits above the limit, and has for half as
-    many steps again as that took, or the loss has come half of the way down by what these layers learn. Where it still
-    rises it is a note and an open question, if the signal comes through within the planned steps (10,000 if none are
-    given) at a rate of growth in proportion to itself: 13 chains all left the plateau so, at 0.45 to 1.3 times the step
-    foretold. Of 11 that did not rise after 800 steps, or too slowly, seven left it after 3,500 to 9,400 and four not
-    within 10,000; nothing measured tells which, and they are errors. All of 118 chains of sigmoids that were notes left
-    it within 4,000.
+    -12, and where a loss has stayed there for 100 steps, real steps are tried and taken back: 100 where these throw it
+    below -12, else 200, and up to 800 as long as what the weakest layer transmits rises. It is a note where it then
+    transmits above the limit, and has for half as many steps again as that took, or the loss has come half of the way
+    down by what these layers learn, or nine tenths by what any learn. Where it still rises it is a note and an open
+    question, if the signal comes through within the planned steps (10,000 if none are given) at a rate of growth in
+    proportion to itself: 13 chains all left the plateau so, at 0.45 to 1.3 times the step foretold. Of 11 that did not
+    rise after 800 steps, or too slowly, seven left it after 3,500 to 9,400 and four not within 10,000; nothing measured
+    tells which, and they are errors. All of 118 chains of sigmoids that were notes left it within 4,000.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep

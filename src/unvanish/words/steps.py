@@ -49,7 +49,7 @@ STEP = {
     ),
     "StepFacts.learned": (
         "The loss after them, where it has come at least half of the way down by what the layers that hardly any signal"
-        " reached have learned; else null."
+        " reached have learned, or nine tenths by what any have; else null."
     ),
     "regained": (
         "The loss after that many real steps, where it starts far above that of the best constant output; infinite"
