@@ -188,8 +188,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
             f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
-    if updates is not None:
-        flow = flow.replace(next_step=next_step(updates, look.layers, capture))
+    flow = flow.replace(next_step=next_step(updates, look))
     held = None if updates is None else updates.held
     flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 
 import torch
 
+from unvanish.evidence.anew import drawn_anew
 from unvanish.flow.layers import Layer
+from unvanish.flow.look import Look
 from unvanish.flow.updates import NARROW, Arrival, Updates
 from unvanish.problem import rate_of
 from unvanish.records import NextStep
 from unvanish.trace.calls import Capture
 
 
-def next_step(updates: Updates, layers: Sequence[Layer], capture: Capture) -> NextStep | None:
+def next_step(updates: Updates | None, look: Look) -> NextStep | None:
     """The next step as it arrives; None where it cannot be looked at, and where there is nothing to say about it."""
-    called = [layer for layer in layers if layer.call is not None and layer.live]
+    anew = drawn_anew(look)
+    if updates is None:
+        return NextStep(anew=anew, outside=anew, outside_at=_place(look.capture)) if anew else None
+    called = [layer for layer in look.layers if layer.call is not None and layer.live]
     left_out = tuple(a.name for a in called if a.first and not any(map(updates.held, a.live)))
-    outside, place = _outside(updates, capture)
-    held_back = NextStep(left_out=left_out, standing=_standing(updates, called), outside=outside, outside_at=place)
+    outside, place = _outside(updates, look.capture)
+    standing = _standing(updates, called)
+    held_back = NextStep(left_out=left_out, standing=standing, outside=outside, outside_at=place, anew=anew)
     if updates.refused or not updates.keep:
         return None if held_back == NextStep() else held_back
     held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}
@@ -52,6 +58,10 @@ def _outside(updates: Updates, capture: Capture) -> tuple[int, str]:
     """Entries of trainable parameters that neither the model nor the optimizer holds; where the first is used."""
     found = [(p, place) for p, place in capture.outside.values() if p.requires_grad and not updates.held(p)]
     return sum(p.numel() for p, _ in found), found[0][1] if found else ""
+
+
+def _place(capture: Capture) -> str:
+    return next((place for p, place in capture.outside.values() if p.requires_grad), "")
 
 
 def _not_finite(updates: Updates, key: int, parameter: torch.nn.Parameter) -> int:

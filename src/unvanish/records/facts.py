@@ -90,7 +90,8 @@ class NextStep(Record, frozen=True, kw_only=True):
     ``nonfinite``: the layers that get a number which is not finite, ``nonfinite_share`` of all entries; ``reason``:
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
     changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
-    ``outside_at`` where the first is used; ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
+    ``outside_at`` where the first is used; ``anew``: those of layers that each forward pass makes and draws anew.
+    ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
     trainable layers that were called and that the optimizer does not hold; ``standing``: those that it holds at a
     learning rate of 0, beside others that it moves. ``decay_balance``: |g + λw| / |g| over all
     weights that decay; ``decay_share``: of their norm, the share that a step takes by the decay alone.
@@ -105,6 +106,7 @@ class NextStep(Record, frozen=True, kw_only=True):
     standing: tuple[str, ...] = ()
     outside: int = 0
     outside_at: str = ""
+    anew: int = 0
     decay_balance: float | None = None
     decay_share: float | None = None
 

@@ -30,7 +30,8 @@ def left_out(flow: Flow) -> list[Statement]:
     Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups; an error where
     these are all that may be trained. Those that it holds at a learning rate of 0 while it moves others. And parameters
     that the model uses and does not own: of modules that it keeps in a Python list or dict, which ``parameters()`` does
-    not see.
+    not see; an error where they are those of layers that each forward pass makes anew, with weights drawn at random, as
+    a second pass tells.
 
     What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
     saves their backward pass.
@@ -94,6 +95,8 @@ def _outside(flow: Flow, step: NextStep) -> list[Statement]:
     if not step.outside:
         return []
     where = f" at {step.outside_at}" if step.outside_at else ""
+    if step.anew:
+        return [_anew(step, where)]
     return [
         Statement(
             level="note",
@@ -106,3 +109,16 @@ def _outside(flow: Flow, step: NextStep) -> list[Statement]:
             evidence=(Evidence(name="parameters outside of the model", value=float(step.outside)),),
         )
     ]
+
+
+def _anew(step: NextStep, where: str) -> Statement:
+    return Statement(
+        level="error",
+        cause="layers made in the forward pass",
+        message=(
+            f"{step.anew:,} weights are those of layers that each forward pass makes anew{where}, with other random"
+            " values each time: no optimizer can hold them, so they never learn, and what the layers after them learn"
+            " is for weights that are gone at the next step. Make these layers once, in __init__."
+        ),
+        evidence=(Evidence(name="weights drawn anew in each forward pass", value=float(step.anew)),),
+    )

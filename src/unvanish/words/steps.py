@@ -97,6 +97,7 @@ STEP = {
     "narrow": "The type of 16 bits of the weights, where they have one; else empty.",
     "NextStep.outside": "Entries of trainable parameters that the model uses, but neither it nor the optimizer holds.",
     "NextStep.outside_at": "Where the first of them is used.",
+    "anew": "Of these, those of layers that each forward pass makes anew, with weights drawn at random.",
     "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
     "standing": "Trainable layers that the optimizer holds at a learning rate of 0, beside others that it moves.",
     "decay_balance": (
