@@ -52,7 +52,10 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     # What a positive loss does outside of its domain, below zero, is no goal.
     if at is not None and best is not None and not best < 0.0 < loss.value:
         share = _shortened(last.output_loss, at[0], (loss.value, best))
-        facts = facts.replace(wanted=share * _rms(move for _, move in _moves(now, at[0])))
+        facts = facts.replace(
+            wanted=share * _rms(move for _, move in _moves(now, at[0])),
+            aim=_rms(begin + move for begin, move in _moves(now, at[0])),
+        )
     if not last.kind or best is None or loss.best_constant is None:
         return facts
     if loss.value > 0.0:

@@ -37,7 +37,8 @@ class StepFacts(Record, frozen=True, kw_only=True):
     layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
     with it; ``arriving``: the decades a step by which it still rose there, where no more steps were taken for their
     cost; ``learned``: the loss there, where it has fallen by what these layers have learned, or nearly all the way by
-    what any have. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above that of the best constant output.
+    what any have. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far
+    above that of the best constant output.
     ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
@@ -130,12 +131,13 @@ class OutputFacts(Record, frozen=True, kw_only=True):
 
     ``kind``: normalised (to a sum or a size), bounded, clipped on one side, or "". ``low`` and ``high``: its range.
     ``unreachable``: the share of L_ref that no input of it can win back. ``wanted``: rms of the move the loss asks for;
-    ``rms``: of the outputs. ``held``: only where the loss does not change when all outputs of the model grow by one
-    factor, and the call that makes them, ``end``, has a range with one end: the lowest loss while the outputs that lie
-    exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of one output for all samples that
-    this call can give. ``log_mass``: where the loss takes log-probabilities, how far they are from adding up to one,
-    the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares, how far a target lies outside
-    of 0 to 1 at most. ``shrunk``: the size of the last call's result over that before plain numbers multiply it.
+    ``rms``: of the outputs; ``aim``: of the best free ones. ``held``: only where the loss does not change when all
+    outputs of the model grow by one factor, and the call that makes them, ``end``, has a range with one end: the lowest
+    loss while the outputs that lie exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of
+    one output for all samples that this call can give. ``log_mass``: where the loss takes log-probabilities, how far
+    they are from adding up to one, the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares,
+    how far a target lies outside of 0 to 1 at most. ``shrunk``: the size of the last call's result over that before
+    plain numbers multiply it.
     """
 
     call: int | None = None
@@ -145,6 +147,7 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     unreachable: float | None = None
     wanted: float | None = None
     rms: float | None = None
+    aim: float | None = None
     end: int | None = None
     at_end: float | None = None
     held: float | None = None

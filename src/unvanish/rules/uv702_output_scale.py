@@ -7,6 +7,7 @@ import math
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned, shrunk_level
+from unvanish.rules.small_targets import BEYOND, small_level, small_targets
 from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number
 
@@ -33,7 +34,8 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
 
     Why: networks are initialised for outputs of about unit size, and adaptive optimizers move each weight by about the
     learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned.
-    A constant behind the last layer makes the outputs small and the gradient too, each by its factor.
+    A constant behind the last layer makes the outputs small and the gradient too, each by its factor. Targets of a
+    billionth are nothing beside a step of a thousandth: the outputs have to die down to their size first.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
     ``far``. An error only where ten times as many steps are needed as planned (10,000 if none are given), at the pace
@@ -43,12 +45,18 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     taken left nine tenths of the gap, or no step that was tried moves the loss at all; else a note, because weights
     that all grow by the step make the outputs of a deep network grow ever faster.
 
+    Targets too small: outputs more than ``far`` times as large (rms) as the best free ones, and a loss more than
+    ``far``² times that of the best constant output, where the signal did not grow from layer to layer. An error under
+    Adam and its like, where steps really taken leave it at more than 10^8 times; else a note.
+
     What helps: standardised targets, or a last layer whose bias and scale start at theirs; no constant there, or one
     that is trained.
 
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, section 4; Karpathy 2019, A recipe for training neural
     networks (initialise the final bias well).
     """
+    if small_targets(flow, far):
+        return [_small(flow, far)]
     level, too_slow = shrunk_level(flow, far), far_outputs(flow, far)
     output, step = flow.output, flow.step
     if output is None or output.wanted is None or output.rms is None or (too_slow is None and not level):
@@ -81,6 +89,39 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
             remedies=() if level else None,
         )
     ]
+
+
+def _small(flow: Flow, far: float) -> Statement:
+    """Outputs and steps that are large beside the targets."""
+    output, loss, step = flow.output, flow.loss, flow.step
+    assert output is not None and output.aim is not None and output.rms is not None
+    assert loss is not None and loss.best_constant is not None
+    smaller = output.rms / output.aim if output.aim > 0.0 else math.inf
+    apart = loss.value / loss.best_constant
+    message = (
+        f"The targets are on a far smaller scale than the outputs: {number(output.aim)} (rms) against"
+        f" {number(output.rms)}. The loss, {number(loss.value)}, is {about(apart)} times that of one constant output"
+        " for all samples: what tells the targets apart is no part of it that a step could feel, and all it seems to"
+        " win is outputs that get smaller."
+    )
+    evidence = [
+        Evidence(name="size of the outputs over that of the targets", value=smaller, relation=">", threshold=far),
+        Evidence(name="loss over that of the best constant output", value=apart, relation=">", threshold=far**2),
+    ]
+    if step is not None and step.regained is not None and math.isfinite(step.regained):
+        left = step.regained / loss.best_constant
+        message += (
+            f" {step.regained_after} real steps of {step.optimizer}, tried and taken back, leave the loss at"
+            f" {number(step.regained)}" + (f", {about(left)} times that." if left > 1.0 else ", below that.")
+        )
+        name = f"the same after {step.regained_after} real steps"
+        evidence.append(Evidence(name=name, value=left, relation=">" if left > BEYOND else "<=", threshold=BEYOND))
+    return Statement(
+        level=small_level(flow),
+        cause="scale of the targets",
+        message=message + " Standardise the targets.",
+        evidence=tuple(evidence),
+    )
 
 
 def _constant(flow: Flow) -> str:

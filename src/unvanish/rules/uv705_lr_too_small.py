@@ -19,6 +19,7 @@ from unvanish.rules.conditions import (
     shrunk_level,
     steps_to_judge,
 )
+from unvanish.rules.small_targets import small_targets
 from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number
 
@@ -108,7 +109,7 @@ def lr_too_small(
 
 def _told_otherwise(flow: Flow) -> bool:
     """Whether the outputs explain the steps needed: their range, or their scale."""
-    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error"
+    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small_targets(flow)
 
 
 def _stands_still(step: StepFacts) -> bool:

@@ -264,6 +264,7 @@ _ENDS = {
     "unreachable": "The share of the achievable reduction that no input of the last call can reach.",
     "wanted": "How far the loss asks the outputs to move, as a root mean square.",
     "rms": "The root mean square of the outputs.",
+    "aim": "That of the outputs with the lowest loss, as of the targets under a squared error.",
     "OutputFacts.end": "The index of the call whose range ends on one side of the outputs; see held.",
     "at_end": "The share of the outputs that lie exactly on that end.",
     "OutputFacts.held": (
