@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unvanish.evidence import inside
 from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 from unvanish.report import Report
@@ -196,3 +197,28 @@ def test_outputs_that_the_model_stretches_itself_have_the_constant_of_what_it_st
     report = diagnose(model, x, y, lambda o, t: (o - t).square().mean())
     assert "UV708" in codes(report) and report.pairs is not None
     assert report.pairs.constant == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
+
+
+class Towers(nn.Module):
+    """Two networks whose outputs are matched with each other, both ways, by a loss inside the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(6, 8), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        alike = 5.0 * F.normalize(self.one(x), dim=-1) @ F.normalize(self.other(y), dim=-1).T
+        own = torch.arange(len(x))
+        return 0.5 * (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_few_passes_tell_that_a_loss_inside_the_model_pairs_what_it_compares(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, once = list[int](), inside._run
+    monkeypatch.setattr(inside, "_run", lambda *given: passes.append(1) or once(*given))
+    torch.manual_seed(seed)
+    report = diagnose(Problem(Towers(), (torch.randn(16, 6), torch.randn(16, 6))))
+    assert 0 < len(passes) <= 5
+    assert report.flow.pairs is None and report.loss is not None and report.loss.reacts

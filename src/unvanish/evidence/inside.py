@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.loss import FLAT, first_and_second, loss_facts
 from unvanish.evidence.output_loss import OutputLoss
-from unvanish.evidence.pairs import pair_facts
+from unvanish.evidence.pairs import may_lack_pairs, pair_facts
 from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.problem import Problem
@@ -53,7 +53,7 @@ def inside_facts(look: Look, why: str) -> tuple[LossFacts, PairFacts | None]:
     output_loss = loss_of_ends(look)
     if output_loss is None:
         return facts, None
-    if look.capture.compared is not None:
+    if look.capture.compared is not None and may_lack_pairs(look, output_loss):
         measured = loss_facts(output_loss, None, value, seed)
         paired = pair_facts(look, output_loss, measured)
         if paired is not None:

@@ -31,20 +31,35 @@ mean over n pairs moves by about 1/sqrt(n), which reaches it at 10^10 entries.""
 
 def pair_facts(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFacts | None:
     """What speaks for outputs that have no target of their own; None where nothing does, or it cannot be asked."""
-    rows = {t.shape[0] if t.ndim else 1 for t in output_loss.now}
-    if loss.best_constant is None or len(rows) > 1 or min(rows) < 2:
+    if loss.best_constant is None:
         return None
     try:
         with torch.no_grad():
-            met = _met(look.problem, look.capture, output_loss, min(rows))
+            met = _met(look, output_loss)
             return None if met is None else _ask(output_loss, loss, met, look.seed)
     except Exception:  # a loss that refuses other outputs or targets: nothing is claimed
         return None
 
 
-def _met(problem: Problem, capture: Capture, output_loss: OutputLoss, samples: int) -> Met | None:
+def may_lack_pairs(look: Look, output_loss: OutputLoss) -> bool:
+    """Whether ``pair_facts`` may have something to say, by two passes of the loss: the rest of it takes many."""
+    try:
+        with torch.no_grad():
+            met = _met(look, output_loss)
+            if met is None:
+                return False
+            return _dealt(_without_copies(output_loss, met[0]) or output_loss, met, look.seed) is not None
+    except Exception:  # as above
+        return False
+
+
+def _met(look: Look, output_loss: OutputLoss) -> Met | None:
     """The shapes that meet in the loss, if the targets differ from sample to sample and the loss uses them."""
-    met = capture.compared
+    problem, capture = look.problem, look.capture
+    rows = {t.shape[0] if t.ndim else 1 for t in output_loss.now}
+    samples, met = min(rows), capture.compared
+    if len(rows) > 1 or samples < 2:
+        return None
     if met is not None and _differ(met[1], samples):
         return met
     own = next((t for t in tensors(problem.targets) if _differ(t, samples)), None)
@@ -59,11 +74,8 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
         output_loss, loss = rows, loss_facts(rows, None, loss.value, seed)
     if loss.best_constant is None:
         return None
-    spread = float(target.double().std()) if target.is_floating_point() else 1.0
-    noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
-    every = all_meet(shape, tuple(target.shape))
-    shuffled = _shuffled(output_loss, [t.mean(0, keepdim=True) for t in output_loss.now], noise)
-    if shuffled is None or not (shuffled <= SAME or every):
+    noise = _dealt(output_loss, met, seed)
+    if noise is None:
         return None
     with torch.enable_grad():
         _, constant = best_constant_of(output_loss)
@@ -71,7 +83,7 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
         return None
     constant = [c.to(t.dtype) for c, t in zip(constant, output_loss.now, strict=True)]
     shuffled = _shuffled(output_loss, constant, noise)  # from far off what the deal changes is lost in the rest
-    if shuffled is None or not (shuffled <= SAME or every):
+    if shuffled is None or not (shuffled <= SAME or all_meet(shape, tuple(target.shape))):
         return None
     cost = _scattered(output_loss, constant, noise) - loss.best_constant
     lowest = loss.value if loss.best_free is None else loss.best_free
@@ -86,6 +98,15 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
         won=won / cost,
         constant=loss.best_constant,
     )
+
+
+def _dealt(output_loss: OutputLoss, met: Met, seed: int) -> list[Tensor] | None:
+    """What the outputs are scattered by, if a new deal of it changes nothing or each meets every target; else None."""
+    shape, target, _ = met
+    spread = float(target.double().std()) if target.is_floating_point() else 1.0
+    noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
+    shuffled = _shuffled(output_loss, [t.mean(0, keepdim=True) for t in output_loss.now], noise)
+    return noise if shuffled is not None and (shuffled <= SAME or all_meet(shape, tuple(target.shape))) else None
 
 
 def _without_copies(output_loss: OutputLoss, shape: tuple[int, ...]) -> OutputLoss | None:
