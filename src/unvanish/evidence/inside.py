@@ -108,6 +108,8 @@ class _Instead(TorchFunctionMode):
             other = self.instead[index]
             if other is None:
                 return out
+            if not other.requires_grad:  # what is made of it would be no calls, and those after it be counted wrong
+                other = other.detach().requires_grad_(True)
             handed = other.to(out.dtype) * 1.0  # in-place calls may follow, which a leaf does not allow
             if handed.grad_fn is not None:
                 capture.owner[handed.grad_fn] = index
@@ -125,4 +127,5 @@ def _run(
     recorder.capture.release()
     if len(mode.seen) < len(instead):
         raise RuntimeError("a call that was to be replaced did not run")
-    return found, [mode.seen[index] for index in instead]
+    free = any(t is not None and t.requires_grad for t in instead.values())
+    return found if free else found.detach(), [mode.seen[index] for index in instead]

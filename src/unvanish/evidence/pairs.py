@@ -124,7 +124,8 @@ def _without_copies(output_loss: OutputLoss, shape: tuple[int, ...]) -> OutputLo
 def _shuffled(output_loss: OutputLoss, centre: Sequence[Tensor], noise: Sequence[Tensor]) -> float | None:
     """The share by which a new deal of scattered outputs changes the loss; None where its digits are lost."""
     first = _scattered(output_loss, centre, noise)
-    again = _scattered(output_loss, centre, [n.roll(1, 0) for n in noise])  # a random deal of two may be the same one
+    # Not at random: a deal of two may be the same one. Each output has its own: two towers are each other's targets.
+    again = _scattered(output_loss, centre, [n.roll(k, 0) for k, n in enumerate(noise, 1)])
     return abs(again - first) / abs(first) if abs(first) > torch.finfo(torch.float32).smallest_normal else None
 
 
