@@ -182,3 +182,25 @@ def test_a_normaliser_by_hand_over_one_number_is_dead_by_construction(seed: int,
 def test_a_normaliser_by_hand_over_several_is_not(seed: int, how: str) -> None:
     report = normalised_by_hand(how, 8, seed)
     assert not [f.code for f in report.findings if f.level == "error"]
+
+
+class Words(nn.Module):
+    """Adds the mean of some words' vectors to features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.first, self.last = nn.Embedding(10, 8, padding_idx=0), nn.Linear(4, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x) + self.words(words).mean(1)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("padding", [True, False])
+def test_an_embedding_that_only_padding_looks_up_is_not_offered_what_wakes_units(seed: int, padding: bool) -> None:
+    torch.manual_seed(seed)
+    words = torch.zeros(16, 5, dtype=torch.long) if padding else torch.randint(10, (16, 5))
+    report = diagnose(Problem(Words(), (torch.randn(16, 4), words), torch.randn(16, 1), F.mse_loss))
+    dead = [finding for finding in report.findings if finding.code == "UV301"]
+    assert [(f.layers, f.remedies) for f in dead] == ([(("words",), ())] if padding else [])
+    assert not padding or "padding_idx" in dead[0].message

@@ -11,6 +11,8 @@ from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
 from unvanish.words.spans import called
 
+TABLES = ("Embedding", "EmbeddingBag")
+
 
 @rule(
     "UV301",
@@ -47,7 +49,8 @@ def dead_layer(flow: Flow) -> list[Statement]:
     that receive a signal and send none back are named. It is a statement about this batch. Of a running training: the
     gradient is exactly zero, and an activation from here on is off for every unit and every sample.
 
-    What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size.
+    What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size. None
+    of these for an embedding of which the batch looks up the padding row alone.
 
     Source: Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization: theory and numerical examples.
     """
@@ -58,7 +61,10 @@ def dead_layer(flow: Flow) -> list[Statement]:
     if not flow.asks("zeros"):
         return [_seen(flow, layers)]
     blocks = listing(block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by)
+    tables = not blocks and all(each.kind in TABLES for each in layers)
     why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
+    if tables:
+        why = ": only rows that are looked up get one, and a padding row (padding_idx) never does"
     message = (
         f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}. It is not"
         " vanished: the zero is exact, however the numbers are scaled."
@@ -69,6 +75,7 @@ def dead_layer(flow: Flow) -> list[Statement]:
             cause=blocks,
             message=message + sources(layers),
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
+            remedies=() if tables else None,
         )
     ]
 

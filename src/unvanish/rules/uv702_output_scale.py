@@ -33,9 +33,9 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     are multiplied by a thousandth before a cross-entropy.
 
     Why: networks are initialised for outputs of about unit size, and adaptive optimizers move each weight by about the
-    learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned.
-    A constant behind the last layer makes the outputs small and the gradient too, each by its factor. Targets of a
-    billionth are nothing beside a step of a thousandth: the outputs have to die down to their size first.
+    learning rate a step, whatever the loss. A distance of thousands is thousands of steps before any detail is learned,
+    and beside a step of a thousandth targets of a billionth are nothing. A constant behind the last layer makes the
+    outputs small and the gradient too, each by its factor.
 
     Evidence: the rms of the move to the best free outputs over the rms of the outputs (0.1 at least), greater than
     ``far``. An error only where ten times as many steps are needed as planned (10,000 if none are given), at the pace
@@ -43,11 +43,9 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     the last layer leave less than a tenth of the outputs, a tenth of what they leave takes the place of 0.1, and it is
     said only where more steps are needed than planned: an error under SGD, where ten times as many are and steps really
     taken left nine tenths of the gap, or no step that was tried moves the loss at all; else a note, because weights
-    that all grow by the step make the outputs of a deep network grow ever faster.
-
-    Targets too small: outputs more than ``far`` times as large (rms) as the best free ones, and a loss more than
-    ``far``² times that of the best constant output, where the signal did not grow from layer to layer. An error under
-    Adam and its like, where steps really taken leave it at more than 10^8 times; else a note.
+    that all grow by the step make the outputs of a deep network grow ever faster. Targets too small: the outputs (rms)
+    are ``far`` times the best free ones, the loss ``far``² times that of the best constant output, and no layer's
+    growth explains it; an error under Adam and its like where real steps leave it at 10^8 times, else a note.
 
     What helps: standardised targets, or a last layer whose bias and scale start at theirs; no constant there, or one
     that is trained.
@@ -57,8 +55,7 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     """
     if small_targets(flow, far):
         return [_small(flow, far)]
-    level, too_slow = shrunk_level(flow, far), far_outputs(flow, far)
-    output, step = flow.output, flow.step
+    level, too_slow, output, step = shrunk_level(flow, far), far_outputs(flow, far), flow.output, flow.step
     if output is None or output.wanted is None or output.rms is None or (too_slow is None and not level):
         return []
     size = max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
