@@ -58,7 +58,7 @@ def kept(model: Program, h: Tensor) -> Tensor:
     return model.kept[0](h)
 
 
-def when_first_needed(model: Program, h: Tensor) -> Tensor:
+def when_first_needed(model: Any, h: Tensor) -> Tensor:
     if not hasattr(model, "late"):
         model.late = nn.Linear(h.shape[1], h.shape[1])
     return model.late(h)
@@ -90,6 +90,7 @@ def levels(this: Problem) -> list[str]:
 def trained(this: Problem, steps: int = 200) -> float:
     with seeded(0):
         model, optimizer = this.build()
+        assert optimizer is not None
         for _ in range(steps):
             optimizer.zero_grad()
             loss = F.mse_loss(model(this.inputs), this.targets)
