@@ -1,4 +1,4 @@
-"""Layers that the forward pass makes anew never learn; what it makes on purpose, or keeps out of sight, may be meant."""
+"""Layers that a pass makes anew never learn; what it makes on purpose, or keeps out of sight, may be meant."""
 
 from __future__ import annotations
 
