@@ -73,7 +73,8 @@ def run_script(
         _show(error, script)
     finally:
         finder.remove()
-        run.close(why, fails=status not in (0, 130))
+        with _findings_on_stderr():
+            run.close(why, fails=status not in (0, 130))
     return Ending(run, status, why)
 
 
