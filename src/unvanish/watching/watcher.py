@@ -59,7 +59,7 @@ class Watcher:
         self.first: Tensor | None = None
         self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
         self.broken_off, self.lazy = False, False  # a pass was, since the last step; a parameter has no shape yet
-        self.apart = False  # several optimizers make steps of their own
+        self.apart = False  # several optimizers make steps of their own, and come again
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
@@ -233,13 +233,13 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
-        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+        if (key := id(optimizer)) in self.now.stepped:  # it comes again before the others: they make no step together
             if not self.broken_off:  # else it comes again because somebody has begun anew
                 self.expected = set(self.now.stepped)
             self._over(begun=True)
-        self.optimizers[id(optimizer)] = optimizer
-        self.apart = self.apart or id(optimizer) not in self.expected
-        self.now.stepped.add(id(optimizer))
+        self.optimizers[key] = optimizer
+        self.apart = self.apart or bool(key in self.expected and self._moving and self._moving not in self.expected)
+        self.now.stepped.add(key)
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
