@@ -557,7 +557,7 @@ def test_a_copy_has_tables_of_its_own_and_shares_among_its_modules_what_was_shar
             assert type(other) is type(value)
             if isinstance(value, (dict, set)):
                 assert other is not value and list(other) == list(value)
-    assert twin[0].seen is twin[1].seen
+    assert twin[0].seen is twin[1].seen  # pyright: ignore[reportIndexIssue]
     assert twin[2].full == {"a": [1]} and twin[2].full["a"] is not model[2].full["a"]  # type: ignore[index]
     assert twin[2].named.note == [2] and twin[2].named.note is not model[2].named.note  # type: ignore[union-attr]
 

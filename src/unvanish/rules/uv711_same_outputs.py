@@ -54,7 +54,7 @@ def same_outputs(flow: Flow) -> list[Statement]:
     best = "" if loss.best_constant is None else f" (loss {number(loss.best_constant)})"
     message = (
         f"All {same.samples:,} samples of this batch have the same output, at other weights as well, although their"
-        f" targets differ: {why} The best that training on it can reach so is one constant for all{best}."
+        f" targets differ: {why} All that training can reach this way is the best constant{best}."
     )
     evidence = (Evidence(name="samples with one output", value=float(same.samples)),)
     return [Statement(level=level, cause=same.read, message=message, evidence=evidence)]
@@ -67,7 +67,8 @@ _SAID = {
     PART: (
         "error",
         "of inputs that differ, what reaches the outputs is the same for every sample, and other numbers in their"
-        " place tell the outputs apart. Are they read where there is padding, or at a wrong index?",
+        " place tell the outputs apart. Is what the outputs are made of read where there is padding, or at a wrong"
+        " index?",
     ),
     "the batch as a whole": (
         "error",

@@ -113,7 +113,7 @@ def odd_rate(optimizer: Any) -> float | None:
         rate = group.get("lr")
         if isinstance(rate, torch.Tensor) and rate.is_cpu and rate.numel() == 1:
             rate = rate.item()
-        if rate.__class__ is float and not math.isfinite(rate):
+        if isinstance(rate, float) and not math.isfinite(rate):
             return rate
     return None
 
