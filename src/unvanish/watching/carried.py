@@ -45,7 +45,7 @@ def explained(
     if not growth >= DECADE:
         return _after_large_steps(finding, large)
     steps = f"the steps of {optimizer or 'the optimizer'} (learning rate {number(rate)})"
-    if large := any(whole_move(each.rows) >= LARGE for each in recent):
+    if thrown := any(whole_move(each.rows) >= LARGE for each in recent):
         why = f"{steps} carry them away, so try a smaller rate, warm-up or clipping first"
     else:
         why = f"either {steps} carry them away, or something else wrote into them"
@@ -54,7 +54,7 @@ def explained(
     return finding.replace(
         message=f"{finding.message.rstrip()} {BEGIN} {factor} since step {since}: {why}.",
         evidence=(*finding.evidence, told),
-        remedies=next(each.remedies for each in rules() if each.code == TOO_LARGE) if large else finding.remedies,
+        remedies=next(each.remedies for each in rules() if each.code == TOO_LARGE) if thrown else finding.remedies,
     )
 
 
