@@ -17,39 +17,43 @@ WIPED, ADDED_UP = "UV810", "UV811"
 
 
 class Kept:
-    """Of each optimizer, whether its gradients were empty when some backward pass of a step began.
+    """Of each optimizer, what was left of its gradients when a backward pass of a step began; 0 once they were empty.
 
     Two that share parameters may leave some in each other's, and empty them before their own: one clean start will do.
     """
 
     def __init__(self) -> None:
-        self.clean: dict[int, bool] = {}
+        self.left: dict[int, float] = {}
 
     def look(self, optimizers: Mapping[int, Any]) -> None:
         """A backward pass begins. Two of the last parameters stand for all: whatever a loss depends on passes there."""
         for key, each in optimizers.items():
-            if not self.clean.get(key) and each.param_groups:
+            if self.left.get(key) != 0.0 and each.param_groups:
                 last = [p.grad for p in each.param_groups[-1]["params"][-2:] if p.grad is not None]
-                self.clean[key] = not any(norms(last))
+                size = math.hypot(*norms(last))
+                self.left[key] = math.inf if math.isnan(size) else size
 
-    def of(self, optimizers: Iterable[int]) -> bool:
-        """Whether one of these has never had them empty."""
-        return any(self.clean.get(key) is False for key in optimizers)
+    def of(self, optimizers: Iterable[int]) -> float:
+        """The norm of what was left, of the one with the most; 0 where each has had them empty."""
+        return max((self.left.get(key, 0.0) for key in optimizers), default=0.0)
 
 
 def found_between(sample: Sample, dtype: str, optimizer: str) -> list[Finding]:
     """What is to be said of a sampled step; ``dtype``: the number type of the weights."""
-    both = (_wiped(sample, dtype, optimizer), _added_up(optimizer) if sample.added_up and sample.step else None)
+    both = (
+        _wiped(sample, dtype, optimizer),
+        _added_up(optimizer, sample.added_up) if sample.added_up and sample.step else None,
+    )
     return [each for each in both if each is not None]
 
 
-def _added_up(optimizer: str) -> Finding:
+def _added_up(optimizer: str, left: float) -> Finding:
     event = EVENTS[ADDED_UP]
     return Finding(
         code=ADDED_UP, verdict=event.verdict, level=event.level, cause="between step and backward",
         message="when the backward pass begins, the gradient of the step before is still there, and the new one is"
         f" added to it: {optimizer} steps with the sum of all of them. Call zero_grad() once in each step.",
-        evidence=(Evidence(name="gradients that were empty when a backward pass of the step began", value=0.0),),
+        evidence=(Evidence(name="norm of the last two gradients when a backward pass begins", value=left),),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.loss_graph import between, birth
+from unvanish.watching.paired import classes_of_two_softmaxes
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -30,6 +31,10 @@ SMALL = 4_096
 
 ENDS = 1_024
 """So many outputs are known apart from what was made of them; a loss is of the last."""
+
+
+ASKED = 4
+"""The first so many losses of a run are asked how they begin: they are alike, and there are one or two kinds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +104,7 @@ class Box:
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth, self.loss_finite = "", True
+        self.asked, self.classes = 0, 0  # losses that were asked for a second softmax, and of how many classes it is
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -164,6 +170,9 @@ class Box:
         It is held where there is something to run again: that of a model which is not watched belongs to its owner.
         """
         self.loss, self.loss_finite = loss.grad_fn if self.entries else None, finite
+        if self.asked < ASKED and self.entries:
+            self.asked += 1
+            self.classes = self.classes or classes_of_two_softmaxes(loss.grad_fn, set(self.ends))
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 

@@ -12,6 +12,7 @@ import torch
 from unvanish.problem import name_of
 from unvanish.records import Finding
 from unvanish.report import Report
+from unvanish.rules.events import EVENTS
 from unvanish.watching.dated import dated
 from unvanish.watching.replay import Replay
 from unvanish.words.numbers import amount
@@ -94,6 +95,16 @@ def of_the_optimizer(scene: Scene) -> Finding:
         f" gradients were finite{_about(scene.optimizer)}"
     )
     return _finding("UV505", scene.step, text, "optimizer", scene.broken)
+
+
+def of_the_scale(step: int, skipped: int) -> Finding:
+    """Steps that a scaler has left out are no fault."""
+    event = EVENTS["UV808"]
+    return Finding(
+        code=event.code, verdict=event.verdict, level="note",
+        message=f"at step {step}: {skipped} steps were skipped so far because the scaled loss overflowed; the loss"
+        " itself is finite.",
+    )  # fmt: skip
 
 
 def odd_rate(optimizer: Any) -> float | None:

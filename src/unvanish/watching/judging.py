@@ -15,6 +15,7 @@ from unvanish.decide import decide
 from unvanish.records import Finding, Setting
 from unvanish.rules import judge
 from unvanish.watching.between import ADDED_UP, WIPED, found_between
+from unvanish.watching.carried import TOO_LARGE
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
@@ -81,6 +82,13 @@ class Judging:
         """How many findings hold now."""
         self.catch_up()
         return sum(each.told for each in (*self.episodes.values(), *self.history.episodes.values()))
+
+    @property
+    def large(self) -> Finding | None:
+        """What was found of steps that are too large, while that holds."""
+        episode = self.history.episodes.get((TOO_LARGE, -1))
+        told = [each for each in self.found if each.code == TOO_LARGE] if episode and episode.told else []
+        return told[-1] if told else None
 
     def _judge(self, sample: Sample, setting: Setting) -> None:
         now: dict[str, Finding] = {}

@@ -27,7 +27,7 @@ def norm(tensor: Tensor) -> float | Tensor:
         return torch.linalg.vector_norm(tensor, dtype=_widest(tensor))
     found = torch.linalg.vector_norm(tensor, dtype=_accumulator(tensor)).item()
     if found == 0.0 or not math.isfinite(found):  # underflow or overflow of the squares: rare, and worth 20 times
-        found = torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+        found = _wide(tensor)
     return found
 
 
@@ -49,9 +49,20 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
         plainly = [each.item() for each in values] if these[0].is_cpu else torch.stack(list(values)).tolist()
         for at, value in zip(places, plainly, strict=True):
             if value == 0.0 or not math.isfinite(value):
-                value = torch.linalg.vector_norm(plain[at].detach(), dtype=_widest(plain[at])).item()
+                value = _wide(plain[at].detach())
             found[at] = value
     return found
+
+
+def _wide(tensor: Tensor) -> float:
+    """The norm where the squares left the range of float32, or of float64: then of what is left by its largest."""
+    found = torch.linalg.vector_norm(tensor, dtype=_widest(tensor)).item()
+    if tensor.dtype is not torch.float64 or (found != 0.0 and math.isfinite(found)) or not tensor.numel():
+        return found
+    largest = tensor.abs().max()
+    if not 0.0 < largest.item() < math.inf:
+        return found
+    return (largest * torch.linalg.vector_norm(tensor / largest)).item()
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.watching.carried import handed_on
+from unvanish.watching.carried import TOO_LARGE, handed_on
 from unvanish.watching.dated import undated
 from unvanish.watching.layouts import SIGNAL, laid_out, rows_of
 from unvanish.watching.run_file import Reader
@@ -22,6 +22,9 @@ WHAT = (
     " running batch (check_every=K), whether there is anything left to learn only by unvanish check"
 )
 
+
+OF_THE_LOSS = ("nonfinite", "pairing")
+"""Verdicts that a check of a running batch does not ask for: it does not know the loss."""
 
 CONVERGED = "UV809"
 """The first of the notes: it says how the others are meant."""
@@ -199,7 +202,8 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     # of a step that was run again the call is known, which numbers of layers cannot tell
     now = [each for each in said if not (named and each.verdict == "nonfinite")]
     held = {(each.code, each.layers): each for _, until, each in found if until is None}
-    now = [handed_on(each, held.get((each.code, each.layers), each)) for each in now]
+    large = held.get((TOO_LARGE, ()))
+    now = [handed_on(each, held.get((each.code, each.layers), each), large) for each in now]
     known = {(each.code, each.layers) for each in now}
     going_on = {
         each.code for each in now if each.code < "UV8" and each.verdict != "nonfinite"
@@ -212,7 +216,7 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
         if (finding.code, finding.layers) not in known
         and not (until is None and finding.code in going_on)
         and (until is None or finding.level == "error")
-        and not (checked and until is None and finding.code < "UV8" and finding.verdict != "nonfinite")
+        and not (checked and until is None and finding.code < "UV8" and finding.verdict not in OF_THE_LOSS)
     ]
     return sorted([*now, *before], key=lambda each: (each.level != "error", each.code != CONVERGED))
 

@@ -53,8 +53,8 @@ class Sample:
 
     ``order``: as they ran. ``before``: of a layer the one whose output it was given, -1 where that was data; of one
     that is not in it the layer that ran before stands for it. ``renewed``: layers that are others than in the sample
-    before, so that what was usual there is no measure for them. ``added_up``: the gradient of the step before was still
-    there when this one's was computed.
+    before, so that what was usual there is no measure for them. ``added_up``: the norm of what was still there of the
+    gradient of the step before when this one's was computed; 0 where nothing was.
     """
 
     step: int
@@ -64,7 +64,7 @@ class Sample:
     order: list[int] = field(default_factory=list)
     before: dict[int, int] = field(default_factory=dict)
     renewed: Set[int] = frozenset()
-    added_up: bool = False
+    added_up: float = 0.0
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:

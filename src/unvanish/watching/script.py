@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
 
 from unvanish.records import UnvanishError
 from unvanish.watching.finder import Finder, Stopped
@@ -72,15 +73,17 @@ def run_script(
         _show(error, script)
     finally:
         finder.remove()
-        run.close(why, fails=status not in (0, 130))
+        with _findings_on_stderr():
+            run.close(why, fails=status not in (0, 130))
     return Ending(run, status, why)
 
 
 @contextmanager
 def _as_main(script: str, args: Sequence[str], module: bool) -> Iterator[None]:
     """``sys.argv`` and ``sys.path`` as the script would find them."""
-    words, path = sys.argv, list(sys.path)
+    words, path, alias = sys.argv, list(sys.path), sys.modules.get("__mp_main__")
     sys.argv = [script, *args]
+    sys.modules["__mp_main__"] = _Main("__mp_main__")
     sys.path.insert(0, os.getcwd() if module else str(Path(script).absolute().parent))
     if module and Path("src", script.partition(".")[0]).is_dir():  # a project that has not been installed
         sys.path.insert(1, str(Path("src").absolute()))
@@ -88,6 +91,19 @@ def _as_main(script: str, args: Sequence[str], module: bool) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = words, path
+        del sys.modules["__mp_main__"]
+        if alias is not None:
+            sys.modules["__mp_main__"] = alias
+
+
+class _Main(ModuleType):
+    """The script by its other name, under which a spawned process sends back objects of the script's own classes.
+
+    ``multiprocessing`` gave that name to what was ``__main__`` when it was imported, which was us.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules["__main__"], name)
 
 
 @contextmanager

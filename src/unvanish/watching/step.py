@@ -18,6 +18,20 @@ SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
 """The places of the numbers of a layer, in the order of ``sample.FIELDS``."""
 
 
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples are spread evenly over the parts of a step's turn, whatever the length of a cycle."""
+
+
+def is_sampled(step: int, every: int, apart: bool) -> bool:
+    """Whether this is one of the sampled steps, of which each ``every`` steps in a row have one.
+
+    ``apart``: several optimizers make steps of their own, such as five of a critic and one of a generator. An even
+    stride can then meet always the same of them, so the places change.
+    """
+    turn, place = divmod(step, every)
+    return place == (int(every * (turn * GOLDEN % 1.0)) if apart else 0)
+
+
 @dataclass
 class Step:
     """What is known of the coming optimizer step; norms are of this process until ``Processes`` adds them up."""
@@ -93,7 +107,7 @@ class Step:
         """The next step: this one again where nothing was read in it."""
         if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
             return Step()
-        for each in (self.losses, self.stepped, self.read, self.again, self.kept.clean):
+        for each in (self.losses, self.stepped, self.read, self.again, self.kept.left):
             each.clear()
         self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
         self.taken = None

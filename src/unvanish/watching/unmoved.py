@@ -10,6 +10,7 @@ from unvanish.records import Finding
 from unvanish.watching.beside import Beside
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
+from unvanish.watching.paired import PAIRED, two_softmaxes
 from unvanish.watching.replay import Replay
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.watcher import Watcher
@@ -48,8 +49,10 @@ class Unmoved:
             for finding in _of_idle(new, names, step, self.repeat()):
                 self.tell(finding, step)
 
-    def left_out(self, step: int, beside: Beside) -> None:
-        """Tell of layers that have been left out for several samples in a row."""
+    def sampled(self, step: int, beside: Beside) -> None:
+        """Tell of layers that have been left out for several samples in a row, and of two softmaxes in one."""
+        if (classes := self.watcher.box.classes) and not any(each.code == PAIRED for each in self.found):
+            self.tell(two_softmaxes(step, classes), step)
         if beside.left_out and beside.held == HELD:
             names = [column.name for column in self.watcher.columns]
             self.tell(_of_left_out([names[at] for at in beside.left_out], names, step), step)

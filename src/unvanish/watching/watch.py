@@ -20,13 +20,14 @@ from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.beside import Beside
-from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate
+from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
+from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
 from unvanish.watching.earlier import end_if_left, end_others, has_begun
 from unvanish.watching.given import ended_by, fitting, names_of, optimizers_of, rank, run_path, unwrapped
 from unvanish.watching.gradients import held
-from unvanish.watching.history import EVENTS, HELD
+from unvanish.watching.history import HELD
 from unvanish.watching.judging import Judging
 from unvanish.watching.loggers import Loggers
 from unvanish.watching.replay import Replay, replay
@@ -260,7 +261,7 @@ class Watch:
         last, now, moving = self.judging.last, self.watcher.now, self.watcher.moving
         rows, rate = (last.rows, last.series["learning_rate"]) if last is not None else (now.rows, now.rate)
         name = "" if moving is None else type(moving).__name__
-        finding = explained(finding, self.judging.recent, rows, rate, name)
+        finding = explained(finding, self.judging.recent, rows, rate, name, self.judging.large)
         self.found.append(finding)
         self.news.append(finding)
         self.file.event(step, finding)
@@ -269,7 +270,7 @@ class Watch:
         setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
-        self.unmoved.left_out(sample.step, self.beside)
+        self.unmoved.sampled(sample.step, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -319,14 +320,16 @@ class Watch:
 
     def _look_at_the_rest(self, fails: bool) -> None:
         """A program that stops because its loss is not finite leaves a step without an end: say where it came from."""
-        watcher = self.watcher
-        left = () if watcher.processes.together else watcher.box.entries
+        left = () if (watcher := self.watcher).processes.together else watcher.box.entries
         if left and watcher.now.suspicious:
             self._broken(watcher.step, "loss")
         elif fails and not self.nonfinite and any(each.made_nan for each in left):
             found = self._repeat()
             if found.born:
                 self._of_the_repetition(watcher.scene(), found)
+        broken = any(each.verdict == "nonfinite" for each in self.found)
+        if not broken and (names := odd_buffers(watcher.table.models)):
+            self._tell(of_the_buffers(watcher.step, names), watcher.step)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
@@ -338,10 +341,7 @@ class Watch:
                 self._of_the_repetition(self.watcher.scene(), found)
                 return
         if self.watcher.skipped == HELD:
-            event = EVENTS["UV808"]
-            self._tell(Finding(code=event.code, verdict=event.verdict, level="note",
-                message=f"at step {step}: {HELD} steps were skipped so far because the scaled loss overflowed; the loss"
-                " itself is finite."), step)  # fmt: skip
+            self._tell(of_the_scale(step, HELD), step)
 
 
 def _moved(run: Watch, _: Any, optimizer: Any, *given: Any) -> None:

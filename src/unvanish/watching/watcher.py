@@ -28,7 +28,7 @@ from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
-from unvanish.watching.step import GRADIENT, Step
+from unvanish.watching.step import GRADIENT, Step, is_sampled
 from unvanish.watching.table import Table, smallest
 from unvanish.watching.unread import unread
 from unvanish.watching.without import Idle, Without
@@ -59,12 +59,12 @@ class Watcher:
         self.first: Tensor | None = None
         self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
         self.broken_off, self.lazy = False, False  # a pass was, since the last step; a parameter has no shape yet
+        self.apart = False  # several optimizers make steps of their own, and come again
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
-        self._steps, self._stepped = self.guarded(self._before_step), self.guarded(self._after_step)
-        self._finish = self.guarded(self.finish)
+        self._steps, self._stepped, self._finish = map(self.guarded, (self._before_step, self._after_step, self.finish))
 
     def add_model(
         self, name: str, model: nn.Module, outer: nn.Module | None = None, wrapped: nn.Module | None = None
@@ -141,7 +141,7 @@ class Watcher:
 
     def _arm(self) -> None:
         before = self.sampled
-        self.sampled = self.calls.sampled = self.step % self.every == 0
+        self.sampled = self.calls.sampled = is_sampled(self.step, self.every, self.apart)
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
             self.processes.arm(self.table, self.guarded)
@@ -233,12 +233,13 @@ class Watcher:
 
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
-        if id(optimizer) in self.now.stepped:  # it comes again before the others have: they make no step together
+        if (key := id(optimizer)) in self.now.stepped:  # it comes again before the others: they make no step together
             if not self.broken_off:  # else it comes again because somebody has begun anew
                 self.expected = set(self.now.stepped)
             self._over(begun=True)
-        self.optimizers[id(optimizer)] = optimizer
-        self.now.stepped.add(id(optimizer))
+        self.optimizers[key] = optimizer
+        self.apart = self.apart or bool(key in self.expected and self._moving and self._moving not in self.expected)
+        self.now.stepped.add(key)
         self._steps(optimizer, args, kwargs or {})
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -319,7 +320,7 @@ class Watcher:
         return Scene(
             self.step, loss, tuple(names[at] for at, row in now.rows.items() if row[GRADIENT] == math.inf),
             tuple(names[at] for at, (update, _) in now.moved.items() if not math.isfinite(update)),
-            now.seen.was_finite, (self.step - 1) % self.every == 0, self.moving,
+            now.seen.was_finite, is_sampled(self.step - 1, self.every, self.apart), self.moving,
         )  # fmt: skip
 
     def scale(self) -> float:
@@ -337,8 +338,7 @@ class Watcher:
             self._read_again(optimizer)
         self.inside, self.now.fresh = None, False
         moves = self.now.moves.pop(id(optimizer), None)
-        moved = moves.squares() if moves is not None else {}
-        self.now.moved |= moved
+        self.now.moved |= (moved := moves.squares() if moves is not None else {})
         if any(not math.isfinite(update) for update, _ in moved.values()):
             self.on_broken(self.step, "step")
         if not self.now.stepped >= self.expected:  # else the box is emptied anyway
@@ -368,7 +368,7 @@ class Watcher:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
-            self.sampled = self.step % self.every == 0
+            self.sampled = is_sampled(self.step, self.every, self.apart)
 
     def finish(self, begun: bool = False) -> None:
         """The training step is over: tell what was sampled, and get ready for the next."""
