@@ -55,8 +55,8 @@ def straight_pieces(flow: Flow) -> list[Statement]:
     message = (
         f"A second derivative, by autograd.grad{where}, is exactly zero in every entry: the network is made of"
         f" straight pieces ({names}), whose slopes do not change with the inputs. What the loss asks of this derivative"
-        " reaches no weight, whatever the weights are; other terms of the loss may fall all the same. Take an activation"
-        " that bends everywhere, such as tanh, softplus or SiLU."
+        " reaches no weight, whatever the weights are; other terms of the loss may fall all the same. Take an"
+        " activation that bends everywhere, such as tanh, softplus or SiLU."
     )
     evidence = (Evidence(name="rms of the second derivative", value=0.0, relation="=", threshold=0.0),)
     return [Statement(cause=bent[-1].name, message=message, evidence=evidence)]
