@@ -354,37 +354,3 @@ def broadcast_inside(seed: int) -> tuple[Parts, Parts]:
         }  # fmt: skip
 
     return parts(False), parts(True)
-
-
-@case
-def constant_weights(seed: int) -> tuple[Parts, Parts]:
-    """Weights that are all one number, and biases of zero: every layer stays one unit."""
-
-    def make(cured: bool) -> nn.Module:
-        model = mlp([6, 48, 48, 1], nn.Tanh)
-        if not cured:
-            for module in model:
-                if isinstance(module, nn.Linear):
-                    nn.init.constant_(module.weight, 0.05)
-                    nn.init.zeros_(module.bias)
-        return model
-
-    return pair(make, *_curve(seed), always(nn.MSELoss()), adam(3e-3), r2, steps=400)
-
-
-class LastState(nn.Module):
-    """A recurrent layer and what its last state says."""
-
-    def __init__(self, samples_first: bool) -> None:
-        super().__init__()
-        self.rnn, self.out = nn.LSTM(4, 32, batch_first=samples_first), nn.Linear(32, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.rnn(x)[0][:, -1])
-
-
-@case
-def states_over_samples(seed: int) -> tuple[Parts, Parts]:
-    """A recurrent layer that takes steps first is given samples first: one sample's state goes into the next."""
-    x = torch.randn(1000, 10, 4, generator=drawn(seed))
-    return pair(LastState, x, 0.5 * x[:, -3:, 0].sum(1, keepdim=True), always(nn.MSELoss()), adam(5e-3), r2, steps=300)

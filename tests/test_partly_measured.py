@@ -23,7 +23,9 @@ from unvanish.report import Report
 from unvanish.rules import judge, rules
 
 SEEDS = (0, 1, 2)
-HEALTHY = [name for name in zoo.names() if zoo.get(name).healthy]
+TWICE = ("equation", "equation-relu-first")
+"""Their loss holds derivatives alone: no signal of a training comes to the last layer's first call."""
+HEALTHY = [name for name in zoo.names() if zoo.get(name).healthy and name not in TWICE]
 SICK = {
     "chain-4": "UV101", "chain-20": "UV101", "chain-50": "UV101", "sigmoid-20": "UV101", "sigmoid-50": "UV101",
     "xavier-sigmoid-20": "UV101", "stuck-sigmoid-10": "UV101", "postnorm-small-gain-60": "UV101",

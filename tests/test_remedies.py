@@ -160,7 +160,7 @@ def test_an_unknown_slug_is_answered_with_the_nearest() -> None:
         ({"cures_on": ("chain-44",)}, "the zoo has no network 'chain-44'; did you mean chain-4"),
         ({"no_help_on": ("lsmt with SGD 0.1",)}, "the zoo has no network 'lsmt'; did you mean lstm"),
         ({"no_help_on": ("lstm with 0.1",)}, "must be a network with an optimizer and its rate"),
-        ({"answers": ("UV1O1",)}, "answers 'UV1O1', but no rule has that code; did you mean UV101"),
+        ({"answers": ("UV1O1",)}, "answers 'UV1O1', but no rule has that code; did you mean .*UV101"),
         ({"answers": ()}, "answers nothing: name in answers the codes"),
         ({"doc": "What: nothing."}, "lacks Helps:"),
     ],

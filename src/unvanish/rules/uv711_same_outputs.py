@@ -48,7 +48,8 @@ def same_outputs(flow: Flow) -> list[Statement]:
     same, loss = flow.same, flow.loss
     if same is None or loss is None or has_converged(loss) or alike_level(flow):
         return []
-    if same.read != PART and hindered(flow):  # nothing comes through to the outputs, or to a mean of them
+    dead = any(layer.verdict == "dead" for layer in flow.layers)  # other inputs may well wake what is off
+    if dead or (same.read != PART and hindered(flow)):  # nothing comes through to the outputs, or to a mean of them
         return []
     level, why = _SAID[same.read]
     best = "" if loss.best_constant is None else f" (loss {number(loss.best_constant)})"
