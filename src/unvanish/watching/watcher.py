@@ -238,7 +238,7 @@ class Watcher:
                 self.expected = set(self.now.stepped)
             self._over(begun=True)
         self.optimizers[key] = optimizer
-        self.apart = self.apart or bool(key in self.expected and self._moving and self._moving not in self.expected)
+        self.apart |= key in self.expected and self._moving in self.optimizers and self._moving not in self.expected
         self.now.stepped.add(key)
         self._steps(optimizer, args, kwargs or {})
 
