@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils import checkpoint
 
-from unvanish import Problem, UnvanishError, diagnose
+from unvanish import Problem, UnvanishError, diagnose, preserve
 from unvanish.flow import slopes
 from unvanish.pipeline import look
 from unvanish.preserve import objects, untouched
@@ -365,6 +365,28 @@ def test_work_that_is_cut_short_by_an_exception_from_elsewhere_is_begun_anew() -
     with pytest.raises(KeyboardInterrupt):
         finish(work)
     assert done == [0, 1, 2]
+
+
+def test_a_second_interrupt_while_a_check_that_hardly_began_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[str] = []
+
+    def interrupted(where: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*given: Any) -> Any:
+            if where not in came:
+                came.append(where)
+                raise KeyboardInterrupt
+            return plain(*given)
+
+        return once
+
+    before = everything(model := Program(write_attributes), X)
+    monkeypatch.setattr(preserve, "Belongings", interrupted("keeping", preserve.Belongings))
+    monkeypatch.setattr(gc, "enable", interrupted("collecting again", gc.enable))
+    with pytest.raises(KeyboardInterrupt):
+        look(Problem(model, X, Y, F.cross_entropy))
+    assert came == ["keeping", "collecting again"]
+    assert changed(before, everything(model, X)) == [] and not preserve.checking()
+    assert look(Problem(model, X, Y, F.cross_entropy)).layers
 
 
 def test_an_interrupt_behind_another_error_is_what_comes_out() -> None:

@@ -54,7 +54,7 @@ def test_sines_that_learn_what_lies_between_are_noted_and_those_that_do_not_are_
     assert report.step.unseen is not None and report.step.unseen > (report.loss.best_constant or 0.0)
     assert "on every other sample" in report.findings[0].message
     seen, rest = trained(zoo.get("sine-fast").build(seed), 300)
-    assert seen < 0.01 and rest > 0.25  # 0.30 is that of the best constant
+    assert seen < 0.1 and rest > 0.25  # 0.30 is that of the best constant; 0.001 to 0.05 by the processor
     seen, rest = trained(zoo.get("sine-slow").build(seed), 300)
     assert seen < 0.01 and rest < 0.05
 

@@ -78,26 +78,24 @@ class untouched:  # noqa: N801
 
     def __enter__(self) -> untouched:
         _ONE_AT_A_TIME.acquire()
-        running = gc.isenabled()
         try:
             modules = list(self.model.modules())
             ids = {*map(id, modules), *(id(p) for m in modules for p in m._parameters.values())}
             ids.discard(id(None))
             if at_work_elsewhere(ids):
                 raise UnvanishError(_BESIDE)
+            running = gc.isenabled()
             self.settings = Settings()
             gc.disable()  # thousands of objects are made, none of them in cycles
             self.belongings = Belongings((self.model, *self.also))
-        except BaseException:
-            _ONE_AT_A_TIME.release()
-            raise
-        finally:
             if running:
                 gc.enable()
-        try:
             self.begin()
         except BaseException:
-            self.put_back()
+            try:
+                self.put_back()
+            finally:  # another interrupt may have come just as that began
+                self.put_back()
             raise
         return self
 
@@ -132,14 +130,14 @@ class untouched:  # noqa: N801
                 _end_generators(error)
             if hasattr(self, "watching"):
                 self.watching.remove()
-            if self.disturbed:  # the other thread's steps stay
-                self.belongings.put_objects_back()
-            else:
-                self.belongings.put_back()
+            belongings = getattr(self, "belongings", None)  # None: it failed before these were known
+            if belongings is not None:  # the steps of another thread stay
+                (belongings.put_objects_back if self.disturbed else belongings.put_back)()
             if hasattr(self, "normal"):
                 self.normal.__exit__(None, None, None)
                 del self.normal
-            self.settings.put_back()
+            if hasattr(self, "settings"):
+                self.settings.put_back()
             if not self.done:
                 self.done = True
                 _ONE_AT_A_TIME.release()
