@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.moving import loss_again, without_chance
+from unvanish.evidence.moving import loss_again, or_none, without_chance
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
@@ -38,10 +38,9 @@ def across_facts(look: Look) -> tuple[AcrossFacts, ...]:
     replaced = with_one_replaced(look.problem) if asked else None
     if replaced is None:
         return ()
-    try:
-        with without_chance(look.model), torch.enable_grad():
-            seen = [_passed(problem, look, set(asked)) for problem in (look.problem, replaced)]
-    except Exception:  # a pass that refuses the other batch, or that has no eval mode: nothing is claimed
+    with without_chance(look.model), torch.enable_grad():  # a pass may refuse the other batch, or eval mode
+        seen = or_none(lambda: [_passed(problem, look, set(asked)) for problem in (look.problem, replaced)])
+    if seen is None:
         return ()
     return tuple(
         AcrossFacts(call=made[place].index, axis=axis, shape=made[place].shape)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from unvanish.evidence.moving import fresh
+from unvanish.evidence.moving import fresh, or_none
 from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.trace.calls import Capture
@@ -26,14 +26,11 @@ def drawn_anew(look: Look) -> int:
     first = [p for p, _ in look.capture.outside.values() if p.requires_grad]
     if not first:
         return 0
-    try:
-        second = _of_layers(look)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception:  # a pass that cannot be made again: nothing is claimed
+    second = or_none(lambda: _of_layers(look))
+    if second is None or [p.shape for p in first] != [p.shape for p, _ in second]:
         return 0
     known = set(map(id, first))
-    if any(id(p) in known for p, _ in second) or [p.shape for p in first] != [p.shape for p, _ in second]:
+    if any(id(p) in known for p, _ in second):
         return 0
     drawn = [a for a, (b, owned) in zip(first, second, strict=True) if owned and not torch.equal(a, b)]
     return sum(p.numel() for p in drawn) if any(p.ndim > 1 for p in drawn) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unvanish.evidence.moving import loss_again
+from unvanish.evidence.moving import loss_again, or_none
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.records import CopyFacts
@@ -23,11 +23,11 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     if not found:
         return ()
     parameters = [p for layer in found for p in layer.live]
-    try:
-        with torch.enable_grad():
-            loss = loss_again(look.problem, look.model, look.seed)
-            made = torch.autograd.grad(loss, parameters, allow_unused=True)
-    except Exception:  # a pass that cannot be made again: nothing is claimed
+    with torch.enable_grad():
+        made = or_none(
+            lambda: torch.autograd.grad(loss_again(look.problem, look.model, look.seed), parameters, allow_unused=True)
+        )
+    if made is None:
         return ()
     gradients = {id(p): g for p, g in zip(parameters, made, strict=True)}
     return tuple(CopyFacts(layer=a.name, units=_rows(a)) for a in found if _stay([gradients[id(p)] for p in a.live]))

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.trace.capture import autocast
 from unvanish.trace.structure import rebuild
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -78,11 +80,17 @@ def fresh(problem: Problem) -> Problem:
     return again
 
 
-def or_nan(run: Callable[[], Tensor | float]) -> float:
-    """The number that ``run`` gives; nan where the moved weights make the pass itself fail (a loss may refuse nan)."""
+def or_none(run: Callable[[], Result]) -> Result | None:
+    """What ``run`` gives; None where the pass cannot be made in that way, by which nothing is claimed."""
     try:
-        return float(run())
-    except torch.cuda.OutOfMemoryError:  # says nothing about the weights
+        return run()
+    except torch.cuda.OutOfMemoryError:  # says nothing about the program
         raise
     except Exception:
-        return math.nan
+        return None
+
+
+def or_nan(run: Callable[[], Tensor | float]) -> float:
+    """The number that ``run`` gives; nan where the moved weights make the pass itself fail (a loss may refuse nan)."""
+    value = or_none(lambda: float(run()))
+    return math.nan if value is None else value

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.across import FEWEST, changed, with_one_replaced
-from unvanish.evidence.moving import pass_again, without_chance
+from unvanish.evidence.moving import or_none, pass_again, without_chance
 from unvanish.flow.look import Look
 from unvanish.records import AcrossFacts
 from unvanish.trace.structure import tensors
@@ -39,11 +39,11 @@ def over_batch(look: Look) -> tuple[AcrossFacts, ...]:
     replaced = with_one_replaced(problem) if targets.shape[0] == samples else None
     if replaced is None:
         return ()
-    try:
-        with without_chance(look.model), torch.enable_grad():
-            (given, before), (other, after) = (_passed(each, look) for each in (problem, replaced))
-    except Exception:  # a pass that refuses the other batch, or that has no eval mode: nothing is claimed
+    with without_chance(look.model), torch.enable_grad():  # a pass may refuse the other batch, or eval mode
+        passed = or_none(lambda: [_passed(each, look) for each in (problem, replaced)])
+    if passed is None:
         return ()
+    (given, before), (other, after) = passed
     if len(given) != len(made) or len(other) != len(made) or not _reaches_others(before, after, samples):
         return ()
     for call, (x, axis), (y, _) in zip(made, given, other, strict=True):

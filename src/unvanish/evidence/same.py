@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unvanish.evidence.moving import outputs_again, put_back, without_chance
+from unvanish.evidence.moving import or_none, outputs_again, put_back, without_chance
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
@@ -39,13 +39,8 @@ def same_facts(look: Look) -> SameFacts | None:
         return None
     if capture.random and look.effort == "quick":
         return None
-    try:
-        with without_chance(model), torch.no_grad():
-            return _asked(look, samples)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception:  # a pass that refuses other weights or inputs, or that has no eval mode: nothing is claimed
-        return None
+    with without_chance(model), torch.no_grad():
+        return or_none(lambda: _asked(look, samples))  # a pass may refuse other weights or inputs, or eval mode
 
 
 def _asked(look: Look, samples: int) -> SameFacts | None:

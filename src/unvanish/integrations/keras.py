@@ -40,6 +40,7 @@ class Hooks:
                                       "log_to": log_to, "log_layers": log_layers}  # fmt: skip
         self.to = to
         self.run: Any = None
+        self._layers: Any = None
         self._asked: Callable[[Any], Any] | None = None
         self._put_back: Callable[[], None] | None = None
 
@@ -68,7 +69,8 @@ class Hooks:
         made = int(optimizer.iterations)
         steps = _called(Steps, inner)(optimizer, parts, [v.value for v in model.trainable_variables])
         goes_on = {"from_step": made} if made and Path(self.to).is_file() else {}
-        self.run = unvanish.watch(_called(Layers, model)(model), steps, to=self.to, **goes_on, **self.given)
+        self._layers = _called(Layers, model)(model)  # a watch keeps no model alive
+        self.run = unvanish.watch(self._layers, steps, to=self.to, **goes_on, **self.given)
 
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
             variables = model.trainable_variables if trainable_variables is None else list(trainable_variables)
@@ -100,6 +102,7 @@ class Hooks:
             self._put_back()
             self._put_back = None
             self.run.close(why) if isinstance(why, str) else self.run.close_after(why)
+            self._layers = None
 
 
 class Layers(nn.Module):

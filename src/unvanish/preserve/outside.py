@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from unvanish.preserve.signals import finish
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _BARE = (dict, OrderedDict, defaultdict, list, deque, set)
 MOST = 200
@@ -61,8 +63,11 @@ class OuterNames:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _read, put, value in self.kept:
-            put(value)
+        def work() -> None:
+            for _read, put, value in self.kept:
+                put(value)
+
+        finish(work)
 
 
 def _same(now: Any, before: Any) -> bool:

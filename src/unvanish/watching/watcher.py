@@ -98,9 +98,7 @@ class Watcher:
         """A model is gone: let go of what is its own. This may come in the middle of anything."""
         self.first, self.firsts = smallest(self.table), {}
         self.now.seen.known = {}
-        for at in places:
-            self.signals.hooks.pop(at, None)
-            self.signals.asked.discard(at)
+        self.signals.let_go(places)
 
     @property
     def moving(self) -> Any:
