@@ -222,4 +222,4 @@ def _best_free(output_loss: OutputLoss, value: float, constant: list[Tensor] | N
     found, _ = lowest(output_loss, value, constant)
     if found is None or found >= value - 1e-9 * abs(value):
         return None
-    return found if found >= -10.0 * abs(value) - 1e-12 else -math.inf
+    return found if output_loss.known is not None or found >= -10.0 * abs(value) - 1e-12 else -math.inf
