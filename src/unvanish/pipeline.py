@@ -33,6 +33,7 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.over_batch import over_batch
+from unvanish.evidence.own_backward import with_functions
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
@@ -171,6 +172,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
     apart = ChunkGrams(look) if look.effort == "full" else None
+    flow = with_functions(look, flow)
     seen = _observed(look, updates, ends, apart)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))

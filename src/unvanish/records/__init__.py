@@ -14,6 +14,7 @@ from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
+from unvanish.records.facts import BackwardFacts as BackwardFacts
 from unvanish.records.facts import Birth as Birth
 from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
@@ -230,6 +231,7 @@ class Flow(Record, frozen=True, kw_only=True):
     across: tuple[AcrossFacts, ...] = ()
     copies: tuple[CopyFacts, ...] = ()
     same: SameFacts | None = None
+    functions: tuple[BackwardFacts, ...] = ()
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

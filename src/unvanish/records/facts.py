@@ -214,6 +214,26 @@ class CopyFacts(Record, frozen=True, kw_only=True):
     units: int
 
 
+class BackwardFacts(Record, frozen=True, kw_only=True):
+    """A ``function`` of the user's own, at a ``call``, whose backward is not the derivative of its forward.
+
+    ``kind``: "flat" where it is only the outputs that do not change with the ``argument`` for which it sends something
+    back, "identity" where it hands the argument on unchanged, else "other". ``factor``: what it multiplies the
+    derivative by, None where it gives no multiple; ``error``: the rms difference, relative to the derivative.
+    ``layers``: those before it. ``rise``: where their step against the gradient raises the loss in proportion to its
+    length, by how much of what the gradient promises.
+    """
+
+    call: int
+    function: str
+    argument: str
+    kind: str
+    factor: float | None = None
+    error: float
+    layers: tuple[str, ...] = ()
+    rise: float | None = None
+
+
 class SameFacts(Record, frozen=True, kw_only=True):
     """Outputs that are the same for all ``samples`` of a batch whose targets differ, at other weights as well.
 

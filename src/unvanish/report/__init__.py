@@ -74,6 +74,7 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     across = _OfFlow(lambda flow: flow.across)
     copies = _OfFlow(lambda flow: flow.copies)
     same = _OfFlow(lambda flow: flow.same)
+    functions = _OfFlow(lambda flow: flow.functions)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:
