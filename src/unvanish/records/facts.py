@@ -208,10 +208,15 @@ class AcrossFacts(Record, frozen=True, kw_only=True):
 
 
 class CopyFacts(Record, frozen=True, kw_only=True):
-    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient."""
+    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient.
+
+    ``apart``: where they differ by their biases, or the gradients differ: the rms difference of the units' gradients
+    from their mean, relative to that; 0 where no unit differs.
+    """
 
     layer: str
     units: int
+    apart: float = 0.0
 
 
 class BackwardFacts(Record, frozen=True, kw_only=True):

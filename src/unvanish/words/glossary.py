@@ -77,7 +77,10 @@ VERDICTS = {
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "All nodes, tokens or samples get the same features, so that no later layer can tell them apart.",
-    "identical": "All units of a layer have the same weights and get the same gradient, so they stay one unit.",
+    "identical": (
+        "All units of a layer have the same weights and get the same gradient, so they stay one unit; in a note, they"
+        " get nearly the same."
+    ),
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",

@@ -30,9 +30,13 @@ ROWS = {
         "Where a recurrent layer or an attention is given each sample in pieces: the places of its other axis that the"
         " entries of one sample lie in. 0 elsewhere."
     ),
-    "copies": "Layers all of whose units have the same weights and get the same gradient.",
+    "copies": "Layers all of whose units have the same weights and get the same, or nearly the same, gradient.",
     "CopyFacts.layer": "The layer.",
     "units": "How many units it has.",
+    "apart": (
+        "The rms difference of its units' gradients from their mean, relative to that; 0 where neither weights, biases"
+        " nor gradients differ."
+    ),
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",
