@@ -25,6 +25,7 @@ from unvanish.evidence.decay import with_decay
 from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
+from unvanish.evidence.labels import label_facts
 from unvanish.evidence.last import Last, last_call, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
@@ -162,7 +163,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look), labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()

@@ -18,6 +18,7 @@ from unvanish.records.facts import BackwardFacts as BackwardFacts
 from unvanish.records.facts import Birth as Birth
 from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
+from unvanish.records.facts import LabelFacts as LabelFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
 from unvanish.records.facts import OutputFacts as OutputFacts
@@ -232,6 +233,7 @@ class Flow(Record, frozen=True, kw_only=True):
     copies: tuple[CopyFacts, ...] = ()
     same: SameFacts | None = None
     functions: tuple[BackwardFacts, ...] = ()
+    labels: LabelFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

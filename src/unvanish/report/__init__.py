@@ -75,6 +75,7 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     copies = _OfFlow(lambda flow: flow.copies)
     same = _OfFlow(lambda flow: flow.same)
     functions = _OfFlow(lambda flow: flow.functions)
+    labels = _OfFlow(lambda flow: flow.labels)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -37,6 +37,13 @@ ROWS = {
         "The rms difference of its units' gradients from their mean, relative to that; 0 where neither weights, biases"
         " nor gradients differ."
     ),
+    "labels": "Labels that the loss takes and does not mean; null where there are none.",
+    "LabelFacts.call": "The index of the call of the loss.",
+    "LabelFacts.kind": (
+        "unsigned: 0 and 1 where the loss knows -1 and 1; beyond: labels outside of 0 to 1; several: samples with"
+        " several ones under a softmax."
+    ),
+    "LabelFacts.share": "The share of such labels: of zeros, of labels beyond, of samples with several ones.",
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",
