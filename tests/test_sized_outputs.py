@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,3 +108,46 @@ def test_an_angle_between_outputs_and_targets_has_a_least_loss() -> None:
     model, x = network(lambda: Run(lambda w, z: F.normalize(z)), 3, 0)
     report = diagnose(model, x, F.normalize(x[:, :3]), lambda o, t: (1.0 - (o * t).sum(1)).mean())
     assert report.loss is not None and report.loss.relative_gap == pytest.approx(1.0, abs=0.1) and not report.undecided
+
+
+class Towers(nn.Module):
+    """Two views of each sample, embedded."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.last = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 16)), last
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.last(self.net(x)), self.last(self.net(x + 0.1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_what_embeddings_of_length_1_can_reach_is_what_counts(temperature: float, seed: int) -> None:
+    """Each like its partner, and all others as far off as the corners of a simplex: in closed form."""
+
+    def loss(o: Any, y: Tensor) -> Tensor:
+        return F.cross_entropy(o[0] @ o[1].T / temperature, y)
+
+    samples, places = 12, torch.arange(12)
+    least = math.log1p((samples - 1) * math.exp(-(1 + 1 / (samples - 1)) / temperature))
+    with seeded(seed):
+        x = torch.randn(samples, 10)
+        sized, by_hands, free = Towers(F.normalize), Towers(by_hand), Towers(lambda z: z)
+    for model in (sized, by_hands):
+        facts = diagnose(model, x, places, loss).flow.loss
+        assert facts is not None and facts.best_free == pytest.approx(least, rel=2e-3)
+        assert facts.best_constant == pytest.approx(math.log(samples), rel=1e-4)
+    facts = diagnose(free, x, places, loss).flow.loss
+    assert facts is not None and facts.best_free is not None and facts.best_free < 0.1 * least
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_loss_below_zero_has_the_scale_of_its_twin_above(seed: int) -> None:
+    """The mean cosine of two towers, and the same less its lowest value: one constant is the best answer of both."""
+    with seeded(seed):
+        model, x = Towers(F.normalize), torch.randn(32, 10)
+    for least in (-1.0, 0.0):
+        facts = diagnose(model, x, torch.zeros(32), lambda o, y, a=least: a + 1 - (o[0] * o[1]).sum(1).mean()).flow.loss
+        assert facts is not None and facts.best_free == pytest.approx(least, abs=1e-4)
+        assert facts.reference is not None and facts.relative_gap == pytest.approx(1.0, abs=1e-2)

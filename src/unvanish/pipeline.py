@@ -26,7 +26,7 @@ from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.labels import label_facts
-from unvanish.evidence.last import Last, last_call, output_call, output_calls
+from unvanish.evidence.last import Last, last_call, of_sizes, output_call, output_calls
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
@@ -154,6 +154,8 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if broken is not None:
         return _bare(broken, look), None
     output_loss = loss_of_outputs(problem, capture)
+    several = [] if isinstance(output_loss, str) else output_calls(capture, output_loss)
+    output_loss = output_loss if isinstance(output_loss, str) else of_sizes(output_loss, several)
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or capture.own_loss else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
@@ -170,7 +172,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
-    lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
+    lasts = ([] if last is None else [last]) + several if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
     apart = ChunkGrams(look) if look.effort == "full" else None
     flow = with_functions(look, flow)
@@ -212,12 +214,6 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     """The one walk."""
     watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
-
-
-def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
-    """The last calls before the loss, of each output. To be read before a walk."""
-    own = [] if last is None else [last]
-    return own if isinstance(output_loss, str) else own + output_calls(capture, output_loss)
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:

@@ -152,6 +152,37 @@ def output_calls(capture: Capture, output_loss: OutputLoss) -> list[Last]:
     return [_limited(capture, index, alone(place)) for place, index in enumerate(owners) if index >= 0]
 
 
+def of_sizes(output_loss: OutputLoss, lasts: Sequence[Last]) -> OutputLoss:
+    """The loss of several outputs, of which those that a normaliser gives their size keep it.
+
+    Two embeddings of length 1 that are compared with each other (contrastive losses): what longer ones would win is no
+    part of what can be achieved. Of a single output it is said where targets ask for another size.
+    """
+    if len(lasts) < 2 or len(lasts) != len(output_loss.now):
+        return output_loss
+    sizes = [_size_of(last, now) for last, now in zip(lasts, output_loss.now, strict=True)]
+    if not any(sizes):
+        return output_loss
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        return output_loss.at([a if size is None else _apply((size,), a) for a, size in zip(z, sizes, strict=True)])
+
+    return OutputLoss(at, output_loss.now)
+
+
+def _size_of(last: Last, now: Tensor) -> Call | None:
+    """The normaliser that makes this output, if what it gives stays as it is when it is normalised once more."""
+    call = last.call
+    if last.kind != "normalised" or "softmax" in call.name or call.again is None or call.again.shape != now.shape:
+        return None
+    try:
+        with torch.no_grad():
+            again = _apply((call,), now)
+    except Exception:  # whatever it is, the outputs are then taken as free
+        return None
+    return call if again.shape == now.shape and torch.allclose(again, now, rtol=1e-3, atol=1e-5) else None
+
+
 def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
     if any(type(t) is not Tensor or t.requires_grad for t in output_loss.now):
         output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
