@@ -151,3 +151,49 @@ def test_a_loss_below_zero_has_the_scale_of_its_twin_above(seed: int) -> None:
         facts = diagnose(model, x, torch.zeros(32), lambda o, y, a=least: a + 1 - (o[0] * o[1]).sum(1).mean()).flow.loss
         assert facts is not None and facts.best_free == pytest.approx(least, abs=1e-4)
         assert facts.reference is not None and facts.relative_gap == pytest.approx(1.0, abs=1e-2)
+
+
+def spread(z: Tensor) -> Tensor:
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-5)
+
+
+def of_batch(z: Tensor) -> Tensor:
+    return (z - z.mean(0)) / (z.std(0, unbiased=False) + 1e-5)
+
+
+def ends(z: Tensor) -> Tensor:
+    low, high = z.aminmax(dim=1, keepdim=True)
+    return (z - low) / (high - low)
+
+
+def largest(z: Tensor) -> Tensor:
+    return z / z.abs().amax(1, keepdim=True)
+
+
+def part(z: Tensor) -> Tensor:
+    return z.exp() / z.exp().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("last", [spread, of_batch, ends, largest, part])
+def test_a_normaliser_written_by_hand_fits_targets_of_its_own_kind(last: Callable[[Tensor], Tensor], seed: int) -> None:
+    model, x = network(lambda: Run(lambda w, z: last(z[:, :5])), 16, seed)
+    way = torch.linspace(-1.0, 2.0, 50).view(10, 5).sin()
+    codes, message = found(model, x, 30.0 * (x @ way) + 20.0, F.mse_loss)
+    assert codes == ["UV706"] and "div" in message
+    assert found(model, x, last(x @ way), F.mse_loss)[0] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_softmax_written_by_hand_is_one(seed: int) -> None:
+    model, x = network(lambda: Run(lambda w, z: part(z[:, :5])), 16, seed)
+    y = x[:, :5].argmax(1)
+    assert found(model, x, y, F.cross_entropy)[0] == ["UV706"]
+    assert found(model, x, y, lambda o, t: F.nll_loss(o.log(), t))[0] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_divisor_that_is_learned_or_differs_gives_no_fixed_size(seed: int) -> None:
+    for last in (lambda w, z: z[:, :5] / w[:1, :5], lambda w, z: z[:, :5] / (1.0 + z[:, :1].square())):
+        model, x = network(lambda last=last: Run(last), 16, seed)
+        assert "UV706" not in found(model, x, 30.0 * x[:, :5], F.mse_loss)[0]

@@ -26,7 +26,7 @@ from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.labels import label_facts
-from unvanish.evidence.last import Last, last_call, of_sizes, output_call, output_calls
+from unvanish.evidence.last import Last, last_call, of_sizes, output_call
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
@@ -153,9 +153,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), None
-    output_loss = loss_of_outputs(problem, capture)
-    several = [] if isinstance(output_loss, str) else output_calls(capture, output_loss)
-    output_loss = output_loss if isinstance(output_loss, str) else of_sizes(output_loss, several)
+    output_loss, several = of_sizes(capture, loss_of_outputs(problem, capture))
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or capture.own_loss else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:

@@ -37,19 +37,19 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     only a small part of its range, and the gradient through the two in a row is weak.
 
     Evidence: the last call that changes a number (views, transposes and the like only move them) normalises or divides
-    by its length what it is given, or the loss takes logits and the last call bounds or clips them, as a product of
-    unit vectors of outputs and weights does; and the lowest loss that any input of that call can reach leaves more than
-    ``threshold`` of the achievable reduction out of reach. Or the model's last call ends on one side, the loss divides
-    the outputs by their sum (it stays the same when all of them grow by one factor), and with the outputs that lie
-    exactly on that end left there, the best loss is worse than that of a constant by more than ``threshold`` of the
-    achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a share of nothing
-    costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do not add up to one:
-    the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss falls without end as
-    the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a mask of 0 and 255 or
-    labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked. Or all labels are 0 and 1 where
-    the loss function knows -1 and 1 (soft margin, hinge and cosine embedding; of a margin ranking it is a note, as 0
-    may be a tie): those of 0 then ask for nothing, or for both. A note, too, where labels of 0 and 1 have several ones
-    a sample under a cross-entropy over classes, which is right for shares of one whole.
+    by its length, spread, sum or largest entry what it is given, or the loss takes logits and the last call bounds or
+    clips them, as a product of unit vectors of outputs and weights does; and the lowest loss that any input of that
+    call can reach leaves more than ``threshold`` of the achievable reduction out of reach. Or the model's last call
+    ends on one side, the loss divides the outputs by their sum (it stays the same when all of them grow by one factor),
+    and with the outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more
+    than ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back,
+    and a share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given
+    do not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
+    falls without end as the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a
+    mask of 0 and 255 or labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked. Or all
+    labels are 0 and 1 where the loss function knows -1 and 1 (soft margin, hinge and cosine embedding; of a margin
+    ranking it is a note, as 0 may be a tie): those of 0 then ask for nothing, or for both. A note, too, where labels of
+    0 and 1 have several ones a sample under a cross-entropy over classes, which is right for shares of one whole.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a factor that
     multiplies cosines, fixed at 10 to 30 or learned; a last layer behind a normaliser; a log-softmax before a loss of
@@ -82,7 +82,7 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
-            remedies=() if call is not None and call.name in (*COSINES, *NORMALISERS) else None,
+            remedies=() if call is not None and (call.name in (*COSINES, *NORMALISERS) or "div" in call.name) else None,
         )
     ]
 
