@@ -107,6 +107,7 @@ QUIET: dict[str, tuple[Both, Both]] = {
 }
 NOTED: dict[str, tuple[Both, Both, str, str]] = {
     "round": (lambda x: (4 * x).round() / 4, lambda g, x: g, "flat", "straight-through"),
+    "grid": (lambda x: (20 * x).round() / 20, lambda g, x: g, "flat", "straight-through"),
     "step": (lambda x: (x > 0).to(x), lambda g, x: g * torch.sigmoid(x) * torch.sigmoid(-x), "flat", "surrogate"),
     "clamp": (lambda x: x.clamp(-0.3, 0.3), lambda g, x: g, "flat", "straight-through"),
     "reversal": (lambda x: x.view_as(x), lambda g, x: -0.5 * g, "identity", "-0.5 times the gradient"),

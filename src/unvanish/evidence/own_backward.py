@@ -158,10 +158,13 @@ def _draw(function: Function, args: tuple[Any, ...], k: int, fine: bool, generat
         even = (long - short).abs() <= SMOOTH * torch.maximum(long.abs(), short.abs())
         noise = spacing * float(now.abs().max()) / length
         even &= long.isfinite() & (long.abs() > 4.0 / SMOOTH * noise)
+        still = (long == 0.0) & (short == 0.0)
         if fine and flat is None:
-            flat, least = (long == 0.0) & (short == 0.0), 4.0 / SMOOTH * noise
+            flat, least = still, 4.0 / SMOOTH * noise
         if even.sum() > smooth.sum():
             best, smooth = long, even
+        if 2 * int((even | still).sum()) >= now.numel():  # else rounding inside may hide what changes
+            break
     weights = _normal(now, generator)
 
     def says(mask: Tensor, factor: float = 1.0) -> float:
