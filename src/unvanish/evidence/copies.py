@@ -23,7 +23,9 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     Where they differ by their biases alone, or get gradients that differ, it is told by how much these do, if what they
     have in common is more than that.
     """
-    found = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, _matrices(layer)))]
+    equal = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, _matrices(layer)))]
+    near = {layer.name for layer in equal if _mixes(layer) and _feeds_another(look, layer)}
+    found = [layer for layer in equal if layer.name in near or all(map(_alike, layer.live))]
     if not found:
         return ()
     parameters = [p for layer in found for p in layer.live]
@@ -38,7 +40,7 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     for layer in found:
         if all(map(_alike, layer.live)) and _stay([gradients[id(p)] for p in layer.live]):
             facts.append(CopyFacts(layer=layer.name, units=_rows(layer)))
-        elif _mixes(layer) and _feeds_another(look, layer):
+        elif layer.name in near:
             apart = _apart([gradients[id(p)] for p in _matrices(layer)])
             facts += [CopyFacts(layer=layer.name, units=_rows(layer), apart=apart)] if apart < 1.0 else []
     return tuple(facts)
