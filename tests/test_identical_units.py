@@ -129,3 +129,19 @@ def test_units_with_targets_of_their_own_or_one_input_are_no_copies(weight: floa
     nn.init.ones_(first[0].weight)  # type: ignore[arg-type]
     assert diagnose(last, x, 5.0 + 0.3 * torch.randn(64, 3), F.mse_loss).flow.copies == ()
     assert diagnose(first, x[:, :1], torch.sin(x[:, :1]), F.mse_loss).flow.copies == ()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_last_layer_of_equal_weights_is_told_apart_by_its_first_step(seed: int) -> None:
+    """Under a cross-entropy nothing but rounding comes through it before: no error, and no fault of the others."""
+    with seeded(seed):
+        model = net(6, 16, 16, 4)
+    nn.init.constant_(model[4].weight, 0.2)  # type: ignore[arg-type]
+    report, start = check(model, seed, F.cross_entropy)
+    assert report.healthy and [f.code for f in report.findings] == ["UV504"] and "may end that" in str(report)
+    report, learned = check(model, seed, F.cross_entropy, steps=60)
+    assert "UV504" not in [f.code for f in report.findings] and learned < 0.6 * start
+    for place in (0, 2):  # then their gradients, of rounding, say nothing of how alike their units are
+        nn.init.constant_(model[place].weight, 0.3)  # type: ignore[arg-type]
+    nn.init.constant_(model[4].weight, 0.2)  # type: ignore[arg-type]
+    assert noted(check(model, seed, F.cross_entropy)[0]) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import CopyFacts, Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import settled
+from unvanish.rules.conditions import cancels, settled
 from unvanish.rules.wording import sources, together
 from unvanish.words.numbers import percent
 
@@ -46,7 +46,9 @@ def copies(flow: Flow) -> list[Statement]:
     """
     if not flow.copies or settled(flow):
         return []
-    one, near = ([facts for facts in flow.copies if bool(facts.apart) == apart] for apart in (False, True))
+    rounding = {layer.name for layer in flow.layers if cancels(layer)}  # whose differences say nothing
+    one = [facts for facts in flow.copies if not facts.apart]
+    near = [facts for facts in flow.copies if facts.apart and facts.layer not in rounding]
     return [*([_one(flow, one)] if one else []), *([_near(flow, near)] if near else [])]
 
 
