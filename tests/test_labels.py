@@ -102,3 +102,15 @@ def test_a_logarithm_of_what_is_negative_is_not() -> None:
 def test_a_sum_over_nothing_is_asked_about(masked: bool) -> None:
     report = check(lambda o, t: (F.mse_loss(o, t, reduction="none") * (0.0 if masked else 1.0)).sum(), lambda x: x)
     assert any("masked out" in f.message for f in report.findings) == masked
+
+
+def test_a_quick_check_says_what_it_has_not_looked_at() -> None:
+    """Softmax and cross-entropy: the range of the last call is asked by more than a quick check."""
+
+    def twice(o: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy(o.softmax(1), t)
+
+    quick = str(check(twice, lambda x: x.argmax(1), effort="quick"))
+    assert quick.startswith("Healthy") and "has not looked at what the last call can give" in " ".join(quick.split())
+    assert not str(check(twice, lambda x: x.argmax(1))).startswith("Healthy")
+    assert "has not looked" not in str(check(F.cross_entropy, lambda x: x.argmax(1)))
