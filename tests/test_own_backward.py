@@ -152,5 +152,12 @@ def test_one_that_takes_a_module_is_not_called_alone() -> None:
         def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
             return -g, None
 
-    assert told(check(lambda x: Through.apply(x, torch.square), 0)) == []
-    assert torch.float64 not in calls
+    report = check(lambda x: Through.apply(x, torch.square), 0)
+    assert told(report) == [] and torch.float64 not in calls
+    assert "the backward of Through was not compared with its forward" in " ".join(report.notes)
+
+
+def test_what_holds_too_many_numbers_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unvanish.trace.functions.LARGE", 64 * 24 - 1)
+    report = check(own(torch.square, lambda g, x: g * x).apply, 0)
+    assert told(report) == [] and "was not compared" in " ".join(report.notes)

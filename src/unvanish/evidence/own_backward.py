@@ -44,20 +44,26 @@ SHORT = 0.01
 def with_functions(look: Look, flow: Flow) -> Flow:
     """The flow with what was found, before a walk; nothing is done for a network without such Functions."""
     places = {} if look.effort == "quick" else own_functions(look.capture)
-    facts = or_none(lambda: tuple(_asked(look, places))) if places else None
-    if not facts:
+    found = or_none(lambda: _asked(look, places)) if places else None
+    if found is None:
         return flow
-    said = (_said(each, _where(look.capture.calls[each.call])) for each in facts if each.rise is None)
+    facts, unasked = found
+    said = [_UNASKED.format(name) for name in unasked]
+    said += (_said(each, _where(look.capture.calls[each.call])) for each in facts if each.rise is None)
     return flow.replace(functions=facts, notes=(*flow.notes, *dict.fromkeys(said)))
 
 
-def _asked(look: Look, places: dict[Function, list[int]]) -> Iterator[BackwardFacts]:
+_UNASKED = "the backward of {} was not compared with its forward: it is given modules, functions or too many numbers"
+
+
+def _asked(look: Look, places: dict[Function, list[int]]) -> tuple[tuple[BackwardFacts, ...], list[str]]:
+    """What was found, and the Functions of which no call could be made alone."""
     with torch.enable_grad(), recorded(list(places)) as given:
         loss_again(look.problem, look.model, look.seed)
     found = [fact for function, calls in places.items() for fact in _of_one(look, function, calls, given[function])]
     turned = any(fact.kind == "identity" for fact in found)  # then a rise of the loss is what was wanted
-    for fact in found:
-        yield _climbing(look, fact) if fact.kind == "other" and not turned else fact
+    facts = (_climbing(look, fact) if fact.kind == "other" and not turned else fact for fact in found)
+    return tuple(facts), [function.__name__ for function, calls in given.items() if not any(calls)]
 
 
 def _climbing(look: Look, fact: BackwardFacts) -> BackwardFacts:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from unvanish.preserve.signals import finish
 from unvanish.trace.calls import Capture, is_custom
+from unvanish.trace.structure import arguments
 
 Function = type[torch.autograd.Function]
 MOST = 8  # calls of one Function that are kept: further ones are the same code on other numbers
+LARGE = 2**24  # numbers in the arguments of one Function that are kept: in float64 an eighth of a gigabyte
 
 
 def own_functions(capture: Capture) -> dict[Function, list[int]]:
@@ -30,12 +32,13 @@ def own_functions(capture: Capture) -> dict[Function, list[int]]:
 
 @contextmanager
 def recorded(functions: Sequence[Function]) -> Iterator[dict[Function, list[tuple[Any, ...] | None]]]:
-    """Inside, the arguments of each call of these; None for one that cannot be made again from them alone.
+    """Inside, the arguments of each call of these; None for one that cannot be made again from them alone, or is large.
 
     ``apply`` may be bound to a name long before, and looks ``forward`` up at every call: so it is there that one can
     listen. A Function that is called by another one's forward makes no node and is not listed.
     """
     seen: dict[Function, list[tuple[Any, ...] | None]] = {function: [] for function in functions}
+    room = dict.fromkeys(functions, LARGE)
     before = {function: function.__dict__.get("forward") for function in functions}
     depth, here = [0], threading.get_ident()
 
@@ -47,7 +50,9 @@ def recorded(functions: Sequence[Function]) -> Iterator[dict[Function, list[tupl
                 return forward(*args)
             if not depth[0]:
                 calls, own = seen[function], args[given:]
-                calls.append(tuple(map(_kept, own)) if len(calls) < MOST and all(map(_plain, own)) else None)
+                room[function] -= sum(t.numel() for t in arguments(own))
+                fits = len(calls) < MOST and room[function] >= 0 and all(map(_plain, own))
+                calls.append(tuple(map(_kept, own)) if fits else None)
             depth[0] += 1
             try:
                 return forward(*args)
