@@ -196,3 +196,32 @@ def test_targets_far_from_the_outputs_pair_as_well(seed: int) -> None:
 
     report = diagnose(Problem(model, x, y, likelihood, torch.optim.Adam(model.parameters(), 3e-3)))
     assert "UV708" not in codes(report)
+
+
+LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hinge": lambda o, t: F.relu(1 - t * o).mean(),
+    "squared hinge": lambda o, t: F.relu(1 - t * o).square().mean(),
+    "logistic": F.soft_margin_loss,
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", LABELS)
+@pytest.mark.parametrize("steps", [0, 30])
+@pytest.mark.parametrize("right", [True, False])
+def test_labels_of_0_and_1_in_a_loss_for_minus_1_and_1(how: str, right: bool, steps: int, seed: int) -> None:
+    """What a label of 0 multiplies is gone: every output serves such a sample, and one constant serves all."""
+    loss = LABELS[how]
+    given = asked(seed, lambda o, t: loss(o, 2 * t - 1 if right else t), lambda y: signs(y)[:, None])
+    model: Any = given.model
+    for _ in range(steps):
+        given.optimizer.zero_grad()  # type: ignore[union-attr]
+        given.loss_fn(model(given.inputs), given.targets).backward()  # type: ignore[misc]
+        given.optimizer.step()  # type: ignore[union-attr]
+    report = diagnose(given)
+    assert codes(report).get("UV708") == (None if right else "note")
+    if not right:
+        zeros = int((given.targets == 0).sum())  # type: ignore[union-attr]
+        assert report.pairs is not None and report.pairs.unasked == zeros
+        message = next(finding.message for finding in report.findings if finding.code == "UV708")
+        assert f"{zeros} samples ask nothing of their output" in message

@@ -285,6 +285,7 @@ _ENDS = {
     "PairFacts.outputs": "The shape of what the loss is given of the outputs.",
     "targets": "The shape of the targets that meet them.",
     "shuffled": "The share of itself by which the loss changes when scattered outputs go to other samples.",
+    "unasked": "How many samples, all of other targets than the rest, the loss asks nothing of at any outputs.",
     "constant": "The loss of the best constant output; of copies of one number, of that number.",
     "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",

@@ -33,8 +33,9 @@ ROWS = {
     "copies": "Layers all of whose units have the same weights and get the same gradient.",
     "CopyFacts.layer": "The layer.",
     "units": "How many units it has.",
-    "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
-    "SameFacts.samples": "How many samples have them.",
+    "same": "Outputs that are the same for all samples, or steps, although targets differ; null where they are not.",
+    "SameFacts.samples": "How many samples, or steps of each sample, have them.",
+    "SameFacts.axis": "The axis of the outputs along which they are the same: 0 for samples, 1 or 2 for steps.",
     "read": (
         "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
         " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
