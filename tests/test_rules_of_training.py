@@ -351,7 +351,16 @@ def test_a_call_of_the_loss_is_no_activation() -> None:
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []
 
 
-@pytest.mark.parametrize(("after", "said"), [(2.5, "at 100 times the rate raise the loss by 0.5"), (1.99, "not shown")])
-def test_a_larger_rate_that_does_worse_is_said(after: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "said", "remedies"),
+    [
+        (2.5, "at 100 times the rate raise the loss by 0.5", ("lr-10",)),
+        (1.995, "lower the loss by less, 0.005, than as many at the present one, 0.01", ("lr-10",)),
+        (1.99, "not shown", ("lr-10", "lr-100")),
+    ],
+)
+def test_a_larger_rate_that_does_worse_is_said_and_not_offered(
+    after: float, said: str, remedies: tuple[str, ...]
+) -> None:
     (finding,) = found(net().replace(step=SLOW.replace(walked_scaled=after)), "UV705")
-    assert finding.level == "note" and said in finding.message
+    assert finding.level == "note" and said in finding.message and finding.remedies == remedies
