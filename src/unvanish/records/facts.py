@@ -250,6 +250,8 @@ class InputFacts(Record, frozen=True, kw_only=True):
 
     ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
     first layer's curvature allows, over that of the median layer. ``loss_standardised``: the loss on the latter.
+    Of inputs that are small, ``largest_deviation`` is that of a feature about its mean, and ``after`` and
+    ``after_standardised`` are the loss after so many real ``steps`` on these inputs and on standardised ones.
     """
 
     layer: str
@@ -259,6 +261,9 @@ class InputFacts(Record, frozen=True, kw_only=True):
     step_limit: float | None = None
     step_limit_standardised: float | None = None
     loss_standardised: float | None = None
+    steps: int | None = None
+    after: float | None = None
+    after_standardised: float | None = None
 
 
 class ZeroFacts(Record, frozen=True, kw_only=True):

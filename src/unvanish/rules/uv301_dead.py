@@ -69,8 +69,8 @@ def dead_layer(flow: Flow) -> list[Statement]:
             " up that row alone, or only its places reach the outputs: is a mask the wrong way round?"
         )
     message = (
-        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}{'' if tables else '.'} It is not"
-        " vanished: the zero is exact, however the numbers are scaled."
+        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}"
+        f"{'' if tables else '.'} It is not vanished: the zero is exact, however the numbers are scaled."
     )
     return [
         Statement(

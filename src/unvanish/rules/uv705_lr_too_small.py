@@ -104,10 +104,8 @@ def lr_too_small(
         *_gains(step),
     ]
     message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
-    tried = () if not _worse_at_scale(step) else tuple(f"lr-{by}" for by in (10, 100) if by < (step.scale or 0.0))
-    return [
-        Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence), remedies=tried or None)
-    ]
+    said = Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))
+    return [said.replace(remedies=("lr-10",)) if _worse_at_scale(step) and (step.scale or 0.0) > 10.0 else said]
 
 
 def _worse_at_scale(step: StepFacts) -> bool:
@@ -116,8 +114,9 @@ def _worse_at_scale(step: StepFacts) -> bool:
 
 
 def _told_otherwise(flow: Flow) -> bool:
-    """Whether the outputs explain the steps needed: their range, or their scale."""
-    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small_targets(flow)
+    """Whether the outputs explain the steps needed, by their range or scale, or the inputs, which are small."""
+    small = small_targets(flow) or (flow.inputs is not None and flow.inputs.steps is not None)
+    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small
 
 
 def _stands_still(step: StepFacts) -> bool:

@@ -290,7 +290,7 @@ _ENDS = {
     "won": "What the best output wins over the best constant, as a share of what scattering the outputs costs.",
     "inputs": "The first layer on the inputs as they are and standardised; null if it was not looked at.",
     "InputFacts.layer": "The first layer.",
-    "largest_deviation": "How far the most extreme input feature is from being standardised.",
+    "largest_deviation": "The rms of the largest input feature; of small inputs, its deviation from its mean.",
     "InputFacts.saturated": "Share of the entries after the first layer that are saturated.",
     "saturated_standardised": "The same share with standardised inputs: mean 0, deviation 1 for each feature.",
     "step_limit": "Log10 of the longest step the first layer allows, relative to the median layer.",
