@@ -299,6 +299,24 @@ def test_slow_curvature(change: dict[str, Any], fires: bool) -> None:
     assert [finding.verdict for finding in findings] == (["slow"] if fires else [])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, True),  # lr · λ_max = 0.2: the best step is 20 of these, but 100 of the next one
+        ({"best": 99.0}, False),
+        ({"needed": 10_000.0}, False),
+        ({"optimizer": "Adam"}, False),
+        ({"lr_limit": 2.0}, False),  # 0.1: the rate is too small
+        ({"walked": 1.79}, False),
+    ],
+)
+def test_a_rate_that_is_too_small_and_near_its_limit_is_slow(change: dict[str, Any], said: bool) -> None:
+    crawls = STIFF.replace(best=100.0, needed=10_001.0, lr_limit=1.0, planned=1000)
+    findings = found(net().replace(step=crawls.replace(**change)), "UV404")
+    assert [finding.level for finding in findings] == ["note"] * said
+    assert not said or "one above that diverges" in findings[0].message
+
+
 @pytest.mark.parametrize("step", [LEAPING, SLOW, STIFF], ids=["too large", "too small", "slow"])
 @pytest.mark.parametrize(
     ("layers", "changes"),
