@@ -225,3 +225,35 @@ def test_labels_of_0_and_1_in_a_loss_for_minus_1_and_1(how: str, right: bool, st
         assert report.pairs is not None and report.pairs.unasked == zeros
         message = next(finding.message for finding in report.findings if finding.code == "UV708")
         assert f"{zeros} samples ask nothing of their output" in message
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("right", [True, False])
+def test_two_towers_of_which_a_label_of_0_asks_nothing(right: bool, seed: int) -> None:
+    """One constant for all makes every cosine 1: what pairs of different things would hold against it is not asked."""
+    torch.manual_seed(seed)
+    x, other, same = torch.randn(48, 6), torch.randn(48, 6), torch.randint(0, 2, (48,)).float()
+
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(a), self.net(b)
+
+    def loss(o: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
+        return F.cosine_embedding_loss(o[0], o[1], 2 * t - 1 if right else t)
+
+    report = diagnose(Towers(), (x, torch.where(same[:, None] > 0, x + 0.1 * other, other)), same, loss)
+    assert codes(report).get("UV708") == (None if right else "note")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_masked_samples_beside_others_of_several_classes_are_quiet(size: float, seed: int) -> None:
+    """Of those that count a constant is not the best answer, however far off the outputs start."""
+    given = asked(seed, F.cross_entropy, lambda y: classes(y).where(y > -0.5, torch.tensor(-100)), 5)
+    with torch.no_grad():
+        given.model[2].weight *= size  # type: ignore[index]
+    assert int((given.targets == -100).sum()) > 3 and "UV708" not in codes(diagnose(given))  # type: ignore[union-attr]

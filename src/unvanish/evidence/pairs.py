@@ -26,7 +26,7 @@ from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import rebuild, tensors
 
 CONSTANT = 0.02
-"""Share of the loss of the best constant that free outputs win at most where it is as good as any: see UV708."""
+"""What free outputs win over the best constant at most, of what random ones cost, where it is as good as any."""
 
 SAME = 1e-5
 """Share of the loss by which a new deal of scattered outputs must change it: rounding of float32 stays below, and the
@@ -116,7 +116,7 @@ def _unasked(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> P
     if constant is None or target.numel() != (samples := output_loss.now[0].shape[0]):
         return None
     won = max(0.0, constant - (constant if loss.best_free is None else loss.best_free))
-    if won > CONSTANT * abs(constant):  # as a rule
+    if won > CONSTANT * max(abs(constant), abs(loss.value)):  # as a rule
         return None
     asked = torch.zeros(samples, dtype=torch.bool, device=target.device)
     draw = output_loss.drawn(seed)
@@ -131,11 +131,14 @@ def _unasked(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> P
     labels = target.reshape(-1)
     if bool(asked.all()) or not bool(asked.any()) or bool(torch.isin(labels[~asked], labels[asked]).any()):
         return None
+    cost = float(output_loss.at(draw)) - constant  # not about the constant, which may lie where a tail is flat
+    if not cost > 0.0 or won > CONSTANT * cost:
+        return None
     return PairFacts(
         outputs=shape,
         targets=tuple(target.shape),
         source=source,
-        won=won / abs(constant),
+        won=won / cost,
         constant=constant,
         shuffled=math.inf,
         unasked=int((~asked).sum()),

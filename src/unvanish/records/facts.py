@@ -165,7 +165,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
     ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     ``unasked``: how many samples the loss asks nothing of at any outputs, all with targets that no other sample has;
-    then ``won`` is a share of the constant's loss, and no new deal was tried.
+    then no new deal was tried.
     """
 
     outputs: tuple[int, ...]
