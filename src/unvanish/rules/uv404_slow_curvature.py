@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide import CRAWL
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import OF_ONE_LOOK, little_gained, part_of_layers, planned, steps_to_judge
 from unvanish.rules.wording import about
@@ -65,31 +65,33 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     late = step.needed > OF_ONE_LOOK * planned(step)  # which leaves more than the planned steps at half of the limit
     if not far_apart and not (step.best >= multiple and late and step.walked_scaled is None):  # no larger rate did well
         return []
-    first = (
-        f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
+    length = (
+        Evidence(name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=limit)
+        if far_apart
+        else Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple)
     )
-    message = (
-        f"{first} this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would"
-        f" be {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
-        f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: one above"
-        " that diverges. The curvatures are too far apart."
-    )
+    least = steps if far_apart else max(steps, OF_ONE_LOOK * planned(step))
     return [
         Statement(
             level="note" if step.after or part_of_layers(flow) or not far_apart else "error",
             cause="curvatures far apart",
-            message=message,
+            message=_message(step, step.best, step.needed),
             evidence=(
-                Evidence(name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=limit)
-                if far_apart
-                else Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
+                length,
                 Evidence(name="learning rate in units of 1/λ_max", value=rate, relation=">", threshold=near),
-                Evidence(
-                    name="steps needed",
-                    value=step.needed,
-                    relation=">",
-                    threshold=steps if far_apart else max(steps, OF_ONE_LOOK * planned(step)),
-                ),
+                Evidence(name="steps needed", value=step.needed, relation=">", threshold=least),
             ),
         )
     ]
+
+
+def _message(step: StepFacts, best: float, needed: float) -> str:
+    first = (
+        f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
+    )
+    return (
+        f"{first} this pace 90% of the achievable reduction takes about {about(needed)} steps: the best step would be"
+        f" {best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
+        f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: one above"
+        " that diverges. The curvatures are too far apart."
+    )
