@@ -203,4 +203,27 @@ def test_an_embedding_that_only_padding_looks_up_is_not_offered_what_wakes_units
     report = diagnose(Problem(Words(), (torch.randn(16, 4), words), torch.randn(16, 1), F.mse_loss))
     dead = [finding for finding in report.findings if finding.code == "UV301"]
     assert [(f.layers, f.remedies) for f in dead] == ([(("words",), ())] if padding else [])
-    assert not padding or "padding_idx" in dead[0].message
+    assert not padding or ("padding_idx" in dead[0].message and "is a mask the wrong way round?" in dead[0].message)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("hand", [False, True])
+@pytest.mark.parametrize("width", [1, 2])
+def test_outputs_of_unit_length_that_are_one_number_each(width: int, hand: bool, seed: int) -> None:
+    """The last call: no layer behind it tells that what comes back is rounding. Of two numbers an angle is left."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.b(self.a(x).tanh())
+            return h / h.norm(dim=1, keepdim=True) if hand else F.normalize(h, dim=1)
+
+    torch.manual_seed(seed)
+    x = torch.randn(48, 6)
+    report = diagnose(Unit(), x, F.normalize(x[:, :width] + 0.1, dim=1), F.mse_loss)
+    assert (report.verdict == "dead") == (width == 1)
+    if width == 1:
+        assert found(report)["UV302"].layers == ("a", "b")

@@ -131,3 +131,18 @@ def test_residuals_that_no_weight_moves_are_not_better_than_a_constant(act: type
         optimizer.step()
     text = " ".join(str(unvanish.diagnose(model, x, x, loss, optimizer=optimizer)).split())
     assert "better than any constant" not in text and "have learned the task" not in text
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda o, t: 1 - (2 - (o - 100).abs()).clamp(min=0).mean(), "In the loss clamp at "),
+        (lambda o, t: (o.round() - o.detach()).square().mean(), "In the loss nothing goes back past round at "),
+    ],
+    ids=["an overlap that there is not", "whole numbers"],
+)
+def test_where_in_the_loss_the_gradient_ends_is_named(loss: Loss, said: str, seed: int) -> None:
+    model, x, y = net(seed)
+    (finding,) = (each for each in unvanish.diagnose(model, x, y, loss).findings if each.code == "UV604")
+    assert said in finding.message and "test_losses_in_steps.py" in finding.message

@@ -215,3 +215,64 @@ def test_counts_of_any_size_pair_with_their_rates(log_input: bool, seed: int) ->
         report = diagnose(model, x, y, loss)
         assert "UV708" not in [f.code for f in report.findings]
     assert diagnose(model, x, y, lambda o, t: F.poisson_nll_loss(o, t, log_input=log_input)).verdict == "healthy"
+
+
+LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hinge": lambda o, t: F.relu(1 - t * o).mean(),
+    "squared hinge": lambda o, t: F.relu(1 - t * o).square().mean(),
+    "logistic": lambda o, t: F.softplus(-t * o).mean(),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", LABELS)
+@pytest.mark.parametrize("steps", [0, 30])
+@pytest.mark.parametrize("right", [True, False])
+def test_labels_of_0_and_1_in_a_loss_for_minus_1_and_1(how: str, right: bool, steps: int, seed: int) -> None:
+    """What a label of 0 multiplies is gone: every output serves such a sample, and one constant serves all."""
+    loss = LABELS[how]
+    given = asked(seed, lambda o, t: loss(o, 2 * t - 1 if right else t), lambda y: signs(y)[:, None])
+    model: Any = given.model
+    for _ in range(steps):
+        given.optimizer.zero_grad()  # type: ignore[union-attr]
+        given.loss_fn(model(given.inputs), given.targets).backward()  # type: ignore[misc]
+        given.optimizer.step()  # type: ignore[union-attr]
+    report = diagnose(given)
+    assert codes(report).get("UV708") == (None if right else "note")
+    if not right:
+        zeros = int((given.targets == 0).sum())  # type: ignore[union-attr]
+        assert report.pairs is not None and report.pairs.unasked == zeros
+        message = next(finding.message for finding in report.findings if finding.code == "UV708")
+        assert f"{zeros} samples ask nothing of their output" in message
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("right", [True, False])
+def test_two_towers_of_which_a_label_of_0_asks_nothing(right: bool, seed: int) -> None:
+    """One constant for all makes every cosine 1; what the loss itself tells by its labels is said once."""
+    torch.manual_seed(seed)
+    x, other, same = torch.randn(48, 6), torch.randn(48, 6), torch.randint(0, 2, (48,)).float()
+
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(a), self.net(b)
+
+    def loss(o: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
+        return F.cosine_embedding_loss(o[0], o[1], 2 * t - 1 if right else t)
+
+    found = codes(diagnose(Towers(), (x, torch.where(same[:, None] > 0, x + 0.1 * other, other)), same, loss))
+    assert "UV708" not in found and found.get("UV706") == (None if right else "error")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_masked_samples_beside_others_of_several_classes_are_quiet(size: float, seed: int) -> None:
+    """Of those that count a constant is not the best answer, however far off the outputs start."""
+    given = asked(seed, F.cross_entropy, lambda y: classes(y).where(y > -0.5, torch.tensor(-100)), 5)
+    with torch.no_grad():
+        given.model[2].weight *= size  # type: ignore[index]
+    assert int((given.targets == -100).sum()) > 3 and "UV708" not in codes(diagnose(given))  # type: ignore[union-attr]

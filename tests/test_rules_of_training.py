@@ -299,6 +299,24 @@ def test_slow_curvature(change: dict[str, Any], fires: bool) -> None:
     assert [finding.verdict for finding in findings] == (["slow"] if fires else [])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, True),  # lr · λ_max = 0.2: the best step is 20 of these, but 100 of the next one
+        ({"best": 99.0}, False),
+        ({"needed": 10_000.0}, False),
+        ({"optimizer": "Adam"}, False),
+        ({"lr_limit": 2.0}, False),  # 0.1: the rate is too small
+        ({"walked": 1.79}, False),
+    ],
+)
+def test_a_rate_that_is_too_small_and_near_its_limit_is_slow(change: dict[str, Any], said: bool) -> None:
+    crawls = STIFF.replace(best=100.0, needed=10_001.0, lr_limit=1.0, planned=1000)
+    findings = found(net().replace(step=crawls.replace(**change)), "UV404")
+    assert [finding.level for finding in findings] == ["note"] * said
+    assert not said or "one above that diverges" in findings[0].message
+
+
 @pytest.mark.parametrize("step", [LEAPING, SLOW, STIFF], ids=["too large", "too small", "slow"])
 @pytest.mark.parametrize(
     ("layers", "changes"),
@@ -351,7 +369,16 @@ def test_a_call_of_the_loss_is_no_activation() -> None:
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []
 
 
-@pytest.mark.parametrize(("after", "said"), [(2.5, "at 100 times the rate raise the loss by 0.5"), (1.99, "not shown")])
-def test_a_larger_rate_that_does_worse_is_said(after: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "said", "remedies"),
+    [
+        (2.5, "at 100 times the rate raise the loss by 0.5", ("lr-10",)),
+        (1.995, "lower the loss by less, 0.005, than as many at the present one, 0.01", ("lr-10",)),
+        (1.99, "not shown", ("lr-10", "lr-100")),
+    ],
+)
+def test_a_larger_rate_that_does_worse_is_said_and_not_offered(
+    after: float, said: str, remedies: tuple[str, ...]
+) -> None:
     (finding,) = found(net().replace(step=SLOW.replace(walked_scaled=after)), "UV705")
-    assert finding.level == "note" and said in finding.message
+    assert finding.level == "note" and said in finding.message and finding.remedies == remedies

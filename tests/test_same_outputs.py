@@ -130,3 +130,41 @@ def test_units_that_are_off_are_told_of_instead() -> None:
     given = problem(lambda m, x: m.head(torch.relu(m.embed(x[:, 5]) - 50.0)), 0)
     report = diagnose(given)
     assert report.verdict == "dead" and all(each.code != "UV711" for each in report.findings)
+
+
+class Decoder(nn.Module):
+    """What a summary of the sample and ``given`` for each of nine steps say, read by attention and one more layer."""
+
+    def __init__(self, given: str, last: bool) -> None:
+        super().__init__()
+        self.given, self.last = given, last
+        self.embed, self.read, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.position = nn.Parameter(torch.zeros(9, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        asks = {"zeros": torch.zeros_like(h), "places": self.position.expand_as(h), "inputs": h}[self.given]
+        seen = (self.read(asks) @ h.transpose(1, 2)).softmax(-1) @ h
+        out = self.head(torch.tanh(seen))
+        return out.transpose(1, 2) if self.last else out
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("given", "level"), [("zeros", ["error"]), ("places", []), ("inputs", []), ("the same inputs", ["note"])]
+)
+def test_steps_that_nothing_tells_apart(given: str, level: list[str], last: bool, seed: int) -> None:
+    """(N, steps, classes) and (N, classes, steps); an encoding of positions that starts at zero opens at once."""
+    with seeded(seed):
+        x, model = torch.randn(24, 9, 6), Decoder(given.removeprefix("the same "), last)
+        targets = torch.randint(0, 3, (24, 9))
+    x = x[:, :1].expand(24, 9, 6).clone() if given == "the same inputs" else x
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs if last else outputs.transpose(1, 2), targets)
+
+    report = diagnose(model, x, targets, loss)
+    assert [each.level for each in report.findings if each.code == "UV711"] == level
+    if level:
+        assert report.same is not None and (report.same.samples, report.same.axis) == (9, 1 + last)

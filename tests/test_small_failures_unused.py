@@ -324,3 +324,35 @@ def test_facts_survive_a_saved_report() -> None:
     assert again == report and {facts.layer for facts in again.unused} == FIRST_TWO
     healthy = diagnose(Problem(Trunk(straight, 0), IDS, CLASSES, F.cross_entropy))
     assert '"unused":' not in healthy.to_json()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_comparison_makes_is_cut_off(own: bool) -> None:
+    """A threshold and a scorer that are only compared; torch turns ``h > p`` into ``p < h`` where p is a parameter."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inlet, self.outlet = nn.Linear(6, 8), nn.Linear(8, 5)
+            self.level = nn.Parameter(torch.zeros(8)) if own else nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.inlet(x)
+            return self.outlet(h * ((h > self.level) if own else (self.level(h) > 0)).float())
+
+    (finding,) = diagnose(Gated(), torch.randn(32, 6), CLASSES, F.cross_entropy).findings
+    said = "level is used" if own else "level is called"
+    assert (finding.code, finding.layers) == ("UV602", ("level",))
+    assert (
+        said in finding.message and f"cut out of the graph by a comparison ({'lt' if own else 'gt'})" in finding.message
+    )
+
+
+def test_a_leaf_made_of_the_numbers_of_the_outputs_leads_nowhere() -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs.argmax(1).float().requires_grad_(), targets.float())
+
+    report = diagnose(nn.Linear(6, 5), torch.randn(32, 6), CLASSES, loss)
+    assert report.verdict == "unused" and "argmax" in report.findings[0].message
+    assert report.loss is not None and report.loss.residual_norm == 0.0
+    assert not any("raised" in why for _, why in report.undecided)

@@ -43,6 +43,7 @@ from unvanish.evidence.recovery import HOPELESS, with_recovery
 from unvanish.evidence.regained import with_regained
 from unvanish.evidence.same import same_facts
 from unvanish.evidence.samples import ChunkGrams
+from unvanish.evidence.small_inputs import with_small_inputs
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
@@ -265,6 +266,7 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
+        flow = with_small_inputs(look, updates.optimizer, flow)
         step = step_facts(look, updates, loss)
         updates.changes.clear()  # as large as the weights, and nothing asks for them any more
         step = None if step is None else with_direction(look, updates.optimizer, step)

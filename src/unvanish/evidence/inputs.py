@@ -26,16 +26,14 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook)
 
     None where the inputs are of ordinary size or no one tensor.
     """
-    x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
-    if not isinstance(x, Tensor) or x.is_nested or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
+    x = one_input(problem)
+    if x is None:
         return None
-    axes = [d for d in range(x.ndim) if d != 1]
-    size = float(x.double().pow(2).mean(axes).sqrt().max())
-    first = _first(layers)
+    size = float(x.double().pow(2).mean(_axes(x)).sqrt().max())
+    first = first_layer(layers)
     if not size > FAR or first is None:
         return None
-    deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
-    standard = ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype)
+    standard, _ = standardised(x)
     inputs = standard if isinstance(problem.inputs, Tensor) else (standard, *problem.inputs[1:])
     after, calls_after = look(dataclasses.replace(problem, inputs=inputs))
     again = next((a for a in after if a.name == first.name), None)
@@ -50,6 +48,25 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook)
     )
 
 
+def one_input(problem: Problem) -> Tensor | None:
+    """The first input, if it is one dense tensor of numbers with features along axis 1."""
+    x = problem.inputs[0] if isinstance(problem.inputs, (tuple, list)) and problem.inputs else problem.inputs
+    if not isinstance(x, Tensor) or x.is_nested or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
+        return None
+    return x
+
+
+def standardised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The tensor with every feature at mean 0 and deviation 1, and their deviations as they are."""
+    axes = _axes(x)
+    deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
+    return ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype), deviation
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [d for d in range(x.ndim) if d != 1]
+
+
 def _saturated(calls: Calls) -> float | None:
     """Of the first bounded activation: linear and ReLU layers before it pass the size of the inputs on."""
     shares = (c.saturated_fraction for c in calls if c.bounded and c.part == "model")
@@ -61,7 +78,7 @@ def _loss(calls: Calls) -> float | None:
     return None if last is None or last.part != "loss" or last.log10_rms is None else 10.0**last.log10_rms
 
 
-def _first(layers: Sequence[LayerFlow]) -> LayerFlow | None:
+def first_layer(layers: Sequence[LayerFlow]) -> LayerFlow | None:
     return next((a for a in layers if a.call is not None and not a.frozen), None)
 
 

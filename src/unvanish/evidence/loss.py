@@ -139,6 +139,8 @@ def first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float |
             return 0.0, None
         first = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
         norm = math.hypot(*(_length(g.detach()) for g in first if g is not None))
+        if all(g is None for g in first):  # a leaf made of the outputs' numbers alone: nothing leads back to them
+            return 0.0, None
         draw = output_loss.drawn(seed)
         along = sum((g * v).sum() for g, v in zip(first, draw, strict=True) if g is not None)
         try:

@@ -8,6 +8,7 @@ loss trains without complaint to the best constant.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from unvanish.trace.ends import all_meet
 from unvanish.trace.scaled import is_finite
 from unvanish.trace.structure import rebuild, tensors
 
+CONSTANT = 0.02
+"""What free outputs win over the best constant at most, of what random ones cost, where it is as good as any."""
+
 SAME = 1e-5
 """Share of the loss by which a new deal of scattered outputs must change it: rounding of float32 stays below, and the
 mean over n pairs moves by about 1/sqrt(n), which reaches it at 10^10 entries."""
@@ -36,7 +40,9 @@ def pair_facts(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFact
     try:
         with torch.no_grad():
             met = _met(look, output_loss)
-            return None if met is None else _ask(output_loss, loss, met, look.seed)
+            if met is None:
+                return None
+            return _ask(output_loss, loss, met, look.seed) or _unasked(output_loss, loss, met, look.seed)
     except Exception:  # a loss that refuses other outputs or targets: nothing is claimed
         return None
 
@@ -97,6 +103,45 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
         shuffled=shuffled,
         won=won / cost,
         constant=loss.best_constant,
+    )
+
+
+def _unasked(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:
+    """Of a loss that one constant serves as well as any outputs: the samples whose targets take them out of it.
+
+    Labels of 0 and 1 in a loss that is made for -1 and 1 do so: a factor of 0 leaves a constant.
+    """
+    shape, target, source = met
+    constant = loss.best_constant
+    if constant is None or target.numel() != (samples := output_loss.now[0].shape[0]):
+        return None
+    won = max(0.0, constant - (constant if loss.best_free is None else loss.best_free))
+    if won > CONSTANT * max(abs(constant), abs(loss.value)):  # as a rule
+        return None
+    asked = torch.zeros(samples, dtype=torch.bool, device=target.device)
+    draw = output_loss.drawn(seed)
+    for kept, times in ((1.0, 0.0), (-1.0, 0.0), (0.0, 0.0), (0.0, -3.0), (0.0, -1.0), (0.0, 1.0), (0.0, 3.0)):
+        with torch.enable_grad():
+            places = zip(output_loss.now, draw, strict=True)
+            free = [(kept * t + times * n).detach().requires_grad_(True) for t, n in places]
+            slopes = torch.autograd.grad(output_loss.at(free), free, allow_unused=True)
+        for slope in slopes:
+            if slope is not None:
+                asked |= (slope.reshape(samples, -1) != 0).any(1).to(asked.device)
+    labels = target.reshape(-1)
+    if bool(asked.all()) or not bool(asked.any()) or bool(torch.isin(labels[~asked], labels[asked]).any()):
+        return None
+    cost = float(output_loss.at(draw)) - constant  # not about the constant, which may lie where a tail is flat
+    if not cost > 0.0 or won > CONSTANT * cost:
+        return None
+    return PairFacts(
+        outputs=shape,
+        targets=tuple(target.shape),
+        source=source,
+        won=won / cost,
+        constant=constant,
+        shuffled=math.inf,
+        unasked=int((~asked).sum()),
     )
 
 

@@ -17,6 +17,8 @@ def with_price(flow: Flow) -> Flow:
     """The flow with a note on the steps of the optimizer that were really taken, where there were DEAR or more."""
     step = flow.step
     taken = {"whether the signal survives the first steps": sum(trial.steps for trial in flow.rates)}
+    if flow.inputs is not None:
+        taken["whether standardised inputs are learned from"] = 2 * (flow.inputs.steps or 0)
     if step is not None:
         taken["whether full steps let the signal through by themselves"] = step.arrived_after or 0
         taken["whether the optimizer makes good for a start that is far off"] = step.regained_after or 0

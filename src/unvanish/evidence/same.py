@@ -1,4 +1,4 @@
-"""Outputs that are the same for every sample of a batch, although inputs and targets differ.
+"""Outputs that are the same for every sample of a batch, or at every step of each, although targets differ.
 
 Zero or tiny last weights make outputs alike that the next step tells apart, and a unit that is off may come back: so
 the weights are moved by as much as an ordinary initialisation has, and the outputs looked at again. Where they are the
@@ -33,24 +33,41 @@ def same_facts(look: Look) -> SameFacts | None:
     samples = problem.batch_size
     given = {id(t) for t in capture.given}
     outputs = [t for t in _rows(capture.values, samples) if id(t) not in given]
-    if samples < FEWEST or not outputs or not any(_differ(t) for t in _rows(problem.targets, samples, floats=False)):
-        return None
-    if not capture.random and not all(_alike(t, LOOSELY) for t in outputs):
-        return None
-    if capture.random and look.effort == "quick":
+    axes = _axes(outputs, _rows(problem.targets, samples, floats=False))
+    if not capture.random:
+        axes = [axis for axis in axes if _all_alike([t[:1] for t in outputs] if axis else outputs, axis, LOOSELY)]
+    if not axes or (capture.random and look.effort == "quick"):
         return None
     with without_chance(model), torch.no_grad():
-        return or_none(lambda: _asked(look, samples))  # a pass may refuse other weights or inputs, or eval mode
+        return or_none(lambda: _asked(look, samples, axes))  # a pass may refuse other weights or inputs, or eval mode
 
 
-def _asked(look: Look, samples: int) -> SameFacts | None:
+def _axes(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> list[int]:
+    """The axes of the outputs along which targets differ: 0 for samples, 1 or 2 for steps (of the one output)."""
+    if not outputs or not targets:
+        return []
+    found = [0] if len(outputs[0]) >= FEWEST and any(map(_differ, targets)) else []
+    if len(outputs) > 1 or (one := outputs[0]).ndim < 2:
+        return found
+    for target in targets:
+        if target.ndim < 2 or target.shape[1] < FEWEST:
+            continue
+        behind = one.shape[2:] == target.shape[1:]  # (N, classes, steps) for (N, steps)
+        first = one.shape[:2] == target.shape[:2] and target.ndim in (one.ndim, one.ndim - 1)
+        if (behind or first) and _differ(target.movedim(1, 0)):
+            found.append(2 if behind else 1)
+    return found
+
+
+def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
     problem, model = look.problem, look.model
 
     def outputs(asked: Problem) -> list[Tensor]:
         return _rows(outputs_again(asked, model, look.seed), samples)
 
     now = outputs(problem)
-    if not _all_alike(now):
+    axis = next((k for k in axes if _all_alike(now, k)), None)
+    if axis is None:
         return None
     live = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()]
     if sum(p.numel() for _, p in live) <= sum(t[0].numel() for t in now):  # a constant is all that is meant
@@ -58,13 +75,17 @@ def _asked(look: Look, samples: int) -> SameFacts | None:
     with put_back([p for _, p in live]):
         _move(live, look.seed)
         moved = outputs(problem)
-        if not _all_alike(moved):
+        if not _all_alike(moved, axis):
             return None
         held = _rows(problem.inputs, samples, floats=False)
+        draw = _drawer(look.seed)
+        if axis:
+            own = bool(held) and not _all_alike(outputs(_with_others(problem, held, draw)), axis)
+            read = "others that are the same" if own else "nothing"
+            return SameFacts(samples=now[0].shape[axis], read=read, axis=axis)
         varied = [t for t in held if _differ(t)]
         if not held or not varied:
             return SameFacts(samples=samples, read="nothing that differs")
-        draw = _drawer(look.seed)
         part = outputs(_with_others(problem, varied, draw))
         if not _all_alike(part):
             return SameFacts(samples=samples, read="a part that is the same")
@@ -84,12 +105,12 @@ def _differ(tensor: Tensor) -> bool:
     return bool((tensor != tensor[:1]).any())
 
 
-def _all_alike(outputs: Sequence[Tensor]) -> bool:
-    return bool(outputs) and all(_alike(t, ROUNDING * torch.finfo(t.dtype).eps) for t in outputs)
+def _all_alike(outputs: Sequence[Tensor], axis: int = 0, share: float | None = None) -> bool:
+    return bool(outputs) and all(_alike(t.movedim(axis, 0), share) for t in outputs)
 
 
-def _alike(tensor: Tensor, share: float) -> bool:
-    """Whether all rows are the first one, to within this share of its largest entry; finite ones."""
+def _alike(tensor: Tensor, share: float | None) -> bool:
+    """Whether all rows are the first one, to within this share of its largest entry (rounding); finite ones."""
     first = tensor[:1].expand_as(tensor)
     return is_finite(tensor) and _near(tensor, first, share)
 

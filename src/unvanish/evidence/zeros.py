@@ -71,12 +71,15 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
 def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFacts, ...]) -> tuple[ZeroFacts, ...]:
     """The facts, and those of layers in ``weak`` whose every way to the loss ends in a normaliser of single numbers.
 
-    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors.
+    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors. Of
+    the last of all no layer behind tells that this is weak: but a sign is left of a number that is divided by its size.
     """
     capture = look.capture
-    if not weak or capture.loss_index is None:
+    by_hand = {call.index for call in capture.calls if of_one_number(call, capture.calls)}
+    sure = by_hand | {call.index for call in capture.calls if _leaves_signs(call)}
+    if not (weak or sure) or capture.loss_index is None:
         return facts
-    ends = remove_all(capture.calls) | {call.index for call in capture.calls if of_one_number(call, capture.calls)}
+    ends = by_hand | remove_all(capture.calls if weak else [capture.calls[index] for index in sure])
     if not ends:
         return facts
     alive, waiting = set[int](), [capture.loss_index]
@@ -88,12 +91,18 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
     found = {each.layer: each for each in facts}
     for layer in look.layers:
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
-        if layer.name in weak and layer.live and layer.calls and cut:
-            last = [capture.calls[k] for k in sorted(ends & _downstream(layer, capture.calls))]
+        behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
+        if behind and (layer.name in weak or not sure.isdisjoint(behind)):
+            last = [capture.calls[k] for k in sorted(ends & behind)]
             found[layer.name] = ZeroFacts(
                 layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
             )
     return tuple(found.values())
+
+
+def _leaves_signs(call: Call) -> bool:
+    """Whether it is ``normalize`` along an axis of size 1: along one of size n its results have an rms of 1/√n."""
+    return call.name == "normalize" and call.alone is not None and abs(call.rms - 1.0) < 1e-3
 
 
 def of_one_number(call: Call, calls: Sequence[Call]) -> bool:

@@ -164,6 +164,8 @@ class PairFacts(Record, frozen=True, kw_only=True):
     the loss of scattered outputs changes when they are dealt to other samples. ``won``: what the best free output wins
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
     ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
+    ``unasked``: how many samples the loss asks nothing of at any outputs, all with targets that no other sample has;
+    then no new deal was tried.
     """
 
     outputs: tuple[int, ...]
@@ -172,6 +174,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     shuffled: float
     won: float
     constant: float | None = None
+    unasked: int = 0
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):
@@ -256,11 +259,13 @@ class SameFacts(Record, frozen=True, kw_only=True):
 
     ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
     tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
-    where all inputs are the same.
+    where all inputs are the same. ``axis``: not 0 where they are the same at all so many steps along that axis of the
+    outputs, sample by sample: "others that are the same" or "nothing" tells them apart.
     """
 
     samples: int
     read: str
+    axis: int = 0
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):
@@ -282,6 +287,8 @@ class InputFacts(Record, frozen=True, kw_only=True):
 
     ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
     first layer's curvature allows, over that of the median layer. ``loss_standardised``: the loss on the latter.
+    Of inputs that are small, ``largest_deviation`` is that of a feature about its mean, and ``after`` and
+    ``after_standardised`` are the loss after so many real ``steps`` on these inputs and on standardised ones.
     """
 
     layer: str
@@ -291,6 +298,9 @@ class InputFacts(Record, frozen=True, kw_only=True):
     step_limit: float | None = None
     step_limit_standardised: float | None = None
     loss_standardised: float | None = None
+    steps: int | None = None
+    after: float | None = None
+    after_standardised: float | None = None
 
 
 class ZeroFacts(Record, frozen=True, kw_only=True):

@@ -64,10 +64,13 @@ def dead_layer(flow: Flow) -> list[Statement]:
     tables = not blocks and all(each.kind in TABLES for each in layers)
     why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
     if tables:
-        why = ": only rows that are looked up get one, and a padding row (padding_idx) never does"
+        why = (
+            ": only rows that are looked up get one, and a padding row (padding_idx) never does. Either the batch looks"
+            " up that row alone, or only its places reach the outputs: is a mask the wrong way round?"
+        )
     message = (
-        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}. It is not"
-        " vanished: the zero is exact, however the numbers are scaled."
+        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}"
+        f"{'' if tables else '.'} It is not vanished: the zero is exact, however the numbers are scaled."
     )
     return [
         Statement(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from unvanish.decide import CRAWL
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import little_gained, part_of_layers, steps_to_judge
+from unvanish.rules.conditions import OF_ONE_LOOK, little_gained, part_of_layers, planned, steps_to_judge
 from unvanish.rules.wording import about
 
 HALF_A_RUNG = 10.0**0.5
@@ -35,13 +35,15 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     Why: gradient descent diverges beyond 2/λ_max, the limit the sharpest curvature sets, and advances along a flat
     direction in proportion to rate times curvature. With curvatures far apart no single rate suits both.
 
-    Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is
-    greater than ``multiple``, less the half of a tenfold step to which it is known; the learning rate in the same units
-    is greater than ``near``; more than ``steps`` steps are needed to close 90% of the gap; and steps really taken
-    closed less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps,
-    where they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step
-    wins across it, and says nothing of the way along. Then it is a note: a network that leaves a flat stretch by itself
-    looks the same, and the pace may change. Where layers are frozen, or no optimizer holds them, it is one, too.
+    Evidence: λ_max of the Hessian by Lanczos steps. The step that lowers the loss most, in units of 1/λ_max, is greater
+    than ``multiple``, less the half of a tenfold step to which it is known; the learning rate in the same units is
+    greater than ``near``; more than ``steps`` steps are needed to close 90% of the gap; and steps really taken closed
+    less than a tenth of it. Only for SGD. Without momentum and decay the same is asked after a few real steps, where
+    they and the best step along the gradient win less than half of the gap: off the floor of a ravine one step wins
+    across it, and says nothing of the way along. Then it is a note: a network that leaves a flat stretch by itself
+    looks the same, and the pace may change. A note, too, where the best step is less than that and ``multiple`` times
+    the next one or longer, and more than ten times the planned steps are needed: so long a step would mean too small a
+    rate, were it not near its limit. Where layers are frozen, or no optimizer holds them, it is one, too.
 
     What helps: standardised or whitened inputs, batch normalisation, an adaptive or second-order optimizer.
 
@@ -49,35 +51,47 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     optimization, section 3.3.
     """
     known = steps_to_judge(flow)
-    if known is None or any(layer.verdict == "exploding" for layer in flow.layers):
+    small = flow.inputs is not None and flow.inputs.steps is not None  # flat is what small inputs make so: UV707
+    if known is None or small or any(layer.verdict == "exploding" for layer in flow.layers):
         return []
     step, gap = known
     if step.optimizer != "SGD" or not step.lr_limit or step.best is None or step.needed is None:
         return []
     rate = 2.0 * step.lr / step.lr_limit  # lr · λ_max
     limit = multiple / HALF_A_RUNG
-    if not (
-        step.best * rate > limit and rate > near and step.needed > steps and (step.after or little_gained(step, gap))
-    ):
+    if not (rate > near and step.needed > steps and (step.after or little_gained(step, gap))):
         return []
-    first = (
-        f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
+    far_apart = step.best * rate > limit
+    late = step.needed > OF_ONE_LOOK * planned(step)  # which leaves more than the planned steps at half of the limit
+    if not far_apart and not (step.best >= multiple and late and step.walked_scaled is None):  # no larger rate did well
+        return []
+    length = (
+        Evidence(name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=limit)
+        if far_apart
+        else Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple)
     )
-    message = (
-        f"{first} this pace 90% of the achievable reduction takes about {about(step.needed)} steps: the best step would"
-        f" be {step.best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
-        f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: a larger one"
-        " diverges. The curvatures are too far apart."
-    )
+    least = steps if far_apart else max(steps, OF_ONE_LOOK * planned(step))
     return [
         Statement(
-            level="note" if step.after or part_of_layers(flow) else "error",
+            level="note" if step.after or part_of_layers(flow) or not far_apart else "error",
             cause="curvatures far apart",
-            message=message,
+            message=_message(step, step.best, step.needed),
             evidence=(
-                Evidence(name="best step in units of 1/λ_max", value=step.best * rate, relation=">", threshold=limit),
+                length,
                 Evidence(name="learning rate in units of 1/λ_max", value=rate, relation=">", threshold=near),
-                Evidence(name="steps needed", value=step.needed, relation=">", threshold=steps),
+                Evidence(name="steps needed", value=step.needed, relation=">", threshold=least),
             ),
         )
     ]
+
+
+def _message(step: StepFacts, best: float, needed: float) -> str:
+    first = (
+        f"Once {step.after} steps, tried and taken back, have settled the steep directions: at" if step.after else "At"
+    )
+    return (
+        f"{first} this pace 90% of the achievable reduction takes about {about(needed)} steps: the best step would be"
+        f" {best:,.0f} times as long, along a flat direction, while the steepest one allows a learning rate of"
+        f" {step.lr_limit:.3g} at most (now {step.lr:.3g}). It is not that the learning rate is too small: one above"
+        " that diverges. The curvatures are too far apart."
+    )

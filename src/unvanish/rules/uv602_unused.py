@@ -71,6 +71,7 @@ def unused(flow: Flow) -> list[Statement]:
 
 
 CAUSES = ("never called", "cut off", "left out by the optimizer", "library", "switched off", "this batch")
+COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
 THIS_BATCH = "not part of this loss on this batch; other batches or losses may use"
 
 
@@ -95,11 +96,12 @@ def _finding(
 ) -> Statement:
     parameters = sum(layer.parameters for layer in layers)
     where = listing(known[layer.name].cut_at for layer in layers if layer.name in known and known[layer.name].cut_at)
+    used = "used" if all(layer.kind == "Parameter" for layer in layers) else "called"
     why = {
         "never called": "never called in the forward pass",
-        "cut off": _cut(by, where),
-        "left out by the optimizer": f"{_cut(by, where)}; the optimizer does not hold {_them(layers)} either",
-        "library": f"{_cut(by, where)}, by a library's own forward",
+        "cut off": _cut(by, where, used),
+        "left out by the optimizer": f"{_cut(by, where, used)}; the optimizer does not hold {_them(layers)} either",
+        "library": f"{_cut(by, where, used)}, by a library's own forward",
         "switched off": f"switched off: what it computes is multiplied by zero{f' at {where}' if where else ''}",
         "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
         "this batch": f"{THIS_BATCH} {_them(layers)}",
@@ -117,7 +119,7 @@ def _them(layers: list[LayerFlow]) -> str:
     return "it" if len(layers) == 1 else "them"
 
 
-def _cut(by: str, where: str) -> str:
+def _cut(by: str, where: str, used: str) -> str:
     at = f" at {where}" if where else ""
     if by == "no_grad":
         return f"called without gradients (torch.no_grad or inference mode{at}), so that nothing of the loss comes back"
@@ -127,8 +129,9 @@ def _cut(by: str, where: str) -> str:
             " reentrant kind); use_reentrant=False does not"
         )
     if by:
-        return f"called, but what came of it is cut out of the graph by {by}{at}"
-    return "called, but nothing of the result reaches the loss"
+        call = f"a comparison ({by})" if by.strip("_") in COMPARISONS else by
+        return f"{used}, but what came of it is cut out of the graph by {call}{at}"
+    return f"{used}, but nothing of the result reaches the loss"
 
 
 def _path(layer: LayerFlow) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Flow
+from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import flat_in_loss
 from unvanish.rules.wording import judged, names, subject
@@ -60,10 +60,31 @@ def no_signal(flow: Flow) -> list[Statement]:
         Statement(
             layers=names(layers),
             cause="flat loss" if reacts is False else "zero derivative of the loss",
-            message=message.rstrip("?.") + ("?" if message.endswith("?") else "."),
+            message=message.rstrip("?.") + ("?" if message.endswith("?") else ".") + _ends(flow),
             evidence=(
                 Evidence(name="residual_norm", value=residual, relation="=", threshold=0.0),
                 Evidence(name="loss reacts to the outputs", value=None if reacts is None else float(reacts)),
             ),
         )
     ]
+
+
+def _ends(flow: Flow) -> str:
+    """Where in the loss the gradient ends: a call that is flat for all entries, else the one that passes nothing on."""
+    calls = {call.index: call for call in flow.calls}
+    for call in (each for each in flow.calls if each.part == "loss"):
+        before = [calls[index] for index in call.inputs if index in calls]
+        if _gets(call) and before and not any(map(_gets, before)):
+            flat = next((each for each in (call, *before) if each.dead_fraction == 1.0 and each.part == "loss"), None)
+            if flat is not None:  # what follows it may pass nothing on because it is given zeros, as a product is
+                return f" In the loss {flat.name}{_at(flat)} is flat for every entry."
+            return f" In the loss nothing goes back past {call.name}{_at(call)}."
+    return ""
+
+
+def _gets(call: CallFlow) -> bool:
+    return call.log10_signal is not None and call.log10_signal > -math.inf
+
+
+def _at(call: CallFlow) -> str:
+    return f" at {call.source}" if call.source else ""

@@ -104,12 +104,19 @@ def lr_too_small(
         *_gains(step),
     ]
     message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
-    return [Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))]
+    said = Statement(level=level, cause="learning rate", message=message, evidence=tuple(evidence))
+    return [said.replace(remedies=("lr-10",)) if _worse_at_scale(step) and (step.scale or 0.0) > 10.0 else said]
+
+
+def _worse_at_scale(step: StepFacts) -> bool:
+    """Whether as many real steps at the larger rate won less than at the present one: no remedy goes that far."""
+    return step.walked is not None and step.walked_scaled is not None and step.walked_scaled > step.walked
 
 
 def _told_otherwise(flow: Flow) -> bool:
-    """Whether the outputs explain the steps needed: their range, or their scale."""
-    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small_targets(flow)
+    """Whether the outputs explain the steps needed, by their range or scale, or the inputs, which are small."""
+    small = small_targets(flow) or (flow.inputs is not None and flow.inputs.steps is not None)
+    return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small
 
 
 def _stands_still(step: StepFacts) -> bool:
@@ -171,6 +178,12 @@ def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool
     elif step.walked_scaled is not None and step.scale is not None and step.walked_scaled > step.loss:
         rise = number(step.walked_scaled - step.loss)
         said.append(f"But several steps at {step.scale:.3g} times the rate raise the loss by {rise}: that is too far.")
+    elif step.walked is not None and step.scale is not None and _worse_at_scale(step):
+        won, less = number(step.loss - step.walked), number(step.loss - (step.walked_scaled or 0.0))
+        said.append(
+            f"But several steps at {step.scale:.3g} times the rate lower the loss by less, {less}, than as many at the"
+            f" present one, {won}: that is too far."
+        )
     else:
         said.append("That the learning rate is at fault was not shown: the pace may change by itself.")
     return " ".join([*said, "On this batch."])

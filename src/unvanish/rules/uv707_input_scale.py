@@ -6,9 +6,10 @@ import math
 
 from unvanish.records import Evidence, Flow, InputFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import inputs_saturate, settled
+from unvanish.rules.conditions import inputs_saturate, planned, settled
 from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number, percent
+from unvanish.words.spans import called
 
 Said = tuple[str, tuple[Evidence, Evidence]]
 """A sentence and the two numbers it rests on: with the inputs as they are, and standardised."""
@@ -29,15 +30,24 @@ Said = tuple[str, tuple[Evidence, Evidence]]
     ),
 )  # fmt: skip
 def input_scale(
-    flow: Flow, *, saturated: float = 0.5, gone: float = 0.25, step_limit: float = -2.0, off: float = 100.0
+    flow: Flow,
+    *,
+    saturated: float = 0.5,
+    gone: float = 0.25,
+    step_limit: float = -2.0,
+    off: float = 100.0,
+    slow: float = 100.0,
 ) -> list[Statement]:
     """The inputs are far from unit size, and the first layer suffers from it; standardised ones cure it.
 
-    Example: readings in the hundreds into a sigmoid layer, or pixels from 0 to 255 into a network made for 0 to 1.
+    Example: readings in the hundreds into a sigmoid layer, or pixels from 0 to 255 into a network made for 0 to 1; such
+    pixels divided by 255 twice.
 
     Why: initialisations assume inputs of about unit size. Large ones drive bounded units onto their flat ends; in any
     case the curvature of the first layer grows with their square, and with it shrinks the learning rate it can stand.
-    Without anything that bounds them they reach the outputs, which then are thousands where the targets are ones.
+    Without anything that bounds them they reach the outputs, which then are thousands where the targets are ones. Of
+    small ones the first layer learns in proportion to their size, and so much do they move the outputs: the network
+    answers with one constant for as long as that takes.
 
     Evidence: the network looked at twice, with the inputs as they are and standardised (mean 0, deviation 1 a feature).
     More than ``saturated`` of the entries of the first bounded activation saturated, at most ``gone`` afterwards; or
@@ -45,7 +55,11 @@ def input_scale(
     it afterwards; or the loss more than ``off`` times that of the best constant (for squares: outputs ten times as far
     off as the targets spread), and less than the root of ``off`` times afterwards. A note where the loss is already
     better than that of a constant: the network has begun to live with it. A note, too, where only the loss tells and is
-    at most ``off`` squared times that large: within hundreds of steps Adam has made good for it then, at times.
+    at most ``off`` squared times that large: within hundreds of steps Adam has made good for it then, at times. Small
+    are inputs of which no feature has a deviation of a tenth, where at most 100 steps of the optimizer leave the loss
+    at that of the best constant output, and as many on standardised inputs go a twentieth of the way from there. An
+    error where the steps that took, over that deviation, over its square for SGD, are more than ``slow`` times the
+    planned ones: networks that did learn took a tenth to a half of so many.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -54,14 +68,15 @@ def input_scale(
     inputs = flow.inputs
     if inputs is None or flow.nonfinite or settled(flow):
         return []
+    if inputs.steps is not None:
+        return _too_small(flow, inputs, inputs.steps, slow)
     far = _far_off(flow, inputs, off)
     flat = _flat_ends(inputs, saturated, gone) if inputs_saturate(flow, saturated, gone) else None
     said = [each for each in (flat, _short_steps(inputs, step_limit), far) if each is not None]
     if not said:
         return []
-    called = f"{'layer ' if inputs.layer[:1].isdigit() else ''}{inputs.layer}"
     size = number(inputs.largest_deviation)
-    opening = f"The inputs are too large for {called}: a feature has an rms of {size}, not 1."
+    opening = f"The inputs are too large for {called(inputs.layer)}: a feature has an rms of {size}, not 1."
     hurt = len(said) > (far is not None) and flow.loss is not None and flow.loss.at_constant
     worthless = hurt or (far is not None and (far[1][0].value or 0.0) > off**2)
     return [
@@ -72,6 +87,31 @@ def input_scale(
             message=" ".join([opening, *(sentence for sentence, _ in said)]),
             evidence=tuple(each for _, pair in said for each in pair),
         )
+    ]
+
+
+def _too_small(flow: Flow, inputs: InputFacts, steps: int, slow: float) -> list[Statement]:
+    """SGD moves the first layer in proportion to its inputs, which count once more in what that does; Adam does not."""
+    constant = None if flow.loss is None else flow.loss.best_constant
+    if inputs.after is None or inputs.after_standardised is None or constant is None:
+        return []
+    optimizer, size = flow.setting.optimizer, inputs.largest_deviation
+    expected = steps / (size**2 if optimizer == "SGD" else size)
+    message = (
+        f"The inputs are too small for {called(inputs.layer)}: no feature has a deviation from its mean above"
+        f" {number(size)}, not 1, so the network can hardly tell samples apart. {steps} steps of {optimizer} bring the"
+        f" loss to {number(inputs.after)}, no better than one constant output ({number(constant)}); as many on"
+        f" standardised inputs bring it to {number(inputs.after_standardised)}. It is not vanished: the signal reaches"
+        " the layers."
+    )
+    evidence = (
+        Evidence(name="largest deviation of a feature", value=size, relation="<", threshold=0.1),
+        Evidence(name="loss after real steps", value=inputs.after),
+        Evidence(name="the same, inputs standardised", value=inputs.after_standardised),
+    )
+    level = "error" if expected > slow * planned(flow.step) else "note"
+    return [
+        Statement(level=level, layers=(inputs.layer,), cause="scale of the inputs", message=message, evidence=evidence)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, LossFacts, PairFacts
 from unvanish.rules import Statement, rule
 from unvanish.words.numbers import number
 
@@ -12,7 +12,7 @@ from unvanish.words.numbers import number
     "pairing",
     "outputs and targets do not pair",
     tier="pairing",
-    levels=("error",),
+    levels=("error", "note"),
     needs=("loss", "output"),
     fires_on=("broadcast-targets", "mean-before-loss"),
     silent_on=(
@@ -33,7 +33,9 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     what it costs to scatter them about it by the targets' spread (a least-squares loss of paired targets wins about all
     of that; 2% is what a loss may be from that of the best constant to count as no better, as for a plateau). And
     either the shapes are stretched on both sides where they meet, or the loss stays the same when scattered outputs are
-    dealt to other samples. Targets that are all the same are not asked.
+    dealt to other samples. Targets that are all the same are not asked. A note where the best constant is as good as
+    any outputs because of samples whose loss no output changes, and whose targets no other sample has: labels of 0 and
+    1 in a loss made for -1 and 1, or a mask that leaves one class.
 
     What helps: give outputs and targets the same shape, with ``outputs.squeeze(1)`` or ``targets.unsqueeze(1)``, and
     take means over the samples after comparing.
@@ -44,6 +46,12 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     pairs, loss = flow.pairs, flow.loss
     if pairs is None or loss is None or loss.best_constant is None or not pairs.won < threshold:
         return []
+    if pairs.unasked:
+        if (
+            flow.labels is not None and flow.labels.kind == "unsigned"
+        ):  # UV706 tells of labels that a loss does not mean
+            return []
+        return [_some_unasked(pairs, loss, threshold)]
     constant = loss.best_constant if pairs.constant is None else pairs.constant
     where = f" at {pairs.source}" if pairs.source else ""
     message = (
@@ -54,6 +62,7 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     )
     return [
         Statement(
+            level="error",
             cause="shapes" if pairs.outputs != pairs.targets else "a mean over the samples",
             message=message,
             evidence=(
@@ -67,3 +76,19 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
             ),
         )
     ]
+
+
+def _some_unasked(pairs: PairFacts, loss: LossFacts, threshold: float) -> Statement:
+    constant = "" if loss.best_constant is None else f" (loss {number(loss.best_constant)})"
+    many = pairs.unasked > 1
+    message = (
+        f"One constant output for all samples is as good as any{constant}, although the targets differ:"
+        f" {pairs.unasked:,} sample{'s' * many} {'ask' if many else 'asks'} nothing of {'their' if many else 'its'}"
+        " output, whatever it is, and no other sample has such a target. Is the loss made for other labels, -1 and 1"
+        " where these are 0 and 1? A mask that leaves one class does the same. On this batch."
+    )
+    evidence = (
+        Evidence(name="won over the best constant by free outputs", value=pairs.won, relation="<", threshold=threshold),
+        Evidence(name="samples that the loss asks nothing of", value=float(pairs.unasked)),
+    )
+    return Statement(level="note", cause="labels", message=message, evidence=evidence)

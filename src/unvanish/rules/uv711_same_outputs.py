@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.decide.alike import alike_level
 from unvanish.decide.stationary import has_converged
-from unvanish.records import Evidence, Flow
+from unvanish.records import Evidence, Flow, SameFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import hindered
 from unvanish.words.numbers import number
@@ -27,7 +27,7 @@ def same_outputs(flow: Flow) -> list[Statement]:
     """All samples of a batch have the same output, although their inputs and their targets differ.
 
     Example: sequences that end in padding, read at their last place; a mean over the axis of the samples; a forward
-    pass that makes its outputs of everything but the inputs.
+    pass that makes its outputs of everything but the inputs; a decoder given zeros for all of its steps.
 
     Why: what cannot tell the samples apart gives each the same answer. The loss falls to that of the best constant and
     stays there, while every gradient arrives and every layer looks sound.
@@ -37,7 +37,9 @@ def same_outputs(flow: Flow) -> list[Statement]:
     are dead or have vanished, and rows that means have made alike, are told of instead. Other numbers are then put in
     the place of the inputs that differ. If this tells the outputs apart, what is read is a part that happens to be the
     same: an error, as is where nothing does. A note where all inputs are the same, or those that are read, such as
-    first observations. A model of no more weights than outputs is not asked: a constant is what is meant.
+    first observations. Outputs of steps, along an axis that the targets have too and differ along, are asked in the
+    same way: an error where nothing tells the steps apart. A model of no more weights than outputs is not asked: a
+    constant is what is meant.
 
     What helps: read the last place of each sequence that is no padding, by its length (``packed`` sequences give it as
     the final state); check the axis of means and indices, and that the forward pass uses what it is given.
@@ -51,15 +53,38 @@ def same_outputs(flow: Flow) -> list[Statement]:
     dead = any(layer.verdict == "dead" for layer in flow.layers)  # other inputs may well wake what is off
     if dead or (same.read != PART and hindered(flow)):  # nothing comes through to the outputs, or to a mean of them
         return []
+    if same.axis:
+        return [_steps(same)]
+    evidence = (Evidence(name="samples with one output", value=float(same.samples)),)
     level, why = _SAID[same.read]
     best = "" if loss.best_constant is None else f" (loss {number(loss.best_constant)})"
     message = (
         f"All {same.samples:,} samples of this batch have the same output, at other weights as well, although their"
         f" targets differ: {why} All that training can reach this way is the best constant{best}."
     )
-    evidence = (Evidence(name="samples with one output", value=float(same.samples)),)
     return [Statement(level=level, cause=same.read, message=message, evidence=evidence)]
 
+
+def _steps(same: SameFacts) -> Statement:
+    """Of outputs that are the same at every step of each sample."""
+    level, why = _OF_STEPS[same.read]
+    message = (
+        f"All {same.samples:,} steps along axis {same.axis} of the outputs are the same for each sample, at other"
+        f" weights as well, although their targets differ: {why} All that training can reach this way is one answer for"
+        " all steps of a sample."
+    )
+    evidence = (Evidence(name="steps with one output", value=float(same.samples)),)
+    return Statement(level=level, cause="one output for all steps", message=message, evidence=evidence)
+
+
+_OF_STEPS = {
+    "nothing": (
+        "error",
+        "nothing tells one step from another, for other numbers in place of the inputs do not either. Give each step"
+        " something of its own: its input, what came before it, or an encoding of its position.",
+    ),
+    "others that are the same": ("note", "the inputs they are made of are the same at every step here."),
+}
 
 PART = "a part that is the same"
 """What lets other inputs tell the outputs apart has no layer that loses them on the way."""
@@ -76,7 +101,11 @@ _SAID = {
         "the outputs depend on the batch as a whole and not on each sample. Is a mean taken over the samples, or one"
         " sample in the place of all?",
     ),
-    "nothing": ("error", "nothing of the inputs reaches them, for other numbers in their place change no output."),
+    "nothing": (
+        "error",
+        "other numbers in the place of the inputs change no output: nothing of them reaches it, or what does is lost in"
+        " rounding, as in a product of many probabilities.",
+    ),
     "others that are the same": ("note", "what reaches them are inputs that are the same for every sample here."),
     "nothing that differs": ("note", "their inputs are all the same."),
 }

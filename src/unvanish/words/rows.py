@@ -59,8 +59,12 @@ ROWS = {
         "Where a step of these layers against their gradient raises the loss in proportion to its length: by how much"
         " of the fall that the gradient promises. Null elsewhere."
     ),
-    "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
-    "SameFacts.samples": "How many samples have them.",
+    "InputFacts.steps": "Real steps taken on small inputs, as they are and standardised; null where none were.",
+    "InputFacts.after": "The loss of the batch after these steps on the inputs as they are.",
+    "after_standardised": "The same on standardised inputs.",
+    "same": "Outputs that are the same for all samples, or steps, although targets differ; null where they are not.",
+    "SameFacts.samples": "How many samples, or steps of each sample, have them.",
+    "SameFacts.axis": "The axis of the outputs along which they are the same: 0 for samples, 1 or 2 for steps.",
     "read": (
         "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
         " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
