@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from unvanish.preserve import checking
 from unvanish.watching.given import unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.guard import traced
@@ -97,7 +98,7 @@ class Finder:
 
     def called(self, module: nn.Module, args: Any) -> None:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
-        if traced() or os.getpid() != self.process:
+        if traced() or checking() or os.getpid() != self.process:
             return
         if self._new(module) and unwrapped(module) is module:
             self.run.watcher.entered(module, args)  # its own hooks come too late for this call
