@@ -9,7 +9,7 @@ from unvanish.records import Setting, to_builtins
 from unvanish.watching.asleep import asleep
 from unvanish.watching.layouts import Layouts
 from unvanish.watching.run_file import RunFile
-from unvanish.watching.sample import Sample, locate
+from unvanish.watching.sample import Sample, locate, thaw
 from unvanish.watching.setting import Known
 from unvanish.watching.watcher import Watcher
 from unvanish.watching.without import left_out
@@ -34,6 +34,7 @@ class Beside:
             before = "" if self.setting is None else self.setting.mode
             watcher.notes += [note for note in [asleep(table.models, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
+        thaw(watcher.columns, [not place.trainable for place in table])
         self.file.layers(watcher.columns)
         self.write_notes(watcher)
         out = left_out(table, sample.rows, watcher.optimizers.values())

@@ -47,6 +47,13 @@ def locate(columns: list[Column], sources: Mapping[int, str]) -> None:
             columns[at] = replace(columns[at], source=source)
 
 
+def thaw(columns: list[Column], frozen: Iterable[bool]) -> None:
+    """Enter which layers are frozen by now: many are thawed one after the other."""
+    for at, each in enumerate(frozen):
+        if at < len(columns) and columns[at].frozen != each:
+            columns[at] = replace(columns[at], frozen=each)
+
+
 @dataclass
 class Sample:
     """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.
