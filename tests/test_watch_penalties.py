@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import unvanish
 from torch import nn
+
+import unvanish
 from unvanish.watching.script import run_script
 
 PENALTY = """
@@ -24,7 +25,6 @@ for step in range(3):
     loss = (judge(x + 1.0) - judge(x)).mean() + ((size - 1.0) ** 2).mean()
     optimizer.zero_grad()
     loss.backward()
-    {hook}
     optimizer.step()
 """
 

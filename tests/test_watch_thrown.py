@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import unvanish
 from torch import nn
 from torch.nn import functional as F
+
+import unvanish
 
 SEEDS = [0, 1]
 
