@@ -108,7 +108,7 @@ class Box:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        versions = _versions(args, kwargs)
+        given = versions(args, kwargs)
         kept = self.first.get(id(module))
         first = None if kept is None else kept()
         if first is None:
@@ -116,7 +116,7 @@ class Box:
         home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
-        self.running = Entry(module, args, kwargs, versions, random, cast, module.training, [], [])
+        self.running = Entry(module, args, kwargs, given, random, cast, module.training, [], [])
         self.entries.append(self.running)
         if len(self.entries) > MOST:
             self._drop(self.entries[:-MOST])
@@ -125,7 +125,7 @@ class Box:
         """What the call that runs was given, where that was not known when it began."""
         if self.running is not None:
             self.running.args, self.running.kwargs = args, kwargs
-            self.running.versions = _versions(args, kwargs)
+            self.running.versions = versions(args, kwargs)
 
     def _drop(self, those: list[Entry]) -> None:
         for each in those:
@@ -155,7 +155,7 @@ class Box:
                 self._await(entry, at, tensor)
 
     def _await(self, entry: Entry, at: int, tensor: Tensor) -> None:
-        entry.outputs.append((at, *_probe(tensor)))
+        entry.outputs.append((at, *probe(tensor)))
         node, several = tensor.grad_fn, []
         entry.came.append((at, tensor.output_nr, several))
         if node is None:  # one of its parameters
@@ -208,7 +208,7 @@ class Box:
         return max(counts.values(), default=0)
 
 
-def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
+def versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
     alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
     given = args if alone else list(tensors((args, kwargs)))
     try:
@@ -217,7 +217,7 @@ def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tenso
         return [(each, each._version) for each in given if not each.is_inference()]
 
 
-def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:
+def probe(tensor: Tensor) -> tuple[Tensor | None, int]:
     """What of an output is kept, and its version."""
     plain = tensor.detach()
     if tensor.numel() <= SMALL:

@@ -156,6 +156,11 @@ def _again(
     return Replay(report, born="backward" if _broken(flow) else "")
 
 
+def forward_of(entry: Entry, models: Mapping[str, nn.Module]) -> Replay:
+    """The forward pass of this call alone."""
+    return _again(entry, models, 1.0, False, forward=True)
+
+
 def _without(scale: float, flow: Flow) -> Flow:
     """The walk carries the scaled signals, as the training does, or float16 would lose them; the report does not."""
     if scale == 1.0:

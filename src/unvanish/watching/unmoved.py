@@ -1,17 +1,22 @@
-"""What a run says of weights that no step moves: idle layers, layers left out, an optimizer that holds others."""
+"""What a run says of what no step shows: idle layers, layers left out, copies and passes that are no part of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
+
 from unvanish.problem import name_of
 from unvanish.records import Finding
 from unvanish.watching.beside import Beside
+from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
 from unvanish.watching.paired import PAIRED, two_softmaxes
+from unvanish.watching.passes import odd_pass
 from unvanish.watching.replay import Replay
+from unvanish.watching.resting import of_what_rests
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.watcher import Watcher
 from unvanish.words.spans import named
@@ -28,6 +33,7 @@ class Unmoved:
         repeat: Callable[[], Replay],
     ) -> None:  # fmt: skip
         self.watcher, self.file, self.found, self.tell, self.repeat = watcher, file, found, tell, repeat
+        watcher.calls.ended = self._ended
 
     def seen(self, step: int, what: str) -> None:
         """One of ``KINDS`` has come."""
@@ -53,9 +59,29 @@ class Unmoved:
         """Tell of layers that have been left out for several samples in a row, and of two softmaxes in one."""
         if (classes := self.watcher.box.classes) and not any(each.code == PAIRED for each in self.found):
             self.tell(two_softmaxes(step, classes), step)
+        self.look_at_what_rests(step)
         if beside.left_out and beside.held == HELD:
             names = [column.name for column in self.watcher.columns]
             self.tell(_of_left_out([names[at] for at in beside.left_out], names, step), step)
+
+    def look_at_what_rests(self, step: int, last: bool = False) -> None:
+        """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
+        if self._broken():
+            return
+        for model, names in self.watcher.resting.look(few=not last).items():
+            self.tell(of_what_rests(step, model, names, last), step)
+            last = False  # it has been said
+        if last and (names := odd_buffers(self.watcher.table.models)):
+            self.tell(of_the_buffers(step, names), step)
+
+    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        """A pass without gradients has come to its end."""
+        finding = None if self._broken() else odd_pass(self.watcher, module, args, kwargs, outputs)
+        if finding is not None and not any((each.code, each.cause) == (finding.code, "data") for each in self.found):
+            self.tell(finding, self.watcher.step)
+
+    def _broken(self) -> bool:
+        return any(each.verdict == "nonfinite" and each.level == "error" for each in self.found)
 
 
 def _them(names: Sequence[str]) -> str:

@@ -21,7 +21,6 @@ from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
-from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
 from unvanish.watching.earlier import end_if_left, end_others, has_begun
@@ -327,9 +326,7 @@ class Watch:
             found = self._repeat()
             if found.born:
                 self._of_the_repetition(watcher.scene(), found)
-        broken = any(each.verdict == "nonfinite" for each in self.found)
-        if not broken and (names := odd_buffers(watcher.table.models)):
-            self._tell(of_the_buffers(watcher.step, names), watcher.step)
+        self.unmoved.look_at_what_rests(watcher.step, last=True)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
