@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -43,6 +44,7 @@ class Finder:
         self.later: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._around(torch, "compile", self._compile)
         self._around(nn.Module, "compile", self._compile_in_place)
+        self.searched: weakref.WeakSet[Any] | None = None  # optimizers, once a function was compiled
         self.looking: Any = None
         self._look(True)
         self.hooks = [
@@ -67,6 +69,8 @@ class Finder:
 
     def _compile(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(*args, **kwargs)
+        if not isinstance(found, nn.Module) and self.searched is None:
+            self.searched = weakref.WeakSet()
         if not any(name == "__call__" for _, name, _ in self.patched):
             from torch._dynamo.eval_frame import OptimizedModule
 
@@ -145,6 +149,7 @@ class Finder:
         if not self._knows(optimizer):
             for module in sorted(self.later, key=lambda each: -len(list(each.modules()))):
                 self._new(module)
+            self._search(optimizer)
         self._look(not self._knows(optimizer))
         if not self.run.watcher.optimizers:
             for each in list(self.made):  # those that were made before the first step may belong to it
@@ -152,6 +157,21 @@ class Finder:
         self.run.before_step(optimizer, args, kwargs)
         if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
             self.run.check("stop")
+
+    def _search(self, optimizer: Any) -> None:
+        """Where a function was compiled, no hook sees what it calls, which is known by what the optimizer moves."""
+        if self.searched is None or optimizer in self.searched or self._knows(optimizer):
+            return
+        self.searched.add(optimizer)
+        moved = {id(each) for each in held(optimizer)}
+        every = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
+        those = [each for each in every if not moved.isdisjoint(map(id, each.parameters()))]
+        inside = {id(part) for each in those for part in each.modules() if part is not each}
+        for module in those:
+            mine = [each for each in module.parameters() if id(each) in moved]
+            if id(module) not in inside and not self.run.watcher.table.holds(mine):
+                self.run.watcher.signals.hidden.update({id(each): each for each in module.modules()})
+                self._new(module)
 
     def after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if os.getpid() != self.process:
