@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.loss_graph import between, birth
-from unvanish.watching.paired import classes_of_two_softmaxes
+from unvanish.watching.paired import Pair, pair_of
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -104,7 +104,8 @@ class Box:
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth, self.loss_finite = "", True
-        self.asked, self.classes = 0, 0  # losses that were asked for a second softmax, and of how many classes it is
+        self.asked = 0  # losses that were asked whether they fit what the model ends in
+        self.pair: Pair | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -172,7 +173,7 @@ class Box:
         self.loss, self.loss_finite = loss.grad_fn if self.entries else None, finite
         if self.asked < ASKED and self.entries:
             self.asked += 1
-            self.classes = self.classes or classes_of_two_softmaxes(loss.grad_fn, set(self.ends))
+            self.pair = self.pair or pair_of(loss.grad_fn, set(self.ends))
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 

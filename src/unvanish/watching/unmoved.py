@@ -13,7 +13,7 @@ from unvanish.watching.beside import Beside
 from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
-from unvanish.watching.paired import PAIRED, two_softmaxes
+from unvanish.watching.paired import PAIRED, finding_of
 from unvanish.watching.passes import odd_pass
 from unvanish.watching.replay import Replay
 from unvanish.watching.resting import of_what_rests
@@ -57,8 +57,8 @@ class Unmoved:
 
     def sampled(self, step: int, beside: Beside) -> None:
         """Tell of layers that have been left out for several samples in a row, and of two softmaxes in one."""
-        if (classes := self.watcher.box.classes) and not any(each.code == PAIRED for each in self.found):
-            self.tell(two_softmaxes(step, classes), step)
+        if (pair := self.watcher.box.pair) and not any(each.code == PAIRED for each in self.found):
+            self.tell(finding_of(pair, step), step)
         self.look_at_what_rests(step)
         if beside.left_out and beside.held == HELD:
             names = [column.name for column in self.watcher.columns]
