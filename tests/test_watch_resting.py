@@ -121,7 +121,7 @@ def test_running_statistics_of_a_script_whose_model_is_gone_when_it_ends(spoil: 
 class Divided(nn.Module):
     """Divides by ``by`` where it is not trained."""
 
-    def __init__(self, by: float) -> None:
+    def __init__(self, by: float | Tensor) -> None:
         super().__init__()
         self.net, self.drop, self.by = network(), nn.Dropout(0.2), by
 
@@ -130,7 +130,7 @@ class Divided(nn.Module):
         return out if self.training else out * self.by / self.by
 
 
-def _validated(by: float, given: float, seed: int, path: Path | None) -> tuple[list[Any], list[Tensor]]:
+def _validated(by: float | Tensor, given: float, seed: int, path: Path | None) -> tuple[list[Any], list[Tensor]]:
     torch.manual_seed(seed)
     model = Divided(by)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -159,12 +159,13 @@ def _validated(by: float, given: float, seed: int, path: Path | None) -> tuple[l
             "error",
             "in a pass of Divided without gradients, in eval mode, the forward pass is not finite from",
         ),
+        (torch.arange(8.0)[:, None], 1.0, "note", "in eval mode, the forward pass of some samples is not finite"),
         (1.0, math.nan, "note", "in eval mode, the inputs hold nan, and so do the outputs"),
         (1.0, 1.0, "", ""),
     ],
 )
 def test_nan_in_a_validation_is_told_once_and_changes_nothing(
-    by: float, given: float, level: str, said: str, seed: int, tmp_path: Path
+    by: float | Tensor, given: float, level: str, said: str, seed: int, tmp_path: Path
 ) -> None:
     found, state = _validated(by, given, seed, tmp_path / "r.unvanish")
     assert [(each.level, each.verdict) for each in found] == ([(level, "nonfinite")] if level else [])
