@@ -52,12 +52,13 @@ def test_a_gradient_penalty_with_an_infinite_slope_is_no_fault_of_a_hook(
 
 def test_what_is_written_into_a_gradient_is_told_from_it_also_where_weights_are_zero(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    nn.init.zeros_(net[2].weight)
+    first, last = nn.Linear(4, 8), nn.Linear(8, 1)
+    net = nn.Sequential(first, nn.Tanh(), last)
+    nn.init.zeros_(last.weight)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
         net(torch.randn(16, 4)).square().mean().backward()
-        net[0].weight.grad.fill_(torch.inf)
+        first.weight.grad = torch.full_like(first.weight, torch.inf)
         optimizer.step()
     (found,) = [each for each in run.findings if each.verdict == "nonfinite"]
     assert "something wrote into it" in found.message
@@ -66,8 +67,9 @@ def test_what_is_written_into_a_gradient_is_told_from_it_also_where_weights_are_
 @pytest.mark.parametrize(("eps", "said"), [(1e-8, "its eps is 1e-08, which is 0 in float16"), (1e-4, "")])
 def test_an_eps_that_is_nothing_in_the_type_of_the_weights_is_named(eps: float, said: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).half()
-    net[0].bias.data[0] = -100.0  # a unit that is off, and has no gradient
+    first = nn.Linear(8, 16)
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3)).half()
+    first.bias.data[0] = -100.0  # a unit that is off, and has no gradient
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, eps=eps)
     with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
         for _ in range(2):

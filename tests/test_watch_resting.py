@@ -70,7 +70,7 @@ def test_one_weight_of_a_copy_is_found_when_the_run_ends(last: bool, tmp_path: P
         _step(net, optimizer)
         if last:
             with torch.no_grad():
-                average[4].bias[1] = math.nan
+                average.get_parameter("4.bias")[1] = math.nan
     assert [each.message.startswith("at step 1: there is nan in a copy of Sequential (4.bias). ")
             for each in run.findings if each.level == "error"] == [True] * last  # fmt: skip
     del average
@@ -84,7 +84,7 @@ def test_a_copy_that_is_trained_itself_and_one_that_is_gone_are_none(tmp_path: P
     with unvanish.watch(other, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
         other.load_state_dict(net.state_dict())
         made = copy.deepcopy(net)
-        made[0].weight.data.fill_(math.nan)
+        made.get_parameter("0.weight").data.fill_(math.nan)
         del made
         for _ in range(3):
             _step(other, optimizer)

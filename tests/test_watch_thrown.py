@@ -18,7 +18,7 @@ def _watched(rate: float, shut: bool, seed: int, path: Path) -> unvanish.watchin
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
     if shut:
-        nn.init.constant_(net[2].bias, -100.0)
+        nn.init.constant_(net.get_parameter("2.bias"), -100.0)
     # all inputs are positive, so that a step moves all weights of a unit alike and can shut it; and nothing is to learn
     x, y = torch.rand(64, 16) + 0.5, torch.randint(5, (64,))
     optimizer = torch.optim.Adam(net.parameters(), rate)
