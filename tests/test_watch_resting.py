@@ -180,3 +180,52 @@ def test_a_first_pass_before_any_step_is_not_looked_at(tmp_path: Path) -> None:
     with unvanish.watch(model, optimizer, every=1, to=tmp_path / "r.unvanish") as run, torch.no_grad():
         model(torch.ones(8, 4))
     assert not run.findings
+
+
+class Encoder(nn.Module):
+    """Of padded sequences, which torch runs as one kernel in eval mode where no module of a layer has a hook."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head, self.frozen = nn.Linear(16, 2), frozen
+        if frozen:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Encoder:
+        super().train(mode)
+        self.encoder.train(mode and not self.frozen)
+        return self
+
+    def forward(self, x: Tensor, pad: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            hidden = self.encoder(x, src_key_padding_mask=pad)
+        return self.head(hidden[:, 0])
+
+
+def _encoded(frozen: bool, path: Path | None) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = Encoder(frozen).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    run = None if path is None else unvanish.watch(model, optimizer, every=2, to=path)
+    pad = torch.arange(9)[None] >= torch.tensor([[3], [9], [5], [8]])
+    outputs: list[Tensor] = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(4, 9, 16), pad).square().mean().backward()
+        optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            outputs.append(model(torch.randn(4, 9, 16), pad))
+        model.train()
+    if run is not None:
+        run.close()
+        assert len(unvanish.load_run(run.path).by_layer("log10_signal")["head"]) == 3
+    return [*outputs, *model.state_dict().values()]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_layers_that_run_as_one_kernel_in_eval_mode_still_do(frozen: bool, tmp_path: Path) -> None:
+    watched, alone = _encoded(frozen, tmp_path / "r.unvanish"), _encoded(frozen, None)
+    assert all(torch.equal(one, other) for one, other in zip(watched, alone, strict=True))

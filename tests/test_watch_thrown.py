@@ -64,3 +64,25 @@ def test_layers_that_are_thawed_one_after_the_other_are_not_called_frozen(tmp_pa
     read = unvanish.load_run(run.path)
     assert not [each for each in run.findings if each.verdict == "frozen"]
     assert [each.verdict for each in read.report().layers] == ["healthy"] * 3 and not read.report().findings
+
+
+@pytest.mark.parametrize("steps_at", [0, 6, 99])
+def test_layers_whose_own_optimizer_makes_no_step_are_told_of_until_it_does(steps_at: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body, head = nn.Sequential(nn.Linear(8, 16), nn.Tanh()), nn.Linear(16, 3)
+    net = nn.Sequential(body, head)
+    optimizers = torch.optim.SGD(body.parameters(), 0.1), torch.optim.Adam(head.parameters())
+    x, y = torch.randn(32, 8), torch.randint(3, (32,))
+    with unvanish.watch(net, optimizers, every=1, to=tmp_path / "r.unvanish") as run:
+        for step in range(12):
+            net.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizers[0].step()
+            if step >= steps_at:
+                optimizers[1].step()
+    found = [each for each in run.findings if each.code == "UV605"]
+    assert [(each.layers, each.level, "Adam, which holds it, has made no step" in each.message) for each in found] == (
+        [(("1",), "note", True)] if steps_at else []
+    )
+    left = [each for each in unvanish.load_run(run.path).report().findings if each.code == "UV605"]
+    assert len(left) == (steps_at == 99)

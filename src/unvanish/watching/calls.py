@@ -129,6 +129,8 @@ class Calls:
             return
         running.held = torch.is_grad_enabled()
         if not running.held:  # a validation or a rollout: no part of the step, and none of its samples
+            if not self.box.entries or self.thread == threading.get_ident():
+                self.signals.disarm()  # torch runs other kernels in a layer that has hooks (TransformerEncoderLayer)
             return
         me = threading.get_ident()
         if me != self.thread and self.box.entries:
@@ -138,8 +140,9 @@ class Calls:
         self.box.before(model, args, kwargs)
         if self.sampled:
             self.looked = set()
+            self.signals.arm(list(self.signals.table.models.values()))
             self.processes.called(model)
-            if not self.signals.compiled:
+            if self.signals.looks_at_activations():
                 running.mode = Activations(self.signals)
                 running.mode.__enter__()
 

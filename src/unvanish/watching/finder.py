@@ -37,7 +37,7 @@ class Finder:
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.known: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
-        self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
+        self.made: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()  # optimizers, the oldest first
         self.patched: list[tuple[Any, str, Any]] = []
         self._around(torch.optim.Optimizer, "__init__", self._make)
         # compiled in place, so that no hook of ours sees a call; or called with other weights than their own so far
@@ -63,7 +63,7 @@ class Finder:
 
     def _make(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
-        self.made.add(optimizer)
+        self.made[optimizer] = None
         if os.getpid() == self.process:
             self._look(True)  # the model that it moves may be new, too
 

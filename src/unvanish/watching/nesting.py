@@ -14,6 +14,7 @@ class Nesting:
         self.running: dict[int, tuple[int, int]] = {}
         self.outer: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.inside: list[int] = []  # steps that are a part of one of these
+        self.stepped: set[int] = set()  # the ids of all that have made a step
 
     def enters(self, optimizer: Any, backwards: int) -> bool:
         """A step begins; whether it is a step of its own.
@@ -27,6 +28,7 @@ class Nesting:
         depth, since = self.running.get(id(optimizer), (0, backwards))
         depth = depth + 1 if since == backwards else 1
         self.running[id(optimizer)] = depth, backwards
+        self.stepped.add(id(optimizer))
         self.outer[id(optimizer)] = optimizer
         return depth == 1
 

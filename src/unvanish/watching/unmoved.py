@@ -34,6 +34,7 @@ class Unmoved:
     ) -> None:  # fmt: skip
         self.watcher, self.file, self.found, self.tell, self.repeat = watcher, file, found, tell, repeat
         watcher.calls.ended = self._ended
+        self.out: list[tuple[str, ...]] = []  # layers that were told of, and that no step has moved since
 
     def seen(self, step: int, what: str) -> None:
         """One of ``KINDS`` has come."""
@@ -60,9 +61,21 @@ class Unmoved:
         if (pair := self.watcher.box.pair) and not any(each.code == PAIRED for each in self.found):
             self.tell(finding_of(pair, step), step)
         self.look_at_what_rests(step)
-        if beside.left_out and beside.held == HELD:
-            names = [column.name for column in self.watcher.columns]
-            self.tell(_of_left_out([names[at] for at in beside.left_out], names, step), step)
+        names = [column.name for column in self.watcher.columns]
+        moved = {names[at] for at in self.watcher.now.rows}
+        for layers in [each for each in self.out if not moved.isdisjoint(each)]:
+            self.out.remove(layers)
+            self.file.over(step, "UV605", layers)
+        for out, idle in ((beside.left_out, ""), (beside.waiting, self._idle_optimizer())):
+            layers = tuple(names[at] for at in out.news)
+            if layers and not any({*layers} <= {*each} for each in self.out):
+                self.out.append(layers)
+                self.tell(_of_left_out(layers, names, step, idle), step)
+
+    def _idle_optimizer(self) -> str:
+        watcher = self.watcher
+        idle = [each for each in watcher.optimizers.values() if id(each) not in watcher.nesting.stepped]
+        return " and ".join(dict.fromkeys(name_of(each) for each in idle))
 
     def look_at_what_rests(self, step: int, last: bool = False) -> None:
         """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
@@ -104,8 +117,17 @@ def _of_idle(names: Sequence[str], all_names: Sequence[str], step: int, found: R
     ]  # fmt: skip
 
 
-def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int) -> Finding:
-    """Layers that get a gradient which no optimizer uses."""
+def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle: str) -> Finding:
+    """Layers that get a gradient which no optimizer uses; ``idle``: the one that holds them and makes no step."""
+    if idle:
+        text = (
+            f"{named(names, all_names)} had a gradient in the last {HELD} samples, but {idle}, which holds"
+            f" {_them(names)}, has made no step so far: nothing moves {_them(names)}."
+        )
+        return Finding(
+            code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
+            message=f"at step {step:,}: {text}",
+        )  # fmt: skip
     return Finding(
         code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
         message=f"at step {step:,}: {named(names, all_names)} had a gradient in the last {HELD} samples, but no"
