@@ -33,7 +33,7 @@ class Beside:
             before = "" if self.setting is None else self.setting.mode
             watcher.notes += [note for note in [asleep(table.models, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
-        thaw(watcher.columns, [not place.trainable for place in table])
+        thaw(watcher.columns, sample.rows)
         self.file.layers(watcher.columns)
         self.write_notes(watcher)
         out = left_out(table, sample.rows, watcher.optimizers.values())

@@ -22,14 +22,15 @@ class Nesting:
         One that was left by an exception never ends. What comes after another backward pass is not inside of it,
         unless it is called by it: an optimizer that wraps another runs a closure before (SAM).
         """
-        if any(_calls(each, optimizer) for key, each in list(self.outer.items()) if key != id(optimizer)):
-            self.inside.append(id(optimizer))
+        mine = id(optimizer)
+        if any(_calls(each, optimizer) for key, each in list(self.outer.items()) if key != mine):
+            self.inside.append(mine)
             return False
-        depth, since = self.running.get(id(optimizer), (0, backwards))
+        depth, since = self.running.get(mine, (0, backwards))
         depth = depth + 1 if since == backwards else 1
-        self.running[id(optimizer)] = depth, backwards
-        self.stepped.add(id(optimizer))
-        self.outer[id(optimizer)] = optimizer
+        self.running[mine] = depth, backwards
+        self.stepped.add(mine)
+        self.outer[mine] = optimizer
         return depth == 1
 
     def leaves(self, optimizer: Any) -> bool:

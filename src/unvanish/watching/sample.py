@@ -47,11 +47,11 @@ def locate(columns: list[Column], sources: Mapping[int, str]) -> None:
             columns[at] = replace(columns[at], source=source)
 
 
-def thaw(columns: list[Column], frozen: Iterable[bool]) -> None:
-    """Enter which layers are frozen by now: many are thawed one after the other."""
-    for at, each in enumerate(frozen):
-        if at < len(columns) and columns[at].frozen != each:
-            columns[at] = replace(columns[at], frozen=each)
+def thaw(columns: list[Column], moved: Iterable[int]) -> None:
+    """What an optimizer moves is frozen no more: layers are thawed one after the other."""
+    for at in moved:
+        if columns[at].frozen:
+            columns[at] = replace(columns[at], frozen=False)
 
 
 @dataclass

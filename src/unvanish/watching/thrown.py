@@ -30,25 +30,25 @@ class Thrown:
 
     def __init__(self) -> None:
         self.first: dict[int, float] = {}
-        self.last_on: dict[int, Step] = {}
+        self.last_on: dict[int, Sample] = {}
 
     def add(self, sample: Sample) -> None:
         """One more sample."""
-        step = whole_move(sample.rows), sample.step, sample.series.get("learning_rate", math.nan)
         for at in sample.renewed:
             self.first.pop(at, None)
             self.last_on.pop(at, None)
         for at, row in sample.rows.items():
             share = row[DEAD]
             if not math.isnan(share) and share - self.first.setdefault(at, share) <= SHUT:
-                self.last_on[at] = step
+                self.last_on[at] = sample
 
     def explains(self, found: Iterable[Finding], sample: Sample, columns: Sequence[Column]) -> Finding | None:
         """That the learning rate is too large, where units that are off now were on before such a step."""
         if not any(each.level == "error" and each.verdict in OFF for each in found):
             return None
         off = [at for at, row in sample.rows.items() if row[DEAD] > DEAD_UNITS and at in self.last_on]
-        steps = {at: step for at in off if (step := self.last_on[at])[0] >= LARGE and step[1] < sample.step}
+        steps = {at: _step_of(last) for at in off if (last := self.last_on[at]) is not sample}
+        steps = {at: step for at, step in steps.items() if step[0] >= LARGE}
         if not steps:
             return None
         move, step, rate = max(steps.values())
@@ -62,3 +62,7 @@ class Thrown:
             f" of {named([names[at] for at in mine], names)} that were on before are off.",
             evidence=(Evidence(name=STEP_SIZE, value=move, relation=">", threshold=LARGE),),
         )  # fmt: skip
+
+
+def _step_of(sample: Sample) -> Step:
+    return whole_move(sample.rows), sample.step, sample.series.get("learning_rate", math.nan)

@@ -66,8 +66,9 @@ class Unmoved:
         for layers in [each for each in self.out if not moved.isdisjoint(each)]:
             self.out.remove(layers)
             self.file.over(step, "UV605", layers)
-        for out, idle in ((beside.left_out, ""), (beside.waiting, self._idle_optimizer())):
+        for out in (beside.left_out, beside.waiting):
             layers = tuple(names[at] for at in out.news)
+            idle = self._idle_optimizer() if layers and out is beside.waiting else ""
             if layers and not any({*layers} <= {*each} for each in self.out):
                 self.out.append(layers)
                 self.tell(_of_left_out(layers, names, step, idle), step)
