@@ -104,6 +104,7 @@ class Box:
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth, self.loss_finite = "", True
+        self.moved = False  # an optimizer of this step has moved what some of the calls were made with
         self.asked = 0  # losses that were asked whether they fit what the model ends in
         self.pair: Pair | None = None
 
@@ -185,13 +186,15 @@ class Box:
 
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
+        before = len(self.entries)
         self.entries = [e for e in self.entries if not any(id(p) in moved for p in e.module.parameters())]
+        self.moved |= len(self.entries) < before
 
     def clear(self) -> None:
         self.entries.clear()
         self.ends.clear()
         self.counts.clear()
-        self.running, self.loss, self.loss_birth = None, None, ""
+        self.running, self.loss, self.loss_birth, self.moved = None, None, "", False
 
     def samples(self) -> int:
         """Of how many samples the gradients are that an optimizer reads now: of each once; 0 where no call was seen.

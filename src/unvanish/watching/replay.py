@@ -31,6 +31,7 @@ from unvanish.watching.table import spread
 
 HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
 OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+MOVED = "another optimizer has already moved weights of the model in this step, which can be run again only before"
 WAITS = "to run it again would mean to wait for processes that are not running it"
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
 """What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
@@ -74,7 +75,7 @@ def replay(
     that overflowed; where these are not finite any more nothing is run.
     """
     if not box.entries:
-        return Replay(reason="no call of a watched module was seen in this step")
+        return Replay(reason=MOVED if box.moved else "no call of a watched module was seen in this step")
     for entry in box.entries:
         bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
