@@ -73,6 +73,11 @@ def _coins(weighted: bool, soft: bool = False) -> Made:
     return made
 
 
+def _counts(g: torch.Generator) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...]]:
+    t = torch.randint(0, 5, (SAMPLES, 2), generator=g).double()
+    return lambda z: F.poisson_nll_loss(z, t), (SAMPLES, 2)
+
+
 CASES: dict[str, Made] = {
     "classes": _classes(),
     "summed": _classes("sum"),
@@ -89,6 +94,7 @@ CASES: dict[str, Made] = {
     "coins": _coins(False),
     "weighted coins": _coins(True),
     "soft coins": _coins(False, True),
+    "counts": _counts,
 }
 
 
@@ -160,6 +166,19 @@ def test_probabilities_are_best_at_the_targets(seed: int) -> None:
     assert lowest(made)[0] == pytest.approx(float(entropy), rel=1e-12)
     p = t.mean(0)
     assert best_constant_of(made)[0] == pytest.approx(float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rates_are_best_at_the_counts(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    t = torch.randint(1, 9, (SAMPLES, 2), generator=g).double()
+    now = torch.rand(SAMPLES, 2, generator=g).double() + 0.1
+    made = OutputLoss(lambda z: F.poisson_nll_loss(z[0], t, log_input=False, eps=0.0), [now])
+    assert lowest(made)[0] == pytest.approx(float((t - t * t.log()).mean()), rel=1e-12)
+    m = t.mean(0)
+    assert best_constant_of(made)[0] == pytest.approx(float((m - m * m.log()).mean()), rel=1e-12)
+    refused = OutputLoss(lambda z: F.poisson_nll_loss(z[0], -t), [now])  # no counts: falls without end
+    assert refused.known is None
 
 
 Y, T = torch.arange(SAMPLES) % CLASSES, torch.linspace(-1, 1, SAMPLES * CLASSES).view(SAMPLES, CLASSES)

@@ -91,3 +91,57 @@ def test_equal_weights_that_learn_apart(case: int, seed: int) -> None:
     with seeded(seed):
         model = make()
     assert told(check(model, seed, loss)[0]) == []
+
+
+def noted(report: Report) -> list[tuple[str, ...]]:
+    return [f.layers for f in report.findings if f.code == "UV408" and f.level == "note"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equal_weights_with_biases_of_their_own_are_a_note(seed: int) -> None:
+    """Where other such layers follow; one such layer before weights drawn at random is told apart at once."""
+    with seeded(seed):
+        model, single, drawn = net(6, 16, 16, 1), net(6, 16, 1), net(6, 16, 16, 1)
+    for place in (0, 2):
+        nn.init.constant_(model[place].weight, 0.4)  # type: ignore[arg-type]
+    nn.init.constant_(single[0].weight, 0.4)  # type: ignore[arg-type]
+    report, _ = check(model, seed)
+    assert noted(report)[0][0] == "0" and told(report) == []
+    (fact,) = [each for each in report.flow.copies if each.layer == "0"]
+    with seeded(seed):  # by hand
+        x = torch.randn(64, 6)
+        loss = F.mse_loss(model(x), torch.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3])
+    loss.backward()
+    rows = next(model.parameters()).grad.double()  # type: ignore[union-attr]
+    by_hand = (rows - rows.mean(0)).square().sum(1).mean().sqrt() / rows.mean(0).norm()
+    assert fact.apart == pytest.approx(float(by_hand), rel=1e-3) and 0.0 < fact.apart < 1.0
+    for quiet in (single, drawn):
+        assert check(quiet, seed)[0].flow.copies == ()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_units_with_targets_of_their_own_or_one_input_are_no_copies(weight: float) -> None:
+    """The gradients of a last layer have much in common where all targets are far to one side."""
+    with seeded(0):
+        x = torch.randn(64, 6)
+        last, first = net(6, 16, 3), net(1, 16, 16, 1)
+    nn.init.constant_(last[2].weight, weight)  # type: ignore[arg-type]
+    nn.init.ones_(first[0].weight)  # type: ignore[arg-type]
+    assert diagnose(last, x, 5.0 + 0.3 * torch.randn(64, 3), F.mse_loss).flow.copies == ()
+    assert diagnose(first, x[:, :1], torch.sin(x[:, :1]), F.mse_loss).flow.copies == ()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_last_layer_of_equal_weights_is_told_apart_by_its_first_step(seed: int) -> None:
+    """Under a cross-entropy nothing but rounding comes through it before: no error, and no fault of the others."""
+    with seeded(seed):
+        model = net(6, 16, 16, 4)
+    nn.init.constant_(model[4].weight, 0.2)  # type: ignore[arg-type]
+    report, start = check(model, seed, F.cross_entropy)
+    assert report.healthy and [f.code for f in report.findings] == ["UV504"] and "may end that" in str(report)
+    report, learned = check(model, seed, F.cross_entropy, steps=60)
+    assert "UV504" not in [f.code for f in report.findings] and learned < 0.6 * start
+    for place in (0, 2):  # then their gradients, of rounding, say nothing of how alike their units are
+        nn.init.constant_(model[place].weight, 0.3)  # type: ignore[arg-type]
+    nn.init.constant_(model[4].weight, 0.2)  # type: ignore[arg-type]
+    assert noted(check(model, seed, F.cross_entropy)[0]) == []

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish.pipeline import diagnose, look
+from unvanish.preserve import seeded
 from unvanish.problem import Problem
 from unvanish.report import Report
 
@@ -196,3 +197,21 @@ def test_targets_far_from_the_outputs_pair_as_well(seed: int) -> None:
 
     report = diagnose(Problem(model, x, y, likelihood, torch.optim.Adam(model.parameters(), 3e-3)))
     assert "UV708" not in codes(report)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("log_input", [True, False])
+def test_counts_of_any_size_pair_with_their_rates(log_input: bool, seed: int) -> None:
+    """Large counts: exponentials of outputs as far apart as they are let the loss forget its targets."""
+    with seeded(seed):
+        x = torch.randn(64, 6)
+        y = torch.poisson(torch.exp(1.5 * x[:, :1] + 1.0))
+        last = [] if log_input else [nn.Softplus()]
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1), *last)
+    for loss in (
+        lambda o, t: F.poisson_nll_loss(o, t, log_input=log_input),
+        lambda o, t: (o.exp() - t * o if log_input else o - t * o.log()).mean(),
+    ):
+        report = diagnose(model, x, y, loss)
+        assert "UV708" not in [f.code for f in report.findings]
+    assert diagnose(model, x, y, lambda o, t: F.poisson_nll_loss(o, t, log_input=log_input)).verdict == "healthy"

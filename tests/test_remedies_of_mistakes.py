@@ -294,3 +294,55 @@ def test_a_network_that_only_learns_in_training_is_not_called_healthy(momentum: 
     findings, improving = probe(race)
     assert improving == learns and not [each for each in findings if each.level == "error"]
     assert race.copy((), 0).loss_fall > 0.1, "the training loss falls in either"
+
+
+class Steps(nn.Module):
+    """A layer over the steps of each sample, and its last one; ``swaps``: gives it the axes that it was made for."""
+
+    def __init__(self, kind: str, swaps: bool = False) -> None:
+        super().__init__()
+        self.embed, self.head, self.swaps = nn.Linear(3, 8), nn.Linear(8, 1), swaps
+        self.read = nn.TransformerEncoderLayer(8, 2, 16, 0.0) if kind == "attention" else getattr(nn, kind)(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        h = self.read(h.transpose(0, 1) if self.swaps else h)
+        h = h[0] if isinstance(h, tuple) else h
+        return self.head((h.transpose(0, 1) if self.swaps else h)[:, -1])
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "attention"])
+def test_the_samples_come_first_where_a_layer_goes_along_them(kind: str) -> None:
+    with seeded(0):
+        x, mixed, right = torch.randn(16, 5, 3), Steps(kind), Steps(kind, swaps=True)
+    y = x[:, 0, :1]
+    of = draft(mixed, x, y)
+    get("batch-first").apply(of)
+    mixed.load_state_dict(right.state_dict())
+    of.model.load_state_dict(right.state_dict())
+    for model in (mixed, of.model, right):
+        model.eval()
+    assert torch.allclose(of.model(x), right(x), atol=1e-6) and not torch.allclose(mixed(x), right(x), atol=1e-2)
+    with pytest.raises(Refused, match="takes the steps first"):
+        get("batch-first").apply(of)
+    with pytest.raises(Refused, match="no layer was seen"):
+        get("batch-first").apply(draft(right, x, y))
+
+
+def test_layers_of_which_one_is_given_the_steps_first_are_left_alone() -> None:
+    with seeded(0):
+        x = torch.randn(16, 5, 3)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.GRU(3, 8), nn.GRU(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x.transpose(0, 1))[0].transpose(0, 1)
+            return self.head(self.second(h)[0][:, -1])
+
+    of = draft(Two(), x, x[:, 0, :1])
+    with pytest.raises(Refused, match="not all of its layers"):
+        get("batch-first").apply(of)
+    assert not any(each.batch_first for each in of.model.modules() if isinstance(each, nn.GRU))

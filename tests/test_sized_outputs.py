@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,3 +108,92 @@ def test_an_angle_between_outputs_and_targets_has_a_least_loss() -> None:
     model, x = network(lambda: Run(lambda w, z: F.normalize(z)), 3, 0)
     report = diagnose(model, x, F.normalize(x[:, :3]), lambda o, t: (1.0 - (o * t).sum(1)).mean())
     assert report.loss is not None and report.loss.relative_gap == pytest.approx(1.0, abs=0.1) and not report.undecided
+
+
+class Towers(nn.Module):
+    """Two views of each sample, embedded."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.last = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 16)), last
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.last(self.net(x)), self.last(self.net(x + 0.1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_what_embeddings_of_length_1_can_reach_is_what_counts(temperature: float, seed: int) -> None:
+    """Each like its partner, and all others as far off as the corners of a simplex: in closed form."""
+
+    def loss(o: Any, y: Tensor) -> Tensor:
+        return F.cross_entropy(o[0] @ o[1].T / temperature, y)
+
+    samples, places = 12, torch.arange(12)
+    least = math.log1p((samples - 1) * math.exp(-(1 + 1 / (samples - 1)) / temperature))
+    with seeded(seed):
+        x = torch.randn(samples, 10)
+        sized, by_hands, free = Towers(F.normalize), Towers(by_hand), Towers(lambda z: z)
+    for model in (sized, by_hands):
+        facts = diagnose(model, x, places, loss).flow.loss
+        assert facts is not None and facts.best_free == pytest.approx(least, rel=2e-3)
+        assert facts.best_constant == pytest.approx(math.log(samples), rel=1e-4)
+    facts = diagnose(free, x, places, loss).flow.loss
+    assert facts is not None and facts.best_free is not None and facts.best_free < 0.1 * least
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_loss_below_zero_has_the_scale_of_its_twin_above(seed: int) -> None:
+    """The mean cosine of two towers, and the same less its lowest value: one constant is the best answer of both."""
+    with seeded(seed):
+        model, x = Towers(F.normalize), torch.randn(32, 10)
+    for least in (-1.0, 0.0):
+        facts = diagnose(model, x, torch.zeros(32), lambda o, y, a=least: a + 1 - (o[0] * o[1]).sum(1).mean()).flow.loss
+        assert facts is not None and facts.best_free == pytest.approx(least, abs=1e-4)
+        assert facts.reference is not None and facts.relative_gap == pytest.approx(1.0, abs=1e-2)
+
+
+def spread(z: Tensor) -> Tensor:
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-5)
+
+
+def of_batch(z: Tensor) -> Tensor:
+    return (z - z.mean(0)) / (z.std(0, unbiased=False) + 1e-5)
+
+
+def ends(z: Tensor) -> Tensor:
+    low, high = z.aminmax(dim=1, keepdim=True)
+    return (z - low) / (high - low)
+
+
+def largest(z: Tensor) -> Tensor:
+    return z / z.abs().amax(1, keepdim=True)
+
+
+def part(z: Tensor) -> Tensor:
+    return z.exp() / z.exp().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("last", [spread, of_batch, ends, largest, part])
+def test_a_normaliser_written_by_hand_fits_targets_of_its_own_kind(last: Callable[[Tensor], Tensor], seed: int) -> None:
+    model, x = network(lambda: Run(lambda w, z: last(z[:, :5])), 16, seed)
+    way = torch.linspace(-1.0, 2.0, 50).view(10, 5).sin()
+    codes, message = found(model, x, 30.0 * (x @ way) + 20.0, F.mse_loss)
+    assert codes == ["UV706"] and "div" in message
+    assert found(model, x, last(x @ way), F.mse_loss)[0] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_softmax_written_by_hand_is_one(seed: int) -> None:
+    model, x = network(lambda: Run(lambda w, z: part(z[:, :5])), 16, seed)
+    y = x[:, :5].argmax(1)
+    assert found(model, x, y, F.cross_entropy)[0] == ["UV706"]
+    assert found(model, x, y, lambda o, t: F.nll_loss(o.log(), t))[0] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_divisor_that_is_learned_or_differs_gives_no_fixed_size(seed: int) -> None:
+    for last in (lambda w, z: z[:, :5] / w[:1, :5], lambda w, z: z[:, :5] / (1.0 + z[:, :1].square())):
+        model, x = network(lambda last=last: Run(last), 16, seed)
+        assert "UV706" not in found(model, x, 30.0 * x[:, :5], F.mse_loss)[0]

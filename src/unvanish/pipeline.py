@@ -25,7 +25,8 @@ from unvanish.evidence.decay import with_decay
 from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
-from unvanish.evidence.last import Last, last_call, output_call, output_calls
+from unvanish.evidence.labels import label_facts
+from unvanish.evidence.last import Last, last_call, of_sizes, output_call
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
@@ -33,6 +34,7 @@ from unvanish.evidence.noise import noise_flags
 from unvanish.evidence.output import log_mass, output_facts, shrunk
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.over_batch import over_batch
+from unvanish.evidence.own_backward import with_functions
 from unvanish.evidence.pairs import pair_facts
 from unvanish.evidence.pinned import pinned_facts
 from unvanish.evidence.price import with_price
@@ -151,7 +153,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), None
-    output_loss = loss_of_outputs(problem, capture)
+    output_loss, several = of_sizes(capture, loss_of_outputs(problem, capture))
     last = None if isinstance(output_loss, str) else last_call(capture, output_loss)
     own = None if isinstance(output_loss, str) or capture.own_loss else output_call(capture, output_loss)
     if isinstance(output_loss, str) and capture.inside:
@@ -161,16 +163,17 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look), labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()
     if reason:
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
-    lasts = _lasts(capture, output_loss, last) if facts.relative_gap is None or facts.at_constant else []
+    lasts = ([] if last is None else [last]) + several if facts.relative_gap is None or facts.at_constant else []
     ends = {call.index for each in lasts for call in each.calls}
     apart = ChunkGrams(look) if look.effort == "full" else None
+    flow = with_functions(look, flow)
     seen = _observed(look, updates, ends, apart)
     measured, calls = measure(capture, look.layers, seen, problem.batch_size, facts)
     flow = flow.replace(layers=measured, calls=calls, alike=alike_facts(capture, calls, output_loss, facts))
@@ -209,12 +212,6 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     """The one walk."""
     watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
-
-
-def _lasts(capture: Capture, output_loss: OutputLoss | str, last: Last | None) -> list[Last]:
-    """The last calls before the loss, of each output. To be read before a walk."""
-    own = [] if last is None else [last]
-    return own if isinstance(output_loss, str) else own + output_calls(capture, output_loss)
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:

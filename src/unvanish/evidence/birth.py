@@ -132,6 +132,8 @@ def _birth(look: Look, index: int | None) -> Birth:
         live = {name for name, p in look.model.named_parameters() if p.requires_grad}
         facts = facts.replace(parameters=tuple(name for name in facts.parameters if name in live))
     facts = facts.replace(numbers="nan" if trouble.nan else "inf", share=trouble.share, row=trouble.row)
+    if trouble.nothing and not facts.parameters:
+        return facts.replace(given="nothing", maker=trouble.nothing)
     if not trouble.given or facts.parameters:
         return facts
     if batch := _broken_batch(look.problem):

@@ -1,9 +1,9 @@
 """The best outputs of the usual losses, known in closed form: no search has to find them.
 
 Cross-entropy −Σ q log softmax(z) is least where softmax(z) is proportional to q, squared errors at the targets, binary
-cross-entropy where the probability is the share of ones; one output for all samples is best where it is that for the
-weights summed over the samples. The loss itself says what it is worth there, so that a reduction, a weight or a target
-that counts for nothing needs no formula of its own.
+cross-entropy where the probability is the share of ones, a Poisson likelihood where the rate is the count; one output
+for all samples is best where it is that for the weights summed over the samples. The loss itself says what it is worth
+there, so that a reduction, a weight or a target that counts for nothing needs no formula of its own.
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), sections 1.5.5 and 4.3.
 """
@@ -95,12 +95,13 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
         shares = _SHARES[func](given.arguments)
         if shares is None:
             return None
-        near = _NEAREST[func](entries.detach(), *shares).to(entries.dtype)
+        which = (func, given.arguments["log_input"]) if func is F.poisson_nll_loss else func
+        near = _NEAREST[which](entries.detach(), *shares).to(entries.dtype)
         kept = [*shares, near - entries.detach()]
         *back, move = (torch.autograd.grad(entries, z[place], one, retain_graph=True)[0] for one in kept)
     except Exception:  # whatever it is, it is searched instead
         return None
-    return Known(place, tuple(back), _BEST[func], now[place].detach() + move)
+    return Known(place, tuple(back), _BEST[which], now[place].detach() + move)
 
 
 def _taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
@@ -163,6 +164,11 @@ def _of_coins(given: dict[str, Any]) -> tuple[Tensor, ...] | None:
     return (ones, zeros) if bool((ones >= 0.0).all()) and bool((zeros >= 0.0).all()) else None
 
 
+def _of_counts(given: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    """Poisson: the counts, and how many there are."""
+    return None if bool((given["target"] < 0.0).any()) else _of_numbers(given)
+
+
 def _log(counts: Tensor) -> Tensor:
     least = (counts.amax() * FLOOR).clamp_min(torch.finfo(counts.dtype).tiny)
     return counts.clamp_min(least).log_()
@@ -196,6 +202,15 @@ def _near_shares(entries: Tensor, ones: Tensor, zeros: Tensor) -> Tensor:
     return _near_numbers(entries, ones, ones + zeros)
 
 
+def _log_mean(total: Tensor, count: Tensor) -> Tensor:
+    return _log(_mean(total, count))
+
+
+def _near_rates(entries: Tensor, total: Tensor, count: Tensor) -> Tensor:
+    mean = _mean(total, count)
+    return torch.where(count > 0.0, mean.clamp_min(mean.mean() * NEAR).log(), entries)
+
+
 def _mean(total: Tensor, count: Tensor) -> Tensor:
     return total / count.clamp_min(torch.finfo(count.dtype).tiny)
 
@@ -213,16 +228,21 @@ _SHARES: dict[Any, Callable[[dict[str, Any]], tuple[Tensor, ...] | None]] = {
     F.mse_loss: _of_numbers,
     F.binary_cross_entropy_with_logits: _of_coins,
     F.binary_cross_entropy: _of_coins,
+    F.poisson_nll_loss: _of_counts,
 }
 _BEST: dict[Any, Callable[..., Tensor]] = {
     F.cross_entropy: _log,
     F.mse_loss: _mean,
     F.binary_cross_entropy_with_logits: _odds,
     F.binary_cross_entropy: _share,
+    (F.poisson_nll_loss, True): _log_mean,
+    (F.poisson_nll_loss, False): _mean,
 }
 _NEAREST: dict[Any, Callable[..., Tensor]] = {
     F.cross_entropy: _near_classes,
     F.mse_loss: _near_numbers,
     F.binary_cross_entropy_with_logits: _near_coins,
     F.binary_cross_entropy: _near_shares,
+    (F.poisson_nll_loss, True): _near_rates,
+    (F.poisson_nll_loss, False): _near_numbers,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,12 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     """Of each such layer its units; () where units have weights of their own, or the same ones and learn apart.
 
     Weights first, as they are at hand; only where all units of a layer have the same ones is the gradient taken again.
+    Where they differ by their biases alone, or get gradients that differ, it is told by how much these do, if what they
+    have in common is more than that.
     """
-    found = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, layer.live))]
+    equal = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, _matrices(layer)))]
+    near = {layer.name for layer in equal if _mixes(layer) and _feeds_another(look, layer)}
+    found = [layer for layer in equal if layer.name in near or all(map(_alike, layer.live))]
     if not found:
         return ()
     parameters = [p for layer in found for p in layer.live]
@@ -30,7 +36,41 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     if made is None:
         return ()
     gradients = {id(p): g for p, g in zip(parameters, made, strict=True)}
-    return tuple(CopyFacts(layer=a.name, units=_rows(a)) for a in found if _stay([gradients[id(p)] for p in a.live]))
+    facts = list[CopyFacts]()
+    for layer in found:
+        if all(map(_alike, layer.live)) and _stay([gradients[id(p)] for p in layer.live]):
+            facts.append(CopyFacts(layer=layer.name, units=_rows(layer)))
+        elif layer.name in near:
+            apart = _apart([gradients[id(p)] for p in _matrices(layer)])
+            facts += [CopyFacts(layer=layer.name, units=_rows(layer), apart=apart)] if apart < 1.0 else []
+    return tuple(facts)
+
+
+def _matrices(layer: Layer) -> list[nn.Parameter]:
+    return [p for p in layer.live if p.ndim > 1]
+
+
+def _mixes(layer: Layer) -> bool:
+    """Whether its units take several inputs each, and weights of another size than 0, at which layers start on purpose.
+
+    Of one input, units that differ by their biases are all there can be.
+    """
+    return all(p.shape[1] > 1 and bool(p.detach()[:1].any()) for p in _matrices(layer))
+
+
+def _feeds_another(look: Look, layer: Layer) -> bool:
+    """Whether it is not the last layer: each of whose units has a target of its own."""
+    after = {k for each in look.layers if each is not layer and _matrices(each) for k in each.calls}
+    own = set(layer.calls)
+    return bool(own) and any(not own.isdisjoint(look.capture.leading_to([k])) for k in after - own)
+
+
+def _apart(gradients: list[Tensor | None]) -> float:
+    """The rms difference of the units' gradients from their mean, relative to that; inf where it cannot be told."""
+    given = [g.detach().double() for g in gradients if g is not None and g.layout is torch.strided]
+    mean = sum(float(g.mean(0).square().sum()) for g in given)
+    rest = sum(float((g - g.mean(0)).square().sum()) / g.shape[0] for g in given)
+    return math.sqrt(rest / mean) if mean > 0.0 and len(given) == len(gradients) else math.inf
 
 
 def _rows(layer: Layer) -> int:

@@ -13,13 +13,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES, NORMALISERS
 from unvanish.trace.calls import Again, Call, Capture
 from unvanish.trace.capture import same_loss
+from unvanish.trace.cosines import SIZED
 from unvanish.trace.scaled import normal_like
 
 EDGE = 40.0  # a function that stays inside ±EDGE everywhere has an end on that side
@@ -152,6 +152,40 @@ def output_calls(capture: Capture, output_loss: OutputLoss) -> list[Last]:
     return [_limited(capture, index, alone(place)) for place, index in enumerate(owners) if index >= 0]
 
 
+def of_sizes(capture: Capture, output_loss: OutputLoss | str) -> tuple[OutputLoss | str, list[Last]]:
+    """The loss of several outputs, of which those that a normaliser gives their size keep it; and their last calls.
+
+    Two embeddings of length 1 that are compared with each other (contrastive losses): what longer ones would win is no
+    part of what can be achieved. Of a single output it is said where targets ask for another size.
+    """
+    if isinstance(output_loss, str):
+        return output_loss, []
+    lasts, free = output_calls(capture, output_loss), output_loss.at
+    if len(lasts) != len(output_loss.now):
+        return output_loss, lasts
+    sizes = [_size_of(last, now) for last, now in zip(lasts, output_loss.now, strict=True)]
+    if not any(sizes):
+        return output_loss, lasts
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        return free([a if size is None else _apply((size,), a) for a, size in zip(z, sizes, strict=True)])
+
+    return OutputLoss(at, output_loss.now), lasts
+
+
+def _size_of(last: Last, now: Tensor) -> Call | None:
+    """The normaliser that makes this output, if what it gives stays as it is when it is normalised once more."""
+    call = last.call
+    if last.kind != "normalised" or "softmax" in call.name or call.again is None or call.again.shape != now.shape:
+        return None
+    try:
+        with torch.no_grad():
+            again = _apply((call,), now)
+    except Exception:  # whatever it is, the outputs are then taken as free
+        return None
+    return call if again.shape == now.shape and torch.allclose(again, now, rtol=1e-3, atol=1e-5) else None
+
+
 def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
     if any(type(t) is not Tensor or t.requires_grad for t in output_loss.now):
         output_loss = OutputLoss(output_loss.at, [t.detach().as_subclass(Tensor) for t in output_loss.now])
@@ -162,7 +196,7 @@ def _limited(capture: Capture, index: int, output_loss: OutputLoss) -> Last:
     if all(slope_of(c) is not None for c in changing):  # of each number alone: where it is moved to changes nothing
         calls = changing
     shape = tuple(output_loss.now[0].shape) if calls is changing else _again(calls[0]).shape
-    sizing = [k for k, c in enumerate(limiting) if c.name in NORMALISERS or _again(c).func is normalize]
+    sizing = [k for k, c in enumerate(limiting) if c.name in NORMALISERS or _again(c).func in SIZED]
     low, high = _range(limiting[sizing[-1] + 1 :] if sizing else limiting)
     if any("softmax" in c.name for c in changing):
         return Last(call, tuple(calls), output_loss, shape, "normalised")

@@ -100,7 +100,8 @@ def _judge(
     floor = best_free if best_free is not None else 0.0 if value > 0.0 else None
     if floor is not None and best_constant is not None and 0.0 < floor - best_constant <= ENOUGH * abs(value):
         floor = best_constant  # the search of all outputs stopped that close to it
-    if floor == -math.inf or (floor is not None and best_constant is not None and best_constant < floor - 1e-6 * value):
+    below = floor is not None and best_constant is not None and best_constant < floor - 1e-6 * abs(value)
+    if floor == -math.inf or below:
         floor = None
     if minimum:
         reference = None if floor is None else max(value, best_constant or value) - floor
@@ -222,4 +223,4 @@ def _best_free(output_loss: OutputLoss, value: float, constant: list[Tensor] | N
     found, _ = lowest(output_loss, value, constant)
     if found is None or found >= value - 1e-9 * abs(value):
         return None
-    return found if found >= -10.0 * abs(value) - 1e-12 else -math.inf
+    return found if output_loss.known is not None or found >= -10.0 * abs(value) - 1e-12 else -math.inf

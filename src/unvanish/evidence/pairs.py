@@ -105,8 +105,13 @@ def _dealt(output_loss: OutputLoss, met: Met, seed: int) -> list[Tensor] | None:
     shape, target, _ = met
     spread = float(target.double().std()) if target.is_floating_point() else 1.0
     noise = [t * (spread or 1.0) for t in output_loss.drawn(seed)]
-    shuffled = _shuffled(output_loss, [t.mean(0, keepdim=True) for t in output_loss.now], noise)
-    return noise if shuffled is not None and (shuffled <= SAME or all_meet(shape, tuple(target.shape))) else None
+    centre = [t.mean(0, keepdim=True) for t in output_loss.now]
+    shuffled = _shuffled(output_loss, centre, noise)
+    if shuffled is None or not (shuffled <= SAME or all_meet(shape, tuple(target.shape))):
+        return None
+    # Exponentials of numbers as large as counts may be lose the targets among their digits; nearer by they do not.
+    near = _shuffled(output_loss, centre, output_loss.drawn(seed)) if spread > 1.0 else None
+    return None if near is not None and near > SAME and not all_meet(shape, tuple(target.shape)) else noise
 
 
 def _without_copies(output_loss: OutputLoss, shape: tuple[int, ...]) -> OutputLoss | None:

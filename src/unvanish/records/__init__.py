@@ -14,9 +14,11 @@ from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
+from unvanish.records.facts import BackwardFacts as BackwardFacts
 from unvanish.records.facts import Birth as Birth
 from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
+from unvanish.records.facts import LabelFacts as LabelFacts
 from unvanish.records.facts import LossFacts as LossFacts
 from unvanish.records.facts import NextStep as NextStep
 from unvanish.records.facts import OutputFacts as OutputFacts
@@ -230,6 +232,8 @@ class Flow(Record, frozen=True, kw_only=True):
     across: tuple[AcrossFacts, ...] = ()
     copies: tuple[CopyFacts, ...] = ()
     same: SameFacts | None = None
+    functions: tuple[BackwardFacts, ...] = ()
+    labels: LabelFacts | None = None
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

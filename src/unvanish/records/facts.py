@@ -208,10 +208,47 @@ class AcrossFacts(Record, frozen=True, kw_only=True):
 
 
 class CopyFacts(Record, frozen=True, kw_only=True):
-    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient."""
+    """A ``layer`` all of whose ``units`` have the same weights and get the same gradient.
+
+    ``apart``: where they differ by their biases, or the gradients differ: the rms difference of the units' gradients
+    from their mean, relative to that; 0 where no unit differs.
+    """
 
     layer: str
     units: int
+    apart: float = 0.0
+
+
+class LabelFacts(Record, frozen=True, kw_only=True):
+    """Labels that the loss at a ``call`` takes and does not mean, and the ``share`` of them.
+
+    ``kind``: "unsigned" for 0 and 1 where it knows -1 and 1 (share: of zeros), "beyond" for labels outside of 0 to 1,
+    "several" for samples with several ones under a softmax.
+    """
+
+    call: int
+    kind: str
+    share: float
+
+
+class BackwardFacts(Record, frozen=True, kw_only=True):
+    """A ``function`` of the user's own, at a ``call``, whose backward is not the derivative of its forward.
+
+    ``kind``: "flat" where it is only the outputs that do not change with the ``argument`` for which it sends something
+    back, "identity" where it hands the argument on unchanged, else "other". ``factor``: what it multiplies the
+    derivative by, None where it gives no multiple; ``error``: the rms difference, relative to the derivative.
+    ``layers``: those before it. ``rise``: where their step against the gradient raises the loss in proportion to its
+    length, by how much of what the gradient promises.
+    """
+
+    call: int
+    function: str
+    argument: str
+    kind: str
+    factor: float | None = None
+    error: float
+    layers: tuple[str, ...] = ()
+    rise: float | None = None
 
 
 class SameFacts(Record, frozen=True, kw_only=True):
@@ -276,7 +313,8 @@ class Birth(Record, frozen=True, kw_only=True):
 
     ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
     "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
-    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss). ``row``: it normalises a row that is
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss), or "nothing" (to take a mean of;
+    ``maker`` says why: "empty", "ignored" targets, "weights" of 0, "0/0"). ``row``: it normalises a row that is
     -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
     ``parameters``: tensors of the model that hold such numbers already.
     """

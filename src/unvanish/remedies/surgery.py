@@ -321,3 +321,11 @@ def set_momentum(model: nn.Module, paths: list[str], momentum: float) -> nn.Modu
         module: Any = model.get_submodule(path)
         module.momentum = momentum
     return model
+
+
+def set_batch_first(model: nn.Module, paths: list[str]) -> nn.Module:
+    """Have these recurrent layers and attentions take the samples first, and the steps second."""
+    for path in paths:
+        module: Any = model.get_submodule(path)
+        module.batch_first = True
+    return model

@@ -74,6 +74,8 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     across = _OfFlow(lambda flow: flow.across)
     copies = _OfFlow(lambda flow: flow.copies)
     same = _OfFlow(lambda flow: flow.same)
+    functions = _OfFlow(lambda flow: flow.functions)
+    labels = _OfFlow(lambda flow: flow.labels)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from unvanish.records import Evidence, Finding, LayerFlow
+from unvanish.records import EVERYTHING, Evidence, Finding, LayerFlow
 from unvanish.report.index import index
 from unvanish.words.numbers import amount, number, percent
 
@@ -80,7 +80,14 @@ def headline(report: Report) -> str:
     if unjudged:
         return f"no fault was found, but {unjudged:,} of {len(report.layers):,} layers could not be judged."
     judged = " that was judged" if any(": not judged, because" in note for note in report.notes) else ""
-    return f"no fault was found; the error signal reaches every layer{judged} at a usable size."
+    return f"no fault was found; the error signal reaches every layer{judged} at a usable size{_not_looked_at(report)}."
+
+
+def _not_looked_at(report: Report) -> str:
+    """What a quick check leaves out, where nothing else says that it was not asked."""
+    if report.setting.effort != "quick" or set(report.asked) != set(EVERYTHING):
+        return ""
+    return "; effort quick has not looked at what the last call can give the loss, nor at steps"
 
 
 def _no_fault(report: Report) -> str:
@@ -92,7 +99,7 @@ def _no_fault(report: Report) -> str:
     aside = [f"{counts[word]:,} {verb}" for word, verb in (("frozen", "frozen"), ("gated", "gated")) if counts[word]]
     what = f" ({', '.join(aside)})" if aside else ""
     asked = "".join(f"; open: {what}: {why}" for what, why in report.undecided[:1])
-    return f"{said}{what}{asked}."
+    return f"{said}{what}{asked}{_not_looked_at(report)}."
 
 
 def deciding(report: Report) -> Finding | None:

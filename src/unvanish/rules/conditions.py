@@ -231,6 +231,11 @@ def takes_logits(flow: Flow) -> bool:
     return last is not None and any(call.index > last and call.name in TAKES_LOGITS for call in flow.calls)
 
 
+def cancels(layer: LayerFlow) -> bool:
+    """Whether what the loss asks of a layer cancels to ten roundings of float32: its gradient is made of those."""
+    return layer.log10_alignment is not None and -math.inf < layer.log10_alignment < -5.9
+
+
 def far_outputs(flow: Flow, far: float = FAR) -> bool | None:
     """Whether the loss asks the outputs to move by far more than their size; True only where steps have shown it.
 

@@ -47,7 +47,8 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
     that were put there or added as a mask are meant: what counts is the first call that makes nan of them, a softmax
     of a row that is masked whole. Where a later call replaces what is not finite the loss is finite; it is a finding
     if the gradient is not, else a remark. Weights that hold such numbers already come first, and the batch, or a
-    number made without a gradient, where the call was given it.
+    number made without a gradient, where the call was given it. A mean over nothing (all targets ignored, an empty
+    selection, weights or a mask of zeros) is nan, and told so.
 
     What helps: for overflow, a bounded activation or standardised inputs. For a bad point, change the call: a
     logarithm of a clamped value, log_softmax instead of log of softmax; replace bad numbers before the call, because
@@ -101,6 +102,8 @@ def _from(flow: Flow, birth: CallFlow | None) -> str:
         return told + ", its inputs do not."
     if facts.row:
         return told + ", because a row of what it normalises is -inf throughout: everything in it is masked."
+    if facts.given == "nothing":
+        return f"{told}, because {_NOTHING.get(facts.maker, 'there is nothing that it could take a mean of')}."
     if facts.given == "constant":
         maker = f", made by {facts.maker}" if facts.maker else ""
         return f"{told}, because a number it is given, one without a gradient, is not finite already{maker}."
@@ -112,6 +115,14 @@ def _from(flow: Flow, birth: CallFlow | None) -> str:
     if facts.given:
         return f"{told}, because the {facts.given} of this batch hold such numbers already."
     return told + "."
+
+
+_NOTHING = {
+    "empty": "it takes the mean of no entry at all: what it is given is empty, as by a mask that selects nothing",
+    "ignored": "all targets of this batch are ignored (ignore_index), and the mean is taken over the others",
+    "weights": "the classes of all targets of this batch have weight 0, and the mean is divided by these weights",
+    "0/0": "it divides 0 by 0, as a mean does over a mask that is zero throughout",
+}
 
 
 def _outgrown(apart: float | None) -> bool:

@@ -8,7 +8,7 @@ from unvanish.decide import below_eps
 from unvanish.decide.limits import UNDERFLOW, VANISHED
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import flat_in_loss
+from unvanish.rules.conditions import cancels, flat_in_loss
 from unvanish.rules.wording import factor, judged, names, sources, subject
 from unvanish.words.spans import called
 
@@ -18,7 +18,7 @@ from unvanish.words.spans import called
     "underflow",
     "gradient below the optimizer's eps",
     tier="rounding",
-    levels=("error",),
+    levels=("error", "note"),
     needs=("log10_grad_norm", "loss", "decrement"),
     fires_on=("below-eps-adam", "below-eps-rmsprop"),
     silent_on=(
@@ -36,7 +36,9 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
     two the scale of the loss cancels; once it is the larger, the step is the gradient over eps.
 
     Evidence: the rms of the layer's gradient entries, below ``eps`` of the optimizer. The layer transmits, and its
-    entries are not lost to their number type: that would be UV101 or UV503.
+    entries are not lost to their number type: that would be UV101 or UV503. A note where what the loss asks for cancels
+    on the way and a layer after it has a gradient above eps: a last layer of equal weights under a cross-entropy, say,
+    which differ after the first step, and the signal comes then.
 
     What helps: a loss that is a mean and not divided further, a smaller eps, or the loss scaled up.
 
@@ -60,6 +62,7 @@ def gradient_below_eps(flow: Flow) -> list[Statement]:
     )
     return [
         Statement(
+            level="note" if all(_waits(flow, layer) for layer in layers) else "error",
             layers=names(layers),
             cause="eps",
             message=message,
@@ -83,7 +86,15 @@ def _arrives(flow: Flow, layer: LayerFlow) -> str:
         f"The outputs depend on the layer, but of the error signal at {top.name} only"
         f" {factor(layer.log10_signal - (top.log10_signal or 0.0))} arrives: what the loss asks for cancels on the way,"
         " as it does where all units of a layer have the same weights."
+        + (f" What {called(top.name)} learns may end that." if _waits(flow, layer) else "")
     )
+
+
+def _waits(flow: Flow, layer: LayerFlow) -> bool:
+    """Whether what the loss asks of it cancels to rounding on the way, and a later layer has a gradient to go by."""
+    eps, later = flow.setting.eps, flow.layers[flow.layers.index(layer) + 1 :]
+    learns = any(each.log10_grad_norm is not None and not below_eps(each, eps) for each in later)
+    return cancels(layer) and learns
 
 
 def _rms(layer: LayerFlow) -> float:

@@ -33,6 +33,8 @@ def no_signal(flow: Flow) -> list[Statement]:
     scaled or disturbed; the layers' own gradient is exactly zero although the outputs depend on them. A true optimum,
     around which the loss rises, is UV401's; a loss that merely hides its movement is UV703's.
 
+    A loss that is exactly 0 whatever the outputs are counts none of the batch, as where all its targets are ignored.
+
     What helps: a loss that is differentiable in the outputs, and outputs that stay attached to the graph.
 
     Source: Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors.
@@ -47,6 +49,8 @@ def no_signal(flow: Flow) -> list[Statement]:
     message = f"{subject(flow, layers, 'gets', 'get')} no signal from the loss: {flat if reacts is False else cut}"
     if reacts is False and residual == 0:
         message += f", and {cut}"
+        if flow.loss is not None and flow.loss.value == 0.0:
+            message += ". The loss is exactly 0: are all targets of this batch ignored, masked out or weighted with 0?"
     elif reacts and residual == 0:
         message += " although the loss changes with them: "
         message += flat_in_loss(flow) or (

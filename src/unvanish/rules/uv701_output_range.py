@@ -48,9 +48,9 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statemen
     low = "-∞" if output.low is None else number(output.low)
     high = "∞" if output.high is None else number(output.high)
     message = (
-        f"{percent(lost)} of the achievable reduction of the loss is out of reach: the targets lie outside"
-        f" {low} … {high}, the range of"
-        f" {place(call)}. The layers may be sound: what stops them is the last activation."
+        f"{percent(lost)} of the achievable reduction of the loss is out of reach: the best outputs for these targets"
+        f" lie outside {low} … {high}, the range of {place(call)}. The layers may be sound: what stops them is the last"
+        " activation."
     )
     return [
         Statement(

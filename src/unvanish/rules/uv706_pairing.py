@@ -15,8 +15,8 @@ from unvanish.words.numbers import number, percent
     "pairing",
     "last layer and loss do not fit",
     tier="pairing",
-    levels=("error",),
-    needs=("loss", "output"),
+    levels=("error", "note"),
+    needs=("loss",),
     remedies=("output-layer",),
     fires_on=("double-softmax", "softmax-one-unit", "double-sigmoid", "relu-renormalised"),
     silent_on=(
@@ -37,16 +37,19 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     only a small part of its range, and the gradient through the two in a row is weak.
 
     Evidence: the last call that changes a number (views, transposes and the like only move them) normalises or divides
-    by its length what it is given, or the loss takes logits and the last call bounds or clips them, as a product of
-    unit vectors of outputs and weights does; and the lowest loss that any input of that call can reach leaves more than
-    ``threshold`` of the achievable reduction out of reach. Or the model's last call ends on one side, the loss divides
-    the outputs by their sum (it stays the same when all of them grow by one factor), and with the outputs that lie
-    exactly on that end left there, the best loss is worse than that of a constant by more than ``threshold`` of the
-    achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a share of nothing
-    costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do not add up to one:
-    the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss falls without end as
-    the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a mask of 0 and 255 or
-    labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked.
+    by its length, spread, sum or largest entry what it is given, or the loss takes logits and the last call bounds or
+    clips them, as a product of unit vectors of outputs and weights does; and the lowest loss that any input of that
+    call can reach leaves more than ``threshold`` of the achievable reduction out of reach. Or the model's last call
+    ends on one side, the loss divides the outputs by their sum (it stays the same when all of them grow by one factor),
+    and with the outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more
+    than ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back,
+    and a share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given
+    do not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
+    falls without end as the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a
+    mask of 0 and 255 or labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked. Or all
+    labels are 0 and 1 where the loss function knows -1 and 1 (soft margin, hinge and cosine embedding; of a margin
+    ranking it is a note, as 0 may be a tie): those of 0 then ask for nothing, or for both. A note, too, where labels of
+    0 and 1 have several ones a sample under a cross-entropy over classes, which is right for shares of one whole.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a factor that
     multiplies cosines, fixed at 10 to 30 or learned; a last layer behind a normaliser; a log-softmax before a loss of
@@ -56,7 +59,8 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     Pattern recognition and machine learning, section 4.3.6; Wang, Xiang, Cheng & Yuille 2017, NormFace: L2 hypersphere
     embedding for face verification (the least cross-entropy of cosines).
     """
-    return _no_logarithms(flow) or _no_shares(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
+    rest = _no_logarithms(flow) or _no_shares(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
+    return [*_labels(flow), *rest]
 
 
 def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
@@ -74,10 +78,11 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
     )
     return [
         Statement(
+            level="error",
             cause="" if call is None else call.name,
             message=message,
             evidence=(Evidence(name="unreachable share of the loss", value=lost, relation=">", threshold=threshold),),
-            remedies=() if call is not None and call.name in (*COSINES, *NORMALISERS) else None,
+            remedies=() if call is not None and (call.name in (*COSINES, *NORMALISERS) or "div" in call.name) else None,
         )
     ]
 
@@ -102,6 +107,7 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
     )
     return [
         Statement(
+            level="error",
             cause="" if call is None else call.name,
             message=message,
             evidence=(
@@ -110,6 +116,43 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
             ),
         )
     ]
+
+
+def _labels(flow: Flow) -> list[Statement]:
+    """Labels that the loss function takes and does not mean."""
+    labels = flow.labels
+    if labels is None:
+        return []
+    name = next((call.name for call in flow.calls if call.index == labels.call), "the loss")
+    share = percent(labels.share)
+    if labels.kind == "several":
+        message = (
+            f"{name} makes the outputs of a sample shares of one whole, and {share} of the samples have several ones"
+            " among their targets: it then asks for equal shares, and a sample counts as often as it has ones. Where"
+            " each class is true or not by itself, binary_cross_entropy_with_logits asks for that."
+        )
+    elif labels.kind == "beyond":
+        message = (
+            f"{name} takes labels from 0 to 1, and {share} of these lie outside, as -1 does. For them the loss falls"
+            " without end as the outputs grow, whatever is learned."
+        )
+    else:
+        message = (
+            f"{name} knows labels of -1 and 1, and these are 0 and 1: {_ZERO.get(name, 'those of 0 ask for nothing')}"
+            f" ({share} of them). Labels of 2 y - 1 say what is meant."
+        )
+    return [
+        Statement(
+            level="note" if labels.kind == "several" or name == "margin_ranking_loss" else "error",
+            cause="targets",
+            message=message,
+            evidence=(Evidence(name="share of such labels", value=labels.share, relation=">", threshold=0.0),),
+            remedies=(),
+        )
+    ]
+
+
+_ZERO = {"hinge_embedding_loss": "those of 0 count as both at once"}
 
 
 def _no_logarithms(flow: Flow) -> list[Statement]:
@@ -121,6 +164,7 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
     cure = "Put a log_softmax before it" + (", or take cross_entropy instead." if loss == "nll_loss" else ".")
     return [
         Statement(
+            level="error",
             cause=loss,
             message=(
                 f"{loss} takes log-probabilities and is given something else: the exponentials of a sample's outputs"
@@ -139,6 +183,7 @@ def _no_shares(flow: Flow) -> list[Statement]:
         return []
     return [
         Statement(
+            level="error",
             cause="targets",
             message=(
                 "A binary cross-entropy takes targets from 0 to 1, and some of these lie"

@@ -15,7 +15,8 @@ from unvanish.rules.wording import place
     tier="pairing",
     levels=("error", "note"),
     needs=("calls",),
-    fires_on=("softmax-over-batch", "mixture-over-batch"),
+    remedies=("batch-first",),
+    fires_on=("softmax-over-batch", "mixture-over-batch", "lstm-over-samples"),
     silent_on=(
         "mixture-density", "paired-targets", "relu-he-20", "small-cnn", "small-gpt", "preln-transformer-6",
         "batchnorm-relu-20", "attention-skips-8", "graph-2", "double-softmax", "plateau", "converged-digits",
@@ -67,7 +68,8 @@ def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:
         f" dim={_other(facts)} each sample is normalised by itself."
     )
     evidence = (Evidence(name="samples that share one normalisation", value=float(size), relation=">", threshold=1.0),)
-    return Statement(level="error" if outputs else "note", cause=call.name, message=message, evidence=evidence)
+    level = "error" if outputs else "note"
+    return Statement(level=level, cause=call.name, message=message, evidence=evidence, remedies=())
 
 
 def _goes_along(facts: AcrossFacts, call: CallFlow) -> Statement:
@@ -90,6 +92,7 @@ def _goes_along(facts: AcrossFacts, call: CallFlow) -> Statement:
         cause=call.name,
         message=f"{place(call)} {given}. Replacing one sample changed the outputs of others. {cure}",
         evidence=(Evidence(name="places that one sample's entries lie in", value=float(facts.pieces or places)),),
+        remedies=() if facts.pieces else None,
     )
 
 

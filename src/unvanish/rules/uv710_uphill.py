@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Flow, StepFacts
+from unvanish.records import BackwardFacts, Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
+from unvanish.rules.wording import place, together
 from unvanish.words.numbers import number
 
 
@@ -34,7 +35,12 @@ def uphill(flow: Flow) -> list[Statement]:
     gradient is told. Above 0, by more than five times what a random direction has, the optimizer climbs: an error; a
     note where it was told to by ``maximize``. Below 0 the gradient says that the loss falls; where it rises instead, in
     proportion to the length of the step over two decades, the gradient is not the slope of this loss: a note, since
-    stopped gradients and gradient reversal are meant so.
+    stopped gradients and gradient reversal are meant so. Each ``autograd.Function`` of the user's own is also called
+    alone, in float64 where it takes that, and what its backward says is compared with difference quotients of those
+    outputs that change smoothly. Where it is another thing than the derivative, by more than 5%, and a small step of
+    the layers before it against their gradient raises the loss in proportion to its length: an error. One that hands
+    its argument on unchanged (gradient reversal), one that only sends something back for outputs that do not change (a
+    straight-through estimator), and one that is off without raising the loss are told among the notes of the report.
 
     What helps: the sign of the optimizer's step, ``maximize=False``, the minus before an objective that is to grow;
     ``torch.autograd.gradcheck`` for a backward of your own.
@@ -42,9 +48,10 @@ def uphill(flow: Flow) -> list[Statement]:
     Source: Nocedal & Wright 2006, Numerical optimization, section 2.2 (descent directions); Ganin & Lempitsky 2015,
     Unsupervised domain adaptation by backpropagation (gradients that are reversed on purpose).
     """
+    wrong = [_backward(flow, fact) for fact in flow.functions if fact.rise is not None]
     step = flow.step
-    if step is None or step.climbs is None:
-        return []
+    if wrong or step is None or step.climbs is None:
+        return wrong
     smallest = min(multiple for multiple, _ in step.ladder)
     raised = (
         f"The next step of {step.optimizer} raises the loss of this batch, {number(step.loss)}, by"
@@ -62,6 +69,27 @@ def uphill(flow: Flow) -> list[Statement]:
             ),
         )
     ]
+
+
+def _backward(flow: Flow, fact: BackwardFacts) -> Statement:
+    """A Function whose backward sends the layers before it up the loss."""
+    assert fact.rise is not None
+    call = next((each for each in flow.calls if each.index == fact.call), None)
+    what = "something else" if fact.factor is None else f"{number(fact.factor)} times that"
+    return Statement(
+        level="error",
+        layers=fact.layers,
+        cause=fact.function,
+        message=(
+            f"The backward of {place(call)} is not the derivative of its forward: for {fact.argument} it gives {what},"
+            f" by finite differences. Where the gradient of {together(fact.layers, flow)} says that the loss falls, it"
+            f" rises, by {number(fact.rise)} of that. torch.autograd.gradcheck shows the entries that are wrong."
+        ),
+        evidence=(
+            Evidence(name="rise of the loss over the fall that the gradient says", value=fact.rise),
+            Evidence(name="backward less derivative, relative", value=fact.error),
+        ),
+    )
 
 
 def _why(step: StepFacts) -> str:

@@ -34,7 +34,7 @@ class Trouble:
     ``nan``: it holds nan, not infinities alone. ``one_sided``: its infinities are all of one sign. ``given``: "nan" or
     "inf" where something that no recorded call made (a mask, the batch, a weight) was not finite already; ``weights``:
     that was computed from weights alone. ``row``: all of a row was masked. ``share``: of its entries, those that are
-    not finite.
+    not finite. ``nothing``: why what it takes the mean of is nothing.
     """
 
     nan: bool
@@ -43,6 +43,7 @@ class Trouble:
     weights: bool
     row: bool
     share: float
+    nothing: str = ""
 
 
 def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], made: Sequence[Tensor]) -> Trouble:
@@ -60,7 +61,25 @@ def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], m
             weights=any(t.grad_fn is not None and not bool(torch.isfinite(_plain(t)).all()) for t in constants),
             row=_whole_row(name, args, kwargs),
             share=bad / max(1, sum(t.numel() for t in plain)),
+            nothing=_nothing(name, args, kwargs) if nan else "",
         )
+
+
+def _nothing(name: str, args: Any, kwargs: Any) -> str:
+    """Why a mean is one over nothing: "empty", "ignored" or "weights" of 0, "0/0"; "" where it is none, or unknown."""
+    given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+    if not given or any(t.is_nested or t.layout is not torch.strided for t in given):
+        return ""
+    if name in ("cross_entropy", "nll_loss") and len(given) > 1 and not given[1].is_floating_point():
+        options = dict(zip(("input", "target", "weight", "size_average", "ignore_index"), args, strict=False)) | kwargs
+        target, weight = given[1], options.get("weight")
+        counted = target[target != options.get("ignore_index", -100)]
+        if not counted.numel():
+            return "ignored" if target.numel() else "empty"
+        return "weights" if isinstance(weight, Tensor) and not bool(weight[counted].any()) else ""
+    if name.strip("_") in ("div", "truediv", "true_divide", "divide") and len(given) == 2:
+        return "" if bool(given[0].any()) or bool(given[1].any()) else "0/0"
+    return "empty" if not given[0].numel() else ""
 
 
 def origins(calls: Sequence[Call]) -> list[int | None]:

@@ -1,11 +1,13 @@
-"""Products of unit vectors: cosines, which stay between -1 and 1 whatever the weights become."""
+"""Products of unit vectors, which stay between -1 and 1 whatever the weights become, and quotients of a fixed size."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 ALONG = {"linear": -1, "matmul": -2, "__matmul__": -2, "mm": -2}
 """Products of two tensors, and the axis along which the second is summed up; of the first it is the last."""
@@ -27,14 +29,64 @@ def are_cosines(name: str, args: Any, kwargs: Any) -> bool:
         return _unit(weights, ALONG[name]) and _unit(data, -1)
 
 
-def divided_by_length(name: str, args: Any, made: Tensor) -> int | None:
-    """The axis along which a quotient of two computed tensors has length 1 throughout; None where none has."""
+def standardise(z: Tensor, dim: int, rms: float) -> Tensor:
+    """Each row less its mean, over what its entries deviate from it."""
+    z = z - z.mean(dim, keepdim=True)
+    return rms * z / z.square().mean(dim, keepdim=True).sqrt().clamp_min(torch.finfo(z.dtype).tiny)
+
+
+def to_largest(z: Tensor, dim: int) -> Tensor:
+    """Each row over its entry farthest from 0."""
+    return z / z.abs().amax(dim, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+
+
+def between_ends(z: Tensor, dim: int) -> Tensor:
+    """Each row from 0, its least entry, to 1, its largest."""
+    z = z - z.amin(dim, keepdim=True)
+    return z / z.amax(dim, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+
+
+def shares(z: Tensor, dim: int) -> Tensor:
+    """Each row, of numbers from 0 on, over its sum."""
+    return z.abs() / z.abs().sum(dim, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+
+
+SIZED = (normalize, standardise, to_largest, between_ends, shares)
+"""Functions that give each row a size of its own making, whatever it is given."""
+
+
+def divided_to_size(name: str, args: Any, made: Tensor) -> tuple[Any, dict[str, Any]] | None:
+    """Which of these a quotient of two computed tensors is, as its result shows along the axis of the divisor."""
     parts = [a for a in args[:2] if isinstance(a, Tensor) and a.requires_grad]
-    if "div" not in name or len(parts) < 2 or parts[0].ndim != parts[1].ndim or parts[0].numel() == parts[1].numel():
+    if "div" not in name or len(parts) < 2 or parts[0].ndim < parts[1].ndim or parts[0].numel() <= parts[1].numel():
         return None
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        axes = [k for k, size in enumerate(parts[1].shape) if size == 1 < parts[0].shape[k]]
-        return axes[0] if len(axes) == 1 and _unit(made, axes[0]) else None
+        sizes = (*(1,) * (parts[0].ndim - parts[1].ndim), *parts[1].shape)
+        axes = [k for k, size in enumerate(sizes) if size == 1 < parts[0].shape[k]]
+        if len(axes) != 1 or made.is_nested or made.layout is not torch.strided or not made.numel():
+            return None
+        return _size(made.double(), axes[0])
+
+
+def _size(made: Tensor, axis: int) -> tuple[Any, dict[str, Any]] | None:
+    entries = made.shape[axis]
+    if _unit(made, axis):
+        return normalize, {"dim": axis}
+    if entries < 3:  # of two, a mean and a size leave a sign, and ends leave nothing
+        return None
+    rms = made.square().mean(axis).sqrt()
+    for each in (1.0, math.sqrt(1.0 - 1.0 / entries)):  # by either of the two spreads
+        if _are(rms, each) and _are(made.mean(axis), 0.0):
+            return standardise, {"dim": axis, "rms": each}
+    if _are(made.amax(axis), 1.0) and _are(made.amin(axis), 0.0):
+        return between_ends, {"dim": axis}
+    if bool((made >= 0.0).all()):
+        return (shares, {"dim": axis}) if _are(made.sum(axis), 1.0) else None
+    return (to_largest, {"dim": axis}) if _are(made.abs().amax(axis), 1.0) else None
+
+
+def _are(found: Tensor, wanted: float) -> bool:
+    return bool(((found - wanted).abs() < UNIT).all())
 
 
 def _unit(tensor: Tensor, axis: int) -> bool:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.births import trouble_of
 from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
-from unvanish.trace.cosines import are_cosines, divided_by_length
+from unvanish.trace.cosines import are_cosines, divided_to_size
 from unvanish.trace.cuts import Cuts
 from unvanish.trace.ends import COPIES, all_meet, before_copies, unstretched
 from unvanish.trace.mixing import mixed_of
@@ -220,8 +220,8 @@ class Recorder(TorchFunctionMode):
             self._remember_meeting(call, given)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
-            if (axis := divided_by_length(name, args, fresh[0])) is not None:  # as normalize would have made it
-                call.again = Again(torch.nn.functional.normalize, (), {"dim": axis}, call.shape)
+            if (sized := divided_to_size(name, args, fresh[0])) is not None:  # as one call would have made it
+                call.again = Again(sized[0], (), sized[1], call.shape)
         if name in LOSS_CALLS and fresh[0].numel() == 1 and args and getattr(args[0], "grad_fn", None) is not None:
             self._remember_loss(func, args, kwargs, index)
 

@@ -77,7 +77,10 @@ VERDICTS = {
     "lr_too_small": "The steps point the right way, but far more of them are needed than are planned.",
     "decay": "The pull of weight decay cancels the gradient, so training stands still short of the loss's minimum.",
     "collapsed": "All nodes, tokens or samples get the same features, so that no later layer can tell them apart.",
-    "identical": "All units of a layer have the same weights and get the same gradient, so they stay one unit.",
+    "identical": (
+        "All units of a layer have the same weights and get the same gradient, so they stay one unit; in a note, they"
+        " get nearly the same."
+    ),
     "left_out": "The layer is trainable, but the optimizer does not hold its parameters, or holds them at"
     " a learning rate of 0: it stays as it is.",
     "wiped": "The backward pass left a gradient, and when the optimizer steps nothing of it is there any more.",
@@ -119,9 +122,13 @@ _REPORT = {
     "Birth.share": "The share of the entries of its result that are not finite.",
     "given": (
         "What it was given that was not finite already: inputs, targets, weights (computed of finite parameters),"
-        " constant (without a gradient), mask (set to infinity on purpose); empty where it was given finite numbers."
+        " constant (without a gradient), mask (set to infinity on purpose); nothing where there was nothing to take a"
+        " mean of; empty where it was given finite numbers."
     ),
-    "maker": "The call that made what it was given, where one was found.",
+    "maker": (
+        "The call that made what it was given, where one was found. Where it was given nothing, why: empty, ignored"
+        " (targets), weights (of 0), 0/0."
+    ),
     "row": "True where it normalises a row that is -inf throughout, such as a softmax over a row masked whole.",
     "hidden_by": "The index of the call that replaces what it made, so that the loss is finite; null where none does.",
     "Birth.parameters": "Tensors of the model that hold numbers which are not finite already.",

@@ -30,9 +30,35 @@ ROWS = {
         "Where a recurrent layer or an attention is given each sample in pieces: the places of its other axis that the"
         " entries of one sample lie in. 0 elsewhere."
     ),
-    "copies": "Layers all of whose units have the same weights and get the same gradient.",
+    "copies": "Layers all of whose units have the same weights and get the same, or nearly the same, gradient.",
     "CopyFacts.layer": "The layer.",
     "units": "How many units it has.",
+    "apart": (
+        "The rms difference of its units' gradients from their mean, relative to that; 0 where neither weights, biases"
+        " nor gradients differ."
+    ),
+    "labels": "Labels that the loss takes and does not mean; null where there are none.",
+    "LabelFacts.call": "The index of the call of the loss.",
+    "LabelFacts.kind": (
+        "unsigned: 0 and 1 where the loss knows -1 and 1; beyond: labels outside of 0 to 1; several: samples with"
+        " several ones under a softmax."
+    ),
+    "LabelFacts.share": "The share of such labels: of zeros, of labels beyond, of samples with several ones.",
+    "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
+    "BackwardFacts.call": "The index of the first call that shows it.",
+    "BackwardFacts.function": "The name of its class.",
+    "BackwardFacts.argument": "The argument of its forward for which it sends something else back.",
+    "BackwardFacts.kind": (
+        "flat: it sends something back only for outputs that do not change with the argument, as a straight-through"
+        " estimator does; identity: it hands the argument on unchanged, as a gradient reversal does; other."
+    ),
+    "BackwardFacts.factor": "What it multiplies the derivative by; null where it gives no multiple of it.",
+    "BackwardFacts.error": "The rms of what it gives less the derivative, relative to the derivative.",
+    "BackwardFacts.layers": "The layers whose gradients pass it.",
+    "rise": (
+        "Where a step of these layers against their gradient raises the loss in proportion to its length: by how much"
+        " of the fall that the gradient promises. Null elsewhere."
+    ),
     "same": "Outputs that are the same for all samples although the targets differ; null where they are not.",
     "SameFacts.samples": "How many samples have them.",
     "read": (

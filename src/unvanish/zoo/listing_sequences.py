@@ -45,4 +45,8 @@ SEQUENCES = (
         name="state-space-slow-200", builder="sequences.state_space", options={"decay": 0.99, "steps": 200},
         expects=("healthy",), about="the same with states that keep 0.99 from step to step",
     ),
+    Network(
+        name="lstm-over-samples", builder="sequences.over_samples", expects=("pairing",), codes=("UV709",),
+        about="an LSTM that goes along the samples of a batch, as it was made without batch_first=True",
+    ),
 )  # fmt: skip

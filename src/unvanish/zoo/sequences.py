@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +72,13 @@ def recall(kind: str = "LSTM", steps: int = 200, lag: int | None = None, open_fo
             width = model.read.hidden_size
             model.read.bias_hh_l0[width : 2 * width] += torch.log(torch.rand(width) * (open_for - 1.0) + 1.0)
     return _wanted(model, steps, lag)
+
+
+def over_samples(steps: int = 6) -> Problem:
+    """The first of so many numbers is wanted of a layer that takes the steps first, and is given the samples first."""
+    model = Reader("LSTM", 32)
+    model.read.batch_first = False
+    return replace(_wanted(model, steps, None), optimizer=adam(model, 1e-2))
 
 
 def convolutions(depth: int, steps: int) -> Problem:

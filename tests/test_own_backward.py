@@ -1,0 +1,163 @@
+"""Functions of the user's own whose backward is not the derivative of their forward, and their healthy twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unvanish import Report, diagnose
+from unvanish.preserve import seeded
+
+SEEDS = range(2)
+Both = Callable[..., Any]
+
+
+def own(forward: Both, backward: Both) -> Any:
+    """A Function of one argument; ``backward`` is given the gradient and the argument."""
+
+    def forwards(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return forward(x)
+
+    def backwards(ctx: Any, g: Tensor) -> Tensor:
+        return backward(g, *ctx.saved_tensors)
+
+    parts = {"forward": staticmethod(forwards), "backward": staticmethod(backwards)}
+    return type("Own", (torch.autograd.Function,), parts)
+
+
+class Linear(torch.autograd.Function):
+    sign = 1.0
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, sign: float) -> Tensor:  # type: ignore[override]
+        return x @ weight.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.sign = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        return g @ weight, ctx.sign * (g.T @ x), None
+
+
+class Branch(nn.Module):
+    """Two branches, of which one passes the Function: the step of the whole network lowers the loss all the same."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor], factor: float = 1.0) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(10, 24), nn.Linear(10, 24), nn.Linear(24, 3)
+        self.weight = nn.Parameter(torch.randn(24, 24) / 5)
+        self.middle, self.factor = middle, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.middle(self.a(x)) if self.middle is not Linear else Linear.apply(self.a(x), self.weight, self.factor)
+        return self.c(h + torch.tanh(self.b(x)))
+
+
+def check(middle: Any, seed: int, scale: float = 1.0, **more: Any) -> Report:
+    with seeded(seed):
+        model, x = Branch(middle, **more), torch.randn(64, 10)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    return diagnose(model, x, x[:, :3].argmax(1), lambda o, y: scale * F.cross_entropy(o, y), optimizer=optimizer)
+
+
+def told(report: Report) -> list[tuple[str, str]]:
+    return [(fact.argument, fact.kind) for fact in report.flow.functions]
+
+
+def softplus_slope(g: Tensor, x: Tensor) -> Tensor:
+    return g * torch.sigmoid(x)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_backward_that_sends_one_branch_uphill_is_an_error(scale: float, seed: int) -> None:
+    function = own(F.softplus, lambda g, x: -2.0 * softplus_slope(g, x))
+    report = check(function.apply, seed, scale)
+    (finding,) = [f for f in report.findings if f.code == "UV710"]
+    assert finding.level == "error" and finding.layers == ("a",)
+    (fact,) = report.flow.functions
+    assert fact.factor == pytest.approx(-2.0, abs=1e-6) and fact.error == pytest.approx(3.0, abs=1e-6)
+    assert fact.rise == pytest.approx(0.5, rel=0.1)  # the slope is half of what the gradient says, and upwards
+    assert not [f for f in check(own(F.softplus, softplus_slope).apply, seed, scale).findings if f.code == "UV710"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_gradient_of_a_weight_with_the_wrong_sign_is_that_layers_alone(seed: int) -> None:
+    report = check(Linear, seed, factor=-1.0)
+    assert [f.layers for f in report.findings if f.code == "UV710"] == [("weight",)]
+    assert told(report) == [("weight", "other")] and told(check(Linear, seed)) == []
+
+
+QUIET: dict[str, tuple[Both, Both]] = {
+    "softplus": (F.softplus, softplus_slope),
+    "relu": (lambda x: x.clamp(min=0), lambda g, x: g * (x > 0)),
+    "steep tanh, most of it flat": (lambda x: torch.tanh(30 * x), lambda g, x: 30 * g / torch.cosh(30 * x) ** 2),
+    "in float32": (lambda x: torch.tanh(x.float()).to(x), lambda g, x: g * (1 - torch.tanh(x) ** 2)),
+    "in float16": (lambda x: torch.tanh(x.half()).to(x), lambda g, x: g * (1 - torch.tanh(x) ** 2)),
+}
+NOTED: dict[str, tuple[Both, Both, str, str]] = {
+    "round": (lambda x: (4 * x).round() / 4, lambda g, x: g, "flat", "straight-through"),
+    "grid": (lambda x: (20 * x).round() / 20, lambda g, x: g, "flat", "straight-through"),
+    "step": (lambda x: (x > 0).to(x), lambda g, x: g * torch.sigmoid(x) * torch.sigmoid(-x), "flat", "surrogate"),
+    "clamp": (lambda x: x.clamp(-0.3, 0.3), lambda g, x: g, "flat", "straight-through"),
+    "reversal": (lambda x: x.view_as(x), lambda g, x: -0.5 * g, "identity", "-0.5 times the gradient"),
+    "half": (torch.square, lambda g, x: g * x, "other", "0.5 times the derivative"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", QUIET)
+def test_what_is_the_derivative_to_rounding_is_not_named(name: str, seed: int) -> None:
+    report = check(own(*QUIET[name]).apply, seed)
+    assert told(report) == [] and report.notes == ()
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_may_be_meant_is_a_note(name: str) -> None:
+    forward, backward, kind, words = NOTED[name]
+    report = check(own(forward, backward).apply, 0)
+    assert told(report) == [("x", kind)] and "UV710" not in [f.code for f in report.findings]
+    (note,) = [note for note in report.notes if "Own in the model" in note]
+    assert words in note
+
+
+def test_the_functions_are_as_before_and_state_is_left_alone() -> None:
+    function = own(torch.square, lambda g, x: g * x)
+    child = type("Child", (function,), {})
+    forward = function.__dict__["forward"]
+    check(lambda x: child.apply(function.apply(x)), 0)
+    assert function.__dict__["forward"] is forward and "forward" not in child.__dict__
+
+
+def test_one_that_takes_a_module_is_not_called_alone() -> None:
+    calls = []
+
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, run: Any) -> Tensor:  # type: ignore[override]
+            calls.append(x.dtype)
+            return run(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+            return -g, None
+
+    report = check(lambda x: Through.apply(x, torch.square), 0)
+    assert told(report) == [] and torch.float64 not in calls
+    assert "the backward of Through was not compared with its forward" in " ".join(report.notes)
+
+
+def test_what_holds_too_many_numbers_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unvanish.trace.functions.LARGE", 64 * 24 - 1)
+    report = check(own(torch.square, lambda g, x: g * x).apply, 0)
+    assert told(report) == [] and "was not compared" in " ".join(report.notes)
