@@ -97,6 +97,19 @@ SCRIPTS = {
         optimizer.step()
         print(loss.item())
     """,
+    "a compiled function that calls a model": """
+    net = network()
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def cost(a, b):
+        return F.cross_entropy(net(a), b)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-1)
+    for step in range(12):
+        optimizer.zero_grad()
+        loss = cost(x[: 64 - step // 6], y[: 64 - step // 6])
+        loss.backward()
+        optimizer.step()
+        print(loss.item())
+    """,
     "an optimizer that never steps, then another": """
     net = network()
     spare, first = torch.optim.Adam(net.parameters()), torch.optim.SGD(net.parameters(), 1e-1)

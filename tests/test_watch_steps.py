@@ -139,3 +139,19 @@ def test_a_model_that_is_called_whole_and_later_in_parts(tmp_path: Path) -> None
     found = [each for each in run.findings if each.verdict == "nonfinite"]
     assert len(found) == 1 and "at step 6" in found[0].message and "sqrt" in found[0].message, run.findings
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_check_that_comes_too_late_in_its_step_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    body, head = nn.Linear(6, 8), nn.Linear(8, 1)
+    net = nn.Sequential(body, nn.Tanh(), head)
+    first, second = torch.optim.SGD(body.parameters(), 0.1), torch.optim.Adam(head.parameters())
+    with unvanish.watch(net, [first, second], every=2, check_every=1, to=tmp_path / "r.unvanish") as run:
+        for _ in range(4):
+            net.zero_grad()
+            net(torch.randn(16, 6)).square().mean().backward()
+            first.step()
+            second.step()
+    refused = [each.getMessage() for each in caplog.records if "no full check" in each.getMessage()]
+    assert len(refused) == 1 and "another optimizer has already moved weights of the model" in refused[0]
+    assert run.report().layers

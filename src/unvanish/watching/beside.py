@@ -9,10 +9,10 @@ from unvanish.records import Setting, to_builtins
 from unvanish.watching.asleep import asleep
 from unvanish.watching.layouts import Layouts
 from unvanish.watching.run_file import RunFile
-from unvanish.watching.sample import Sample, locate
+from unvanish.watching.sample import Sample, locate, thaw
 from unvanish.watching.setting import Known
 from unvanish.watching.watcher import Watcher
-from unvanish.watching.without import left_out
+from unvanish.watching.without import Out, left_out, waiting
 
 
 class Beside:
@@ -24,8 +24,7 @@ class Beside:
         self.layouts = Layouts(facts)
         self.setting: Setting | None = None
         self.notes: list[str] = []
-        self.left_out: list[int] = []  # in the last sample; and in how many in a row
-        self.held = 0
+        self.left_out, self.waiting = Out(), Out()
 
     def write(self, watcher: Watcher, sample: Sample) -> Setting:
         """Before a sample is written; returns what it is of."""
@@ -34,10 +33,13 @@ class Beside:
             before = "" if self.setting is None else self.setting.mode
             watcher.notes += [note for note in [asleep(table.models, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
+        thaw(watcher.columns, sample.rows)
         self.file.layers(watcher.columns)
         self.write_notes(watcher)
         out = left_out(table, sample.rows, watcher.optimizers.values())
-        self.left_out, self.held = out, self.held + 1 if out and out == self.left_out else 1
+        self.left_out.are(out)
+        stepped = watcher.nesting.stepped
+        self.waiting.are(waiting(table, sample.rows, watcher.optimizers.values(), stepped))
         if news := self.layouts.news(sample, table.empty, out):
             self.file.fact(**news)
         if setting is not self.setting:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.loss_graph import between, birth
-from unvanish.watching.paired import classes_of_two_softmaxes
+from unvanish.watching.paired import Pair, pair_of
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -104,11 +104,13 @@ class Box:
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth, self.loss_finite = "", True
-        self.asked, self.classes = 0, 0  # losses that were asked for a second softmax, and of how many classes it is
+        self.moved = False  # an optimizer of this step has moved what some of the calls were made with
+        self.asked = 0  # losses that were asked whether they fit what the model ends in
+        self.pair: Pair | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
-        versions = _versions(args, kwargs)
+        given = versions(args, kwargs)
         kept = self.first.get(id(module))
         first = None if kept is None else kept()
         if first is None:
@@ -116,7 +118,7 @@ class Box:
         home = "cpu" if first is None or first.is_cpu else first.device.type
         cast = torch.get_autocast_dtype(home) if torch.is_autocast_enabled(home) else None
         random = torch.default_generator.get_state(), torch.cuda.get_rng_state_all() if home == "cuda" else None
-        self.running = Entry(module, args, kwargs, versions, random, cast, module.training, [], [])
+        self.running = Entry(module, args, kwargs, given, random, cast, module.training, [], [])
         self.entries.append(self.running)
         if len(self.entries) > MOST:
             self._drop(self.entries[:-MOST])
@@ -125,7 +127,7 @@ class Box:
         """What the call that runs was given, where that was not known when it began."""
         if self.running is not None:
             self.running.args, self.running.kwargs = args, kwargs
-            self.running.versions = _versions(args, kwargs)
+            self.running.versions = versions(args, kwargs)
 
     def _drop(self, those: list[Entry]) -> None:
         for each in those:
@@ -155,7 +157,7 @@ class Box:
                 self._await(entry, at, tensor)
 
     def _await(self, entry: Entry, at: int, tensor: Tensor) -> None:
-        entry.outputs.append((at, *_probe(tensor)))
+        entry.outputs.append((at, *probe(tensor)))
         node, several = tensor.grad_fn, []
         entry.came.append((at, tensor.output_nr, several))
         if node is None:  # one of its parameters
@@ -172,7 +174,7 @@ class Box:
         self.loss, self.loss_finite = loss.grad_fn if self.entries else None, finite
         if self.asked < ASKED and self.entries:
             self.asked += 1
-            self.classes = self.classes or classes_of_two_softmaxes(loss.grad_fn, set(self.ends))
+            self.pair = self.pair or pair_of(loss.grad_fn, set(self.ends))
         if not finite:
             self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
 
@@ -184,13 +186,15 @@ class Box:
 
     def forget(self, moved: set[int]) -> None:
         """These parameters, by their ids, have moved: what was computed with them cannot be run again."""
+        before = len(self.entries)
         self.entries = [e for e in self.entries if not any(id(p) in moved for p in e.module.parameters())]
+        self.moved |= len(self.entries) < before
 
     def clear(self) -> None:
         self.entries.clear()
         self.ends.clear()
         self.counts.clear()
-        self.running, self.loss, self.loss_birth = None, None, ""
+        self.running, self.loss, self.loss_birth, self.moved = None, None, "", False
 
     def samples(self) -> int:
         """Of how many samples the gradients are that an optimizer reads now: of each once; 0 where no call was seen.
@@ -208,7 +212,7 @@ class Box:
         return max(counts.values(), default=0)
 
 
-def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
+def versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, int]]:
     alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
     given = args if alone else list(tensors((args, kwargs)))
     try:
@@ -217,7 +221,7 @@ def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tenso
         return [(each, each._version) for each in given if not each.is_inference()]
 
 
-def _probe(tensor: Tensor) -> tuple[Tensor | None, int]:
+def probe(tensor: Tensor) -> tuple[Tensor | None, int]:
     """What of an output is kept, and its version."""
     plain = tensor.detach()
     if tensor.numel() <= SMALL:

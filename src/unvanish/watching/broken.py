@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +133,8 @@ def _of_the_step_before(scene: Scene, names: str) -> Finding:
 def _about(optimizer: Any) -> str:
     """What of the optimizer's own numbers explains it, as far as can be seen."""
     told: list[str] = []
-    if any(group.get("eps") == 0 for group in optimizer.param_groups):
-        told.append("its eps is 0, so that a gradient of exactly zero is 0 / 0")
+    if what := next(filter(None, map(_no_eps, optimizer.param_groups)), ""):
+        told.append(f"its eps is {what}, so that a gradient of exactly zero is 0 / 0")
     bad = {
         name
         for state in optimizer.state.values()
@@ -148,12 +148,27 @@ def _about(optimizer: Any) -> str:
     return f"; {'; '.join(told)}" if told else ""
 
 
+def _no_eps(group: Mapping[str, Any]) -> str:
+    """The eps of a group, where it is 0 in the number type of its weights; "" where it is none."""
+    eps = group.get("eps")
+    if not isinstance(eps, float | int):
+        return ""
+    types = {p.dtype for p in group["params"] if torch.is_floating_point(p) and not torch.tensor(eps, dtype=p.dtype)}
+    names = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
+    return "" if not types else "0" if eps == 0 else f"{eps:g}, which is 0 in {names}"
+
+
 def _of_the_gradients(scene: Scene, found: Replay) -> str:
     what = f"the gradient of {_few(scene.layers)} is not finite"
     if scene.changed:
         return f"{what}, and the backward had left it finite: something wrote into it before the optimizer's step"
     if found.report is None:
         return f"{what}: {found.reason}"
+    if found.past:
+        return (
+            f"{what}, though what comes back through the outputs of the model gives a finite one: the loss takes the"
+            f" weights, or gradients by them, past these outputs as well, as a gradient penalty does{found.past}"
+        )
     return (
         f"{what}, and the same step run again gives a finite one, so no call of the model made it: a hook on a tensor"
         " or on a gradient did, or something wrote into it between the backward and the optimizer's step"

@@ -54,6 +54,8 @@ class Calls:
         self.sampled = False  # the step that comes
         self.running = Running()
         self.thread = 0  # that made the calls in the box
+        self.ended: Callable[[nn.Module, Any, Any, Any], None] | None = None  # told of passes without gradients
+        self.looked: set[int] | None = None  # the modules of which there was one since the last sampled step
 
     def add(self, model: nn.Module, outer: nn.Module | None) -> None:
         """Follow the calls of a model, or of ``outer``, which is called in its stead; until then its parts' as well."""
@@ -99,6 +101,8 @@ class Calls:
                     if running.mode is not None:
                         self.leave_mode()
                     self.box.after(outputs)
+                elif running.depth == 0 and self.looked is not None and id(module) not in self.looked:
+                    self._without_gradients(module, args, kwargs, outputs)
             except Exception as error:
                 guard.fail(error)
 
@@ -125,6 +129,8 @@ class Calls:
             return
         running.held = torch.is_grad_enabled()
         if not running.held:  # a validation or a rollout: no part of the step, and none of its samples
+            if not self.box.entries or self.thread == threading.get_ident():
+                self.signals.disarm()  # torch runs other kernels in a layer that has hooks (TransformerEncoderLayer)
             return
         me = threading.get_ident()
         if me != self.thread and self.box.entries:
@@ -133,10 +139,17 @@ class Calls:
         self.thread = me
         self.box.before(model, args, kwargs)
         if self.sampled:
+            self.looked = set()
+            self.signals.arm(list(self.signals.table.models.values()))
             self.processes.called(model)
-            if not self.signals.compiled:
+            if self.signals.looks_at_activations():
                 running.mode = Activations(self.signals)
                 running.mode.__enter__()
+
+    def _without_gradients(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        if self.looked is not None and not torch.is_grad_enabled() and not self.signals.open and self.ended is not None:
+            self.looked.add(id(module))
+            self.ended(module, args, kwargs, outputs)
 
     def look_whether_it_runs(self) -> None:
         """A call that Ctrl-C has ended runs no hook; in a notebook, where the program goes on, it would never end."""

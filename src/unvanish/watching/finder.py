@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from unvanish.preserve import checking
 from unvanish.watching.given import unwrapped
 from unvanish.watching.gradients import held
 from unvanish.watching.guard import traced
@@ -35,13 +37,14 @@ class Finder:
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.known: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
-        self.made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have not made a step yet
+        self.made: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()  # optimizers, the oldest first
         self.patched: list[tuple[Any, str, Any]] = []
         self._around(torch.optim.Optimizer, "__init__", self._make)
         # compiled in place, so that no hook of ours sees a call; or called with other weights than their own so far
         self.later: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._around(torch, "compile", self._compile)
         self._around(nn.Module, "compile", self._compile_in_place)
+        self.searched: weakref.WeakSet[Any] | None = None  # optimizers, once a function was compiled
         self.looking: Any = None
         self._look(True)
         self.hooks = [
@@ -60,12 +63,14 @@ class Finder:
 
     def _make(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
-        self.made.add(optimizer)
+        self.made[optimizer] = None
         if os.getpid() == self.process:
             self._look(True)  # the model that it moves may be new, too
 
     def _compile(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(*args, **kwargs)
+        if not isinstance(found, nn.Module) and self.searched is None:
+            self.searched = weakref.WeakSet()
         if not any(name == "__call__" for _, name, _ in self.patched):
             from torch._dynamo.eval_frame import OptimizedModule
 
@@ -97,7 +102,7 @@ class Finder:
 
     def called(self, module: nn.Module, args: Any) -> None:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
-        if traced() or os.getpid() != self.process:
+        if traced() or checking() or os.getpid() != self.process:
             return
         if self._new(module) and unwrapped(module) is module:
             self.run.watcher.entered(module, args)  # its own hooks come too late for this call
@@ -144,6 +149,7 @@ class Finder:
         if not self._knows(optimizer):
             for module in sorted(self.later, key=lambda each: -len(list(each.modules()))):
                 self._new(module)
+            self._search(optimizer)
         self._look(not self._knows(optimizer))
         if not self.run.watcher.optimizers:
             for each in list(self.made):  # those that were made before the first step may belong to it
@@ -151,6 +157,21 @@ class Finder:
         self.run.before_step(optimizer, args, kwargs)
         if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
             self.run.check("stop")
+
+    def _search(self, optimizer: Any) -> None:
+        """Where a function was compiled, no hook sees what it calls, which is known by what the optimizer moves."""
+        if self.searched is None or optimizer in self.searched or self._knows(optimizer):
+            return
+        self.searched.add(optimizer)
+        moved = {id(each) for each in held(optimizer)}
+        every = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
+        those = [each for each in every if not moved.isdisjoint(map(id, each.parameters()))]
+        inside = {id(part) for each in those for part in each.modules() if part is not each}
+        for module in those:
+            mine = [each for each in module.parameters() if id(each) in moved]
+            if id(module) not in inside and not self.run.watcher.table.holds(mine):
+                self.run.watcher.signals.hidden.update({id(each): each for each in module.modules()})
+                self._new(module)
 
     def after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if os.getpid() != self.process:

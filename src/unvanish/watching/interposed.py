@@ -1,8 +1,8 @@
 """What of a training no hook of torch tells: where a backward starts, what a GradScaler does, that a module is copied.
 
 While at least one listener is there, ``torch.autograd.backward``, through which ``Tensor.backward`` goes, two methods
-of the GradScaler, ``nn.Module.__reduce_ex__`` and what torch.jit.script makes of a module are wrapped; each calls the
-original with exactly what it was given.
+of the GradScaler, three of ``nn.Module`` (``__reduce_ex__``, ``__setstate__``, ``load_state_dict``) and what
+torch.jit.script makes of a module are wrapped; each calls the original with exactly what it was given.
 They are put back when the last listener goes.
 """
 
@@ -21,7 +21,9 @@ from unvanish.watching.copied import reduced, scripted
 
 
 class Listener(Protocol):
-    """What is told of the training loop."""
+    """What is told of the training loop, and ``resting`` of models that were made of others."""
+
+    resting: Any
 
     def backward_starts(self, loss: Tensor) -> None: ...
     def backward_ends(self, whole: bool) -> None: ...
@@ -43,6 +45,8 @@ def listen(listener: Listener) -> None:
             _wrap(torch.amp.GradScaler, "scale", _scale)
             _wrap(torch.amp.GradScaler, "update", _update)
             _wrap(torch.nn.Module, "__reduce_ex__", reduced)
+            _wrap(torch.nn.Module, "__setstate__", _made)
+            _wrap(torch.nn.Module, "load_state_dict", _made)
             _wrap(_recursive, "create_script_module", scripted)
         _listeners.append(listener)
 
@@ -107,6 +111,18 @@ def _scale(original: Any) -> Any:
         return scaled
 
     return scale
+
+
+def _made(original: Any) -> Any:
+    """A module was copied, or has got the weights of another."""
+
+    def made(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        for each in tuple(_listeners):
+            each.resting.made(self)
+        return result
+
+    return made
 
 
 def _update(original: Any) -> Any:

@@ -19,6 +19,7 @@ from unvanish.watching.carried import TOO_LARGE
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
+from unvanish.watching.thrown import Thrown
 
 TOGETHER = 10
 """So many steps wait for each other at most; the first so many samples of a run do not wait."""
@@ -40,6 +41,7 @@ class Judging:
         self.columns, self.found, self.tell, self.over = columns, found, tell, over
         self.history, self.lock = History(), threading.RLock()
         self.episodes: dict[str, Episode] = {}
+        self.thrown = Thrown()
         self.waiting: list[tuple[Sample, Setting]] = []
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
@@ -74,7 +76,7 @@ class Judging:
             for finding in self.found:
                 if finding.code in self.episodes:
                     self.over(step, finding.code, finding.layers)
-            self.history, self.episodes = History(), {}
+            self.history, self.episodes, self.thrown = History(), {}, Thrown()
             self.recent.clear()
 
     @property
@@ -86,8 +88,9 @@ class Judging:
     @property
     def large(self) -> Finding | None:
         """What was found of steps that are too large, while that holds."""
-        episode = self.history.episodes.get((TOO_LARGE, -1))
-        told = [each for each in self.found if each.code == TOO_LARGE] if episode and episode.told else []
+        episodes = self.history.episodes.get((TOO_LARGE, -1)), self.episodes.get(TOO_LARGE)
+        holds = any(each is not None and each.told for each in episodes)
+        told = [each for each in self.found if each.code == TOO_LARGE] if holds else []
         return told[-1] if told else None
 
     def _judge(self, sample: Sample, setting: Setting) -> None:
@@ -100,13 +103,17 @@ class Judging:
                     now.setdefault(finding.code, finding)
         between = {each.code: each for each in found_between(sample, setting.dtype, setting.optimizer)}
         now |= between
+        self.thrown.add(sample)
+        why = self.thrown.explains(now.values(), sample, self.columns)
+        if why is not None and (self.large is None or TOO_LARGE in self.episodes):
+            now = {TOO_LARGE: why, **now}  # first, as the others follow from it
         self.proper |= {WIPED, *((ADDED_UP,) if sample.step else ())} - between.keys()
         self._follow(sample.step, now)
         began, ended = self.history.watch(sample, list(self.columns))
-        for finding in began:
+        for finding in began if TOO_LARGE not in self.episodes else [f for f in began if f.code != TOO_LARGE]:
             whole = self.history.episodes.get((finding.code, -1))
             self.tell(finding, whole.began if whole is not None and finding.code < "UV8" else sample.step)
-        for code, layer in ended:
+        for code, layer in ended if self.large is None else [each for each in ended if each[0] != TOO_LARGE]:
             self.over(sample.step, code, (layer,) if layer else ())
         self.last = None
 
@@ -124,8 +131,7 @@ class Judging:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1
             if not episode.told or episode.off >= HELD:
-                if episode.told:
-                    for finding in self.found:
-                        if finding.code == code:
-                            self.over(step, code, finding.layers)
                 del self.episodes[code]
+                for finding in self.found if episode.told and (code != TOO_LARGE or self.large is None) else ():
+                    if finding.code == code:
+                        self.over(step, code, finding.layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +36,16 @@ def between(root: Any, ends: Collection[int]) -> list[Any]:
             ahead for ahead, _ in node.next_functions if ahead is not None and not hasattr(ahead, "variable")
         )
     return sorted(found, key=lambda node: node._sequence_nr())
+
+
+def past_the_outputs(nodes: Iterable[Any], weights: Collection[int]) -> bool:
+    """Whether some of these nodes, from ``between``, take one of the weights (by its id) itself.
+
+    So does what a gradient penalty makes of the gradients of the model, and a penalty on the weights.
+    """
+    return any(
+        id(getattr(ahead, "variable", None)) in weights for node in nodes for ahead, _ in node.next_functions if ahead
+    )
 
 
 def birth(nodes: list[Any]) -> str:

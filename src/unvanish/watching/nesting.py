@@ -14,6 +14,7 @@ class Nesting:
         self.running: dict[int, tuple[int, int]] = {}
         self.outer: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.inside: list[int] = []  # steps that are a part of one of these
+        self.stepped: set[int] = set()  # the ids of all that have made a step
 
     def enters(self, optimizer: Any, backwards: int) -> bool:
         """A step begins; whether it is a step of its own.
@@ -21,13 +22,15 @@ class Nesting:
         One that was left by an exception never ends. What comes after another backward pass is not inside of it,
         unless it is called by it: an optimizer that wraps another runs a closure before (SAM).
         """
-        if any(_calls(each, optimizer) for key, each in list(self.outer.items()) if key != id(optimizer)):
-            self.inside.append(id(optimizer))
+        mine = id(optimizer)
+        if any(_calls(each, optimizer) for key, each in list(self.outer.items()) if key != mine):
+            self.inside.append(mine)
             return False
-        depth, since = self.running.get(id(optimizer), (0, backwards))
+        depth, since = self.running.get(mine, (0, backwards))
         depth = depth + 1 if since == backwards else 1
-        self.running[id(optimizer)] = depth, backwards
-        self.outer[id(optimizer)] = optimizer
+        self.running[mine] = depth, backwards
+        self.stepped.add(mine)
+        self.outer[mine] = optimizer
         return depth == 1
 
     def leaves(self, optimizer: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unvanish.decide import decide
@@ -23,13 +24,14 @@ from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.structure import rebuild, tensors
 from unvanish.watching.box import PROBE, SMALL, Box, Entry
-from unvanish.watching.loss_graph import between, name_of, steep
+from unvanish.watching.loss_graph import between, name_of, past_the_outputs, steep
 from unvanish.watching.norms import local
 from unvanish.watching.processes import several
 from unvanish.watching.table import spread
 
 HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
 OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+MOVED = "another optimizer has already moved weights of the model in this step, which can be run again only before"
 WAITS = "to run it again would mean to wait for processes that are not running it"
 WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
 """What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
@@ -53,12 +55,14 @@ class Replay:
     """What a repetition of the step showed: a report, or the ``reason`` why there is none.
 
     ``born``: where the first number that is not finite came from: "data", "parameters", "forward", "loss", "backward",
-    or "" where the step had none.
+    or "" where the step had none. ``past``: where a part of the loss takes the weights themselves, which no repetition
+    of the model's calls sees, what is known of that part.
     """
 
     report: Report | None = None
     reason: str = ""
     born: str = ""
+    past: str = ""
 
 
 def replay(
@@ -71,7 +75,7 @@ def replay(
     that overflowed; where these are not finite any more nothing is run.
     """
     if not box.entries:
-        return Replay(reason="no call of a watched module was seen in this step")
+        return Replay(reason=MOVED if box.moved else "no call of a watched module was seen in this step")
     for entry in box.entries:
         bad = [name for name, each in entry.module.named_parameters() if not _finite(local(each))]
         if bad:
@@ -97,7 +101,9 @@ def replay(
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
     if last.report is None:
         return last
-    return Replay(last.report, _of_loss(box), "loss") if box.loss_birth else Replay(last.report, _calls_of_loss(box))
+    if box.loss_birth:
+        return Replay(last.report, _of_loss(box), "loss")
+    return Replay(last.report, _calls_of_loss(box), past=_past_the_outputs(box))
 
 
 def _empty(entry: Entry) -> bool:
@@ -149,6 +155,11 @@ def _again(
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")
     return Replay(report, born="backward" if _broken(flow) else "")
+
+
+def forward_of(entry: Entry, models: Mapping[str, nn.Module]) -> Replay:
+    """The forward pass of this call alone."""
+    return _again(entry, models, 1.0, False, forward=True)
 
 
 def _without(scale: float, flow: Flow) -> Flow:
@@ -213,6 +224,14 @@ def _of_loss(box: Box) -> str:
     )
 
 
+def _past_the_outputs(box: Box) -> str:
+    nodes = between(box.loss, set(box.ends))
+    if not past_the_outputs(nodes, {id(p) for each in box.entries for p in each.module.parameters()}):
+        return ""
+    names = " and ".join(steep(nodes))
+    return f"; of the calls of the loss {names} can have an infinite slope" if names else _calls_of_loss(box)
+
+
 def _calls_of_loss(box: Box) -> str:
     calls = ", ".join(dict.fromkeys(name_of(node) for node in between(box.loss, set(box.ends))))
     return f" (its calls: {calls})" if calls else ""
@@ -243,6 +262,8 @@ def _alone(tensor: Tensor) -> Tensor:
 
 def _linear(entry: Entry) -> Any:
     """A loss of value zero, which no large number can overflow, with the signals as its gradient."""
+    # the check nudges what is exactly zero, to see what it shuts: the outputs are others then, and not by the model
+    zeros = [p for p in entry.module.parameters() if p.requires_grad and not is_lazy(p) and not bool(p.detach().any())]
 
     def loss_fn(outputs: Any, signals: dict[int, Tensor]) -> Tensor:
         given = list(tensors(outputs))
@@ -250,7 +271,9 @@ def _linear(entry: Entry) -> Any:
             if probe is None or probe._version != version:  # written over since
                 continue
             here = given[at].detach()
-            if not _same(here if here.numel() <= SMALL else here.reshape(-1)[:PROBE], probe):
+            if not _same(here if here.numel() <= SMALL else here.reshape(-1)[:PROBE], probe) and not any(
+                bool(each.detach().any()) for each in zeros
+            ):
                 raise UnvanishError(
                     "the model gave other outputs the second time, so its forward has a state of its own (a counter, a"
                     " generator of its own, or data that has changed), or ran with other weights than it has now (lent"

@@ -10,11 +10,12 @@ from unvanish.decide import NOT_ASKED, decide
 from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
 from unvanish.rules import judge
-from unvanish.watching.carried import TOO_LARGE, handed_on
+from unvanish.watching.carried import FOLLOWS, TOO_LARGE, handed_on
 from unvanish.watching.dated import undated
 from unvanish.watching.layouts import SIGNAL, laid_out, rows_of
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import SERIES, Column, Sample, flow_of
+from unvanish.watching.thrown import OFF
 from unvanish.words.spans import named
 
 WHAT = (
@@ -209,16 +210,30 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
         each.code for each in now if each.code < "UV8" and each.verdict != "nonfinite"
     }  # in other layers by now
     before = [
-        finding.replace(
+        (until, finding.replace(
             message=f"{_when(began, until)}: {undated(finding.message)}" if finding.code < "UV8" else finding.message
-        )
+        ))
         for began, until, finding in found
         if (finding.code, finding.layers) not in known
         and not (until is None and finding.code in going_on)
         and (until is None or finding.level == "error")
         and not (checked and until is None and finding.code < "UV8" and finding.verdict not in OF_THE_LOSS)
-    ]
-    return sorted([*now, *before], key=lambda each: (each.level != "error", each.code != CONVERGED))
+    ]  # fmt: skip
+    holding = [*now, *(each for until, each in before if until is None)]
+    holding = _by_their_cause(holding, any(each.verdict == "nonfinite" for each in said))
+    over = [each for until, each in before if until is not None]
+    return sorted([*holding, *over], key=lambda each: each.level != "error")
+
+
+def _by_their_cause(found: Sequence[Finding], broken: bool) -> list[Finding]:
+    """What a number that is not finite has brought about comes behind it (``broken``: there are some in the last step).
+
+    So does what steps that are too large have, and where that is an error they are one.
+    """
+    follows = any(each.level == "error" and each.verdict in (*FOLLOWS, *OFF) for each in found)
+    named = [each.replace(level="error") if follows and each.code == TOO_LARGE else each for each in found]
+    ranks = {CONVERGED: 1, TOO_LARGE: 2}
+    return sorted(named, key=lambda each: 0 if broken and each.verdict == "nonfinite" else ranks.get(each.code, 3))
 
 
 def _when(began: int, until: int | None) -> str:

@@ -47,6 +47,13 @@ def locate(columns: list[Column], sources: Mapping[int, str]) -> None:
             columns[at] = replace(columns[at], source=source)
 
 
+def thaw(columns: list[Column], moved: Iterable[int]) -> None:
+    """What an optimizer moves is frozen no more: layers are thawed one after the other."""
+    for at in moved:
+        if columns[at].frozen:
+            columns[at] = replace(columns[at], frozen=False)
+
+
 @dataclass
 class Sample:
     """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.

@@ -36,6 +36,11 @@ TRANSFORMED = (
     " missing in the error signals, and in the dead and saturated units"
 )
 
+FUSED = (
+    "a frozen nn.TransformerEncoderLayer in eval mode runs as one kernel, and would run as others where activations"
+    " are looked at: so dead and saturated units are not known"
+)
+
 HOPS = 4
 """Between a layer's output and its activation stand at most so many calls, such as a view or a scale."""
 
@@ -57,6 +62,7 @@ class Signals:
         self.compiled: set[int] = set()
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # in a compiled one
+        self.fused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.open = False
         self.unread: dict[str, None] = {}  # what could not be read, and why
 
@@ -65,9 +71,12 @@ class Signals:
         if len(self.hooks) == len(self.table):
             return
         hidden = {*self.hidden, *(id(inner) for root in roots for inner in _compiled(root))}
+        for root in roots:
+            self.fused.update(_fused(root))
+        fused = {id(inner) for layer in self.fused for inner in layer.modules()}
         for place in self.table:
             module = None if place.module is None else place.module()
-            if module is None or place.at in self.hooks:
+            if module is None or place.at in self.hooks or id(module) in fused:
                 continue
             if isinstance(module, torch.jit.ScriptModule):
                 self.unread[SCRIPTED] = None
@@ -78,6 +87,13 @@ class Signals:
             comes_back = self.guard(functools.partial(self._signal, place.at))
             seen = self.guard(functools.partial(self._output, place.at, comes_back))
             self.hooks[place.at] = module.register_forward_hook(seen)
+
+    def looks_at_activations(self) -> bool:
+        """Whether the activations of a call can be looked at without another way through it."""
+        if any(not each.training for each in self.fused):
+            self.unread[FUSED] = None
+            return False
+        return not self.compiled
 
     def let_go(self, places: Iterable[int]) -> None:
         """Other modules have come into these places."""
@@ -229,6 +245,15 @@ def _compiled(root: nn.Module) -> list[nn.Module]:
         if whole or hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             found.extend(module.modules())
     return found
+
+
+def _fused(root: nn.Module) -> list[nn.Module]:
+    """The frozen layers that torch can run as one kernel, and does not where one of their modules has a hook.
+
+    In eval mode, that is, and without gradients: a model that is trained may call them so.
+    """
+    layers = [each for each in root.modules() if isinstance(each, nn.TransformerEncoderLayer)]
+    return [each for each in layers if not any(p.requires_grad for p in each.parameters())]
 
 
 def log10(value: float) -> float:

@@ -1,17 +1,22 @@
-"""What a run says of weights that no step moves: idle layers, layers left out, an optimizer that holds others."""
+"""What a run says of what no step shows: idle layers, layers left out, copies and passes that are no part of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
+
 from unvanish.problem import name_of
 from unvanish.records import Finding
 from unvanish.watching.beside import Beside
+from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
-from unvanish.watching.paired import PAIRED, two_softmaxes
+from unvanish.watching.paired import PAIRED, finding_of
+from unvanish.watching.passes import odd_pass
 from unvanish.watching.replay import Replay
+from unvanish.watching.resting import of_what_rests
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.watcher import Watcher
 from unvanish.words.spans import named
@@ -28,6 +33,8 @@ class Unmoved:
         repeat: Callable[[], Replay],
     ) -> None:  # fmt: skip
         self.watcher, self.file, self.found, self.tell, self.repeat = watcher, file, found, tell, repeat
+        watcher.calls.ended = self._ended
+        self.out: list[tuple[str, ...]] = []  # layers that were told of, and that no step has moved since
 
     def seen(self, step: int, what: str) -> None:
         """One of ``KINDS`` has come."""
@@ -51,11 +58,45 @@ class Unmoved:
 
     def sampled(self, step: int, beside: Beside) -> None:
         """Tell of layers that have been left out for several samples in a row, and of two softmaxes in one."""
-        if (classes := self.watcher.box.classes) and not any(each.code == PAIRED for each in self.found):
-            self.tell(two_softmaxes(step, classes), step)
-        if beside.left_out and beside.held == HELD:
-            names = [column.name for column in self.watcher.columns]
-            self.tell(_of_left_out([names[at] for at in beside.left_out], names, step), step)
+        if (pair := self.watcher.box.pair) and not any(each.code == PAIRED for each in self.found):
+            self.tell(finding_of(pair, step), step)
+        self.look_at_what_rests(step)
+        names = [column.name for column in self.watcher.columns]
+        moved = {names[at] for at in self.watcher.now.rows}
+        for layers in [each for each in self.out if not moved.isdisjoint(each)]:
+            self.out.remove(layers)
+            self.file.over(step, "UV605", layers)
+        for out in (beside.left_out, beside.waiting):
+            layers = tuple(names[at] for at in out.news)
+            idle = self._idle_optimizer() if layers and out is beside.waiting else ""
+            if layers and not any({*layers} <= {*each} for each in self.out):
+                self.out.append(layers)
+                self.tell(_of_left_out(layers, names, step, idle), step)
+
+    def _idle_optimizer(self) -> str:
+        watcher = self.watcher
+        idle = [each for each in watcher.optimizers.values() if id(each) not in watcher.nesting.stepped]
+        return " and ".join(dict.fromkeys(name_of(each) for each in idle))
+
+    def look_at_what_rests(self, step: int, last: bool = False) -> None:
+        """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
+        if self._broken():
+            return
+        for model, names in self.watcher.resting.look(few=not last).items():
+            self.tell(of_what_rests(step, model, names, last), step)
+            last = False  # it has been said
+        if last and (names := odd_buffers(self.watcher.table.models)):
+            self.tell(of_the_buffers(step, names), step)
+
+    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        """A pass without gradients has come to its end."""
+        finding = None if self._broken() else odd_pass(self.watcher, module, args, kwargs, outputs)
+        told = any(each.code == "UV501" and each.level == "note" for each in self.found)
+        if finding is not None and not (told and finding.level == "note"):
+            self.tell(finding, self.watcher.step)
+
+    def _broken(self) -> bool:
+        return any(each.verdict == "nonfinite" and each.level == "error" for each in self.found)
 
 
 def _them(names: Sequence[str]) -> str:
@@ -77,8 +118,17 @@ def _of_idle(names: Sequence[str], all_names: Sequence[str], step: int, found: R
     ]  # fmt: skip
 
 
-def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int) -> Finding:
-    """Layers that get a gradient which no optimizer uses."""
+def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle: str) -> Finding:
+    """Layers that get a gradient which no optimizer uses; ``idle``: the one that holds them and makes no step."""
+    if idle:
+        text = (
+            f"{named(names, all_names)} had a gradient in the last {HELD} samples, but {idle}, which holds"
+            f" {_them(names)}, has made no step so far: nothing moves {_them(names)}."
+        )
+        return Finding(
+            code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
+            message=f"at step {step:,}: {text}",
+        )  # fmt: skip
     return Finding(
         code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
         message=f"at step {step:,}: {named(names, all_names)} had a gradient in the last {HELD} samples, but no"

@@ -16,8 +16,9 @@ COMPILED = (
 )
 AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
 IN_PLACE = COMPILED + (
-    "where model.compile() has compiled it in place its calls are not seen either, and no step can be run again;"
-    " torch.compile(model) in its stead lets a check of the running batch (check_every=K) judge them"
+    "where model.compile() has compiled it in place, or a function that calls it is compiled, its calls are not seen"
+    " either, and no step can be run again; torch.compile(model) in its stead lets a check of the running batch"
+    " (check_every=K) judge them"
 )
 
 

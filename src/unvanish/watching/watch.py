@@ -21,7 +21,6 @@ from unvanish.report import Report
 from unvanish.watching import alive, interposed
 from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
-from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
 from unvanish.watching.earlier import end_if_left, end_others, has_begun
@@ -57,7 +56,7 @@ class Watch:
         self.hooks: list[Any] = []  # of the optimizers: where other processes wait for this one, they outlive it
         self.nonfinite = False
         self.broke, self.sampled, self.tried = -1, 0, 0  # last step that broke, last sample, skips that were repeated
-        self.closed = False
+        self.closed, self.refused = False, set[str]()
         self.path, self.first = path, rank() == 0
         self.loggers, self.log_layers = loggers or Loggers(), tuple(log_layers)
         facts = {"every": every, "torch": str(torch.__version__), **alive.here()}
@@ -203,8 +202,8 @@ class Watch:
     def check(self, why: str = "check", ready: bool = False) -> Report | None:
         """A full check on the batch of the step that is running, after its backward and before the weights move.
 
-        None where there is no such step, or where it cannot be run again; the logger "unvanish" says why. Where the
-        optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned;
+        None where there is no such step, or where it cannot be run again; the logger "unvanish" says why, once. Where
+        the optimizer calls a closure that has not run its backward yet, the check waits for it, and None is returned;
         ``ready`` says that the backward was before the closure.
         """
         if self.watcher.inside is not None and not self.watcher.now.inner and not ready:
@@ -231,7 +230,9 @@ class Watch:
         self.judging.catch_up()
         found, step = self._repeat(), self.watcher.step
         if found.report is None:
-            LOG.warning("no full check at step %d: %s", step, found.reason)
+            if found.reason not in self.refused:  # the same at each check, as a rule
+                LOG.warning("no full check at step %d: %s", step, found.reason)
+            self.refused.add(found.reason)
             return []
         self.file.report(step, why, found.report.to_json(indent=None))
         told = {(each.code, each.layers) for each in self.found}
@@ -327,9 +328,7 @@ class Watch:
             found = self._repeat()
             if found.born:
                 self._of_the_repetition(watcher.scene(), found)
-        broken = any(each.verdict == "nonfinite" for each in self.found)
-        if not broken and (names := odd_buffers(watcher.table.models)):
-            self._tell(of_the_buffers(watcher.step, names), watcher.step)
+        self.unmoved.look_at_what_rests(watcher.step, last=True)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""

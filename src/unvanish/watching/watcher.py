@@ -26,6 +26,7 @@ from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_o
 from unvanish.watching.guard import Guard
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
+from unvanish.watching.resting import Resting
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals
 from unvanish.watching.step import GRADIENT, Step, is_sampled
@@ -50,6 +51,7 @@ class Watcher:
         self.calls = Calls(self.box, self.signals, self.processes, self.guard, self._broken_off)
         self.columns: list[Column] = []
         self.optimizers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self.resting = Resting(self.table, self.optimizers, self.guarded)
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now, self.process = Step(), os.getpid()

@@ -92,11 +92,40 @@ class Idle:
         return sorted(self.told)
 
 
+class Out:
+    """Layers that a gradient reaches and that no step moves, in how many samples in a row; ``news`` when it is time."""
+
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+        self.held = 0
+
+    def are(self, layers: list[int]) -> None:
+        """In one more sample."""
+        self.held = self.held + 1 if layers and layers == self.layers else 1
+        self.layers = layers
+
+    @property
+    def news(self) -> list[int]:
+        """Those that are to be told of now."""
+        return self.layers if self.held == HELD else []
+
+
+def waiting(table: Table, read: Container[int], optimizers: Iterable[Any], stepped: Container[int]) -> list[int]:
+    """The layers to which a gradient came, and which only optimizers hold that have made no step so far."""
+    idle = [each for each in list(optimizers) if id(each) not in stepped]
+    if not idle:
+        return []
+    mine = {id(p) for each in idle for p in held(each)}
+    return [place.at for place in _reached(table, read) if not mine.isdisjoint(id(p) for p in place.parameters)]
+
+
+def _reached(table: Table, read: Container[int]) -> list[Place]:
+    missing = [place for place in list(table) if place.at not in read and place.parameters]
+    return [place for place in missing if any(p.grad is not None for p in place.trainable)]
+
+
 def left_out(table: Table, read: Container[int], optimizers: Iterable[Any]) -> list[int]:
     """The layers to which a gradient came, and which none of these optimizers holds; ``read``: those that moved."""
-    missing = [place for place in list(table) if place.at not in read and place.parameters]
-    mine = {id(p) for each in optimizers for p in held(each)} if missing else set[int]()
-    return [
-        place.at for place in missing
-        if mine.isdisjoint(id(p) for p in place.parameters) and any(p.grad is not None for p in place.trainable)
-    ]  # fmt: skip
+    reached = _reached(table, read)
+    mine = {id(p) for each in optimizers for p in held(each)} if reached else set[int]()
+    return [place.at for place in reached if mine.isdisjoint(id(p) for p in place.parameters)]
