@@ -338,7 +338,7 @@ def test_what_a_comparison_makes_is_cut_off(own: bool) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             h = self.inlet(x)
-            return self.outlet(h * ((h > self.level) if own else (self.level(h) > 0)).float())
+            return self.outlet(h * ((h > self.level) if own else (self.level(h) > 0)).float())  # type: ignore[operator]
 
     (finding,) = diagnose(Gated(), torch.randn(32, 6), CLASSES, F.cross_entropy).findings
     said = "level is used" if own else "level is called"
