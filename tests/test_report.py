@@ -14,7 +14,7 @@ from made_reports import shipped_schema
 
 from unvanish import records
 from unvanish.records import SCHEMA, VERDICTS, Finding, Record, UnvanishError
-from unvanish.report import Report, filter_findings
+from unvanish.report import Report, filter_findings, html
 from unvanish.report.saved import FIELDS
 from unvanish.report.schema import report_schema, to_text
 from unvanish.words.glossary import GLOSSARY, PARTS, VERDICT_WORDS, field_entry
@@ -42,6 +42,26 @@ def report(*findings: Finding) -> Report:
 def test_the_verdict_is_that_of_the_first_error_else_of_the_first_note(findings, verdict, healthy):
     made = report(*findings)
     assert (made.verdict, made.healthy) == (verdict, healthy)
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "layers", "word"),
+    [
+        ("UV805", "note", "healthy", "Noted"),
+        ("UV805", "error", "healthy", "Exploding"),
+        ("UV805", "note", "vanished", "Exploding"),
+        ("UV201", "note", "healthy", "Exploding"),
+    ],
+)
+def test_a_note_on_the_trainings_own_past_is_no_verdict_on_healthy_layers(code, level, layers, word):
+    finding = Finding(code=code, verdict="exploding", level=level, message="at step 5 the loss jumped.")
+    flow = made_reports.flow(
+        *(made_reports.layer(name, 0.0, verdict=layers if name == "b" else "healthy") for name in "ab")
+    )
+    made = Report.from_flow(flow, (finding,))
+    assert made.verdict == "exploding"
+    assert str(made).startswith(f"{word}: at step 5 the loss jumped.")
+    assert f"<strong>{word}:</strong>" in html.write(made)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from unvanish.report.formats import writer
 from unvanish.report.html_findings import finding_article
 from unvanish.report.html_layers import PICTURES, layer_tables, listing, tone
 from unvanish.report.html_pictures import drawing, question, time_axis
-from unvanish.report.sentences import batch, called, checked, headline, tally, words
+from unvanish.report.sentences import batch, called, checked, headline, looks_like, tally, words
 from unvanish.report.through_time import TITLE
 from unvanish.words.glossary import GLOSSARY
 from unvanish.words.markup import Child, Html, h, prose
@@ -54,14 +54,12 @@ def write(report: Report) -> str:
 
 def banner(report: Report) -> Html:
     """The verdict and the sentence it rests on."""
-    word = called(report)
-    verdict = "healthy" if word.startswith("Healthy") else report.verdict
     levels = [finding.level for finding in report.findings]
     counts = [(levels.count(level), level) for level in ("error", "note") if level in levels]
     counted = ", ".join(f"{count} {level}" + "s" * (count > 1) for count, level in counts) or "no findings"
     aside = h("span", counted, class_="count")
-    said = h("p", h("strong", f"{word}:"), " ", prose(headline(report)), role="status")
-    return h("div", said, aside, class_=f"verdict {tone(verdict)}")
+    said = h("p", h("strong", f"{called(report)}:"), " ", prose(headline(report)), role="status")
+    return h("div", said, aside, class_=f"verdict {tone(looks_like(report))}")
 
 
 def _sections(report: Report) -> Iterator[Section]:

@@ -41,11 +41,16 @@ INTENDED = ("frozen", "gated", "skipped")
 """Verdicts of notes that say what a training is meant to be; the layers that learn are no worse for it."""
 
 
+CHANGES = ("UV801", "UV802", "UV803", "UV804", "UV805")
+"""Codes of changes against the training's own past. A note of one is no verdict: one batch can make a loss jump."""
+
+
 def called(report: Report) -> str:
     """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
 
     So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn, where a scaler
-    has left steps out, and where every layer was judged healthy and only the loss leaves a question open.
+    has left steps out, and where every layer was judged healthy and only the loss leaves a question open. "Noted" where
+    it is a note of a change against the training's own past, and no layer was judged to have a fault.
     """
     kept = index(report)
     if not kept.called:
@@ -59,12 +64,21 @@ def _called(report: Report) -> str:
         return words(report.verdict).capitalize()
     open_questions = [f for f in report.findings if f.verdict == "undecided"]
     others = [f for f in report.findings if f.verdict not in INTENDED and f not in open_questions]
+    first = index(report).deciding
+    if first is not None and first.code in CHANGES and verdicts <= {"healthy", *INTENDED}:
+        return "Noted"
     if others or not verdicts <= {"healthy", *INTENDED}:
         return words(report.verdict).capitalize()
     if not open_questions:
         return "Healthy"
     count = len(report.undecided)
     return f"Healthy; {'one question' if count == 1 else f'{count} questions'} open"
+
+
+def looks_like(report: Report) -> str:
+    """The verdict in whose colour the headline is set."""
+    word = called(report)
+    return "healthy" if word.startswith("Healthy") else "undecided" if word == "Noted" else report.verdict
 
 
 def headline(report: Report) -> str:

@@ -19,6 +19,7 @@ from unvanish.report.sentences import (
     deciding,
     evidence_fact,
     headline,
+    looks_like,
     places,
     tally,
     words,
@@ -53,8 +54,7 @@ def backward_staircase(report: Report, width: int = 80) -> str:
 
 def _headline(report: Report, page: Page) -> None:
     word = page.clean(called(report))
-    verdict = "healthy" if word.startswith("Healthy") else report.verdict
-    page.print((f"{word}: ", f"{STRONG} {style_of(verdict)}"), (page.clean(headline(report)), STRONG))
+    page.print((f"{word}: ", f"{STRONG} {style_of(looks_like(report))}"), (page.clean(headline(report)), STRONG))
     page.line()
     page.facts("Checked:", map(page.clean, checked(report)))
 
