@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, InputFacts, LayerFlow
+from unvanish.rules.conditions import goes_around
 
 FAR = 10.0  # rms of some feature: an order of magnitude beyond a standardised one
 Layers = Sequence[LayerFlow]
@@ -69,8 +70,8 @@ def _axes(x: Tensor) -> list[int]:
 
 def _saturated(calls: Calls) -> float | None:
     """Of the first bounded activation: linear and ReLU layers before it pass the size of the inputs on."""
-    shares = (c.saturated_fraction for c in calls if c.bounded and c.part == "model")
-    return next((share for share in shares if share is not None), None)
+    bounded = (c for c in calls if c.bounded and c.part == "model" and c.saturated_fraction is not None)
+    return next((c.saturated_fraction for c in bounded if not goes_around(calls, c)), None)
 
 
 def _loss(calls: Calls) -> float | None:

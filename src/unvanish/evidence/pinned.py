@@ -28,13 +28,13 @@ def pinned_facts(
     if flow.loss is None or (flow.loss.relative_gap is not None and not flow.loss.at_constant):
         return ()
     found = list[PinnedFacts]()
-    for index, asked in seen.pinned.items():
+    for index, (asked, undone) in seen.pinned.items():
         if capture.calls[index].part == "model":
             last = next((each for each in lasts if any(call.index == index for call in each.calls)), None)
             if last is None and flow.loss.relative_gap is not None:
                 continue
             passed = None if last is None else _passed(last, capture.calls[index], seen, seed)
-            found.append(PinnedFacts(call=index, asked=asked, passed=passed, rows=seen.rows.get(index)))
+            found.append(PinnedFacts(call=index, asked=asked, passed=passed, rows=seen.rows.get(index), undone=undone))
     return tuple(found)
 
 

@@ -273,13 +273,15 @@ class PinnedFacts(Record, frozen=True, kw_only=True):
 
     ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
     ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
-    ``rows``: of a softmax, the share of its rows that are one entry alone.
+    ``rows``: of a softmax, the share of its rows that are one entry alone. ``undone``: of all entries, the share of
+    flat ones that send a gradient back in spite of their slope, which a call after it makes up for.
     """
 
     call: int
     asked: float
     passed: float | None = None
     rows: float | None = None
+    undone: float = 0.0
 
 
 class InputFacts(Record, frozen=True, kw_only=True):

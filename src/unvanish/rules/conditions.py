@@ -105,7 +105,7 @@ def little_gained(step: StepFacts, gap: float) -> bool:
 def part_of_layers(flow: Flow) -> bool:
     """Whether only some layers are trained: the gap, that to the best outputs of all, need not be theirs to close."""
     step = flow.next_step
-    still = step is not None and bool(step.left_out or step.standing)
+    still = step is not None and bool(step.left_out or step.standing or step.outside)
     return still or any(layer.frozen for layer in flow.layers) or any(each.cut and each.feeds for each in flow.unused)
 
 
@@ -309,14 +309,15 @@ PARTS = ("chunk", "split", "unbind", "__getitem__", "narrow", "select", "tensor_
 """Calls whose consumers each take a part of the result, so that one says nothing about the units of another."""
 
 
-def goes_around(flow: Flow, call: CallFlow) -> bool:
-    """Whether what the call is made of, back to the last call with weights, reaches the loss along another path.
+def goes_around(every: Sequence[CallFlow], call: CallFlow, *, mainly: bool = True) -> bool:
+    """Whether what the call is made of, back to the last call with weights, reaches the loss mainly by another path.
 
-    A guard (the clamp beside an exponential), a penalty that is off, a second head: the units carry their signal on.
+    A guard (the clamp beside an exponential), a penalty that is off, a second head, the sigmoid of a SiLU written out:
+    the units carry their signal on. By another path at all, not ``mainly``.
     """
-    calls = {each.index: each for each in flow.calls}
+    calls = {each.index: each for each in every}
     consumers: dict[int, list[CallFlow]] = {}
-    for each in flow.calls:
+    for each in every:
         for index in each.inputs:
             consumers.setdefault(index, []).append(each)
     own, waiting = {call.index}, list(call.inputs)
@@ -328,7 +329,7 @@ def goes_around(flow: Flow, call: CallFlow) -> bool:
         own.add(index)
         others = [each for each in consumers.get(index, ()) if each.index not in own]
         live = [each for each in others if each.log10_signal is not None and each.log10_signal > -math.inf]
-        if live and maker.name not in PARTS and maker.next not in own:
+        if live and maker.name not in PARTS and not (mainly and maker.next in own):
             return True
         if maker.role not in ("weights", "norm"):
             waiting += maker.inputs

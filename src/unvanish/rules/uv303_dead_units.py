@@ -63,7 +63,7 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
         and call.log10_signal != -math.inf  # what it gives plays no part in the loss: a penalty that is switched off
         and (is_piecewise_linear(call) or not call.bounded)
         and (call.dead_fraction or 0.0) > (0.0 if worse and makes_outputs(flow, call) else threshold)
-        and not goes_around(flow, call)
+        and not goes_around(flow.calls, call)
     ]
     if not calls:
         return []

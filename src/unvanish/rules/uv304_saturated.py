@@ -6,7 +6,15 @@ import math
 
 from unvanish.records import CallFlow, Evidence, Flow, PinnedFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import attends, feeding, inputs_saturate, is_piecewise_linear, makes_outputs, settled
+from unvanish.rules.conditions import (
+    attends,
+    feeding,
+    goes_around,
+    inputs_saturate,
+    is_piecewise_linear,
+    makes_outputs,
+    settled,
+)
 from unvanish.rules.wording import names, place
 from unvanish.words.numbers import number, percent
 
@@ -28,23 +36,23 @@ from unvanish.words.numbers import number, percent
 def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> list[Statement]:
     """Most entries of a bounded activation lie on its flat ends, where nothing gets through.
 
-    Example: a tanh network whose weights are thirty times too large. Nearly every unit is at -1 or 1, and moving its
-    input a little changes nothing.
+    Example: a tanh network whose weights are thirty times too large: nearly every unit is at -1 or 1.
 
-    Why: a sigmoid or tanh is flat far from zero. Its slope there is nearly 0, and a unit with no slope passes no
-    gradient to its weights, however wrong it is.
+    Why: a sigmoid or tanh is flat far from zero: a unit there passes no gradient to its weights, however wrong it is.
 
     Evidence: the share of entries whose slope is below 1% of the activation's largest, greater than ``threshold``,
-    while the loss is no better than that of the best constant output: confident, correct units are flat too. Outputs do
-    not count while the loss corrects them: a confidently wrong one is flat as well. Where standardised inputs undo it
-    UV707 speaks for that layer. Piecewise linear activations (hardtanh, hardsigmoid, ReLU6)
-    pass at full slope wherever they are not flat: for them UV303 counts the units that are flat on every sample.
-    The entries that are not flat still pass the signal on: √(1 − share) of it, in rms. While that is ``passed`` or
-    more, it is a note: a third is left where nine entries in ten are flat, the limit that UV303 has for dead units.
-    Of outputs, and before a loss without a scale, such as a policy gradient or what a generator gets from a sure judge,
-    the direction decides: at least a quarter of what the loss asks, in squares, would move flat entries away from their
-    end. An output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
-    logarithm may make up for the slope), and as a note where less than ``passed`` of it does. A softmax counts by its
+    while the loss is no better than that of the best constant: confident, correct units are flat too. Outputs do not
+    count while the loss corrects them: a confidently wrong one is flat as well. Where standardised inputs undo it UV707
+    speaks for that layer. Piecewise linear ones (hardtanh, hardsigmoid, ReLU6) pass at full slope where they are not
+    flat: for them UV303 counts units that are flat on every sample. Nor does one count whose argument reaches the loss
+    mainly by another way: a sigmoid in x·sigmoid(x). The entries that are not flat still pass the signal on: √(1 −
+    share) of it, in rms. While that is ``passed`` or more, it is a note: a third is left where nine entries in ten are
+    flat, the limit that UV303 has for dead units. Of outputs, and before a loss without a scale, such as a policy
+    gradient or what a generator gets from a sure judge, the direction decides: at least a quarter of what the loss
+    asks, in squares, would move flat entries away from their end. An output counts where less than a hundredth of the
+    gradient passes that inputs of size 1 would let through (a logarithm may make up for the slope), and as a note where
+    less than ``passed`` of it does. Within the network flat entries pass where what they send back falls by less than
+    the root of their slope; where the argument reaches the loss by another way, it is a note. A softmax counts by its
     rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, a
     tenth a note: blocks that copy or turn round 64 texts reached a loss of 0.01 on others without such rows at the
     start, and 5 to 9 with a tenth or more; of 256 texts 0.004, and 0.01 to 0.8. Heads that look at one place rest.
@@ -64,7 +72,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
         for call in flow.calls
         if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not makes_outputs(flow, call)
         and (call.saturated_fraction or 0.0) > threshold
-        and excused not in names(feeding(flow, call))
+        and excused not in names(feeding(flow, call)) and not goes_around(flow.calls, call)
     ]  # fmt: skip
     if not calls:
         return _pinned(flow, threshold, passed) or _copying(flow, threshold)
@@ -88,6 +96,9 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
 
 
 ASKED, LET_THROUGH = 0.25, 0.01
+AROUND = (
+    " But its argument reaches the loss by another way as well, and the signal with it: the network may well learn."
+)
 COPIES = 0.1
 """Share of rows from which on all the networks of which ``saturated`` tells ended worse than with scaled scores."""
 
@@ -137,20 +148,23 @@ def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
         and (each.passed is not None or not makes_outputs(flow, flow.calls[each.call]))
         and not is_piecewise_linear(flow.calls[each.call])
         and _flat(flow, each) > threshold
+        and not goes_around(flow.calls, flow.calls[each.call])
     ]
     if not found:
         return []
     call, facts = max(found, key=lambda each: _flat(flow, each[1]))
-    share = _flat(flow, facts)
-    left = math.sqrt(max(0.0, 1.0 - share))
-    level = "error" if left < passed and (facts.passed is None or facts.passed < LET_THROUGH) else "note"
-    behind = {layer.name for each, _ in found for layer in feeding(flow, each)}
+    share, behind = _flat(flow, facts), {layer.name for each, _ in found for layer in feeding(flow, each)}
+    left = math.sqrt(max(0.0, 1.0 - share + facts.undone))
+    shut = left < passed and (facts.passed is None or facts.passed < LET_THROUGH)
+    around = shut and goes_around(flow.calls, call, mainly=False)
+    level = "error" if shut and not around else "note"
     what, they = f"of what leaves {place(call)} lies on its flat ends", "such entries away from their end"
     if facts.rows is not None:
         what, they = f"of the rows that {place(call)} gives are one entry alone", "such rows away from it"
     message = (
-        f"{percent(share)} {what}, where the slope is nearly zero, so the layers before it get almost no signal. They"
-        f" are not there because the loss wants them there: {percent(facts.asked)} of what it asks would move {they}."
+        f"{percent(share)} {what}, where the slope is nearly zero, so the layers before it get almost no signal through"
+        " it. They are not there because the loss wants them there:"
+        f" {percent(facts.asked)} of what it asks would move {they}."
     )
     evidence = [
         Evidence(
@@ -164,12 +178,16 @@ def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
     if facts.passed is not None:
         limit = LET_THROUGH if level == "error" else passed
         evidence.append(Evidence(name="gradient let through", value=facts.passed, relation="<", threshold=limit))
+    if level == "note":
+        message += AROUND if around else _made_up(facts.undone) if facts.undone else _rest(facts.passed or left)
+    if facts.undone:
+        evidence.append(Evidence(name="flat entries whose slope is made up for", value=facts.undone))
     return [
         Statement(
             level=level,
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=call.name,
-            message=message + ("" if level == "error" else _rest(facts.passed or left)),
+            message=message,
             evidence=tuple(evidence),
             remedies=_remedies(flow),
         )
@@ -185,6 +203,12 @@ def _remedies(flow: Flow) -> tuple[str, ...]:
 
 def _flat(flow: Flow, facts: PinnedFacts) -> float:
     return (flow.calls[facts.call].saturated_fraction or 0.0) if facts.rows is None else facts.rows
+
+
+def _made_up(undone: float) -> str:
+    return (
+        f" But a call after it makes up for the slope on {percent(undone)} of the entries: the network may well learn."
+    )
 
 
 def _rest(left: float) -> str:

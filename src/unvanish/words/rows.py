@@ -22,6 +22,10 @@ ROWS = {
         "Where the loss follows at once: the gradient that passes the activation, as a share of what would pass it with"
         " inputs of size 1. Null elsewhere."
     ),
+    "undone": (
+        "Of all entries, the share of flat ones that send a gradient back in spite of their slope: a call after the"
+        " activation, such as the logarithm of 1 - tanh², makes up for it."
+    ),
     "across": "Softmaxes, normalisations, recurrent layers and attention over the samples of the batch.",
     "AcrossFacts.call": "The index of the call.",
     "axis": "The axis of its result that holds the samples; of a recurrent layer or an attention, that of its steps.",
