@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from unvanish.evidence.anew import drawn_anew
+from unvanish.evidence.replaced import drifting, partly_left_out, stale
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.updates import NARROW, Arrival, Updates
@@ -23,9 +24,20 @@ def next_step(updates: Updates | None, look: Look) -> NextStep | None:
         return NextStep(anew=anew, outside=anew, outside_at=_place(look.capture)) if anew else None
     called = [layer for layer in look.layers if layer.call is not None and layer.live]
     left_out = tuple(a.name for a in called if a.first and not any(map(updates.held, a.live)))
+    partly = partly_left_out(updates, called)
+    missing = [p for a in called if a.name in left_out and a.first for p in a.live] + list(partly.values())
     outside, place = _outside(updates, look.capture)
     standing = _standing(updates, called)
-    held_back = NextStep(left_out=left_out, standing=standing, outside=outside, outside_at=place, anew=anew)
+    held_back = NextStep(
+        left_out=left_out,
+        partly=tuple(partly),
+        stale=stale(updates, look.model, missing),
+        standing=standing,
+        drifting=drifting(look.capture, look.layers),
+        outside=outside,
+        outside_at=place,
+        anew=anew,
+    )
     if updates.refused or not updates.keep:
         return None if held_back == NextStep() else held_back
     held = {id(p): p for layer in called for p in layer.live if id(p) in updates.changes}

@@ -92,10 +92,12 @@ class NextStep(Record, frozen=True, kw_only=True):
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
     changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
     ``outside_at`` where the first is used; ``anew``: those of layers that each forward pass makes and draws anew.
-    ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``:
-    trainable layers that were called and that the optimizer does not hold; ``standing``: those that it holds at a
-    learning rate of 0, beside others that it moves. ``decay_balance``: |g + λw| / |g| over all
-    weights that decay; ``decay_share``: of their norm, the share that a step takes by the decay alone.
+    ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``: trainable layers that were called and that
+    the optimizer does not hold; ``partly``: parameters by name that it does not hold, of layers of which it holds
+    others; ``stale``: entries that it holds in the place of all of these, and that the model has no more; ``standing``:
+    layers that it holds at a learning rate of 0, beside others that it moves; ``drifting``: frozen normalisations whose
+    running statistics each forward pass moves. ``decay_balance``: |g + λw| / |g| over all weights that decay;
+    ``decay_share``: of their norm, the share that a step takes by the decay alone.
     """
 
     nonfinite: tuple[str, ...] = ()
@@ -104,6 +106,9 @@ class NextStep(Record, frozen=True, kw_only=True):
     moved: float | None = None
     narrow: str = ""
     left_out: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
+    stale: int = 0
+    drifting: tuple[str, ...] = ()
     standing: tuple[str, ...] = ()
     outside: int = 0
     outside_at: str = ""

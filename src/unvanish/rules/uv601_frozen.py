@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, names, subject
+from unvanish.rules.wording import judged, names, subject, together
 
 
 @rule(
@@ -26,7 +26,11 @@ def frozen(flow: Flow) -> list[Statement]:
 
     Evidence: ``requires_grad`` is off for every parameter of the layer; the number of parameters held still.
 
-    What helps: nothing needs help; ``requires_grad_(True)`` thaws the layer.
+    A batch normalisation in train mode goes on to normalise by the batch and to move its running statistics, frozen or
+    not: then the frozen features change all the same, and are others in eval mode. The note says so.
+
+    What helps: nothing needs help; ``requires_grad_(True)`` thaws the layer, and ``eval()`` of
+    a frozen normalisation keeps its statistics.
 
     Source: Yosinski, Clune, Bengio & Lipson 2014, How transferable are features in deep neural networks?
     """
@@ -35,11 +39,18 @@ def frozen(flow: Flow) -> list[Statement]:
         return []
     who = subject(flow, layers, "is", "are")
     still, every = sum(layer.parameters for layer in layers), sum(layer.parameters for layer in flow.layers)
+    message = f"{who} frozen: requires_grad is off for {still:,} of {every:,} parameters."
+    drifting = () if flow.next_step is None else flow.next_step.drifting
+    if drifting:
+        message += (
+            f" {together(drifting, flow)} {'is' if len(drifting) == 1 else 'are'} in train mode still, so each forward"
+            " pass normalises by its batch and moves the running statistics: their own eval() keeps these."
+        )
     return [
         Statement(
             layers=names(layers),
             cause="requires_grad is off",
-            message=f"{who} frozen: requires_grad is off for {still:,} of {every:,} parameters.",
+            message=message,
             evidence=(Evidence(name="frozen parameters", value=float(still)),),
         )
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow, NextStep
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import together
+from unvanish.rules.wording import listing, together
 
 
 @rule(
@@ -28,10 +28,11 @@ def left_out(flow: Flow) -> list[Statement]:
     Why: the gradient is computed and then ignored; the layer keeps its initial weights.
 
     Evidence: the layers in use with trainable parameters none of which stands in the optimizer's groups; an error where
-    these are all that may be trained. Those that it holds at a learning rate of 0 while it moves others. And parameters
-    that the model uses and does not own: of modules that it keeps in a Python list or dict, which ``parameters()`` does
-    not see; an error where they are those of layers that each forward pass makes anew, with weights drawn at random, as
-    a second pass tells.
+    these are all that may be trained, or where it holds others in their place that the model has no more. Single
+    parameters that it leaves out of a layer. Those that it holds at a learning rate of 0 while it moves others. And
+    parameters that the model uses and does not own: of modules that it keeps in a Python list or dict, which
+    ``parameters()`` does not see; an error where they are those of layers that each forward pass makes anew, with
+    weights drawn at random, as a second pass tells.
 
     What helps: give the optimizer these parameters too; if they are meant to stay, requires_grad_(False) says so and
     saves their backward pass.
@@ -42,13 +43,15 @@ def left_out(flow: Flow) -> list[Statement]:
     if step is None:
         return []
     return [
-        *(_layers(flow, step.left_out) if step.left_out else ()),
+        *(_layers(flow, step) if step.left_out else ()),
+        *(_partly(flow, step) if step.partly else ()),
         *(_standing(flow, step.standing) if step.standing else ()),
         *_outside(flow, step),
     ]
 
 
-def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
+def _layers(flow: Flow, step: NextStep) -> list[Statement]:
+    names = step.left_out
     still = sum(layer.parameters for layer in flow.layers if layer.name in names)
     free = [layer for layer in flow.layers if layer.call is not None and not layer.frozen]
     nothing = bool(free) and all(layer.name in names for layer in free)
@@ -60,11 +63,11 @@ def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
     message += (
         " Of what the loss depends on it holds nothing that may be trained: no step changes the loss."
         if nothing
-        else " If that is meant, freeze them."
+        else _replaced(flow, step) or " If that is meant, freeze them."
     )
     return [
         Statement(
-            level="error" if nothing else "note",
+            level="error" if nothing or step.stale else "note",
             layers=names,
             cause="optimizer",
             message=message,
@@ -75,6 +78,34 @@ def _layers(flow: Flow, names: tuple[str, ...]) -> list[Statement]:
             ),
         )
     ]
+
+
+def _replaced(flow: Flow, step: NextStep) -> str:
+    if not step.stale:
+        return ""
+    return (
+        f" {flow.setting.optimizer} holds {step.stale:,} parameters of such shapes that the model has no more: it was"
+        " made before they were replaced by new ones. Make it after that."
+    )
+
+
+def _partly(flow: Flow, step: NextStep) -> list[Statement]:
+    one, optimizer = len(step.partly) == 1, flow.setting.optimizer
+    are, them = ("is", "it") if one else ("are", "them")
+    message = (
+        f"{listing(step.partly)} {are} trainable, but {optimizer} does not hold {them}, beside others of the same"
+        f" layer{'' if one else 's'} that it holds: no step moves {them}."
+    )
+    message += _replaced(flow, step) or f" If that is meant, freeze {them}."
+    count = Evidence(name="parameters left out", value=float(len(step.partly)))
+    owners = {max((a.name for a in flow.layers if _of(p, a.name)), key=len, default="") for p in step.partly}
+    layers = tuple(a.name for a in flow.layers if a.name in owners)
+    level = "error" if step.stale else "note"
+    return [Statement(level=level, layers=layers, cause="optimizer", message=message, evidence=(count,))]
+
+
+def _of(parameter: str, layer: str) -> bool:
+    return parameter == layer or parameter.startswith(f"{layer}.")
 
 
 def _standing(flow: Flow, names: tuple[str, ...]) -> list[Statement]:

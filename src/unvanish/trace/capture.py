@@ -175,7 +175,15 @@ def _read_loss(capture: Capture, problem: Problem, loss: Any) -> None:
             capture.loss_index = capture.owner.get(loss.grad_fn)
     if capture.loss_root is not None:
         return
-    if any(p.requires_grad for p in capture.model.parameters()):
+    trained = [name for name, p in capture.model.named_parameters() if p.requires_grad]
+    ran = [m for name, m in capture.model.named_modules() if name in capture.module_calls]
+    used = [p for m in ran for p in m._parameters.values() if p is not None]
+    if trained and used and not any(p.requires_grad for p in used):
+        raise UnvanishError(
+            "the loss does not depend on any trainable parameter: all layers that the forward pass called are frozen"
+            f" (requires_grad is off), and it did not call the one of {trained[0]}, which may be trained"
+        )
+    if trained:
         raise UnvanishError(
             "the loss does not depend on any trainable parameter: it has no grad_fn. Was the forward pass run under"
             " torch.no_grad(), the output detached or turned into numbers, or made of integers (argmax)?"

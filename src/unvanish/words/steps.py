@@ -99,6 +99,12 @@ STEP = {
     "NextStep.outside_at": "Where the first of them is used.",
     "anew": "Of these, those of layers that each forward pass makes anew, with weights drawn at random.",
     "NextStep.left_out": "Trainable layers that the optimizer does not hold: they stay as they are.",
+    "partly": "Trainable parameters that the optimizer does not hold, of layers of which it holds others.",
+    "stale": (
+        "Entries that the optimizer holds in the place of all that it leaves out, and that the model has no more: it"
+        " was made before they were replaced. 0 where that is not so."
+    ),
+    "drifting": "Frozen normalisations in train mode: each forward pass still moves their running statistics.",
     "standing": "Trainable layers that the optimizer holds at a learning rate of 0, beside others that it moves.",
     "decay_balance": (
         "The norm of gradient plus decay as a share of the gradient's: near 0, the pull of the weight decay cancels the"
