@@ -292,3 +292,19 @@ def test_a_cross_entropy_that_has_rounded_to_zero_is_learned(seed: int, gap: flo
     report = diagnose(Problem(model, x, classes, F.cross_entropy, optimizer, steps=100))
     assert [f.code for f in report.findings] == ["UV401"]
     assert float(F.cross_entropy(model(x), classes).detach()) == 0.0 or gap < 17.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_one_constant_output_would_win_is_told_as_that(seed: int) -> None:
+    """Of a hinge on labels of 0 and 1 an output of 1 for all wins most: the labels of 0 ask for nothing."""
+    torch.manual_seed(seed)
+    model, inputs = nn.Linear(4, 1), torch.randn(64, 4)
+    labels = (torch.arange(64) % 4 == 0).float()[:, None]
+
+    def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (1.0 - targets * outputs).relu().mean()
+
+    told = " ".join(str(diagnose(model, inputs, labels, hinge)).split())
+    assert "all of its reduction one constant output would win, to 0.75)" in told and "100% of" not in told
+    meant = " ".join(str(diagnose(model, inputs, 2.0 * labels - 1.0, hinge)).split())
+    assert "100% of the achievable reduction remains" in meant

@@ -18,6 +18,17 @@ def has_converged(loss: LossFacts | None) -> bool:
     return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
 
 
+def constant_wins(loss: LossFacts | None) -> bool:
+    """Whether the best constant output would have converged: then what remains tells nothing of what has been won.
+
+    Such a loss, of masked samples or of one class alone, has no start to compare with: 0.002 may be all of it.
+    """
+    if loss is None or loss.best_constant is None or loss.relative_gap is None or loss.reference is None:
+        return False
+    gap = loss.relative_gap * loss.reference
+    return loss.value - loss.best_constant > (1.0 - CONVERGED) * gap
+
+
 def comes_through(flow: Flow) -> bool:
     """Whether real steps of the optimizer, tried and taken back, let the signal through to the layers it had lost.
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from unvanish.decide.stationary import constant_wins, has_converged
 from unvanish.records import EVERYTHING, Evidence, Finding, LayerFlow
 from unvanish.report.index import index
 from unvanish.words.numbers import amount, number, percent
@@ -132,12 +133,19 @@ def beyond_headline(report: Report, finding: Finding) -> str:
 
 
 def loss_fact(report: Report) -> str:
-    """The loss, and how much of the achievable reduction remains, where that is known."""
-    if report.loss is None:
+    """The loss, and how much of the achievable reduction remains, where that is known.
+
+    Where one constant output would win it, there is no start to compare with, and it is always all that can be won.
+    """
+    loss = report.loss
+    if loss is None:
         return "what is left of the loss: not known"
-    gap = report.loss.relative_gap
+    gap = loss.relative_gap
+    if gap is not None and loss.best_constant is not None and constant_wins(loss) and not has_converged(loss):
+        best = number(loss.best_constant)
+        return f"loss {number(loss.value)} (all of its reduction one constant output would win, to {best})"
     left = "" if gap is None else f" ({percent(gap)} of the achievable reduction remains)"
-    return f"loss {number(report.loss.value)}{left}"
+    return f"loss {number(loss.value)}{left}"
 
 
 def words(verdict: str) -> str:

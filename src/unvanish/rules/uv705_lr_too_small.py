@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from unvanish.decide.limits import CONVERGED
+from unvanish.decide.stationary import constant_wins
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import (
@@ -238,19 +238,7 @@ def _left(flow: Flow) -> float:
 def _is_over(flow: Flow, step: StepFacts, left: float) -> bool:
     """Whether all planned steps have been taken, by the optimizer's own count, and have won next to nothing."""
     done = step.planned is not None and (step.taken or 0) >= step.planned and _left(flow) > left
-    return done and not _constant_wins(flow)
-
-
-def _constant_wins(flow: Flow) -> bool:
-    """Whether the best constant output would have converged: then what remains tells nothing of what has been won.
-
-    Such a loss, of masked samples or of one class alone, has no start to compare with: 0.002 may be all of it.
-    """
-    loss = flow.loss
-    if loss is None or loss.best_constant is None or loss.relative_gap is None or loss.reference is None:
-        return False
-    gap = loss.relative_gap * loss.reference
-    return loss.value - loss.best_constant > (1.0 - CONVERGED) * gap
+    return done and not constant_wins(flow.loss)
 
 
 def _proven(step: StepFacts, gain: float) -> bool:
