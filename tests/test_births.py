@@ -259,3 +259,18 @@ def test_a_report_with_a_birth_survives_its_file() -> None:
     assert again.to_json() == report.to_json() and again.birth == report.birth is not None
     healthy = diagnose(problem(0, lambda m, x: m.b(m.a(x).relu())))
     assert '"birth"' not in healthy.to_json()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1e3, False), (1e5, True)])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_inputs_that_the_type_of_autocast_cannot_hold(seed: int, size: float, expected: bool) -> None:
+    """The largest number of float16 is 65,504; bfloat16 has the range of float32."""
+    torch.manual_seed(seed)
+    model, x = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 4)), size * torch.randn(64, 10)
+
+    def told(kind: torch.dtype) -> str:
+        return " ".join(str(diagnose(Problem(model, x, torch.arange(64) % 4, F.cross_entropy, autocast=kind))).split())
+
+    most = f"inputs of this batch go up to {float(x.abs().max()):.3g}, which float16 cannot hold"
+    assert (most in told(torch.float16)) == expected
+    assert "cannot hold" not in told(torch.bfloat16)

@@ -31,7 +31,7 @@ def next_step(updates: Updates | None, look: Look) -> NextStep | None:
     held_back = NextStep(
         left_out=left_out,
         partly=tuple(partly),
-        stale=stale(updates, look.model, missing),
+        stale=stale(updates, look.capture, missing),
         standing=standing,
         drifting=drifting(look.capture, look.layers),
         outside=outside,

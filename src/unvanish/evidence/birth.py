@@ -39,6 +39,8 @@ def forward_birth(look: Look, flow: Flow) -> Flow | None:
         index, facts = _masked_loss(capture, end)
     else:
         facts = _birth(look, index)
+        if index is not None and not calls[index].inputs and not facts.given and not facts.row:
+            facts = facts.replace(**_beyond(look.problem))
     notes = list(flow.notes)
     if "inputs" in _broken_batch(look.problem):
         notes.append("the inputs already hold numbers that are not finite")
@@ -116,6 +118,15 @@ def _masked_loss(capture: Capture, end: int) -> tuple[int, Birth]:
             waiting += capture.calls[index].inputs
     first = min(index for index in behind if capture.calls[index].part == "loss" or index == end)
     return first, Birth(numbers="inf", given="mask", maker=_named(capture.calls[min(behind)]))
+
+
+def _beyond(problem: Problem) -> dict[str, str]:
+    """What is known where the inputs do not fit into the type that autocast turns them into, else nothing."""
+    if problem.autocast is None:
+        return {}
+    floating = [t.detach() for t in tensors(problem.inputs) if t.is_floating_point() and not t.is_nested and t.numel()]
+    most, largest = max((float(t.abs().max()) for t in floating), default=0.0), torch.finfo(problem.autocast).max
+    return {"given": "range", "maker": f"{most:.3g}"} if largest < most < math.inf else {}
 
 
 def _masked_row(call: Call) -> bool:

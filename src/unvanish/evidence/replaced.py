@@ -23,15 +23,15 @@ def partly_left_out(updates: Updates, called: Iterable[Layer]) -> dict[str, nn.P
     return found
 
 
-def stale(updates: Updates, model: nn.Module, missing: Sequence[nn.Parameter]) -> int:
+def stale(updates: Updates, capture: Capture, missing: Sequence[nn.Parameter]) -> int:
     """Entries of what the optimizer holds, and the model has no more, in the place of parameters that it should hold.
 
     A new head has other classes: of the same number of axes all but one must be as long. 0 unless each of the missing
-    has such a tensor of its own.
+    has such a tensor of its own. Those that the forward pass uses, though no module of the model owns them, are in use.
     """
     if not missing:
         return 0
-    own = {id(p) for p in model.parameters()}
+    own = {id(p) for p in capture.model.parameters()} | set(capture.outside)
     groups = updates.optimizer.param_groups
     strange = [p for group in groups for p in group["params"] if id(p) not in own]
     held = sum(p.numel() for p in strange)

@@ -330,7 +330,8 @@ class Birth(Record, frozen=True, kw_only=True):
 
     ``numbers``: "nan" or "inf"; ``share``: of the entries of its result. ``given``: what was not finite before it,
     "inputs", "targets", "weights" or "constant" (computed of weights, or without a gradient, by the call ``maker``),
-    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss), or "nothing" (to take a mean of;
+    "mask" (set to infinity on purpose by ``maker``, and asked for by the loss), "range" (inputs up to ``maker``, more
+    than the type of autocast holds), or "nothing" (to take a mean of;
     ``maker`` says why: "empty", "ignored" targets, "weights" of 0, "0/0"). ``row``: it normalises a row that is
     -inf throughout. ``hidden_by``: the call that replaces what it made, so that the loss is finite.
     ``parameters``: tensors of the model that hold such numbers already.

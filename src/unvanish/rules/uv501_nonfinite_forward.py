@@ -112,6 +112,11 @@ def _from(flow: Flow, birth: CallFlow | None) -> str:
         return f"{told}, because the weights it is given, computed{maker} from finite parameters, are not finite."
     if facts.given == "mask":
         return f"{told}, because it asks for entries that {facts.maker} has set to inf or -inf."
+    if facts.given == "range":
+        kind = flow.setting.autocast
+        return (
+            f"{told}, because inputs of this batch go up to {facts.maker}, which {kind} cannot hold: standardise them."
+        )
     if facts.given:
         return f"{told}, because the {facts.given} of this batch hold such numbers already."
     return told + "."
