@@ -122,9 +122,8 @@ _REPORT = {
     "Birth.share": "The share of the entries of its result that are not finite.",
     "given": (
         "What it was given that was not finite already: inputs, targets, weights (computed of finite parameters),"
-        " constant (without a gradient), mask (set to infinity on purpose); range for inputs that the type of"
-        " autocast cannot hold; nothing where there was nothing to take a mean of; empty where it was given finite"
-        " numbers."
+        " constant (without a gradient), mask (set to infinity on purpose); range (inputs beyond autocast's"
+        " type); nothing where there was nothing to take a mean of; empty where it was given finite numbers."
     ),
     "maker": (
         "The call that made what it was given, where one was found. Where it was given nothing, why: empty, ignored"
