@@ -373,10 +373,11 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     """Why a layer has no gradient at all: no path of the graph leads from it to the loss, or one through a factor of 0.
 
     ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
-    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; or the
-    factor of zero that it is multiplied by in the graph; ``cut_at``: a source line. ``feeds``: a layer that is trained
-    consumes them. ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package.
-    ``conditional``: that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
+    made of it still reach the loss: detach, no_grad, checkpoint, function (the forward of one of autograd's) or the
+    name of a call without a gradient; or the factor of zero that it is multiplied by in the graph; ``cut_at``: a source
+    line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out, or cuts
+    it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``: whether the
+    optimizer holds it; None without.
     """
 
     layer: str

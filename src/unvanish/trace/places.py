@@ -15,6 +15,7 @@ _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
 _ZOO = str(Path(_OURS) / "zoo")
 _PYTHON = sysconfig.get_path("stdlib")
+_APPLY = torch.autograd.Function.apply.__func__.__code__
 
 
 def place() -> str:
@@ -38,6 +39,16 @@ def own_place() -> str:
 def in_library() -> bool:
     """Whether that frame is one of an installed package."""
     return is_library(_nearest()[0])
+
+
+def in_function() -> bool:
+    """Whether this is inside the forward of an autograd Function, whose backward may do what it wants."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_library(path: str) -> bool:
