@@ -168,3 +168,39 @@ def test_steps_that_nothing_tells_apart(given: str, level: list[str], last: bool
     assert [each.level for each in report.findings if each.code == "UV711"] == level
     if level:
         assert report.same is not None and (report.same.samples, report.same.axis) == (9, 1 + last)
+
+
+class Repeated(nn.Module):
+    """One answer for each sample, at all of six steps."""
+
+    def __init__(self, expanded: bool) -> None:
+        super().__init__()
+        self.net, self.expanded = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)), expanded
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.net(x)[:, None]
+        return one.expand(-1, 6, -1) if self.expanded else one.repeat(1, 6, 1)
+
+
+@pytest.mark.parametrize("kind", ["classes", "masked numbers"])
+@pytest.mark.parametrize(
+    ("steps", "expanded", "level"),
+    [("padding", False, []), ("own", False, ["error"]), ("padding", True, []), ("own", True, ["note"])],
+)
+def test_targets_that_differ_only_where_they_do_not_count(
+    steps: str, expanded: bool, level: list[str], kind: str
+) -> None:
+    with seeded(0):
+        x, model = torch.randn(24, 6), Repeated(expanded)
+    labels = x[:, :3].argmax(1)[:, None].repeat(1, 6)
+    if steps == "own":
+        labels[::2, :3] = (labels[::2, :3] + 1) % 3
+    labels[:12, 4:] = -100
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        if kind == "classes":
+            return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+        return ((outputs[..., 0] - targets) ** 2 * (targets > -100)).mean()
+
+    report = diagnose(model, x, labels if kind == "classes" else labels.float(), masked)
+    assert [each.level for each in report.findings if each.code == "UV711"] == level

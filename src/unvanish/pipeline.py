@@ -164,7 +164,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look), labels=label_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look, output_loss), labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()

@@ -20,11 +20,12 @@ from unvanish.evidence.step import ULPS, spacing_of
 from unvanish.flow.look import Look
 from unvanish.preserve import seeded
 from unvanish.records import BackwardFacts, Flow
-from unvanish.trace.calls import Call
-from unvanish.trace.functions import Function, own_functions, recorded
+from unvanish.trace.functions import Function, Given, own_functions, recorded
 from unvanish.words.numbers import number, percent
 
+Wrong = tuple[str, str, float | None, float]
 DRAWS = 4
+FEW = 2  # of them, where these show nothing
 LENGTHS = (1e-6, 1e-3, 1e-1)
 """Of a direction, relative to the argument: for float64, and for a forward that computes in less inside."""
 CLEAR = 100.0
@@ -49,48 +50,62 @@ def with_functions(look: Look, flow: Flow) -> Flow:
         return flow
     facts, unasked = found
     said = [_UNASKED.format(name) for name in unasked]
-    said += (_said(each, _where(look.capture.calls[each.call])) for each in facts if each.rise is None)
+    steps = {each.function for each in facts if each.kind == "flat"}  # of whose other arguments the same is true
+    told = (each for each in facts if each.kind != "other" or (each.rise is None and each.function not in steps))
+    said += map(_said, told)
     return flow.replace(functions=facts, notes=(*flow.notes, *dict.fromkeys(said)))
 
 
-_UNASKED = "the backward of {} was not compared with its forward: it is given modules, functions or too many numbers"
+_UNASKED = (
+    "the backward of {} was not compared with its forward: it is given other things than tensors, numbers and words, or"
+    " too many numbers, or cannot be called alone"
+)
 
 
 def _asked(look: Look, places: dict[Function, list[int]]) -> tuple[tuple[BackwardFacts, ...], list[str]]:
     """What was found, and the Functions of which no call could be made alone."""
     with torch.enable_grad(), recorded(list(places)) as given:
         loss_again(look.problem, look.model, look.seed)
-    found = [fact for function, calls in places.items() for fact in _of_one(look, function, calls, given[function])]
+    of_each = {f: _of_one(look, f, calls, given[f]) for f, calls in places.items()}
+    found = [fact for facts in of_each.values() for fact in facts or ()]
     turned = any(fact.kind == "identity" for fact in found)  # then a rise of the loss is what was wanted
-    facts = (_climbing(look, fact) if fact.kind == "other" and not turned else fact for fact in found)
-    return tuple(facts), [function.__name__ for function, calls in given.items() if not any(calls)]
+    stood_in = {name for fact in found if fact.kind == "flat" for name in fact.layers}  # their gradient is no slope
+    facts = []
+    for fact in found:
+        left = tuple(name for name in fact.layers if name not in stood_in)
+        facts.append(_climbing(look, fact, left) if fact.kind == "other" and left and not turned else fact)
+    return tuple(facts), [function.__name__ for function, found in of_each.items() if found is None]
 
 
-def _climbing(look: Look, fact: BackwardFacts) -> BackwardFacts:
-    """The fact with the rise of all layers before it, or else of those nearest to it that rise by themselves."""
-    together = _rise(look, fact.layers)
-    if len(fact.layers) < 2:
+def _climbing(look: Look, fact: BackwardFacts, layers: tuple[str, ...]) -> BackwardFacts:
+    """The fact with the rise of these layers before it, or else of those nearest to it that rise by themselves."""
+    together = _rise(look, layers)
+    if together is not None:
+        fact = fact.replace(layers=layers)
+    if len(layers) < 2:
         return fact.replace(rise=together)
-    alone = {name: _rise(look, (name,)) for name in fact.layers[::-1][:NEAREST]}
+    alone = {name: _rise(look, (name,)) for name in layers[::-1][:NEAREST]}
     up = {name: rise for name, rise in alone.items() if rise is not None}
     if up and (together is None or len(up) < len(alone)):
         return fact.replace(layers=tuple(up)[::-1], rise=max(up.values()))
     return fact.replace(rise=together)
 
 
-def _of_one(look: Look, function: Function, calls: list[int], given: Sequence[Any]) -> list[BackwardFacts]:
-    """What is wrong with one Function, each kind once, at the first call that shows it."""
+def _of_one(look: Look, function: Function, calls: list[int], given: Sequence[Given]) -> list[BackwardFacts] | None:
+    """What is wrong with one Function, each kind once, at the first call that shows it; None if none could be made."""
     found: dict[tuple[str, str, float | None], BackwardFacts] = {}
-    matched = len(given) == len(calls)
+    matched, asked = len(given) == len(calls), False
     before = {a.name for a in look.layers if a.calls and not look.capture.leading_to(calls).isdisjoint(a.calls)}
     layers = tuple(dict.fromkeys(a.name for a in look.layers if a.name in before and a.live))
-    for k, args in enumerate(given):
-        compared = None if args is None else or_none(lambda args=args: list(_compare(function, args, look.seed)))
+    for k, each in enumerate(given):
+        compared = None if each.args is None else _compared(function, each.args, look.seed)
+        asked |= compared is not None
         for argument, kind, factor, error in compared or ():
             key = argument, kind, None if factor is None else round(factor, 2)
             fact = BackwardFacts(
                 call=calls[k] if matched else calls[0],
                 function=function.__name__,
+                source=each.source,
                 argument=argument,
                 kind=kind,
                 factor=factor,
@@ -98,7 +113,14 @@ def _of_one(look: Look, function: Function, calls: list[int], given: Sequence[An
                 layers=layers,
             )
             found.setdefault(key, fact)
-    return list(found.values())
+    return list(found.values()) if asked else None
+
+
+def _compared(function: Function, args: tuple[Any, ...], seed: int) -> list[Wrong] | None:
+    """In float64 where the Function takes and gives such, else as it is; None where it cannot be called alone."""
+    double = _in_double(function, args)
+    found = None if double is None else or_none(lambda: list(_compare(function, double, True, seed)))
+    return or_none(lambda: list(_compare(function, args, False, seed))) if found is None else found
 
 
 @dataclass
@@ -113,26 +135,35 @@ class _Sums:
     noise: float = 0.0
     bent: bool = False  # twice the gradient is not sent back as twice as much
 
+    @property
+    def error(self) -> float:
+        """What the backward is off by, relative to what the outputs do."""
+        return math.sqrt(max(0.0, self.said - 2.0 * self.both + self.true) / self.true) if self.true > 0.0 else 0.0
 
-def _compare(function: Function, args: tuple[Any, ...], seed: int) -> Iterator[tuple[str, str, float | None, float]]:
+    @property
+    def stands_in(self) -> bool:
+        """Whether something is sent back for outputs that do not change."""
+        return self.flat > OFF**2 * self.all and self.flat > self.noise
+
+
+def _compare(function: Function, args: tuple[Any, ...], fine: bool, seed: int) -> Iterator[Wrong]:
     """(argument, kind, factor, error) of each argument whose backward is not the derivative."""
-    double = _in_double(function, args)
-    fine = double is not None
-    args = double or args
     names = _names(function, len(args))
     generator = torch.Generator().manual_seed(seed)
     for k, argument in enumerate(args):
         if not isinstance(argument, Tensor) or not argument.requires_grad or not argument.is_floating_point():
             continue
         sums = _Sums()
-        for _ in range(DRAWS):
+        for draw in range(DRAWS):
             _draw(function, args, k, fine, generator, sums)
+            if draw + 1 == FEW and not (sums.error > SMOOTH or sums.flat > 0.0):
+                break
         if sums.true > 0.0:
-            error = math.sqrt(max(0.0, sums.said - 2.0 * sums.both + sums.true) / sums.true)
+            error = sums.error
             if error > OFF:
                 yield names[k], "identity" if _hands_on(function, args, k) else "other", _factor(sums), error
                 continue
-        if sums.flat > OFF**2 * sums.all and sums.flat > sums.noise:
+        if sums.stands_in:
             yield names[k], "flat", None, math.inf
 
 
@@ -181,7 +212,8 @@ def _draw(function: Function, args: tuple[Any, ...], k: int, fine: bool, generat
     true = float((weights * torch.where(smooth, best, 0.0)).sum())
     said = says(smooth) if bool(smooth.any()) else 0.0
     sums.true, sums.said, sums.both = sums.true + true**2, sums.said + said**2, sums.both + true * said
-    sums.bent |= said != 0.0 and not math.isclose(says(smooth, 2.0), 2.0 * said, rel_tol=SMOOTH)
+    if sums.error > OFF:
+        sums.bent |= said != 0.0 and not math.isclose(says(smooth, 2.0), 2.0 * said, rel_tol=SMOOTH)
     if flat is not None and bool(flat.any()):
         sums.flat += says(flat) ** 2
         sums.all += says(torch.ones_like(flat)) ** 2
@@ -295,11 +327,8 @@ def _rise(look: Look, layers: Sequence[str]) -> float | None:
     return rises[1] / (longest / 2.0 * steep**2) if straight else None
 
 
-def _where(call: Call) -> str:
-    return f"{call.name} in {call.module or 'the model'}" + (f" at {call.source}" if call.source else "")
-
-
-def _said(fact: BackwardFacts, where: str) -> str:
+def _said(fact: BackwardFacts) -> str:
+    where = fact.place
     if fact.kind == "flat":
         return (
             f"the backward of {where} is not the derivative of its forward, which is zero where the outputs do not"
@@ -312,7 +341,7 @@ def _said(fact: BackwardFacts, where: str) -> str:
             f"{where} hands {fact.argument} on unchanged and sends back {times} the gradient, as reversing or scaling"
             " gradients on purpose does"
         )
-    off = f"{times} the derivative" if fact.factor is not None else f"what differs from it by {percent(fact.error)}"
+    off = f"{times} the derivative" if fact.factor is not None else f"what is off by {percent(fact.error)} of it"
     return (
         f"the backward of {where} is not the derivative of its forward: for {fact.argument} it gives {off}, by finite"
         " differences; if that is not meant, torch.autograd.gradcheck shows the entries"

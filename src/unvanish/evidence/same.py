@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.evidence.moving import or_none, outputs_again, put_back, without_chance
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
@@ -27,15 +28,19 @@ ROUNDING = 64.0  # times the type's eps: rows of a matrix product differ by a fe
 LOOSELY = 1e-3  # of their size: outputs that differ by more are not asked; a batch normalisation enlarges rounding
 
 
-def same_facts(look: Look) -> SameFacts | None:
+def same_facts(look: Look, output_loss: OutputLoss | str = "") -> SameFacts | None:
     """What is known of such outputs; None where samples have outputs of their own, or it cannot be asked."""
     problem, capture, model = look.problem, look.capture, look.model
     samples = problem.batch_size
     given = {id(t) for t in capture.given}
     outputs = [t for t in _rows(capture.values, samples) if id(t) not in given]
-    axes = _axes(outputs, _rows(problem.targets, samples, floats=False))
+    targets = _rows(problem.targets, samples, floats=False)
+    axes = _axes(outputs, targets)
     if not capture.random:
         axes = [axis for axis in axes if _all_alike([t[:1] for t in outputs] if axis else outputs, axis, LOOSELY)]
+    if axes and len(outputs) == 1 and not isinstance(output_loss, str):
+        asked = or_none(lambda: _counted(output_loss, outputs[0], look.seed))
+        axes = axes if asked is None else [axis for axis in axes if _apart(targets, asked, axis)]
     if not axes or (capture.random and look.effort == "quick"):
         return None
     with without_chance(model), torch.no_grad():
@@ -57,6 +62,40 @@ def _axes(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> list[int]:
         if (behind or first) and _differ(target.movedim(1, 0)):
             found.append(2 if behind else 1)
     return found
+
+
+def _counted(output_loss: OutputLoss, output: Tensor, seed: int) -> Tensor | None:
+    """Of which entries of the outputs the loss depends: not where targets are padding, or masked out."""
+    if [t.shape for t in output_loss.now] != [output.shape]:
+        return None
+    generator, counted = torch.Generator().manual_seed(seed), torch.zeros(output.shape, dtype=torch.bool)
+    for share in (0.0, 1.0, -1.0):  # at one point a hinge may be flat
+        with torch.enable_grad():
+            at = [(t + share * normal_like(t, generator)).detach().requires_grad_() for t in output_loss.now]
+            (slope,) = torch.autograd.grad(output_loss.at(at), at)
+        counted |= (slope != 0).cpu()
+    return counted
+
+
+def _apart(targets: Sequence[Tensor], counted: Tensor, axis: int) -> bool:
+    """Whether targets differ along the axis of the outputs among those entries that the loss counts."""
+    for target in (t.cpu() for t in targets):
+        steps = target.ndim > 1 and target.shape[1] > 1
+        if steps and counted.shape[2:] == target.shape[1:] and axis != 1:  # (N, classes, steps) for (N, steps)
+            mask = counted.any(1)
+        elif steps and counted.shape[:2] == target.shape[:2]:
+            mask = counted if counted.shape == target.shape else counted.flatten(2).any(2)
+        else:
+            mask = counted.flatten(1).any(1)
+        along = min(axis, 1)
+        if mask.ndim <= along:
+            continue
+        mask, target = mask.movedim(along, 0), target.movedim(along, 0)
+        mask = mask.reshape(*mask.shape, *[1] * (target.ndim - mask.ndim))
+        first = target.gather(0, mask.byte().argmax(0, keepdim=True).expand(1, *target.shape[1:]))
+        if bool(((target != first) & mask).any()):
+            return True
+    return False
 
 
 def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
@@ -81,7 +120,8 @@ def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
         draw = _drawer(look.seed)
         if axis:
             own = bool(held) and not _all_alike(outputs(_with_others(problem, held, draw)), axis)
-            read = "others that are the same" if own else "nothing"
+            one = now[0].stride(axis) == 0  # which takes an expand at the very end
+            read = "others that are the same" if own else "nothing, expanded" if one else "nothing"
             return SameFacts(samples=now[0].shape[axis], read=read, axis=axis)
         varied = [t for t in held if _differ(t)]
         if not held or not varied:

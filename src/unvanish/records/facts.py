@@ -242,21 +242,27 @@ class LabelFacts(Record, frozen=True, kw_only=True):
 class BackwardFacts(Record, frozen=True, kw_only=True):
     """A ``function`` of the user's own, at a ``call``, whose backward is not the derivative of its forward.
 
-    ``kind``: "flat" where it is only the outputs that do not change with the ``argument`` for which it sends something
-    back, "identity" where it hands the argument on unchanged, else "other". ``factor``: what it multiplies the
-    derivative by, None where it gives no multiple; ``error``: the rms difference, relative to the derivative.
-    ``layers``: those before it. ``rise``: where their step against the gradient raises the loss in proportion to its
-    length, by how much of what the gradient promises.
+    ``source``: the line that applied it. ``kind``: "flat" where it is only the outputs that do not change with the
+    ``argument`` for which it sends something back, "identity" where it hands the argument on unchanged, else "other".
+    ``factor``: what it multiplies the derivative by, None where it gives no multiple; ``error``: the rms difference,
+    relative to the derivative. ``layers``: those before it. ``rise``: where their step against the gradient raises the
+    loss in proportion to its length, by how much of what the gradient promises.
     """
 
     call: int
     function: str
+    source: str = ""
     argument: str
     kind: str
     factor: float | None = None
     error: float
     layers: tuple[str, ...] = ()
     rise: float | None = None
+
+    @property
+    def place(self) -> str:
+        """What it is called and where it was applied."""
+        return f"{self.function} at {self.source}" if self.source else self.function
 
 
 class SameFacts(Record, frozen=True, kw_only=True):
@@ -265,7 +271,8 @@ class SameFacts(Record, frozen=True, kw_only=True):
     ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
     tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
     where all inputs are the same. ``axis``: not 0 where they are the same at all so many steps along that axis of the
-    outputs, sample by sample: "others that are the same" or "nothing" tells them apart.
+    outputs, sample by sample: "others that are the same" or "nothing" tells them apart, or "nothing, expanded" where
+    they are one that is expanded to all.
     """
 
     samples: int
@@ -374,10 +381,11 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     """Why a layer has no gradient at all: no path of the graph leads from it to the loss, or one through a factor of 0.
 
     ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
-    made of it still reach the loss: detach, no_grad, checkpoint or the name of a call without a gradient; or the
-    factor of zero that it is multiplied by in the graph; ``cut_at``: a source line. ``feeds``: a layer that is trained
-    consumes them. ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package.
-    ``conditional``: that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
+    made of it still reach the loss: detach, no_grad, checkpoint, function (the forward of one of autograd's) or the
+    name of a call without a gradient; or the factor of zero that it is multiplied by in the graph; ``cut_at``: a source
+    line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out, or cuts
+    it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``: whether the
+    optimizer holds it; None without.
     """
 
     layer: str

@@ -47,7 +47,8 @@ def unused(flow: Flow) -> list[Statement]:
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
     leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
     and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
-    layers, as with a code that an encoder only chooses, the cut counts. Of a running training, a layer without a
+    layers, as with a code that an encoder only chooses, the cut counts. A note, too, inside the forward of an
+    ``autograd.Function``, whose backward may run it again. Of a running training, a layer without a
     gradient in several samples in a row: what a check of that step says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
@@ -70,7 +71,16 @@ def unused(flow: Flow) -> list[Statement]:
     ]
 
 
-CAUSES = ("never called", "cut off", "left out by the optimizer", "library", "switched off", "this batch")
+FUNCTION = "function"
+CAUSES = (
+    "never called",
+    "cut off",
+    "inside a Function",
+    "left out by the optimizer",
+    "library",
+    "switched off",
+    "this batch",
+)
 COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
 THIS_BATCH = "not part of this loss on this batch; other batches or losses may use"
 
@@ -79,6 +89,8 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
     """Level, cause, and for a cut what made it."""
     if facts.cut == SWITCHED_OFF:
         return "note", "switched off", ""
+    if facts.cut == FUNCTION:
+        return "note", "inside a Function", facts.cut
     if facts.cut and facts.feeds:
         if facts.library or facts.held is False:
             return "note", "library" if facts.library else "left out by the optimizer", facts.cut
@@ -101,6 +113,7 @@ def _finding(
         "never called": "never called in the forward pass",
         "cut off": _cut(by, where, used),
         "left out by the optimizer": f"{_cut(by, where, used)}; the optimizer does not hold {_them(layers)} either",
+        "inside a Function": _cut(by, where, used),
         "library": f"{_cut(by, where, used)}, by a library's own forward",
         "switched off": f"switched off: what it computes is multiplied by zero{f' at {where}' if where else ''}",
         "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
@@ -123,6 +136,11 @@ def _cut(by: str, where: str, used: str) -> str:
     at = f" at {where}" if where else ""
     if by == "no_grad":
         return f"called without gradients (torch.no_grad or inference mode{at}), so that nothing of the loss comes back"
+    if by == FUNCTION:
+        return (
+            f"{used} inside the forward of an autograd.Function{at}, where nothing is recorded: whether its backward"
+            " gives a gradient all the same, as that of a checkpoint of one's own does, is not decided here"
+        )
     if by == "checkpoint":
         return (
             f"called in an activation checkpoint{at} none of whose inputs needs a gradient, which cuts it off (the"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import BackwardFacts, Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import place, together
+from unvanish.rules.wording import together
 from unvanish.words.numbers import number
 
 
@@ -38,9 +38,12 @@ def uphill(flow: Flow) -> list[Statement]:
     stopped gradients and gradient reversal are meant so. Each ``autograd.Function`` of the user's own is also called
     alone, in float64 where it takes that, and what its backward says is compared with difference quotients of those
     outputs that change smoothly. Where it is another thing than the derivative, by more than 5%, and a small step of
-    the layers before it against their gradient raises the loss in proportion to its length: an error. One that hands
-    its argument on unchanged (gradient reversal), one that only sends something back for outputs that do not change (a
-    straight-through estimator), and one that is off without raising the loss are told among the notes of the report.
+    the layers before it against their gradient raises the loss in proportion to its length: an error; a note where it
+    is nearer to the derivative than a gradient of zero would be, as surrogates are. One that hands its argument on
+    unchanged (gradient reversal), one that only sends something back for outputs that do not change (a straight-through
+    estimator), whatever lies before such a one, and one that is off without raising the loss are told among the notes
+    of the report. Of calls with arguments of the same shapes the first two are compared, or the first where there are
+    many such Functions.
 
     What helps: the sign of the optimizer's step, ``maximize=False``, the minus before an objective that is to grow;
     ``torch.autograd.gradcheck`` for a backward of your own.
@@ -74,14 +77,13 @@ def uphill(flow: Flow) -> list[Statement]:
 def _backward(flow: Flow, fact: BackwardFacts) -> Statement:
     """A Function whose backward sends the layers before it up the loss."""
     assert fact.rise is not None
-    call = next((each for each in flow.calls if each.index == fact.call), None)
     what = "something else" if fact.factor is None else f"{number(fact.factor)} times that"
     return Statement(
-        level="error",
+        level="error" if fact.error >= 1.0 else "note",  # nearer to it than no gradient at all: as surrogates are
         layers=fact.layers,
         cause=fact.function,
         message=(
-            f"The backward of {place(call)} is not the derivative of its forward: for {fact.argument} it gives {what},"
+            f"The backward of {fact.place} is not the derivative of its forward: for {fact.argument} it gives {what},"
             f" by finite differences. Where the gradient of {together(fact.layers, flow)} says that the loss falls, it"
             f" rises, by {number(fact.rise)} of that. torch.autograd.gradcheck shows the entries that are wrong."
         ),

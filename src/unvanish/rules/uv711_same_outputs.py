@@ -38,8 +38,9 @@ def same_outputs(flow: Flow) -> list[Statement]:
     the place of the inputs that differ. If this tells the outputs apart, what is read is a part that happens to be the
     same: an error, as is where nothing does. A note where all inputs are the same, or those that are read, such as
     first observations. Outputs of steps, along an axis that the targets have too and differ along, are asked in the
-    same way: an error where nothing tells the steps apart. A model of no more weights than outputs is not asked: a
-    constant is what is meant.
+    same way: an error where nothing tells the steps apart, a note where the forward pass ends in an ``expand`` along
+    them. Targets that the loss does not count, as padding, are left out of it. A model of no more weights than outputs
+    is not asked: a constant is what is meant.
 
     What helps: read the last place of each sequence that is no padding, by its length (``packed`` sequences give it as
     the final state); check the axis of means and indices, and that the forward pass uses what it is given.
@@ -82,6 +83,10 @@ _OF_STEPS = {
         "error",
         "nothing tells one step from another, for other numbers in place of the inputs do not either. Give each step"
         " something of its own: its input, what came before it, or an encoding of its position.",
+    ),
+    "nothing, expanded": (
+        "note",
+        "one answer for each sample is expanded over all of them, which is meant where several targets belong to it.",
     ),
     "others that are the same": ("note", "the inputs they are made of are the same at every step here."),
 }

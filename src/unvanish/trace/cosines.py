@@ -65,7 +65,19 @@ def divided_to_size(name: str, args: Any, made: Tensor) -> tuple[Any, dict[str, 
         axes = [k for k, size in enumerate(sizes) if size == 1 < parts[0].shape[k]]
         if len(axes) != 1 or made.is_nested or made.layout is not torch.strided or not made.numel():
             return None
-        return _size(made.double(), axes[0])
+        found = _size(made.double(), axes[0])
+        return found if found is not None and _leaves(parts[0]) == _leaves(parts[1]) else None
+
+
+def _leaves(tensor: Tensor) -> set[Any]:
+    """The ends of a tensor's graph: a learned scale of 1 that is in one part of a quotient alone does not stay so."""
+    seen, stack = set[Any](), [tensor.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [child for child, _ in node.next_functions]
+    return {node for node in seen if not node.next_functions}
 
 
 def _size(made: Tensor, axis: int) -> tuple[Any, dict[str, Any]] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unvanish.trace.places import in_library, place
+from unvanish.trace.places import in_function, in_library, place
 
 if TYPE_CHECKING:
     from unvanish.trace.calls import Capture
@@ -81,5 +81,5 @@ class Cuts:
         if self.checkpoint:
             return "checkpoint"
         if not torch.is_grad_enabled():
-            return "no_grad"
+            return "function" if in_function() else "no_grad"
         return "detach" if name in ("detach_", "__get__") else name

@@ -15,6 +15,7 @@ _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
 _ZOO = str(Path(_OURS) / "zoo")
 _PYTHON = sysconfig.get_path("stdlib")
+_APPLY = torch.autograd.Function.apply.__func__.__code__
 
 
 def place() -> str:
@@ -40,6 +41,16 @@ def in_library() -> bool:
     return is_library(_nearest()[0])
 
 
+def in_function() -> bool:
+    """Whether this is inside the forward of an autograd Function, whose backward may do what it wants."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def is_library(path: str) -> bool:
     return "site-packages" in path or "dist-packages" in path
 
@@ -51,7 +62,7 @@ def _nearest() -> tuple[str, int]:
         kind = _kind(code.co_filename)  # by the name, whose hash is kept: that of a function's code is not
         if kind == "theirs":
             return code.co_filename, frame.f_lineno
-        if kind == "problem" and code.co_name in ("outputs", "loss"):  # where we call theirs
+        if kind == "problem" and code.co_name in ("outputs", "loss", "record"):  # where we call theirs
             return "", 0
         frame = frame.f_back
     return "", 0
@@ -59,10 +70,11 @@ def _nearest() -> tuple[str, int]:
 
 @lru_cache(maxsize=4096)
 def _kind(name: str) -> str:
-    """Whose a file is: "theirs", or ours or torch's, which are passed over; "problem" is the one that calls theirs."""
+    """Whose a file is: "theirs", or ours, torch's or Python's, which are passed over; "problem": what calls theirs."""
     if name.startswith(_OURS) and not name.startswith(_ZOO):
-        return "problem" if name.endswith("problem.py") else "ours"
-    return "theirs" if not name.startswith(_TORCH) and _is_file(name) else "torch"
+        return "problem" if name.endswith(("problem.py", "capture.py")) else "ours"
+    passed_over = name.startswith(_TORCH) or (name.startswith(_PYTHON) and not is_library(name))
+    return "theirs" if not passed_over and _is_file(name) else "torch"
 
 
 def _is_file(name: str) -> bool:

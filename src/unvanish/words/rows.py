@@ -51,6 +51,7 @@ ROWS = {
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",
+    "BackwardFacts.source": "The line that applied it; empty where it is not known.",
     "BackwardFacts.argument": "The argument of its forward for which it sends something else back.",
     "BackwardFacts.kind": (
         "flat: it sends something back only for outputs that do not change with the argument, as a straight-through"
