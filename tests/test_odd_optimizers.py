@@ -57,7 +57,7 @@ def problem(seed: int, make: Callable[[Any], optim.Optimizer], **more: Any) -> A
 def test_the_update_is_that_of_a_real_step(name: str, seed: int) -> None:
     each = problem(seed, MADE[name])
     report = unvanish.diagnose(each)
-    assert report.verdict == "healthy"
+    assert report.healthy and report.verdict == ("left_out" if name == "Muon" else "healthy")  # it holds no vectors
     model = each.model
     before = [p.detach().clone() for p in model.parameters()]
     F.cross_entropy(model(each.inputs), each.targets).backward()
