@@ -204,3 +204,17 @@ def test_targets_that_differ_only_where_they_do_not_count(
 
     report = diagnose(model, x, labels if kind == "classes" else labels.float(), masked)
     assert [each.level for each in report.findings if each.code == "UV711"] == level
+
+
+def test_one_number_a_sample_without_an_axis_of_its_own_is_asked_like_any_other() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x).mean(0, keepdim=True))).expand(len(x), 1).squeeze(1)
+
+    torch.manual_seed(0)
+    report = diagnose(Squeezed(), torch.randn(12, 4), torch.randn(12), nn.functional.mse_loss)
+    assert {finding.code for finding in report.findings} & {"UV711", "UV708"}

@@ -86,7 +86,7 @@ def _apart(targets: Sequence[Tensor], counted: Tensor, axis: int) -> bool:
         elif steps and counted.shape[:2] == target.shape[:2]:
             mask = counted if counted.shape == target.shape else counted.flatten(2).any(2)
         else:
-            mask = counted.flatten(1).any(1)
+            mask = counted.flatten(1).any(1) if counted.ndim > 1 else counted
         along = min(axis, 1)
         if mask.ndim <= along:
             continue
