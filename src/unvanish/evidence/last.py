@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from unvanish.evidence.moving import or_none
 from unvanish.evidence.output_loss import ENOUGH, OutputLoss, loss_call, lowest
 from unvanish.flow.slopes import slope_of
 from unvanish.rules.conditions import MOVES, NORMALISERS
@@ -178,10 +179,9 @@ def _size_of(last: Last, now: Tensor) -> Call | None:
     call = last.call
     if last.kind != "normalised" or "softmax" in call.name or call.again is None or call.again.shape != now.shape:
         return None
-    try:
-        with torch.no_grad():
-            again = _apply((call,), now)
-    except Exception:  # whatever it is, the outputs are then taken as free
+    with torch.no_grad():
+        again = or_none(lambda: _apply((call,), now))
+    if again is None:  # whatever it is, the outputs are then taken as free
         return None
     return call if again.shape == now.shape and torch.allclose(again, now, rtol=1e-3, atol=1e-5) else None
 
