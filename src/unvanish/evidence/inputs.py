@@ -35,8 +35,7 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook)
     if not size > FAR or first is None:
         return None
     standard, _ = standardised(x)
-    inputs = standard if isinstance(problem.inputs, Tensor) else (standard, *problem.inputs[1:])
-    after, calls_after = look(dataclasses.replace(problem, inputs=inputs))
+    after, calls_after = look(with_first(problem, standard))
     again = next((a for a in after if a.name == first.name), None)
     return InputFacts(
         layer=first.name,
@@ -55,6 +54,12 @@ def one_input(problem: Problem) -> Tensor | None:
     if not isinstance(x, Tensor) or x.is_nested or not x.is_floating_point() or x.ndim < 2 or x.shape[0] < 2:
         return None
     return x
+
+
+def with_first(problem: Problem, x: Tensor) -> Problem:
+    """The problem with another tensor in the place of the first input."""
+    inputs = x if isinstance(problem.inputs, Tensor) else (x, *problem.inputs[1:])
+    return dataclasses.replace(problem, inputs=inputs)
 
 
 def standardised(x: Tensor) -> tuple[Tensor, Tensor]:

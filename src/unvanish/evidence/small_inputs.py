@@ -16,7 +16,7 @@ import math
 import torch
 
 from unvanish.decide.limits import PLATEAU
-from unvanish.evidence.inputs import first_layer, one_input, standardised
+from unvanish.evidence.inputs import first_layer, one_input, standardised, with_first
 from unvanish.evidence.moving import loss_again, or_nan
 from unvanish.evidence.regained import WORK
 from unvanish.evidence.step import stepped
@@ -41,8 +41,7 @@ def with_small_inputs(look: Look, optimizer: Optimizers, flow: Flow) -> Flow:
         return flow
     steps = max(1, min(MOST, look.problem.steps or MOST, int(WORK / max(1, look.work))))
     own = dataclasses.replace(look.problem, train_batches=None)
-    others = (standard, *own.inputs[1:]) if isinstance(own.inputs, (tuple, list)) else standard
-    taken, reached = _until(look, optimizer, dataclasses.replace(own, inputs=others), steps, enough)
+    taken, reached = _until(look, optimizer, with_first(own, standard), steps, enough)
     if not reached < enough:
         return flow
     _, as_it_is = _until(look, optimizer, own, taken, -math.inf)
