@@ -121,3 +121,12 @@ def below_normal(tensor: Tensor, size: float, dtype: torch.dtype | None = None) 
     sizes = entries.abs().double()
     there = int((sizes > 0.0).sum())
     return int(((sizes > 0.0) & (sizes < limit)).sum()) / there if there else None
+
+
+def has_nan(tensor: Tensor) -> bool:
+    """Whether a plain tensor of floating point holds nan; its sum tells most that do not."""
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return False
+    plain = local(tensor.detach())
+    total = plain.sum()
+    return bool(total != total) and bool(plain.isnan().any())

@@ -15,23 +15,23 @@ from unvanish.records import Finding
 from unvanish.trace.structure import tensors
 from unvanish.watching.box import Entry, probe, versions
 from unvanish.watching.dated import dated, undated
-from unvanish.watching.norms import local
+from unvanish.watching.norms import has_nan, local
 from unvanish.watching.replay import Replay, forward_of
 from unvanish.watching.watcher import Watcher
 
 
 def odd_pass(watcher: Watcher, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
     """What is to be said of a pass that has just come to its end; None where its outputs hold no nan."""
-    bad = [local(each.detach()) for each in tensors(outputs) if _has_nan(each)]
+    bad = [local(each.detach()) for each in tensors(outputs) if has_nan(each)]
     if not bad:
         return None
     level = "error" if any(_in_all_rows(each) for each in bad) else "note"  # a row that is masked whole can be meant
     mode = "train" if module.training else "eval"
     begin = f"in a pass of {type(module).__name__} without gradients, in {mode} mode,"
-    if any(_has_nan(each) for each in tensors((args, kwargs))):
+    if any(has_nan(each) for each in tensors((args, kwargs))):
         return _finding(watcher.step, f"{begin} the inputs hold nan, and so do the outputs.", "data", "note")
     held = [*module.named_parameters(), *module.named_buffers()]
-    if names := [name for name, each in held if _has_nan(each)]:
+    if names := [name for name, each in held if has_nan(each)]:
         text = f"{begin} the outputs hold nan, and so does {', '.join(names[:3])}."
         return _finding(watcher.step, text, "parameters", level)
     found = _again(watcher, module, args, kwargs, outputs)
@@ -43,14 +43,6 @@ def odd_pass(watcher: Watcher, module: nn.Module, args: tuple[Any, ...], kwargs:
         return said[0].replace(message=text.replace("the forward pass", f"the forward pass{which}", 1), level=level)
     which = "the outputs" if level == "error" else "some rows of the outputs"
     return _finding(watcher.step, f"{begin} {which} hold nan, and the inputs do not.", "forward", level)
-
-
-def _has_nan(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-        return False
-    plain = local(tensor.detach())
-    total = plain.sum()
-    return bool(total != total) and bool(plain.isnan().any())
 
 
 def _in_all_rows(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from unvanish.records import Finding
 from unvanish.watching.buffers import MOST
 from unvanish.watching.dated import dated
 from unvanish.watching.gradients import held
-from unvanish.watching.norms import local
+from unvanish.watching.norms import has_nan
 from unvanish.watching.table import Table
 
 FEW = 4
@@ -53,10 +53,10 @@ class Resting:
             self.waiting = list(self._all(few))
             self.nothing = key if not self.waiting else None
         now, self.waiting = (self.waiting[:FEW], self.waiting[FEW:]) if few else (self.waiting, [])
-        odd = {model for model, _, each in now if model not in self.told and _has_nan(each())}
+        odd = {model for model, _, each in now if model not in self.told and _odd(each)}
         self.told |= odd
         every = list(self._all(few)) if odd else []
-        return {one: [name for model, name, each in every if model == one and _has_nan(each())] for one in odd}
+        return {one: [name for model, name, each in every if model == one and _odd(each)] for one in odd}
 
     def _all(self, on_cpu: bool) -> Iterator[Known]:
         """``on_cpu``: only what can be asked without waiting for another device."""
@@ -89,12 +89,10 @@ def _named(model: str, path: str, tensors: Iterable[tuple[str, Tensor]], on_cpu:
             yield model, f"{path}.{name}" if path else name, weakref.ref(each)
 
 
-def _has_nan(tensor: Tensor | None) -> bool:
-    if tensor is None:
-        return False
-    plain = local(tensor.detach())
-    total = plain.sum()
-    return bool(total != total) and bool(plain.isnan().any())
+def _odd(kept: weakref.ref[Tensor]) -> bool:
+    """Whether it is there still, and holds nan."""
+    tensor = kept()
+    return tensor is not None and has_nan(tensor)
 
 
 def of_what_rests(step: int, model: str, names: list[str], last: bool) -> Finding:
