@@ -162,6 +162,7 @@ def test_gains_telescope_along_a_chain(name: str) -> None:
             assert layer.log10_gain is not None and layer.log10_signal is not None
             before = by_name[layer.before].log10_signal
             assert layer.log10_signal + layer.log10_gain == pytest.approx(before, abs=1e-9)
+    assert sum(bool(layer.before) for layer in by_name.values()) == len(by_name) - 1
 
 
 def test_a_norm_takes_its_share_of_the_blame() -> None:
