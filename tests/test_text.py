@@ -229,6 +229,18 @@ def test_without_findings_it_says_what_was_judged():
     assert "no layer was measured either" in render(MADE["healthy"].replace(layers=()))
 
 
+def test_layers_of_one_verdict_without_a_signal_need_no_table():
+    """The line above says all there is; with a second verdict, or one signal, it does not."""
+    first, *rest = (a.replace(log10_signal=None, verdict="nonfinite") for a in MADE["vanishing-20"].layers)
+    for layers, rows in (
+        ([first, *rest], 0),
+        ([first.replace(verdict="frozen"), *rest], 1),
+        ([first.replace(log10_signal=-3.0), *rest], 1),
+    ):
+        made = MADE["vanishing-20"].replace(layers=tuple(layers))
+        assert len(re.findall(r"^layer +signal", render(made, 120), re.MULTILINE)) == rows
+
+
 def test_steps_back_stand_with_their_factors():
     rows = [line.split() for line in render(MADE["vanishing-20"], 120).splitlines()]
     row = next(row for row in rows if row[:1] == ["fc2"])
