@@ -364,6 +364,19 @@ def test_a_gradient_below_eps_is_not_one_lost_to_its_type() -> None:
     assert codes(lost) == [("UV503", "error")]
 
 
+@pytest.mark.parametrize(
+    ("alignment", "later", "level"),
+    [(-6.0, -1.0, "note"), (-5.8, -1.0, "error"), (-6.0, -9.0, "error"), (None, -1.0, "error")],
+)
+def test_a_gradient_below_eps_may_wait_where_it_cancels_and_a_later_layer_learns(
+    alignment: float | None, later: float, level: str
+) -> None:
+    """Cancelled to ten roundings of float32, 10^-5.9; the later layer has an rms of 10^-2, or 10^-10 as the first."""
+    layers = (layer("fc1", log10_grad_norm=-9.0, log10_alignment=alignment), layer("fc2", log10_grad_norm=later))
+    findings = found(flow(*layers).replace(setting=SETTING.replace(eps=1e-8)), "UV504")
+    assert [(finding.layers[0], finding.level) for finding in findings] == [("fc1", level)]
+
+
 def test_a_call_of_the_loss_is_no_activation() -> None:
     hinge = CallFlow(index=1, name="relu", module="", source="", part="loss", role="slopes", dead_fraction=1.0)
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []

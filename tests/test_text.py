@@ -118,6 +118,14 @@ def test_colour_only_repeats_what_the_words_say(made):
     assert plain == render(made, 80).splitlines()
 
 
+def test_the_verdict_of_a_row_has_its_colour_and_its_name_has_none():
+    lines = render(MADE["vanishing-20"], 120, color=True).splitlines()
+    rows = [line for line in lines if re.match(r"fc(1|20) ", COLOUR.sub("", line))]
+    colours = [re.findall(r"\x1b\[(38;5;\d+)m *(vanished|healthy)", row) for row in rows]
+    assert [word for ((_, word),) in colours] == ["vanished", "healthy"] and colours[0][0][0] != colours[1][0][0]
+    assert not any(re.match(r"\x1b\[38", row) for row in rows)
+
+
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
 def test_the_ascii_page_is_ascii(made):
     text = render(made, 80, unicode=False)
