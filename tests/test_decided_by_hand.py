@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from test_rules import UNLEARNED, flow, found, layer
 
+from unvanish.decide import decide
 from unvanish.decide.live import arrivals, gate_after, passed_by, shut_by
 from unvanish.decide.reach import depends_beyond, time_level
 from unvanish.records import Flow, LayerFlow, LossFacts, NextStep, OutputFacts, RateTrial, StepFacts, TimeFacts
@@ -156,3 +157,14 @@ def test_a_rate_at_which_the_signal_is_lost_is_an_error_and_one_just_above_a_not
     assert level == "note" and "less than a factor 3 above the present rate of 0.1" in message
     assert said(kept, kept.replace(scale=3.0)) == said(lost, lost.replace(scale=0.1)) == []
     assert said(lost.replace(loss=0.1), kept.replace(scale=0.1)) == []  # the loss fell all the same
+
+
+def test_a_signal_that_still_rises_after_the_last_step_tried_is_an_open_question() -> None:
+    step = StepFacts(optimizer="SGD", lr=0.1, loss=1.0, ladder=(), arrived=-6.0, arrived_after=40, arriving=0.05)
+
+    def asked(step: StepFacts) -> list[str]:
+        what = "whether the signal reaches the first layers in time"
+        return [why for name, why in decide(flow(layer("fc"), step=step)).undecided if name == what]
+
+    assert asked(step) == ["40 real steps let more and more of it through, and more were too dear to try"]
+    assert asked(step.replace(arriving=None)) == []
