@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from test_rules import CLOSED, SETTING, UNLEARNED, call, flow, found, layer
 
-from unvanish.records import AlikeFacts, CallFlow, Flow, InputFacts, LayerFlow, OutputFacts, StepFacts, ZeroFacts
+from unvanish.records import (
+    AlikeFacts,
+    CallFlow,
+    Flow,
+    InputFacts,
+    LabelFacts,
+    LayerFlow,
+    OutputFacts,
+    PairFacts,
+    StepFacts,
+    ZeroFacts,
+)
 
 # 2.0 to gain, of 2.0 there was: the best constant output has a loss of 1.9
 START = UNLEARNED.replace(value=2.0, reference=2.0, best_constant=1.9, at_constant=True)
@@ -456,3 +467,20 @@ def test_rows_are_a_fault_where_the_loss_stays_at_what_such_outputs_leave(
     step = STEP.replace(taken=taken)
     (finding,) = found(rows_alike((-2.0, spread), -9.0, best_alike=best_alike).replace(step=step), "UV407")
     assert finding.level == level and ("after 100 steps" in finding.message) == (level == "error")
+
+
+def test_outputs_without_targets_of_their_own() -> None:
+    """Less than 2% won by free outputs; a note where some samples ask nothing, unless UV706 tells of their labels."""
+    pairs = PairFacts(outputs=(64, 1), targets=(64,), source="net.py:9", shuffled=0.0, won=0.019)
+
+    def said(pairs: PairFacts, **more: Any) -> list[tuple[str, str]]:
+        found_here = found(net().replace(pairs=pairs, **more), "UV708")
+        return [(finding.level, finding.cause) for finding in found_here]
+
+    assert said(pairs) == [("error", "shapes")]
+    assert said(pairs.replace(targets=(64, 1))) == [("error", "a mean over the samples")]
+    assert said(pairs.replace(won=0.02)) == said(pairs, loss=START.replace(best_constant=None)) == []
+    assert said(pairs.replace(unasked=3)) == [("note", "labels")]
+    odd = LabelFacts(call=4, kind="unsigned", share=0.5)
+    assert said(pairs.replace(unasked=3), labels=odd) == []
+    assert said(pairs.replace(unasked=3), labels=odd.replace(kind="beyond")) == [("note", "labels")]
