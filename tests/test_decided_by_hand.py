@@ -61,7 +61,7 @@ def test_what_arrives_is_the_largest_of_three_readings_beside_the_most_behind_it
 def test_a_layer_is_passed_by_where_one_before_it_gets_a_good_part() -> None:
     names = ("h.0.query", "h.0.value", "h.1.query", "h.1.value")
     layers = [layer(name) for name in names]
-    arrived = dict(zip(names, (-9.0, -0.1, -9.0, 0.0), strict=True))
+    arrived: dict[str, float] = dict(zip(names, (-9.0, -0.1, -9.0, 0.0), strict=True))
     assert [passed_by(layers, each, arrived) for each in layers] == [True, False, True, False]
     assert not passed_by(layers, layers[0], {**arrived, "h.1.query": -2.4})  # its namesake is not weak either
     larger = [layer("h.0.query", parameters=99), *layers[1:]]
