@@ -107,8 +107,9 @@ def orthogonal_init(draft: Draft) -> Change:
 
 CRITICAL = {call: each.critical for call, each in BETWEEN_LAYERS.items() if each.critical}
 CRITICAL["linear"] = (1.0, 0.0)  # one layer straight into the next
-SATURATED = {"sigmoid", "hardsigmoid", "exp"}
 """Variances of weights (times fan_in) and biases at which a small difference neither grows nor shrinks: χ₁ = 1."""
+SATURATED = {"sigmoid", "hardsigmoid", "exp"}
+"""Activations that weights of such a variance saturate."""
 
 
 @remedy(

@@ -106,16 +106,11 @@ def _nodes_see_each_other(draft: Draft) -> bool:
         return wanted[-1]
 
     inputs = rebuild(draft.inputs, followed)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with untouched(model, 0), torch.enable_grad():
-            model.eval()
-            outputs = [t for t in tensors(called(model, inputs)) if t.requires_grad and t.ndim]
-            if not wanted or not outputs:
-                return False
-            found = torch.autograd.grad(outputs[0][0].sum(), wanted, allow_unused=True)
-            seen = [g for g in found if g is not None and len(g) == len(outputs[0])]
-            return any(bool(g[1:].any()) for g in seen)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with untouched(model, 0), torch.enable_grad():
+        model.eval()
+        outputs = [t for t in tensors(called(model, inputs)) if t.requires_grad and t.ndim]
+        if not wanted or not outputs:
+            return False
+        found = torch.autograd.grad(outputs[0][0].sum(), wanted, allow_unused=True)
+        seen = [g for g in found if g is not None and len(g) == len(outputs[0])]
+        return any(bool(g[1:].any()) for g in seen)

@@ -93,12 +93,7 @@ def transform(draft: Draft, method: str) -> Change:
     except Refused:
         draft.model = model
         raise
-    return Change(
-        sentence=f"{swapped.sentence}; {drawn.sentence}",
-        definitions=(*swapped.definitions, *drawn.definitions),
-        code=(*swapped.code, *drawn.code),
-        edits=(*swapped.edits, *drawn.edits),
-    )
+    return Change.joined([swapped, drawn])
 
 
 @cache
