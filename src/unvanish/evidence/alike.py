@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unvanish.decide.limits import ALIKE, PLATEAU
+from unvanish.decide.stationary import floor_of
 from unvanish.evidence.output_loss import OutputLoss, minimise, searchable
 from unvanish.records import AlikeFacts, CallFlow, LossFacts
 from unvanish.trace.calls import Capture
@@ -39,12 +40,12 @@ def alike_facts(
         given=_log(through[0][1].before),
         digits=2.0 * math.log10(torch.finfo(last.dtype).eps),
     )
-    if isinstance(output_loss, str) or loss is None or loss.reference is None or loss.relative_gap is None:
+    floor = floor_of(loss)
+    if isinstance(output_loss, str) or loss is None or loss.reference is None or floor is None:
         return facts
     best = _best_alike(output_loss, through[-1][1])
     if best is None:
         return facts
-    floor = loss.value - loss.relative_gap * loss.reference
     return facts.replace(
         best_alike=best,
         at_alike=loss.value - floor >= PLATEAU * (best - floor),

@@ -79,7 +79,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
 
 def _stays(flow: Flow) -> list[Statement]:
     """A loss that is that of the best constant after many steps, though nothing hinders the layers, nor the rate."""
-    loss, taken = flow.loss, 0 if flow.step is None else flow.step.taken or 0
+    loss, taken = flow.loss, flow.steps_taken
     if loss is None or not loss.at_constant or loss.best_constant is None or taken < STUCK:
         return []
     if any(layer.verdict not in ("healthy", *UNJUDGED) for layer in flow.layers) or settled(flow):

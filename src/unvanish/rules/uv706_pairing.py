@@ -70,7 +70,7 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
         return []
     if output.kind != "normalised" and not (output.kind in ("bounded", "clipped") and takes_logits(flow)):
         return []
-    call = next((each for each in flow.calls if each.index == output.call), None)
+    call = flow.call_at(output.call)
     message = (
         f"{percent(lost)} of the achievable reduction of the loss is out of reach: {place(call)} {_why(flow, call)}."
         " The layers before"
@@ -97,7 +97,7 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
     lost = (output.held - output.constant) / loss.reference
     if not lost > threshold:
         return []
-    call = next((each for each in flow.calls if each.index == output.end), None)
+    call = flow.call_at(output.end)
     message = (
         f"{place(call)} and a loss that divides the outputs by their sum do not fit: {percent(output.at_end)} of the"
         " outputs"
@@ -123,7 +123,8 @@ def _labels(flow: Flow) -> list[Statement]:
     labels = flow.labels
     if labels is None:
         return []
-    name = next((call.name for call in flow.calls if call.index == labels.call), "the loss")
+    call = flow.call_at(labels.call)
+    name = "the loss" if call is None else call.name
     share = percent(labels.share)
     if labels.kind == "several":
         message = (
