@@ -23,7 +23,7 @@ from unvanish.records import Birth, Flow, LayerFlow
 from unvanish.trace.births import hiders, origins
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.places import place
-from unvanish.trace.scaled import is_finite
+from unvanish.trace.scaled import entries_of, is_finite
 from unvanish.trace.structure import arguments, tensors
 
 
@@ -49,9 +49,7 @@ def forward_birth(look: Look, flow: Flow) -> Flow | None:
     before = [c for c in calls if c.finite and (index is None or c.index < index)]
     if before:
         top = max(before, key=lambda c: c.rms)
-        notes.append(
-            f"the largest activations before it: rms {top.rms:.3g} after {top.name} in {top.module or 'the model'}"
-        )
+        notes.append(f"the largest activations before it: rms {top.rms:.3g} after {top.place}")
     return flow.replace(nonfinite="forward", nonfinite_call=index, birth=facts, notes=tuple(notes))
 
 
@@ -104,7 +102,7 @@ def already_broken(model: nn.Module) -> tuple[str, ...]:
 
 
 def _sound(tensor: Tensor, trainable: bool) -> bool:
-    tensor = tensor.coalesce().values() if tensor.is_sparse else tensor
+    tensor = entries_of(tensor)
     return is_finite(tensor) or (not trainable and not bool(tensor.isnan().any()))
 
 
@@ -196,4 +194,4 @@ def _infinite_numbers(args: Any, kwargs: Any) -> bool:
 
 
 def _named(call: Call) -> str:
-    return f"{call.name} in {call.module or 'the model'}" + (f" at {call.source}" if call.source else "")
+    return call.place + (f" at {call.source}" if call.source else "")

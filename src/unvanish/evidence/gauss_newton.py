@@ -23,7 +23,7 @@ from unvanish.evidence.normalisers import PushedNorms
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.trace.calls import LOSS_CALLS
-from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
+from unvanish.trace.scaled import log10_of, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
@@ -102,7 +102,7 @@ class GaussNewton:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
         known = [r.detach() for r in self.residual if r is not None]
         rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
-        return math.log10(rms) if rms > 0.0 else LOG_ZERO
+        return log10_of(rms)
 
     @property
     def is_twice_differentiable(self) -> bool:

@@ -177,5 +177,4 @@ def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
 
 
 def _describe(call: Call) -> str:
-    where = f" at {call.source}" if call.source else ""
-    return f"{call.name} in {call.module or 'the model'}{where}"
+    return call.place + (f" at {call.source}" if call.source else "")
