@@ -87,11 +87,10 @@ class GaussNewton:
                                    allow_unused=True) if live else [None] * len(self.leaves)  # fmt: skip
         return _filled(bent, self.outputs)
 
-    def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
-        """Jᵀy, by all parameters or by those given."""
-        chosen = self.parameters if parameters is None else list(parameters)
-        products = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
-        return _filled([None if t is None else t.detach() for t in products], chosen)
+    def vjp(self, y: Sequence[Tensor]) -> list[Tensor]:
+        """Jᵀy."""
+        products = torch.autograd.grad(self.outputs, self.parameters, y, retain_graph=True, allow_unused=True)
+        return _filled([None if t is None else t.detach() for t in products], self.parameters)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,7 +25,8 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.schedule import faded, forgetting, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
-from unvanish.flow.updates import Updates, undecorated_step
+from unvanish.flow.optimizers import same_kind, undecorated_step
+from unvanish.flow.updates import Updates
 from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of, rate_of
 from unvanish.records import LossFacts, StepFacts
@@ -289,7 +289,7 @@ def stepped(
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor | float:
-        parts = [_stand_in(part, scale) for part in parts_of(optimizer)]
+        parts = [_step_of_a_copy(part, scale) for part in parts_of(optimizer)]
         for turn, batch in enumerate(batches):
 
             def pull(batch: Problem = batch) -> tuple[Tensor, Sequence[Tensor | None]]:
@@ -368,16 +368,13 @@ def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[
     return (found + own)[:steps]
 
 
-def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
+def _step_of_a_copy(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
     """The step of a copy of the optimizer that moves the same parameters but keeps its state to itself."""
-    alone = object.__new__(type(optimizer))
-    alone.__dict__.update(optimizer.__dict__)
-    alone.param_groups = [
+    groups = [
         group if math.isnan(rate_of(group)) else {**group, "lr": group["lr"] * scale}
         for group in map(dict, optimizer.param_groups)
     ]
-    alone.state = copy.copy(optimizer.state)
-    alone.state.clear()
+    alone = same_kind(optimizer, groups)
     for parameter, state in optimizer.state.items():
         alone.state[parameter] = {
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
@@ -386,8 +383,6 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
         known = adam.is_adam(optimizer, group)
         if known and all(adam.applies(group, p, optimizer.state.get(p, {})) for p in group["params"]):
             group["fused"] = True  # one pass over the entries, with the same formula
-    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        setattr(alone, name, OrderedDict())
     return undecorated_step(alone)
 
 

@@ -129,11 +129,11 @@ def grown(step: StepFacts) -> float:
     return lengths[-1] / lengths[0] if rises_steadily(lengths) else 1.0
 
 
-def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
+def finds_its_rate(step: StepFacts) -> bool:
     """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
     lengths = step.lengths
     half = len(lengths) // 2
-    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
+    return half > 0 and 2.0 * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def needed_at_full_pace(step: StepFacts) -> float:
