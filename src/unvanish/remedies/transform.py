@@ -13,7 +13,7 @@ from unittest import mock
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import BETWEEN_LAYERS, Anatomy
-from unvanish.remedies.initialisation import counted, free_layers, redraw
+from unvanish.remedies.initialisation import free_layers, redraw
 from unvanish.remedies.swap import swap
 
 NODES = 400
@@ -64,7 +64,7 @@ def dks(draft: Draft) -> Change:
 
 def transform(draft: Draft, method: str) -> Change:
     """Bend the activations and draw the weights anew. Raises Refused."""
-    layers, _ = free_layers(draft)
+    layers, those = free_layers(draft)
     anatomy = Anatomy.of(draft)
     sites = anatomy.hidden
     kinds = {site.name for site in sites}
@@ -89,7 +89,7 @@ def transform(draft: Draft, method: str) -> Change:
     swapped = swap(draft, anatomy, sites, make, sentence, (surgery.Transformed,))
     fill = "nn.init.orthogonal_(w, gain=max(1.0, math.sqrt(w.shape[0] / w[0].numel())), generator=g)"
     try:
-        drawn = redraw(draft, layers, fill, f"orthogonal weights in {counted(layers)}")
+        drawn = redraw(draft, layers, fill, f"orthogonal weights in {those}")
     except Refused:
         draft.model = model
         raise

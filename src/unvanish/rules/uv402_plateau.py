@@ -59,8 +59,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'stands', 'stand')} still: in the parameters that receive a signal a quadratic model"
         f" promises only {percent(flow.decrement)} of the achievable reduction, and the loss is no better than that"
-        " of a"
-        " constant output, because at these weights the per-sample gradients cancel."
+        " of a constant output, because at these weights the per-sample gradients cancel."
         f"{not_converged(flow)}{reaches}{sources(layers)}"
     )
     return [

@@ -73,8 +73,7 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
     call = flow.call_at(output.call)
     message = (
         f"{percent(lost)} of the achievable reduction of the loss is out of reach: {place(call)} {_why(flow, call)}."
-        " The layers before"
-        " may be sound: no training of them gets past it."
+        " The layers before may be sound: no training of them gets past it."
     )
     return [
         Statement(
@@ -100,9 +99,8 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
     call = flow.call_at(output.end)
     message = (
         f"{place(call)} and a loss that divides the outputs by their sum do not fit: {percent(output.at_end)} of the"
-        " outputs"
-        f" lie exactly on the end of its range, where it has no slope that would bring them back. While they stay, the"
-        f" loss cannot fall below {number(output.held)}; one constant output for all samples has"
+        " outputs lie exactly on the end of its range, where it has no slope that would bring them back. While they"
+        f" stay, the loss cannot fall below {number(output.held)}; one constant output for all samples has"
         f" {number(output.constant)}. A softmax has no such end. On this batch."
     )
     return [
