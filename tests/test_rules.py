@@ -259,7 +259,7 @@ def test_non_finite_of_unknown_birth_is_still_an_error(nonfinite: str) -> None:
         # 100 entries: the rms of an entry lies one decade below the norm
         ("float16", 5.9, True),
         ("float16", 5.8, False),
-        ("torch.bfloat16", 39.6, True),
+        ("bfloat16", 39.6, True),
         ("float32", 39.5, False),
         ("float32", 39.6, True),
         ("float64", 309.2, False),
