@@ -59,9 +59,9 @@ def _until(look: Look, optimizer: Optimizers, problem: Problem, steps: int, enou
     """After how many steps at most the loss of the batch is below ``enough``, and the loss there."""
     taken, last = 0, math.nan
 
-    def measured() -> bool:
+    def measured(count: int) -> bool:
         nonlocal taken, last
-        taken += 1
+        taken = count
         if taken % 10 and taken != steps:
             return False
         with torch.no_grad():

@@ -124,7 +124,7 @@ def _walked(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepFacts:
     """
     seen: list[set[str]] = []
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         heard = (a.name for a in look.layers if any(p.grad is not None and bool(p.grad.any()) for p in a.live))
         seen.append(set(heard))
 
@@ -276,14 +276,15 @@ def stepped(
     scale: float,
     steps: int,
     seed: int,
-    each: Callable[[], Any] | None = None,
+    each: Callable[[int], Any] | None = None,
     first: First | None = None,
     end: Callable[[], float] | None = None,
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is called
-    after every step, and ends the walk where it returns True. Afterwards everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is told
+    after every step how many have been taken, and ends the walk where it returns True. Afterwards everything is back
+    in its place.
     """
     parameters = held_by(optimizer)
     batches = _batches(problem, model, steps, seed)
@@ -304,7 +305,7 @@ def stepped(
                 parameter.grad = gradient
             for step in parts:
                 step()
-            if each is not None and each() is True:
+            if each is not None and each(turn + 1) is True:
                 break
         if end is not None:
             return end()
@@ -328,7 +329,7 @@ def measured_steps(
     first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         pairs = zip(parameters, before, strict=True)
         gradient = math.hypot(*(float(p.grad.norm()) for p in parameters if p.grad is not None))
         first.append(gradient)

@@ -36,7 +36,7 @@ def with_direction(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepF
     before = [p.detach().clone() for p in parameters]
     made: list[tuple[Tensor, Tensor]] = []
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         assert shared.known is not None
         for p, start, gradient in zip(parameters, before, shared.known[1], strict=True):
             if gradient is not None:

@@ -15,7 +15,9 @@ from unvanish.remedies.written import Spans, written_blocks
 from unvanish.trace.structure import rebuild, tensors
 
 ALPHA = 0.2
+"""Share of what went into the first layer: both papers take 0.1 to 0.5."""
 FEWEST = 3
+"""Layers over the graph: two, as most such networks have, leave the nodes apart."""
 
 
 @remedy(
