@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from unvanish.evidence.moving import put_back
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
@@ -25,7 +26,7 @@ from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, normal_like
 
-NUDGE = 1e-2
+NUDGE = 1e-2  # far below an ordinary weight, so that no activation is driven to an end; the walk loses no size
 REDUCES = ("mean", "sum", "norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "amax", "amin", "logsumexp")
 
 
@@ -133,14 +134,10 @@ def _is_bias(name: str, parameter: nn.Parameter) -> bool:
 def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """The parameters moved by N(0, NUDGE²) inside, and back bit for bit afterwards."""
     generator = torch.Generator().manual_seed(seed)
-    kept = [p.detach().clone() for p in parameters]
-    try:
+    with put_back(parameters):
         for parameter in parameters:
             parameter.data.add_(normal_like(parameter.data, generator) * NUDGE)
         yield
-    finally:
-        for parameter, before in zip(parameters, kept, strict=True):
-            parameter.data.copy_(before)
 
 
 def _reach(seen: Observed, layer: Layer) -> float:
