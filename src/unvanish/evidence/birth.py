@@ -74,8 +74,8 @@ def harmless_births(capture: Capture) -> tuple[str, ...]:
     call = capture.calls[min(born)]
     kind = "nan" if call.trouble is not None and call.trouble.nan else "inf"
     hider = next(hiders(capture.calls, call.index), None)
-    after = "nothing in the loss depends on it" if hider is None else f"{_named(hider)} replaces it"
-    return (f"{_named(call)} makes {kind} of some numbers; {after}, and loss and gradient are finite",)
+    after = "nothing in the loss depends on it" if hider is None else f"{hider.place_and_line} replaces it"
+    return (f"{call.place_and_line} makes {kind} of some numbers; {after}, and loss and gradient are finite",)
 
 
 def worn(model: nn.Module, layers: Sequence[LayerFlow]) -> Birth | None:
@@ -115,7 +115,7 @@ def _masked_loss(capture: Capture, end: int) -> tuple[int, Birth]:
             behind.add(index)
             waiting += capture.calls[index].inputs
     first = min(index for index in behind if capture.calls[index].part == "loss" or index == end)
-    return first, Birth(numbers="inf", given="mask", maker=_named(capture.calls[min(behind)]))
+    return first, Birth(numbers="inf", given="mask", maker=capture.calls[min(behind)].place_and_line)
 
 
 def _beyond(problem: Problem) -> dict[str, str]:
@@ -191,7 +191,3 @@ class _Watch(TorchFunctionMode):
 
 def _infinite_numbers(args: Any, kwargs: Any) -> bool:
     return any(isinstance(v, float) and not math.isfinite(v) for v in (*args, *kwargs.values()))
-
-
-def _named(call: Call) -> str:
-    return call.place + (f" at {call.source}" if call.source else "")

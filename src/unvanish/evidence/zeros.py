@@ -62,7 +62,7 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
                 layer=layer.name,
                 opens=opens,
                 gates=tuple(sorted(live - set(layer.parameters))),
-                blocked_by=tuple(_describe(c) for c in blocking[:3]),
+                blocked_by=tuple(c.place_and_line for c in blocking[:3]),
                 by_construction=not opens and any(constant_by_construction(c) for c in blocking),
             )
         )
@@ -96,7 +96,10 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
             last = [capture.calls[k] for k in sorted(ends & behind)]
             found[layer.name] = ZeroFacts(
-                layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
+                layer=layer.name,
+                opens=False,
+                blocked_by=tuple(call.place_and_line for call in last[:3]),
+                by_construction=True,
             )
     return tuple(found.values())
 
@@ -171,7 +174,3 @@ def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
         if any(j in reached for j in call.inputs):
             reached.add(call.index)
     return reached
-
-
-def _describe(call: Call) -> str:
-    return call.place + (f" at {call.source}" if call.source else "")

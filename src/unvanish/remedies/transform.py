@@ -71,7 +71,9 @@ def transform(draft: Draft, method: str) -> Change:
     kind = next(iter(kinds), "")
     known = BETWEEN_LAYERS.get(kind)
     if len(kinds) != 1 or known is None or not known.dks:
-        raise Refused(f"it needs one kind of activation that dks knows between its layers, not {_listed(kinds)}")
+        raise Refused(
+            f"it needs one kind of activation that dks knows between its layers, not {', '.join(sorted(kinds)) or 'none'}"
+        )
     if any(call.name.strip("_") in ("add", "cat") and len(call.inputs) > 1 for call in anatomy.calls):
         raise Refused("the network has branches that are joined; the numbers here are made for a plain chain")
     depth = sum(len(site.calls) for site in sites)
@@ -185,7 +187,3 @@ def _root(depth: int) -> Callable[..., Any]:
 
 def _signed(term: float) -> str:
     return f"{'−' if term < 0.0 else '+'} {abs(term):.4g}"
-
-
-def _listed(kinds: set[str]) -> str:
-    return ", ".join(sorted(kinds)) or "none"

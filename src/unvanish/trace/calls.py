@@ -79,6 +79,11 @@ class Call:
         """What it is and in which module, such as "relu in features.3"."""
         return f"{self.name} in {self.module or 'the model'}"
 
+    @property
+    def place_and_line(self) -> str:
+        """The same with the line that made it, where that is known."""
+        return self.place + (f" at {self.source}" if self.source else "")
+
 
 @dataclass(slots=True)
 class Root:
