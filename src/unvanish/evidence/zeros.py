@@ -94,13 +94,8 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
         behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
-            last = [capture.calls[k] for k in sorted(ends & behind)]
-            found[layer.name] = ZeroFacts(
-                layer=layer.name,
-                opens=False,
-                blocked_by=tuple(call.place_and_line for call in last[:3]),
-                by_construction=True,
-            )
+            last = tuple(capture.calls[k].place_and_line for k in sorted(ends & behind)[:3])
+            found[layer.name] = ZeroFacts(layer=layer.name, opens=False, blocked_by=last, by_construction=True)
     return tuple(found.values())
 
 

@@ -71,9 +71,8 @@ def transform(draft: Draft, method: str) -> Change:
     kind = next(iter(kinds), "")
     known = BETWEEN_LAYERS.get(kind)
     if len(kinds) != 1 or known is None or not known.dks:
-        raise Refused(
-            f"it needs one kind of activation that dks knows between its layers, not {', '.join(sorted(kinds)) or 'none'}"
-        )
+        names = ", ".join(sorted(kinds)) or "none"
+        raise Refused(f"it needs one kind of activation that dks knows between its layers, not {names}")
     if any(call.name.strip("_") in ("add", "cat") and len(call.inputs) > 1 for call in anatomy.calls):
         raise Refused("the network has branches that are joined; the numbers here are made for a plain chain")
     depth = sum(len(site.calls) for site in sites)
