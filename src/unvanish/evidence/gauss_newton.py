@@ -102,7 +102,7 @@ class GaussNewton:
         return _filled([None if t is None else t.detach() for t in products], chosen)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
-        """2^power Jᵀr, r what the loss asks of the outputs. Asked for first, it is the u at which Jᵀu is differentiated.
+        """2^power Jᵀr, r what the loss asks of the outputs. Asked for first, it is the u at which J is had.
 
         Jᵀu is linear in u, so that its derivative is J wherever that is taken: one pass back gives both.
         """
