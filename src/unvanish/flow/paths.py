@@ -50,6 +50,9 @@ class Paths:
         self.rises = self._rises()
 
     def _dominant(self, index: int) -> int | None:
+        if len(self.consumers[index]) < 2:  # as a rule
+            return next(iter(self.consumers[index]), None)
+
         def strength(consumer: int) -> tuple[float, float]:
             probe, loss = (
                 self.seen.probe("edges", (consumer, index)),
