@@ -108,7 +108,7 @@ def test_an_answer_that_failed_or_was_never_raced_gets_none() -> None:
 
 @pytest.mark.parametrize(("budget", "expected"), [(400, ("batch-first",)), (150, None)])
 def test_where_nothing_is_ahead_the_answer_to_a_fault_is_judged_by_what_is_left(budget: int, expected: Any) -> None:
-    """It was raced to the last rung, and is no better there; what is left carries it and the base twice as far, or not."""
+    """It was raced to the last rung and is no better there; the rest carries it and the base twice as far, or not."""
     race = raced({}, budget)
     for slug in ("lr-10", "batch-first"):
         for steps in (10, 50):

@@ -138,7 +138,8 @@ def test_masks_that_are_all_background_under_a_dice_loss(seed: int, bias: float,
     torch.manual_seed(seed)
     last = nn.Conv2d(4, 1, 1)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), last, nn.Sigmoid())
-    nn.init.constant_(last.bias, bias)
+    with torch.no_grad():
+        last.get_parameter("bias").fill_(bias)
     x = torch.randn(16, 1, 8, 8)
     masks = (x > 0.5).float()
     masks[:empty] = 0.0
@@ -150,13 +151,14 @@ def test_masks_that_are_all_background_under_a_dice_loss(seed: int, bias: float,
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_masks_that_are_sure_and_right_are_not_on_a_flat_end_by_mistake(seed: int) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
+    first = nn.Conv2d(1, 1, 1)
+    model = nn.Sequential(first, nn.Sigmoid())
     torch.manual_seed(seed)
     x = torch.randn(16, 1, 8, 8)
     x += 0.2 * (x - 0.5).sign()
     masks = (x > 0.5).float()
     masks[:2] = 0.0  # two samples are wrong, whatever the network says of the others
     with torch.no_grad():
-        model[0].weight.fill_(200.0)
-        model[0].bias.fill_(-100.0)
+        first.weight.fill_(200.0)
+        first.get_parameter("bias").fill_(-100.0)
     assert not level(diagnose(Problem(model, x, masks, dice, torch.optim.Adam(model.parameters(), 1e-3))))
