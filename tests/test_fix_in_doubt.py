@@ -115,3 +115,13 @@ def test_where_nothing_is_ahead_the_answer_to_a_fault_is_judged_by_what_is_left(
             race.enter((slug,), steps)
     assert _cure(race, ["lr-10", "batch-first"]) == expected  # another rate answers a finding, and removes no fault
     assert _cure(race, ["lr-10", "match-shapes"]) is None  # which was never raced
+
+
+def test_where_no_change_is_better_a_network_that_has_learnt_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data are not to blame then, nor is it said to want a repair."""
+    monkeypatch.setattr(trials, "_improving", lambda race: None)  # nothing was seen of it so early
+    fixes = trials.fix(learnable(0), budget=300)
+    assert fixes.best is None and fixes.verdict == "no remedy found"
+    said = " ".join(str(fixes).split())
+    assert fixes.learned is not None and fixes.learned > 0.5
+    assert "the network as it is has learnt" in said and "can be told from the inputs" not in said
