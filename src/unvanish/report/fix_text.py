@@ -290,6 +290,11 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
         yield f"{closest.remedy} may help, but its gain is not above what chance makes ({score(closest.needed)})"
         yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"
+    elif fixes.learned is not None and fixes.learned >= HALF:
+        yield (
+            f"the network as it is has learnt {_percent(fixes.learned)} of what there is to learn, after"
+            f" {fixes.as_is.steps:,} of {_steps(fixes.planned)}: it may need no repair"
+        )
     else:
         yield (
             "no change did better than the network as it is: see that the targets can be told from the inputs, and that"
