@@ -63,6 +63,7 @@ class Watcher:
         self.broken_off, self.lazy = False, False  # a pass was, since the last step; a parameter has no shape yet
         self.apart = False  # several optimizers make steps of their own, and come again
         self._moving = 0  # the id of the optimizer whose step runs, or was the last to
+        self._known: Any = lambda: None  # the optimizer that was registered last, weakly
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
@@ -237,8 +238,10 @@ class Watcher:
             if not self.broken_off:  # else it comes again because somebody has begun anew
                 self.expected = set(self.now.stepped)
             self._over(begun=True)
-        self.optimizers[key] = optimizer
-        self.apart |= key in self.expected and self._moving in self.optimizers and self._moving not in self.expected
+        if self._known() is not optimizer:  # it costs time in every step
+            self.optimizers[key], self._known = optimizer, weakref.ref(optimizer)
+        if self._moving not in self.expected:
+            self.apart |= key in self.expected and self._moving in self.optimizers
         self.now.stepped.add(key)
         self._steps(optimizer, args, kwargs or {})
 
