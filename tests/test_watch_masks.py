@@ -148,6 +148,34 @@ def test_outputs_that_are_masked_are_no_fault_and_no_fault_is_laid_on_them(fault
             optimizer.step()
     assert run.watcher.failed == ""
     told = [each for each in run.findings if each.level == "error"]
-    words = {"factor": "mul, which was given", "target": "hold -inf, as a mask leaves it", "data": "the batch holds"}
+    words = {
+        "factor": "mul, which was given",
+        "target": "log_softmax, between the outputs of the model, which are finite, or -inf as a mask leaves it",
+        "data": "the batch holds",
+    }
     assert len(told) == bool(fault), told
     assert all(each.message.startswith("at step 11: ") and words[fault] in each.message for each in told), told
+
+
+def test_the_loss_of_a_target_that_is_masked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 5)
+    optimizer = torch.optim.Adam(model.parameters())
+    masked = torch.tensor([False, False, False, True, True])
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).masked_fill(masked, -INF)
+
+    net = Masked()
+    with unvanish.watch(net, optimizer, to=tmp_path) as run:
+        for step in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(net(torch.randn(8, 6)), torch.full((8,), 4 if step == 3 else 0)).backward()
+            optimizer.step()
+    (found,) = [each for each in run.findings if each.level == "error"]
+    assert "at step 3: the loss is inf: the outputs of the model hold -inf, as a mask leaves it" in found.message

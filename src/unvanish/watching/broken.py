@@ -63,8 +63,8 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
     why = found.reason
     if found.masked and scene.loss == math.inf:
         why = (
-            "the outputs of the model hold -inf, as a mask leaves it, and the loss of such an entry, as of a target that"
-            f" is masked, is infinite{found.reason}"
+            "the outputs of the model hold -inf, as a mask leaves it, and the loss of such an entry, as of a target"
+            f" that is masked, is infinite{found.reason}"
         )
     elif found.report is not None:
         why = _of_large_outputs(scene.loss, found.report) or (

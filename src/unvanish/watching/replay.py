@@ -55,8 +55,9 @@ class Replay:
     """What a repetition of the step showed: a report, or the ``reason`` why there is none.
 
     ``born``: where the first number that is not finite came from: "data", "parameters", "forward", "loss", "backward",
-    "graph" (in the forward pass or the loss, as the graph tells that it left), or "" where the step had none. ``past``: where a part of the loss takes the weights themselves, which no repetition
-    of the model's calls sees, what is known of that part. ``masked``: the outputs hold -inf.
+    "graph" (in the forward pass or the loss, as the graph tells that it left), or "" where the step had none. ``past``:
+    where a part of the loss takes the weights themselves, which no repetition of the model's calls sees, what is known
+    of that part. ``masked``: the outputs hold -inf.
     """
 
     report: Report | None = None
@@ -210,10 +211,11 @@ def _at_home(module: nn.Module, models: Mapping[str, nn.Module]) -> nn.Module:
 
 def _of_loss(box: Box) -> str:
     """Which call between the model and the loss it was, as far as the graph tells."""
+    given = "finite, or -inf as a mask leaves it" if any(each.masked for each in box.entries) else "finite"
     if box.loss_birth:
-        return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+        return f"it was born at {box.loss_birth}, between the outputs of the model, which are {given}, and the loss"
     if not box.loss_finite:
-        return f"the outputs of the model are finite, and it is not{_calls_of_loss(box)}"
+        return f"the outputs of the model are {given}, and it is not{_calls_of_loss(box)}"
     nodes = between(box.loss, set(box.ends))
     if suspects := steep(nodes):
         return (
