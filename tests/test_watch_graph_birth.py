@@ -1,4 +1,4 @@
-"""A forward pass that cannot be run again: the call that made the first bad number is read off the graph it has left."""
+"""A forward pass that cannot be run again: the graph it has left tells which call made the first bad number."""
 
 from __future__ import annotations
 
