@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import unvanish
 from unvanish.watching.graph_birth import born_in
@@ -60,6 +61,21 @@ def test_a_layer_whose_own_product_overflows_is_the_place() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
     assert born_in(model(torch.full((3, 4), 3e38)).sum().grad_fn, [model]) == "addmm of layer 0"
+
+
+def test_what_a_checkpoint_has_put_away_is_not_asked_for() -> None:
+    calls: list[int] = []
+
+    def part(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.tanh().sqrt().exp()
+
+    first, last = nn.Linear(6, 4), nn.Linear(4, 3)
+    loss = last(checkpoint(part, first(torch.randn(8, 6)), use_reentrant=False)).sum()
+    assert born_in(loss.grad_fn, [first, last]) == "one of addmm, sqrt, exp"  # seen is what came out of them
+    assert len(calls) == 1
+    loss.backward()
+    assert len(calls) == 2 and first.weight.grad is not None
 
 
 class Counts(nn.Module):

@@ -24,11 +24,12 @@ FEW = 3
 GIVEN = {"_saved_self": 0, "_saved_input": 0, "_saved_other": 1, "_saved_mat1": 1}
 """Where a node keeps what it was given, and of which of the nodes before it that is the result."""
 
-HARMLESS = (
-    "view", "reshape", "unsafe_view", "t", "transpose", "permute", "expand", "select", "slice", "squeeze", "unsqueeze",
-    "clone", "cat", "stack", "split", "unbind", "relu", "tanh", "sigmoid", "clamp", "as_strided", "alias", "index",
-    "index_select", "gather", "embedding", "masked_fill", "register_post_backward_function",
-)  # fmt: skip
+HARMLESS = frozenset((
+    "view", "reshape", "reshape_alias", "unsafe_view", "t", "transpose", "permute", "expand", "select", "slice",
+    "squeeze", "unsqueeze", "clone", "cat", "stack", "split", "split_with_sizes", "unbind", "relu", "tanh", "sigmoid",
+    "clamp", "as_strided", "alias", "index", "index_select", "gather", "embedding", "masked_fill",
+    "register_post_backward_function",
+))  # fmt: skip
 """Calls that make neither nan nor +inf of finite numbers, whatever these are."""
 
 
@@ -55,7 +56,7 @@ def born_in(root: Any, modules: Iterable[nn.Module]) -> str:
         new = {each for each in ahead if each not in fine} - suspects
         suspects |= new
         waiting += new
-    calls = [node for node in nodes if node in suspects and not name_of(node).startswith(HARMLESS)]
+    calls = [node for node in nodes if node in suspects and name_of(node) not in HARMLESS]
     if not calls:
         return ""
     names = list(dict.fromkeys(name_of(node) for node in calls))
@@ -81,9 +82,13 @@ def _is_call(node: Any) -> bool:
 
 
 def _is_fine(node: Any, name: str) -> bool | None:
-    """Whether what it keeps under this name holds neither nan nor +inf; None where it keeps nothing there."""
+    """Whether what it keeps under this name holds neither nan nor +inf; None where it keeps nothing there.
+
+    What was put away by a hook is not asked for: a checkpoint would run its part of the forward pass again.
+    """
     try:
-        kept = getattr(node, name, None)
+        raw = getattr(node, f"_raw{name}", None)
+        kept = getattr(node, name, None) if getattr(raw, "unpack_hook", raw) is None else None
     except RuntimeError:  # a backward before this one has freed it, or it was written over
         return None
     if not isinstance(kept, Tensor) or not kept.is_floating_point() or hasattr(kept, "to_local"):
