@@ -50,7 +50,7 @@ def odd_copies(models: Mapping[str, nn.Module], known: Iterable[nn.Module]) -> l
 def _is_copy(held: dict[Any, Any], shapes: list[dict[str, Any]]) -> bool:
     """Whether it holds all weights of one of the models, in tensors of its own that were not trained."""
     for mine in shapes:
-        those = [held.get(name) for name in mine]
+        those: list[Any] = [held.get(name) for name in mine]
         if mine and all(type(each) in (Tensor, nn.Parameter) for each in those):
             alike = all(each.shape == shape for each, shape in zip(those, mine.values(), strict=True))
             if alike and not any(each.is_leaf and each.grad is not None for each in those):
