@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,71 @@ def test_the_call_of_the_loss_is_named(name: str, tmp_path: Path) -> None:
     found, _ = watched(Plant("", "", loss=loss), tmp_path)
     assert len(found) == 1 and f"at step {PLANTED}:" in found[0].message
     assert words in found[0].message, found[0].message
+
+
+class Exits(torch.nn.Module):
+    """Samples that have left at the first exit are -inf at the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.first(x)
+        return early, self.second(x).masked_fill(early.softmax(-1).amax(-1, True) > 0.5, -INF)
+
+
+@pytest.mark.parametrize("fault", ["", "factor", "target", "data"])
+def test_outputs_that_are_masked_are_no_fault_and_no_fault_is_laid_on_them(fault: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Exits()
+    optimizer = torch.optim.Adam(model.parameters())
+    with unvanish.watch(model, optimizer, every=5, check_every=5, to=tmp_path) as run:
+        for step in range(12):
+            x = torch.randn(32, 6)
+            y, last = (x[:, 0] > 0.0).long(), step == 11
+            if fault == "data" and last:
+                x[3] = math.nan
+            early, late = model(x)
+            left = late.isinf().any(-1)
+            if fault == "target" and last:
+                left = torch.zeros(32, dtype=torch.bool)
+            loss = F.cross_entropy(early, y) + F.cross_entropy(late[~left], y[~left])
+            if fault == "factor" and last:
+                loss = loss * torch.tensor(math.nan)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert run.watcher.failed == ""
+    told = [each for each in run.findings if each.level == "error"]
+    words = {
+        "factor": "mul, which was given",
+        "target": "log_softmax, between the outputs of the model, which are finite, or -inf as a mask leaves it",
+        "data": "the batch holds",
+    }
+    assert len(told) == bool(fault), told
+    assert all(each.message.startswith("at step 11: ") and words[fault] in each.message for each in told), told
+
+
+def test_the_loss_of_a_target_that_is_masked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 5)
+    optimizer = torch.optim.Adam(model.parameters())
+    masked = torch.tensor([False, False, False, True, True])
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).masked_fill(masked, -INF)
+
+    net = Masked()
+    with unvanish.watch(net, optimizer, to=tmp_path) as run:
+        for step in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(net(torch.randn(8, 6)), torch.full((8,), 4 if step == 3 else 0)).backward()
+            optimizer.step()
+    (found,) = [each for each in run.findings if each.level == "error"]
+    assert "at step 3: the loss is inf: the outputs of the model hold -inf, as a mask leaves it" in found.message

@@ -95,8 +95,8 @@ def trained(
     return losses, run
 
 
-def sharded() -> nn.Module:
-    net = network()
+def sharded(*, broken: bool = False) -> nn.Module:
+    net = network(broken=broken)
     for layer in net:
         if isinstance(layer, nn.Linear):
             fully_shard(layer)
@@ -196,6 +196,7 @@ def worker(rank: int, folder: str, port: int) -> None:
     for name, change in (("data", bad_data), ("forward", large)):
         scenario(f"nan-{name}", ddp(broken=name == "forward"), change=change, every=10)
     scenario("nan-fsdp", sharded(), change=bad_data, every=10)
+    scenario("nan-fsdp-forward", sharded(broken=True), change=large, every=10)
     torch.manual_seed(0)
     waiting = Waiting()
     scenario("nan-waiting", DistributedDataParallel(waiting), change=lambda step, x: x * 1e38 if step == 3 else x)
@@ -302,6 +303,7 @@ def test_the_writer_may_leave_first(folder: Path, both: list[dict[str, Any]]) ->
         ("nan-data", "at step 3: the batch holds numbers that are not finite"),
         ("nan-forward", "sqrt"),
         ("nan-fsdp", "at step 3: the batch holds numbers that are not finite"),
+        ("nan-fsdp-forward", "has left: sqrt, after layer 0 "),
     ],
 )
 def test_a_number_that_breaks_in_another_process_is_named_there(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.trace.structure import inner_loss, tensors
+from unvanish.watching.graph_birth import born_in
 from unvanish.watching.loss_graph import between, birth
 from unvanish.watching.paired import Pair, pair_of
 
@@ -32,6 +33,9 @@ SMALL = 4_096
 ENDS = 1_024
 """So many outputs are known apart from what was made of them; a loss is of the last."""
 
+
+WALKS = 8
+"""Losses of a run that are not finite whose whole graph is looked at; a run that goes on with nan has thousands."""
 
 ASKED = 4
 """The first so many losses of a run are asked how they begin: they are alike, and there are one or two kinds."""
@@ -74,6 +78,11 @@ class Entry:
         kept = [each.detach() for _, each, _ in self.outputs if each is not None]
         return any(bool(((each != each) | (each == math.inf)).any()) for each in kept)
 
+    @property
+    def masked(self) -> bool:
+        """Whether an output holds -inf, as far as it is kept."""
+        return any(bool((each.detach() == -math.inf).any()) for _, each, _ in self.outputs if each is not None)
+
     def changed(self) -> bool:
         """Whether an input was written over since the call."""
         return any(tensor._version != version for tensor, version in self.versions)
@@ -104,6 +113,7 @@ class Box:
         self.ends: deque[int] = deque(maxlen=ENDS)  # numbers of nodes: one itself would hold what it was made of
         self.loss: Any = None
         self.loss_birth, self.loss_finite = "", True
+        self.graph_birth, self.walks = "", 0  # what the graph tells of a forward pass that cannot be run again
         self.moved = False  # an optimizer of this step has moved what some of the calls were made with
         self.asked = 0  # losses that were asked whether they fit what the model ends in
         self.pair: Pair | None = None
@@ -176,7 +186,10 @@ class Box:
             self.asked += 1
             self.pair = self.pair or pair_of(loss.grad_fn, set(self.ends))
         if not finite:
-            self.loss_birth = birth(between(loss.grad_fn, set(self.ends)))
+            self.loss_birth = self.loss_birth or birth(between(loss.grad_fn, set(self.ends)))
+            if self.entries and not self.graph_birth and self.walks < WALKS:
+                self.walks += 1
+                self.graph_birth = born_in(loss.grad_fn, [each.module for each in self.entries])
 
     def give_up(self) -> None:
         """The call that runs will not come to its end."""
@@ -194,7 +207,7 @@ class Box:
         self.entries.clear()
         self.ends.clear()
         self.counts.clear()
-        self.running, self.loss, self.loss_birth, self.moved = None, None, "", False
+        self.running, self.loss, self.loss_birth, self.graph_birth, self.moved = None, None, "", "", False
 
     def samples(self) -> int:
         """Of how many samples the gradients are that an optimizer reads now: of each once; 0 where no call was seen.

@@ -20,6 +20,8 @@ from unvanish.words.numbers import amount
 SUMMED = 3.0
 """log10 of the number of squares that a loss may add up: samples and outputs are hundreds as a rule."""
 
+GRAPH = "a number was born that is not finite on the way to the loss, as the graph tells that the step has left: "
+
 MOST = 3
 """Names that are written out."""
 
@@ -51,15 +53,20 @@ def findings_of(scene: Scene, found: Replay) -> list[Finding]:
         return [_of_the_step_before(scene, found.reason)]
     if found.born:
         code = "UV502" if found.born == "backward" else "UV501"
-        what = {"data": "", "loss": "the loss made a number that is not finite: "}
+        what = {"data": "", "loss": "the loss made a number that is not finite: ", "graph": GRAPH}
         text = what.get(found.born, "a gradient is not finite: ") + found.reason
-        return [_finding(code, scene.step, text, found.born)]
+        return [_finding(code, scene.step, text, "forward" if found.born == "graph" else found.born)]
     if scene.layers:
         return [_finding("UV502", scene.step, _of_the_gradients(scene, found), "backward", scene.layers)]
     if math.isfinite(scene.loss):
         return [_finding("UV502", scene.step, f"a gradient is not finite: {found.reason}", "backward")]
     why = found.reason
-    if found.report is not None:
+    if found.masked and scene.loss == math.inf:
+        why = (
+            "the outputs of the model hold -inf, as a mask leaves it, and the loss of such an entry, as of a target"
+            f" that is masked, is infinite{found.reason}"
+        )
+    elif found.report is not None:
         why = _of_large_outputs(scene.loss, found.report) or (
             "the outputs of the model and the signals that come back from the loss are finite, so it is a mean of"
             " nothing, a call whose slope is finite where it is not (the logarithm of a negative number), or a part of"

@@ -53,7 +53,8 @@ class Seen:
         chosen = list(range(len(gradients)))
         self.part = None
         if few is not None and len(chosen) > 2:
-            smallest = min(chosen, key=lambda at: gradients[at].numel())
+            numbers = [each.numel() for each in gradients]
+            smallest = numbers.index(min(numbers))
             chosen.remove(smallest)
             turn = chosen[few % len(chosen)]
             chosen = [smallest]

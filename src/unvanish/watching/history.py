@@ -77,8 +77,14 @@ class History:
         began: list[Finding] = []
         over: list[tuple[str, str]] = []
         for code, at, value, base, there in [*self._layers(sample), *self._whole(sample)]:
-            key, name = (code, at), columns[at].name if at >= 0 else ""
-            episode = self.episodes.setdefault(key, Episode(sample.step))
+            key, episode = (code, at), self.episodes.get((code, at))
+            if not there and (episode is None or not episode.told):  # nearly all, at each sample
+                if episode is not None:
+                    del self.episodes[key]
+                continue
+            name = columns[at].name if at >= 0 else ""
+            if episode is None:
+                episode = self.episodes[key] = Episode(sample.step)
             if there and not episode.on:
                 episode.began = sample.step
             episode.on, episode.off = (episode.on + 1, 0) if there else (0, episode.off + 1)
@@ -116,7 +122,7 @@ class History:
 
     def _limit(self, code: str, at: int, limit: float) -> float:
         """What a departure must exceed to begin, or to go on."""
-        return BACK * limit if self._told(code, at) else limit
+        return BACK * limit if self.episodes and self._told(code, at) else limit
 
     def _told(self, code: str, at: int) -> bool:
         episode = self.episodes.get((code, at))

@@ -12,7 +12,7 @@ class Nesting:
 
     def __init__(self) -> None:
         self.running: dict[int, tuple[int, int]] = {}
-        self.outer: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self.outer: dict[int, weakref.ref[Any]] = {}  # a plain one: it is asked in every step
         self.inside: list[int] = []  # steps that are a part of one of these
         self.stepped: set[int] = set()  # the ids of all that have made a step
 
@@ -23,14 +23,14 @@ class Nesting:
         unless it is called by it: an optimizer that wraps another runs a closure before (SAM).
         """
         mine = id(optimizer)
-        if any(_calls(each, optimizer) for key, each in list(self.outer.items()) if key != mine):
+        if self.outer and any(_calls(each(), optimizer) for key, each in list(self.outer.items()) if key != mine):
             self.inside.append(mine)
             return False
         depth, since = self.running.get(mine, (0, backwards))
         depth = depth + 1 if since == backwards else 1
         self.running[mine] = depth, backwards
         self.stepped.add(mine)
-        self.outer[mine] = optimizer
+        self.outer[mine] = weakref.ref(optimizer)
         return depth == 1
 
     def leaves(self, optimizer: Any) -> bool:
@@ -47,7 +47,9 @@ class Nesting:
 
 
 def _calls(outer: Any, optimizer: Any) -> bool:
-    """Whether a step of ``outer``, which holds all that ``optimizer`` moves, is what runs now."""
+    """Whether a step of ``outer``, which holds all that ``optimizer`` moves, is what runs now; None is gone."""
+    if outer is None:
+        return False
     mine, theirs = ({id(p) for group in each.param_groups for p in group["params"]} for each in (optimizer, outer))
     if not mine <= theirs:
         return False

@@ -55,14 +55,16 @@ class Replay:
     """What a repetition of the step showed: a report, or the ``reason`` why there is none.
 
     ``born``: where the first number that is not finite came from: "data", "parameters", "forward", "loss", "backward",
-    or "" where the step had none. ``past``: where a part of the loss takes the weights themselves, which no repetition
-    of the model's calls sees, what is known of that part.
+    "graph" (in the forward pass or the loss, as the graph tells that it left), or "" where the step had none. ``past``:
+    where a part of the loss takes the weights themselves, which no repetition of the model's calls sees, what is known
+    of that part. ``masked``: the outputs hold -inf.
     """
 
     report: Report | None = None
     reason: str = ""
     born: str = ""
     past: str = ""
+    masked: bool = False
 
 
 def replay(
@@ -100,10 +102,11 @@ def replay(
     without = [each for each in known if each.report is None]
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
     if last.report is None:
-        return last
+        return Replay(reason=f"{box.graph_birth} ({last.reason})", born="graph") if box.graph_birth else last
     if box.loss_birth:
         return Replay(last.report, _of_loss(box), "loss")
-    return Replay(last.report, _calls_of_loss(box), past=_past_the_outputs(box))
+    masked = any(each.masked for each in box.entries)
+    return Replay(last.report, _calls_of_loss(box), past=_past_the_outputs(box), masked=masked)
 
 
 def _empty(entry: Entry) -> bool:
@@ -208,10 +211,11 @@ def _at_home(module: nn.Module, models: Mapping[str, nn.Module]) -> nn.Module:
 
 def _of_loss(box: Box) -> str:
     """Which call between the model and the loss it was, as far as the graph tells."""
+    given = "finite, or -inf as a mask leaves it" if any(each.masked for each in box.entries) else "finite"
     if box.loss_birth:
-        return f"it was born at {box.loss_birth}, between the outputs of the model, which are finite, and the loss"
+        return f"it was born at {box.loss_birth}, between the outputs of the model, which are {given}, and the loss"
     if not box.loss_finite:
-        return f"the outputs of the model are finite, and it is not{_calls_of_loss(box)}"
+        return f"the outputs of the model are {given}, and it is not{_calls_of_loss(box)}"
     nodes = between(box.loss, set(box.ends))
     if suspects := steep(nodes):
         return (
@@ -279,11 +283,18 @@ def _linear(entry: Entry) -> Any:
                     " generator of its own, or data that has changed), or ran with other weights than it has now (lent"
                     " by functional_call, or moved since by an optimizer of two passes)"
                 )
-        moved = {at: given[at] - given[at].detach() for at in signals}
+        shown = {at: _without_masks(given[at]) for at in signals}
+        moved = {at: each - each.detach() for at, each in shown.items()}
         parts = [(moved[at] * signal.to(moved[at].dtype)).sum() for at, signal in signals.items()]
         return torch.stack([each.float() if each.element_size() < 4 else each for each in parts]).sum()
 
     return loss_fn
+
+
+def _without_masks(outputs: Tensor) -> Tensor:
+    """-inf, which no signal moves, less itself would be nan."""
+    masked = outputs.detach() == -math.inf
+    return outputs.masked_fill(masked, 0.0) if bool(masked.any()) else outputs
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

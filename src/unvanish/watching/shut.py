@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Flat:
     limit: float
     wave: bool
 
-    @property
+    @cached_property
     def below(self) -> float | None:
         """Where it is flat below one number, and nowhere else, that number, as for ReLU."""
         alone = not self.wave and len(self.stretches) == 1 and self.stretches[0][0] == -math.inf

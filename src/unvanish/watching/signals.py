@@ -51,6 +51,7 @@ class Signals:
     def __init__(self, table: Table, guard: Callable[[Any], Any]) -> None:
         self.table, self.guard = table, guard
         self.hooks: dict[int, Any] = {}
+        self.seen: dict[int, Any] = {}  # of each place the function that its hook calls
         self.squares: dict[int, list[float | Tensor]] = {}
         # of each layer and call, what follows upon its output: an activation, and perhaps another
         self.shares: dict[tuple[int, int], list[tuple[float, float] | Tensor]] = {}
@@ -84,9 +85,10 @@ class Signals:
             if id(module) in hidden:
                 self.compiled.add(place.at)
                 continue
-            comes_back = self.guard(functools.partial(self._signal, place.at))
-            seen = self.guard(functools.partial(self._output, place.at, comes_back))
-            self.hooks[place.at] = module.register_forward_hook(seen)
+            if place.at not in self.seen:
+                comes_back = self.guard(functools.partial(self._signal, place.at))
+                self.seen[place.at] = self.guard(functools.partial(self._output, place.at, comes_back))
+            self.hooks[place.at] = module.register_forward_hook(self.seen[place.at])
 
     def looks_at_activations(self) -> bool:
         """Whether the activations of a call can be looked at without another way through it."""

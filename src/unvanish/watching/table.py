@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -31,7 +32,7 @@ class Place:
     parameters: tuple[nn.Parameter, ...]
     size: int  # how many numbers its parameters were when it was found
 
-    @property
+    @cached_property
     def sharded(self) -> bool:
         """Whether a part of it lies in another process (FSDP2)."""
         return any(spread(each) for each in self.parameters)

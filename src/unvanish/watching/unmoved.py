@@ -13,6 +13,7 @@ from unvanish.watching.beside import Beside
 from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
+from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy
 from unvanish.watching.paired import PAIRED, finding_of
 from unvanish.watching.passes import odd_pass
 from unvanish.watching.replay import Replay
@@ -85,6 +86,9 @@ class Unmoved:
         for model, names in self.watcher.resting.look(few=not last).items():
             self.tell(of_what_rests(step, model, names, last), step)
             last = False  # it has been said
+        copies = odd_copies(dict(self.watcher.table.models), self.watcher.resting.copies) if last else []
+        for what, names in copies:
+            self.tell(of_the_copy(step, what, names), step)
         if last and (names := odd_buffers(self.watcher.table.models)):
             self.tell(of_the_buffers(step, names), step)
 

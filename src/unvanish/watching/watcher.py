@@ -62,7 +62,7 @@ class Watcher:
         self.firsts: dict[int, Tensor | None] = {}  # of each optimizer
         self.broken_off, self.lazy = False, False  # a pass was, since the last step; a parameter has no shape yet
         self.apart = False  # several optimizers make steps of their own, and come again
-        self._moving = 0  # the id of the optimizer whose step runs, or was the last to
+        self._moving: Callable[[], Any] = lambda: None  # the optimizer whose step runs, or was the last to, weakly
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
@@ -105,7 +105,7 @@ class Watcher:
     @property
     def moving(self) -> Any:
         """The optimizer whose step runs, or was the last to; None where there was none, or it is gone."""
-        return self.optimizers.get(self._moving)
+        return self._moving()
 
     def _columns(self) -> None:
         for place in list(self.table):
@@ -234,11 +234,11 @@ class Watcher:
     def before_step(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """The optimizer is about to move the weights."""
         if (key := id(optimizer)) in self.now.stepped:  # it comes again before the others: they make no step together
-            if not self.broken_off:  # else it comes again because somebody has begun anew
-                self.expected = set(self.now.stepped)
+            self.expected = self.expected if self.broken_off else set(self.now.stepped)  # broken off: begun anew
             self._over(begun=True)
-        self.optimizers[key] = optimizer
-        self.apart |= key in self.expected and self._moving in self.optimizers and self._moving not in self.expected
+        if (last := self.moving) is not optimizer:  # else it is there: a look costs time in every step
+            self.optimizers[key] = optimizer
+            self.apart |= key in self.expected and last is not None and id(last) not in self.expected
         self.now.stepped.add(key)
         self._steps(optimizer, args, kwargs or {})
 
@@ -247,7 +247,7 @@ class Watcher:
             self._find_new(optimizer)
         elif self.idle.near:
             self.idle.glance(self.table.of(held(optimizer)))
-        self._moving = id(optimizer)
+        self._moving = weakref.ref(optimizer)
         if self.now.losses and not self.box.entries:
             self.calls.parts.none_was_called(self.table.models.values(), self.signals.hidden)
         if odd_rate(optimizer) is not None:
