@@ -18,6 +18,7 @@ from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
+from unvanish.evidence.collapsed import collapsed_facts
 from unvanish.evidence.copies import copied_units
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
@@ -162,9 +163,10 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    same = same_facts(look, output_loss) or collapsed_facts(look, output_loss, facts.value)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look, output_loss), labels=label_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
     reason = why_unsupported()

@@ -72,7 +72,12 @@ ROWS = {
     "SameFacts.axis": "The axis of the outputs along which they are the same: 0 for samples, 1 or 2 for steps.",
     "read": (
         "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
-        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
+        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same. Or any constant,"
+        " where the loss only compares the outputs with one another."
+    ),
+    "SameFacts.apart": (
+        "By what outputs under such a loss differ, in squares: as a share of their length, where the loss does not"
+        " ask for that, else of what they differ by at other weights. 0 in all other cases."
     ),
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
