@@ -169,8 +169,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
-    reason = why_unsupported()
-    if reason:
+    if reason := why_unsupported():
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     lasts = ([] if last is None else [last]) + several if facts.relative_gap is None or facts.at_constant else []
