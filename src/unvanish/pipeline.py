@@ -49,6 +49,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
+from unvanish.flow.bypassed import bypass_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -193,9 +194,9 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
             f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
-    flow = flow.replace(next_step=next_step(updates, look))
+    flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
     held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
+    flow = flow.replace(unused=unused_facts(capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":

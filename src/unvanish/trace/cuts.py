@@ -35,6 +35,7 @@ class Cut:
     inputs: list[int]
     calls: list[int]
     parameters: list[int]
+    name: str  # of the call that made it
 
 
 class Cuts:
@@ -72,7 +73,7 @@ class Cuts:
         calls = [index for t in live if (index := owner.get(t.grad_fn, -1)) >= 0]
         leaves = [id(t) for t in live if t.grad_fn is None]
         leaves += [id(p) for t in live for p in known.get(t.grad_fn, ())]
-        cut = Cut(self._why(name), place(), in_library(), behind, calls, leaves)
+        cut = Cut(self._why(name), place(), in_library(), behind, calls, leaves, name)
         self.found.append(cut)
         for tensor in plain:
             self.held[id(tensor)] = weakref.ref(tensor), len(self.found) - 1

@@ -79,5 +79,11 @@ ROWS = {
         "By what outputs under such a loss differ, in squares: as a share of their length, where the loss does not"
         " ask for that, else of what they differ by at other weights. 0 in all other cases."
     ),
+    "bypassed": "Cuts that take a part of their signal from layers which other ways to the loss train.",
+    "BypassFacts.kind": "A sum of which one summand was cut, or a choice, which has no gradient.",
+    "BypassFacts.cut": "What cut it: detach, no_grad, or the name of a call without a gradient.",
+    "BypassFacts.cut_at": "The source line of the cut.",
+    "BypassFacts.at": "The source line where what was cut is consumed.",
+    "BypassFacts.layers": "The trained layers before the cut.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
