@@ -167,7 +167,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     same = same_facts(look, output_loss) or collapsed_facts(look, output_loss, facts.value)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look, output_loss))
     if capture.loss_root is None:
         return _bare(flow, look), None
     if reason := why_unsupported():

@@ -80,16 +80,16 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
     if any(not t.is_floating_point() or t.is_sparse or t.is_nested for t in now):
         return None
     try:
-        with torch.enable_grad(), _Watch() as watch:
+        with torch.enable_grad():
             z = [t.detach().as_subclass(Tensor).clone().requires_grad_(True) for t in now]
-            value = loss(z)
-        if watch.call is None or watch.call[3] is not value:
+            found = known_call(loss, z)
+        if found is None:
             return None
-        func, args, kwargs, _ = watch.call
+        func, args, kwargs = found
         given = inspect.signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         entries, target = given.arguments["input"], given.arguments["target"]
-        place = _taken_from(entries, z)
+        place = taken_from(entries, z)
         if place is None or target.requires_grad or not bool(torch.isfinite(target).all()):
             return None
         shares = _SHARES[func](given.arguments)
@@ -104,7 +104,14 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
     return Known(place, tuple(back), _BEST[which], now[place].detach() + move)
 
 
-def _taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
+def known_call(loss: Loss, outputs: Sequence[Tensor]) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+    """The call of a known loss that is all of this one, with its arguments; None where it is something else."""
+    with _Watch() as watch:
+        value = loss(outputs)
+    return None if watch.call is None or watch.call[3] is not value else watch.call[:3]
+
+
+def taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
     """Which output these are entries of, each of them once and as it was; None where they are something else."""
     node = entries.grad_fn
     if node is None:

@@ -231,7 +231,7 @@ class LabelFacts(Record, frozen=True, kw_only=True):
     """Labels that the loss at a ``call`` takes and does not mean, and the ``share`` of them.
 
     ``kind``: "unsigned" for 0 and 1 where it knows -1 and 1 (share: of zeros), "beyond" for labels outside of 0 to 1,
-    "several" for samples with several ones under a softmax.
+    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed.
     """
 
     call: int

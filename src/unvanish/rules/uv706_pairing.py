@@ -121,7 +121,7 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
 def _labels(flow: Flow) -> list[Statement]:
     """Labels that the loss function takes and does not mean."""
     labels = flow.labels
-    if labels is None:
+    if labels is None or labels.kind == "mixed":  # which UV708 tells of
         return []
     name = next((call.name for call in flow.calls if call.index == labels.call), "the loss")
     share = percent(labels.share)

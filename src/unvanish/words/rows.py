@@ -45,9 +45,9 @@ ROWS = {
     "LabelFacts.call": "The index of the call of the loss.",
     "LabelFacts.kind": (
         "unsigned: 0 and 1 where the loss knows -1 and 1; beyond: labels outside of 0 to 1; several: samples with"
-        " several ones under a softmax."
+        " several ones under a softmax; mixed: rows of classes whose entries a view has taken from several steps."
     ),
-    "LabelFacts.share": "The share of such labels: of zeros, of labels beyond, of samples with several ones.",
+    "LabelFacts.share": "The share of such labels: zeros, labels beyond, samples with several ones, or mixed rows.",
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",
