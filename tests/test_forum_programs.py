@@ -153,6 +153,17 @@ def test_a_schedule_that_leaves_no_rate(seed: int, factor: Callable[[int], float
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_a_rate_of_0_under_no_schedule(seed: int, kind: type[torch.optim.Optimizer]) -> None:
+    model, x, y = classifier(seed)
+    for rate, expected in ((0.0, "note"), (3e-3, "")):
+        optimizer = kind(model.parameters(), lr=rate)  # type: ignore[call-arg]
+        report = unvanish.diagnose(model, x, y, F.cross_entropy, optimizer=optimizer)
+        assert levels(report).get("UV705", "") == expected
+        assert not expected or message(report, "UV705").startswith("The learning rate is 0, so")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_weights_that_decay_has_pulled_to_nothing_are_put_down_to_the_decay(seed: int) -> None:
     with seeded(seed):
         model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))

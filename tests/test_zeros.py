@@ -63,6 +63,22 @@ def test_all_weights_zero_is_a_saddle(activation: Any) -> None:
     assert all(each.opens and each.gates == () for each in flow.zeros)
 
 
+@pytest.mark.parametrize("offset", ["b", "shift"])
+def test_what_is_only_added_is_no_gate_by_any_name(offset: str) -> None:
+    class Own(nn.Module):
+        def __init__(self, width: int, out: int) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(width, out))
+            setattr(self, offset, nn.Parameter(torch.zeros(1, out) if offset == "shift" else torch.zeros(out)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.w + getattr(self, offset)
+
+    flow = check(nn.Sequential(Own(4, 8), nn.ReLU(), Own(8, 8), nn.ReLU(), Own(8, 3)))
+    assert verdicts(flow)["0"] == verdicts(flow)["2"] == "saddle"
+    assert all(each.gates == () for each in flow.zeros)
+
+
 def test_zero_weights_whose_hidden_values_are_not_zero_open_from_the_end() -> None:
     """sigmoid(0) = ½: ∂L/∂W₃ = r·½ is not zero, so the last layer moves, then the one before it."""
     model = nn.Sequential(nn.Linear(4, 5), nn.Sigmoid(), nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 3))

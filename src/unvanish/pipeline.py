@@ -18,6 +18,7 @@ from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
 from unvanish.evidence.birth import backward_birth, forward_birth, harmless_births, worn
+from unvanish.evidence.collapsed import collapsed_facts
 from unvanish.evidence.copies import copied_units
 from unvanish.evidence.crawl import crawling_later
 from unvanish.evidence.curvature import decrement
@@ -48,6 +49,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
+from unvanish.flow.bypassed import bypass_facts
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -162,13 +164,13 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     else:
         facts = loss_facts(output_loss, last, capture.loss, look.seed)
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
+    same = same_facts(look, output_loss) or collapsed_facts(look, output_loss, facts.value)
     if not isinstance(output_loss, str):
         output_loss.forget()
-    flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look, output_loss), labels=label_facts(look))
+    flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look, output_loss))
     if capture.loss_root is None:
         return _bare(flow, look), None
-    reason = why_unsupported()
-    if reason:
+    if reason := why_unsupported():
         flow = flow.replace(setting=flow.setting.replace(exact=False), notes=(*flow.notes, _PLAIN.format(reason)))
     updates = None if look.optimizer is None else Updates(look.optimizer, keep=look.effort != "quick")
     lasts = ([] if last is None else [last]) + several if facts.relative_gap is None or facts.at_constant else []
@@ -192,9 +194,9 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
             f"the optimizer cannot be stepped on some of its parameters alone ({updates.refused})",
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
-    flow = flow.replace(next_step=next_step(updates, look))
+    flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
     held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
+    flow = flow.replace(unused=unused_facts(capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":

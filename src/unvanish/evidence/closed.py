@@ -69,23 +69,17 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
     """What is known of this loss; None unless it is one call of a known loss on entries of an output, and no more."""
     if any(not t.is_floating_point() or t.is_sparse or t.is_nested for t in now):
         return None
-    calls: list[tuple[Any, Any, dict[str, Any], Any]] = []
-
-    def heard(*call: Any) -> None:
-        if call[0] in _SHARES:
-            calls.append(call)
-
     try:
-        with torch.enable_grad(), Listening(heard):
+        with torch.enable_grad():
             z = [t.detach().as_subclass(Tensor).clone().requires_grad_(True) for t in now]
-            value = loss(z)
-        if not calls or calls[-1][-1] is not value:
+            found = known_call(loss, z)
+        if found is None:
             return None
-        func, args, kwargs, _ = calls[-1]
+        func, args, kwargs = found
         given = _signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         entries, target = given.arguments["input"], given.arguments["target"]
-        place = _taken_from(entries, z)
+        place = taken_from(entries, z)
         if place is None or target.requires_grad or not bool(torch.isfinite(target).all()):
             return None
         shares = _SHARES[func](given.arguments)
@@ -103,7 +97,20 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
 _signature = cache(inspect.signature)  # of a few functions of torch's, and dear to read
 
 
-def _taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
+def known_call(loss: Loss, outputs: Sequence[Tensor]) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+    """The call of a known loss that is all of this one, with its arguments; None where it is something else."""
+    calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def heard(*call: Any) -> None:
+        if call[0] in _SHARES:
+            calls.append(call)
+
+    with Listening(heard):
+        value = loss(outputs)
+    return calls[-1][:3] if calls and calls[-1][3] is value else None
+
+
+def taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:
     """Which output these are entries of, each of them once and as it was; None where they are something else."""
     node = entries.grad_fn
     if node is None:

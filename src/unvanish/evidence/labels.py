@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unvanish.evidence.class_axis import class_axis_facts
 from unvanish.evidence.moving import or_none
+from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.records import LabelFacts
 from unvanish.trace.listening import Listening, name_of
@@ -19,8 +21,12 @@ ASKED = (*SIGNED, *SHARES, "cross_entropy")
 ROUND = 0.1  # beyond 0 to 1: what interpolation may leave
 
 
-def label_facts(look: Look) -> LabelFacts | None:
-    """What is odd about the labels of the first such loss; None where nothing is, or none is called."""
+def label_facts(look: Look, output_loss: OutputLoss | str = "") -> LabelFacts | None:
+    """What is odd about the labels of the first such loss, or the classes they meet; None where nothing is."""
+    return _odd_labels(look) or class_axis_facts(look.capture, output_loss)
+
+
+def _odd_labels(look: Look) -> LabelFacts | None:
     capture, problem = look.capture, look.problem
     call = next((each for each in capture.calls if each.name in ASKED), None)
     if call is None:

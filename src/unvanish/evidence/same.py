@@ -112,7 +112,7 @@ def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
     if sum(p.numel() for _, p in live) <= sum(t[0].numel() for t in now):  # a constant is all that is meant
         return None
     with put_back([p for _, p in live], look.copy_of):
-        _move(live, look.seed)
+        moved_by_nature(live, look.seed)
         moved = outputs(problem)
         if not _all_alike(moved, axis):
             return None
@@ -160,7 +160,8 @@ def _near(one: Tensor, other: Tensor, share: float | None = None) -> bool:
     return bool((one - other).abs().max() <= share * other.abs().max())
 
 
-def _move(parameters: Sequence[tuple[str, nn.Parameter]], seed: int) -> None:
+def moved_by_nature(parameters: Sequence[tuple[str, nn.Parameter]], seed: int) -> None:
+    """Add noise of the size of an ordinary initialisation to each, in place."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in parameters:
         size = natural_norm(name, parameter) / max(1, parameter.numel()) ** 0.5

@@ -87,7 +87,7 @@ def with_real_steps(
     if raised:
         return facts.replace(walked=walked) if walked is not None else _walked(look, optimizer, facts)
     if not slow or math.isnan(facts.lr):  # without a rate there is none to try a larger one of
-        return facts
+        return facts.replace(scheduled=scheduled(optimizer, problem.steps)) if facts.lr == 0.0 else facts
     lr_limit = steepest(problem, model, optimizer, seed)
     scale = 100.0
     if lr_limit is not None:

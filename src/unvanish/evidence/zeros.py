@@ -2,8 +2,9 @@
 
 Every trainable tensor that is exactly zero is nudged, and the outputs are probed once more. If a gradient comes back
 and some other zero tensor has a gradient now, training opens it by itself (gated); if none has, nothing breaks the
-symmetry (saddle); if nothing comes back, the path is dead. Biases are left alone: a zero bias is an ordinary start and
-shuts nothing, and moving it would open a layer that only sees the zeros of a dead one. Whatever is moved is put back.
+symmetry (saddle); if nothing comes back, the path is dead. Biases, and all that is only added, are left alone: a zero
+bias is an ordinary start and shuts nothing, and moving it would open a layer that only sees the zeros of a dead one.
+Whatever is moved is put back.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
     if not shut:
         return ()
     calls = look.capture.calls
+    added = _only_added(calls)
     zero = {
         n: p
         for n, p in look.model.named_parameters()
-        if p.requires_grad and p.numel() and not _is_bias(n, p) and not bool(p.detach().any())
+        if p.requires_grad and p.numel() and not _is_bias(n, p, added) and not bool(p.detach().any())
     }
     opened: dict[int, float] = {}
     if zero:
@@ -124,8 +126,14 @@ def of_one_number(call: Call, calls: Sequence[Call]) -> bool:
     return False
 
 
-def _is_bias(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim <= 1 and "bias" in name.rpartition(".")[2]
+def _only_added(calls: Sequence[Call]) -> set[int]:
+    """The parameters, by id, that the forward pass only adds to something, as a bias or a position by any name."""
+    uses = [(call.name.strip("_") in ("add", "radd", "iadd"), id(p)) for call in calls for p in call.parameters]
+    return {p for adds, p in uses if adds} - {p for adds, p in uses if not adds}
+
+
+def _is_bias(name: str, parameter: nn.Parameter, added: Collection[int]) -> bool:
+    return id(parameter) in added or (parameter.ndim <= 1 and "bias" in name.rpartition(".")[2])
 
 
 @contextmanager

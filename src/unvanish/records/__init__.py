@@ -13,6 +13,7 @@ from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
+from unvanish.records.bypass import BypassFacts as BypassFacts
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import BackwardFacts as BackwardFacts
@@ -246,6 +247,7 @@ class Flow(Record, frozen=True, kw_only=True):
     same: SameFacts | None = None
     functions: tuple[BackwardFacts, ...] = ()
     labels: LabelFacts | None = None
+    bypassed: tuple[BypassFacts, ...] = ()
 
     def call_at(self, index: int | None) -> CallFlow | None:
         """The call of that index, where it is known."""

@@ -231,7 +231,7 @@ class LabelFacts(Record, frozen=True, kw_only=True):
     """Labels that the loss at a ``call`` takes and does not mean, and the ``share`` of them.
 
     ``kind``: "unsigned" for 0 and 1 where it knows -1 and 1 (share: of zeros), "beyond" for labels outside of 0 to 1,
-    "several" for samples with several ones under a softmax.
+    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed.
     """
 
     call: int
@@ -270,14 +270,16 @@ class SameFacts(Record, frozen=True, kw_only=True):
 
     ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
     tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
-    where all inputs are the same. ``axis``: not 0 where they are the same at all so many steps along that axis of the
-    outputs, sample by sample: "others that are the same" or "nothing" tells them apart, or "nothing, expanded" where
-    they are one that is expanded to all.
+    where all inputs are; or "any constant": they differ by the share ``apart`` alone (in squares, of their length or of
+    what they do at other weights) under a loss that any constant satisfies. ``axis``: not 0 where they are the same at
+    all so many steps along that axis of the outputs: "others that are the same" or "nothing" tells them apart, or
+    "nothing, expanded" where they are one that is expanded to all.
     """
 
     samples: int
     read: str
     axis: int = 0
+    apart: float = 0.0
 
 
 class PinnedFacts(Record, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     same = _OfFlow(lambda flow: flow.same)
     functions = _OfFlow(lambda flow: flow.functions)
     labels = _OfFlow(lambda flow: flow.labels)
+    bypassed = _OfFlow(lambda flow: flow.bypassed)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

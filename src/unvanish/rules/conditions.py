@@ -48,7 +48,12 @@ FEWEST = 6  # values from which on their order can show that they rise
 
 def settled(flow: Flow) -> bool:
     """Whether nothing is left to reduce, or no small move of the weights reduces it."""
-    return has_converged(flow.loss) or is_stationary(flow)
+    return has_converged(flow.loss) or is_stationary(flow) or any_constant_does(flow)
+
+
+def any_constant_does(flow: Flow) -> bool:
+    """Whether the loss is at its lowest because outputs that are only compared with one another are alike."""
+    return flow.same is not None and flow.same.apart > 0.0
 
 
 def hindered(flow: Flow) -> bool:

@@ -8,6 +8,7 @@ from unvanish.decide.limits import CONVERGED, STATIONARY, VANISHED
 from unvanish.decide.stationary import is_stationary
 from unvanish.records import Evidence, Flow, LayerFlow, LossFacts
 from unvanish.rules import Statement, rule
+from unvanish.rules.conditions import any_constant_does
 from unvanish.rules.wording import factor, judged, names, subject, weakest
 from unvanish.words.numbers import percent
 
@@ -47,7 +48,7 @@ def converged(flow: Flow, *, threshold: float = CONVERGED) -> list[Statement]:
     """
     layers = judged(flow, "converged")
     gap = None if flow.loss is None else flow.loss.relative_gap
-    if not layers or (gap is None and not is_stationary(flow)):
+    if not layers or any_constant_does(flow) or (gap is None and not is_stationary(flow)):
         return []
     if gap is not None and gap < threshold:
         left = percent(max(gap, 0.0))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from unvanish.decide.limits import SWITCHED_OFF
-from unvanish.records import Evidence, Flow, LayerFlow, UnusedFacts
+from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, sources, subject
+from unvanish.rules.wording import judged, listing, names, sources, subject, together
 
 
 @rule(
@@ -48,8 +48,11 @@ def unused(flow: Flow) -> list[Statement]:
     leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
     and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
     layers, as with a code that an encoder only chooses, the cut counts. A note, too, inside the forward of an
-    ``autograd.Function``, whose backward may run it again. Of a running training, a layer without a
-    gradient in several samples in a row: what a check of that step says, or a note.
+    ``autograd.Function``, whose backward may run it again. Layers that are trained by another way are noted where one
+    summand of a sum was cut and the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later
+    layer is given what they only choose, as by an argmax, and nothing else that is made of them meets it before the
+    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Of a running training, a layer
+    without a gradient in several samples in a row: what a check of that step says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
@@ -57,6 +60,28 @@ def unused(flow: Flow) -> list[Statement]:
     Source: Shazeer et al. 2017, Outrageously large neural networks: the sparsely-gated mixture-of-experts layer
     (experts without a sample); Chen et al. 2016, Training deep nets with sublinear memory cost (checkpoints).
     """
+    return [*_without_any(flow), *(_bypassed(flow, facts) for facts in flow.bypassed)]
+
+
+def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
+    """Of layers that other ways to the loss train."""
+    who, one = together(facts.layers, flow), len(facts.layers) == 1
+    if facts.kind == "sum":
+        message = (
+            f"In the sum at {facts.at} one summand is cut out of the graph by {facts.cut} at {facts.cut_at}: {who}"
+            f" {'gets' if one else 'get'} the signal through the other summand alone, not past it."
+        )
+    else:
+        message = (
+            f"What {facts.at} is given was only chosen by {facts.cut} at {facts.cut_at}, which has no gradient: {who}"
+            f" {'learns' if one else 'learn'} nothing from what follows it, only from other terms of the loss. A"
+            " gradient can be led around a choice, as by x + (q - x).detach()."
+        )
+    return Statement(level="note", layers=facts.layers, cause="a part cut off", message=message)
+
+
+def _without_any(flow: Flow) -> list[Statement]:
+    """Of layers that get no gradient at all."""
     layers = judged(flow, "unused")
     if not flow.asks("calls"):
         return [_finding(flow, list(layers), "note", "this step", "", {})] if layers else []

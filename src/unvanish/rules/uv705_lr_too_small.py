@@ -74,8 +74,9 @@ def lr_too_small(
     layers are frozen, or no optimizer holds them, it is at most a note: the gap is that to the best outputs of all,
     which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
     activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
-    first step and before the last of those planned is an error by itself; of an optimizer that counts no steps, a
-    millionth of the schedule's rate or less is a note once steps have been taken under it.
+    first step and before the last planned is an error by itself, before the first a note where no schedule leads up
+    from it; of an optimizer that counts no steps, a millionth of the schedule's rate or less is a note once steps were
+    taken.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -114,8 +115,11 @@ def lr_too_small(
 
 def _stopped(step: StepFacts) -> list[Statement]:
     """What is said of a rate that is 0, or next to nothing beside its schedule's."""
-    if step.lr == 0.0 and _stands_still(step):
-        return _no_rate(step)
+    if step.lr == 0.0 and all(value == step.loss for _, value in step.ladder):
+        if _has_begun(step):
+            return _no_rate(step)
+        if not step.taken and step.scheduled == 1.0:
+            return [_not_begun(step)]
     return _no_rate_left(step, step.faded) if step.faded is not None and step.faded > FADED else []
 
 
@@ -134,11 +138,10 @@ def _told_otherwise(flow: Flow) -> bool:
     return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small
 
 
-def _stands_still(step: StepFacts) -> bool:
-    """Whether the next step moves nothing, and no warm-up from nothing is about to begin: it has had its first step."""
+def _has_begun(step: StepFacts) -> bool:
+    """Whether it has had its first step, before which a warm-up from nothing may begin, and not its last."""
     taken = step.taken or 0
-    before_the_end = step.planned is None or taken < step.planned
-    return taken > 0 and before_the_end and all(value == step.loss for _, value in step.ladder)
+    return taken > 0 and (step.planned is None or taken < step.planned)
 
 
 def _no_rate(step: StepFacts) -> list[Statement]:
@@ -148,6 +151,16 @@ def _no_rate(step: StepFacts) -> list[Statement]:
     )
     taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
     return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
+
+
+def _not_begun(step: StepFacts) -> Statement:
+    """Of an optimizer that was made with a rate of 0, under no schedule that would raise it."""
+    message = (
+        f"The learning rate is 0, so {step.optimizer} moves nothing, and no schedule leads up from it."
+        " Unless the training loop sets the rate before each step, nothing is learned."
+    )
+    evidence = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
+    return Statement(level="note", cause="learning rate", message=message, evidence=(evidence,))
 
 
 def _no_rate_left(step: StepFacts, faded: float) -> list[Statement]:

@@ -121,7 +121,7 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
 def _labels(flow: Flow) -> list[Statement]:
     """Labels that the loss function takes and does not mean."""
     labels = flow.labels
-    if labels is None:
+    if labels is None or labels.kind == "mixed":  # which UV708 tells of
         return []
     call = flow.call_at(labels.call)
     name = "the loss" if call is None else call.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.records import Evidence, Flow, LossFacts, PairFacts
+from unvanish.records import Evidence, Flow, LabelFacts, LossFacts, PairFacts
 from unvanish.rules import Statement, rule
 from unvanish.words.numbers import number
 
@@ -35,7 +35,9 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     either the shapes are stretched on both sides where they meet, or the loss stays the same when scattered outputs are
     dealt to other samples. Targets that are all the same are not asked. A note where the best constant is as good as
     any outputs because of samples whose loss no output changes, and whose targets no other sample has: labels of 0 and
-    1 in a loss made for -1 and 1, or a mask that leaves one class.
+    1 in a loss made for -1 and 1, or a mask that leaves one class. An error, too, where a cross-entropy is given
+    outputs of a layer with an axis of steps or pixels, and what it takes for the classes of one of these are entries of
+    several: a row of classes goes back to no whole axis of the outputs.
 
     What helps: give outputs and targets the same shape, with ``outputs.squeeze(1)`` or ``targets.unsqueeze(1)``, and
     take means over the samples after comparing.
@@ -44,6 +46,8 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     learning, section 1.5.5 (the best constant under each loss).
     """
     pairs, loss = flow.pairs, flow.loss
+    if flow.labels is not None and flow.labels.kind == "mixed":
+        return [_mixed(flow, flow.labels)]
     if pairs is None or loss is None or loss.best_constant is None or not pairs.won < threshold:
         return []
     if pairs.unasked:
@@ -73,6 +77,19 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
             ),
         )
     ]
+
+
+def _mixed(flow: Flow, labels: LabelFacts) -> Statement:
+    """Of classes that are taken along no axis of the outputs."""
+    at = flow.calls[labels.call].source if labels.call < len(flow.calls) else ""
+    where = f" at {at}" if at else ""
+    message = (
+        f"The classes that cross_entropy{where} compares are not those of one sample and step of the outputs: a view or"
+        " a reshape has cut the outputs along a wrong axis, so that entries of several steps stand as the classes of"
+        " one. Move the axis of the classes instead, with transpose, permute or movedim."
+    )
+    evidence = Evidence(name="share of rows of classes that are mixed", value=labels.share, relation=">", threshold=0.0)
+    return Statement(level="error", cause="a view in place of a transpose", message=message, evidence=(evidence,))
 
 
 def _some_unasked(pairs: PairFacts, loss: LossFacts, threshold: float) -> Statement:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from unvanish.decide.alike import alike_level
+from unvanish.decide.limits import UNTOLD
 from unvanish.decide.stationary import has_converged
-from unvanish.records import Evidence, Flow, SameFacts
+from unvanish.records import Evidence, Flow, LossFacts, SameFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import hindered
-from unvanish.words.numbers import number
+from unvanish.words.numbers import number, percent
 
 
 @rule(
@@ -40,15 +41,23 @@ def same_outputs(flow: Flow) -> list[Statement]:
     first observations. Outputs of steps, along an axis that the targets have too and differ along, are asked in the
     same way: an error where nothing tells the steps apart, a note where the forward pass ends in an ``expand`` along
     them. Targets that the loss does not count, as padding, are left out of it. A model of no more weights than outputs
-    is not asked: a constant is what is meant.
+    is not asked: a constant is what is meant. An error, too, where the loss only compares outputs with one another and
+    they are alike: in squares they differ by less than a hundredth of their length, or, where that counts, of what they
+    differ by at weights moved as above; the loss has less than a thousandth left of what random outputs cost, is the
+    same for whichever constant, and no outputs have a lower one.
 
-    What helps: read the last place of each sequence that is no padding, by its length (``packed`` sequences give it as
-    the final state); check the axis of means and indices, and that the forward pass uses what it is given.
+    What helps: where outputs are compared with one another, no gradient through one side of the comparison and a
+    predictor on the other, a term that keeps their variance up, or other samples to stay away from. Else read the last
+    place of each sequence that is no padding, by its length (``packed`` sequences give it as the final state); check
+    the axis of means and indices, and that the forward pass uses what it is given.
 
     Source: Goldberg 1991, What every computer scientist should know about floating-point arithmetic (how far equal sums
-    may differ); PyTorch documentation, torch.nn.utils.rnn.pack_padded_sequence.
+    may differ); PyTorch documentation, torch.nn.utils.rnn.pack_padded_sequence; Chen & He 2021, Exploring
+    simple siamese representation learning, section 4.1 (collapse without a stop-gradient).
     """
     same, loss = flow.same, flow.loss
+    if same is not None and loss is not None and same.read == ANY:
+        return [_any_constant(same, loss)]
     if same is None or loss is None or has_converged(loss) or alike_level(flow):
         return []
     dead = any(layer.verdict == "dead" for layer in flow.layers)  # other inputs may well wake what is off
@@ -64,6 +73,19 @@ def same_outputs(flow: Flow) -> list[Statement]:
         f" targets differ: {why} All that training can reach this way is the best constant{best}."
     )
     return [Statement(level=level, cause=same.read, message=message, evidence=evidence)]
+
+
+def _any_constant(same: SameFacts, loss: LossFacts) -> Statement:
+    """Of outputs that are only compared with one another, and have become alike."""
+    message = (
+        f"All {same.samples:,} samples of this batch have nearly the same output, whatever their inputs: they differ by"
+        f" {percent(same.apart)}, in squares, of what they could. The loss, {number(loss.value)}, is at its lowest all"
+        " the same, for it only compares outputs with one another, and any constant satisfies it. Nothing is left"
+        " to tell the samples apart by. Stop the gradient through one side of the comparison and put a predictor before"
+        " the other, or add a term that keeps the outputs' variance up. On this batch."
+    )
+    evidence = Evidence(name="share by which outputs differ", value=same.apart, relation="<", threshold=UNTOLD)
+    return Statement(level="error", cause=ANY, message=message, evidence=(evidence,))
 
 
 def _steps(same: SameFacts) -> Statement:
@@ -91,6 +113,7 @@ _OF_STEPS = {
     "others that are the same": ("note", "the inputs they are made of are the same at every step here."),
 }
 
+ANY = "any constant"
 PART = "a part that is the same"
 """What lets other inputs tell the outputs apart has no layer that loses them on the way."""
 

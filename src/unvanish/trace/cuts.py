@@ -35,6 +35,7 @@ class Cut:
     inputs: list[int]
     calls: list[int]
     parameters: list[int]
+    name: str  # of the call that made it
 
 
 class Cuts:
@@ -73,7 +74,7 @@ class Cuts:
         # a view of a parameter, made without gradients, still says that it requires one
         leaves = [id(t if t._base is None else t._base) for t in live if t.grad_fn is None]
         leaves += [id(p) for t in live for p in known.get(t.grad_fn, ())]
-        cut = Cut(self._why(name), place(), in_library(), behind, calls, leaves)
+        cut = Cut(self._why(name), place(), in_library(), behind, calls, leaves, name)
         self.found.append(cut)
         for tensor in plain:
             self.held[id(tensor)] = weakref.ref(tensor), len(self.found) - 1

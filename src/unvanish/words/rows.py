@@ -45,9 +45,9 @@ ROWS = {
     "LabelFacts.call": "The index of the call of the loss.",
     "LabelFacts.kind": (
         "unsigned: 0 and 1 where the loss knows -1 and 1; beyond: labels outside of 0 to 1; several: samples with"
-        " several ones under a softmax."
+        " several ones under a softmax; mixed: rows of classes whose entries a view has taken from several steps."
     ),
-    "LabelFacts.share": "The share of such labels: of zeros, of labels beyond, of samples with several ones.",
+    "LabelFacts.share": "The share of such labels: zeros, labels beyond, samples with several ones, or mixed rows.",
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",
@@ -72,7 +72,18 @@ ROWS = {
     "SameFacts.axis": "The axis of the outputs along which they are the same: 0 for samples, 1 or 2 for steps.",
     "read": (
         "What of the inputs such outputs are made of: a part that is the same for all samples, others that are the"
-        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same."
+        " same, the batch as a whole, nothing; or nothing that differs, where all inputs are the same. Or any constant,"
+        " where the loss only compares the outputs with one another."
     ),
+    "SameFacts.apart": (
+        "By what outputs under such a loss differ, in squares: as a share of their length, where the loss does not"
+        " ask for that, else of what they differ by at other weights. 0 in all other cases."
+    ),
+    "bypassed": "Cuts that take a part of their signal from layers which other ways to the loss train.",
+    "BypassFacts.kind": "A sum of which one summand was cut, or a choice, which has no gradient.",
+    "BypassFacts.cut": "What cut it: detach, no_grad, or the name of a call without a gradient.",
+    "BypassFacts.cut_at": "The source line of the cut.",
+    "BypassFacts.at": "The source line where what was cut is consumed.",
+    "BypassFacts.layers": "The trained layers before the cut.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
