@@ -452,3 +452,15 @@ def test_an_output_of_rounding_alone_does_not_drown_the_others(left: float, seed
     report = diagnose(Problem(model, x, None, loss))
     assert all((layer.log10_transmission or 0.0) > -1.0 for layer in report.layers)
     assert report.healthy
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_a_zero_head_ends_is_laid_to_its_weights_alone(seed: int) -> None:
+    """Nothing arrives at the activation before it, so that of its slopes nothing was measured: they shut nothing."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    nn.init.zeros_(model.get_parameter("4.weight").detach())
+    x = torch.randn(16, 4)
+    head = diagnose(model, x, x[:, :1], F.mse_loss).layers[-1]
+    assert head.log10_gain == head.log10_weight_gain == -math.inf
+    assert head.log10_slope_gain == head.log10_join_gain == 0.0
