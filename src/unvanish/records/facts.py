@@ -90,20 +90,22 @@ class NextStep(Record, frozen=True, kw_only=True):
 
     ``nonfinite``: the layers that get a number which is not finite, ``nonfinite_share`` of all entries; ``reason``:
     "eps", "state", "gradient" or "rate". ``moved``: of the entries the step asks to move, the share whose value
-    changes; ``outside``: entries of trainable parameters that the model uses, but neither owns nor the optimizer holds,
-    ``outside_at`` where the first is used; ``anew``: those of layers that each forward pass makes and draws anew.
-    ``narrow``: the type of 16 bits it was measured in, or "". ``left_out``: trainable layers that were called and that
-    the optimizer does not hold; ``partly``: parameters by name that it does not hold, of layers of which it holds
-    others; ``stale``: entries that it holds in the place of all of these, and that the model has no more; ``standing``:
-    layers that it holds at a learning rate of 0, beside others that it moves; ``drifting``: frozen normalisations whose
-    running statistics each forward pass moves. ``decay_balance``: |g + λw| / |g| over all weights that decay;
-    ``decay_share``: of their norm, the share that a step takes by the decay alone.
+    changes; ``arrives``: the step they make along the one that is asked for, as a share of it; ``outside``: entries of
+    trainable parameters that the model uses, but neither owns nor the optimizer holds, ``outside_at`` where the first
+    is used; ``anew``: those of layers that each forward pass makes and draws anew. ``narrow``: the type of 16 bits it
+    was measured in, or "". ``left_out``: trainable layers that were called and that the optimizer does not hold;
+    ``partly``: parameters by name that it does not hold, of layers of which it holds others; ``stale``: entries that it
+    holds in the place of all of these, and that the model has no more; ``standing``: layers that it holds at a learning
+    rate of 0, beside others that it moves; ``drifting``: frozen normalisations whose running statistics each forward
+    pass moves. ``decay_balance``: |g + λw| / |g| over all weights that decay; ``decay_share``: of their norm, the share
+    that a step takes by the decay alone.
     """
 
     nonfinite: tuple[str, ...] = ()
     nonfinite_share: float = 0.0
     reason: str = ""
     moved: float | None = None
+    arrives: float | None = None
     narrow: str = ""
     left_out: tuple[str, ...] = ()
     partly: tuple[str, ...] = ()
@@ -382,10 +384,10 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
 
     ``called``: its module ran, or its parameters were used. ``cut``: what took its result out of the graph, if numbers
     made of it still reach the loss: detach, no_grad, checkpoint, function (the forward of one of autograd's) or the
-    name of a call without a gradient; or the factor of zero that it is multiplied by in the graph; ``cut_at``: a source
-    line. ``feeds``: a layer that is trained consumes them. ``library``: the forward that leaves the layer out, or cuts
-    it, is that of an installed package. ``conditional``: that forward calls it under a condition. ``held``: whether the
-    optimizer holds it; None without.
+    name of a call without a gradient; or, in the graph, the factor of zero that it is multiplied by, or a choice that
+    takes nothing of it on this batch; ``cut_at``: a source line. ``feeds``: a layer that is trained consumes them.
+    ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package. ``conditional``:
+    that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
     """
 
     layer: str
