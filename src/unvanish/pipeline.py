@@ -48,6 +48,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
+from unvanish.flow.chosen import not_chosen
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
@@ -193,8 +194,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look))
-    held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(look.capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
+    flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
@@ -213,6 +213,11 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     """The one walk."""
     watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
+
+
+def _with_unused(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    out = unused_facts(look.capture, look.layers, flow.layers, held, [call.trunk for call in flow.calls])
+    return flow.replace(unused=(*out, *not_chosen(look.capture, look.layers, seen, held)))
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
