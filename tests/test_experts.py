@@ -130,3 +130,45 @@ def test_a_block_of_the_trunk_that_no_sample_takes_is_no_expert() -> None:
     torch.manual_seed(0)
     report = _checked(Skipped(), 0)
     assert [f.layers for f in report.findings if f.level == "error"] == [("blocks.1",)]
+
+
+class Adapters(nn.Module):
+    """One of a dict of adapters, by a key that the batch comes with, or by keys that stand in the program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("en", "de", "fr")})
+        self.head = nn.Linear(8, 1)
+
+
+class ByKey(Adapters):
+    def forward(self, x: Tensor, language: str) -> Tensor:
+        return self.head(self.adapters[language](x).relu())
+
+
+class InALoop(Adapters):
+    def forward(self, x: Tensor) -> Tensor:
+        for name in ("en", "de"):
+            x = self.adapters[name](x).relu()
+        return self.head(x)
+
+
+class ByConstants(Adapters):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.adapters["de"](self.adapters["en"](x).relu()).relu())
+
+
+def test_an_adapter_that_this_batch_has_no_key_for_is_a_note() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 8)
+    report = unvanish.diagnose(ByKey(), (x, "en"), x[:, :1], F.mse_loss)
+    assert report.healthy
+    assert [(f.code, f.layers) for f in report.findings] == [("UV602", ("adapters.de", "adapters.fr"))]
+
+
+@pytest.mark.parametrize("kind", [InALoop, ByConstants])
+def test_an_adapter_that_no_key_of_the_program_names_is_an_error(kind: type[Adapters]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 8)
+    report = unvanish.diagnose(kind(), x, x[:, :1], F.mse_loss)
+    assert [(f.code, f.level, f.layers) for f in report.findings] == [("UV602", "error", ("adapters.fr",))]
