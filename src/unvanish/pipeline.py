@@ -31,7 +31,7 @@ from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curv
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import log_mass, output_facts, shrunk
+from unvanish.evidence.output import log_mass, output_facts, shrunk, size_of_targets
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.over_batch import over_batch
 from unvanish.evidence.own_backward import with_functions
@@ -165,6 +165,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     if not isinstance(output_loss, str):
         output_loss.forget()
+    facts = facts.replace(targets=size_of_targets(capture.compared))
     flow = flow.replace(loss=facts, pairs=paired, same=same_facts(look, output_loss), labels=label_facts(look))
     if capture.loss_root is None:
         return _bare(flow, look), None
@@ -264,8 +265,7 @@ def _more_evidence(
         return flow
     last, own = ends
     if last is not None:
-        facts = output_facts(last, own, loss)
-        calls = look.capture.calls
+        facts, calls = output_facts(last, own, loss), look.capture.calls
         flow = flow.replace(output=facts.replace(log_mass=log_mass(last, calls), shrunk=shrunk(last, calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))

@@ -9,7 +9,8 @@ class LossFacts(Record, frozen=True, kw_only=True):
     """What the loss alone says, its outputs taken as free variables.
 
     ``reference`` is L_ref, the achievable reduction of the loss from an untrained start; ``relative_gap`` the share of
-    it that remains. Both are None where the loss has no scale, with the reason in ``why``.
+    it that remains. Both are None where the loss has no scale, with the reason in ``why``. ``targets``: the rms of the
+    numbers that the outputs meet in it first; None for labels.
     """
 
     value: float
@@ -21,6 +22,7 @@ class LossFacts(Record, frozen=True, kw_only=True):
     at_constant: bool = False
     curvature: float | None = None
     reacts: bool | None = None
+    targets: float | None = None
     why: str = ""
 
 
@@ -29,26 +31,23 @@ class StepFacts(Record, frozen=True, kw_only=True):
 
     ``ladder``: (multiple of the next update, loss there). ``best``: the multiple with the lowest loss, None where none
     lowers it. ``lowered``: its fall as a share of L_ref, less what the loss may be wrong by; None without that scale.
-    ``needed``: steps to close 90% of the gap, at the pace of the first or of the training so far.
-    ``taken``: the steps it has made already. ``walked``: the loss after a few real steps, taken only on suspicion;
-    ``walked_scaled`` the same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the
-    sharpest curvature allows plain gradient descent. ``after``: of plain descent, the real steps after which ``best``,
-    ``needed`` and ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the
-    layers that hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink
-    with it; ``arriving``: the decades a step by which it still rose there, where no more steps were taken for their
-    cost; ``learned``: the loss there, where it has fallen by what these layers have learned, or nearly all the way by
-    what any have. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far
-    above that of the best constant output.
-    ``silenced``: the layers that get a gradient of exactly zero after the few.
+    ``needed``: steps to close 90% of the gap, at the pace of the first or of the training so far. ``taken``: the steps
+    it has made already. ``walked``: the loss after a few real steps, taken only on suspicion; ``walked_scaled`` the
+    same with the learning rate times ``scale``. ``lr_limit``: 2/λ_max, the learning rate the sharpest curvature allows
+    plain gradient descent. ``after``: of plain descent, the real steps after which ``best``, ``needed`` and
+    ``lr_limit`` hold, because only then it crawls. ``arrived``: log10_transmission of the weakest of the layers that
+    hardly any signal reaches, after ``arrived_after`` real steps of an optimizer whose steps do not shrink with it;
+    ``arriving``: the decades a step by which it still rose there, where no more steps were taken for their cost;
+    ``learned``: the loss there, where it has fallen by what these layers have learned, or nearly all the way by what
+    any have. ``regained``: the loss after ``regained_after`` real steps, of a network that starts with one far above
+    that of the best constant output. ``silenced``: the layers that get a gradient of exactly zero after the few.
     ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
-    after as many without decay.
-    ``unseen``: where early layers may be exploding, the loss of every other sample after ``unseen_after`` real steps on
-    the rest.
-    ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
-    leads up to, over the present one. ``climbs``: the cosine of the gradient and the step of the same optimizer without
-    state and decay, where no size of the next step that was tried lowers the loss; ``maximize``: whether the optimizer
-    was told to climb.
+    after as many without decay. ``unseen``: where early layers may be exploding, the loss of every other sample after
+    ``unseen_after`` real steps on the rest. ``faded``: of an optimizer that counts no steps, but was stepped under a
+    schedule: the rate that one began from or leads up to, over the present one. ``climbs``: the cosine of the gradient
+    and the step of the same optimizer without state and decay, where no size of the next step that was tried lowers the
+    loss; ``maximize``: whether the optimizer was told to climb.
     """
 
     optimizer: str

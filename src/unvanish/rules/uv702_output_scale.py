@@ -11,6 +11,9 @@ from unvanish.rules.small_targets import BEYOND, small_level, small_targets
 from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number
 
+AS_LARGE = 0.1
+"""Of the best free outputs: targets that large are what they follow."""
+
 
 @rule(
     "UV702",
@@ -66,12 +69,16 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     )
     if level:
         message += f" {_constant(flow)} leaves {number(output.shrunk or 0.0)} of what the layers give."
+    # What only orders or labels the outputs, as survival times do under a Cox loss, has no scale that they follow.
+    targets = None if flow.loss is None else flow.loss.targets
+    scaled = output.aim is not None and targets is not None and targets > AS_LARGE * output.aim
+    what = "outputs" if level else "targets" if scaled else "numbers the loss asks for"
     evidence = [Evidence(name="wanted move over the size of the outputs", value=times, relation=">", threshold=far)]
     if (too_slow or level) and step is not None and step.needed is not None:
         message += (
             f" At the present pace that takes {_steps(step.needed)}, and {planned(step):,} are"
             f" {'planned' if step.planned is not None else 'assumed'}. The layers are not at fault: the signal reaches"
-            f" them, only the {'outputs' if level else 'targets'} are on another scale."
+            f" them, only the {what} are on another scale."
         )
         limit = planned(step) * (1.0 if level == "note" else OF_ONE_LOOK)
         evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=limit))
@@ -80,10 +87,10 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     return [
         Statement(
             level=level or ("error" if too_slow else "note"),
-            cause="scale of the outputs" if level else "scale of the targets",
+            cause=f"scale of the {what}",
             message=message,
             evidence=tuple(evidence),
-            remedies=() if level else None,
+            remedies=None if scaled and not level else (),
         )
     ]
 
