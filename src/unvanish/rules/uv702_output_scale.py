@@ -61,18 +61,14 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     level, too_slow, output, step = shrunk_level(flow, far), far_outputs(flow, far), flow.output, flow.step
     if output is None or output.wanted is None or output.rms is None or (too_slow is None and not level):
         return []
-    size = max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
-    times = output.wanted / size
+    times = output.wanted / max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
     message = (
         f"The loss asks the outputs to move by {number(output.wanted)} (rms), {about(times)} times their own size"
         f" ({number(output.rms)})."
     )
     if level:
         message += f" {_constant(flow)} leaves {number(output.shrunk or 0.0)} of what the layers give."
-    # What only orders or labels the outputs, as survival times do under a Cox loss, has no scale that they follow.
-    targets = None if flow.loss is None else flow.loss.targets
-    scaled = output.aim is not None and targets is not None and targets > AS_LARGE * output.aim
-    what = "outputs" if level else "targets" if scaled else "numbers the loss asks for"
+    what = "outputs" if level else "targets" if _follow_targets(flow) else "numbers the loss asks for"
     evidence = [Evidence(name="wanted move over the size of the outputs", value=times, relation=">", threshold=far)]
     if (too_slow or level) and step is not None and step.needed is not None:
         message += (
@@ -90,9 +86,15 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
             cause=f"scale of the {what}",
             message=message,
             evidence=tuple(evidence),
-            remedies=None if scaled and not level else (),
+            remedies=None if what == "targets" else (),
         )
     ]
+
+
+def _follow_targets(flow: Flow) -> bool:
+    """Whether the best outputs have the size of the targets: what only orders or labels them has none they follow."""
+    aim, targets = flow.output and flow.output.aim, flow.loss and flow.loss.targets
+    return aim is not None and targets is not None and targets > AS_LARGE * aim
 
 
 def _small(flow: Flow, far: float) -> Statement:
