@@ -9,7 +9,7 @@ import textwrap
 from torch import nn
 
 
-def under_condition(above: tuple[str, nn.Module] | None, name: str, modules: dict[str, nn.Module]) -> bool:
+def under_condition(above: tuple[str, nn.Module] | None, name: str) -> bool:
     """Whether the class of the module above names the layer's branch inside an ``if`` of a method but its first.
 
     Or takes it from a ``ModuleDict`` by a key that is computed, as of adapters one for each language.

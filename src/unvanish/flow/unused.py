@@ -67,7 +67,7 @@ def unused_facts(
             )
         else:
             above = _running(name.rpartition(".")[0], modules, ran)
-            fact = fact.replace(library=_of_library(above), conditional=under_condition(above, name, modules))
+            fact = fact.replace(library=_of_library(above), conditional=under_condition(above, name))
         facts.append(fact)
     return (*facts, *switched)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn, optim
 
 from unvanish.flow import adam
 from unvanish.flow.arrived import Arrival, Pull
+from unvanish.flow.optimizers import same_kind, undecorated_step
 from unvanish.flow.sample import Sample
 from unvanish.problem import Optimizer, Optimizers, parts_of
 from unvanish.trace.scaled import norm_of, norms_of
@@ -250,11 +249,8 @@ class _Part:
 
     def _step(self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]]) -> Any:
         """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""
-        alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
-        alone.__dict__.update(self.optimizer.__dict__)
         groups = {index: {**self.optimizer.param_groups[index], "params": []} for index, *_ in taken}
-        alone.param_groups = list(groups.values())
-        alone.state = type(self.optimizer.state)(self.optimizer.state.default_factory)  # type: ignore[attr-defined]
+        alone = same_kind(self.optimizer, list(groups.values()))
         for index, stand_in, gradient, state in taken:
             # SparseAdam steps the rows of a table that were looked up, and takes no other gradient.
             rows = gradient.to_sparse(1) if isinstance(self.optimizer, optim.SparseAdam) else gradient
@@ -262,8 +258,6 @@ class _Part:
             groups[index]["params"].append(stand_in)
             if state:
                 alone.state[stand_in] = state
-        for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-            setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
         return alone.state
@@ -361,12 +355,6 @@ def _wide(weights: Tensor) -> Tensor:
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else repr(value)
-
-
-def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """The optimizer's step without a scheduler's counter and everybody's step hooks: those belong to real steps."""
-    step = type(optimizer).step
-    return partial(getattr(step, "__wrapped__", step), optimizer)
 
 
 def _copied(value: Any, stand_in: Tensor) -> Any:

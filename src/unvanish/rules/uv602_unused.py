@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide.limits import NOT_CHOSEN, SWITCHED_OFF
-from unvanish.decide.siblings import is_one_of_many, path_of
+from unvanish.decide.siblings import is_one_of_many
 from unvanish.records import Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject
@@ -64,7 +64,7 @@ def unused(flow: Flow) -> list[Statement]:
     called = {call.module for call in flow.calls}
     kinds: dict[tuple[str, str, str], list[LayerFlow]] = {}
     for layer in layers:
-        facts = known.get(layer.name) or UnusedFacts(layer=layer.name, called=path_of(layer) in called)
+        facts = known.get(layer.name) or UnusedFacts(layer=layer.name, called=layer.path in called)
         kinds.setdefault(_kind(layer, facts, flow), []).append(layer)
     return [
         _finding(flow, each, *kind, known) for kind, each in sorted(kinds.items(), key=lambda k: CAUSES.index(k[0][1]))
@@ -108,7 +108,7 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
 def _finding(
     flow: Flow, layers: list[LayerFlow], level: str, cause: str, by: str, known: dict[str, UnusedFacts]
 ) -> Statement:
-    parameters = sum({path_of(layer): layer.parameters for layer in layers}.values())  # a record is one call
+    parameters = sum({layer.path: layer.parameters for layer in layers}.values())  # a record is one call
     where = listing(known[layer.name].cut_at for layer in layers if layer.name in known and known[layer.name].cut_at)
     used = "used" if all(layer.kind == "Parameter" for layer in layers) else "called"
     results = "what it computes is" if len(layers) == 1 else "what they compute is"
@@ -157,9 +157,9 @@ def _cut(by: str, where: str, used: str) -> str:
 
 def _has_twin(layer: LayerFlow, flow: Flow) -> bool:
     """Whether a used layer of the same kind and size has the same path but for one name, as a target network's has."""
-    parts = path_of(layer).split(".")
+    parts = layer.path.split(".")
     used = [
-        path_of(a).split(".")
+        a.path.split(".")
         for a in flow.layers
         if a.call is not None and (a.kind, a.parameters) == (layer.kind, layer.parameters)
     ]
@@ -170,7 +170,7 @@ def _is_side_branch(layer: LayerFlow, flow: Flow) -> bool:
     """Whether the layer was called on what a used layer computed; what is cut off has no used layer before it."""
     calls = {call.index: call for call in flow.calls}
     used = {each.call for each in flow.layers if each.call is not None}
-    waiting = [call.index for call in flow.calls if call.module == path_of(layer)]
+    waiting = [call.index for call in flow.calls if call.module == layer.path]
     seen: set[int] = set()
     while waiting:
         index = waiting.pop()
