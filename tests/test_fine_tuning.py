@@ -13,6 +13,7 @@ from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 from unvanish.records import UnvanishError
 from unvanish.report import Report
+from unvanish.report.sentences import called, headline
 
 SEEDS = range(2)
 
@@ -119,3 +120,26 @@ def test_a_new_head_under_another_name() -> None:
     with torch.no_grad(), pytest.raises(UnvanishError, match=r"torch\.no_grad"):
         model.forward = torch.no_grad()(model.forward)  # type: ignore[method-assign]
         look(model, adam(model.parameters()))
+
+
+class Run(nn.Module):
+    """A body that runs without gradients under a head that is trained."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.net = Net(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.net.body(x)
+        return self.net.fc(features)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_headline_of_a_body_without_gradients_that_no_optimizer_holds_is_healthy(seed: int) -> None:
+    model = Run(seed)
+    meant = look(model, adam(model.net.fc.parameters()))
+    assert called(meant) == "Healthy" and "(3 unused)" in headline(meant)
+    assert [f.level for f in meant.findings if f.code == "UV602"] == ["note"]
+    cut = look(model, adam(model.parameters()))
+    assert not cut.healthy and called(cut) == "Unused"

@@ -474,3 +474,15 @@ def test_alignment_worked_by_hand() -> None:
     assert alignment(4, r.repeat(4)) == pytest.approx(log(2.0), abs=0.1)
     cancelled = alignment(4, torch.cat([r, -r, r, -r]))
     assert cancelled is not None and cancelled < -10.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_a_zero_head_ends_is_laid_to_its_weights_alone(seed: int) -> None:
+    """Nothing arrives at the activation before it, so that of its slopes nothing was measured: they shut nothing."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    nn.init.zeros_(model.get_parameter("4.weight").detach())
+    x = torch.randn(16, 4)
+    head = diagnose(model, x, x[:, :1], F.mse_loss).layers[-1]
+    assert head.log10_gain == head.log10_weight_gain == -math.inf
+    assert head.log10_slope_gain == head.log10_join_gain == 0.0

@@ -55,3 +55,25 @@ def test_a_head_alone_that_crawls_is_put_down_to_the_layers_that_are_cut_off(cut
     )
     assert report.verdict == ("unused" if cut else "healthy")
     assert {finding.code: finding.level for finding in report.findings}.get("UV705") != "error"
+
+
+def _cox(outputs: Tensor, times: Tensor) -> Tensor:
+    """The partial likelihood of survival times: it takes their order alone."""
+    risk = outputs.squeeze(1)[times.argsort(descending=True)]
+    return -(risk - risk.logcumsumexp(0)).mean()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("by_size", "cause"), [(True, "scale of the targets"), (False, "scale of the numbers")])
+def test_targets_are_blamed_where_the_outputs_follow_their_size(by_size: bool, cause: str, seed: int) -> None:
+    with seeded(seed):
+        x = torch.randn(128, 8)
+        times = torch.exp(x @ torch.randn(8))
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    if by_size:
+        report = unvanish.diagnose(model, x, 1000.0 + times[:, None], F.mse_loss, optimizer=optimizer)
+    else:
+        report = unvanish.diagnose(model, x, times, _cox, optimizer=optimizer)
+    (finding,) = [f for f in report.findings if f.code == "UV702"]
+    assert finding.cause.startswith(cause) and ("scale-targets" in finding.remedies) == by_size

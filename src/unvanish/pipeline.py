@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from unvanish.decide import beside, decide, vanishing_level
-from unvanish.decide.limits import STATIONARY, VANISHED
-from unvanish.decide.stationary import falls, has_converged, is_stationary, may_be_stationary
+from unvanish.decide.limits import VANISHED
+from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
 from unvanish.evidence.arrival import next_step
@@ -21,7 +20,7 @@ from unvanish.evidence.birth import backward_birth, forward_birth, harmless_birt
 from unvanish.evidence.collapsed import collapsed_facts
 from unvanish.evidence.copies import copied_units
 from unvanish.evidence.crawl import crawling_later
-from unvanish.evidence.curvature import decrement
+from unvanish.evidence.curvature import with_decrement
 from unvanish.evidence.decay import with_decay
 from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
@@ -32,7 +31,7 @@ from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curv
 from unvanish.evidence.loss import loss_facts
 from unvanish.evidence.moved import moved
 from unvanish.evidence.noise import noise_flags
-from unvanish.evidence.output import log_mass, output_facts, shrunk
+from unvanish.evidence.output import log_mass, output_facts, shrunk, size_of_targets
 from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.evidence.over_batch import over_batch
 from unvanish.evidence.own_backward import with_functions
@@ -50,20 +49,21 @@ from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.bypassed import bypass_facts
+from unvanish.flow.chosen import not_chosen
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
 from unvanish.flow.paths import Observed
+from unvanish.flow.setting import notes_of, setting_of
 from unvanish.flow.unused import unused_facts
 from unvanish.flow.updates import Updates
 from unvanish.preserve import untouched
 from unvanish.preserve.outside import OuterNames
-from unvanish.problem import Optimizers, Problem, name_of, parts_of
-from unvanish.records import CallFlow, Flow, LayerFlow, Setting, StepFacts, UnvanishError
+from unvanish.problem import Problem
+from unvanish.records import CallFlow, Flow, LayerFlow, StepFacts, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.backward import why_unsupported
-from unvanish.trace.calls import Capture
 from unvanish.trace.capture import forward_is_finite, one_clear_error
 from unvanish.trace.tape import Tape
 
@@ -152,7 +152,7 @@ More = Callable[[Flow], Flow]
 def _walked(look: Look) -> tuple[Flow, More | None]:
     """What one walk and the loss alone tell, and how what is left is measured without the graph, if anything is."""
     problem, capture = look.problem, look.capture
-    flow = Flow(setting=setting_of(look), notes=_notes(capture))
+    flow = Flow(setting=setting_of(look), notes=notes_of(capture))
     broken = forward_birth(look, flow)
     if broken is not None:
         return _bare(broken, look), None
@@ -167,6 +167,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     same = same_facts(look, output_loss) or collapsed_facts(look, output_loss, facts.value)
     if not isinstance(output_loss, str):
         output_loss.forget()
+    facts = facts.replace(targets=size_of_targets(capture.compared))
     flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look, output_loss))
     if capture.loss_root is None:
         return _bare(flow, look), None
@@ -195,8 +196,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
-    held = None if updates is None else updates.held
-    flow = flow.replace(unused=unused_facts(capture, look.layers, flow.layers, held, [c.trunk for c in calls]))
+    flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
     if look.effort == "full":
@@ -215,6 +215,11 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     """The one walk."""
     watch, probes = None if apart is None else apart.see, EFFORTS[look.effort]
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
+
+
+def _with_unused(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    out = unused_facts(look.capture, look.layers, flow.layers, held, [call.trunk for call in flow.calls])
+    return flow.replace(unused=(*out, *not_chosen(look.capture, look.layers, seen, held)))
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:
@@ -261,8 +266,7 @@ def _more_evidence(
         return flow
     last, own = ends
     if last is not None:
-        facts = output_facts(last, own, loss)
-        calls = look.capture.calls
+        facts, calls = output_facts(last, own, loss), look.capture.calls
         flow = flow.replace(output=facts.replace(log_mass=log_mass(last, calls), shrunk=shrunk(last, calls)))
     flow = flow.replace(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
@@ -300,26 +304,6 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     return with_recovery(look, updates.optimizer, step, frozenset(weak), flow.loss, lambda: moved(look))
 
 
-def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
-    """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
-
-    What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
-    are few. Only where that bound says nothing, and the verdict of some layer rests on the others, are they asked too.
-    """
-    if falls(flow):
-        assert flow.step is not None
-        note = _FALLS.format(flow.step.optimizer, flow.step.lowered)
-        return flow.replace(notes=(*flow.notes, note))
-    weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    live = {id(p) for a in look.layers if a.name not in weak for p in a.live}
-    only = [name for name, p in look.model.named_parameters() if id(p) in live]
-    found = decrement(look, output_loss, reference, only)
-    gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
-    if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
-        found = decrement(look, output_loss, reference)
-    return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
-
-
 def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:
     """The layers and calls of this model by one forward pass and one walk, without evidence and without verdicts.
 
@@ -339,59 +323,9 @@ _PLAIN = (
 )
 
 
-_FALLS = (
-    "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
-    " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
-)
-
-
 def _bare(flow: Flow, look: Look) -> Flow:
     """A flow of the forward pass alone: names, kinds, places and activations; no signal."""
     seen = Observed(Tape(), [], 1)
     measured, calls = measure(look.capture, look.layers, seen, 1)
     plain = tuple(m.replace(call=layer.call) for m, layer in zip(measured, look.layers, strict=True))
     return flow.replace(layers=plain, calls=calls)
-
-
-def setting_of(look: Look) -> Setting:
-    """What was looked at, and how."""
-    problem, model, optimizer = look.problem, look.model, look.optimizer
-    parameters = list(model.parameters())
-    first = next((p for p in parameters if p.is_floating_point()), parameters[0])
-    return Setting(
-        model=type(model).__name__,
-        parameters=sum(p.numel() for p in parameters),
-        batch_size=problem.batch_size,
-        dtype=str(first.dtype).removeprefix("torch."),
-        device=str(first.device),
-        mode="train" if model.training else "eval",
-        effort=look.effort,
-        seed=look.seed,
-        autocast="" if problem.autocast is None else str(problem.autocast).removeprefix("torch."),
-        optimizer="" if optimizer is None else name_of(optimizer),
-        eps=None if optimizer is None else _eps(optimizer),
-        torch=str(torch.__version__),
-    )
-
-
-def _eps(optimizer: Optimizers) -> float | None:
-    """The eps beside the root of the second moment, where all have one; other optimizers' eps means something else."""
-    adaptive = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
-    if not all(type(part).__name__ in adaptive for part in parts_of(optimizer)):
-        return None
-    return max((float(group["eps"]) for group in optimizer.param_groups if "eps" in group), default=None)
-
-
-def _notes(capture: Capture) -> tuple[str, ...]:
-    notes = []
-    if not capture.model.training:
-        notes.append(
-            "the model was checked in eval mode, as it was given; training behaves differently (dropout, norms)"
-        )
-    for place in sorted(capture.hooked):
-        notes.append(f"a tensor hook is set at {place or 'an unknown place'}; gradients are shown without what it does")
-    hooked = [name for name, p in capture.model.named_parameters() if p._backward_hooks]
-    if hooked:
-        more = f" and {len(hooked) - 1:,} more parameters" if len(hooked) > 1 else ""
-        notes.append(f"a hook is set on the gradient of {hooked[0]}{more}; gradients are shown without what it does")
-    return tuple(notes)

@@ -23,6 +23,7 @@ from unvanish.decide.limits import (
     BESIDE,
     DEAD_UNITS,
     EXPLODING,
+    NOT_CHOSEN,
     OWN_BRANCH,
     SOUND,
     STUCK,
@@ -32,6 +33,7 @@ from unvanish.decide.limits import (
 )
 from unvanish.decide.live import NEEDED, arrivals, gate_after, growths, passed_by, shut_by
 from unvanish.decide.reach import time_level
+from unvanish.decide.siblings import is_one_of_many
 from unvanish.decide.stationary import (
     comes_through,
     falls,
@@ -191,8 +193,9 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
 
 
 def _is_unused(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether it has no call, or all it has ends in a factor of zero; without the calls, whether nothing reached it."""
-    if any(facts.layer == layer.name for facts in flow.unused):
+    """Whether it has no call, or all it has is left out; without the calls, whether nothing reached it."""
+    facts = next((each for each in flow.unused if each.layer == layer.name), None)
+    if facts is not None and (facts.cut != NOT_CHOSEN or is_one_of_many(layer, flow)):
         return True
     nothing = layer.log10_signal is None and layer.log10_grad_norm is None
     return layer.call is None and (flow.asks("calls") or (nothing and flow.asks("log10_signal", "log10_grad_norm")))

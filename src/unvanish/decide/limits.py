@@ -78,6 +78,10 @@ SWITCHED_OFF = "a factor of zero"
 """What cuts a layer off (``UnusedFacts.cut``) that is in the graph: a constant it is multiplied by, beside a way that
 goes on. A penalty whose weight is zero and a branch that is not yet warmed up are no dead units."""
 
+NOT_CHOSEN = "no sample"
+"""The same of a layer of whose results a mask, an index or weights of zero take nothing on this batch, and others' all
+the same: beside layers of its kind that are in use, it is an expert that no sample was sent to."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

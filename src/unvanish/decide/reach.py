@@ -37,6 +37,15 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     return "note" if facts.lost else ""
 
 
+def comes_back(facts: TimeFacts) -> bool:
+    """Whether the first step hears more than a thousandth again, although some between it and the last do not.
+
+    Read from both ends, or looked up by what stands there: no distance from the end is a horizon then.
+    """
+    first = facts.log10_signal[0] if facts.log10_signal else None
+    return bool(facts.faint) and first is not None and first >= THOUSANDTH
+
+
 def depends_beyond(facts: TimeFacts) -> bool:
     """Whether what the targets ask demonstrably depends on a step out of reach, and more than on any within."""
     if facts.beyond is None or facts.within is None or facts.by_chance is None or facts.beyond_chance is None:

@@ -9,9 +9,10 @@ import torch
 
 from unvanish.evidence.anew import drawn_anew
 from unvanish.evidence.replaced import drifting, partly_left_out, stale
+from unvanish.flow.arrived import Arrival
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
-from unvanish.flow.updates import NARROW, Arrival, Updates
+from unvanish.flow.updates import NARROW, Updates
 from unvanish.problem import rate_of
 from unvanish.records import NextStep
 from unvanish.trace.calls import Capture
@@ -45,13 +46,14 @@ def next_step(updates: Updates | None, look: Look) -> NextStep | None:
     broken = set(bad) | {key for key, each in updates.arrivals.items() if each.bad_state}
     entries = sum(p.numel() for p in held.values())
     arrived = [updates.arrivals[key] for key, p in held.items() if key in updates.arrivals and p.dtype in NARROW]
-    moving = sum(each.asked for each in arrived)
+    moving, wanted = sum(each.asked for each in arrived), sum(each.wanted for each in arrived)
     without, whole, weights, taken = (math.hypot(*(pull[k] for pull in updates.pull)) for k in range(4))
     arrival = held_back.replace(
         nonfinite=tuple(layer.name for layer in called if any(id(p) in broken for p in layer.live)),
         nonfinite_share=sum(bad.values()) / max(1, entries),
         reason=_reason(updates, [updates.arrivals.get(key) for key in broken], [held[k] for k in broken if k in held]),
         moved=sum(each.moved for each in arrived) / moving if moving else None,
+        arrives=sum(each.given for each in arrived) / wanted if 0.0 < wanted < math.inf else None,
         narrow=next((str(p.dtype).removeprefix("torch.") for p in held.values() if p.dtype in NARROW), ""),
         decay_balance=whole / without if without > 0.0 and math.isfinite(whole / without) else None,
         decay_share=taken / weights if weights > 0.0 and math.isfinite(taken / weights) else None,

@@ -24,7 +24,8 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     have in common is more than that.
     """
     equal = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, _matrices(layer)))]
-    near = {layer.name for layer in equal if _mixes(layer) and _feeds_another(look, layer)}
+    mixing = [layer for layer in equal if _mixes(layer) and not _looks_up(look, layer)]
+    near = {layer.name for layer in mixing if _feeds_another(look, layer)}
     found = [layer for layer in equal if layer.name in near or all(map(_alike, layer.live))]
     if not found:
         return ()
@@ -56,6 +57,11 @@ def _mixes(layer: Layer) -> bool:
     Of one input, units that differ by their biases are all there can be.
     """
     return all(p.shape[1] > 1 and bool(p.detach()[:1].any()) for p in _matrices(layer))
+
+
+def _looks_up(look: Look, layer: Layer) -> bool:
+    """Whether it is a table: each of its rows has samples of its own, and tables of equal rows learned as others do."""
+    return all(look.capture.calls[index].name in ("embedding", "embedding_bag") for index in layer.calls)
 
 
 def _feeds_another(look: Look, layer: Layer) -> bool:

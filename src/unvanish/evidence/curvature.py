@@ -18,13 +18,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide.limits import STATIONARY
+from unvanish.decide.limits import STATIONARY, VANISHED
+from unvanish.decide.stationary import falls
 from unvanish.evidence.gauss_newton import NOT_TWICE, WHOLE, GaussNewton, dot, double_differentiable, refusal
 from unvanish.evidence.moving import loss_again
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
+from unvanish.records import Flow
 from unvanish.trace.scaled import norm_of, normal_like
 
 DAMPING = 1e-6  # of the curvature along the gradient
@@ -174,3 +176,29 @@ def _lanczos(product: Callable[[Sequence[Tensor]], list[Tensor]], start: list[Te
             break
         before, after = v, [t / beside[-1] for t in w]
     return top
+
+
+def with_decrement(look: Look, flow: Flow, output_loss: OutputLoss, reference: float) -> Flow:
+    """The decrement, unless a step that was tried has answered already: of the layers that transmit, then of all.
+
+    What those that transmit could gain is a lower bound of what all could, and in a deep network that has vanished they
+    are few. Only where that bound says nothing, and the verdict of some layer rests on the others, are they asked too.
+    """
+    if falls(flow):
+        assert flow.step is not None
+        note = _FALLS.format(flow.step.optimizer, flow.step.lowered)
+        return flow.replace(notes=(*flow.notes, note))
+    weak = {a.name: a for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    live = {id(p) for a in look.layers if a.name not in weak for p in a.live}
+    only = [name for name, p in look.model.named_parameters() if id(p) in live]
+    found = decrement(look, output_loss, reference, only)
+    gated, at_constant = any(a.gate for a in weak.values()), flow.loss is not None and flow.loss.at_constant
+    if weak and (gated or not at_constant) and (isinstance(found, str) or found < STATIONARY):
+        found = decrement(look, output_loss, reference)
+    return flow.replace(decrement_refused=found) if isinstance(found, str) else flow.replace(decrement=found)
+
+
+_FALLS = (
+    "the gradients cancel, but this is no stationary point: steps along the next update of {}, tried and taken back,"
+    " lower the loss of this batch by {:.2g} of the achievable reduction; the curvature was not asked for"
+)

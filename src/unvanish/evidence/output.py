@@ -18,13 +18,20 @@ from unvanish.evidence.loss import best_constant_of
 from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
 from unvanish.rules.conditions import MOVES, UNREACHABLE
-from unvanish.trace.calls import Call
+from unvanish.trace.calls import Call, Met
+from unvanish.trace.scaled import norm_of
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
 TINY = 1e-6
 FINER = tuple(0.1**0.5**n for n in range(1, 5))  # halvings of a decade
 SAME = 1e-4  # of the loss: a small number added to a sum before dividing by it changes less
 PIECE = 2**18  # entries taken to float64 at once: of larger outputs no such copy is made, and a piece stays in a cache
+
+
+def size_of_targets(met: Met | None) -> float | None:
+    """The rms of the numbers that the outputs meet first in the loss; None where these are labels, places or a mask."""
+    target = None if met is None else met[1]
+    return None if target is None or not target.is_floating_point() else norm_of(target) / math.sqrt(target.numel())
 
 
 def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> OutputFacts:

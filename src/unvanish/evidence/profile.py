@@ -55,14 +55,16 @@ def relative(signal: Signal) -> list[float | None]:
 def gain_of(signal: Signal) -> float | None:
     """Decades a step back, from the last step that has a signal to the one of all where it is weakest.
 
-    All the way back to the first where it grows by more than it falls. None where fewer than two steps have a signal.
+    All the way back to the first where it grows by more than it falls, or has more than half of the fall back there:
+    what a network reads from both ends, or all at once, is weak somewhere, and no step back makes it so. None where
+    fewer than two steps have a signal.
     """
     known = [(s, place) for place, s in enumerate(signal) if s is not None and s > LOG_ZERO]
     if len(known) < 2:
         return None
     last, end = known[-1]
     least, place = min(known[:-1])
-    if max(known[:-1])[0] - last > last - least:
+    if max(known[:-1])[0] - last > last - least or known[0][0] - least > 0.5 * (last - least):
         least, place = known[0]
     return (least - last) / (end - place)
 
@@ -73,17 +75,19 @@ def below(signal: Signal, limit: float) -> list[int]:
 
 
 def horizon_of(signal: Signal, limit: float, gain: float | None) -> int | None:
-    """How many steps at the end of the sequence hear at least 10^limit; beyond its beginning by its gain.
+    """How many steps at the end of the sequence hear at least 10^limit; beyond its beginning by its gain from there.
 
-    None where the signal does not fall.
+    Last steps that nothing hears, masked or left out, are not counted. None where the signal does not fall.
     """
     faint = below(signal, limit)
-    if faint:
-        return len(signal) - 1 - faint[-1]
-    last = signal[-1] if signal else None
-    if gain is None or not gain < 0.0 or last is None:
+    heard = max(set(range(len(signal))).difference(faint), default=-1)
+    far = [place for place in faint if place < heard]
+    if far or heard < 0:
+        return heard - max(far, default=-1)
+    first = signal[0] if signal else None
+    if gain is None or not gain < 0.0 or first is None:
         return None
-    steps = (limit - last) / gain
+    steps = len(signal) - 1 + (limit - first) / gain
     return round(steps) if steps < 1e9 else None
 
 

@@ -144,7 +144,8 @@ class Paths:
             prior = max(inputs, key=lambda j: (edges.get((here, j), LOG_ZERO), j))
             sent, mine = edges.get((here, prior), LOG_ZERO), signals.get(here, LOG_ZERO)
             arrived = signals.get(prior, LOG_ZERO)
-            factors[self.roles[here]] += LOG_ZERO if sent == LOG_ZERO else sent - mine
+            if mine > LOG_ZERO:  # of nothing no share gets through or is lost: the call that ended it has the zero
+                factors[self.roles[here]] += LOG_ZERO if sent == LOG_ZERO else sent - mine
             if sent != LOG_ZERO:
                 factors["join"] += arrived - sent  # what the other consumers of the same result add or cancel
             if prior in stops:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 
 from unvanish.decide.limits import SWITCHED_OFF
 from unvanish.flow.layers import Layer
+from unvanish.flow.sometimes import under_condition
 from unvanish.records import LayerFlow, UnusedFacts
 from unvanish.trace.calls import Capture
 from unvanish.trace.cuts import Cut
@@ -68,7 +67,7 @@ def unused_facts(
             )
         else:
             above = _running(name.rpartition(".")[0], modules, ran)
-            fact = fact.replace(library=_of_library(above), conditional=_under_condition(above, name))
+            fact = fact.replace(library=_of_library(above), conditional=under_condition(above, name))
         facts.append(fact)
     return (*facts, *switched)
 
@@ -172,32 +171,3 @@ def _of_library(above: tuple[str, nn.Module] | None) -> bool:
     forward: Any = inspect.unwrap(type(above[1]).forward)
     code = getattr(forward, "__code__", None)
     return code is not None and is_library(code.co_filename)
-
-
-def _under_condition(above: tuple[str, nn.Module] | None, name: str) -> bool:
-    """Whether the class of the module above names the layer's branch inside an ``if`` of a method but its first."""
-    if above is None:
-        return False
-    path, module = above
-    attribute = name[len(path) + 1 if path else 0 :].partition(".")[0]
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module))))
-    except (OSError, TypeError, SyntaxError):  # made by exec, or its file is gone
-        return False
-    methods = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
-    branches = [n for m in methods for n in ast.walk(m) if isinstance(n, (ast.If, ast.IfExp, ast.While, ast.Try))]
-    # The test of an `if self.x:` always runs; what counts is what runs only sometimes.
-    parts = [part for n in branches for part in ast.iter_child_nodes(n) if part is not getattr(n, "test", None)]
-    inside = (n for part in parts for n in ast.walk(part))
-    loops = (n for m in methods for n in ast.walk(m) if isinstance(n, (ast.For, ast.comprehension)))
-    chosen = (n for loop in loops if _chooses(loop) for n in ast.walk(loop.iter))
-    return any(isinstance(n, ast.Attribute) and n.attr == attribute for n in (*inside, *chosen))
-
-
-def _chooses(loop: ast.For | ast.comprehension) -> bool:
-    """Whether a loop leaves some of its turns out."""
-    if isinstance(loop, ast.comprehension):
-        return bool(loop.ifs)
-    return any(
-        isinstance(n, (ast.If, ast.IfExp, ast.Break, ast.Continue)) for part in loop.body for n in ast.walk(part)
-    )

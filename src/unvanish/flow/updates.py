@@ -6,12 +6,13 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
 from unvanish.flow import adam
+from unvanish.flow.arrived import Arrival, Pull
 from unvanish.flow.optimizers import same_kind, undecorated_step
 from unvanish.flow.sample import Sample
 from unvanish.problem import Optimizer, Optimizers, parts_of
@@ -130,13 +131,16 @@ class _Part:
             for _ in range(rectified_after(self.optimizer, group, kept) - 1):
                 left = self._step([(group, stand_in, gradient, left[stand_in])])
             states = [v for v in left.get(stand_in, {}).values() if isinstance(v, Tensor) and v.shape == before.shape]
-            after, changing = stand_in.detach(), self.changes[id(parameter)] != 0
+            after, asked = stand_in.detach(), self.changes[id(parameter)]
+            changing, wide = asked != 0, _wide(asked)
             self.arrivals[id(parameter)] = Arrival(
                 bad=int((~torch.isfinite(after)).sum()),
                 bad_state=any(not bool(torch.isfinite(v).all()) for v in states),
                 bad_gradient=not bool(torch.isfinite(gradient).all()),
                 asked=int(changing.sum()),
                 moved=int((changing & (first != before)).sum()),
+                wanted=norm_of(wide) ** 2,
+                given=float((wide.conj() * (_wide(first) - _wide(before))).real.sum()),
             )
 
     def _pulled(self, parameter: nn.Parameter, gradient: Tensor, scale: float) -> Pull | None:
@@ -250,7 +254,9 @@ class _Part:
         groups = {index: {**self.optimizer.param_groups[index], "params": []} for index, *_ in taken}
         alone = same_kind(self.optimizer, list(groups.values()))
         for index, stand_in, gradient, state in taken:
-            stand_in.grad = gradient.to(stand_in.dtype)
+            # SparseAdam steps the rows of a table that were looked up, and takes no other gradient.
+            rows = gradient.to_sparse(1) if isinstance(self.optimizer, optim.SparseAdam) else gradient
+            stand_in.grad = rows.to(stand_in.dtype)
             groups[index]["params"].append(stand_in)
             if state:
                 alone.state[stand_in] = state
@@ -269,32 +275,6 @@ def rectified_after(optimizer: Optimizer, group: int, state: dict[str, Any]) -> 
         if 2 / (1 - beta) - 1 - 2 * step * beta**step / (1 - beta**step) > 5:
             return step - taken
     return 1
-
-
-class Pull(NamedTuple):
-    """How weight decay pulls at a parameter.
-
-    ``without``, ``whole``: decay that is added to the gradient: |g| and |g + λw|. Decay of the weights themselves
-    (AdamW): the norms of the step without it and with it. ``weights``: |w|; ``taken``: the norm of what a step takes
-    from them by the decay alone, for SGD once its momentum has built up. Where decay is added to a gradient that is
-    then divided by its own size: what halves the weights as soon as the steps would, if the decay is most of it.
-    """
-
-    without: float
-    whole: float
-    weights: float
-    taken: float
-
-
-@dataclass(slots=True)
-class Arrival:
-    """How a step arrives in one parameter: entries not finite, and of those asked to move the ones that do."""
-
-    bad: int
-    bad_state: bool
-    bad_gradient: bool
-    asked: int
-    moved: int
 
 
 @dataclass(slots=True)

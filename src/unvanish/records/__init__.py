@@ -13,25 +13,25 @@ from unvanish.records.base import Record as Record
 from unvanish.records.base import UnvanishError as UnvanishError
 from unvanish.records.base import from_builtins as from_builtins
 from unvanish.records.base import to_builtins as to_builtins
-from unvanish.records.bypass import BypassFacts as BypassFacts
 from unvanish.records.facts import AcrossFacts as AcrossFacts
 from unvanish.records.facts import AlikeFacts as AlikeFacts
 from unvanish.records.facts import BackwardFacts as BackwardFacts
 from unvanish.records.facts import Birth as Birth
+from unvanish.records.facts import BypassFacts as BypassFacts
 from unvanish.records.facts import CopyFacts as CopyFacts
 from unvanish.records.facts import InputFacts as InputFacts
 from unvanish.records.facts import LabelFacts as LabelFacts
 from unvanish.records.facts import LossFacts as LossFacts
-from unvanish.records.facts import NextStep as NextStep
 from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
-from unvanish.records.facts import RateTrial as RateTrial
 from unvanish.records.facts import SameFacts as SameFacts
-from unvanish.records.facts import StepFacts as StepFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
 from unvanish.records.facts import ZeroFacts as ZeroFacts
+from unvanish.records.steps import NextStep as NextStep
+from unvanish.records.steps import RateTrial as RateTrial
+from unvanish.records.steps import StepFacts as StepFacts
 
 SCHEMA = "unvanish.report/1"
 

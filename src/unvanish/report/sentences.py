@@ -41,6 +41,12 @@ SHARES = {
 INTENDED = ("frozen", "gated", "skipped")
 """Verdicts of notes that say what a training is meant to be; the layers that learn are no worse for it."""
 
+ASIDE = ("frozen", "gated", "unused")
+"""Verdicts of layers beside those that learn, of which a headline of no fault tells."""
+
+KEPT = "left out by the optimizer"
+"""Cause of layers that are called without gradients and that the optimizer does not hold: frozen in another way."""
+
 
 CHANGES = ("UV801", "UV802", "UV803", "UV804", "UV805")
 """Codes of changes against the training's own past. A note of one is no verdict: one batch can make a loss jump."""
@@ -49,9 +55,10 @@ CHANGES = ("UV801", "UV802", "UV803", "UV804", "UV805")
 def called(report: Report) -> str:
     """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
 
-    So where layers are frozen or wait behind a gate, as they do in a fine-tuning, while others learn, where a scaler
-    has left steps out, and where every layer was judged healthy and only the loss leaves a question open. "Noted" where
-    it is a note of a change against the training's own past, and no layer was judged to have a fault.
+    So where layers are frozen, run without gradients and are in no optimizer, or wait behind a gate, as they do in a
+    fine-tuning, while others learn, where a scaler has left steps out, and where every layer was judged healthy and
+    only the loss leaves a question open. "Noted" where it is a note of a change against the training's own past, and no
+    layer was judged to have a fault.
     """
     kept = index(report)
     if not kept.called:
@@ -64,11 +71,12 @@ def _called(report: Report) -> str:
     if not report.findings or not report.healthy or "healthy" not in verdicts:
         return words(report.verdict).capitalize()
     open_questions = [f for f in report.findings if f.verdict == "undecided"]
-    others = [f for f in report.findings if f.verdict not in INTENDED and f not in open_questions]
+    kept = [f for f in report.findings if f.verdict in INTENDED or f.cause.startswith(KEPT)]
+    others = [f for f in report.findings if f not in kept and f not in open_questions]
     first = index(report).deciding
     if first is not None and first.code in CHANGES and verdicts <= {"healthy", *INTENDED}:
         return "Noted"
-    if others or not verdicts <= {"healthy", *INTENDED}:
+    if others or not verdicts <= {"healthy", "unused", *INTENDED}:
         return words(report.verdict).capitalize()
     if not open_questions:
         return "Healthy"
@@ -111,7 +119,7 @@ def _no_fault(report: Report) -> str:
     learn = counts["healthy"]
     said = f"no fault was found; the error signal reaches {'all' if learn == len(report.layers) else ''}"
     said = f"{said.rstrip()} {learn:,} {'layer that learns' if learn == 1 else 'layers that learn'} at a usable size"
-    aside = [f"{counts[word]:,} {verb}" for word, verb in (("frozen", "frozen"), ("gated", "gated")) if counts[word]]
+    aside = [f"{counts[word]:,} {word}" for word in ASIDE if counts[word]]
     what = f" ({', '.join(aside)})" if aside else ""
     asked = "".join(f"; open: {what}: {why}" for what, why in report.undecided[:1])
     return f"{said}{what}{asked}{_not_looked_at(report)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from unvanish.decide.reach import comes_back
 from unvanish.records import TimeFacts
 from unvanish.report.staircase import LEAST_DECADES
 from unvanish.words.numbers import amount, times
@@ -56,7 +57,9 @@ def told(facts: TimeFacts, dtype: str) -> str:
     said = [f"{facts.steps:,} steps; beside the last ones the first gets {_end(facts)}"]
     if facts.log10_gain is not None:
         said.append(f"{times(facts.log10_gain)} a step back")
-    if facts.horizon is not None:
+    if comes_back(facts):
+        said.append(f"less than a thousandth arrives at {facts.faint:,} of them")
+    elif facts.horizon is not None:
         said.append(f"a thousandth is left {_after(facts.horizon, facts.steps)}")
         if facts.smallest_horizon not in (None, facts.horizon):
             said.append(f"the smallest {dtype} {_after(facts.smallest_horizon, facts.steps)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide.reach import depends_beyond, time_level
+from unvanish.decide.reach import comes_back, depends_beyond, time_level
 from unvanish.records import Evidence, Flow, TimeFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import factor
@@ -62,6 +62,21 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
     gets = "gets" if facts.horizon == 1 else "get"
     heard = f"only the last {last} {facts.steps:,} steps {gets} a thousandth of the error signal or more"
     message = f"{who} does not reach far back: {heard}, and {_first(facts)}. "
+    horizon = Evidence(
+        name="horizon in steps", value=float(facts.horizon or 0), relation="<", threshold=float(facts.steps)
+    )
+    if comes_back(facts):
+        fewer = "gets" if facts.faint == 1 else "get"
+        message = (
+            f"{who} does not reach all steps: {facts.faint:,} of {facts.steps:,}, between the first and the last,"
+            f" {fewer} less than a thousandth of the error signal. "
+        )
+        horizon = Evidence(
+            name="steps that get less than a thousandth",
+            value=float(facts.faint),
+            relation="of",
+            threshold=float(facts.steps),
+        )
     if cut := _is_cut(facts):
         message += (
             "Exactly zero is no decay: a detach(), no_grad() or .data between two steps cuts the graph, or all units"
@@ -69,7 +84,7 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
         )
     shrinks = Evidence(name="log10 of the signal, a step back", value=facts.log10_gain)
     evidence = [
-        Evidence(name="horizon in steps", value=float(facts.horizon or 0), relation="<", threshold=float(facts.steps)),
+        horizon,
         shrinks,
         Evidence(name="steps lost to rounding", value=float(facts.lost), relation="of", threshold=float(facts.steps)),
     ]

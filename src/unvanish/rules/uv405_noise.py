@@ -44,8 +44,8 @@ def noise(flow: Flow) -> list[Statement]:
         return []
     size = flow.setting.batch_size
     message = (
-        f"The gradient of {subject(flow, layers, 'is', 'are')} no larger than its scatter over the {size} samples of"
-        " this batch: the samples disagree. This is no verdict: healthy layers on a small batch often look like this."
+        f"{subject(flow, layers, 'has', 'have')} a gradient no larger than its scatter over the {size} samples of this"
+        " batch: the samples disagree. This is no verdict: healthy layers on a small batch often look like this."
     )
     return [
         Statement(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-from unvanish.decide.limits import SWITCHED_OFF
+from unvanish.decide.limits import NOT_CHOSEN, SWITCHED_OFF
+from unvanish.decide.siblings import is_one_of_many
 from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, listing, names, sources, subject, together
@@ -47,7 +46,8 @@ def unused(flow: Flow) -> list[Statement]:
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
     leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
     and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
-    layers, as with a code that an encoder only chooses, the cut counts. A note, too, inside the forward of an
+    layers, as with a code that an encoder only chooses, the cut counts. Experts that all run, where a mask, an index or
+    weights of zero take nothing of one of them on this batch, are the same note. A note, too, inside the forward of an
     ``autograd.Function``, whose backward may run it again. Layers that are trained by another way are noted where one
     summand of a sum was cut and the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later
     layer is given what they only choose, as by an argmax, and nothing else that is made of them meets it before the
@@ -116,6 +116,8 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
         return "note", "switched off", ""
     if facts.cut == FUNCTION:
         return "note", "inside a Function", facts.cut
+    if facts.cut == NOT_CHOSEN:
+        return "note", "this batch", ""
     if facts.cut and facts.feeds:
         if facts.library or facts.held is False:
             return "note", "library" if facts.library else "left out by the optimizer", facts.cut
@@ -123,7 +125,7 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
     excused = (
         facts.library or _is_side_branch(layer, flow) or facts.held is False or (facts.cut and _has_twin(layer, flow))
     )
-    if excused or _is_one_of_many(layer, flow) or facts.conditional:
+    if excused or is_one_of_many(layer, flow) or facts.conditional:
         return "note", "this batch", ""
     return "error", "cut off" if facts.called else "never called", facts.cut
 
@@ -131,16 +133,17 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
 def _finding(
     flow: Flow, layers: list[LayerFlow], level: str, cause: str, by: str, known: dict[str, UnusedFacts]
 ) -> Statement:
-    parameters = sum(layer.parameters for layer in layers)
+    parameters = sum({layer.path: layer.parameters for layer in layers}.values())  # a record is one call
     where = listing(known[layer.name].cut_at for layer in layers if layer.name in known and known[layer.name].cut_at)
     used = "used" if all(layer.kind == "Parameter" for layer in layers) else "called"
+    results = "what it computes is" if len(layers) == 1 else "what they compute is"
     why = {
         "never called": "never called in the forward pass",
         "cut off": _cut(by, where, used),
         "left out by the optimizer": f"{_cut(by, where, used)}; the optimizer does not hold {_them(layers)} either",
         "inside a Function": _cut(by, where, used),
         "library": f"{_cut(by, where, used)}, by a library's own forward",
-        "switched off": f"switched off: what it computes is multiplied by zero{f' at {where}' if where else ''}",
+        "switched off": f"switched off: {results} multiplied by zero{f' at {where}' if where else ''}",
         "this step": f"without a signal and a gradient in this step; others may use {_them(layers)}",
         "this batch": f"{THIS_BATCH} {_them(layers)}",
     }[cause]
@@ -175,35 +178,6 @@ def _cut(by: str, where: str, used: str) -> str:
         call = f"a comparison ({by})" if by.strip("_") in COMPARISONS else by
         return f"{used}, but what came of it is cut out of the graph by {call}{at}"
     return f"{used}, but nothing of the result reaches the loss"
-
-
-def _is_one_of_many(layer: LayerFlow, flow: Flow) -> bool:
-    """Whether used layers of the same kind differ from it in one number only, and none of them follows another.
-
-    So do ``experts.0.up`` and ``experts.1.up``; the blocks of a trunk follow each other.
-    """
-    path = layer.path
-    patterns = [
-        re.compile(re.escape(path[: number.start()]) + r"\d+" + re.escape(path[number.end() :]))
-        for number in re.finditer(r"(?<=\.)\d+(?=\.|$)", path)
-    ]
-    used = [a for a in flow.layers if a.call is not None and a.kind == layer.kind and a.path != path]
-    groups = [[other for other in used if pattern.fullmatch(other.path)] for pattern in patterns]
-    return any(group and not _in_series(group, flow) for group in groups)
-
-
-def _in_series(layers: list[LayerFlow], flow: Flow) -> bool:
-    """Whether what one of the layers computed reaches another of them."""
-    own = {layer.call: layer.path for layer in layers}
-    behind: dict[int, set[str]] = {}
-    for call in flow.calls:  # in the order of the calls
-        before = set[str]().union(*(behind.get(j, ()) for j in call.inputs))
-        if call.index in own:
-            if before - {own[call.index]}:
-                return True
-            before = before | {own[call.index]}
-        behind[call.index] = before
-    return False
 
 
 def _has_twin(layer: LayerFlow, flow: Flow) -> bool:

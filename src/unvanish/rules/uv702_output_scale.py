@@ -11,6 +11,9 @@ from unvanish.rules.small_targets import BEYOND, small_level, small_targets
 from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number
 
+AS_LARGE = 0.1
+"""Of the best free outputs: targets that large are what they follow."""
+
 
 @rule(
     "UV702",
@@ -58,20 +61,20 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     level, too_slow, output, step = shrunk_level(flow, far), far_outputs(flow, far), flow.output, flow.step
     if output is None or output.wanted is None or output.rms is None or (too_slow is None and not level):
         return []
-    size = max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
-    times = output.wanted / size
+    times = output.wanted / max(output.rms, 0.1 * (output.shrunk or 1.0) if level else 0.1)
     message = (
         f"The loss asks the outputs to move by {number(output.wanted)} (rms), {about(times)} times their own size"
         f" ({number(output.rms)})."
     )
     if level:
         message += f" {_constant(flow)} leaves {number(output.shrunk or 0.0)} of what the layers give."
+    what = "outputs" if level else "targets" if _follow_targets(flow) else "numbers the loss asks for"
     evidence = [Evidence(name="wanted move over the size of the outputs", value=times, relation=">", threshold=far)]
     if (too_slow or level) and step is not None and step.needed is not None:
         message += (
             f" At the present pace that takes {_steps(step.needed)}, and {planned(step):,} are"
             f" {'planned' if step.planned is not None else 'assumed'}. The layers are not at fault: the signal reaches"
-            f" them, only the {'outputs' if level else 'targets'} are on another scale."
+            f" them, only the {what} are on another scale."
         )
         limit = planned(step) * (1.0 if level == "note" else OF_ONE_LOOK)
         evidence.append(Evidence(name="steps needed", value=step.needed, relation=">", threshold=limit))
@@ -80,12 +83,18 @@ def output_scale(flow: Flow, *, far: float = FAR) -> list[Statement]:
     return [
         Statement(
             level=level or ("error" if too_slow else "note"),
-            cause="scale of the outputs" if level else "scale of the targets",
+            cause=f"scale of the {what}",
             message=message,
             evidence=tuple(evidence),
-            remedies=() if level else None,
+            remedies=None if what == "targets" else (),
         )
     ]
+
+
+def _follow_targets(flow: Flow) -> bool:
+    """Whether the best outputs have the size of the targets: what only orders or labels them has none they follow."""
+    aim, targets = flow.output and flow.output.aim, flow.loss and flow.loss.targets
+    return aim is not None and targets is not None and targets > AS_LARGE * aim
 
 
 def _small(flow: Flow, far: float) -> Statement:

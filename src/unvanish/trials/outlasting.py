@@ -16,6 +16,7 @@ from torch import nn
 
 from unvanish.decide.limits import CONVERGED, PLATEAU
 from unvanish.decide.stationary import floor_of, has_converged, is_stationary, may_be_stationary
+from unvanish.evidence.curvature import with_decrement
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.loss import best_constant_of, first_and_second, loss_facts
@@ -24,7 +25,8 @@ from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs, lowest
 from unvanish.flow.look import Look, looking
 from unvanish.flow.measure import measure
 from unvanish.flow.observe import observe
-from unvanish.pipeline import quick_look, setting_of, with_decrement
+from unvanish.flow.setting import setting_of
+from unvanish.pipeline import quick_look
 from unvanish.preserve import untouched
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, OutputFacts

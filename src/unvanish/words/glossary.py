@@ -259,6 +259,7 @@ _LOSS = {
     "at_constant": "True if the outputs are practically the best constant.",
     "curvature": "How the loss bends with respect to the outputs, along a direction drawn at random.",
     "reacts": "False if the loss stays the same when the outputs are changed.",
+    "LossFacts.targets": "Root mean square of the numbers that the outputs meet first in the loss; null for labels.",
     "why": "Why the loss has no scale, where it has none.",
 }
 
@@ -337,10 +338,7 @@ _TIME = {
     "smallest_horizon": "The same for the smallest normal number of the type.",
     "faint": "How many steps get less than a thousandth.",
     "lost": "How many steps get less than what rounding takes off the last ones; those that get none do not count.",
-    "beyond": (
-        "How strongly what the targets ask depends on the inputs of one step, or of a few in a row, that gets less than"
-        " 10^-4: the square of a correlation."
-    ),
+    "beyond": "How strongly what the targets ask depends on a step that gets less than 10^-4: a squared correlation.",
     "beyond_chance": "The share of shuffles of the samples in which the best of all steps does as well.",
     "within": "The same dependence on the steps that get more.",
     "by_chance": "The dependence that one in a hundred shuffles reaches.",

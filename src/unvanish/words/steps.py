@@ -94,6 +94,7 @@ STEP = {
         "What makes them so: eps (zero in the weights' type), state (a moment overflows), gradient (so does it), rate."
     ),
     "moved": "Of the entries that the step asks to move, the share whose value changes once it is rounded.",
+    "arrives": "The step that these entries make along the one that is asked for, as a share of it.",
     "narrow": "The type of 16 bits of the weights, where they have one; else empty.",
     "NextStep.outside": "Entries of trainable parameters that the model uses, but neither it nor the optimizer holds.",
     "NextStep.outside_at": "Where the first of them is used.",
