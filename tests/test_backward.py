@@ -369,12 +369,12 @@ def test_torch_tells_when_a_function_transform_is_running() -> None:
     inside: list[bool] = []
 
     def look(row: Tensor) -> Tensor:
-        inside.append(recorder._transformed())
+        inside.append(recorder.transformed())
         return row
 
     torch.vmap(look)(torch.ones(2, 2))
-    hint = "torch._C._functorch.peek_interpreter_stack no longer tells: _transformed must follow"
-    assert inside == [True] and not recorder._transformed(), hint
+    hint = "torch._C._functorch.peek_interpreter_stack no longer tells: transformed must follow"
+    assert inside == [True] and not recorder.transformed(), hint
 
 
 @pytest.mark.parametrize("names", ["CheckpointFunction", "_checkpoint_hook", "GraphExecGroup uuid"])

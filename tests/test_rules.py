@@ -259,7 +259,7 @@ def test_non_finite_of_unknown_birth_is_still_an_error(nonfinite: str) -> None:
         # 100 entries: the rms of an entry lies one decade below the norm
         ("float16", 5.9, True),
         ("float16", 5.8, False),
-        ("torch.bfloat16", 39.6, True),
+        ("bfloat16", 39.6, True),
         ("float32", 39.5, False),
         ("float32", 39.6, True),
         ("float64", 309.2, False),
@@ -273,7 +273,7 @@ def test_a_gradient_too_large_for_its_type_is_not_finite(dtype: str, log10_grad_
 
 
 def test_underflow_names_the_type() -> None:
-    (finding,) = found(flow(layer("fc1", underflow_fraction=0.75, dtype="torch.float16")))
+    (finding,) = found(flow(layer("fc1", underflow_fraction=0.75, dtype="float16")))
     assert (finding.code, finding.level, finding.cause) == ("UV503", "error", "float16")
     assert "75% of the non-zero entries of fc1 are below the smallest normal number of float16" in finding.message
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import unvanish
 from unvanish.records import UnvanishError
-from unvanish.theory import activation, activations, chain, first_layer_by_depth, first_layer_gains, running_product
+from unvanish.theory import activation, activations, chain, running_product
 from unvanish.theory.activations import Activation
 from unvanish.theory.chain import AT_ONCE, FEW, SMALLEST, forward, overflow_from, zero_from
 from unvanish.theory.meanfield import (
@@ -71,10 +71,18 @@ def test_the_fixed_point_of_the_chain(golden: Golden) -> None:
     close(made.factor[0, -1], expected["factor"])
 
 
+def first_layer_by_depth(weight: float, deepest: int) -> Scaled:
+    """∂a_L/∂w₁ of chains of 1, 2, … ``deepest`` sigmoids that share one weight, on the input 1; shape (deepest,)."""
+    made = chain(np.full(deepest, weight))
+    factor = made.factor[0].copy()
+    factor[0] = made.slope[0, 0]
+    return running_product(factor)
+
+
 @pytest.mark.parametrize("dtype", SMALLEST)
 def test_the_depth_at_which_a_number_type_reaches_zero(golden: Golden, dtype: str) -> None:
     expected = golden("seeds")
-    by_depth = first_layer_by_depth(0.17, 0.0, 1.0, "sigmoid", 300)
+    by_depth = first_layer_by_depth(0.17, 300)
     underflow = expected["underflow"][dtype]
     assert zero_from(by_depth, dtype) == underflow["first_L_below_half_subnormal_exact"]
     assert zero_from(by_depth, dtype) == underflow["first_L_exact_zero_torch"]
@@ -86,7 +94,7 @@ def test_the_depth_at_which_a_number_type_reaches_zero(golden: Golden, dtype: st
 def test_torch_reaches_zero_at_the_same_layer(dtype: str) -> None:
     """The rule "at or below half the smallest subnormal" against torch's own backward in that type."""
     for weight in (0.17, 0.9, 2.5):
-        deepest = zero_from(first_layer_by_depth(weight, 0.0, 1.0, "sigmoid", 2_000), dtype)
+        deepest = zero_from(first_layer_by_depth(weight, 2_000), dtype)
         assert deepest is not None
         for depth, zero in ((deepest - 2, False), (deepest + 2, True)):
             weights = torch.full((depth,), weight, dtype=DTYPES[dtype], requires_grad=True)
@@ -182,15 +190,6 @@ def test_one_number_at_a_time_or_in_arrays_is_the_same() -> None:
         one, other = (chain(weights, 0.1, x, name) for x in (few, many))
         with np.errstate(invalid="ignore"):
             np.testing.assert_allclose(one.activation, other.activation[:3], rtol=1e-9, atol=1e-12, err_msg=name)
-
-
-def test_many_chains_at_once() -> None:
-    rng = np.random.default_rng(0)
-    weights, biases, inputs = rng.normal(0, 1, (500, 20)), rng.normal(0, 1, (500, 20)), rng.uniform(0, 1, 500)
-    gains = first_layer_gains(weights, biases, inputs)
-    for place in (0, 7, 499):
-        single = chain(weights[place], biases[place], inputs[place])
-        assert gains[place] == pytest.approx(single.weight_gradient.log10[0], abs=1e-10)
 
 
 def test_a_hundred_thousand_layers_against_sixty_digits() -> None:

@@ -113,12 +113,11 @@ def decay_balances(flow: Flow) -> bool:
 def vanishing_level(flow: Flow, layers: Sequence[LayerFlow]) -> str:
     """``note`` where the optimizer's steps do not shrink with the gradient, unless the loss stays at its constant."""
     eps, stuck = flow.setting.eps, flow.loss is not None and flow.loss.at_constant
-    taken = 0 if flow.step is None else flow.step.taken or 0
     if eps is None or not flow.asks("log10_transmission"):
         return "error"
     if comes_through(flow):
         return "note"
-    still = stuck and (is_stationary(flow) or taken >= STUCK)
+    still = stuck and (is_stationary(flow) or flow.steps_taken >= STUCK)
     return "error" if still or out_of_step(flow, layers) else "note"
 
 
@@ -257,7 +256,7 @@ def _mostly_unread(layer: LayerFlow, flow: Flow) -> bool:
     deaf = {facts.layer for facts in flow.time if facts.layer and facts.faint}
     if not deaf or layer.call is None:
         return False
-    return any(a.name.partition("#")[0] in deaf and a.call is not None and layer.call < a.call for a in flow.layers)
+    return any(a.path in deaf and a.call is not None and layer.call < a.call for a in flow.layers)
 
 
 def _at_rest(loss: LossFacts | None) -> str:
@@ -275,7 +274,7 @@ def _zero(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
 
 def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
     """A layer that is healthy but for its time axis, which is recorded for every recurrent one, looked at or not."""
-    facts = next((each for each in flow.time if each.layer and each.layer == layer.name.partition("#")[0]), None)
+    facts = next((each for each in flow.time if each.layer and each.layer == layer.path), None)
     if facts is None:
         return "healthy", ""
     if facts.why:
@@ -287,8 +286,8 @@ def _through_time(layer: LayerFlow, flow: Flow) -> tuple[str, str]:
 
 def below_eps(layer: LayerFlow, eps: float | None) -> bool:
     """Whether the rms of the gradient lies below the optimizer's eps, which then swallows the update."""
-    size = layer.log10_grad_norm
-    return bool(eps) and size is not None and size - 0.5 * math.log10(max(1, layer.parameters)) < math.log10(eps)
+    size = layer.log10_grad_rms
+    return bool(eps) and size is not None and size < math.log10(eps)
 
 
 def _closed(gradient: float | None, zero: ZeroFacts | None) -> tuple[str, str]:

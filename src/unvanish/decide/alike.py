@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unvanish.decide.limits import ALIKE, MIXED, TRAINED_ALIKE
+from unvanish.decide.limits import ALIKE, MIXED, STUCK, TRAINED_ALIKE
 from unvanish.decide.stationary import has_converged, is_stationary
 from unvanish.records import AlikeFacts, Flow
 
@@ -13,9 +13,6 @@ the last call."""
 WON = 0.1
 """Share of what such outputs leave that a network may have won in the meantime. Rows that differ in length alone, as a
 symmetric normalisation leaves them, tell how many neighbours a node has: that is worth some hundredths."""
-
-STUCK = 100
-"""Steps after which a loss no lower than that of the best such outputs counts as staying there."""
 
 
 def alike_level(flow: Flow) -> str:
@@ -31,8 +28,7 @@ def alike_level(flow: Flow) -> str:
     if not (facts.out_of_reach or 0.0) > COSTS:
         return ""
     narrowest = min(facts.log10_spread)
-    taken = 0 if flow.step is None else flow.step.taken or 0
-    stays = narrowest < ALIKE and (is_stationary(flow) or taken >= STUCK)
+    stays = narrowest < ALIKE and (is_stationary(flow) or flow.steps_taken >= STUCK)
     if facts.at_alike and narrowest < facts.digits:
         return "error"
     if stays and narrowest < TRAINED_ALIKE and _won(flow, facts) < WON:

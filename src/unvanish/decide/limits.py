@@ -60,6 +60,10 @@ MIXED = -6.5
 train, because its weights can still sharpen; graph convolutions and attention at 10^-7.6 and less never told rows apart
 at any of three rates. Between the two."""
 
+GATE_SIZE = 0.03
+"""Share of the norm it would have at an ordinary initialisation, below which a trainable tensor is meant to be opened
+by training, as LayerScale's 1e-5 and ReZero's 0 are."""
+
 OWN_BRANCH = "own branch: "
 """How the text of a layer's gate begins where it is none: the layer's own short branch, beside a trunk that carries the
 signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that

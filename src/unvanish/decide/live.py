@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from unvanish.decide.limits import SOUND, VANISHED
+from unvanish.decide.limits import GATE_SIZE, SOUND, VANISHED
 from unvanish.records import Flow, LayerFlow
 
 NEEDED = ("log10_signal", "log10_grad_norm", "log10_weight_norm")
@@ -21,12 +21,6 @@ NEEDED = ("log10_signal", "log10_grad_norm", "log10_weight_norm")
 ARRIVAL = "log10 of the signal that arrives, over the most at a later layer"
 GROWTH = "log10 of the growth of the signal on its way back"
 """What the two estimates are called where a finding rests on them."""
-
-SMALL = 0.03
-"""Share of its ordinary norm below which a trainable tensor is meant to be opened by training; as in a full check."""
-
-ALONE = -1.5
-"""What must be left of an attenuation without the one step back across a small tensor; as in a full check."""
 
 
 def sizes_to_judge(layer: LayerFlow) -> tuple[float, float] | None:
@@ -111,7 +105,8 @@ def _normed(layer: LayerFlow) -> bool:
 def gate_after(layers: Sequence[LayerFlow], layer: LayerFlow, arrival: float) -> str:
     """The name of a later layer, small or exactly zero and trainable, that alone explains what is missing; "" if none.
 
-    The shapes are unknown: small is below SMALL of the ordinary norm of a square matrix of as many entries. Behind an
+    The shapes are unknown: small is below GATE_SIZE of the ordinary norm of a square matrix of as many entries. What is
+    left without the one step back across it must be as much as at a layer that transmits well. Behind an
     exact zero nothing arrives, and it is a gate only where it has a gradient of its own and where this layer is not
     exactly zero itself: two zeros in a row may wait for each other, which these numbers do not tell.
     """
@@ -124,8 +119,8 @@ def gate_after(layers: Sequence[LayerFlow], layer: LayerFlow, arrival: float) ->
         if zero and weights == -math.inf and layer.log10_weight_norm != -math.inf:
             return gate.name
         step = gate.log10_gain
-        small = weights < math.log10(SMALL) + 0.25 * math.log10(max(1, gate.parameters)) - 0.5 * math.log10(3.0)
-        if not zero and small and step is not None and step < -1.0 and arrival - step > ALONE:
+        small = weights < math.log10(GATE_SIZE) + 0.25 * math.log10(max(1, gate.parameters)) - 0.5 * math.log10(3.0)
+        if not zero and small and step is not None and step < -1.0 and arrival - step > SOUND:
             return gate.name
     return ""
 

@@ -31,8 +31,7 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
     at_constant = flow.loss is not None and flow.loss.at_constant
     if is_stationary(flow) and not at_constant:
         return ""
-    taken = 0 if flow.step is None else flow.step.taken or 0
-    stays = at_constant and (is_stationary(flow) or taken >= STUCK)
+    stays = at_constant and (is_stationary(flow) or flow.steps_taken >= STUCK)
     if depends_beyond(facts) or (stays and facts.lost):
         return "error"
     return "note" if facts.lost else ""

@@ -18,6 +18,13 @@ def has_converged(loss: LossFacts | None) -> bool:
     return loss is not None and loss.relative_gap is not None and -math.inf < loss.relative_gap < CONVERGED
 
 
+def floor_of(loss: LossFacts | None) -> float | None:
+    """The lowest loss there is; None where the loss has no scale."""
+    if loss is None or loss.reference is None or loss.relative_gap is None:
+        return None
+    return loss.value - loss.relative_gap * loss.reference
+
+
 def constant_wins(loss: LossFacts | None) -> bool:
     """Whether the best constant output would have converged: then what remains tells nothing of what has been won.
 

@@ -10,17 +10,18 @@ slots, experts with soft places), after which no sample is left.
 from __future__ import annotations
 
 import dataclasses
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again, or_none, without_chance
 from unvanish.flow.look import Look
 from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
 from unvanish.trace.calls import Call, Capture
+from unvanish.trace.listening import Listening, name_of
 from unvanish.trace.structure import rebuild, tensors
 
 NAMES = ("softmax", "log_softmax", "softmin", "normalize")
@@ -109,25 +110,18 @@ def with_one_replaced(problem: Problem) -> Problem | None:
 
 def _passed(problem: Problem, look: Look, asked: set[int]) -> dict[int, tuple[Tensor, Tensor]]:
     """What the calls of interest were given and gave, by their place among those of these names."""
-    watching = _Watching(asked)
-    with watching:
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    places = count()
+
+    def heard(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if name_of(func) in NAMES and isinstance(out, Tensor) and out.requires_grad:
+            place = next(places)
+            if place in asked and args:
+                found[place] = args[0].detach().clone(), out.detach().clone()
+
+    with Listening(heard):
         loss_again(problem, look.model, look.seed)
-    return watching.found
-
-
-class _Watching(TorchFunctionMode):
-    def __init__(self, asked: set[int]) -> None:
-        super().__init__()
-        self.asked, self.count = asked, 0
-        self.found: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in NAMES and isinstance(out, Tensor) and out.requires_grad:
-            if self.count in self.asked and args:
-                self.found[self.count] = args[0].detach().clone(), out.detach().clone()
-            self.count += 1
-        return out
+    return found
 
 
 def _mixes(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], axis: int) -> bool:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from unvanish.decide.limits import ALIKE, PLATEAU
+from unvanish.decide.stationary import floor_of
 from unvanish.evidence.output_loss import OutputLoss, minimise, searchable
 from unvanish.records import AlikeFacts, CallFlow, LossFacts
 from unvanish.trace.calls import Capture
 from unvanish.trace.mixing import Mixing
-from unvanish.trace.scaled import LOG_ZERO
+from unvanish.trace.scaled import log10_of
 
 
 def alike_facts(
@@ -34,17 +35,17 @@ def alike_facts(
     facts = AlikeFacts(
         rows=rows.pop(),
         calls=tuple(call.index for call, _ in through),
-        log10_spread=tuple(_log(mixing.after) for _, mixing in through),
+        log10_spread=tuple(log10_of(mixing.after) for _, mixing in through),
         stable_rank=tuple(mixing.stable_rank for _, mixing in through),
-        given=_log(through[0][1].before),
+        given=log10_of(through[0][1].before),
         digits=2.0 * math.log10(torch.finfo(last.dtype).eps),
     )
-    if isinstance(output_loss, str) or loss is None or loss.reference is None or loss.relative_gap is None:
+    floor = floor_of(loss)
+    if isinstance(output_loss, str) or loss is None or loss.reference is None or floor is None:
         return facts
     best = _best_alike(output_loss, through[-1][1])
     if best is None:
         return facts
-    floor = loss.value - loss.relative_gap * loss.reference
     return facts.replace(
         best_alike=best,
         at_alike=loss.value - floor >= PLATEAU * (best - floor),
@@ -86,7 +87,3 @@ def _grouped(shape: tuple[int, ...], mixing: Mixing) -> tuple[tuple[int, ...], i
     if shape[0] > mixing.rows and shape[0] % mixing.rows == 0:
         return (shape[0] // mixing.rows, mixing.rows, *shape[1:]), 1
     return None
-
-
-def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else LOG_ZERO

@@ -23,7 +23,7 @@ from unvanish.records import Birth, Flow, LayerFlow
 from unvanish.trace.births import hiders, origins
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.places import place
-from unvanish.trace.scaled import is_finite
+from unvanish.trace.scaled import entries_of, is_finite
 from unvanish.trace.structure import arguments, tensors
 
 
@@ -49,9 +49,7 @@ def forward_birth(look: Look, flow: Flow) -> Flow | None:
     before = [c for c in calls if c.finite and (index is None or c.index < index)]
     if before:
         top = max(before, key=lambda c: c.rms)
-        notes.append(
-            f"the largest activations before it: rms {top.rms:.3g} after {top.name} in {top.module or 'the model'}"
-        )
+        notes.append(f"the largest activations before it: rms {top.rms:.3g} after {top.place}")
     return flow.replace(nonfinite="forward", nonfinite_call=index, birth=facts, notes=tuple(notes))
 
 
@@ -76,8 +74,8 @@ def harmless_births(capture: Capture) -> tuple[str, ...]:
     call = capture.calls[min(born)]
     kind = "nan" if call.trouble is not None and call.trouble.nan else "inf"
     hider = next(hiders(capture.calls, call.index), None)
-    after = "nothing in the loss depends on it" if hider is None else f"{_named(hider)} replaces it"
-    return (f"{_named(call)} makes {kind} of some numbers; {after}, and loss and gradient are finite",)
+    after = "nothing in the loss depends on it" if hider is None else f"{hider.place_and_line} replaces it"
+    return (f"{call.place_and_line} makes {kind} of some numbers; {after}, and loss and gradient are finite",)
 
 
 def worn(model: nn.Module, layers: Sequence[LayerFlow]) -> Birth | None:
@@ -104,7 +102,7 @@ def already_broken(model: nn.Module) -> tuple[str, ...]:
 
 
 def _sound(tensor: Tensor, trainable: bool) -> bool:
-    tensor = tensor.coalesce().values() if tensor.is_sparse else tensor
+    tensor = entries_of(tensor)
     return is_finite(tensor) or (not trainable and not bool(tensor.isnan().any()))
 
 
@@ -117,7 +115,7 @@ def _masked_loss(capture: Capture, end: int) -> tuple[int, Birth]:
             behind.add(index)
             waiting += capture.calls[index].inputs
     first = min(index for index in behind if capture.calls[index].part == "loss" or index == end)
-    return first, Birth(numbers="inf", given="mask", maker=_named(capture.calls[min(behind)]))
+    return first, Birth(numbers="inf", given="mask", maker=capture.calls[min(behind)].place_and_line)
 
 
 def _beyond(problem: Problem) -> dict[str, str]:
@@ -193,7 +191,3 @@ class _Watch(TorchFunctionMode):
 
 def _infinite_numbers(args: Any, kwargs: Any) -> bool:
     return any(isinstance(v, float) and not math.isfinite(v) for v in (*args, *kwargs.values()))
-
-
-def _named(call: Call) -> str:
-    return f"{call.name} in {call.module or 'the model'}" + (f" at {call.source}" if call.source else "")

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from unvanish.trace.listening import Listening
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 FLOOR = math.exp(-30.0)
@@ -63,29 +64,23 @@ class Known:
         return [best if place == self.place else t.detach() for place, t in enumerate(outputs)]
 
 
-class _Watch(TorchFunctionMode):
-    """The last call of a loss that is known, and what it returned."""
-
-    call: tuple[Any, tuple[Any, ...], dict[str, Any], Any] | None = None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in _SHARES:
-            self.call = func, args, kwargs or {}, out
-        return out
-
-
 def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
     """What is known of this loss; None unless it is one call of a known loss on entries of an output, and no more."""
     if any(not t.is_floating_point() or t.is_sparse or t.is_nested for t in now):
         return None
+    calls: list[tuple[Any, Any, dict[str, Any], Any]] = []
+
+    def heard(*call: Any) -> None:
+        if call[0] in _SHARES:
+            calls.append(call)
+
     try:
-        with torch.enable_grad(), _Watch() as watch:
+        with torch.enable_grad(), Listening(heard):
             z = [t.detach().as_subclass(Tensor).clone().requires_grad_(True) for t in now]
             value = loss(z)
-        if watch.call is None or watch.call[3] is not value:
+        if not calls or calls[-1][-1] is not value:
             return None
-        func, args, kwargs, _ = watch.call
+        func, args, kwargs, _ = calls[-1]
         given = inspect.signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         entries, target = given.arguments["input"], given.arguments["target"]

@@ -16,7 +16,8 @@ from unvanish.decide.limits import DECAYS_FAST
 from unvanish.evidence.regained import WORK
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
-from unvanish.problem import Optimizer, Optimizers, Several, parts_of
+from unvanish.flow.optimizers import without_decay
+from unvanish.problem import Optimizers
 from unvanish.records import NextStep, StepFacts
 
 STEPS, FEW = 100, 30
@@ -30,20 +31,7 @@ def with_decay(look: Look, optimizer: Optimizers, arrival: NextStep | None, fact
         return facts
     steps = min(STEPS if STEPS * look.work < WORK else FEW, look.problem.steps or STEPS)
     found = list[float]()
-    for each in (optimizer, _without_decay(optimizer)):
+    for each in (optimizer, without_decay(optimizer, with_state=True)):
         with stepped(look.problem, look.model, each, 1.0, steps, look.seed) as loss:
             found.append(loss if math.isfinite(loss) else math.inf)
     return facts.replace(decayed=found[0], undecayed=found[1], decayed_after=steps)
-
-
-def _without_decay(optimizer: Optimizers) -> Optimizers:
-    """The same optimizer with a decay of 0 in every group; the parameters and their state are shared."""
-    parts = tuple(map(_undecayed, parts_of(optimizer)))
-    return Several(parts) if isinstance(optimizer, Several) else parts[0]
-
-
-def _undecayed(part: Optimizer) -> Optimizer:
-    alone = object.__new__(type(part))  # not copy.copy: its __setstate__ walks over every parameter
-    alone.__dict__.update(part.__dict__)
-    alone.param_groups = [{**group, "weight_decay": 0.0} for group in part.param_groups]
-    return alone

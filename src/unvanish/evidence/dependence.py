@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 MOST_SAMPLES, MOST_STEPS, LEAST_SAMPLES = 128, 256, 16
+"""Of more, the first samples and steps at even distances: a step's kernel has the square of the samples for entries."""
 SHUFFLES = (199, 800)
 """How many shuffles are tried first, and how many more where none of these gives as much."""
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import loss_again, outputs_again
 from unvanish.evidence.normalisers import PushedNorms
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.flow.look import Look
 from unvanish.trace.calls import LOSS_CALLS
-from unvanish.trace.scaled import LOG_ZERO, norm_of, shift
+from unvanish.trace.listening import Listening, name_of
+from unvanish.trace.scaled import log10_of, norm_of, shift
 from unvanish.trace.structure import inner_loss, tensors
 
 WHOLE = 0.01  # two ways to the same number may differ by this much of it, in bfloat16 too
@@ -87,11 +87,10 @@ class GaussNewton:
                                    allow_unused=True) if live else [None] * len(self.leaves)  # fmt: skip
         return _filled(bent, self.outputs)
 
-    def vjp(self, y: Sequence[Tensor], parameters: Sequence[nn.Parameter] | None = None) -> list[Tensor]:
-        """Jᵀy, by all parameters or by those given."""
-        chosen = self.parameters if parameters is None else list(parameters)
-        products = torch.autograd.grad(self.outputs, chosen, y, retain_graph=True, allow_unused=True)
-        return _filled([None if t is None else t.detach() for t in products], chosen)
+    def vjp(self, y: Sequence[Tensor]) -> list[Tensor]:
+        """Jᵀy."""
+        products = torch.autograd.grad(self.outputs, self.parameters, y, retain_graph=True, allow_unused=True)
+        return _filled([None if t is None else t.detach() for t in products], self.parameters)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
         """2^power Jᵀr, r what the loss asks of the outputs."""
@@ -102,7 +101,7 @@ class GaussNewton:
         """log10 of the rms of r; -inf where the loss asks for nothing."""
         known = [r.detach() for r in self.residual if r is not None]
         rms = math.hypot(*(norm_of(r) for r in known)) / math.sqrt(max(1, sum(r.numel() for r in known)))
-        return math.log10(rms) if rms > 0.0 else LOG_ZERO
+        return log10_of(rms)
 
     @property
     def is_twice_differentiable(self) -> bool:
@@ -149,17 +148,6 @@ def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tens
     return [torch.zeros_like(t) if f is None else f for f, t in zip(parts, like, strict=True)]
 
 
-class _Catch(TorchFunctionMode):
-    """Keeps the first argument of the last recognised loss call."""
-
-    found: Tensor | None = None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in LOSS_CALLS and args and isinstance(args[0], Tensor):
-            self.found = args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def _watched(look: Look) -> list[Tensor]:
     """The tensors the loss is a function of, with their graph."""
     problem, model, seed = look.problem, look.model, look.seed
@@ -168,9 +156,15 @@ def _watched(look: Look) -> list[Tensor]:
         loss_inside = inner_loss(outputs) if not isinstance(outputs, Tensor) else None
         found = [t for t in tensors(outputs) if t.is_floating_point() and t is not loss_inside]
         return [t for t in found if t.grad_fn is not None] or found  # what no weight moves is no free output
-    with _Catch() as caught:
+    given: list[Tensor] = []
+
+    def heard(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if name_of(func) in LOSS_CALLS and args and isinstance(args[0], Tensor):
+            given.append(args[0])
+
+    with Listening(heard):
         loss_again(problem, model, seed)
-    return [caught.found] if caught.found is not None else []
+    return given[-1:]
 
 
 def refusal(error: Exception) -> str:

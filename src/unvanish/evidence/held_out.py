@@ -43,11 +43,9 @@ def with_held_out(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
     seen, unseen = (with_samples(whole, lambda t, first=first: t[first::2]) for first in (0, 1))
     work = look.work
     tried = [n for n in TRIED if n <= (look.problem.steps or TRIED[-1]) and n * work < WORK] or [TRIED[0]]
-    taken, value = 0, dict[int, float]()
+    value: dict[int, float] = {}
 
-    def measured() -> bool:
-        nonlocal taken
-        taken += 1
+    def measured(taken: int) -> bool:
         if taken not in tried:
             return False
         with torch.no_grad():

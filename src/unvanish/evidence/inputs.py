@@ -15,6 +15,7 @@ from torch import Tensor
 from unvanish.problem import Problem
 from unvanish.records import CallFlow, InputFacts, LayerFlow
 from unvanish.rules.conditions import goes_around
+from unvanish.trace.scaled import LOG_ZERO
 
 FAR = 10.0  # rms of some feature: an order of magnitude beyond a standardised one
 Layers = Sequence[LayerFlow]
@@ -90,9 +91,7 @@ def first_layer(layers: Sequence[LayerFlow]) -> LayerFlow | None:
 
 def _step_limit(layer: LayerFlow, layers: Sequence[LayerFlow]) -> float | None:
     """log10 of the step a layer's curvature ∝ |J|² allows, over that of the median layer."""
-    known = [
-        a.log10_jacobian_norm for a in layers if a.log10_jacobian_norm is not None and a.log10_jacobian_norm > -9e99
-    ]
+    known = [norm for a in layers if (norm := a.log10_jacobian_norm) is not None and norm > LOG_ZERO]
     if layer.log10_jacobian_norm is None or len(known) < 2:
         return None
     return 2.0 * (statistics.median(known) - layer.log10_jacobian_norm)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unvanish.evidence.loss import FLAT, first_and_second, loss_facts
+from unvanish.decide.limits import FLAT
+from unvanish.evidence.loss import first_and_second, loss_facts
 from unvanish.evidence.output_loss import OutputLoss
 from unvanish.evidence.pairs import may_lack_pairs, pair_facts
 from unvanish.flow.look import Look

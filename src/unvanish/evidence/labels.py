@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.moving import or_none
 from unvanish.flow.look import Look
 from unvanish.records import LabelFacts
+from unvanish.trace.listening import Listening, name_of
 
 SIGNED = ("soft_margin_loss", "hinge_embedding_loss", "cosine_embedding_loss", "margin_ranking_loss")
 SHARES = ("multilabel_soft_margin_loss",)
@@ -30,12 +30,14 @@ def label_facts(look: Look) -> LabelFacts | None:
     elif call.name == "cross_entropy" or call.part != "loss" or problem.loss_fn is None:
         return None
     else:
-        watch = _Watch(call.name)
-        with torch.no_grad(), capture.replay(), watch:
+        made: list[tuple[Any, Any, dict[str, Any]]] = []
+        listening = Listening(lambda func, args, kwargs, _: made.append((func, args, kwargs)))
+        with torch.no_grad(), capture.replay(), listening:
             or_none(lambda: problem.loss(capture.values))
-        if watch.call is None:
+        asked = next((each for each in made if name_of(each[0]) == call.name), None)
+        if asked is None:
             return None
-        func, args, kwargs = watch.call
+        func, args, kwargs = asked
     given = or_none(lambda: inspect.signature(func).bind(*args, **kwargs).arguments)
     target = None if given is None else given.get("target")
     if not isinstance(target, Tensor) or target.layout is not torch.strided or target.is_nested:
@@ -58,16 +60,3 @@ def _odd(name: str, target: Tensor) -> tuple[str, float]:
         return "", 0.0
     several = ones.sum(1) > 1
     return ("several", float(several.double().mean())) if bool(several.any()) else ("", 0.0)
-
-
-class _Watch(TorchFunctionMode):
-    """Keeps the arguments of the first call of a name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name, self.call = name, None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.call is None and getattr(func, "__name__", "") == self.name:
-            self.call = func, args, kwargs or {}
-        return func(*args, **(kwargs or {}))

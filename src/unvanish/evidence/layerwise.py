@@ -148,8 +148,7 @@ def one_power(flows: Sequence[LayerFlow]) -> OnePower | None:
     kinds = {getattr(torch, flow.dtype or "float16") for flow in flows}
     ends = [(math.log10(torch.finfo(t).tiny), math.log10(torch.finfo(t).max)) for t in kinds]
     low, high = max(a for a, _ in ends) + MARGIN, min(b for _, b in ends) - MARGIN
-    norms = [a.log10_grad_norm - 0.5 * math.log10(max(1, a.parameters)) for a in flows if a.log10_grad_norm is not None]
-    rms = [value for value in norms if value > LOG_ZERO]
+    rms = [value for a in flows if (value := a.log10_grad_rms) is not None and value > LOG_ZERO]
     if not rms or max(rms) - min(rms) > high - low:
         return None
     return OnePower(round((0.5 * (low + high) - 0.5 * (max(rms) + min(rms))) / LOG10_2), low)

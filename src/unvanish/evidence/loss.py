@@ -14,14 +14,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from unvanish.decide.limits import PLATEAU
+from unvanish.decide.limits import CONVERGED, FLAT, PLATEAU
 from unvanish.evidence.last import Last
 from unvanish.evidence.output_loss import ENOUGH, Loss, OutputLoss, lowest, minimise, searchable
 from unvanish.records import LossFacts
 
-FLAT = 1e-6  # a loss that moves by less than this share of itself does not react
 CLOSER = (0.1, 0.01, 1e-3, 1e-4, 1e-5)  # shares of their spread to which outputs are drawn together
-CONVERGED = 1e-3  # of the loss now: what a constant misses of the best output is less than what counts as left to gain
 
 
 def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, seed: int) -> LossFacts:
@@ -117,7 +115,8 @@ def _judge(
         reference, why = max(value, best_constant) - floor, ""
     if not reference > 0.0:
         return facts.replace(why="no output lowers the loss of this batch, so there is no scale")
-    # Where a constant is the answer itself, as 0 is for the residual of an equation, no better than it says nothing.
+    # Where a constant is the answer itself, as 0 is for the residual of an equation, no better than it says nothing:
+    # what it misses of the best output is then less than what counts as left to gain.
     answer = best_constant is not None and best_constant - floor < CONVERGED * (value - floor)
     at_constant = best_constant is not None and not answer and value - floor >= PLATEAU * (best_constant - floor)
     return facts.replace(

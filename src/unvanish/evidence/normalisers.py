@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unvanish.trace.recorder import transformed
+
 Parts = tuple[Any, Any, Any]  # what belongs to the input, the weight and the bias; None where nothing does
 
 
@@ -104,7 +106,7 @@ class PushedNorms(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         make = _OURS.get(func)
-        if make is not None and not torch.is_autocast_enabled("cpu") and _untransformed():
+        if make is not None and not torch.is_autocast_enabled("cpu") and not transformed():
             return make(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -135,10 +137,6 @@ def _plain(x: Tensor, *own: Any) -> bool:
     kept = [x, *(t for t in own if t is not None)]
     wide = x.dtype in (torch.float32, torch.float64) and all(t.dtype is x.dtype for t in kept)
     return wide and all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in kept)
-
-
-def _untransformed() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
 
 
 _OURS: dict[Any, Any] = {F.layer_norm: _layer_norm, F.batch_norm: _batch_norm}

@@ -100,9 +100,7 @@ def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
                 ahead.append(call)
     if not ahead or len({call.name for call in ahead}) > 1 or ahead[0].name not in CLASSES or z.ndim < 2:
         return None
-    if (
-        len(moved) > 1 and ahead[0].numel > 1
-    ):  # not averaged at once, so z is what the model gave, of other axes perhaps
+    if len(moved) > 1 and ahead[0].numel > 1:  # not averaged at once: z may be what the model gave, of other axes
         return None
     return float(z.logsumexp(CLASSES[ahead[0].name]).abs().mean())
 

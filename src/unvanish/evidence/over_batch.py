@@ -9,17 +9,17 @@ axes the other way round, or through a ``view`` where a transpose was meant, it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from unvanish.evidence.across import FEWEST, changed, with_one_replaced
 from unvanish.evidence.moving import or_none, pass_again, without_chance
 from unvanish.flow.look import Look
+from unvanish.problem import Problem
 from unvanish.records import AcrossFacts
+from unvanish.trace.listening import Listening, name_of
 from unvanish.trace.structure import tensors
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -58,30 +58,23 @@ def over_batch(look: Look) -> tuple[AcrossFacts, ...]:
     return ()
 
 
-def _passed(problem: Any, look: Look) -> tuple[list[tuple[Tensor, int]], list[Tensor]]:
+def _passed(problem: Problem, look: Look) -> tuple[list[tuple[Tensor, int]], list[Tensor]]:
     """What each call of this kind was given and the axis of its steps, and the outputs of the model."""
-    watching = _Watching()
-    with watching:
+    found: list[tuple[Tensor, int]] = []
+
+    def heard(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        name = name_of(func)
+        learns = isinstance(out, tuple) and isinstance(out[0], Tensor) and out[0].requires_grad
+        if learns and args and isinstance(args[0], Tensor) and name in (*RECURRENT, ATTENTION):
+            first = name in RECURRENT and args[-1] is True  # the last argument of these is batch_first
+            found.append((args[0].detach().clone(), int(first)))
+
+    with Listening(heard):
         outputs, _ = pass_again(problem, look.model, look.seed)
-    return watching.found, [t.detach() for t in tensors(outputs)]
+    return found, [t.detach() for t in tensors(outputs)]
 
 
 def _reaches_others(before: list[Tensor], after: list[Tensor], samples: int) -> bool:
     """Whether the outputs of samples that were not replaced have changed."""
     pairs = [(a, b) for a, b in zip(before, after, strict=True) if a.ndim and a.shape[0] == samples]
     return any(a.shape == b.shape and bool(changed(a, b, 0)[1:].any()) for a, b in pairs)
-
-
-class _Watching(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[Tensor, int]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        learns = isinstance(out, tuple) and isinstance(out[0], Tensor) and out[0].requires_grad
-        if learns and args and isinstance(args[0], Tensor) and name in (*RECURRENT, ATTENTION):
-            first = name in RECURRENT and args[-1] is True  # the last argument of these is batch_first
-            self.found.append((args[0].detach().clone(), int(first)))
-        return out

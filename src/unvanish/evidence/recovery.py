@@ -73,12 +73,11 @@ def with_recovery(
     tried = [n for n in TRIED if n <= min(most, planned)]
     theirs = list({id(p): p for a in look.layers if a.name in weak for p in a.live}.values())
     before = [p.detach().clone() for p in theirs]
-    taken, arrived, learned = 0, dict[int, float](), None
+    arrived, learned = dict[int, float](), None
 
-    def measured() -> bool:
+    def measured(taken: int) -> bool:
         """Whether there is no use in going on: the signal has arrived, does not come, or cannot be told any more."""
-        nonlocal taken, learned
-        taken += 1
+        nonlocal learned
         if taken not in tried:
             return False
         now, sent = measure()

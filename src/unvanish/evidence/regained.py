@@ -45,9 +45,9 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
     tried = [n for n in TRIED if n <= planned and (n == TRIED[0] or n * work < WORK)] or [planned]
     taken, seen, top = 0, {0: facts.loss}, max(facts.loss, facts.walked or -math.inf)
 
-    def measured() -> bool:
+    def measured(count: int) -> bool:
         nonlocal taken
-        taken += 1
+        taken = count
         if taken not in tried:
             return False
         last = max(seen)

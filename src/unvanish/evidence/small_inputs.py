@@ -16,6 +16,7 @@ import math
 import torch
 
 from unvanish.decide.limits import PLATEAU
+from unvanish.decide.stationary import floor_of
 from unvanish.evidence.inputs import first_layer, one_input, standardised, with_first
 from unvanish.evidence.moving import loss_again, or_nan
 from unvanish.evidence.regained import WORK
@@ -45,7 +46,7 @@ def with_small_inputs(look: Look, optimizer: Optimizers, flow: Flow) -> Flow:
     if not reached < enough:
         return flow
     _, as_it_is = _until(look, optimizer, own, taken, -math.inf)
-    floor = loss.value - (loss.relative_gap or 0.0) * (loss.reference or 0.0)
+    floor = floor_of(loss) or 0.0  # known, as otherwise no loss counts as at its constant
     if not as_it_is - floor >= PLATEAU * ((loss.best_constant or 0.0) - floor):
         return flow
     found = InputFacts(
@@ -58,9 +59,9 @@ def _until(look: Look, optimizer: Optimizers, problem: Problem, steps: int, enou
     """After how many steps at most the loss of the batch is below ``enough``, and the loss there."""
     taken, last = 0, math.nan
 
-    def measured() -> bool:
+    def measured(count: int) -> bool:
         nonlocal taken, last
-        taken += 1
+        taken = count
         if taken % 10 and taken != steps:
             return False
         with torch.no_grad():

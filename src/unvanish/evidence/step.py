@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,7 +25,8 @@ from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.schedule import faded, forgetting, scheduled, taken_by
 from unvanish.flow import adam
 from unvanish.flow.look import Look
-from unvanish.flow.updates import Updates, undecorated_step
+from unvanish.flow.optimizers import same_kind, undecorated_step
+from unvanish.flow.updates import Updates
 from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of, rate_of
 from unvanish.records import LossFacts, StepFacts
@@ -124,7 +124,7 @@ def _walked(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepFacts:
     """
     seen: list[set[str]] = []
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         heard = (a.name for a in look.layers if any(p.grad is not None and bool(p.grad.any()) for p in a.live))
         seen.append(set(heard))
 
@@ -276,20 +276,21 @@ def stepped(
     scale: float,
     steps: int,
     seed: int,
-    each: Callable[[], Any] | None = None,
+    each: Callable[[int], Any] | None = None,
     first: First | None = None,
     end: Callable[[], float] | None = None,
 ) -> Iterator[float]:
     """Inside, the parameters are where so many steps at ``scale`` times the learning rate take them.
 
-    Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is called
-    after every step, and ends the walk where it returns True. Afterwards everything is back in its place.
+    Yields the loss of the batch there (nan or inf if it diverges), by ``end`` where that is given; ``each`` is told
+    after every step how many have been taken, and ends the walk where it returns True. Afterwards everything is back
+    in its place.
     """
     parameters = held_by(optimizer)
     batches = _batches(problem, model, steps, seed)
 
     def walk() -> Tensor | float:
-        parts = [_stand_in(part, scale) for part in parts_of(optimizer)]
+        parts = [_step_of_a_copy(part, scale) for part in parts_of(optimizer)]
         for turn, batch in enumerate(batches):
 
             def pull(batch: Problem = batch) -> tuple[Tensor, Sequence[Tensor | None]]:
@@ -304,7 +305,7 @@ def stepped(
                 parameter.grad = gradient
             for step in parts:
                 step()
-            if each is not None and each() is True:
+            if each is not None and each(turn + 1) is True:
                 break
         if end is not None:
             return end()
@@ -328,7 +329,7 @@ def measured_steps(
     first = list[float]()
     before = [p.detach().clone() for p in parameters]
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         pairs = zip(parameters, before, strict=True)
         gradient = math.hypot(*(float(p.grad.norm()) for p in parameters if p.grad is not None))
         first.append(gradient)
@@ -368,16 +369,13 @@ def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[
     return (found + own)[:steps]
 
 
-def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
+def _step_of_a_copy(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
     """The step of a copy of the optimizer that moves the same parameters but keeps its state to itself."""
-    alone = object.__new__(type(optimizer))
-    alone.__dict__.update(optimizer.__dict__)
-    alone.param_groups = [
+    groups = [
         group if math.isnan(rate_of(group)) else {**group, "lr": group["lr"] * scale}
         for group in map(dict, optimizer.param_groups)
     ]
-    alone.state = copy.copy(optimizer.state)
-    alone.state.clear()
+    alone = same_kind(optimizer, groups)
     for parameter, state in optimizer.state.items():
         alone.state[parameter] = {
             k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()
@@ -386,8 +384,6 @@ def _stand_in(optimizer: Optimizer, scale: float) -> Callable[[], Any]:
         known = adam.is_adam(optimizer, group)
         if known and all(adam.applies(group, p, optimizer.state.get(p, {})) for p in group["params"]):
             group["fused"] = True  # one pass over the entries, with the same formula
-    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        setattr(alone, name, OrderedDict())
     return undecorated_step(alone)
 
 

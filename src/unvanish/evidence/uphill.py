@@ -6,7 +6,6 @@ one of decay as long as it likes: so the step looked at is that of the same opti
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from unvanish.evidence.step import ULPS, First, held_by, spacing_of, stepped
 from unvanish.flow.look import Look
-from unvanish.problem import Optimizer, Optimizers, Several, parts_of
+from unvanish.flow.optimizers import without_decay
+from unvanish.problem import Optimizers
 from unvanish.records import StepFacts
 
 CHANCE = 5.0
@@ -32,11 +32,11 @@ def with_direction(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepF
     """
     if facts.best is not None or not any(value > facts.loss for _, value in facts.ladder):
         return facts
-    plain, parameters, shared = _plain(optimizer), held_by(optimizer), First()
+    plain, parameters, shared = without_decay(optimizer, with_state=False), held_by(optimizer), First()
     before = [p.detach().clone() for p in parameters]
     made: list[tuple[Tensor, Tensor]] = []
 
-    def measure() -> None:
+    def measure(_: int) -> None:
         assert shared.known is not None
         for p, start, gradient in zip(parameters, before, shared.known[1], strict=True):
             if gradient is not None:
@@ -49,22 +49,6 @@ def with_direction(look: Look, optimizer: Optimizers, facts: StepFacts) -> StepF
     told = any(group.get("maximize") for group in optimizer.param_groups)
     sure = cosine > 0.0 or (_same(optimizer) and _rises_straight(look, facts))
     return facts.replace(climbs=cosine, maximize=told) if sure else facts
-
-
-def _plain(optimizer: Optimizers) -> Optimizers:
-    parts = tuple(_fresh(part) for part in parts_of(optimizer))
-    return Several(parts) if isinstance(optimizer, Several) else parts[0]
-
-
-def _fresh(optimizer: Optimizer) -> Optimizer:
-    alone = object.__new__(type(optimizer))
-    alone.__dict__.update(optimizer.__dict__)
-    alone.param_groups = [
-        {**group, **({"weight_decay": 0.0} if group.get("weight_decay") else {})} for group in optimizer.param_groups
-    ]
-    alone.state = copy.copy(optimizer.state)
-    alone.state.clear()
-    return alone
 
 
 def _same(optimizer: Optimizers) -> bool:

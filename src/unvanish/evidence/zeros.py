@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from unvanish.evidence.moving import put_back
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
@@ -25,7 +26,7 @@ from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, normal_like
 
-NUDGE = 1e-2
+NUDGE = 1e-2  # far below an ordinary weight, so that no activation is driven to an end; the walk loses no size
 REDUCES = ("mean", "sum", "norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "amax", "amin", "logsumexp")
 
 
@@ -61,7 +62,7 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
                 layer=layer.name,
                 opens=opens,
                 gates=tuple(sorted(live - set(layer.parameters))),
-                blocked_by=tuple(_describe(c) for c in blocking[:3]),
+                blocked_by=tuple(c.place_and_line for c in blocking[:3]),
                 by_construction=not opens and any(constant_by_construction(c) for c in blocking),
             )
         )
@@ -93,10 +94,8 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
         behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
-            last = [capture.calls[k] for k in sorted(ends & behind)]
-            found[layer.name] = ZeroFacts(
-                layer=layer.name, opens=False, blocked_by=tuple(map(_describe, last[:3])), by_construction=True
-            )
+            last = tuple(capture.calls[k].place_and_line for k in sorted(ends & behind)[:3])
+            found[layer.name] = ZeroFacts(layer=layer.name, opens=False, blocked_by=last, by_construction=True)
     return tuple(found.values())
 
 
@@ -133,14 +132,10 @@ def _is_bias(name: str, parameter: nn.Parameter) -> bool:
 def nudged(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """The parameters moved by N(0, NUDGE²) inside, and back bit for bit afterwards."""
     generator = torch.Generator().manual_seed(seed)
-    kept = [p.detach().clone() for p in parameters]
-    try:
+    with put_back(parameters):
         for parameter in parameters:
             parameter.data.add_(normal_like(parameter.data, generator) * NUDGE)
         yield
-    finally:
-        for parameter, before in zip(parameters, kept, strict=True):
-            parameter.data.copy_(before)
 
 
 def _reach(seen: Observed, layer: Layer) -> float:
@@ -174,8 +169,3 @@ def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
         if any(j in reached for j in call.inputs):
             reached.add(call.index)
     return reached
-
-
-def _describe(call: Call) -> str:
-    where = f" at {call.source}" if call.source else ""
-    return f"{call.name} in {call.module or 'the model'}{where}"

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.flow.slopes import SATURATED
-from unvanish.trace.calls import Call, Node
+from unvanish.flow.slopes import is_alone
+from unvanish.trace.calls import Call, Node, axis_of
 from unvanish.trace.mixing import ATTENTIONS, PRODUCTS
 
-SCORES = (*PRODUCTS, "einsum", "baddbmm", "__rmatmul__")
+SCORES = (*PRODUCTS, "einsum", "baddbmm")
 MOST = 2**22  # weights looked at in one attention, from its first sample on
 
 
@@ -33,8 +33,7 @@ def alone(calls: Sequence[Call], call: Call, node: Node) -> float | None:
     if kind.startswith(("SoftmaxBackward", "SafeSoftmaxBackward")):
         if call.name not in ATTENTIONS and not _of_scores(calls, call):
             return None
-        dim = node._saved_dim  # counted from the end it comes as an unsigned number
-        weights = node._saved_result.movedim(dim - 2**64 if dim >= 2**63 else dim, -1)
+        weights = node._saved_result.movedim(axis_of(node), -1)
     elif kind.startswith("ScaledDotProduct"):
         found = _weights(node)
         if found is None:
@@ -85,7 +84,7 @@ def _share(weights: Tensor) -> float | None:
     heads = weights.detach().reshape(-1, *weights.shape[-2:])
     heads = heads[: max(1, MOST // heads[0].numel())]
     most, place = heads.max(-1)
-    single = most * (1.0 - most) < SATURATED * 0.25
+    single = is_alone(most)
     if not bool(single.any()):  # as a rule; a row of which a mask leaves one entry is single
         return 0.0
     chosen = torch.where(single, place, -1)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide.limits import OWN_BRANCH, VANISHED
+from unvanish.decide.limits import GATE_SIZE, OWN_BRANCH, SOUND, VANISHED
 from unvanish.flow.layers import Layer, natural_norm
 from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.scaled import LOG_ZERO
 
-GATE_SIZE = 0.03  # of its natural norm: below that a trainable tensor is meant to be opened by training
 BRANCH_TENSORS = 4  # an attention has four weights
 BRANCH_WEIGHTS = 2  # calls with weights between a layer and the trunk: more is a network of its own
 BRANCH_LEFT = -2.0  # query and key weights of an ordinary attention lie at -1.2 to -1.8 (16-256 wide, 2-12 blocks)
 IN_SERIES = 3  # small scales on one way to the output: a branch in a branch in a branch
-GATE_LEFT = -1.5  # below, a layer is asked whether a gate holds it back; above, a trunk carries the signal
 
 
 class Gates:
@@ -43,7 +41,7 @@ class Gates:
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
-        if transmission is None or not LOG_ZERO < transmission < GATE_LEFT or layer.call is None:
+        if transmission is None or not LOG_ZERO < transmission < SOUND or layer.call is None:
             return ""
         single = self._single(layer, transmission) if self.any_small else ""
         if gate := single or self._branch(layer, transmission):
@@ -109,12 +107,11 @@ class Gates:
         while not trunk[here] and (after := self.paths.next[here]) is not None:
             sent = seen.probe("edges", (after, here)) - seen.probe("signals", after)
             if sent < weakest:
-                call = self.calls[after]
-                weakest, name = sent, f"{call.name} in {call.module or 'the model'}"
+                weakest, name = sent, self.calls[after].place
             weights += self.paths.roles[after] == "weights"
             here = after
         carried = self.paths.sensitivity[here]
-        sound = carried is not None and carried > GATE_LEFT and here != layer.calls[-1]
+        sound = carried is not None and carried > SOUND and here != layer.calls[-1]
         return name if sound and trunk[here] and weights <= BRANCH_WEIGHTS else ""
 
     def _aside(self, layer: Layer, transmission: float) -> str:
@@ -127,8 +124,7 @@ class Gates:
         while weights <= BRANCH_WEIGHTS and (after := self.paths.next[here]) is not None:
             lost = self._lost(here, after)
             if lost < -1.0 and transmission - lost > VANISHED:
-                call = self.calls[after]
-                return f"{call.name} in {call.module or 'the model'}"
+                return self.calls[after].place
             weights += self.paths.roles[after] == "weights"
             here = after
         return ""

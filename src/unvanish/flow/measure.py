@@ -19,7 +19,7 @@ from unvanish.records import CallFlow, LayerFlow, LossFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture
 from unvanish.trace.projected import Projector
-from unvanish.trace.scaled import LOG_ZERO, norm_of, norms_of
+from unvanish.trace.scaled import LOG_ZERO, log10_of, norm_of, norms_of
 from unvanish.trace.tape import Tape, norm_together
 
 
@@ -82,7 +82,7 @@ def _call_flow(call: Call, kind: str, paths: Paths, seen: Observed, batch_size: 
         next=after,
         trunk=paths.trunk[call.index],
         finite=call.finite,
-        log10_rms=(math.log10(call.rms) if call.rms > 0 else LOG_ZERO) if call.finite else None,
+        log10_rms=log10_of(call.rms) if call.finite else None,
         derivative=call.derivative,
         log10_apart_rms=None if not call.apart else math.log10(call.apart),
         log10_signal=None if signal is None else signal + 0.5 * math.log10(batch_size),
@@ -113,7 +113,7 @@ def _layer_flow(
         source=capture.calls[layer.call].source if layer.call is not None else "",
         parameters=sum(p.numel() for p in layer.parameters.values()),
         frozen=not live,
-        log10_weight_norm=norm_together([_log(sizes[id(p)]) for p in layer.parameters.values()]),
+        log10_weight_norm=norm_together([log10_of(sizes[id(p)]) for p in layer.parameters.values()]),
     )
     reached = [seen.loss.leaves[id(p)] for p in live if id(p) in seen.loss.leaves]
     if layer.call is None or (live and not reached):
@@ -149,10 +149,6 @@ def _layer_flow(
             **_against_the_loss(live, jacobian, seen, loss),
         )
     return flow.replace(**measured)
-
-
-def _log(value: float) -> float:
-    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
 
 
 @cache
@@ -202,7 +198,7 @@ def _against_the_loss(
         "log10_alignment": gradient - jacobian - residual + 0.5 * math.log10(max(1, seen.outputs))
     }
     if seen.updates is not None and loss.curvature is not None and loss.curvature > 0.0:
-        update = _log(math.hypot(*(seen.updates.get(id(p), 0.0) for p in live)))
+        update = log10_of(math.hypot(*(seen.updates.get(id(p), 0.0) for p in live)))
         log = residual - math.log10(loss.curvature) - jacobian - update
         found["steps_to_learn"] = max(1.0, 10.0**log) if log < 300.0 else math.inf
     return found
@@ -222,7 +218,7 @@ def _transmission(
         live = {n: p for n, p in layer.parameters.items() if p.requires_grad}
         if layer.call is not None and live:
             slopes = {id(p): seen.probe("leaves", id(p)) for p in live.values()}
-            sent[layer.name] = Transmitted.of(live, slopes, {key: _log(sizes[key]) for key in slopes})
+            sent[layer.name] = Transmitted.of(live, slopes, {key: log10_of(sizes[key]) for key in slopes})
     best = [(LOG_ZERO, LOG_ZERO)] * len(calls)
     by_call: dict[int, list[Layer]] = {}
     for layer in layers:

@@ -18,7 +18,7 @@ from unvanish.flow.updates import Updates
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call, Capture, Node
 from unvanish.trace.projected import Projector
-from unvanish.trace.scaled import Scaled, shift
+from unvanish.trace.scaled import Scaled, entries_of, shift
 from unvanish.trace.tape import OnNode
 
 _ONE_FACTOR = 120  # powers of two up to here are ordinary numbers of float32
@@ -104,7 +104,7 @@ def _below(gradient: Scaled, dtype: torch.dtype) -> tuple[Any, Any]:
 
     Of a large tensor, 512 blocks of 64 neighbouring entries are counted, drawn by a generator of our own.
     """
-    values = gradient.mantissa.coalesce().values() if gradient.mantissa.is_sparse else gradient.mantissa
+    values = entries_of(gradient.mantissa)
     if values.is_complex():
         values = torch.view_as_real(values)
     if values.numel() > 2 * LEAST * BLOCK:

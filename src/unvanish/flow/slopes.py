@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.trace.calls import Call, Node
+from unvanish.trace.calls import Call, Node, axis_of
 
 SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
 EXACT = 2**24  # whole numbers up to here are exact in float32
@@ -193,13 +193,10 @@ def pinned_rows(node: Node, cotangent: Tensor) -> tuple[float, float] | None:
     kind = type(node).__name__
     if not kind.startswith(("SoftmaxBackward", "LogSoftmaxBackward")):
         return None
-    dim = node._saved_dim  # counted from the end it comes as an unsigned number
-    result, asked = (
-        t.double().movedim(dim - 2**64 if dim >= 2**63 else dim, -1) for t in (node._saved_result, cotangent)
-    )
+    result, asked = (t.double().movedim(axis_of(node), -1) for t in (node._saved_result, cotangent))
     shares = result.exp() if kind.startswith("Log") else result
     most, place = shares.max(-1, keepdim=True)
-    flat = most * (1.0 - most) < SATURATED * 0.25
+    flat = is_alone(most)
     if not kind.startswith("Log"):  # only what the entries ask beside that one counts
         asked = asked - asked.gather(-1, place)
     alone = torch.zeros_like(asked, dtype=torch.bool).scatter_(-1, place, True)
@@ -210,22 +207,37 @@ def pinned_rows(node: Node, cotangent: Tensor) -> tuple[float, float] | None:
     return float(flat.double().mean()), float((asked.square() * away).sum()) / total
 
 
+def is_alone(most: Tensor) -> Tensor:
+    """Whether a row's largest share leaves the softmax flat: its slope p(1 - p) is 1/4 at most."""
+    return most * (1.0 - most) < SATURATED * 0.25
+
+
 def constant_by_construction(call: Call) -> bool:
     """Whether a call passes no gradient whatever its input is (softmax over one unit, sign, round)."""
-    if call.probe is None:
+    tried = None if call.probe is None else _tried_alone(call, call.probe)
+    if tried is None:
         return False
-    func, args, kwargs = call.probe
+    _, made, gradient = tried
+    return float(gradient.abs().max()) <= 1e-6 * max(float(made.abs().max()), math.ulp(0.0))
+
+
+def _tried_alone(call: Call, probe: tuple[Any, ...], size: float = 1.0) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Numbers N(0, size²) in float64, what the call makes of them, and the gradient that a random cotangent sends back.
+
+    None where it cannot be tried alone: then nothing is claimed.
+    """
+    func, args, kwargs = probe
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            z = torch.randn(call.shape, generator=generator, dtype=torch.float64, device="cpu").requires_grad_(True)
-            y = func(z * 1.0, *args, **kwargs)
+            z = size * torch.randn(call.shape, generator=generator, dtype=torch.float64, device="cpu")
+            y = func(z.requires_grad_(True) * 1.0, *args, **kwargs)
             weights = torch.randn(y.shape, generator=generator, dtype=torch.float64, device="cpu")
             (gradient,) = torch.autograd.grad((y * weights).sum(), z)
-    except Exception:  # it cannot be tried alone: nothing is claimed
-        return False
-    return float(gradient.abs().max()) <= 1e-6 * max(float(y.detach().abs().max()), math.ulp(0.0))
+    except Exception:  # whatever it raises on made-up numbers
+        return None
+    return z.detach(), y.detach(), gradient
 
 
 def remove_all(calls: Iterable[Call]) -> set[int]:
@@ -257,18 +269,8 @@ def removes_all(call: Call) -> bool:
     Tried in float64, with weights of 1 and inputs of size 1,000, beside which its eps is nothing: nine entries in ten
     send back less than a millionth of what any other normaliser does. In the network's own type rounding hides it.
     """
-    if call.alone is None:
+    tried = None if call.alone is None else _tried_alone(call, call.alone, 1e3)
+    if tried is None:
         return False
-    func, args, kwargs = call.alone
-    generator = torch.Generator().manual_seed(0)
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            z = 1e3 * torch.randn(call.shape, generator=generator, dtype=torch.float64, device="cpu")
-            y = func(z.requires_grad_(True) * 1.0, *args, **kwargs)
-            weights = torch.randn(y.shape, generator=generator, dtype=torch.float64, device="cpu")
-            (gradient,) = torch.autograd.grad((y * weights).sum(), z)
-    except Exception:  # it cannot be tried alone: nothing is claimed
-        return False
-    sent = (gradient * z.detach()).abs()
-    return bool(torch.quantile(sent.reshape(-1)[:100_000], 0.9) < 1e-6)
+    z, _, gradient = tried
+    return bool(torch.quantile((gradient * z).abs().reshape(-1)[:100_000], 0.9) < 1e-6)

@@ -68,7 +68,7 @@ def unused_facts(
             )
         else:
             above = _running(name.rpartition(".")[0], modules, ran)
-            fact = fact.replace(library=_of_library(above), conditional=_under_condition(above, name, modules))
+            fact = fact.replace(library=_of_library(above), conditional=_under_condition(above, name))
         facts.append(fact)
     return (*facts, *switched)
 
@@ -174,7 +174,7 @@ def _of_library(above: tuple[str, nn.Module] | None) -> bool:
     return code is not None and is_library(code.co_filename)
 
 
-def _under_condition(above: tuple[str, nn.Module] | None, name: str, modules: dict[str, nn.Module]) -> bool:
+def _under_condition(above: tuple[str, nn.Module] | None, name: str) -> bool:
     """Whether the class of the module above names the layer's branch inside an ``if`` of a method but its first."""
     if above is None:
         return False

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
 from unvanish.flow import adam
+from unvanish.flow.optimizers import same_kind, undecorated_step
 from unvanish.flow.sample import Sample
 from unvanish.problem import Optimizer, Optimizers, parts_of
 from unvanish.trace.scaled import norm_of, norms_of
@@ -246,18 +245,13 @@ class _Part:
 
     def _step(self, taken: Sequence[tuple[int, nn.Parameter, Tensor, dict[str, Any]]]) -> Any:
         """One step of the optimizer's own code on (group, stand-in, gradient, state); the state after it."""
-        alone = object.__new__(type(self.optimizer))  # not copy.copy: its __setstate__ walks over every parameter
-        alone.__dict__.update(self.optimizer.__dict__)
         groups = {index: {**self.optimizer.param_groups[index], "params": []} for index, *_ in taken}
-        alone.param_groups = list(groups.values())
-        alone.state = type(self.optimizer.state)(self.optimizer.state.default_factory)  # type: ignore[attr-defined]
+        alone = same_kind(self.optimizer, list(groups.values()))
         for index, stand_in, gradient, state in taken:
             stand_in.grad = gradient.to(stand_in.dtype)
             groups[index]["params"].append(stand_in)
             if state:
                 alone.state[stand_in] = state
-        for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-            setattr(alone, name, OrderedDict())
         with torch.no_grad():
             undecorated_step(alone)()
         return alone.state
@@ -381,12 +375,6 @@ def _wide(weights: Tensor) -> Tensor:
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else repr(value)
-
-
-def undecorated_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """The optimizer's step without a scheduler's counter and everybody's step hooks: those belong to real steps."""
-    step = type(optimizer).step
-    return partial(getattr(step, "__wrapped__", step), optimizer)
 
 
 def _copied(value: Any, stand_in: Tensor) -> Any:

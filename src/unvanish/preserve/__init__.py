@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gc
-import random
-import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +15,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from unvanish.preserve.objects import Belongings
+from unvanish.preserve.randomness import random_states as random_states
+from unvanish.preserve.randomness import reseed as reseed
+from unvanish.preserve.randomness import seeded as seeded
 from unvanish.preserve.settings import Settings
 from unvanish.preserve.signals import finish
 from unvanish.preserve.threads import at_work_elsewhere
@@ -164,47 +164,3 @@ def _end_generators(error: BaseException) -> None:
             seen.add(id(each))
             traceback.clear_frames(each.__traceback__)
             waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
-
-
-def reseed(seed: int) -> None:
-    """Let random numbers of torch (on every device), numpy and Python follow from ``seed`` from here on."""
-    numpy: Any = sys.modules.get("numpy")
-    # A CUDA that nobody has started keeps no state yet, and torch.manual_seed would leave it a seed to start from.
-    (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(seed)
-    random.seed(seed)
-    if numpy:
-        numpy.random.seed(seed % 2**32)
-
-
-def random_states() -> Callable[[], None]:
-    """What puts the random numbers of torch (on every device), numpy and Python back to where they are now."""
-    numpy: Any = sys.modules.get("numpy")
-    cpu, python = torch.get_rng_state(), random.getstate()
-    of_numpy = numpy.random.get_state() if numpy else None
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-
-    def put_back() -> None:
-        torch.set_rng_state(cpu)
-        random.setstate(python)
-        if of_numpy is not None:
-            numpy.random.set_state(of_numpy)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-
-    return put_back
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, random numbers of torch, numpy and Python follow from ``seed``; afterwards each goes on as before."""
-    numpy: Any = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy else None
-    cuda = torch.cuda.is_initialized()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count() if cuda else 0)):
-            reseed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        if numpy:
-            numpy.random.set_state(states[1])

@@ -19,7 +19,7 @@ MOST = 20_000  # objects looked into: what holds more is a data set, which a for
 MOST_BYTES = 2**28  # of tensors outside of the modules and the batch: caches and states of the user's own
 _OPEN = ("collections", "types")  # of the standard library; its other objects (queues, loggers) live lives of their own
 _ATOMS = (str, bytes, int, float, complex, type, ModuleType, FunctionType, torch.dtype, torch.device, range, slice)
-_BARE = (dict, OrderedDict, defaultdict, list, deque, set)  # they hold nothing beside their items
+BARE = (dict, OrderedDict, defaultdict, list, deque, set)  # they hold nothing beside their items
 PutBack = Callable[[], None]
 
 
@@ -163,10 +163,10 @@ class Belongings:
         """Keep one object as it is, and say what it holds."""
         if isinstance(value, dict):
             self.mappings.append((value, list(_items(value))))
-            return [*dict.values(value), *(() if type(value) in _BARE else self.attributes(value))]
+            return [*dict.values(value), *(() if type(value) in BARE else self.attributes(value))]
         if isinstance(value, (list, deque, set)):
             self.sequences.append((value, list(value)))
-            return [*value, *(() if type(value) in _BARE else self.attributes(value))]
+            return [*value, *(() if type(value) in BARE else self.attributes(value))]
         if isinstance(value, (tuple, frozenset)):
             return [part for part in value]  # noqa: C416 - list() asks for a length, which some tuples refuse
         if isinstance(value, torch.Generator):

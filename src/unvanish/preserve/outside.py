@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CodeType, FunctionType
@@ -10,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from unvanish.preserve.objects import BARE
 from unvanish.preserve.signals import finish
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_BARE = (dict, OrderedDict, defaultdict, list, deque, set)
 MOST = 200
 """So many functions that a forward calls by the names of its file are looked into."""
 
@@ -47,9 +46,9 @@ class OuterNames:
 
     def _keep(self, read: Callable[[], Any], put: Callable[[Any], None]) -> None:
         value = read()
-        if type(value) in _BARE:
+        if type(value) in BARE:
             self.containers.append(value)
-        if isinstance(value, _PLAIN) or type(value) in _BARE:
+        if isinstance(value, _PLAIN) or type(value) in BARE:
             self.kept.append((read, put, value))
 
     def unmoved(self) -> bool:

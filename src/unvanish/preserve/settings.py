@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import torch
 from torch.nn.modules import module as hooks
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils import _device, checkpoint
+
+from unvanish.preserve.randomness import random_states
 
 _EVERYWHERE = tuple(name for name in vars(hooks) if name.startswith("_global_") and "hooks" in name)
 _autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
@@ -27,7 +28,7 @@ class Settings:
         self.devices = ("cpu", "cuda") if torch.cuda.is_initialized() else ("cpu",)
         self.back: list[Callable[[], Any]] = []
         self.modes()
-        self.randomness()
+        self.back.append(random_states())
         for name in _PATCHED:
             if hasattr(checkpoint, name):
                 self.keep(
@@ -67,14 +68,6 @@ class Settings:
         self.keep(lambda: _device.CURRENT_DEVICE, lambda v: setattr(_device, "CURRENT_DEVICE", v))
         self.keep(_saved_tensor_hooks, _set_saved_tensor_hooks)
         self.keep(torch.is_grad_enabled, torch._C._set_grad_enabled)
-
-    def randomness(self) -> None:
-        self.keep(random.getstate, random.setstate)
-        self.keep(torch.default_generator.get_state, torch.default_generator.set_state)
-        if numpy := sys.modules.get("numpy"):
-            self.keep(numpy.random.get_state, numpy.random.set_state)
-        if "cuda" in self.devices:
-            self.keep(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all)
 
     def put_back(self) -> None:
         """May be run again after it was cut short."""

@@ -6,6 +6,7 @@ not finite travel as the strings "-inf", "inf" and "nan", and ``None`` means "no
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from unvanish.records.base import Record as Record
@@ -148,6 +149,17 @@ class LayerFlow(Record, frozen=True, kw_only=True):
     gate: str = ""
     dtype: str = ""
 
+    @property
+    def path(self) -> str:
+        """Of its module: the name without the number of the call."""
+        return self.name.partition("#")[0]
+
+    @property
+    def log10_grad_rms(self) -> float | None:
+        """Of the entries of its gradient, one of which is as large at least."""
+        norm = self.log10_grad_norm
+        return None if norm is None else norm - 0.5 * math.log10(max(1, self.parameters))
+
 
 DEFAULT_LENGTHS = 3
 """Full trainings whose steps a search may spend where no budget is given."""
@@ -234,6 +246,15 @@ class Flow(Record, frozen=True, kw_only=True):
     same: SameFacts | None = None
     functions: tuple[BackwardFacts, ...] = ()
     labels: LabelFacts | None = None
+
+    def call_at(self, index: int | None) -> CallFlow | None:
+        """The call of that index, where it is known."""
+        return next((call for call in self.calls if call.index == index), None)
+
+    @property
+    def steps_taken(self) -> int:
+        """By the optimizer's own count; 0 where it keeps none."""
+        return 0 if self.step is None else self.step.taken or 0
 
     def asks(self, *names: str) -> bool:
         """Whether all of these were asked for."""

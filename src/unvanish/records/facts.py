@@ -140,9 +140,9 @@ class OutputFacts(Record, frozen=True, kw_only=True):
     outputs of the model grow by one factor, and the call that makes them, ``end``, has a range with one end: the lowest
     loss while the outputs that lie exactly on that end, the share ``at_end``, stay there. ``constant``: the lowest of
     one output for all samples that this call can give. ``log_mass``: where the loss takes log-probabilities, how far
-    they are from adding up to one, the mean over the samples of |log Σ exp(output)|. ``beyond``: where it takes shares,
-    how far a target lies outside of 0 to 1 at most. ``shrunk``: the size of the last call's result over that before
-    plain numbers multiply it.
+    they are from adding up to one, the mean over the samples of |log Σ exp(output)|. ``outside``: where it takes
+    shares, how far a target lies outside of 0 to 1 at most. ``shrunk``: the size of the last call's result over that
+    before plain numbers multiply it.
     """
 
     call: int | None = None

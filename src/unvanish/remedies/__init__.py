@@ -8,7 +8,6 @@ both directions.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import re
@@ -140,6 +139,5 @@ def get(slug: str) -> Remedy:
     for each in remedies():
         if each.slug == slug:
             return each
-    near = difflib.get_close_matches(slug, [each.slug for each in remedies()], n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else "unvanish.remedies.remedies() lists them all"
-    raise UnvanishError(f"there is no remedy {slug!r}; {hint}")
+    like = near(slug, [each.slug for each in remedies()]) or " unvanish.remedies.remedies() lists them all"
+    raise UnvanishError(f"there is no remedy {slug!r};{like}")

@@ -8,6 +8,7 @@ from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import Anatomy
 from unvanish.remedies.swap import swap
 from unvanish.words.activations import BY_NAME, ActivationEntry
+from unvanish.words.numbers import counted
 
 ANSWERS = ("UV101", "UV201", "UV303", "UV501", "UV502")
 ELSEWHERE = ("lr-too-small", "relu-on-logits")
@@ -36,7 +37,7 @@ def _put(draft: Draft, make: str, name: str, label: str, parts: tuple[object, ..
         raise Refused(known if anatomy.hidden else "no activation was found between its layers")
     before = ", ".join(dict.fromkeys(site.name.replace("_", " ") for site in others))
     number = sum(len(site.calls) for site in others)
-    sentence = f"{label} in place of {before} between the layers ({number} {'place' if number == 1 else 'places'})"
+    sentence = f"{label} in place of {before} between the layers ({counted(number, 'place')})"
     return swap(draft, anatomy, others, make, sentence, parts)
 
 

@@ -26,6 +26,7 @@ GATES = {call for call, each in BETWEEN_LAYERS.items() if each.gate}
 RELUS = {call for call, each in BETWEEN_LAYERS.items() if each.rectifies}
 SQUASHES = {"softmax", "log_softmax"}
 NEXT_LAYER = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+MODULE_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
 PASSES = {
     "dropout", "feature_dropout", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "view", "reshape", "flatten",
@@ -44,9 +45,9 @@ def plain(name: str) -> str:
 class Site:
     """One activation at one place: a module that is nothing but an activation, or a function in a module's forward.
 
-    ``path``: of the activation module, or of the module whose forward calls the function. ``turn``: which activation
-    of that forward. ``hidden``: a weight layer comes after it; else it makes an output. ``gate``: its result multiplies
-    another one, as in attention or a gated unit.
+    ``path``: of the activation module, or of the module whose forward calls the function. ``calls``: those of it that
+    are alike in what follows. ``hidden``: a weight layer comes after it; else it makes an output. ``gate``: its result
+    multiplies another one, as in attention or a gated unit.
     """
 
     path: str

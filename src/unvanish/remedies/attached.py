@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, rewriting, surgery
 from unvanish.remedies.draft import called
 from unvanish.remedies.swap import traced
+from unvanish.trace.listening import Listening, name_of
 
 AGAIN = 2
 """Times that one line detaches a tensor in one forward before it is taken for a step of a loop."""
@@ -58,24 +58,18 @@ def attached_state(draft: Draft) -> Change:
     return draft.apply(by_hand, parts, code, paths)
 
 
-class _Detached(TorchFunctionMode):
-    """Counts, by the line of the user's program, the calls that take a tensor with a gradient out of the graph."""
+def _detached(draft: Draft) -> Counter[str]:
+    """By the line of the user's program, the calls that take a tensor with a gradient out of the graph."""
+    lines: Counter[str] = Counter()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: Counter[str] = Counter()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "detach" and args[0].requires_grad:
+    def heard(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if name_of(func) == "detach" and args[0].requires_grad:
             frame = sys._getframe(1)
             while frame is not None and frame.f_code.co_filename.startswith(NOT_THEIRS):
                 frame = frame.f_back
             if frame is not None:
-                self.lines[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] += 1
-        return func(*args, **(kwargs or {}))
+                lines[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] += 1
 
-
-def _detached(draft: Draft) -> Counter[str]:
-    with untouched(draft.model, 0), torch.enable_grad(), _Detached() as mode:
+    with untouched(draft.model, 0), torch.enable_grad(), Listening(heard):
         called(draft.model, draft.inputs)
-    return mode.lines
+    return lines

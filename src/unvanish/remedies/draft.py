@@ -62,6 +62,16 @@ class Change(Record, frozen=True, kw_only=True):
     edits: tuple[str, ...] = ()
     swaps_in: tuple[str, ...] = ()
 
+    @classmethod
+    def joined(cls, changes: Sequence[Change]) -> Change:
+        """Changes made in this order as one."""
+        return cls(
+            sentence="; ".join(each.sentence for each in changes),
+            definitions=tuple(text for each in changes for text in each.definitions),
+            code=tuple(line for each in changes for line in each.code),
+            edits=tuple(path for each in changes for path in each.edits),
+        )
+
 
 @dataclass
 class Draft:
@@ -303,11 +313,8 @@ def _run(model: nn.Module, loss_fn: Callable[..., Any] | None, inputs: Any, targ
         outputs = called(model, inputs)
         if loss_fn is not None:
             loss_fn(outputs, targets)
-        modes = [(module, module.training) for module in model.modules()]
         model.train(not model.training)
         called(model, inputs)
-        for module, training in modes:
-            module.training = training
 
 
 def _pairs(batches: Any) -> Iterator[tuple[Any, Any]]:

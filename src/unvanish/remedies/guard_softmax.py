@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from unvanish.remedies import Change, Draft, Refused, remedy, rewriting, surgery
 from unvanish.remedies.draft import outputs_of
 from unvanish.remedies.finite import owners
 from unvanish.remedies.swap import traced
+from unvanish.trace.listening import Listening, name_of
 
 
 @remedy(
@@ -46,22 +46,18 @@ def guard_softmax(draft: Draft) -> Change:
     return draft.apply("zeros from a softmax whose row is -inf throughout", parts, code, paths)
 
 
-class _EmptyRows(TorchFunctionMode):
-    """Notes whether a softmax is given a row of nothing but -inf."""
+def _sees_empty_rows(draft: Draft) -> bool:
+    """Whether a softmax is given a row of nothing but -inf."""
+    seen = False
 
-    found = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "softmax":
+    def heard(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        nonlocal seen
+        if name_of(func) == "softmax":
             x = args[0] if args else kwargs["input"]
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             if isinstance(dim, int):
-                self.found |= bool((x.detach() == -math.inf).all(dim).any())
-        return func(*args, **kwargs)
+                seen |= bool((x.detach() == -math.inf).all(dim).any())
 
-
-def _sees_empty_rows(draft: Draft) -> bool:
-    with _EmptyRows() as mode, torch.enable_grad():
+    with Listening(heard), torch.enable_grad():
         outputs_of(draft.model, draft.inputs)
-    return mode.found
+    return seen

@@ -10,6 +10,7 @@ from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import BETWEEN_LAYERS, LINEAR, RELUS, Anatomy, Layer
+from unvanish.words.numbers import counted
 
 SIZE = ("UV101", "UV202", "UV301", "UV303", "UV304", "UV403")
 ELSEWHERE = ("sigmoid-20", "lr-too-small")
@@ -32,9 +33,9 @@ def he_init(draft: Draft) -> Change:
     Does not help: deep sigmoids. Pretrained weights are left alone.
     Source: He, Zhang, Ren & Sun 2015, Delving deep into rectifiers.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     fill = 'nn.init.kaiming_normal_(w, nonlinearity="relu", generator=g)'
-    return redraw(draft, layers, fill, f"He initialisation of {counted(layers)}{note}")
+    return redraw(draft, layers, fill, f"He initialisation of {those}")
 
 
 @remedy(
@@ -55,9 +56,9 @@ def lecun_init(draft: Draft) -> Change:
     are left alone.
     Source: LeCun, Bottou, Orr & Müller 1998, Efficient backprop.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     fill = 'nn.init.kaiming_normal_(w, nonlinearity="linear", generator=g)'
-    return redraw(draft, layers, fill, f"LeCun initialisation of {counted(layers)}{note}")
+    return redraw(draft, layers, fill, f"LeCun initialisation of {those}")
 
 
 @remedy(
@@ -77,9 +78,9 @@ def xavier_init(draft: Draft) -> Change:
     Does not help: deep sigmoids: it is made for a slope of 1, not of 1/4. Pretrained weights are left alone.
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     fill = "nn.init.xavier_normal_(w, generator=g)"
-    return redraw(draft, layers, fill, f"Xavier initialisation of {counted(layers)}{note}")
+    return redraw(draft, layers, fill, f"Xavier initialisation of {those}")
 
 
 @remedy(
@@ -99,16 +100,17 @@ def orthogonal_init(draft: Draft) -> Change:
     Does not help: deep sigmoids, unless they are centred too. Pretrained weights are left alone.
     Source: Saxe, McClelland & Ganguli 2014, Exact solutions to the nonlinear dynamics of learning.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     relu = any(layer.followed_by & RELUS for layer in layers)
     fill = f"nn.init.orthogonal_(w, gain={math.sqrt(2.0) if relu else 1.0:.7g}, generator=g)"
-    return redraw(draft, layers, fill, f"orthogonal initialisation of {counted(layers)}{note}")
+    return redraw(draft, layers, fill, f"orthogonal initialisation of {those}")
 
 
 CRITICAL = {call: each.critical for call, each in BETWEEN_LAYERS.items() if each.critical}
 CRITICAL["linear"] = (1.0, 0.0)  # one layer straight into the next
-SATURATED = {"sigmoid", "hardsigmoid", "exp"}
 """Variances of weights (times fan_in) and biases at which a small difference neither grows nor shrinks: χ₁ = 1."""
+SATURATED = {"sigmoid", "hardsigmoid", "exp"}
+"""Activations that weights of such a variance saturate."""
 
 
 @remedy(
@@ -130,7 +132,7 @@ def critical_init(draft: Draft) -> Change:
     Source: Poole et al. 2016, Exponential expressivity in deep neural networks through transient chaos; Schoenholz et
     al. 2017, Deep information propagation.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     kinds = {name for layer in layers if not layer.last for name in layer.followed_by} & {*CRITICAL, *SATURATED}
     if kinds & SATURATED:
         raise Refused("a sigmoid's critical weights (variance 103/fan_in) saturate it; centred-init is made for it")
@@ -142,7 +144,7 @@ def critical_init(draft: Draft) -> Change:
     weights, biases = CRITICAL[kind]
     drawn = f'nn.init.kaiming_normal_(w, nonlinearity="linear", generator=g) * {math.sqrt(weights):.7g}'
     sentence = f"weights at the edge of chaos for {kind.replace('_', ' ')} (variance {weights:.4g}/fan_in)"
-    return redraw(draft, layers, drawn, f"{sentence} in {counted(layers)}{note}", math.sqrt(biases))
+    return redraw(draft, layers, drawn, f"{sentence} in {those}", math.sqrt(biases))
 
 
 @remedy(
@@ -162,10 +164,10 @@ def lsuv_init(draft: Draft) -> Change:
     weights are left alone.
     Source: Mishkin & Matas 2016, All you need is a good init.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     paths = [layer.path for layer in layers]
     code = [f"model = lsuv(model, {paths!r}, lambda net: {call_text(draft)}, seed={draft.seed()})"]
-    sentence = f"orthogonal weights scaled to outputs of deviation 1 in {counted(layers)}{note}"
+    sentence = f"orthogonal weights scaled to outputs of deviation 1 in {those}"
     return draft.apply(sentence, [surgery.lsuv], code, paths)
 
 
@@ -187,13 +189,13 @@ def centred_init(draft: Draft) -> Change:
     Does not help: 500 layers; other activations, where it is refused. Pretrained weights are left alone.
     Source: the identity above; Saxe, McClelland & Ganguli 2014 for orthogonal weights.
     """
-    layers, note = free_layers(draft)
+    layers, those = free_layers(draft)
     behind = [layer.path for layer in layers if layer.fed_by == {"sigmoid"} and _can_be_centred(layer.module)]
     others = [layer.path for layer in layers if layer.path not in behind]
     if not behind:
         raise Refused("no layer with a bias is fed by a sigmoid")
     code = [f"model = centred(model, {behind!r}, {others!r}, seed={draft.seed()})"]
-    sentence = f"weights and biases that centre the sigmoids, redrawn in {counted(layers)}{note}"
+    sentence = f"weights and biases that centre the sigmoids, redrawn in {those}"
     return draft.apply(sentence, [surgery.centred], code, [layer.path for layer in layers])
 
 
@@ -203,7 +205,7 @@ def _can_be_centred(module: Any) -> bool:
 
 
 def free_layers(draft: Draft) -> tuple[list[Layer], str]:
-    """The layers whose weights may be drawn anew, and what to say of those that may not."""
+    """The layers whose weights may be drawn anew, and how many they are in words, with those that may not."""
     if draft.pretrained:
         raise Refused("the weights are pretrained and are not thrown away unless that is asked for")
     anatomy = Anatomy.of(draft)
@@ -225,7 +227,7 @@ def free_layers(draft: Draft) -> tuple[list[Layer], str]:
             if left_alone
             else "the model has no Linear or convolution"
         )
-    return layers, f" ({', '.join(left_alone)} left alone)" if left_alone else ""
+    return layers, counted(len(layers), "layer") + (f" ({', '.join(left_alone)} left alone)" if left_alone else "")
 
 
 def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_std: float = 0.0) -> Change:
@@ -240,10 +242,6 @@ def redraw(draft: Draft, layers: list[Layer], drawn: str, sentence: str, bias_st
     if last:
         code.append(f"model = initialise(model, {last!r}, lambda w, g: {plain}, seed={draft.seed()})")
     return draft.apply(sentence, [surgery.initialise], code, [*hidden, *last])
-
-
-def counted(layers: list[Layer]) -> str:
-    return "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
 
 
 def call_text(draft: Draft) -> str:

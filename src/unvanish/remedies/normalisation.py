@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import ACTIVATIONS, NEXT_LAYER, NORMS, Anatomy, Layer
+from unvanish.words.numbers import counted
 
 
 @remedy(
@@ -28,11 +31,7 @@ def batchnorm(draft: Draft) -> Change:
     layers = [layer for layer in _bare_layers(draft) if _norm_of(layer)]
     if not layers:
         raise Refused("no hidden layer is left to normalise over the batch: all are, or work on sequences of features")
-    code = [
-        f"model = insert_after(model, {paths!r}, lambda layer: {norm})" for norm, paths in _grouped(layers, _norm_of)
-    ]
-    sentence = f"batch normalisation behind {_count(len(layers))}, before the activation"
-    return draft.apply(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
+    return _inserted(draft, "batch normalisation", layers, _norm_of)
 
 
 @remedy(
@@ -57,12 +56,7 @@ def layernorm(draft: Draft) -> Change:
         raise Refused(
             "no hidden layer is left to normalise: an activation or a layer must follow without a norm between"
         )
-    code = [
-        f"model = insert_after(model, {paths!r}, lambda layer: {norm})"
-        for norm, paths in _grouped(layers, _layer_norm_of)
-    ]
-    sentence = f"layer normalisation behind {_count(len(layers))}, before the activation"
-    return draft.apply(sentence, [surgery.insert_after], code, [layer.path for layer in layers])
+    return _inserted(draft, "layer normalisation", layers, _layer_norm_of)
 
 
 def _bare_layers(draft: Draft) -> list[Layer]:
@@ -87,10 +81,11 @@ def _layer_norm_of(layer: Layer) -> str:
     return "nn.LayerNorm(layer.out_features)" if is_linear else "nn.GroupNorm(1, layer.out_channels)"
 
 
-def _grouped(layers: list[Layer], norm_of):  # type: ignore[no-untyped-def]
-    norms = dict.fromkeys(norm_of(layer) for layer in layers)
-    return [(norm, [layer.path for layer in layers if norm_of(layer) == norm]) for norm in norms]
-
-
-def _count(number: int) -> str:
-    return "1 hidden layer" if number == 1 else f"{number} hidden layers"
+def _inserted(draft: Draft, what: str, layers: list[Layer], norm_of: Callable[[Layer], str]) -> Change:
+    """A norm behind each of the layers, made by the source that ``norm_of`` gives; alike ones in one line."""
+    paths: dict[str, list[str]] = {}
+    for layer in layers:
+        paths.setdefault(norm_of(layer), []).append(layer.path)
+    code = [f"model = insert_after(model, {those!r}, lambda layer: {norm})" for norm, those in paths.items()]
+    sentence = f"{what} behind {counted(len(layers), 'hidden layer')}, before the activation"
+    return draft.apply(sentence, [surgery.insert_after], code, [layer.path for layer in layers])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.shortcuts import shapes_of
+from unvanish.rules.wording import listing
 
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -34,7 +36,7 @@ def norm_one_group(draft: Draft) -> Change:
     if not found:
         raise Refused("no nn.GroupNorm with more than two channels is given one number a group")
     code = [f"model.get_submodule({path!r}).num_groups = 1" for path in found]
-    sentence = f"one group in {_listed(list(found))}, whose groups hold one number each"
+    sentence = f"one group in {listing(found)}, whose groups hold one number each"
     return draft.apply(sentence, (), code, found)
 
 
@@ -59,7 +61,7 @@ def norm_off(draft: Draft) -> Change:
     if not found:
         raise Refused("no normaliser is given one number at a time")
     code = [f"model = replace(model, {found!r}, nn.Identity)"]
-    sentence = f"no normaliser at {_listed(found)}, where it holds one number at a time"
+    sentence = f"no normaliser at {listing(found)}, where it holds one number at a time"
     return draft.apply(sentence, [surgery.replace], code, found)
 
 
@@ -69,10 +71,7 @@ def _of_one(draft: Draft) -> Iterator[tuple[str, nn.Module]]:
     for path, module in draft.model.named_modules():
         if path not in shapes:
             continue
-        shape = shapes[path][0]
-        places = 1
-        for size in shape[2:]:
-            places *= size
+        places = math.prod(shapes[path][0][2:])
         if isinstance(module, nn.GroupNorm):
             numbers = module.num_channels // module.num_groups * places
         elif isinstance(module, nn.LayerNorm):
@@ -83,7 +82,3 @@ def _of_one(draft: Draft) -> Iterator[tuple[str, nn.Module]]:
             continue
         if numbers == 1:
             yield path, module
-
-
-def _listed(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

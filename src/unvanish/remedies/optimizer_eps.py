@@ -40,5 +40,4 @@ def optimizer_eps(draft: Draft) -> Change:
 
 
 def _is_lost(recipe: Recipe, dtype: torch.dtype) -> bool:
-    settings = [recipe.options, *(options for options, _ in recipe.groups)]
-    return any(float(torch.tensor(options["eps"], dtype=dtype)) == 0.0 < options["eps"] for options in settings)
+    return any(float(torch.tensor(each["eps"], dtype=dtype)) == 0.0 < each["eps"] for each in recipe.settings)

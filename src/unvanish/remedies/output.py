@@ -200,7 +200,7 @@ def _wanted_loss(task: str, kind: str, site: Site | None, outputs: Tensor) -> st
 def _carry_out(draft: Draft, site: Site | None, loss: str | None, restore: str) -> Change:
     code, said = [], []
     if loss is not None:
-        code += loss_code(loss, draft)
+        code += _loss_code(loss)
         said.append(f"F.{loss} as the loss")
     if restore:
         code.append(f"restore_outputs = lambda outputs: {restore}  # for predictions and metrics")
@@ -218,7 +218,7 @@ def _carry_out(draft: Draft, site: Site | None, loss: str | None, restore: str) 
     return swapped.replace(code=(*swapped.code, *(more.code if more else ())))
 
 
-def loss_code(loss: str, draft: Draft) -> list[str]:
+def _loss_code(loss: str) -> list[str]:
     """The lines that define the loss of logits for targets as they are."""
     lines = ["", "", "def loss_fn(outputs, targets):"]
     if loss == "cross_entropy":

@@ -42,12 +42,7 @@ def output_inside(draft: Draft) -> Change:
     except Refused:
         draft.model = state
         raise
-    return Change(
-        sentence="; ".join(change.sentence for change in changes),
-        definitions=tuple(text for change in changes for text in change.definitions),
-        code=tuple(line for change in changes for line in change.code),
-        edits=tuple(path for change in changes for path in change.edits),
-    )
+    return Change.joined(changes)
 
 
 def _before(anatomy: Anatomy, losses: list[Call]) -> list[tuple[Site, str]]:

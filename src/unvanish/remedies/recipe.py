@@ -124,7 +124,7 @@ class Recipe:
                 "#     for p in model.parameters():",
                 "#         if p.grad is not None:",
                 "#             torch.nn.utils.clip_grad_norm_("
-                f"p, {self.clip_layers:g} * max(float(p.detach().norm()), 1e-3))",
+                f"p, {self.clip_layers:g} * max(float(p.detach().norm()), {SMALLEST:g}))",
             ]
         if self.clip is not None:
             lines.append(

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.draft import called
 from unvanish.remedies.recurrent import steps_of
+from unvanish.trace.listening import Listening, name_of
 from unvanish.trace.structure import tensors
 
 PLAIN = (nn.RNN, nn.RNNCell)
@@ -73,26 +73,17 @@ def _own_recurrences(draft: Draft) -> list[str]:
         return before
 
     handles = [each.register_forward_pre_hook(watch(path)) for path, each in square.items()]
-    gated = _Gates()
+    gates: list[str] = []
+    listening = Listening(lambda func, *_: gates.append(name) if (name := name_of(func)) in GATES else None)
     try:
-        with untouched(draft.model, 0), torch.enable_grad(), gated:
+        with untouched(draft.model, 0), torch.enable_grad(), listening:
             called(draft.model, draft.inputs)
     finally:
         for handle in handles:
             handle.remove()
-    if found and gated.count >= max(calls[path] for path in found):
+    if found and len(gates) >= max(calls[path] for path in found):
         raise Refused("its recurrent layers have gates, which keep the state")
     return found
-
-
-class _Gates(TorchFunctionMode):
-    """Counts the calls that make gates."""
-
-    count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in GATES
-        return func(*args, **(kwargs or {}))
 
 
 def _depends(tensor: Tensor, weight: Tensor) -> bool:

@@ -27,17 +27,14 @@ def short_momentum(draft: Draft) -> Change:
     Source: Polyak 1964, Some methods of speeding up the convergence of iteration methods; Goh 2017, Why momentum really
     works.
     """
-    found = [value for options in _settings(draft) if (value := options.get("momentum")) and _is_long(draft, value)]
+    momenta = [options.get("momentum") for options in draft.recipe.settings]
+    found = [value for value in momenta if value and _is_long(draft, value)]
     if not found:
         raise Refused("no momentum remembers more steps than the training has")
     draft.recipe = draft.recipe.with_options(momentum=USUAL)
     memory = f"{1.0 / (1.0 - max(found)):,.0f} steps" if max(found) < 1.0 else "everything"
     sentence = f"a momentum of {USUAL:g} instead of {max(found):g}, which remembers {memory} in {draft.steps:,} steps"
     return Change(sentence=sentence)
-
-
-def _settings(draft: Draft) -> list[dict[str, Any]]:
-    return [draft.recipe.options, *(options for options, _ in draft.recipe.groups)]
 
 
 def _is_long(draft: Draft, momentum: Any) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from unvanish.remedies import Change, Draft, remedy, surgery
-from unvanish.remedies.anatomy import LINEAR, Anatomy, is_activation
+from unvanish.remedies.anatomy import LINEAR, MODULE_NORMS, Anatomy, is_activation
 from unvanish.remedies.draft import outputs_of
 from unvanish.remedies.written import written_blocks
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 
 
 @remedy(
@@ -127,7 +126,7 @@ def _spans(
 
 def _follows(module: nn.Module) -> bool:
     """What belongs to the block of the layer before it."""
-    return is_activation(module) or isinstance(module, NORMS)
+    return is_activation(module) or isinstance(module, MODULE_NORMS)
 
 
 def shapes_of(draft: Draft) -> Shapes:

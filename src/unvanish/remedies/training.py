@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unvanish.problem import rate_of
-from unvanish.remedies import Change, Draft, Recipe, Refused, remedy
+from unvanish.remedies import Change, Draft, Refused, remedy
 
 STUCK = ("sigmoid-50", "dead-relu")
 
@@ -19,7 +19,7 @@ def replaced_by(draft: Draft, kind: type[Any], lr: float) -> Change:
     before = draft.recipe
     if before.optimizer is kind:
         raise Refused(f"it is trained by {kind.__name__} already")
-    draft.recipe = Recipe(kind, {"lr": lr}, before.clip, before.clip_layers, before.warmup)
+    draft.recipe = replace(before, optimizer=kind, options={"lr": lr}, groups=())
     return Change(sentence=f"{kind.__name__} with learning rate {lr:g} instead of {before.optimizer.__name__}")
 
 
@@ -118,18 +118,11 @@ def momentum(draft: Draft) -> Change:
     """
     recipe = draft.recipe
     if recipe.optimizer is not torch.optim.SGD:
-        draft.recipe = Recipe(
-            torch.optim.SGD,
-            {"lr": 0.01, "momentum": 0.9},
-            clip=recipe.clip,
-            clip_layers=recipe.clip_layers,
-            warmup=recipe.warmup,
-        )
+        draft.recipe = replace(recipe, optimizer=torch.optim.SGD, options={"lr": 0.01, "momentum": 0.9}, groups=())
         return Change(sentence=f"SGD with learning rate 0.01 and momentum 0.9 instead of {recipe.optimizer.__name__}")
     if recipe.options.get("momentum"):
         raise Refused(f"it is trained with momentum {recipe.options['momentum']:g} already")
-    groups = tuple(({**options, "momentum": 0.9}, part) for options, part in recipe.groups)
-    draft.recipe = replace(recipe, options={**recipe.options, "momentum": 0.9}, groups=groups)
+    draft.recipe = recipe.with_options(momentum=0.9)
     return Change(sentence="momentum 0.9")
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.anatomy import BETWEEN_LAYERS, Anatomy
-from unvanish.remedies.initialisation import counted, free_layers, redraw
+from unvanish.remedies.initialisation import free_layers, redraw
 from unvanish.remedies.swap import swap
 
 NODES = 400
@@ -64,14 +64,15 @@ def dks(draft: Draft) -> Change:
 
 def transform(draft: Draft, method: str) -> Change:
     """Bend the activations and draw the weights anew. Raises Refused."""
-    layers, _ = free_layers(draft)
+    layers, those = free_layers(draft)
     anatomy = Anatomy.of(draft)
     sites = anatomy.hidden
     kinds = {site.name for site in sites}
     kind = next(iter(kinds), "")
     known = BETWEEN_LAYERS.get(kind)
     if len(kinds) != 1 or known is None or not known.dks:
-        raise Refused(f"it needs one kind of activation that dks knows between its layers, not {_listed(kinds)}")
+        names = ", ".join(sorted(kinds)) or "none"
+        raise Refused(f"it needs one kind of activation that dks knows between its layers, not {names}")
     if any(call.name.strip("_") in ("add", "cat") and len(call.inputs) > 1 for call in anatomy.calls):
         raise Refused("the network has branches that are joined; the numbers here are made for a plain chain")
     depth = sum(len(site.calls) for site in sites)
@@ -89,16 +90,11 @@ def transform(draft: Draft, method: str) -> Change:
     swapped = swap(draft, anatomy, sites, make, sentence, (surgery.Transformed,))
     fill = "nn.init.orthogonal_(w, gain=max(1.0, math.sqrt(w.shape[0] / w[0].numel())), generator=g)"
     try:
-        drawn = redraw(draft, layers, fill, f"orthogonal weights in {counted(layers)}")
+        drawn = redraw(draft, layers, fill, f"orthogonal weights in {those}")
     except Refused:
         draft.model = model
         raise
-    return Change(
-        sentence=f"{swapped.sentence}; {drawn.sentence}",
-        definitions=(*swapped.definitions, *drawn.definitions),
-        code=(*swapped.code, *drawn.code),
-        edits=(*swapped.edits, *drawn.edits),
-    )
+    return Change.joined([swapped, drawn])
 
 
 @cache
@@ -190,7 +186,3 @@ def _root(depth: int) -> Callable[..., Any]:
 
 def _signed(term: float) -> str:
     return f"{'−' if term < 0.0 else '+'} {abs(term):.4g}"
-
-
-def _listed(kinds: set[str]) -> str:
-    return ", ".join(sorted(kinds)) or "none"

@@ -63,8 +63,7 @@ def decoupled_decay(draft: Draft) -> Change:
 
 def _decay(draft: Draft) -> float:
     """The largest decay of any group."""
-    settings = [draft.recipe.options, *(options for options, _ in draft.recipe.groups)]
-    found = max((float(options.get("weight_decay") or 0.0) for options in settings), default=0.0)
+    found = max(float(options.get("weight_decay") or 0.0) for options in draft.recipe.settings)
     if found <= 0.0:
         raise Refused(f"the {draft.recipe.optimizer.__name__} of this network has no weight decay")
     return found

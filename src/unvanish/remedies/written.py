@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from unvanish.preserve import untouched
-from unvanish.remedies.anatomy import ACTIVATIONS, LINEAR, NORMS, Anatomy, is_activation, plain
+from unvanish.remedies.anatomy import ACTIVATIONS, LINEAR, MODULE_NORMS, NORMS, Anatomy, is_activation, plain
 from unvanish.remedies.draft import Draft, Refused, called
 from unvanish.remedies.surgery import trace
 from unvanish.remedies.swap import traced
@@ -18,7 +18,6 @@ from unvanish.trace.calls import Call
 
 MIXES = {"matmul", "mm", "bmm", "spmm"}
 JOINS = {"add", "cat", "concat", "stack", "sub"}
-MODULE_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 Spans = dict[str, list[tuple[str, str]]]
 
 

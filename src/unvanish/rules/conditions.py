@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from unvanish.decide import decay_balances
 from unvanish.decide.limits import DECAYS_FAST, HORIZON, PLATEAU
-from unvanish.decide.stationary import gap_is_known, has_converged, is_flat, is_stationary
+from unvanish.decide.stationary import floor_of, gap_is_known, has_converged, is_flat, is_stationary
 from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 from unvanish.words.numbers import number, percent
 
@@ -129,11 +129,11 @@ def grown(step: StepFacts) -> float:
     return lengths[-1] / lengths[0] if rises_steadily(lengths) else 1.0
 
 
-def finds_its_rate(step: StepFacts, factor: float = 2.0) -> bool:
+def finds_its_rate(step: StepFacts) -> bool:
     """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
     lengths = step.lengths
     half = len(lengths) // 2
-    return half > 0 and factor * lengths[half - 1] < lengths[-1] < math.inf
+    return half > 0 and 2.0 * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def needed_at_full_pace(step: StepFacts) -> float:
@@ -199,11 +199,9 @@ def to_reach(loss: LossFacts, won: float = 0.5) -> float | None:
 
     From elsewhere so much is ``won`` of what the start, or that output, has above the best: it has been learned.
     """
-    if loss.best_constant is None or loss.reference is None or loss.relative_gap is None:
+    floor = floor_of(loss)
+    if loss.best_constant is None or floor is None or out_of_proportion(loss, OFF):
         return loss.best_constant
-    if out_of_proportion(loss, OFF):
-        return loss.best_constant
-    floor = loss.value - loss.relative_gap * loss.reference
     return floor + (1.0 - won) * (min(loss.value, loss.best_constant) - floor)
 
 

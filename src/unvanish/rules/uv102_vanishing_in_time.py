@@ -89,7 +89,7 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
             f"In the gradient of the weights, a sum over all steps, {facts.lost:,} of them are rounded away; nothing"
             " seen here says that the targets need them."
         )
-    names = tuple(each.name for each in flow.layers if facts.layer and each.name.partition("#")[0] == facts.layer)
+    names = tuple(each.name for each in flow.layers if facts.layer and each.path == facts.layer)
     cause = "a cut between two steps" if cut else "depth in time"
     remedies = ("attached-state",) if cut else ()
     return Statement(

@@ -74,17 +74,13 @@ def exploding(flow: Flow, *, threshold: float = EXPLODING) -> list[Statement]:
     along = [
         _through_time(flow, facts, threshold)
         for facts in flow.time
-        if (facts.log10_rise or 0.0) > threshold and any(_is_of(each, facts) for each in judged_so)
+        if (facts.log10_rise or 0.0) > threshold and any(each.path == facts.layer for each in judged_so)
     ]
     return [*along, *(_through_depth(flow, layers, rises, threshold) if layers else ())]
 
 
-def _is_of(layer: LayerFlow, facts: TimeFacts) -> bool:
-    return layer.name.partition("#")[0] == facts.layer
-
-
 def _through_time(flow: Flow, facts: TimeFacts, threshold: float) -> Statement:
-    layers = [each for each in flow.layers if _is_of(each, facts)]
+    layers = [each for each in flow.layers if each.path == facts.layer]
     rise = facts.log10_rise or 0.0
     pace = (
         "" if facts.log10_gain is None else f"; a step back multiplies the error signal by {factor(facts.log10_gain)}"

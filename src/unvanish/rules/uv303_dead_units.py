@@ -74,10 +74,8 @@ def dead_units(flow: Flow, *, threshold: float = DEAD_UNITS, samples: int = 8) -
     others = f"; {len(calls)} activations are so" if len(calls) > 1 else ""
     message = (
         f"{percent(share)} of the units of {place(worst)} are off for every sample of this batch{others}: their slope"
-        " is"
-        f" zero, so they neither learn nor contribute. It is not dead: the other {percent(1 - share)} still let a"
-        " gradient"
-        " through."
+        f" is zero, so they neither learn nor contribute. It is not dead: the other {percent(1 - share)} still let a"
+        " gradient through."
     )
     return [
         Statement(

@@ -219,7 +219,6 @@ def _message(worst: CallFlow, count: int, loss: float) -> str:
     others = f", and {count - 1} more activations are like it" if count > 1 else ""
     return (
         f"{percent(worst.saturated_fraction or 0.0)} of what leaves {place(worst)} lies on its flat ends{others}:"
-        " there the"
-        " slope is nearly zero, so the layers before it get almost no signal. They are not flat because the network"
-        f" is confident and correct: its loss, {number(loss)}, is no better than that of a constant output."
+        " there the slope is nearly zero, so the layers before it get almost no signal. They are not flat because the"
+        f" network is confident and correct: its loss, {number(loss)}, is no better than that of a constant output."
     )

@@ -59,8 +59,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
     message = (
         f"{subject(flow, layers, 'stands', 'stand')} still: in the parameters that receive a signal a quadratic model"
         f" promises only {percent(flow.decrement)} of the achievable reduction, and the loss is no better than that"
-        " of a"
-        " constant output, because at these weights the per-sample gradients cancel."
+        " of a constant output, because at these weights the per-sample gradients cancel."
         f"{not_converged(flow)}{reaches}{sources(layers)}"
     )
     return [
@@ -79,7 +78,7 @@ def plateau(flow: Flow, *, threshold: float = STATIONARY) -> list[Statement]:
 
 def _stays(flow: Flow) -> list[Statement]:
     """A loss that is that of the best constant after many steps, though nothing hinders the layers, nor the rate."""
-    loss, taken = flow.loss, 0 if flow.step is None else flow.step.taken or 0
+    loss, taken = flow.loss, flow.steps_taken
     if loss is None or not loss.at_constant or loss.best_constant is None or taken < STUCK:
         return []
     if any(layer.verdict not in ("healthy", *UNJUDGED) for layer in flow.layers) or settled(flow):

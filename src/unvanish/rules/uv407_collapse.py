@@ -121,7 +121,7 @@ def _cost(flow: Flow, facts: AlikeFacts, level: str) -> str:
     if min(facts.log10_spread) < facts.digits:
         why = "What tells them apart is below the rounding of the number type"
     else:
-        taken = 0 if flow.step is None else flow.step.taken or 0
+        taken = flow.steps_taken
         why = f"The loss stays there after {taken:,} steps" if taken else "The loss stands still there"
     return (
         f"{LOST} {why}: it is hardly better than that of outputs that are the same for all rows, which leave {share} of"

@@ -59,7 +59,7 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
     worn = () if flow.birth is None else flow.birth.parameters
     if flow.nonfinite != "forward" and not worn:
         return []
-    birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
+    birth = flow.call_at(flow.nonfinite_call)
     before = _largest_before(flow, birth)
     told = worn or _known_reason(flow)
     apart = None if told or birth is None else birth.log10_apart_rms
@@ -72,7 +72,8 @@ def nonfinite_forward(flow: Flow, *, large_log10_rms: float = OUTGROWING) -> lis
         evidence.append(Evidence(name="tensors that hold numbers which are not finite", value=float(len(worn))))
     elif before is not None:
         evidence.append(Evidence(name="largest log10_rms before it", value=before, threshold=large_log10_rms))
-    owners = [layer for layer in flow.layers if any(_owns(layer.name, name) for name in worn)]
+    paths = {*worn, *(name.rpartition(".")[0] for name in worn)}
+    owners = [layer for layer in flow.layers if layer.path in paths]
     return [
         Statement(
             layers=names(owners if worn else flow.layers),
@@ -155,20 +156,14 @@ def _hidden(flow: Flow) -> str:
     at = None if flow.birth is None else flow.birth.hidden_by
     if at is None:
         return ""
-    hider = next((call for call in flow.calls if call.index == at), None)
     return (
-        f"{call_place(hider)} replaces it, so that the loss is finite; the gradient is not, because 0 times nan or inf"
-        " is nan on the way back. Make the numbers finite before that call, not after it."
+        f"{call_place(flow.call_at(at))} replaces it, so that the loss is finite; the gradient is not, because 0 times"
+        " nan or inf is nan on the way back. Make the numbers finite before that call, not after it."
     )
 
 
 def _known_reason(flow: Flow) -> bool:
     return flow.birth is not None and (flow.birth.row or bool(flow.birth.given))
-
-
-def _owns(layer: str, parameter: str) -> bool:
-    path = layer.partition("#")[0]
-    return parameter == path or parameter.rpartition(".")[0] == path
 
 
 def _largest_before(flow: Flow, birth: CallFlow | None) -> float | None:

@@ -53,12 +53,12 @@ def nonfinite_backward(flow: Flow) -> list[Statement]:
     """
     if flow.nonfinite == "backward":
         return [_from_call(flow)]
-    layers = [layer for layer in flow.layers if _entry_rms(layer) > _largest(layer)]
+    layers = [layer for layer in flow.layers if _rms(layer) > _largest(layer)]
     return [_from_size(flow, layers)] if layers and not flow.nonfinite else []
 
 
 def _from_call(flow: Flow) -> Statement:
-    birth = next((call for call in flow.calls if call.index == flow.nonfinite_call), None)
+    birth = flow.call_at(flow.nonfinite_call)
     index = None if flow.nonfinite_call is None else float(flow.nonfinite_call)
     forward = f"The {'forward pass' if all(call.finite for call in flow.calls) else 'loss'} is finite"
     masked = flow.birth is not None and flow.birth.row
@@ -73,31 +73,24 @@ def _from_call(flow: Flow) -> Statement:
 
 
 def _from_size(flow: Flow, layers: list[LayerFlow]) -> Statement:
-    worst = max(layers, key=lambda layer: _entry_rms(layer) - _largest(layer))
+    worst = max(layers, key=lambda layer: _rms(layer) - _largest(layer))
     limit = _largest(worst)
     message = (
         f"{subject(flow, layers, 'gets', 'get')} an infinite gradient in training: the exact entries of"
-        f" {called(worst.name)} have an rms of {factor(_entry_rms(worst))}, and {_type(worst)} ends at"
+        f" {called(worst.name)} have an rms of {factor(_rms(worst))}, and {worst.dtype} ends at"
         f" {factor(limit)}.{sources(layers)}"
     )
     return Statement(
         layers=names(layers),
         cause="overflow",
         message=message,
-        evidence=(Evidence(name="log10 rms of the gradient", value=_entry_rms(worst), relation=">", threshold=limit),),
+        evidence=(Evidence(name="log10 rms of the gradient", value=_rms(worst), relation=">", threshold=limit),),
     )
 
 
-def _type(layer: LayerFlow) -> str:
-    return layer.dtype.removeprefix("torch.")
-
-
 def _largest(layer: LayerFlow) -> float:
-    return LARGEST.get(_type(layer), math.inf)
+    return LARGEST.get(layer.dtype, math.inf)
 
 
-def _entry_rms(layer: LayerFlow) -> float:
-    """log10 of the rms of the gradient's entries: some entry is at least as large."""
-    if layer.log10_grad_norm is None or layer.parameters < 1:
-        return -math.inf
-    return layer.log10_grad_norm - 0.5 * math.log10(layer.parameters)
+def _rms(layer: LayerFlow) -> float:
+    return -math.inf if layer.log10_grad_rms is None else layer.log10_grad_rms

@@ -54,7 +54,7 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     if not layers:
         return []
     worst = max(layers, key=_lost)
-    kind = worst.dtype.removeprefix("torch.") or "its number type"
+    kind = worst.dtype or "its number type"
     message = (
         f"{subject(flow, layers, 'loses', 'lose')} most of the gradient to rounding: {percent(_lost(worst))} of the"
         f" non-zero entries of {called(worst.name)} are below the smallest normal number of {kind}."
@@ -63,7 +63,7 @@ def underflow(flow: Flow, *, threshold: float = UNDERFLOW) -> list[Statement]:
     return [
         Statement(
             layers=names(layers),
-            cause=worst.dtype.removeprefix("torch."),
+            cause=worst.dtype,
             message=message,
             evidence=(Evidence(name="underflow_fraction", value=_lost(worst), relation=">", threshold=threshold),),
         )

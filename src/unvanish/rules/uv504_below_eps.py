@@ -98,4 +98,4 @@ def _waits(flow: Flow, layer: LayerFlow) -> bool:
 
 
 def _rms(layer: LayerFlow) -> float:
-    return (layer.log10_grad_norm or 0.0) - 0.5 * math.log10(max(1, layer.parameters))
+    return layer.log10_grad_rms or 0.0

@@ -67,8 +67,7 @@ def nonfinite_step(flow: Flow) -> list[Statement]:
 
 def _which(flow: Flow) -> str:
     """RAdam divides by its second moment from the sixth step on: until then its own numbers are harmless."""
-    taken = 0 if flow.step is None else flow.step.taken or 0
-    return "One of the next steps" if flow.setting.optimizer == "RAdam" and taken < 5 else "The next step"
+    return "One of the next steps" if flow.setting.optimizer == "RAdam" and flow.steps_taken < 5 else "The next step"
 
 
 def _remedies(step: NextStep) -> tuple[str, ...]:

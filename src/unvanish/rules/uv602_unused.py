@@ -64,7 +64,7 @@ def unused(flow: Flow) -> list[Statement]:
     called = {call.module for call in flow.calls}
     kinds: dict[tuple[str, str, str], list[LayerFlow]] = {}
     for layer in layers:
-        facts = known.get(layer.name) or UnusedFacts(layer=layer.name, called=_path(layer) in called)
+        facts = known.get(layer.name) or UnusedFacts(layer=layer.name, called=layer.path in called)
         kinds.setdefault(_kind(layer, facts, flow), []).append(layer)
     return [
         _finding(flow, each, *kind, known) for kind, each in sorted(kinds.items(), key=lambda k: CAUSES.index(k[0][1]))
@@ -152,29 +152,24 @@ def _cut(by: str, where: str, used: str) -> str:
     return f"{used}, but nothing of the result reaches the loss"
 
 
-def _path(layer: LayerFlow) -> str:
-    """The module path: the name without the number of the call."""
-    return layer.name.partition("#")[0]
-
-
 def _is_one_of_many(layer: LayerFlow, flow: Flow) -> bool:
     """Whether used layers of the same kind differ from it in one number only, and none of them follows another.
 
     So do ``experts.0.up`` and ``experts.1.up``; the blocks of a trunk follow each other.
     """
-    path = _path(layer)
+    path = layer.path
     patterns = [
         re.compile(re.escape(path[: number.start()]) + r"\d+" + re.escape(path[number.end() :]))
         for number in re.finditer(r"(?<=\.)\d+(?=\.|$)", path)
     ]
-    used = [a for a in flow.layers if a.call is not None and a.kind == layer.kind and _path(a) != path]
-    groups = [[other for other in used if pattern.fullmatch(_path(other))] for pattern in patterns]
+    used = [a for a in flow.layers if a.call is not None and a.kind == layer.kind and a.path != path]
+    groups = [[other for other in used if pattern.fullmatch(other.path)] for pattern in patterns]
     return any(group and not _in_series(group, flow) for group in groups)
 
 
 def _in_series(layers: list[LayerFlow], flow: Flow) -> bool:
     """Whether what one of the layers computed reaches another of them."""
-    own = {layer.call: _path(layer) for layer in layers}
+    own = {layer.call: layer.path for layer in layers}
     behind: dict[int, set[str]] = {}
     for call in flow.calls:  # in the order of the calls
         before = set[str]().union(*(behind.get(j, ()) for j in call.inputs))
@@ -188,9 +183,9 @@ def _in_series(layers: list[LayerFlow], flow: Flow) -> bool:
 
 def _has_twin(layer: LayerFlow, flow: Flow) -> bool:
     """Whether a used layer of the same kind and size has the same path but for one name, as a target network's has."""
-    parts = _path(layer).split(".")
+    parts = layer.path.split(".")
     used = [
-        _path(a).split(".")
+        a.path.split(".")
         for a in flow.layers
         if a.call is not None and (a.kind, a.parameters) == (layer.kind, layer.parameters)
     ]
@@ -201,7 +196,7 @@ def _is_side_branch(layer: LayerFlow, flow: Flow) -> bool:
     """Whether the layer was called on what a used layer computed; what is cut off has no used layer before it."""
     calls = {call.index: call for call in flow.calls}
     used = {each.call for each in flow.layers if each.call is not None}
-    waiting = [call.index for call in flow.calls if call.module == _path(layer)]
+    waiting = [call.index for call in flow.calls if call.module == layer.path]
     seen: set[int] = set()
     while waiting:
         index = waiting.pop()

@@ -44,7 +44,7 @@ def output_range(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statemen
     lost = output.unreachable
     if lost is None or not lost > threshold:
         return []
-    call = next((each for each in flow.calls if each.index == output.call), None)
+    call = flow.call_at(output.call)
     low = "-∞" if output.low is None else number(output.low)
     high = "∞" if output.high is None else number(output.high)
     message = (

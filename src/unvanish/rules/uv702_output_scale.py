@@ -122,8 +122,7 @@ def _small(flow: Flow, far: float) -> Statement:
 
 
 def _constant(flow: Flow) -> str:
-    call = next((each for each in flow.calls if flow.output is not None and each.index == flow.output.call), None)
-    return f"The constant in {place(call)}"
+    return f"The constant in {place(None if flow.output is None else flow.call_at(flow.output.call))}"
 
 
 def _steps(needed: float) -> str:

@@ -48,9 +48,9 @@ def flat_loss(flow: Flow) -> list[Statement]:
         return []
     message = (
         f"The loss, {number(loss.value)}, changes by less than a millionth of itself when the outputs are halved,"
-        " enlarged"
-        f" or disturbed, so it cannot show whether anything is learned: its larger part does not depend on them."
-        f" {subject(flow, live, 'does', 'do')} have a gradient: it is not that the loss is cut off from the outputs."
+        " enlarged or disturbed, so it cannot show whether anything is learned: its larger part does not depend on"
+        f" them. {subject(flow, live, 'does', 'do')} have a gradient: it is not that the loss is cut off from the"
+        " outputs."
     )
     return [
         Statement(

@@ -81,10 +81,9 @@ def _overshoots(flow: Flow, step: StepFacts, gap: float, rise: float, least: flo
         end += f", no better than a constant, and no gradient at all reaches {together(step.silenced, flow)}"
     message = (
         f"The next step raises the loss from {number(step.loss)} to {number(first)}, and after several such steps it"
-        f" is {end}:"
-        f" {step.optimizer} with {rate} steps too far. {step.best:g} of the same step lowers"
-        f" the loss to {number(dict(step.ladder)[step.best])}, so the direction is right: it is not a wrong gradient."
-        f"{later} On this batch."
+        f" is {end}: {step.optimizer} with {rate} steps too far. {step.best:g} of the same step lowers the"
+        f" loss to {number(dict(step.ladder)[step.best])}, so the direction is right: it is not a wrong"
+        f" gradient.{later} On this batch."
     )
     return [
         Statement(

@@ -70,11 +70,10 @@ def _out_of_reach(flow: Flow, threshold: float) -> list[Statement]:
         return []
     if output.kind != "normalised" and not (output.kind in ("bounded", "clipped") and takes_logits(flow)):
         return []
-    call = next((each for each in flow.calls if each.index == output.call), None)
+    call = flow.call_at(output.call)
     message = (
         f"{percent(lost)} of the achievable reduction of the loss is out of reach: {place(call)} {_why(flow, call)}."
-        " The layers before"
-        " may be sound: no training of them gets past it."
+        " The layers before may be sound: no training of them gets past it."
     )
     return [
         Statement(
@@ -97,12 +96,11 @@ def _held(flow: Flow, threshold: float) -> list[Statement]:
     lost = (output.held - output.constant) / loss.reference
     if not lost > threshold:
         return []
-    call = next((each for each in flow.calls if each.index == output.end), None)
+    call = flow.call_at(output.end)
     message = (
         f"{place(call)} and a loss that divides the outputs by their sum do not fit: {percent(output.at_end)} of the"
-        " outputs"
-        f" lie exactly on the end of its range, where it has no slope that would bring them back. While they stay, the"
-        f" loss cannot fall below {number(output.held)}; one constant output for all samples has"
+        " outputs lie exactly on the end of its range, where it has no slope that would bring them back. While they"
+        f" stay, the loss cannot fall below {number(output.held)}; one constant output for all samples has"
         f" {number(output.constant)}. A softmax has no such end. On this batch."
     )
     return [
@@ -123,7 +121,8 @@ def _labels(flow: Flow) -> list[Statement]:
     labels = flow.labels
     if labels is None:
         return []
-    name = next((call.name for call in flow.calls if call.index == labels.call), "the loss")
+    call = flow.call_at(labels.call)
+    name = "the loss" if call is None else call.name
     share = percent(labels.share)
     if labels.kind == "several":
         message = (

@@ -47,11 +47,8 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     if pairs is None or loss is None or loss.best_constant is None or not pairs.won < threshold:
         return []
     if pairs.unasked:
-        if (
-            flow.labels is not None and flow.labels.kind == "unsigned"
-        ):  # UV706 tells of labels that a loss does not mean
-            return []
-        return [_some_unasked(pairs, loss, threshold)]
+        told = flow.labels is not None and flow.labels.kind == "unsigned"  # by UV706: labels a loss does not mean
+        return [] if told else [_some_unasked(pairs, loss, threshold)]
     constant = loss.best_constant if pairs.constant is None else pairs.constant
     where = f" at {pairs.source}" if pairs.source else ""
     message = (

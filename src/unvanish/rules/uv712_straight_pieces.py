@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import is_piecewise_linear
 from unvanish.rules.wording import listing
@@ -50,7 +50,7 @@ def straight_pieces(flow: Flow) -> list[Statement]:
     first = any(c.derivative == 1 and c.log10_rms is not None and c.log10_rms > -math.inf for c in before)
     if not first or not bent or not all(map(is_piecewise_linear, bent)):
         return []
-    names = listing(sorted({_plain(c) for c in bent}))
+    names = listing(sorted({c.name.strip("_") for c in bent}))
     where = f" at {zero.source}" if zero.source else ""
     message = (
         f"A second derivative, by autograd.grad{where}, is exactly zero in every entry: the network is made of"
@@ -60,7 +60,3 @@ def straight_pieces(flow: Flow) -> list[Statement]:
     )
     evidence = (Evidence(name="rms of the second derivative", value=0.0, relation="=", threshold=0.0),)
     return [Statement(cause=bent[-1].name, message=message, evidence=evidence)]
-
-
-def _plain(call: CallFlow) -> str:
-    return call.name.strip("_")

@@ -66,12 +66,12 @@ def about(count: float) -> str:
     return number(float(f"{count:.2g}")) if math.isfinite(count) else "more than can be counted"
 
 
-def not_converged(flow: Flow, pronoun: str = "It is") -> str:
+def not_converged(flow: Flow) -> str:
     """A sentence that excludes the other reason for small gradients; "" where the gap is unknown."""
     gap = None if flow.loss is None else flow.loss.relative_gap
     if gap is None or not math.isfinite(gap):
         return ""
-    return f" {pronoun} not converged: {percent(gap)} of the achievable reduction of the loss remains."
+    return f" It is not converged: {percent(gap)} of the achievable reduction of the loss remains."
 
 
 def weakest(layers: Iterable[LayerFlow]) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unvanish.theory.activations import Activation, activation
-from unvanish.theory.products import Array, Scaled, log10_rms, running_product, running_product_back, scaled_sum
+from unvanish.theory.products import Array, Scaled, log10_rms, running_product_back, scaled_sum
 
 LOSSES = ("output", "half", "square")
 """What is differentiated: the output itself, ½ Σ (o − y)², or Σ (o − y)². Sums run over the training set."""
@@ -173,23 +173,6 @@ def loss_slope(loss: str, output: Array, targets: Array) -> Array:
         return np.ones_like(output)
     with np.errstate(over="ignore", invalid="ignore"):
         return (output - targets) * (2.0 if loss == "square" else 1.0)
-
-
-def first_layer_gains(weights: Array, biases: Array, inputs: Array, phi: str = "sigmoid") -> Array:
-    """log10 |∂a_L/∂w₁| of N chains with weights and biases (N, L) on inputs (N,), all at once."""
-    f = activation(phi)
-    z, _ = forward(weights, biases, inputs, f, residual=False)
-    factor = weights * _slopes(f, z)
-    factor[:, 0] = _slopes(f, z[:, :1])[:, 0] * inputs
-    return running_product(factor)[:, -1].log10
-
-
-def first_layer_by_depth(weight: float, bias: float, x: float, phi: str, deepest: int) -> Scaled:
-    """∂a_L/∂w₁ of chains of 1, 2, … ``deepest`` layers that share one weight and one bias; shape (deepest,)."""
-    made = chain(np.full(deepest, weight), bias, x, phi)
-    factor = made.factor[0].copy()
-    factor[0] = made.slope[0, 0] * x
-    return running_product(factor)
 
 
 def zero_from(numbers: Scaled, dtype: str) -> int | None:

@@ -214,7 +214,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 def grid_chi1(phi: Activation, sigma_w2: Array, sigma_b2: Array) -> Array:
     """χ₁ at the fixed point reached from q = 1, for every pair of variances; shape (biases, weights).
 
-    The averages are taken at 600 variances from 1e-9 to 1e9 and read off between them: right to about 1e-3.
+    The averages are taken at 601 variances from 1e-9 to 1e9 and read off between them: right to about 1e-3.
     """
     grid = np.geomspace(COLLAPSED * 1e3, FAR, 601)
     averages = [moments(phi, q) for q in grid.tolist()]

@@ -89,22 +89,22 @@ def running_product_back(factors: Array) -> Scaled:
     return Scaled(turned.mantissa[..., ::-1], turned.exponent[..., ::-1])
 
 
-def scaled_sum(numbers: Scaled, axis: int = 0) -> Scaled:
-    """Their sum along an axis, to the precision of float64 relative to the largest of them."""
+def scaled_sum(numbers: Scaled) -> Scaled:
+    """Their sum along the first axis, to the precision of float64 relative to the largest of them."""
     lowest = np.iinfo(np.int64).min // 4
     exponent = np.where(numbers.mantissa == 0, lowest, numbers.exponent)
-    top = exponent.max(axis=axis, keepdims=True)
+    top = exponent.max(axis=0, keepdims=True)
     shift = np.maximum(exponent - top, -2000).astype(np.int32)
-    total, carry = np.frexp(np.ldexp(numbers.mantissa, shift).sum(axis=axis))
-    return Scaled(total, np.where(total == 0, 0, top.squeeze(axis) + carry))
+    total, carry = np.frexp(np.ldexp(numbers.mantissa, shift).sum(axis=0))
+    return Scaled(total, np.where(total == 0, 0, top.squeeze(0) + carry))
 
 
-def log10_rms(log10: Array, axis: int = 0) -> Array:
-    """log10 of the root mean square of numbers given by their logarithms."""
-    if log10.shape[axis] == 1:
-        return np.squeeze(log10, axis)
-    top = log10.max(axis=axis, keepdims=True)
+def log10_rms(log10: Array) -> Array:
+    """log10 of the root mean square, along the first axis, of numbers given by their logarithms."""
+    if len(log10) == 1:
+        return log10[0]
+    top = log10.max(axis=0, keepdims=True)
     safe = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore", under="ignore"):
-        mean = np.mean(10.0 ** (2 * (log10 - safe)), axis=axis)
-        return 0.5 * np.log10(mean) + np.squeeze(safe, axis)
+        mean = np.mean(10.0 ** (2 * (log10 - safe)), axis=0)
+        return 0.5 * np.log10(mean) + np.squeeze(safe, 0)

@@ -30,7 +30,7 @@ def walk(
     channels beyond the first only norms are wanted. Returns one Tape a channel. Without a graph the tapes are empty.
     """
     if why_unsupported():
-        return plain_walk(capture, channels, on_leaf, on_node)
+        return plain_walk(capture, channels, on_leaf)
     return exact_walk(capture, channels, on_leaf, on_node, projector)
 
 

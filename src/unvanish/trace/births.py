@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unvanish.trace.scaled import entries_of
+
 if TYPE_CHECKING:
     from unvanish.trace.calls import Call
 
@@ -49,7 +51,7 @@ class Trouble:
 def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], made: Sequence[Tensor]) -> Trouble:
     """``constants``: the tensors among the arguments that no recorded call has made."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        plain = [_plain(t) for t in made if t.is_floating_point() or t.is_complex()]
+        plain = [entries_of(t) for t in made if t.is_floating_point() or t.is_complex()]
         bad = sum(int((~torch.isfinite(t)).sum()) for t in plain)
         nan = any(bool(torch.isnan(t).any()) for t in plain)
         signs = [t for t in plain if not t.is_complex()]
@@ -58,7 +60,7 @@ def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], m
             nan=nan,
             one_sided=not nan and not both,
             given=_given(constants, [*args, *kwargs.values()]),
-            weights=any(t.grad_fn is not None and not bool(torch.isfinite(_plain(t)).all()) for t in constants),
+            weights=any(t.grad_fn is not None and not bool(torch.isfinite(entries_of(t)).all()) for t in constants),
             row=_whole_row(name, args, kwargs),
             share=bad / max(1, sum(t.numel() for t in plain)),
             nothing=_nothing(name, args, kwargs) if nan else "",
@@ -125,15 +127,9 @@ def hiders(calls: Sequence[Call], birth: int) -> Iterator[Call]:
                 spread.add(call.index)
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    if tensor.is_nested:
-        return torch.cat([part.reshape(-1) for part in tensor.unbind()])
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
-
-
 def _given(constants: Sequence[Tensor], arguments: Sequence[Any]) -> str:
     numbers = [v for v in arguments if isinstance(v, float) and not math.isfinite(v)]
-    plain = [_plain(t) for t in constants if t.is_floating_point() or t.is_complex()]
+    plain = [entries_of(t) for t in constants if t.is_floating_point() or t.is_complex()]
     if any(map(math.isnan, numbers)) or any(bool(torch.isnan(t).any()) for t in plain):
         return "nan"
     return "inf" if numbers or any(not bool(torch.isfinite(t).all()) for t in plain) else ""

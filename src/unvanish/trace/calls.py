@@ -74,6 +74,16 @@ class Call:
     def rms(self) -> float:
         return self.norm / math.sqrt(max(1, self.numel))
 
+    @property
+    def place(self) -> str:
+        """What it is and in which module, such as "relu in features.3"."""
+        return f"{self.name} in {self.module or 'the model'}"
+
+    @property
+    def place_and_line(self) -> str:
+        """The same with the line that made it, where that is known."""
+        return self.place + (f" at {self.source}" if self.source else "")
+
 
 @dataclass(slots=True)
 class Root:
@@ -202,6 +212,11 @@ def root_of(tensor: Tensor) -> Root:
     rms = norm / math.sqrt(max(1, tensor.numel()))
     slot = tensor.grad_fn, tensor.output_nr
     return Root(slot, tuple(tensor.shape), tensor.dtype, tensor.device, rms, keeper_of(tensor))
+
+
+def axis_of(node: Node) -> int:
+    """The axis that the node of a softmax keeps; counted from the end it comes as a number without a sign."""
+    return node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
 
 
 _ACCUMULATES = getattr(torch._C._functions, "AccumulateGrad", None)  # pyright: ignore[reportAttributeAccessIssue]

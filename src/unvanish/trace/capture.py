@@ -211,9 +211,8 @@ def _read_own_ends(capture: Capture, problem: Problem) -> None:
     if capture.loss_root is None or capture.ends:
         return
     if not returns_loss(capture, problem.batch_size):
-        if (
-            capture.own_loss and capture.met and not same_loss(capture)
-        ):  # outputs beside a loss in which something meets each with each
+        # outputs beside a loss in which something meets each with each
+        if capture.own_loss and capture.met and not same_loss(capture):
             capture.inside = tuple(ends_of(capture, problem.batch_size))
             capture.compared = capture.compared or met_inside(capture)
     elif capture.loss_input is not None and same_loss(capture):

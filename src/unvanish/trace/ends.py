@@ -64,7 +64,7 @@ def ends_of(capture: Capture, batch_size: int) -> list[int]:
             passed.add(index)
             waiting += calls[index].inputs
     if found:
-        before = _upstream(calls, found)
+        before = capture.leading_to(found)
         for index in passed - before:
             calls[index].part = "loss"
     return sorted(found)
@@ -121,16 +121,6 @@ def roots_of(capture: Capture, ends: list[int]) -> list[Root]:
 def _ends(call: Call, batch_size: int) -> bool:
     carries = call.numel > 1 and call.numel >= batch_size
     return bool(call.parameters) and (carries or call.name in PRODUCTS)
-
-
-def _upstream(calls: list[Call], found: set[int]) -> set[int]:
-    waiting, before = list(found), set[int]()
-    while waiting:
-        index = waiting.pop()
-        if index not in before:
-            before.add(index)
-            waiting += calls[index].inputs
-    return before
 
 
 def _root(call: Call, nodes: list[Node]) -> Root | None:

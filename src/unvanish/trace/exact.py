@@ -45,12 +45,10 @@ def exact_walk(
     on_node: OnNode | None = None,
     projector: Projector | None = None,
 ) -> list[Tape]:
-    """Send each channel's cotangents back through the captured graph, which is consumed.
+    """The tapes of ``backward.walk``, by calling each node of the graph.
 
-    ``on_leaf(parameter, channel, gradient)`` sees each complete gradient once, ``on_node(call, node, cotangent)`` each
-    node of a call just before it is released; ``cotangent``: that of the first channel. With a
-    ``projector`` the channels beyond the first need no weight gradients but their norms, and ``on_leaf`` sees those of
-    the first only. Returns one Tape a channel. Without a graph the tapes are empty.
+    Of several channels ``on_node`` is told the cotangent of the first, and with a ``projector`` ``on_leaf`` sees the
+    gradients of the first only.
     """
     starts = [root for channel in channels for root, _ in channel]
     if not starts:
@@ -169,7 +167,7 @@ class _Walk:
             self.send(me, node, edges, slots)
         except Exception as error:
             call = self.capture.calls[me] if me != PARAMETERS_ONLY else None
-            where = f"{call.name} in {call.module or 'the model'} ({call.source})" if call else type(node).__name__
+            where = f"{call.place} ({call.source})" if call else type(node).__name__
             raise UnvanishError(f"the backward pass of {where} raised {type(error).__name__}: {error}") from error
 
     def send(

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from unvanish.trace.calls import PARAMETERS_ONLY, Capture, Node, Root
 from unvanish.trace.scaled import LOG_ZERO, Host, Scaled, norm_of
-from unvanish.trace.tape import OnLeaf, OnNode, Raw, Start, Tape
+from unvanish.trace.tape import OnLeaf, Raw, Start, Tape
 
 
-def plain_walk(
-    capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None, on_node: OnNode | None = None
-) -> list[Tape]:
-    """The same tapes read off torch's own backward through node hooks: limited by the range of the dtype."""
+def plain_walk(capture: Capture, channels: Sequence[Start], on_leaf: OnLeaf | None = None) -> list[Tape]:
+    """The tapes of ``backward.walk``; it tells of no node, since none is held when its hook runs."""
     tapes = []
     try:
         for index, channel in enumerate(channels):

@@ -98,7 +98,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _transformed():
+        if transformed():  # what comes out is adopted afterwards
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "call")
         if name == "register_hook":
@@ -133,7 +133,7 @@ class Recorder(TorchFunctionMode):
     def adopt(self, tree: Any) -> None:
         """Give an owner to results the mode did not see being made."""
         with torch._C.DisableTorchFunction():  # reading grad_fn is a call too, which the mode would see
-            for tensor in () if _transformed() else tensors(tree):
+            for tensor in () if transformed() else tensors(tree):
                 if tensor.grad_fn is not None and tensor.grad_fn not in self.capture.owner:
                     self._adopt_node(tensor)
 
@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         """Adopt what the model or the loss gives; what is made of parameters alone becomes a call there."""
         self.adopt(tree)
         with torch._C.DisableTorchFunction():
-            for tensor in () if _transformed() else tensors(tree):
+            for tensor in () if transformed() else tensors(tree):
                 node = tensor.grad_fn
                 if node is not None and self.capture.owner[node] == PARAMETERS_ONLY:
                     self.weights.pop(id(tensor), None)  # what the loss makes of it is a call
@@ -380,6 +380,6 @@ def _hollow(tensor: Tensor) -> Tensor:
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
-def _transformed() -> bool:
-    # Inside torch.func tensors are wrapped and cannot be read; what comes out is adopted afterwards.
+def transformed() -> bool:
+    """Whether this is inside torch.func, where tensors are wrapped and cannot be read."""
     return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]

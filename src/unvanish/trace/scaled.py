@@ -54,6 +54,18 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
+def entries_of(tensor: Tensor) -> Tensor:
+    """All entries, as a vector, of a tensor that is nested or sparse; any other as it is."""
+    if tensor.is_nested:
+        return torch.cat([part.reshape(-1) for part in tensor.unbind()])
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
+
+
+def log10_of(value: float) -> float:
+    """LOG_ZERO for a zero; nan stays nan."""
+    return math.log10(value) if value > 0.0 else math.nan if math.isnan(value) else LOG_ZERO
+
+
 def norm_of(tensor: Tensor) -> float:
     """Euclidean norm; entries so small or large that their squares leave the type are summed in float64."""
     if tensor.dtype is torch.float32 and not tensor.is_sparse and not tensor.is_nested:  # as a rule, at every edge
@@ -72,10 +84,7 @@ def norms_of(tensors: Sequence[Tensor]) -> list[float]:
 
 
 def _careful_norm(tensor: Tensor) -> float:
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    if tensor.is_nested:
-        tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()])
+    tensor = entries_of(tensor)
     if not tensor.numel():
         return 0.0
     if not (tensor.is_floating_point() or tensor.is_complex()):
@@ -157,7 +166,7 @@ class Device:
 
     @staticmethod
     def settle(tensor: Tensor, exponent: Any, last: bool = False) -> Scaled:
-        values = tensor.coalesce().values() if tensor.is_sparse else tensor
+        values = entries_of(tensor)
         wide = torch.complex128 if values.is_complex() else torch.float64
         log2 = torch.linalg.vector_norm(values, dtype=wide).log2()
         if tensor.is_sparse:

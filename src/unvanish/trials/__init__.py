@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -227,10 +226,7 @@ def probe(race: Race) -> tuple[tuple[Finding, ...], bool]:
     first = race.report.findings
     if not copy.finite:
         return first, False
-    trained = replace(
-        copy.draft.problem, optimizer=copy.optimizer, steps=race.plan.steps, autocast=race.problem.autocast
-    )
-    later = diagnose(trained, seed=race.seed).findings
+    later = diagnose(race.problem_of(copy, race.plan.steps), seed=race.seed).findings
     known = {finding.code for finding in first}
     findings = (*first, *(f for f in later if f.code not in known))
     improving = _improving(race)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from unvanish.pipeline import diagnose
 from unvanish.records import Trial
@@ -158,10 +157,7 @@ def _as_is(race: Race, judgement: Judgement | None) -> Trial:
 
 def _after(race: Race, candidate: Candidate) -> Report:
     fresh = race.copies.fresh(candidate, race.seed)
-    repaired = replace(
-        fresh.draft.problem, optimizer=fresh.optimizer, steps=race.problem.steps, autocast=race.problem.autocast
-    )
-    return diagnose(repaired, seed=race.seed)
+    return diagnose(race.problem_of(fresh, race.problem.steps), seed=race.seed)
 
 
 def _spread(scores: Sequence[float]) -> tuple[float, float] | None:

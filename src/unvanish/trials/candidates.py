@@ -8,8 +8,8 @@ from itertools import chain, zip_longest
 
 from unvanish.records import Finding
 from unvanish.remedies import Remedy
+from unvanish.trials.train import Candidate
 
-Candidate = tuple[str, ...]
 RANDOM_EVERY = 5
 """One candidate in five is drawn at random: a diagnosis may be wrong, and racing is cheap."""
 PARTNERS = ("standardise-inputs", "output-layer", "optimizer-adam", "lr-10", "lr-0.1", "critical-init")

@@ -54,9 +54,7 @@ def lasting(race: Race, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, .
     race.ledger.enter((AS_IS, race.seed, copy.steps), measure, 0)
     how = measure.failure or f"after {copy.steps:,} steps the training loss had risen again"
     why = f"as it is the training ends badly, of which its first {first:,} steps show nothing: {how}"
-    problem = replace(
-        copy.draft.problem, optimizer=copy.optimizer, steps=race.plan.steps, autocast=race.problem.autocast
-    )
+    problem = race.problem_of(copy, race.plan.steps)
     if copy.failed_on is not None:
         problem = replace(problem, inputs=copy.failed_on[0], targets=copy.failed_on[1])
     known = {finding.code for finding in findings}

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide.limits import CONVERGED, PLATEAU
-from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
+from unvanish.decide.stationary import floor_of, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.loss import best_constant_of, first_and_second, loss_facts
@@ -76,7 +76,8 @@ class Ends:
             last, own = last_call(look.capture, output_loss), output_call(look.capture, output_loss)
             loss = told[0] or loss_facts(output_loss, last, look.capture.loss, 0)
             through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
-            ends = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, _floor(loss))
+            floor = None if has_converged(loss) else floor_of(loss)
+            ends = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, floor)
             if last is None or not last.kind or loss.best_constant is None:
                 return ends
             outputs = told[1] or output_facts(last, own, loss)
@@ -133,12 +134,6 @@ class Ends:
 def _beyond(share: float) -> bool | None:
     """Whether so large a share is out of reach; None near the limit."""
     return True if share > SURELY * UNREACHABLE else False if share < UNREACHABLE / SURELY else None
-
-
-def _floor(loss: LossFacts) -> float | None:
-    if loss.reference is None or loss.relative_gap is None or has_converged(loss):
-        return None
-    return loss.value - loss.relative_gap * loss.reference
 
 
 def _described(last: Last | None) -> Any:

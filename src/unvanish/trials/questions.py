@@ -31,9 +31,9 @@ Afterwards `optimizer` trains the changed network.
 """
 
 '''
-TRIES = 2
 RATE = re.compile(r"learning rate (\S+) instead of (\S+)")
 """The sentence of a change of the learning rate alone."""
+TRIES = 2
 """How many processes a question may cost before it is taken for the reason."""
 STARTS = 4
 """How often a process is started for a question before this process answers it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from unvanish.decide.limits import VANISHED
@@ -68,6 +68,11 @@ class Race:
     @property
     def findings(self) -> tuple[Finding, ...]:
         return self.copies.objective.findings
+
+    def problem_of(self, copy: Copy, steps: int | None) -> Problem:
+        """The training problem as a copy has it, with so many steps planned: to be checked."""
+        draft, autocast = copy.draft, self.problem.autocast
+        return replace(draft.problem, optimizer=copy.optimizer, steps=steps, autocast=autocast)
 
     def set_findings(self, findings: tuple[Finding, ...]) -> None:
         """Let the remedies of all copies made from now on know of these findings."""

@@ -112,6 +112,11 @@ def score(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
+def counted(count: int, what: str) -> str:
+    """A count with its noun: "1 layer", "3 layers"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def spell(value: Any) -> str:
     """A setting as it is written on a command line; long lists are cut short."""
     if isinstance(value, bool):
