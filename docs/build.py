@@ -10,11 +10,10 @@ import argparse
 import contextlib
 import inspect
 import io
-import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,9 @@ from unvanish.words import glossary
 sys.path.insert(0, str(Path(__file__).parent))
 import measured
 import watching_costs
-from written import anchor, page, picture_tag, prose, table
+from written import anchor, page, picture_tag, prose, read, table
 
 ROOT = Path(__file__).resolve().parents[1]
-COSTS = ROOT / "benchmarks" / "results" / "check_cost.json"
-APART = ROOT / "benchmarks" / "results" / "runs_apart.json"
-VIEWING = ROOT / "benchmarks" / "results" / "view.json"
 RECORDS = (
     report.Report, records.Finding, records.Evidence, records.LayerFlow, records.CallFlow, records.LossFacts,
     records.StepFacts, records.NextStep, records.RateTrial, records.OutputFacts, records.InputFacts, records.PairFacts,
@@ -270,11 +266,8 @@ def lab_output(readme: str) -> str:
     return f"```text\n{lab_text.render(outcome, 100).rstrip()}\n```"
 
 
-def costs(title: str = "What it costs", path: Path = COSTS) -> str:
-    """The measured costs as a table under a title; "" where they have not been measured."""
-    if not path.is_file():
-        return ""
-    data = json.loads(path.read_text(encoding="utf-8"))
+def costs(data: Mapping[str, Any], title: str = "What it costs") -> str:
+    """The measured costs of a check as a table under a title."""
     efforts = ("quick", "auto", "full")
     rows = [
         (
@@ -294,9 +287,9 @@ def costs(title: str = "What it costs", path: Path = COSTS) -> str:
     ))  # fmt: skip
 
 
-def viewing_costs(path: Path = VIEWING) -> str:
+def viewing_costs() -> str:
     """What it takes to open and to follow a run, as it was measured."""
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read("view")
     opened, followed, task = data["open"], data["follow"], data["follow"]["work_of_a_task_ms"]
     rows = [
         (f"open {opened['steps']:,} steps × {opened['layers']} layers", f"{opened['first_s']} s",
@@ -315,9 +308,9 @@ def viewing_costs(path: Path = VIEWING) -> str:
     ))  # fmt: skip
 
 
-def runs_apart(path: Path = APART) -> str:
+def runs_apart() -> str:
     """How often seeds were told apart, and another learning rate was found, as it was measured."""
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read("runs_apart")
     found, count, same = data["found_within_two_samples"], data["trainings"], data["identical_when_repeated"]
     return (
         f"Measured on {count} trainings of {data['steps']} steps, from an MLP to a GAN, by `benchmarks/runs_apart.py`:"
@@ -338,7 +331,7 @@ def pages() -> dict[Path, str]:
     """Every generated file with what it should hold; what needs a training or a check is left as it is."""
     docs = ROOT / "docs"
     parts = {
-        ROOT / "README.md": {**({"costs": lambda _: costs()} if COSTS.is_file() else {}), "output:lab": lab_output},
+        ROOT / "README.md": {"costs": lambda _: costs(read("check_cost")), "output:lab": lab_output},
         docs / "viewing.md": {
             "costs of viewing": lambda _: viewing_costs(),
             "runs apart": lambda _: runs_apart(),
@@ -346,8 +339,8 @@ def pages() -> dict[Path, str]:
         docs / "lab.md": {"experiments": lambda _: experiments_part()},
         docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
         docs / "watching.md": {"costs": lambda _: watching_costs.costs()},
-        docs / "sweeps.md": {"costs": lambda _: "\n\n".join(measured.sweeps(measured.read("sweep_speed")))},
-        docs / "versions.md": {"tried": lambda _: measured.versions(measured.read("versions"))},
+        docs / "sweeps.md": {"costs": lambda _: "\n\n".join(measured.sweeps(read("sweep_speed")))},
+        docs / "versions.md": {"tried": lambda _: measured.versions(read("versions"))},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
     found = {
@@ -355,7 +348,9 @@ def pages() -> dict[Path, str]:
         docs / "remedies.md": remedies_page(),
         docs / "glossary.md": glossary_page(),
         docs / "zoo.md": zoo_page(),
-        docs / "performance.md": page("Performance", *measured.performance(costs("A check"), viewing_costs())),
+        docs / "performance.md": page(
+            "Performance", *measured.performance(costs(read("check_cost"), "A check"), viewing_costs())
+        ),
         docs / "comparison.md": page("Comparison with other tools", *measured.comparison()),
     }
     for path, written in parts.items():

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import watching_costs
-from written import table
-
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-
-
-def read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+from written import read, table
 
 
 def performance(check: str, viewing: str) -> Iterable[str]:

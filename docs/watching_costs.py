@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+from written import read, table
 
 
-def costs(folder: Path = RESULTS) -> str:
-    """The tables that have been measured; "" where none has."""
-    parts = [
-        *_of(folder / "watch_cost.json", steps), *_of(folder / "run_file.json", _file),
-        *_of(folder / "watch_birth.json", _birth), *_of(folder / "watch_healthy.json", _healthy),
-    ]  # fmt: skip
-    return "\n\n".join(parts)
-
-
-def _of(path: Path, written: Any) -> Iterable[str]:
-    if path.is_file():
-        yield from written(json.loads(path.read_text(encoding="utf-8")))
+def costs() -> str:
+    """All that was measured of it."""
+    parts = (("watch_cost", steps), ("run_file", _file), ("watch_birth", _birth), ("watch_healthy", _healthy))
+    return "\n\n".join(part for name, written in parts for part in written(read(name)))
 
 
 def steps(data: dict[str, Any]) -> Iterable[str]:
@@ -32,7 +22,7 @@ def steps(data: dict[str, Any]) -> Iterable[str]:
         " of each parameter:"
     )
     ways = dict.fromkeys(way for rows in networks.values() for way in rows if way != "memory")
-    yield _table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
+    yield table(("", *networks), [(way, *(_cell(rows.get(way, {})) for rows in networks.values())) for way in ways])
     lowest = min(row["mean"] for rows in networks.values() for row in rows.values() if "mean" in row)
     if lowest < 1.0:
         yield (
@@ -102,7 +92,3 @@ def _healthy(data: dict[str, Any]) -> Iterable[str]:
         f" cosine, dropout, batch norm, mixed precision, converged): {errors or 'no'} finding of level error, {notes}"
         " notes; by `benchmarks/watch_healthy.py`."
     )
-
-
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, tuple("---" for _ in heads), *rows))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 GENERATED = "<!-- written by docs/build.py -->"
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def read(name: str) -> dict[str, Any]:
+    """What a program of benchmarks/ has measured."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def picture_tag(path: str, alt: str) -> str:

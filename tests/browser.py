@@ -54,6 +54,16 @@ def open_page(*, width: int = 1100, height: int = 800, scheme: str = "light", sc
         context.close()
 
 
+def faults(page: Any) -> list[str]:
+    """What axe has to say, each with the element it is about."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        _without("the package axe-playwright-python is not installed")
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
 @cache
 def _chromium() -> Any:
     try:

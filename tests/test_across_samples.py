@@ -173,3 +173,25 @@ def test_the_weights_of_a_mixture_are_normalised_within_each_sample(seed: int) -
 def test_it_is_an_error_where_the_outputs_themselves_are_it(place: Run, level: str) -> None:
     report = diagnose(problem(place, 0))
     assert next(f.level for f in report.findings if f.code == "UV709") == level
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("axis", "code"), [(0, "UV709"), (1, "")])
+def test_log_probabilities_that_are_shares_of_the_batch_are_put_down_to_the_axis(
+    axis: int, code: str, seed: int
+) -> None:
+    """And not to a missing log_softmax: along the axis of the classes they would be what nll_loss takes."""
+    torch.manual_seed(seed)
+    ends = {0: lambda z: torch.log(torch.softmax(z, 0)), 1: lambda z: torch.log(torch.softmax(z, 1))}
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return ends[axis](self.f(x))
+
+    report = diagnose(Problem(Net(), torch.randn(32, 6), torch.arange(32) % 4, F.nll_loss))
+    errors = [f.code for f in report.findings if f.level == "error"]
+    assert errors == ([code] if code else [])

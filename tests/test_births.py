@@ -209,6 +209,27 @@ def test_the_batch_is_named_where_it_is_to_blame() -> None:
         assert f"because the {who} of this batch hold such numbers" in finding.message and finding.cause == cause
 
 
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(("labels", "short"), [([1, 2, 3, 1, 2], False), ([1, 1, 2, 3, 1], True), ([1] * 7, True)])
+def test_targets_that_an_alignment_cannot_hold_are_named(labels: list[int], short: bool, joined: bool) -> None:
+    """Five steps hold five labels, but not five of which two equal ones stand side by side: a blank goes between."""
+    torch.manual_seed(0)
+    rows = [[1, 2], labels]
+    targets = torch.tensor([1, 2, *labels]) if joined else nn.utils.rnn.pad_sequence([*map(torch.tensor, rows)], True)
+    sizes, steps = torch.tensor([2, len(labels)]), torch.tensor([5, 5])
+
+    def loss(outputs: Tensor, _: Any) -> Tensor:
+        return F.ctc_loss(outputs.log_softmax(-1).transpose(0, 1), targets, steps, sizes)
+
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4))
+    report = diagnose(Problem(model, torch.randn(2, 5, 3), torch.zeros(2), loss))
+    if not short:
+        assert report.birth is None
+        return
+    finding = nonfinite(report)
+    assert finding.cause == "ctc_loss" and "need more steps than their inputs have" in finding.message
+
+
 def test_numbers_without_a_gradient_are_traced_to_their_maker() -> None:
     asked = problem(0, lambda m, x: m.b(m.a((x - x.mean(0)) / x.std(0)).relu()))
     asked.inputs[:, 2] = 1.0  # a feature that never changes has a deviation of 0

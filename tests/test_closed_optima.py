@@ -217,3 +217,12 @@ def test_outputs_that_the_loss_does_not_look_at_stay() -> None:
 def test_ignored_altogether_is_no_number_and_no_optimum() -> None:
     made = OutputLoss(lambda z: F.cross_entropy(z[0], torch.full((SAMPLES,), -100)), [torch.randn(SAMPLES, CLASSES)])
     assert lowest(made)[0] is None and not math.isfinite(float(made.at(made.now)))
+
+
+def test_where_the_loss_is_flat_random_outputs_are_tried() -> None:
+    """1 − exp(−z²/8) is 1 to the last digit at z = 30, where the outputs and the best constant lie, and 0 at z = 0."""
+    far = torch.full((8, 1), 30.0, dtype=torch.float64)
+    flat = OutputLoss(lambda z: 1.0 - torch.exp(-(z[0] ** 2) / 8.0).mean(), [far])
+    assert lowest(flat)[0] == 1.0
+    found, _ = lowest(flat, 1.0, [far[:1]])
+    assert found == pytest.approx(0.0, abs=1e-4)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import CLASSES, LOSSES, draw, entropy, mse, net
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
@@ -21,7 +22,6 @@ from unvanish.pipeline import diagnose, loss_of_outputs
 
 SEEDS = range(4)
 NEARLY = 0.9999  # of the threshold: so close that the search must go to its end to know the side
-CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
 
 
 @pytest.fixture(autouse=True)
@@ -29,31 +29,6 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def net(seed: int, outputs: int = 1, activation: type[nn.Module] = nn.Tanh) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 2), activation(), nn.Linear(2, outputs))
-
-
-def mse(seed: int) -> Problem:
-    return Problem(net(seed), draw(10, 2, seed=seed), draw(10, 1, seed=seed + 9), F.mse_loss)
-
-
-def entropy(seed: int) -> Problem:
-    return Problem(net(seed, 3), draw(10, 2, seed=seed), CLASSES, F.cross_entropy)
-
-
-def binary(seed: int) -> Problem:
-    targets = (draw(10, 1, seed=seed + 9) > 0).double()
-    return Problem(net(seed), draw(10, 2, seed=seed), targets, F.binary_cross_entropy_with_logits)
-
-
-LOSSES = [mse, entropy, binary]
 
 
 def found(problem: Problem, reference: float, **more: Any) -> float | str:

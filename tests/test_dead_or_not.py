@@ -106,6 +106,19 @@ def test_a_normaliser_of_single_numbers(seed: int, how: str, scale: float) -> No
     assert "UV301" not in found(report) and "UV101" not in found(report)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("width", "expected"), [(1, True), (2, True), (3, False)])
+def test_a_normaliser_of_pairs_leaves_which_is_larger(seed: int, width: int, expected: bool) -> None:
+    torch.manual_seed(seed)
+    blocks = [layer for _ in range(4) for layer in (nn.Linear(width, width), nn.Tanh(), nn.LayerNorm(width))]
+    model = nn.Sequential(nn.Linear(8, width), nn.LayerNorm(width), *blocks, nn.Linear(width, 1))
+    finding = found(diagnose(Problem(model, torch.randn(64, 8), torch.randn(64, 1), F.mse_loss))).get("UV302")
+    assert (finding is not None) == expected
+    if finding is not None:
+        assert "only which of them is larger" in finding.message
+        assert finding.remedies == ("norm-one-group", "norm-off")
+
+
 MANY: dict[str, Callable[[], nn.Module]] = {
     "four groups": lambda: nn.GroupNorm(4, 16), "one group": lambda: nn.GroupNorm(1, 16),
     "layer": lambda: nn.LayerNorm(16), "batch": lambda: nn.BatchNorm1d(16), "rms": lambda: nn.RMSNorm(16),

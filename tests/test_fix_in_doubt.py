@@ -15,7 +15,7 @@ import unvanish.trials as trials
 from unvanish import Problem
 from unvanish.records import Finding
 from unvanish.trials.ledger import Ledger
-from unvanish.trials.search import late
+from unvanish.trials.search import _cure, late
 from unvanish.trials.train import Candidate
 from unvanish.trials.trial import Measure
 
@@ -90,7 +90,7 @@ def raced(keys: dict[tuple[str, int], float], budget: int = 200) -> Any:
     for slug in ("one", "two", "three", "four"):
         enter((slug,), 10)
     plan = SimpleNamespace(rungs=(10, 50))
-    return SimpleNamespace(plan=plan, ledger=ledger, seed=0, expect=list, reach=reach, reached=reached)
+    return SimpleNamespace(plan=plan, ledger=ledger, seed=0, expect=list, reach=reach, reached=reached, enter=enter)
 
 
 def test_an_answer_that_was_behind_gets_a_longer_try_with_half_of_what_is_left() -> None:
@@ -104,3 +104,24 @@ def test_an_answer_that_failed_or_was_never_raced_gets_none() -> None:
     race = raced({("one", 10): -math.inf}, budget=1000)
     assert late(race, ["one", "five", "four"]) == [("four",)]
     assert late(race, ["four"]) == []  # it has been there
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(400, ("batch-first",)), (150, None)])
+def test_where_nothing_is_ahead_the_answer_to_a_fault_is_judged_by_what_is_left(budget: int, expected: Any) -> None:
+    """It was raced to the last rung and is no better there; the rest carries it and the base twice as far, or not."""
+    race = raced({}, budget)
+    for slug in ("lr-10", "batch-first"):
+        for steps in (10, 50):
+            race.enter((slug,), steps)
+    assert _cure(race, ["lr-10", "batch-first"]) == expected  # another rate answers a finding, and removes no fault
+    assert _cure(race, ["lr-10", "match-shapes"]) is None  # which was never raced
+
+
+def test_where_no_change_is_better_a_network_that_has_learnt_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data are not to blame then, nor is it said to want a repair."""
+    monkeypatch.setattr(trials, "_improving", lambda race: None)  # nothing was seen of it so early
+    fixes = trials.fix(learnable(0), budget=300)
+    assert fixes.best is None and fixes.verdict == "no remedy found"
+    said = " ".join(str(fixes).split())
+    assert fixes.learned is not None and fixes.learned > 0.5
+    assert "the network as it is has learnt" in said and "can be told from the inputs" not in said

@@ -5,6 +5,8 @@ import pytest
 from unvanish import lab
 from unvanish.cli import main
 from unvanish.cli.terminal import entries
+from unvanish.population.grid import Axis, Grid
+from unvanish.population.summary import plane
 from unvanish.report import lab_text
 from unvanish.report.grid import lines
 
@@ -76,3 +78,16 @@ def test_long_words_are_broken_not_left_to_the_terminal():
     outcome = lab.Outcome(sentence="x" * 200, columns=(lab.Column("a"),), rows=({"a": "y" * 55},), notes=("z" * 99,))
     assert max(map(len, lab_text.render(outcome, 40).splitlines())) <= 40
     assert lab_text.render(outcome).splitlines()[0] == "x" * 200
+
+
+def test_the_two_settings_of_a_map() -> None:
+    width, depth, rate = Axis("width", (8, 16, 32)), Axis("depth", (2, 4, 8, 16)), Axis("lr", (0.1, 1.0))
+    others = (Axis("activation", ("relu", "tanh")), Axis("bias", (False, True)), Axis("gain", low=0.5, high=2.0))
+
+    def names(*axes: Axis) -> tuple[str, ...] | None:
+        found = plane(Grid("mlp", (*axes, *others), 1))
+        return found and tuple(axis.name for axis in found)
+
+    assert names(width, depth, rate) == ("width", "depth")  # depth is up, and the longest of the others across
+    assert names(rate, width) == ("width", "lr")  # without depth, the shortest is up
+    assert names(depth) is None

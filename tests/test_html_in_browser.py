@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import open_page
+from browser import faults, open_page
 from made_reports import MADE
 from test_html import NAMES, PAGES, contrast, written
 
@@ -48,18 +47,6 @@ def show(tmp_path: Path) -> Show:
 
 def open_all(page: Any) -> None:
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
-
-
-def faults(page: Any) -> list[str]:
-    """What axe has to say, each with the element it is about."""
-    try:
-        from axe_playwright_python.sync_playwright import Axe
-    except ImportError:
-        if os.environ.get("UNVANISH_BROWSER") == "required":
-            raise
-        pytest.skip("the package axe-playwright-python is not installed: its rules cannot be applied")
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
 
 
 SEEN = """() => ({

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-from browser import open_page
+from browser import faults, open_page
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: there is nothing to serve the page with")
 
@@ -283,18 +282,6 @@ def test_a_phone_needs_no_sideways_scrolling(visit, name):
             "[...document.querySelectorAll('.picture svg')].map(s => s.getBoundingClientRect().width)"
         )
         assert sizes and max(sizes) <= 390
-
-
-def faults(page: Any) -> list[str]:
-    """What axe has to say, each with the element it is about."""
-    try:
-        from axe_playwright_python.sync_playwright import Axe
-    except ImportError:
-        if os.environ.get("UNVANISH_BROWSER") == "required":
-            raise
-        pytest.skip("the package axe-playwright-python is not installed: its rules cannot be applied")
-    violations = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]}" for each in violations for node in each["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import CLASSES, LOSSES, draw, entropy, mse
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
@@ -22,32 +23,6 @@ from unvanish.flow.look import looking
 from unvanish.pipeline import diagnose
 
 SEEDS = range(3)
-CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1, 0, 2])
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def net(seed: int, outputs: int = 1) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, outputs)).double()
-
-
-def mse(seed: int) -> Problem:
-    return Problem(net(seed), draw(10, 2, seed=seed), draw(10, 1, seed=seed + 9), F.mse_loss)
-
-
-def entropy(seed: int) -> Problem:
-    return Problem(net(seed, 3), draw(10, 2, seed=seed), CLASSES, F.cross_entropy)
-
-
-def binary(seed: int) -> Problem:
-    targets = (draw(10, 1, seed=seed + 9) > 0).double()
-    return Problem(net(seed), draw(10, 2, seed=seed), targets, F.binary_cross_entropy_with_logits)
-
-
-LOSSES = [mse, entropy, binary]
 
 
 def found(problem: Problem) -> dict[str, GradientCurvature] | str:

@@ -162,6 +162,7 @@ def test_gains_telescope_along_a_chain(name: str) -> None:
             assert layer.log10_gain is not None and layer.log10_signal is not None
             before = by_name[layer.before].log10_signal
             assert layer.log10_signal + layer.log10_gain == pytest.approx(before, abs=1e-9)
+    assert sum(bool(layer.before) for layer in by_name.values()) == len(by_name) - 1
 
 
 def test_a_norm_takes_its_share_of_the_blame() -> None:
@@ -452,3 +453,24 @@ def test_an_output_of_rounding_alone_does_not_drown_the_others(left: float, seed
     report = diagnose(Problem(model, x, None, loss))
     assert all((layer.log10_transmission or 0.0) > -1.0 for layer in report.layers)
     assert report.healthy
+
+
+def test_alignment_worked_by_hand() -> None:
+    """N samples of 256 unit vectors: |J|_F = √N; a residual that is alike in all samples of one vector adds up.
+
+    Each vector once in 256 samples: |Jᵀr| = |r|, so |Jᵀr| √N / (|J|_F |r|) = 1. Four times: |Jᵀr| = 2 |r|, so 2.
+    Where the four residuals of each vector cancel, nothing of what the loss asks can be met.
+    """
+
+    def alignment(repeats: int, residual: Tensor) -> float | None:
+        x = torch.eye(256, dtype=torch.float64).repeat(repeats, 1)
+        model = nn.Linear(256, 1, bias=False, dtype=torch.float64)
+        nn.init.zeros_(model.weight)
+        (layer,) = layers(Problem(model, x, -residual[:, None], F.mse_loss)).values()
+        return layer.log10_alignment
+
+    r = torch.linspace(0.5, 1.5, 256, dtype=torch.float64)
+    assert alignment(1, r) == pytest.approx(0.0, abs=0.1)  # |J|_F from one random vector
+    assert alignment(4, r.repeat(4)) == pytest.approx(log(2.0), abs=0.1)
+    cancelled = alignment(4, torch.cat([r, -r, r, -r]))
+    assert cancelled is not None and cancelled < -10.0

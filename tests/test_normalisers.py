@@ -102,6 +102,21 @@ def test_a_network_is_pushed_as_its_dense_jacobian_says(seed: int) -> None:
     assert made.is_whole(v, [right])
 
 
+@pytest.mark.parametrize("power", [0, 40])
+def test_the_pass_back_that_gives_the_gradient_gives_the_pushes_too(power: int) -> None:
+    """Asked for first, the gradient is that of autograd, and J v what it is without it."""
+    problem = network(0)
+    first, parameters = product(problem)
+    other, _ = product(problem)
+    v = [drawn(p, k) for k, p in enumerate(parameters)]
+    right = torch.autograd.grad(problem.loss(problem.outputs(problem.model)), parameters)  # type: ignore[arg-type]
+    found = first.gradient(power)
+    pushed = other.jvp(v)
+    torch.testing.assert_close(found, [2.0**power * g for g in right], rtol=1e-9, atol=2.0**power * 1e-12)
+    torch.testing.assert_close(first.jvp(v), pushed, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(other.gradient(power), found, rtol=1e-9, atol=2.0**power * 1e-12)
+
+
 def test_several_directions_at_once_give_what_each_gives_alone() -> None:
     made, parameters = product(network(0))
     sides = [[drawn(p, 9 * k + n) for n, p in enumerate(parameters)] for k in range(3)]

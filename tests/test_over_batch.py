@@ -70,6 +70,19 @@ def test_samples_that_are_taken_for_steps(make: Any, width: int, first: bool, se
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("make", "width"), LAYERS[:1] + LAYERS[-1:])
+def test_outputs_without_an_axis_of_their_own(make: Any, width: int, first: bool, seed: int) -> None:
+    class Flat(Reader):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).squeeze(-1)
+
+    with seeded(seed):
+        found = told(Flat(make(first), width, as_is, last_step), torch.randn(12, 7, 4), torch.randn(12))
+    assert len(found) == (not first)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("wrong", [True, False])
 def test_a_view_where_a_transpose_was_meant(wrong: bool, seed: int) -> None:
     def turned(x: Tensor) -> Tensor:

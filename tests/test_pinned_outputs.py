@@ -122,3 +122,43 @@ def test_a_bounded_output_among_several(seed: int, sharp: float, expected: str) 
 
     report = diagnose(Problem(model, x, gained, loss, torch.optim.Adam(model.parameters(), 1e-3)))
     assert level(report) == expected
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    axes = (1, 2, 3)
+    both = (outputs * targets).sum(axes)
+    return (1 - (2 * both + 1e-5) / (outputs.sum(axes) + targets.sum(axes) + 1e-5)).mean()
+
+
+@pytest.mark.parametrize("empty", [0, 2])
+@pytest.mark.parametrize(("bias", "expected"), [(-25.0, "error"), (0.0, "")])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_masks_that_are_all_background_under_a_dice_loss(seed: int, bias: float, expected: str, empty: int) -> None:
+    """An empty mask that is got right has 10^5 times the gradient of the others: it asks no entry to leave its end."""
+    torch.manual_seed(seed)
+    last = nn.Conv2d(4, 1, 1)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), last, nn.Sigmoid())
+    with torch.no_grad():
+        last.get_parameter("bias").fill_(bias)
+    x = torch.randn(16, 1, 8, 8)
+    masks = (x > 0.5).float()
+    masks[:empty] = 0.0
+    report = diagnose(Problem(model, x, masks, dice, torch.optim.Adam(model.parameters(), 1e-3), steps=200))
+    assert level(report) == expected
+    if expected:  # and the learning rate is not what is wrong
+        assert report.verdict == "saturated" and all(f.code != "UV705" for f in report.findings)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_masks_that_are_sure_and_right_are_not_on_a_flat_end_by_mistake(seed: int) -> None:
+    first = nn.Conv2d(1, 1, 1)
+    model = nn.Sequential(first, nn.Sigmoid())
+    torch.manual_seed(seed)
+    x = torch.randn(16, 1, 8, 8)
+    x += 0.2 * (x - 0.5).sign()
+    masks = (x > 0.5).float()
+    masks[:2] = 0.0  # two samples are wrong, whatever the network says of the others
+    with torch.no_grad():
+        first.weight.fill_(200.0)
+        first.get_parameter("bias").fill_(-100.0)
+    assert not level(diagnose(Problem(model, x, masks, dice, torch.optim.Adam(model.parameters(), 1e-3))))

@@ -287,14 +287,18 @@ def test_a_row_that_is_masked_whole_gives_zeros_and_the_others_what_they_gave(ho
     [
         (nn.GroupNorm(4, 4), (8, 4), True, True),
         (nn.GroupNorm(4, 4), (8, 4, 1, 1), True, True),
-        (nn.GroupNorm(4, 4), (8, 4, 2, 1), False, False),
-        (nn.GroupNorm(2, 4), (8, 4), False, False),
+        (nn.GroupNorm(4, 4), (8, 4, 2, 1), True, True),
+        (nn.GroupNorm(2, 4), (8, 4), True, True),
+        (nn.GroupNorm(4, 4), (8, 4, 3, 1), False, False),
+        (nn.GroupNorm(2, 6), (8, 6), False, False),
         (nn.GroupNorm(1, 1), (8, 1), False, True),
         (nn.LayerNorm(1), (8, 4, 1), False, True),
+        (nn.LayerNorm(2), (8, 4, 2), False, True),
+        (nn.LayerNorm(3), (8, 4, 3), False, False),
         (nn.LayerNorm(4), (8, 4), False, False),
     ],
 )
-def test_a_normaliser_of_one_number(norm: nn.Module, shape: tuple[int, ...], one_group: bool, off: bool) -> None:
+def test_a_normaliser_of_one_number_or_two(norm: nn.Module, shape: tuple[int, ...], one_group: bool, off: bool) -> None:
     class Head(nn.Module):
         def __init__(self) -> None:
             super().__init__()

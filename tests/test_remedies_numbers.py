@@ -209,6 +209,8 @@ ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
         ([], keras_cce, ONE_HOT, F.cross_entropy, lambda z: z.softmax(1)),
         ([nn.Sigmoid()], F.binary_cross_entropy_with_logits, BITS, F.binary_cross_entropy_with_logits, torch.sigmoid),
         ([nn.Softmax(1)], F.mse_loss, BITS, F.binary_cross_entropy_with_logits, torch.sigmoid),
+        ([nn.Softmax(1)], nn.BCELoss(), BITS, F.binary_cross_entropy_with_logits, torch.sigmoid),
+        ([nn.Sigmoid()], F.binary_cross_entropy, BITS, F.binary_cross_entropy_with_logits, torch.sigmoid),
         ([nn.ReLU()], keras_bce, BITS, F.binary_cross_entropy_with_logits, torch.sigmoid),
         ([nn.Sigmoid()], F.mse_loss, BITS * 30.0, F.mse_loss, None),
     ],

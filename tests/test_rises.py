@@ -156,6 +156,7 @@ def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
     )
     for a, b in zip(one.layers, other.layers, strict=True):
         assert b.log10_sensitivity_rise == pytest.approx(a.log10_sensitivity_rise, abs=1e-4)
+    assert max(a.log10_sensitivity_rise or 0.0 for a in one.layers) > 2.5
 
 
 def test_of_a_result_of_which_only_a_part_is_read_the_part_counts() -> None:

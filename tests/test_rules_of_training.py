@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from test_rules import CLOSED, SETTING, UNLEARNED, call, flow, found, layer
 
-from unvanish.records import CallFlow, Flow, InputFacts, LayerFlow, OutputFacts, StepFacts, ZeroFacts
+from unvanish.records import (
+    AlikeFacts,
+    CallFlow,
+    Flow,
+    InputFacts,
+    LabelFacts,
+    LayerFlow,
+    OutputFacts,
+    PairFacts,
+    StepFacts,
+    ZeroFacts,
+)
 
 # 2.0 to gain, of 2.0 there was: the best constant output has a loss of 1.9
 START = UNLEARNED.replace(value=2.0, reference=2.0, best_constant=1.9, at_constant=True)
@@ -364,6 +375,19 @@ def test_a_gradient_below_eps_is_not_one_lost_to_its_type() -> None:
     assert codes(lost) == [("UV503", "error")]
 
 
+@pytest.mark.parametrize(
+    ("alignment", "later", "level"),
+    [(-6.0, -1.0, "note"), (-5.8, -1.0, "error"), (-6.0, -9.0, "error"), (None, -1.0, "error")],
+)
+def test_a_gradient_below_eps_may_wait_where_it_cancels_and_a_later_layer_learns(
+    alignment: float | None, later: float, level: str
+) -> None:
+    """Cancelled to ten roundings of float32, 10^-5.9; the later layer has an rms of 10^-2, or 10^-10 as the first."""
+    layers = (layer("fc1", log10_grad_norm=-9.0, log10_alignment=alignment), layer("fc2", log10_grad_norm=later))
+    findings = found(flow(*layers).replace(setting=SETTING.replace(eps=1e-8)), "UV504")
+    assert [(finding.layers[0], finding.level) for finding in findings] == [("fc1", level)]
+
+
 def test_a_call_of_the_loss_is_no_activation() -> None:
     hinge = CallFlow(index=1, name="relu", module="", source="", part="loss", role="slopes", dead_fraction=1.0)
     assert codes(flow(layer("fc1"), calls=(hinge,), loss=START)) == []
@@ -382,3 +406,81 @@ def test_a_larger_rate_that_does_worse_is_said_and_not_offered(
 ) -> None:
     (finding,) = found(net().replace(step=SLOW.replace(walked_scaled=after)), "UV705")
     assert finding.level == "note" and said in finding.message and finding.remedies == remedies
+
+
+def rows_alike(spread: tuple[float, float], digits: float, **more: Any) -> Flow:
+    """fc1 -> mean -> fc2 -> mean -> head; the spread of rows after each of the two means."""
+    calls = (
+        call(0, "linear", "weights", 0.0, 1, module="fc1"),
+        call(1, "matmul", "join", 0.0, 2, inputs=(0,)),
+        call(2, "linear", "weights", 0.0, 3, module="fc2", inputs=(1,)),
+        call(3, "matmul", "join", 0.0, 4, inputs=(2,)),
+        call(4, "linear", "weights", 0.0, None, module="head", inputs=(3,)),
+    )
+    facts = AlikeFacts(
+        rows=50, calls=(1, 3), log10_spread=spread, stable_rank=(1.25, 1.0), given=-0.3, digits=digits, best_alike=1.0,
+        at_alike=True, out_of_reach=0.42,
+    ).replace(**more)  # fmt: skip
+    return flow(
+        *(layer(name, at) for name, at in (("fc1", 0), ("fc2", 2), ("head", 4))), calls=calls, loss=START
+    ).replace(alike=facts)
+
+
+@pytest.mark.parametrize(
+    ("spread", "digits", "level", "layers", "said"),
+    [
+        ((-2.0, -7.0), -6.9, "error", ("fc2", "head"), "from fc2 on, after 2 of 2 means"),
+        ((-2.0, -7.0), -7.1, "note", ("fc2", "head"), "10^-7.0 at the end (stable rank 1)"),
+        ((-3.1, -6.6), -9.0, "note", ("fc1", "fc2", "head"), "from fc1 on, after 1 of 2 means"),
+        ((-2.9, -6.6), -9.0, "note", ("fc2", "head"), "from fc2 on, after 2 of 2 means"),
+        ((-7.0, -4.0), -9.0, "note", ("fc1", "fc2", "head"), "10^-7.0 after 1 (stable rank 1.25)"),
+    ],
+)
+def test_rows_that_become_alike(
+    spread: tuple[float, float], digits: float, level: str, layers: tuple[str, ...], said: str
+) -> None:
+    (finding,) = found(rows_alike(spread, digits))
+    assert (finding.code, finding.level, finding.layers) == ("UV407", level, layers)
+    assert said in finding.message and "leave 42% of the achievable reduction out of reach" in finding.message
+
+
+def test_rows_that_are_alike_no_further_or_at_no_cost_are_left_alone() -> None:
+    assert found(rows_alike((-2.0, -6.4), -9.0)) == []
+    for same in ({"out_of_reach": 0.2}, {"given": -3.1}, {"at_alike": False}):
+        assert found(rows_alike((-2.0, -7.0), -6.9, **same)) == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "spread", "best_alike", "level"),
+    [
+        # a gap of 2.0 at a loss of 2.0; outputs the same for all rows leave 2.2 above the lowest: 1 - 2.0 / 2.2 = 0.09
+        (100, -5.6, 2.2, "error"),
+        (100, -5.4, 2.2, "note"),
+        (100, -5.6, 2.3, "note"),  # 0.13 won
+        (100, -5.6, None, "note"),
+        (99, -6.6, 2.2, "note"),
+    ],
+)
+def test_rows_are_a_fault_where_the_loss_stays_at_what_such_outputs_leave(
+    taken: int, spread: float, best_alike: float | None, level: str
+) -> None:
+    step = STEP.replace(taken=taken)
+    (finding,) = found(rows_alike((-2.0, spread), -9.0, best_alike=best_alike).replace(step=step), "UV407")
+    assert finding.level == level and ("after 100 steps" in finding.message) == (level == "error")
+
+
+def test_outputs_without_targets_of_their_own() -> None:
+    """Less than 2% won by free outputs; a note where some samples ask nothing, unless UV706 tells of their labels."""
+    pairs = PairFacts(outputs=(64, 1), targets=(64,), source="net.py:9", shuffled=0.0, won=0.019)
+
+    def said(pairs: PairFacts, **more: Any) -> list[tuple[str, str]]:
+        found_here = found(net().replace(pairs=pairs, **more), "UV708")
+        return [(finding.level, finding.cause) for finding in found_here]
+
+    assert said(pairs) == [("error", "shapes")]
+    assert said(pairs.replace(targets=(64, 1))) == [("error", "a mean over the samples")]
+    assert said(pairs.replace(won=0.02)) == said(pairs, loss=START.replace(best_constant=None)) == []
+    assert said(pairs.replace(unasked=3)) == [("note", "labels")]
+    odd = LabelFacts(call=4, kind="unsigned", share=0.5)
+    assert said(pairs.replace(unasked=3), labels=odd) == []
+    assert said(pairs.replace(unasked=3), labels=odd.replace(kind="beyond")) == [("note", "labels")]

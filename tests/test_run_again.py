@@ -54,7 +54,10 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], calls: str, *words: 
 
 
 def test_a_model_that_is_dropped_is_freed_as_without_us(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By counting references alone: a network that waits for the garbage collector holds its memory until then."""
+    """By counting references alone: a network that waits for the garbage collector holds its memory until then.
+
+    The script itself looks, and a script that fails makes ``run`` here fail.
+    """
     run(tmp_path, capsys, """
         train(0, 8)
         gc.collect()  # what torch itself leaves behind the first time

@@ -48,6 +48,18 @@ class Trunk(nn.Module):
         return self.head(self.run(self, self.embed(ids))).mean(1)
 
 
+class Adapted(nn.Module):
+    """A frozen layer beside two factors, which a forward pass reads through views of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(width, width).requires_grad_(False)
+        self.down, self.up = nn.Parameter(torch.randn(2, width)), nn.Parameter(torch.randn(width, 2))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.frozen(h) + h @ self.down.T @ self.up.T
+
+
 def straight(m: Any, h: Tensor) -> Tensor:
     for block in m.blocks:
         h = block(h)
@@ -136,6 +148,23 @@ def test_a_trunk_that_is_not_cut_has_no_unused_layers(run: Callable[[Any, Tensor
 def test_the_message_for_a_cut_checkpoint_says_what_helps() -> None:
     (found,) = unused(Problem(Trunk(checkpointed(True), 0), IDS, CLASSES, F.cross_entropy))
     assert "activation checkpoint" in found.message and "use_reentrant=False" in found.message
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "no_grad"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_cut_is_followed_to_parameters_that_are_read_through_views(seed: int, how: str) -> None:
+    """Under no_grad a view of a parameter still requires a gradient, and is none of the model's parameters."""
+
+    def run(m: Any, h: Tensor) -> Tensor:
+        if how == "checkpoint":
+            return checkpoint(m.blocks[1], checkpoint(m.blocks[0], h, use_reentrant=True), use_reentrant=True)
+        with torch.no_grad():
+            return m.blocks[1](m.blocks[0](h)).clone()
+
+    trunk = Trunk(run, seed)
+    trunk.blocks = nn.ModuleList(Adapted(16) for _ in range(2))
+    (found,) = unused(Problem(trunk, IDS, CLASSES, F.cross_entropy, adam))
+    assert (found.level, found.cause, set(found.layers)) == ("error", f"cut off: {how}", {"blocks.0", "blocks.1"})
 
 
 def skipping(m: Any, h: Tensor) -> Tensor:

@@ -118,6 +118,14 @@ def test_colour_only_repeats_what_the_words_say(made):
     assert plain == render(made, 80).splitlines()
 
 
+def test_the_verdict_of_a_row_has_its_colour_and_its_name_has_none():
+    lines = render(MADE["vanishing-20"], 120, color=True).splitlines()
+    rows = [line for line in lines if re.match(r"fc(1|20) ", COLOUR.sub("", line))]
+    colours = [re.findall(r"\x1b\[(38;5;\d+)m *(vanished|healthy)", row) for row in rows]
+    assert [word for ((_, word),) in colours] == ["vanished", "healthy"] and colours[0][0][0] != colours[1][0][0]
+    assert not any(re.match(r"\x1b\[38", row) for row in rows)
+
+
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
 def test_the_ascii_page_is_ascii(made):
     text = render(made, 80, unicode=False)
@@ -227,6 +235,18 @@ def test_without_findings_it_says_what_was_judged():
     unjudged = MADE["healthy"].layers[0].replace(verdict="undecided")
     assert "but 1 of 1 layers could not be judged" in render(MADE["healthy"].replace(layers=(unjudged,)))
     assert "no layer was measured either" in render(MADE["healthy"].replace(layers=()))
+
+
+def test_layers_of_one_verdict_without_a_signal_need_no_table():
+    """The line above says all there is; with a second verdict, or one signal, it does not."""
+    first, *rest = (a.replace(log10_signal=None, verdict="nonfinite") for a in MADE["vanishing-20"].layers)
+    for layers, rows in (
+        ([first, *rest], 0),
+        ([first.replace(verdict="frozen"), *rest], 1),
+        ([first.replace(log10_signal=-3.0), *rest], 1),
+    ):
+        made = MADE["vanishing-20"].replace(layers=tuple(layers))
+        assert len(re.findall(r"^layer +signal", render(made, 120), re.MULTILINE)) == rows
 
 
 def test_steps_back_stand_with_their_factors():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import open_page
+from browser import faults, open_page
 from run_files import begun, made, stepped, vanished
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: there is nothing to serve the page with")
@@ -315,18 +314,6 @@ def test_no_width_needs_sideways_scrolling(visit: Visit, width: int) -> None:
         page.wait_for_selector("body[data-compared]", timeout=LATER)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def faults(page: Any) -> list[str]:
-    """What axe has to say, each with the element it is about."""
-    try:
-        from axe_playwright_python.sync_playwright import Axe
-    except ImportError:
-        if os.environ.get("UNVANISH_BROWSER") == "required":
-            raise
-        pytest.skip("the package axe-playwright-python is not installed: its rules cannot be applied")
-    violations = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]}" for each in violations for node in each["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

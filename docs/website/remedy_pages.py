@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from written import prose, table
+from written import prose, read, table
 
 from unvanish import zoo
 from unvanish.preserve import seeded
 from unvanish.remedies import Draft, Refused, Remedy, remedies, script
 from website import navigation
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 STEPS = 400  # of the training that a remedy is for: some depend on its length
 RACED = ("diagnosis", "random raced")
 """Strategies that choose by a race; the others of the benchmark are there to be beaten."""
@@ -118,7 +115,7 @@ def _searches() -> dict[str, tuple[dict[str, Any], ...]]:
     """Per remedy the searches over a program with a fault in which it was part of the change that was chosen."""
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for name in ("repair", "repair_own"):
-        for row in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]:
+        for row in read(name)["rows"]:
             if row["broken"] and row["strategy"] in RACED:
                 for slug in row["chosen"]:
                     found[slug].append(row)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Box, Label, Spot, place, row
-from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
+from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import linear
 from unvanish.charts.measure import shorten, text_width
 from unvanish.charts.theme import token
@@ -51,10 +51,7 @@ class Panel(NamedTuple):
 def template() -> Any:
     import altair as alt
 
-    def column(name: str) -> Any:
-        return alt.expr(f"datum.{name}")
-
-    x, y = x_axis("x"), y_axis("y")
+    x, y = x_axis(), y_axis()
     areas = alt.Chart(alt.NamedData("areas")).mark_area(color=token("pale"), opacity=0.55)
     rules = alt.Chart(alt.NamedData("rules")).mark_rule(color=token("grid"), strokeWidth=1)
     curves = alt.Chart(alt.NamedData("curves")).mark_line(

@@ -10,7 +10,7 @@ from typing import Any
 
 from unvanish.charts import Row
 from unvanish.charts.labels import Spot, row
-from unvanish.charts.layout import Frame
+from unvanish.charts.layout import Frame, column
 from unvanish.charts.measure import text_width
 from unvanish.charts.plates import back
 from unvanish.charts.theme import DIVERGING, token
@@ -145,7 +145,7 @@ def layers(x: Any, y: Any) -> Iterator[Any]:
     """The Altair parts that draw the tables "cells" and "hatching"."""
     import altair as alt
 
-    color = alt.expr("datum.color")
+    color = column("color")
     # the outline in the cell's own colour closes the seams that antialiasing leaves between cells
     cell = alt.Chart(alt.NamedData("cells")).mark_rect(fill=color, stroke=color, strokeWidth=0.9, opacity=1)
     hatch = alt.Chart(alt.NamedData("hatching")).mark_rule(color=token("bg"), strokeWidth=1)

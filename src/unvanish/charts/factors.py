@@ -40,7 +40,7 @@ OVER, OVER_SHORT = "a step back through the layer multiplies the signal by", "a 
 def template() -> Any:
     import altair as alt
 
-    x, y = x_axis("x"), y_axis("y")
+    x, y = x_axis(), y_axis()
     bars = alt.Chart(alt.NamedData("bars")).mark_rect(
         stroke=column("stroke"), fill=column("fill"), strokeWidth=1, opacity=1
     )

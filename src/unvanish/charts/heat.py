@@ -36,7 +36,7 @@ NUMBERED = "layer (1 = next to the input)"
 def template() -> Any:
     import altair as alt
 
-    parts = layers(x_axis("x", grid=False), y_axis("y", grid=False))
+    parts = layers(x_axis(grid=False), y_axis(grid=False))
     return alt.layer(*parts, words()).add_params(*parameters())
 
 

@@ -63,18 +63,18 @@ def parameters() -> list[Any]:
     return [alt.param(name=f"{side}_{key}", value=starts[key]) for side in "xy" for key in AXIS]
 
 
-def x_axis(field: str, **options: Any) -> Any:
-    """The horizontal channel: range, ticks and their names come from the frame."""
+def x_axis(**options: Any) -> Any:
+    """The horizontal channel, of the column "x": range, ticks and their names come from the frame."""
     import altair as alt
 
-    return alt.X(f"{field}:Q", title=None, scale=_scale("x"), axis=_axis("x", **options))
+    return alt.X("x:Q", title=None, scale=_scale("x"), axis=_axis("x", **options))
 
 
-def y_axis(field: str, **options: Any) -> Any:
-    """The vertical channel: range, ticks and their names come from the frame."""
+def y_axis(**options: Any) -> Any:
+    """The vertical channel, of the column "y": range, ticks and their names come from the frame."""
     import altair as alt
 
-    return alt.Y(f"{field}:Q", title=None, scale=_scale("y"), axis=_axis("y", **options))
+    return alt.Y("y:Q", title=None, scale=_scale("y"), axis=_axis("y", **options))
 
 
 def column(name: str) -> Any:

@@ -24,7 +24,7 @@ SHOWN = 0.75
 def template() -> Any:
     import altair as alt
 
-    x, y = x_axis("x", grid=False), y_axis("y", grid=False)
+    x, y = x_axis(grid=False), y_axis(grid=False)
     line = alt.Chart(alt.NamedData("line"))
     drawn = {"x": x, "y": y, "order": "order:Q", "detail": "part:N"}
     return alt.layer(
@@ -64,7 +64,7 @@ def tables(
     scale = Shares() if share else shades([value for each in log10 for value in each], SHOWN)
     beside = text_width(quantity) + key_width(scale) + 30 <= width
     top = TOP if beside else TOP + LINE
-    frame = _frame(x, y, width, height, top)
+    frame = frame_of(x, y, width, height, top)
     drawn, hatching = cells([[scale.of(value) for value in each] for each in log10], edges(x), edges(y))
     free = "blank: no value" if any(value is None for each in log10 for value in each) else ""
     boxes, lines, scale_labels = key(scale, frame, -TOP + 4, free)
@@ -73,12 +73,7 @@ def tables(
     seen = _inside(frame, line)
     inside = _named(frame, [spot for part in seen for spot in part], line_name)
     return {
-        "frame": [
-            frame.row(
-                *linear(frame.x_low, frame.x_high, frame.plot_width, 46),
-                *linear(frame.y_low, frame.y_high, frame.plot_height, 36),
-            )
-        ],
+        "frame": [with_ticks(frame)],
         "cells": [*drawn, *boxes],
         "hatching": [*hatching, *lines],
         "line": [
@@ -96,13 +91,22 @@ def tables(
     }  # fmt: skip
 
 
-def _frame(x: Sequence[float], y: Sequence[float], width: float, height: float | None, top: float) -> Frame:
+def frame_of(x: Sequence[float], y: Sequence[float], width: float, height: float | None, top: float = TOP) -> Frame:
+    """The frame of a plane whose places are ``x`` and ``y``."""
     across, up = edges(x), edges(y)
     _, names = linear(up[0], up[-1], PLOT_HEIGHT, 36)
     return Frame(
         width=width, height=height or top + PLOT_HEIGHT + BOTTOM, left=34 + max(map(text_width, names), default=0),
         right=RIGHT, top=top, bottom=BOTTOM, x_low=across[0], x_high=across[-1], y_low=up[0], y_high=up[-1],
     )  # fmt: skip
+
+
+def with_ticks(frame: Frame) -> Row:
+    """The row of such a frame, with round numbers along both axes."""
+    return frame.row(
+        *linear(frame.x_low, frame.x_high, frame.plot_width, 46),
+        *linear(frame.y_low, frame.y_high, frame.plot_height, 36),
+    )
 
 
 def _inside(frame: Frame, line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:

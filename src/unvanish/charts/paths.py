@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Box, Label, Spot, around, between, place, row
-from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
+from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import ends, linear
 from unvanish.charts.measure import shorten, text_width
 from unvanish.charts.theme import SERIES, token
@@ -64,10 +64,7 @@ class Path(NamedTuple):
 def template() -> Any:
     import altair as alt
 
-    def column(name: str) -> Any:
-        return alt.expr(f"datum.{name}")
-
-    x, y = x_axis("x", grid=False), y_axis("y", grid=False)
+    x, y = x_axis(grid=False), y_axis(grid=False)
     contours = alt.Chart(alt.NamedData("contours")).mark_line(stroke=token("pale"), strokeWidth=1, clip=True)
     lines = alt.Chart(alt.NamedData("lines")).mark_line(
         stroke=column("color"), strokeDash=column("dash"), strokeWidth=column("thick"), clip=True

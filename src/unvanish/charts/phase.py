@@ -10,13 +10,12 @@ from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.diverging import cells, edges, key, key_width, layers, shades
 from unvanish.charts.labels import Box, Label, Spot, around, place, row
 from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
-from unvanish.charts.linear import linear
+from unvanish.charts.map import TOP, frame_of, with_ticks
 from unvanish.charts.measure import shorten, text_width
 from unvanish.charts.plates import layer, plates
 from unvanish.charts.theme import token
 from unvanish.records import UnvanishError
 
-TOP, BOTTOM, RIGHT, PLOT_HEIGHT = 46, 44, 16, 260
 WEIGHT, BIAS = "weight variance", "bias variance"
 CHI, CHI_SHORT = "χ₁, by which a layer multiplies the squared gradient", "χ₁ per layer"
 CRITICAL = "χ₁ = 1: gradients keep their size"
@@ -33,7 +32,7 @@ SHRINK, GROW = "gradients shrink", "gradients grow"
 def template() -> Any:
     import altair as alt
 
-    x, y = x_axis("x", grid=False), y_axis("y", grid=False)
+    x, y = x_axis(grid=False), y_axis(grid=False)
     line = alt.Chart(alt.NamedData("critical"))
     points = alt.Chart(alt.NamedData("points")).mark_point(
         shape="diamond", filled=True, fill=token("fg"), stroke=token("bg"), strokeWidth=1.5, size=110, opacity=1
@@ -72,7 +71,7 @@ def tables(
         )
     logs = [[_log10(value) for value in line] for line in chi]
     scale = shades([value for line in logs for value in line], SHOWN)
-    frame = _frame(across, up, width, height)
+    frame = frame_of(across, up, width, height)
     x, y = edges(across), edges(up)
     drawn, hatching = cells([[scale.of(value) for value in line] for line in logs], x, y)
     free = "blank: no value" if any(value is None for line in logs for value in line) else ""
@@ -80,12 +79,7 @@ def tables(
     head = CHI if text_width(CHI) + key_width(scale) + 30 <= width else CHI_SHORT
     inside = _inside(frame, across, up, logs, critical, points)
     return {
-        "frame": [
-            frame.row(
-                *linear(frame.x_low, frame.x_high, frame.plot_width, 46),
-                *linear(frame.y_low, frame.y_high, frame.plot_height, 36),
-            )
-        ],
+        "frame": [with_ticks(frame)],
         "cells": [*drawn, *boxes],
         "hatching": [*hatching, *lines],
         "critical": [{"x": w, "y": b, "order": at} for at, (w, b) in enumerate(critical)],
@@ -105,15 +99,6 @@ def _log10(value: float) -> float | None:
     if math.isnan(value) or value < 0:
         return None
     return math.log10(value) if value else -math.inf
-
-
-def _frame(across: Sequence[float], up: Sequence[float], width: float, height: float | None) -> Frame:
-    x, y = edges(across), edges(up)
-    _, names = linear(y[0], y[-1], PLOT_HEIGHT, 36)
-    return Frame(
-        width=width, height=height or TOP + PLOT_HEIGHT + BOTTOM, left=34 + max(map(text_width, names), default=0),
-        right=RIGHT, top=TOP, bottom=BOTTOM, x_low=x[0], x_high=x[-1], y_low=y[0], y_high=y[-1],
-    )  # fmt: skip
 
 
 def _inside(

@@ -42,7 +42,7 @@ class Point(NamedTuple):
 def template() -> Any:
     import altair as alt
 
-    x, y = x_axis("x", grid=False), y_axis("y", grid=False)
+    x, y = x_axis(grid=False), y_axis(grid=False)
     wash = alt.Chart(alt.NamedData("wash")).mark_area(color=token("wash"), opacity=1).encode(x=x, y=y, y2="y2:Q")
     diagonals = alt.Chart(alt.NamedData("diagonals")).mark_rule(color=column("color"), strokeWidth=column("thick"))
     path = alt.Chart(alt.NamedData("path")).mark_line(color=token("pale"), strokeWidth=1)

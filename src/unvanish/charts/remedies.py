@@ -8,7 +8,7 @@ from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Box, Label, Spot, place, row, slid
-from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
+from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.linear import ends, linear, plain
 from unvanish.charts.measure import shorten_all, text_width, wrap
 from unvanish.charts.plates import layer, plates
@@ -30,10 +30,7 @@ LOOKS = {"as is": ("circle", "mut", "bg"), "better": ("circle", "down", "down"),
 def template() -> Any:
     import altair as alt
 
-    def column(name: str) -> Any:
-        return alt.expr(f"datum.{name}")
-
-    x, y = x_axis("x", grid=True), y_axis("y", grid=False, labels=False)
+    x, y = x_axis(grid=True), y_axis(grid=False, labels=False)
     slots = alt.Chart(alt.NamedData("slots")).mark_rule(color=token("grid"), strokeWidth=1)
     rules = alt.Chart(alt.NamedData("rules")).mark_rule(
         color=column("color"), strokeDash=column("dash"), strokeWidth=1.4

@@ -8,7 +8,7 @@ from typing import Any
 
 from unvanish.charts import WIDTH, Row, Tables, picture
 from unvanish.charts.labels import Spot, row, spread
-from unvanish.charts.layout import Frame, parameters, words, x_axis, y_axis
+from unvanish.charts.layout import Frame, column, parameters, words, x_axis, y_axis
 from unvanish.charts.levels import Levels, levels
 from unvanish.charts.linear import Straight, linear, straight
 from unvanish.charts.measure import shorten_all, text_width
@@ -28,10 +28,7 @@ LINE_HEIGHT = 15
 def template() -> Any:
     import altair as alt
 
-    def column(name: str) -> Any:
-        return alt.expr(f"datum.{name}")
-
-    x, y = x_axis("x"), y_axis("y")
+    x, y = x_axis(), y_axis()
     leaders = alt.Chart(alt.NamedData("leaders")).mark_line(stroke=column("color"), strokeWidth=0.8)
     lines = alt.Chart(alt.NamedData("lines")).mark_line(
         stroke=column("color"), strokeDash=column("dash"), strokeWidth=1.8

@@ -38,7 +38,7 @@ SIGNAL, WEIGHTS, ENTERS = "error signal per sample", "pale: weight gradient", "e
 def template() -> Any:
     import altair as alt
 
-    x, y = x_axis("x"), y_axis("y")
+    x, y = x_axis(), y_axis()
     floors = alt.Chart(alt.NamedData("floors")).mark_rule(color=column("color"), strokeDash=[5, 4]).encode(y=y)
     ticks = alt.Chart(alt.NamedData("weight_ticks")).mark_rule(color=token("pale"), strokeWidth=3)
     lines = alt.Chart(alt.NamedData("lines")).mark_line(

@@ -101,10 +101,7 @@ def _help(parameter: Parameter) -> str:
 
 def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--format",
-        choices=names("lab"),
-        default=None,
-        help="format of the answer (default: by the suffix of -o, else text)",
+        "--format", choices=names("lab"), help="format of the answer (default: by the suffix of -o, else text)"
     )
     command.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format of its suffix")
 

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from unvanish.cli.places import at_home, file_of, home_of, notebook, run_words
+from unvanish.cli.script_parts import last_name
 from unvanish.cli.terminal import write
 from unvanish.records import UnvanishError
 
@@ -179,15 +180,11 @@ def _builders(path: Path) -> list[str]:
         arguments = node.args
         needed = len(arguments.posonlyargs + arguments.args) - len(arguments.defaults)
         needed += sum(default is None for default in arguments.kw_defaults)
-        called = {_last(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+        called = {last_name(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
         makes = "Problem" in called or (node.returns is not None and "Problem" in ast.unparse(node.returns))
         if makes and not needed and not called & {"step", "backward"}:
             builders.append(node.name)
     return builders
-
-
-def _last(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _check_factory(factory: Any, what: str) -> None:

@@ -69,7 +69,7 @@ def found_in(text: str) -> Found:
 
 
 def last_name(node: ast.expr) -> str:
-    """The last part of a dotted name."""
+    """The last part of a dotted name; "" of anything else."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TextIO
 
 from unvanish.records import UnvanishError
+from unvanish.report import PICTURE_SUFFIXES
 
 HEALTHY, FOUND, FAILED, INTERRUPTED = 0, 1, 2, 130
 STATUS = "exit status: 0 healthy, 1 findings of level error, 2 wrong usage or an error"
-PICTURE = {suffix: f"a {suffix[1:]} picture" for suffix in (".pdf", ".png", ".svg")}
+PICTURE = {suffix: f"a {suffix[1:]} picture" for suffix in sorted(PICTURE_SUFFIXES)}
 """What the suffixes of pictures mean where a report is written: no format that --format takes."""
 WIDEST = 140
 LEAST = 16

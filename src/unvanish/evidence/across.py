@@ -136,4 +136,4 @@ def _mixes(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], axis: in
 def changed(before: Tensor, after: Tensor, axis: int) -> Tensor:
     """Along the axis: whether any entry there has changed by more than rounding."""
     moved = (after - before).abs() > CHANGED * before.abs()
-    return moved.movedim(axis, 0).flatten(1).any(1)
+    return moved.movedim(axis, 0).reshape(moved.shape[axis], -1).any(1)

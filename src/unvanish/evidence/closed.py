@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
         if not calls or calls[-1][-1] is not value:
             return None
         func, args, kwargs, _ = calls[-1]
-        given = inspect.signature(func).bind(*args, **kwargs)
+        given = _signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         entries, target = given.arguments["input"], given.arguments["target"]
         place = _taken_from(entries, z)
@@ -97,6 +98,9 @@ def known(loss: Loss, now: Sequence[Tensor]) -> Known | None:
     except Exception:  # whatever it is, it is searched instead
         return None
     return Known(place, tuple(back), _BEST[which], now[place].detach() + move)
+
+
+_signature = cache(inspect.signature)  # of a few functions of torch's, and dear to read
 
 
 def _taken_from(entries: Tensor, outputs: Sequence[Tensor]) -> int | None:

@@ -48,9 +48,17 @@ class GaussNewton:
                 output_loss.at(every), self.leaves, create_graph=True, allow_unused=True
             )
             self.dual = [torch.zeros_like(t, requires_grad=True) for t in self.outputs]
-            self.pulled = torch.autograd.grad(
-                self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
-            )
+        self._pulled: Sequence[Tensor | None] | None = None
+
+    @property
+    def pulled(self) -> Sequence[Tensor | None]:
+        """Jᵀu as a function of u, ``dual``, made when it is first asked for."""
+        if self._pulled is None:
+            with torch.enable_grad(), double_differentiable():
+                self._pulled = torch.autograd.grad(
+                    self.outputs, self.parameters, self.dual, create_graph=True, allow_unused=True
+                )
+        return self._pulled
 
     def jvp(self, v: Sequence[Tensor | None]) -> list[Tensor]:
         """J v: how the outputs move when the parameters move along v."""
@@ -93,9 +101,15 @@ class GaussNewton:
         return _filled([None if t is None else t.detach() for t in products], self.parameters)
 
     def gradient(self, power: int = 0) -> list[Tensor]:
-        """2^power Jᵀr, r what the loss asks of the outputs."""
-        residual = [None if r is None else shift(r.detach(), power) for r in self.residual]
-        return self.vjp(_filled(residual, self.outputs))
+        """2^power Jᵀr, r what the loss asks of the outputs. Asked for first, it is the u at which J is had.
+
+        Jᵀu is linear in u, so that its derivative is J wherever that is taken: one pass back gives both.
+        """
+        residual = _filled([None if r is None else shift(r.detach(), power) for r in self.residual], self.outputs)
+        if self._pulled is not None:
+            return self.vjp(residual)
+        self.dual = [t.clone().requires_grad_(True) for t in residual]
+        return _filled([None if t is None else t.detach() for t in self.pulled], self.parameters)
 
     def log10_residual(self) -> float:
         """log10 of the rms of r; -inf where the loss asks for nothing."""

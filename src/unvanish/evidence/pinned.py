@@ -1,7 +1,9 @@
 """Bounded activations on their flat ends before a loss without a scale: are they where the loss wants them?
 
 With a scale, a loss no better than that of a constant output tells flat and wrong from sure and right. Without one, the
-direction tells: what the loss asks of a flat entry either keeps it on its end or moves it away.
+direction tells: what the loss asks of a flat entry either keeps it on its end or moves it away. Of outputs whose loss
+is no better than that of a constant only what can still be followed counts: a few that are right, and pushed on into
+their end, may have nearly all of the gradient, as an empty mask has under a Dice loss.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ def pinned_facts(
     if flow.loss is None or (flow.loss.relative_gap is not None and not flow.loss.at_constant):
         return ()
     found = list[PinnedFacts]()
-    for index, (asked, undone) in seen.pinned.items():
+    for index, (anywhere, within, undone) in seen.pinned.items():
         if capture.calls[index].part == "model":
             last = next((each for each in lasts if any(call.index == index for call in each.calls)), None)
             if last is None and flow.loss.relative_gap is not None:
                 continue
+            asked = anywhere if flow.loss.relative_gap is None else within
             passed = None if last is None else _passed(last, capture.calls[index], seen, seed)
             found.append(PinnedFacts(call=index, asked=asked, passed=passed, rows=seen.rows.get(index), undone=undone))
     return tuple(found)

@@ -111,7 +111,7 @@ def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
     live = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()]
     if sum(p.numel() for _, p in live) <= sum(t[0].numel() for t in now):  # a constant is all that is meant
         return None
-    with put_back([p for _, p in live]):
+    with put_back([p for _, p in live], look.copy_of):
         _move(live, look.seed)
         moved = outputs(problem)
         if not _all_alike(moved, axis):
@@ -129,7 +129,7 @@ def _asked(look: Look, samples: int, axes: Sequence[int]) -> SameFacts | None:
         part = outputs(_with_others(problem, varied, draw))
         if not _all_alike(part):
             return SameFacts(samples=samples, read="a part that is the same")
-        if not _all_alike(outputs(_with_others(problem, held, draw))):
+        if len(varied) < len(held) and not _all_alike(outputs(_with_others(problem, held, draw))):
             return SameFacts(samples=samples, read="others that are the same")
         together = any(not _near(a, b) for a, b in zip(moved, part, strict=True))
         return SameFacts(samples=samples, read="the batch as a whole" if together else "nothing")

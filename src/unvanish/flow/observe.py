@@ -52,7 +52,7 @@ def observe(
         if updates is not None:
             updates.read(parameter, *_real(gradient, parameter))
 
-    pinned: dict[int, tuple[float, float]] = {}
+    pinned: dict[int, tuple[float, float, float]] = {}
     rows: dict[int, float] = {}
 
     def on_node(index: int, node: Node, value: Scaled | None) -> None:
@@ -60,7 +60,7 @@ def observe(
             watch(index, node, value)
         cotangent = None if value is None else value.mantissa
         if index in ends and cotangent is not None and (found := slopes.pinned_rows(node, cotangent)) is not None:
-            rows[index], pinned[index] = found[0], (found[1], 0.0)
+            rows[index], pinned[index] = found[0], (found[1], found[1], 0.0)
         call = capture.calls[index]
         shares = slopes.shares(call, node, single[index]) if index in single else None
         if shares is not None:

@@ -23,7 +23,7 @@ class Observed:
     probes: list[Tape]
     outputs: int  # how many output entries the probes' cotangents had
     saturated: dict[int, tuple[float, float]] = field(default_factory=dict)  # by call: entries, whole units
-    pinned: dict[int, tuple[float, float]] = field(default_factory=dict)  # by call: see ``slopes.pinned``
+    pinned: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # by call: see ``slopes.pinned``
     underflow: dict[int, tuple[float, float]] = field(default_factory=dict)  # by parameter: entries below, non-zero
     rows: dict[int, float] = field(default_factory=dict)  # by call, of a softmax: rows that are one entry alone
     updates: dict[int, float] | None = None  # by parameter: ‖Δw‖
@@ -50,6 +50,9 @@ class Paths:
         self.rises = self._rises()
 
     def _dominant(self, index: int) -> int | None:
+        if len(self.consumers[index]) < 2:  # as a rule
+            return next(iter(self.consumers[index]), None)
+
         def strength(consumer: int) -> tuple[float, float]:
             probe, loss = (
                 self.seen.probe("edges", (consumer, index)),

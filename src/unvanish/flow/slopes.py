@@ -145,36 +145,43 @@ def _shut(node: Node) -> Tensor | None:
     return torch.le(result.detach(), 0.0, out=torch.empty_like(result))
 
 
-def pinned(call: Call, node: Node, saturated: Any, cotangent: Tensor) -> tuple[float, float] | None:
+def pinned(call: Call, node: Node, saturated: Any, cotangent: Tensor) -> tuple[float, float, float] | None:
     """Of what the loss asks of a bounded activation, the share it asks of entries on a flat end to move away from it.
 
-    In squares of the cotangent. And of all entries, the share of flat ones whose slope a call after it makes up for.
-    None where half of the entries or fewer are flat, or the node keeps no result.
+    In squares of the cotangent; and in squares of the cotangent times the way that is left in the direction it asks, so
+    that what is asked to go on into an end does not count. And of all entries, the share of flat ones whose slope a
+    call after it makes up for. None where half of the entries or fewer are flat, or the node keeps no result.
     """
     slope, result = slope_of(call), getattr(node, "_saved_result", None)
     if slope is None or not slope.bounded or not isinstance(result, Tensor) or not float(saturated) > 0.5:
         return None
+    left = torch.where(cotangent > 0, result - slope.low, slope.high - result).double()
     asked = cotangent.double().square()
     one = torch.ones((), dtype=result.dtype, device=result.device).expand(result.shape)
     found = node(one)
     found = found[0] if isinstance(found, tuple) else found
     flat = found.abs() < SATURATED * slope.largest
     away = (cotangent * (result - 0.5 * (slope.low + slope.high)) > 0) & flat
-    total = float(asked.sum())
-    if not 0.0 < total < math.inf:
+    shares = [_share(weights, away) for weights in (asked, asked * left.square())]
+    if shares[0] is None:
         return None
-    return float((asked * away).sum()) / total, _made_up_for(found, cotangent, flat)
+    return shares[0], shares[1] or 0.0, _made_up_for(found, cotangent, away)
 
 
-def _made_up_for(slopes: Tensor, cotangent: Tensor, flat: Tensor) -> float:
-    """Of all entries the share of flat ones that send a gradient back in spite of their slope.
+def _share(weights: Tensor, chosen: Tensor) -> float | None:
+    total = float(weights.sum())
+    return float((weights * chosen).sum()) / total if 0.0 < total < math.inf else None
+
+
+def _made_up_for(slopes: Tensor, cotangent: Tensor, away: Tensor) -> float:
+    """Of all entries the share of flat ones, asked to leave their end, that send a gradient in spite of their slope.
 
     What an entry sends back is proportional to its slope, unless what comes after it grows as the slope falls: the
     logarithm of 1 - tanh² has the inverse of the slope for a derivative. Of the power of the slope with which it falls,
     1 or 0, the least squares line through the logarithms tells, by two of its standard errors.
     """
     x, sent = slopes.double().abs(), (slopes.double() * cotangent.double()).abs()
-    passes = flat & (x > 0.0) & (sent > 0.0)
+    passes = away & (x > 0.0) & (sent > 0.0)
     x, y = x[passes].log(), sent[passes].log()
     if len(x) < 3 or not (spread := float((x := x - x.mean()).square().sum())) > 0.0:
         return 0.0

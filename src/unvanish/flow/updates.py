@@ -109,7 +109,9 @@ class _Part:
             self._step_tensors(whole)
             self._step_entries([(p, g, scale) for p, g, scale in waiting if any_tensor and p.ndim])
             if self.keep:
-                self._arrive([(p, _times(g, scale)) for p, g, scale in waiting if _may_break(p, g, scale)])
+                sizes = norms_of([g for _, g, _ in waiting])
+                pairs = zip(waiting, sizes, strict=True)
+                self._arrive([(p, _times(g, scale)) for (p, g, scale), size in pairs if _may_break(p, scale * size)])
                 pulled = (self._pulled(p, g, scale) for p, g, scale in waiting)
                 self.pull += [each for each in pulled if each is not None]
         except Exception as error:  # optimizers that need a closure or the whole set of parameters
@@ -363,10 +365,9 @@ def _times(gradient: Tensor, scale: float) -> Tensor:
     return gradient if scale == 1.0 else gradient * scale
 
 
-def _may_break(parameter: nn.Parameter, gradient: Tensor, scale: float) -> bool:
+def _may_break(parameter: nn.Parameter, gradient_norm: float) -> bool:
     """Whether the step may not arrive as asked: weights of 16 bits, or a square near the end of a wider type."""
-    narrow = parameter.dtype in NARROW
-    return narrow or not scale * norm_of(gradient) < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
+    return parameter.dtype in NARROW or not gradient_norm < 0.1 * math.sqrt(torch.finfo(parameter.dtype).max)
 
 
 def _wide(weights: Tensor) -> Tensor:

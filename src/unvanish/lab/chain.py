@@ -51,20 +51,21 @@ SETTINGS = (
     Parameter("seed", 0, "of the noise", 0, 2**31 - 1),
     Parameter("rows", 1_000, "rows of the table at most; layers are spread evenly", 2, 100_000, log=True),
 )
+FOUR: dict[str, Any] = {
+    "depth": 4,
+    "weight": (1.541, -0.2934, -2.1788, 0.5684),
+    "input": (-1.0845, -1.3986, 0.4033, 0.8380, -0.7193),
+    "target": (0.4529, 0.1768, 0.3553, 0.6219, 0.4818),
+    "loss": "square",
+}
+"""The example of source 003."""
 PRESETS = (
     Preset("000", "The recursion with φ in place of φ′", {"depth": 20, "written": "000"}, source="000"),
     Preset("001", "Weights drawn from N(0, 1)", {"depth": 20, "weight": 0.0, "noise": 1.0}, source="001"),
     Preset(
         "003",
         "Four weights and a training set",
-        {
-            "depth": 4,
-            "weight": (1.541, -0.2934, -2.1788, 0.5684),
-            "input": (-1.0845, -1.3986, 0.4033, 0.8380, -0.7193),
-            "target": (0.4529, 0.1768, 0.3553, 0.6219, 0.4818),
-            "loss": "square",
-            "written": "003-line-2",
-        },
+        {**FOUR, "written": "003-line-2"},
         source="003",
     ),
     Preset("004", "20 layers, every weight 0.17", {"depth": 20, "weight": 0.17}, source="004"),

@@ -8,6 +8,9 @@ from typing import Any
 from unvanish.lab.claims import Numbers, Run, claim
 from unvanish.lab.outcome import Outcome
 
+TWENTY = {"depth": 20, "weight": 0.17}
+"""The example of source 004."""
+
 
 def gd(outcome: Outcome, optimiser: str = "gd") -> dict[str, Any]:
     return next(row for row in outcome.rows if row["optimiser"] == optimiser)
@@ -95,7 +98,7 @@ def adagrad_in_the_ravine(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     weight=0.17,
 )
 def more_layers(o: Outcome, run: Run) -> tuple[Numbers, bool]:
-    short, long = (10 ** each.rows[0]["log10_gradient"] for each in (run("chain", depth=20, weight=0.17), o))
+    short, long = (10 ** each.rows[0]["log10_gradient"] for each in (run("chain", **TWENTY), o))
     return {"factor": (long / short) ** (1 / 30), "short": short, "long": long}, long < short < 1
 
 
@@ -106,8 +109,7 @@ def more_layers(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "It is the slope g′(z). With g(z) the first weight's gradient of the 20-layer example comes out {ratio:,.0f}"
     " times too large.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
     written="000",
 )
 def activation_for_slope(o: Outcome, run: Run) -> tuple[Numbers, bool]:
@@ -123,8 +125,7 @@ def activation_for_slope(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "The last factor is one too many, because δ of the last layer holds it already: even with slopes in place of g the"
     " product comes out {factor:.4f} of the truth.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
 )
 def one_factor_too_many(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     slopes = sum(math.log10(row["slope"]) for row in o.rows)

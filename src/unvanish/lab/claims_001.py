@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from unvanish.lab.claims import Numbers, Run, claim
+from unvanish.lab.claims_000 import TWENTY
 from unvanish.lab.outcome import Outcome
 
 
@@ -67,8 +68,7 @@ def late_layers_stuck(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "One slope goes without a weight: there are L slopes, but only the L − 1 weights after the first, for w₁ is no"
     " factor of its own gradient. Counting it makes the 20-layer example {factor:.4g} of what it is.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
 )
 def slopes_and_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     terms = sum(math.log10(row["weight"] * row["slope"]) for row in o.rows)

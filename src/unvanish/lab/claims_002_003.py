@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
+from unvanish.lab.chain import FOUR, as_written
 from unvanish.lab.claims import Numbers, Run, claim
-from unvanish.lab.claims_000 import gd, place
+from unvanish.lab.claims_000 import TWENTY, gd, place
 from unvanish.lab.outcome import Outcome
-
-W003 = (1.541, -0.2934, -2.1788, 0.5684)
-X003, Y003 = (-1.0845, -1.3986, 0.4033, 0.838, -0.7193), (0.4529, 0.1768, 0.3553, 0.6219, 0.4818)
 
 
 @claim(
@@ -128,8 +126,7 @@ def spread_over_weights(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "It is the other way round: the output is differentiated with respect to early layers. In the 20-layer example"
     " ∂out/∂w₁ is {right:.4g}; its inverse would be {wrong:.2g}.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
 )
 def the_wrong_way_round(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     right = 10 ** o.rows[0]["log10_gradient"]
@@ -154,7 +151,6 @@ def a_tenth_each(o: Outcome, run: Run) -> tuple[Numbers, bool]:
 
 def written(outcome: Outcome) -> float:
     """The gradient as a document writes it, over the true one."""
-    from unvanish.lab.chain import as_written
     from unvanish.theory import chain
 
     s = outcome.settings
@@ -170,11 +166,7 @@ def written(outcome: Outcome) -> float:
     "These four signs cancel, and the one that belongs to the error is missing: the line is {ratio:.4f} times the true"
     " gradient, and descending along it goes uphill.",
     "chain",
-    depth=4,
-    weight=W003,
-    input=X003,
-    target=Y003,
-    loss="square",
+    **FOUR,
     written="003-line-2",
 )
 def the_sign(o: Outcome, run: Run) -> tuple[Numbers, bool]:
@@ -188,16 +180,12 @@ def the_sign(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "false",
     "w₀ is no factor of its own gradient: the line is {ratio:.4f} times the true gradient, and w₀ is that number.",
     "chain",
-    depth=4,
-    weight=W003,
-    input=X003,
-    target=Y003,
-    loss="square",
+    **FOUR,
     written="003-line-3",
 )
 def the_own_weight(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     ratio = written(o)
-    return {"ratio": ratio}, math.isclose(ratio, W003[0], rel_tol=1e-9)
+    return {"ratio": ratio}, math.isclose(ratio, FOUR["weight"][0], rel_tol=1e-9)
 
 
 @claim(

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from unvanish.lab.claims import Numbers, Run, claim
-from unvanish.lab.claims_000 import constant_answer
+from unvanish.lab.claims_000 import TWENTY, constant_answer
 from unvanish.lab.outcome import Outcome
 
 
@@ -21,8 +21,7 @@ def remedy(outcome: Outcome, name: str) -> dict[str, Any]:
     "Jacobians are multiplied, w·σ′ a layer, not gradients: those multiply to {gradients:.2g} over the 20 layers, the"
     " factors and the first slope to {factors:.4g}, which is ∂out/∂w₁.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
 )
 def gradients_multiply(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     gradients = sum(row["log10_gradient"] for row in o.rows)
@@ -37,8 +36,7 @@ def gradients_multiply(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     "true",
     "It is {value:.4g} for the output.",
     "chain",
-    depth=20,
-    weight=0.17,
+    **TWENTY,
 )
 def the_missing_value(o: Outcome, run: Run) -> tuple[Numbers, bool]:
     value = 10 ** o.rows[0]["log10_gradient"]

@@ -24,8 +24,7 @@ PAGE_COLUMNS = (
     Column("initialisation"),
     Column("weight_variance", help="σ_w²: fan-in times the variance of the weights"),
     Column("bias_variance", help="σ_b²"),
-    *COLUMNS[1:3],
-    COLUMNS[3],
+    *COLUMNS[1:4],
     COLUMNS[6],
     Column(
         "log10_gain", "log10", "what the gradient's norm is multiplied by on its way back: predicted, layer by layer"
@@ -33,8 +32,7 @@ PAGE_COLUMNS = (
     Column(
         "log10_measured", "log10", "the same of random networks, from the error signal at their first and last layers"
     ),
-    COLUMNS[8],
-    COLUMNS[9],
+    *COLUMNS[8:],
 )
 
 
@@ -136,12 +134,12 @@ def _page_row(
     return dict(zip((column.name for column in PAGE_COLUMNS), values, strict=True))
 
 
-def predicted_gain(phi: Activation, sigma_w2: float, sigma_b2: float, depth: int, start: float = 1.0) -> float:
+def predicted_gain(phi: Activation, sigma_w2: float, sigma_b2: float, depth: int) -> float:
     """log10 of what the gradient's norm is multiplied by from the last of ``depth`` layers to the first.
 
-    The variance goes its way from ``start``, the pre-activations before the first layer; every layer has its own χ₁.
+    The variance goes its way from 1, that of the pre-activations before the first layer; every layer has its own χ₁.
     """
-    q, total = sigma_w2 * moments(phi, start).square + sigma_b2, 0.0
+    q, total = sigma_w2 * moments(phi, 1.0).square + sigma_b2, 0.0
     for _ in range(depth - 1):
         if not 0 < q < math.inf:
             return math.nan

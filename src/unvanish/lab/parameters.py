@@ -196,10 +196,13 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"; there are {', '.join(names)}" if names else ""
 
 
+FOLDER = Parameter(
+    "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
+)
 TUNED_ON_DIGITS = (
     Parameter("data", "mnist", "1,000 MNIST digits, or scikit-learn's 8 × 8 digits", choices=("mnist", "digits")),
     Parameter("images", 1_000, "60% of them to train on, 20% to choose a rate by, 20% to judge", 100, 70_000, log=True),
-    Parameter("folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True),
+    FOLDER,
     Parameter("steps", 300, "optimizer steps, on batches of 100 images", 1, 10_000, log=True, quick=150),
     Parameter("seeds", 3, "networks trained at each learning rate, from different weights", 1, 20),
 )

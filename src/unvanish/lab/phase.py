@@ -8,6 +8,7 @@ from typing import Any
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Preset, Progress, Settings, experiment
 from unvanish.lab.swept import held, refuse_others, swept
 from unvanish.population.names import NAMES
+from unvanish.population.summary import TRAINABLE
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
 from unvanish.theory import Activation, activation, activations
@@ -22,8 +23,6 @@ from unvanish.theory.meanfield import (
     saturation,
 )
 
-TRAINABLE = 6.0
-"""Depth scales over which plain networks could still be trained. Source: Schoenholz et al. 2017, section 5."""
 BATCH = 16
 CRITICAL_WITHIN = 0.01
 MOST_SAID = 600.0

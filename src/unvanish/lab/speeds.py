@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.lab import Check, Column, Drawing, Outcome, Parameter, Progress, Settings, Stopped, experiment
+from unvanish.lab.parameters import FOLDER
 from unvanish.population.designs import Design
 from unvanish.population.threads import one_thread
 from unvanish.records import UnvanishError
@@ -128,9 +129,7 @@ def norms(
         Parameter("seeds", 10, "networks trained of each depth, from different weights", 1, 100, quick=3),
         Parameter("rate", 0.1, "learning rate", 1e-6, 100.0, log=True),
         Parameter("penalty", 5.0, "L2 penalty λ: rate · λ / images of each weight is taken away a step", 0.0, 1_000.0),
-        Parameter(
-            "folder", "", "a folder with a full copy of MNIST; empty: the 1,000 digits of the package", local=True
-        ),
+        FOLDER,
         Parameter("quick", False, "3 seeds and 110 epochs at most, whatever was set"),
         Parameter("seed", 0, "the first of the seeds", 0, 1_000_000),
     ),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.population import draws
-from unvanish.population.designs import Block, Design
+from unvanish.population.designs import Block
 from unvanish.population.initialisations import centring_bias
 from unvanish.population.shape import Shape, numbers_of, shape_of
 
@@ -39,12 +39,9 @@ def build(shape: Shape, variances: Any, skip: float, seed: int) -> nn.Sequential
 
 def skeleton(shape: Shape, skip: float) -> nn.Sequential:
     """The module without storage, on torch's "meta" device."""
-    design = Design(shape.depth, shape.width, shape.activation, "default", shape.norm, skip)
     with torch.device("meta"):
         first = Block(shape.inputs, shape.width, shape.activation, shape.norm)
-        rest = [
-            Block(shape.width, shape.width, design.activation, design.norm, design.skip) for _ in range(shape.depth - 1)
-        ]
+        rest = [Block(shape.width, shape.width, shape.activation, shape.norm, skip) for _ in range(shape.depth - 1)]
         return nn.Sequential(first, *rest, nn.Linear(shape.width, shape.outputs))
 
 

@@ -283,10 +283,11 @@ class SameFacts(Record, frozen=True, kw_only=True):
 class PinnedFacts(Record, frozen=True, kw_only=True):
     """A bounded activation most of whose entries are flat, or a softmax, before a loss without a scale.
 
-    ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end.
-    ``passed``: where the loss follows at once, the gradient that passes as a share of what passes entries of size 1.
-    ``rows``: of a softmax, the share of its rows that are one entry alone. ``undone``: of all entries, the share of
-    flat ones that send a gradient back in spite of their slope, which a call after it makes up for.
+    ``asked``: of what the loss asks of it, in squares, the share that would move entries away from their flat end;
+    where the loss has a scale, of what it asks times the way that is left in that direction. ``passed``: where the loss
+    follows at once, the gradient that passes as a share of what passes entries of size 1. ``rows``: of a softmax, the
+    share of its rows that are one entry alone. ``undone``: of all entries, the share of flat ones that send a gradient
+    back in spite of their slope, which a call after it makes up for.
     """
 
     call: int

@@ -1,4 +1,4 @@
-"""Normalisers that are given one number at a time, and so give the same whatever comes in."""
+"""Normalisers that are given one number at a time, or two, and so give the same whatever comes in, or a sign."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def norm_one_group(draft: Draft) -> Change:
     """The channels of a sample are normalised together where each of them was normalised alone.
 
-    What: an nn.GroupNorm that is given one number a group (one channel a group, on a map of 1 × 1) gets one group.
+    What: an nn.GroupNorm that is given one number a group, or two (one channel a group, on a map of 1 × 1) gets one
+    group.
     Helps: a number less its own mean is 0 whatever it is: nothing passes forward but the bias, nothing back at all.
     Does not help: groups of several numbers, where it is refused; layer and instance normalisation, which have no
     groups.
     Source: Wu & He 2018, Group normalization.
     """
-    found = {path: each for path, each in _of_one(draft) if isinstance(each, nn.GroupNorm) and each.num_channels > 2}
+    few = ((path, each) for path, each, _ in _of_few(draft))
+    found = {path: each for path, each in few if isinstance(each, nn.GroupNorm) and each.num_channels > 2}
     if not found:
-        raise Refused("no nn.GroupNorm with more than two channels is given one number a group")
+        raise Refused("no nn.GroupNorm with more than two channels is given one number a group, or two")
     code = [f"model.get_submodule({path!r}).num_groups = 1" for path in found]
-    sentence = f"one group in {listing(found)}, whose groups hold one number each"
+    sentence = f"one group in {listing(found)}, whose groups hold one number or two each"
     return draft.apply(sentence, (), code, found)
 
 
@@ -50,35 +52,39 @@ def norm_one_group(draft: Draft) -> Change:
     only_for="fault",
 )
 def norm_off(draft: Draft) -> Change:
-    """A normaliser that is given one number at a time is taken away.
+    """A normaliser that is given one number at a time, or two, is taken away.
 
-    What: group, layer and instance normalisation over one number become nn.Identity.
-    Helps: a number less its own mean is 0 whatever it is: nothing passes forward but the bias, nothing back at all.
-    Does not help: normalisers over several numbers, where it is refused.
+    What: group, layer and instance normalisation over one number or two become nn.Identity.
+    Helps: a number less its own mean is 0 whatever it is: nothing passes forward but the bias, nothing back at all. Of
+    two numbers only which is the larger passes forward.
+    Does not help: normalisers over more numbers, where it is refused.
     Source: Wu & He 2018, Group normalization.
     """
-    found = [path for path, _ in _of_one(draft)]
-    if not found:
-        raise Refused("no normaliser is given one number at a time")
+    numbers = {path: count for path, _, count in _of_few(draft)}
+    if not (found := list(numbers)):
+        raise Refused("no normaliser is given one number or two at a time")
     code = [f"model = replace(model, {found!r}, nn.Identity)"]
-    sentence = f"no normaliser at {listing(found)}, where it holds one number at a time"
+    held = " or ".join(("one", "two")[count - 1] for count in sorted(set(numbers.values())))
+    plural = "s" if max(numbers.values()) > 1 else ""
+    sentence = f"no normaliser at {listing(found)}, where it holds {held} number{plural} at a time"
     return draft.apply(sentence, [surgery.replace], code, found)
 
 
-def _of_one(draft: Draft) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of each normaliser that takes the mean over one number."""
+def _of_few(draft: Draft) -> Iterator[tuple[str, nn.Module, int]]:
+    """Path, module and count for each normaliser that takes the mean over one number, or over two."""
     shapes = shapes_of(draft)
     for path, module in draft.model.named_modules():
         if path not in shapes:
             continue
-        places = math.prod(shapes[path][0][2:])
+        shape = shapes[path][0]
+        places = math.prod(shape[2:])
         if isinstance(module, nn.GroupNorm):
             numbers = module.num_channels // module.num_groups * places
         elif isinstance(module, nn.LayerNorm):
-            numbers = 2 if any(size > 1 for size in module.normalized_shape) else 1
+            numbers = math.prod(module.normalized_shape)
         elif isinstance(module, INSTANCE):
             numbers = places
         else:
             continue
-        if numbers == 1:
-            yield path, module
+        if numbers in (1, 2):
+            yield path, module, numbers

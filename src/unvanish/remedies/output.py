@@ -209,9 +209,9 @@ def _carry_out(draft: Draft, site: Site | None, loss: str | None, restore: str) 
     sentence = " and ".join([f"no {site.name.replace('_', ' ')} at the end", *said])
     state = draft.model, draft.loss_fn, draft.restore_outputs
     anatomy = Anatomy.of(draft)
-    try:
-        swapped = swap(draft, anatomy, [site], "nn.Identity", sentence)
+    try:  # the loss first: the present one may refuse outputs that nothing limits
         more = draft.apply(sentence, (), code, ()) if code else None
+        swapped = swap(draft, anatomy, [site], "nn.Identity", sentence)
     except Refused:
         draft.model, draft.loss_fn, draft.restore_outputs = state
         raise

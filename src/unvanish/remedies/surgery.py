@@ -82,6 +82,17 @@ def initialise(
     return model
 
 
+def draw_zeros(model: nn.Module, names: list[str], seed: int) -> nn.Module:
+    """Draw these parameters from N(0, 1/n), n the size of their last axis."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name in names:
+            parameter = model.get_parameter(name)
+            drawn = torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5
+            parameter.copy_(drawn)
+    return model
+
+
 def centred(model: nn.Module, after_sigmoid: list[str], others: list[str], seed: int) -> nn.Module:
     """W = 4 Q and b_i = −½ Σ_j W_ij behind a sigmoid, W = Q and b = 0 elsewhere, with Q random and orthogonal."""
     generator = torch.Generator().manual_seed(seed)

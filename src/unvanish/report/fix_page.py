@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Trial
 from unvanish.report import frame
-from unvanish.report.fix_text import advice, evidence, headline, scale_of
+from unvanish.report.fix_text import Scale, advice, along, evidence, headline, scale_of
 from unvanish.report.formats import writer
 from unvanish.report.html_layers import disclosed, listing, scrolling
 from unvanish.words.markup import Child, Html, h, prose
@@ -99,14 +99,13 @@ def _table(fixes: Fixes) -> Html | None:
     )
 
 
-def _dots(trial: Trial, scale: tuple[float, float]) -> Html | None:
+def _dots(trial: Trial, scale: Scale) -> Html | None:
     """A trial on its row: a dot for its score, a line for the range of its seeds, dashes for the network as it is."""
     if trial.score is None:
         return None
 
     def place(at: float) -> str:
-        low, high = scale
-        return f"{DOT + (WIDE - 2 * DOT) * min(max((at - low) / (high - low), 0.0), 1.0):.1f}"
+        return f"{DOT + (WIDE - 2 * DOT) * along(at, scale):.1f}"
 
     middle = HIGH // 2
     left, right = trial.score_spread or (trial.score, trial.score)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unvanish.records import DEFAULT_LENGTHS, Trial
+from unvanish.records import DEFAULT_LENGTHS, Finding, Trial
 from unvanish.report.formats import writer
 from unvanish.report.page import ASCII, FAULT, FINE, QUIET, STRONG, Page, laid_out
 from unvanish.words.numbers import score
@@ -182,8 +182,7 @@ def dots(trial: Trial, scale: Scale, room: int) -> str:
     cells = [" "] * room
 
     def place(at: float) -> int:
-        low, high = scale
-        return round((room - 1) * min(max((at - low) / (high - low), 0.0), 1.0))
+        return round((room - 1) * along(at, scale))
 
     if trial.baseline is not None:
         cells[place(trial.baseline)] = "┊"
@@ -234,8 +233,7 @@ def advice(fixes: Fixes) -> Iterator[str]:
     yield from _lesson(fixes)
     errors = [finding for finding in fixes.before.findings if finding.level == "error"]
     if errors:
-        codes = ", ".join(dict.fromkeys(f"{finding.code} ({finding.verdict})" for finding in errors))
-        yield f"what the check found is still there: {codes}; unvanish check says where and why"
+        yield f"what the check found is still there: {_codes(errors)}; unvanish check says where and why"
     yield from _by_hand(fixes)
 
 
@@ -251,8 +249,7 @@ def _what_is_missing(fixes: Fixes) -> Iterator[str]:
     """Why a change that helps is not called a repair."""
     errors = [] if fixes.after is None else [each for each in fixes.after.findings if each.level == "error"]
     if errors:
-        codes = ", ".join(dict.fromkeys(f"{each.code} ({each.verdict})" for each in errors))
-        yield f"a check of the changed network finds {codes}: this change is not the whole cure"
+        yield f"a check of the changed network finds {_codes(errors)}: this change is not the whole cure"
     share, training, best = fixes.learned, fixes.learned_in_training, fixes.best
     assert best is not None
     if training is not None and training < HALF:
@@ -267,6 +264,10 @@ def _what_is_missing(fixes: Fixes) -> Iterator[str]:
             "it learns its training data, and not half of what there is to learn holds for unseen data: more data, a"
             " smaller network or less training may be needed beside this change"
         )
+
+
+def _codes(errors: Sequence[Finding]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.code} ({each.verdict})" for each in errors))
 
 
 def _lesson(fixes: Fixes) -> Iterator[str]:
@@ -289,6 +290,11 @@ def _lesson(fixes: Fixes) -> Iterator[str]:
     elif closest.judged and closest.needed is not None and _gain(closest) > 0.0:
         yield f"{closest.remedy} may help, but its gain is not above what chance makes ({score(closest.needed)})"
         yield f"more validation samples and more seeds tell smaller gains from chance; {larger}"
+    elif fixes.learned is not None and fixes.learned >= HALF:
+        yield (
+            f"the network as it is has learnt {_percent(fixes.learned)} of what there is to learn, after"
+            f" {fixes.as_is.steps:,} of {_steps(fixes.planned)}: it may need no repair"
+        )
     else:
         yield (
             "no change did better than the network as it is: see that the targets can be told from the inputs, and that"
@@ -328,6 +334,12 @@ def scale_of(trials: Sequence[Trial]) -> Scale:
     high, base = max(ends), trials[0].score if trials[0].score is not None else min(ends)
     low = max(min(ends), base - max(high - base, 0.1))
     return low, high if high > low else low + 1.0
+
+
+def along(at: float, scale: Scale) -> float:
+    """How far along the scale a score lies, from 0 to 1."""
+    low, high = scale
+    return min(max((at - low) / (high - low), 0.0), 1.0)
 
 
 def _cell(value: float | None) -> str:

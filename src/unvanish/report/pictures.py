@@ -12,6 +12,7 @@ from unvanish.decide.reach import THOUSANDTH
 from unvanish.records import LayerFlow, UnvanishError
 from unvanish.report import through_time
 from unvanish.report.staircase import starts
+from unvanish.report.table import FACTORS
 from unvanish.words.numbers import amount, times
 
 if TYPE_CHECKING:
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 300
 """Pixels of a module name in a sentence."""
-PARTS = {
-    "weights": "log10_weight_gain",
-    "slopes": "log10_slope_gain",
-    "norms": "log10_norm_gain",
-    "joins": "log10_join_gain",
-}
 
 
 def chart(report: Report, name: str, *, title: str | None = None, width: int = WIDTH) -> Chart:
@@ -82,7 +77,7 @@ def _factors(report: Report, width: int) -> Tables:
             "drawing the factors of a report: no layer lies behind another one on its way to the output, so that "
             "there is no step back to take apart; the staircase shows what was measured"
         )
-    parts = {part: [getattr(each, field) for each in layers] for part, field in PARTS.items()}
+    parts = {part: [getattr(each, field) for each in layers] for part, field in FACTORS.items()}
     return factors.tables([each.name for each in layers], parts, [each.log10_gain for each in layers], width=width)
 
 
@@ -128,7 +123,7 @@ def _say_factors(layers: Sequence[LayerFlow]) -> str:
     if not known:
         return "No step back has a gain that is a number."
     gain, layer = min(known, key=lambda each: each[0])
-    parts = [(value, part) for part, field in PARTS.items() if (value := getattr(layer, field)) not in (None, 0.0)]
+    parts = [(value, part) for part, field in FACTORS.items() if (value := getattr(layer, field)) not in (None, 0.0)]
     said = f"The step back that shrinks the signal most starts at {_name(layer)}: {times(gain)}"
     made = ", ".join(f"{part} {times(value)}" for value, part in parts if times(value) != "×1.0")
     return f"{said}, made of {made}." if made else f"{said}."

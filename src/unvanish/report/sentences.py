@@ -141,7 +141,7 @@ def loss_fact(report: Report) -> str:
     if loss is None:
         return "what is left of the loss: not known"
     gap = loss.relative_gap
-    if gap is not None and loss.best_constant is not None and constant_wins(loss) and not has_converged(loss):
+    if loss.best_constant is not None and constant_wins(loss) and not has_converged(loss):
         best = number(loss.best_constant)
         return f"loss {number(loss.value)} (all of its reduction one constant output would win, to {best})"
     left = "" if gap is None else f" ({percent(gap)} of the achievable reduction remains)"

@@ -12,7 +12,7 @@ from unvanish.words.numbers import SMALLEST_NORMAL, amount
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 LEAST_DECADES = 4
-"""A bar chart of less than this many decades would blow harmless differences up."""
+"""Bars of less than this many decades would blow harmless differences up."""
 UNFOLDED = 24
 ENDS = 3
 

@@ -28,6 +28,7 @@ FACTORS = {
     "norms": "log10_norm_gain",
     "joins": "log10_join_gain",
 }
+"""What a step back is the product of, and the fields that hold it."""
 
 
 class Column(NamedTuple):

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 
 from unvanish.records import TimeFacts
+from unvanish.report.staircase import LEAST_DECADES
 from unvanish.words.numbers import amount, times
 
 TITLE = "The error signal on its way back through time, first step left"
 LEVELS = "▁▂▃▄▅▆▇█"
 ZERO = "·"
-LEAST_DECADES = 4
-"""Bars of less than this many decades would blow harmless differences up."""
 WIDEST = 64
 MOST_SHOWN = 8
 """Sequences: more of them, of a deep stack, are in the JSON."""

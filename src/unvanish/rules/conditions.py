@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unvanish.decide import decay_balances
 from unvanish.decide.limits import DECAYS_FAST, HORIZON, PLATEAU
 from unvanish.decide.stationary import floor_of, gap_is_known, has_converged, is_flat, is_stationary
-from unvanish.records import CallFlow, Flow, LayerFlow, LossFacts, StepFacts
+from unvanish.records import AcrossFacts, CallFlow, Flow, LayerFlow, LossFacts, StepFacts
 from unvanish.words.numbers import number, percent
 
 UNREACHABLE = 0.2
@@ -370,6 +370,15 @@ def flat_in_loss(flow: Flow) -> str:
 
 
 SOFT = ("softmax", "log_softmax", "logsumexp")
+
+
+def shares_across(flow: Flow, facts: AcrossFacts) -> bool:
+    """Whether the outputs, several to a sample, are what a call has made shares of over the samples, or their logs."""
+    call = flow.calls[facts.call]
+    logs = call.next is not None and flow.calls[call.next].name == "log"
+    makes = makes_outputs(flow, call) or (logs and call.next is not None and makes_outputs(flow, flow.calls[call.next]))
+    several = any(size > 1 for axis, size in enumerate(facts.shape) if axis != facts.axis)
+    return several and call.part == "model" and makes
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:

@@ -16,7 +16,7 @@ from unvanish.rules.wording import judged, listing, names, sources, subject
     tier="dead_by_construction",
     levels=("error",),
     needs=("zeros",),
-    remedies=("output-layer",),
+    remedies=("output-layer", "norm-one-group", "norm-off"),
     fires_on=("softmax-one-unit", "groupnorm-one-number", "layernorm-one-number"),
     silent_on=("guarded-clamp", "dead-relu", "relu-he-20", "small-cnn", "small-gpt", "zero-head", "all-zero-weights"),
 )
@@ -32,7 +32,7 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
     either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
     or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
-    gradient, so it is tried by itself in float64.
+    gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -45,10 +45,12 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     layers = [each for each in judged(flow, "dead") if each.name in facts and facts[each.name].by_construction]
     if not layers:
         return []
-    blocks = listing(block for layer in layers for block in facts[layer.name].blocked_by)
+    calls = dict.fromkeys(block for layer in layers for block in facts[layer.name].blocked_by)
+    blocks, passes = listing(calls), "passes" if len(calls) < 2 else "pass"
+    norms = all(call.partition(" ")[0] in NORMS for call in calls) and bool(calls)
     message = (
-        f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} passes back exactly no"
-        f" gradient, on random input as little as on this batch.{sources(layers)}"
+        f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} {passes} back exactly no"
+        f" gradient, on random input as little as on this batch.{OF_FEW if norms else ''}{sources(layers)}"
     )
     return [
         Statement(
@@ -56,8 +58,13 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
             cause=blocks,
             message=message,
             evidence=(Evidence(name="log10_jacobian_norm", value=_largest(layers), relation="=", threshold=-math.inf),),
+            remedies=("norm-one-group", "norm-off") if norms else ("output-layer",),
         )
     ]
+
+
+NORMS = ("layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm")
+OF_FEW = " A normaliser that is given one number at a time returns 0, and given two only which of them is larger."
 
 
 def _largest(layers: list[LayerFlow]) -> float:

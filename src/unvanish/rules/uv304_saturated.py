@@ -49,13 +49,14 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     share) of it, in rms. While that is ``passed`` or more, it is a note: a third is left where nine entries in ten are
     flat, the limit that UV303 has for dead units. Of outputs, and before a loss without a scale, such as a policy
     gradient or what a generator gets from a sure judge, the direction decides: at least a quarter of what the loss
-    asks, in squares, would move flat entries away from their end. An output counts where less than a hundredth of the
-    gradient passes that inputs of size 1 would let through (a logarithm may make up for the slope), and as a note where
-    less than ``passed`` of it does. Within the network flat entries pass where what they send back falls by less than
-    the root of their slope; where the argument reaches the loss by another way, it is a note. A softmax counts by its
-    rows: those of which one entry has all but 1/400. In an attention more than ``threshold`` of them are an error, a
-    tenth a note: blocks that copy or turn round 64 texts reached a loss of 0.01 on others without such rows at the
-    start, and 5 to 9 with a tenth or more; of 256 texts 0.004, and 0.01 to 0.8. Heads that look at one place rest.
+    asks, in squares, would move flat entries away from their end (with a scale, of it times the way left to go). An
+    output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
+    logarithm may make up for the slope), and as a note where less than ``passed`` of it does. Within the network flat
+    entries pass where what they send back falls by less than the root of their slope; where the argument reaches the
+    loss by another way, it is a note. A softmax counts by its rows: those of which one entry has all but 1/400. In an
+    attention more than ``threshold`` of them are an error, a tenth a note: blocks that copy or turn round 64 texts
+    reached a loss of 0.01 on others without such rows at the start, and 5 to 9 with a tenth or more; of 256 texts
+    0.004, and 0.01 to 0.8. Heads that look at one place rest.
 
     What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
@@ -68,8 +69,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
         return _pinned(flow, threshold, passed) if flow.pinned else []
     excused = flow.inputs.layer if flow.inputs is not None and inputs_saturate(flow) else ""
     calls = [
-        call
-        for call in flow.calls
+        call for call in flow.calls
         if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not makes_outputs(flow, call)
         and (call.saturated_fraction or 0.0) > threshold
         and excused not in names(feeding(flow, call)) and not goes_around(flow.calls, call)
@@ -161,10 +161,12 @@ def _pinned(flow: Flow, threshold: float, passed: float) -> list[Statement]:
     what, they = f"of what leaves {place(call)} lies on its flat ends", "such entries away from their end"
     if facts.rows is not None:
         what, they = f"of the rows that {place(call)} gives are one entry alone", "such rows away from it"
+    weighed = facts.rows is None and flow.loss is not None and flow.loss.relative_gap is not None
+    room = ", as far as the ends leave room," if weighed else ""
     message = (
         f"{percent(share)} {what}, where the slope is nearly zero, so the layers before it get almost no signal through"
         " it. They are not there because the loss wants them there:"
-        f" {percent(facts.asked)} of what it asks would move {they}."
+        f" {percent(facts.asked)} of what it asks{room} would move {they}."
     )
     evidence = [
         Evidence(

@@ -16,7 +16,7 @@ from unvanish.rules.wording import judged, names, sources, subject
     tier="saddle",
     levels=("error",),
     needs=("zeros",),
-    remedies=("he-init", "orthogonal-init", "lsuv-init"),
+    remedies=("zero-factors", "he-init", "orthogonal-init", "lsuv-init"),
     fires_on=("all-zero-weights",),
     silent_on=("zero-head", "rezero", "lora-zero-b", "dead-relu", "relu-he-20", "lstm", "dead-units"),
 )

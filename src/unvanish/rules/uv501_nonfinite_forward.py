@@ -127,6 +127,10 @@ _NOTHING = {
     "empty": "it takes the mean of no entry at all: what it is given is empty, as by a mask that selects nothing",
     "ignored": "all targets of this batch are ignored (ignore_index), and the mean is taken over the others",
     "weights": "the classes of all targets of this batch have weight 0, and the mean is divided by these weights",
+    "steps": (
+        "targets of this batch need more steps than their inputs have: one for each label, and one between two equal"
+        " ones"
+    ),
     "0/0": "it divides 0 by 0, as a mean does over a mask that is zero throughout",
 }
 

@@ -21,6 +21,7 @@ from unvanish.rules.conditions import (
     steps_to_judge,
 )
 from unvanish.rules.small_targets import small_targets
+from unvanish.rules.uv304_saturated import saturated
 from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number
 
@@ -71,10 +72,10 @@ def lr_too_small(
     proof, it is a note; but where the optimizer has counted all of the planned steps, and more than ``left`` of the
     reduction remains, not all of it a constant output's to win, more than the planned steps are proof enough. Where
     layers are frozen, or no optimizer holds them, it is at most a note: the gap is that to the best outputs of all,
-    which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, or the
-    rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step and before the last
-    of those planned is an error by itself; of an optimizer that counts no steps, a millionth of the schedule's rate or
-    less is a note once steps have been taken under it.
+    which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
+    activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
+    first step and before the last of those planned is an error by itself; of an optimizer that counts no steps, a
+    millionth of the schedule's rate or less is a note once steps have been taken under it.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -126,6 +127,8 @@ def _worse_at_scale(step: StepFacts) -> bool:
 def _told_otherwise(flow: Flow) -> bool:
     """Whether layers explain the steps needed, or outputs, by their range or scale, or the inputs, which are small."""
     if any(layer.verdict in OTHERWISE for layer in flow.layers):
+        return True
+    if any(each.level == "error" for each in saturated(flow)):
         return True
     small = small_targets(flow) or (flow.inputs is not None and flow.inputs.steps is not None)
     return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small

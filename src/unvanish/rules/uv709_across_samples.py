@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import AcrossFacts, CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import makes_outputs
+from unvanish.rules.conditions import shares_across
 from unvanish.rules.wording import place
 
 
@@ -37,10 +37,10 @@ def across_samples(flow: Flow) -> list[Statement]:
     call is given only that sample's entries change, and in what it gives those of the others change, too. Samples
     against samples (contrastive losses, attention within a batch) change along both axes and are not meant; nor are
     batch normalisation, means over the samples that the call only weighs, and lists that a loss ranks as a whole. An
-    error where the call makes the outputs, of which each sample has several; else a note: a competition of the samples
-    can be what is wanted. Of torch's recurrent layers and attention the same is asked where every sample has a target
-    of its own: that sample's entries then fill few of the layer's steps and many of its places, and the outputs of
-    other samples change.
+    error where the call makes the outputs, or those that are its logarithm, of which each sample has several; else a
+    note: a competition of the samples can be what is wanted. Of torch's recurrent layers and attention the same is
+    asked where every sample has a target of its own: that sample's entries then fill few of the layer's steps and many
+    of its places, and the outputs of other samples change.
 
     What helps: the axis of the classes, or of the components: ``dim=-1``, ``dim=1``. ``batch_first=True``, and a
     transpose in the place of a ``view`` or ``reshape`` between samples and steps.
@@ -57,8 +57,6 @@ def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:
     if call.name in _STEPS:
         return _goes_along(facts, call)
     size = facts.shape[facts.axis]
-    several = any(n > 1 for k, n in enumerate(facts.shape) if k != facts.axis)
-    outputs = several and call.part == "model" and makes_outputs(flow, call)
     what = _WHAT.get(call.name, "its numbers add up to 1")
     where = call.name + (f" in the loss at {call.source}" if call.part == "loss" and call.source else "")
     message = (
@@ -68,7 +66,7 @@ def _statement(flow: Flow, facts: AcrossFacts, call: CallFlow) -> Statement:
         f" dim={_other(facts)} each sample is normalised by itself."
     )
     evidence = (Evidence(name="samples that share one normalisation", value=float(size), relation=">", threshold=1.0),)
-    level = "error" if outputs else "note"
+    level = "error" if shares_across(flow, facts) else "note"
     return Statement(level=level, cause=call.name, message=message, evidence=evidence, remedies=())
 
 

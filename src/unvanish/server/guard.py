@@ -14,9 +14,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-LARGEST = 8 * 2**20  # bytes of a request's body; a report on 1,000 layers has about one million
-
-
+LARGEST = 8 * 2**20
+"""Bytes of a request's body; a report on 1,000 layers has about one million."""
 MOST = 64
 """Requests that are answered at the same time. Who has no token is refused before being counted."""
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unvanish.charts import WIDTH
 from unvanish.lab.outcome import Drawing
 from unvanish.records import to_builtins
 
 MARGINS = ("left", "right", "top", "bottom")
+PIXELS = (300, 1000)
+"""The least and the most width of a picture that a page may ask for."""
+
+
+def pixels(text: str) -> int:
+    """The width that a page asks for, within what a picture takes; the usual one where it is no number."""
+    low, high = PIXELS
+    return min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else WIDTH
 
 
 def picture(drawing: Drawing) -> dict[str, Any]:

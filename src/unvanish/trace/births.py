@@ -6,8 +6,9 @@ What a call was given is looked at as it runs, and only where its result is not 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,12 +64,18 @@ def trouble_of(name: str, args: Any, kwargs: Any, constants: Sequence[Tensor], m
             weights=any(t.grad_fn is not None and not bool(torch.isfinite(entries_of(t)).all()) for t in constants),
             row=_whole_row(name, args, kwargs),
             share=bad / max(1, sum(t.numel() for t in plain)),
-            nothing=_nothing(name, args, kwargs) if nan else "",
+            nothing=_nothing(name, args, kwargs) if nan or name == "ctc_loss" else "",
         )
 
 
 def _nothing(name: str, args: Any, kwargs: Any) -> str:
-    """Why a mean is one over nothing: "empty", "ignored" or "weights" of 0, "0/0"; "" where it is none, or unknown."""
+    """Why a mean is one over nothing: "empty", "ignored" or "weights" of 0, "0/0"; "" where it is none, or unknown.
+
+    "steps": targets that a loss over alignments cannot bring to as many steps as the inputs have.
+    """
+    if name == "ctc_loss":
+        options = dict(zip(("log_probs", "targets", "input_lengths", "target_lengths"), args, strict=False)) | kwargs
+        return "steps" if len(options) > 3 and _too_few_steps(options) else ""
     given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     if not given or any(t.is_nested or t.layout is not torch.strided for t in given):
         return ""
@@ -82,6 +89,15 @@ def _nothing(name: str, args: Any, kwargs: Any) -> str:
     if name.strip("_") in ("div", "truediv", "true_divide", "divide") and len(given) == 2:
         return "" if bool(given[0].any()) or bool(given[1].any()) else "0/0"
     return "empty" if not given[0].numel() else ""
+
+
+def _too_few_steps(given: Mapping[str, Any]) -> bool:
+    """Whether a sample has fewer steps than labels, with a blank between each two that are equal."""
+    targets, *lengths = (torch.as_tensor(given[name]) for name in ("targets", "input_lengths", "target_lengths"))
+    steps, sizes = ([int(n) for n in each.reshape(-1).tolist()] for each in lengths)
+    rows = targets.tolist() if targets.ndim == 2 else [row.tolist() for row in targets.split(sizes)]
+    labels = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    return any(len(row) + sum(a == b for a, b in pairwise(row)) > n for row, n in zip(labels, steps, strict=True))
 
 
 def origins(calls: Sequence[Call]) -> list[int | None]:

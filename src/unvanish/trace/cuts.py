@@ -70,7 +70,8 @@ class Cuts:
             return
         owner, known = self.capture.owner, self.capture.of_parameters
         calls = [index for t in live if (index := owner.get(t.grad_fn, -1)) >= 0]
-        leaves = [id(t) for t in live if t.grad_fn is None]
+        # a view of a parameter, made without gradients, still says that it requires one
+        leaves = [id(t if t._base is None else t._base) for t in live if t.grad_fn is None]
         leaves += [id(p) for t in live for p in known.get(t.grad_fn, ())]
         cut = Cut(self._why(name), place(), in_library(), behind, calls, leaves)
         self.found.append(cut)

@@ -214,7 +214,7 @@ class _Walk:
             return _Edge(child, nr, call, leaf.shape, leaf.dtype, True, leaf if alone else None)
         metadata = child._input_metadata[nr]
         nested = getattr(metadata, "is_nested_tensor", False)  # its parts have shapes of their own
-        shape = None if nested else metadata.shape
+        shape = None if nested else tuple(metadata.shape)  # it comes as a list, which equals no shape
         if alone and call == PARAMETERS_ONLY and child.name() == "TBackward0":  # the weight of a linear layer
             behind = child.next_functions[0][0]
             leaf = leaf_of(behind)

@@ -163,9 +163,13 @@ class Recorder(TorchFunctionMode):
                     self.capture.owner[node] = PARAMETERS_ONLY
                     self.capture.of_parameters[node] = parameters
 
-    def _reach(self, start: list[Node]) -> tuple[list[Node], set[int], list[nn.Parameter]]:
-        """The nodes without an owner that ``start`` leads to, the calls they consume and the leaves they end in."""
-        owner, new, calls = self.capture.owner, {}, set()
+    def _reach(self, start: list[Node]) -> tuple[dict[Node, list[Node]], set[int], list[nn.Parameter]]:
+        """The nodes without an owner that ``start`` leads to, each with those it leads to next: reading them is dear.
+
+        And the calls they consume and the leaves they end in.
+        """
+        owner, calls = self.capture.owner, set[int]()
+        new: dict[Node, list[Node]] = {}
         leaves: dict[int, nn.Parameter] = {}
         stack = list(start)
         while stack:
@@ -183,9 +187,9 @@ class Recorder(TorchFunctionMode):
             if leaf is not None:
                 leaves[id(leaf)] = leaf
                 continue
-            new[node] = None
-            stack.extend(n for n, _ in node.next_functions if n is not None)
-        return list(new), calls, list(leaves.values())
+            new[node] = [n for n, _ in node.next_functions if n is not None]
+            stack += new[node]
+        return new, calls, list(leaves.values())
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, seen: Seen) -> None:
         given, made, behind = seen
@@ -269,10 +273,10 @@ class Recorder(TorchFunctionMode):
         self.capture.calls.append(call)
         return call
 
-    def _split_weights(self, new: list[Node], exits: set[Node]) -> None:
+    def _split_weights(self, new: dict[Node, list[Node]], exits: set[Node]) -> None:
         """Inner nodes that reach leaves alone (the cached cast of a weight under autocast) belong to no call."""
         known = self.capture.of_parameters
-        inner = [n for n in new if n not in exits and n.next_functions]
+        inner = [n for n, behind in new.items() if behind and n not in exits]
         changed = True
         while changed:
             changed = False
@@ -280,13 +284,13 @@ class Recorder(TorchFunctionMode):
                 if node in known:
                     continue
                 found: dict[int, nn.Parameter] = {}
-                for child, _ in node.next_functions:
+                for child in new[node]:
                     leaf = leaf_of(child)
                     if leaf is not None:
                         found[id(leaf)] = leaf
                     elif child in known:
                         found.update((id(p), p) for p in known[child])
-                    elif child is not None:
+                    else:
                         break
                 else:
                     if found and all(id(p) in self.parameters for p in found.values()):

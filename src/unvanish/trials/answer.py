@@ -38,9 +38,9 @@ def answer(
         remarks.append(f"the budget carried {len(judgement.scores)} of {race.plan.seeds} seeds in the judgement")
     after = None if copy is None else _after(race, copy.candidate)
     learnt: Learned | None = None
-    if copy is not None and judgement is not None:
+    if judgement is not None:
         seeds = range(race.seed, race.seed + len(judgement.scores))
-        learnt = learned(race, copy.candidate, seeds, judgement.steps)
+        learnt = learned(race, AS_IS if copy is None else copy.candidate, seeds, judgement.steps)
     patch, patched, why = "", "", ""
     if copy is not None and after is not None:
         patch, patched, why = patch_of(race.problem, copy, race.report, after)

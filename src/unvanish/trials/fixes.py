@@ -35,9 +35,9 @@ class Fixes:
     ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a literal swap in it;
     else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be known. ``interrupted``:
     the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on from.
-    ``learned``: how far the loss of the accepted change came from that of the best constant output (0) to the lowest
-    there is (1), on the data that judged, and ``learned_in_training`` on the last training batches; None: not known.
-    ``still_falling``: the training loss still fell when the trial ended.
+    ``learned``: how far the loss of the accepted change, or without one of the network as it is, came from that of the
+    best constant output (0) to the lowest there is (1), on the data that judged, and ``learned_in_training`` on the
+    last training batches; None: not known. ``still_falling``: that training loss still fell when the trial ended.
     """
 
     verdict: str

@@ -31,7 +31,8 @@ def search(
 
     Heats go on until one of them finds something or the budget for them is gone; then, or where what was found has
     learnt less than half of what there is, the ``answers`` to the findings get a longer try, and where that finds
-    nothing either, heats go on. ``remark`` is told which of the later checks the budget did not reach.
+    nothing either, heats go on, and at the end the first answer that removes its fault is judged all the same.
+    ``remark`` is told which of the later checks the budget did not reach.
     """
     finalists: list[Candidate] = []
     reserve, tried_longer = race.plan.reserve, False
@@ -42,7 +43,7 @@ def search(
         if field:
             more = heat(race, field)
         elif tried_longer:
-            return None
+            return _cure(race, answers)
         else:  # what is kept back for judging is of no use without anything to judge
             more, tried_longer, reserve = late(race, answers), True, min(reserve, FEWEST_RUNGS * race.plan.rungs[-1])
         finalists = _lasting_ones(race, sorted([*finalists, *more], key=race.ledger.key, reverse=True))
@@ -64,6 +65,21 @@ def search(
     except BudgetSpentError:
         remark("the budget ended before a smaller learning rate and a second seed had been tried")
     return chosen
+
+
+def _cure(race: Race, answers: Sequence[str]) -> Candidate | None:
+    """The first answer that sees its own fault, if the budget takes it further than the race did; None without one.
+
+    Nothing else is left to spend it on. A network that has to learn what it could not read before may stand still for
+    as long as the race lasts.
+    """
+    rung = race.plan.rungs[-1]
+    for candidate in ((slug,) for slug in answers if get(slug).only_for == "fault"):
+        further = race.ledger.price(candidate, race.seed, 2 * rung) + race.ledger.price(AS_IS, race.seed, 2 * rung)
+        raced = (candidate, race.seed, rung) in race.ledger.measures
+        if raced and race.ledger.key(candidate) > -math.inf and further <= race.ledger.left:
+            return candidate
+    return None
 
 
 def _better(race: Race, candidate: Candidate) -> bool:

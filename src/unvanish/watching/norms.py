@@ -105,13 +105,13 @@ def _smallest_normal(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).smallest_normal
 
 
-def below_normal(tensor: Tensor, size: float, dtype: torch.dtype | None = None) -> float | None:
+def below_normal(tensor: Tensor, size: float) -> float | None:
     """The share of the non-zero entries below the smallest normal number; ``size``: their root mean square.
 
     Counted only where the size leaves that open: entries a million times smaller than their root mean square are no
     share worth counting.
     """
-    limit = _smallest_normal(dtype or tensor.dtype)
+    limit = _smallest_normal(tensor.dtype)
     if not size < 1e6 * limit:
         return 0.0 if size > 0.0 else None
     entries = _plain(tensor).reshape(-1)

@@ -20,9 +20,12 @@ TRIAL = {
 
 # Of a name that a record has too, the bare entry stands in SEARCH and that record has a dotted one.
 SEARCH = {
-    "learned": "How far the loss of the accepted change came, 0: the best constant output's, 1: the lowest there is.",
+    "learned": (
+        "How far the loss of the accepted change came, or without one that of the network as it is: 0 is the best"
+        " constant output's, 1 the lowest there is."
+    ),
     "learned_in_training": "The same on the last training batches, where learned is of data that did not train it.",
-    "still_falling": "Whether the training loss of the accepted change still fell when its trial ended.",
+    "still_falling": "Whether the training loss of that change, or network, still fell when its trial ended.",
     "verdict": "Of a search: nothing to repair, repaired, improved, or no remedy found.",
     "trials": "Of a search: every change that was tried and measured, the judged one first, then the best.",
     "best": "Of a search: the trial that was accepted; None where none was.",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from unvanish.workers.process import ClosedError, Process, Work
+from unvanish.workers.process import Process, Work
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -45,9 +45,7 @@ def answers(work: Work, do: Callable[[Process, Job], Answer], jobs: Iterator[Job
                 if job is stop:
                     break
                 put((True, do(process, job)))  # pyright: ignore[reportArgumentType]
-        except ClosedError:
-            pass  # the one who asked has closed it, and waits for nothing more
-        except BaseException as error:
+        except BaseException as error:  # also that it was closed, which nobody waits to hear
             put((False, error))
         put(None)
 

@@ -35,14 +35,14 @@ class RowEncoder(nn.Module):
         return self.head(self.norm(x).mean(dim=1))
 
 
-def pre_norm(depth: int, width: int = 32) -> Problem:
+def pre_norm(depth: int) -> Problem:
     """Normalisation inside the residual branch: the stream carries the signal back unharmed."""
-    return digits(RowEncoder(depth, width, norm_first=True), count=16, shape=ROWS)
+    return digits(RowEncoder(depth, 32, norm_first=True), count=16, shape=ROWS)
 
 
-def post_norm(depth: int, width: int = 16, gain: float = 0.1, lr: float = 1e-3) -> Problem:
+def post_norm(depth: int, gain: float = 0.1, lr: float = 1e-3) -> Problem:
     """Normalisation on the stream itself; with a small gain every layer takes its share of the signal away."""
-    model = RowEncoder(depth, width, norm_first=False)
+    model = RowEncoder(depth, 16, norm_first=False)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.constant_(module.weight, gain)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from unvanish.charts import WIDTH
 from unvanish.lab import Outcome, Progress, experiments, get
 from unvanish.lab.outcome import drawn_at
 from unvanish.records import UnvanishError
@@ -99,7 +100,7 @@ def _warm() -> None:
     for each in experiments():
         described(each)
     drawn("staircase")
-    with drawn_at(620):
+    with drawn_at(WIDTH):
         spoken(get(FIRST).run())
 
 

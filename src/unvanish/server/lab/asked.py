@@ -9,8 +9,8 @@ from starlette.requests import Request
 
 from unvanish.lab import Experiment, get
 from unvanish.records import UnvanishError
+from unvanish.server.shown import pixels
 
-PIXELS = (300, 1000)
 MOST_NUMBERS = 500_000
 """What an experiment may keep on the page; more is for the command line, which has the machine to itself."""
 
@@ -44,9 +44,4 @@ def asked(request: Request) -> Asked:
             f"{about}: these settings keep some {numbers:,} numbers, and the page takes at most {MOST_NUMBERS:,};"
             " run them on the command line"
         )
-    return Asked(experiment, settings, _pixels(given.get("px", "")))
-
-
-def _pixels(text: str) -> int:
-    low, high = PIXELS
-    return min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620
+    return Asked(experiment, settings, pixels(given.get("px", "")))

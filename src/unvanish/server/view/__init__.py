@@ -19,6 +19,7 @@ from unvanish.report.frame import policy
 from unvanish.server.app import answered
 from unvanish.server.drawings import drawn
 from unvanish.server.lab import site as lab_site
+from unvanish.server.shown import pixels
 from unvanish.server.site import Site
 from unvanish.server.view import answers
 from unvanish.server.view.compared import Pair, compared
@@ -27,7 +28,6 @@ from unvanish.watching.against import against
 from unvanish.watching.run import load_run
 
 FILES = {"view.css": "text/css", "view.js": "text/javascript", "heat.js": "text/javascript"}
-PIXELS = (300, 1000)
 AT_ONCE = 2
 """Answers that are worked out at the same time: the training has the rest of the machine."""
 
@@ -172,12 +172,7 @@ def _step(text: str) -> int | None:
 
 def _pixels(asked: QueryParams) -> tuple[int, int]:
     """The width of a picture, and of one beside another."""
-    low, high = PIXELS
-    given = [asked.get(name, "") for name in ("px", "half")]
-    wide, half = (
-        min(max(int(text), low), high) if text.isascii() and text.isdigit() and len(text) < 9 else 620 for text in given
-    )
-    return wide, half
+    return pixels(asked.get("px", "")), pixels(asked.get("half", ""))
 
 
 def _json(data: Any) -> Response:

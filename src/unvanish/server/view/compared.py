@@ -93,7 +93,7 @@ def _series(histories: tuple[History, History], names: tuple[str, str]) -> list[
         return []
     steps = one.first[places]
     drawings: list[Drawing] = []
-    for name in ("loss", "learning_rate"):
+    for name, title in (("loss", "Both losses"), ("learning_rate", "Both learning rates")):
         at = SERIES.index(name)
         low, high = (
             np.stack([getattr(one, side)[:, at], np.full(len(one.first), np.nan)], axis=1)
@@ -108,7 +108,7 @@ def _series(histories: tuple[History, History], names: tuple[str, str]) -> list[
         shown, values = lines(one, low, high)
         words = name.replace("_", " ")
         drawings.append(Drawing.of(
-            "speeds", f"Both {words.replace('loss', 'losse')}s", f"The {words} of {names[0]} and of {names[1]}.",
+            "speeds", title, f"The {words} of {names[0]} and of {names[1]}.",
             shown, list(names), values, quantity=words, log=as_log,
         ))  # fmt: skip
     return drawings
