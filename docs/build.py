@@ -340,6 +340,7 @@ def pages() -> dict[Path, str]:
         docs / "command-line.md": {f"formats of {each}": lambda _, each=each: formats_of(each) for each in COMMANDS},
         docs / "watching.md": {"costs": lambda _: watching_costs.costs()},
         docs / "sweeps.md": {"costs": lambda _: "\n\n".join(measured.sweeps(read("sweep_speed")))},
+        docs / "versions.md": {"tried": lambda _: measured.versions(read("versions"))},
         docs / "pictures.md": {"pictures": lambda _: pictures_part(), "formats": lambda _: formats_part()},
     }
     found = {

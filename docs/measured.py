@@ -146,6 +146,19 @@ def _starting(data: Mapping[str, Any]) -> Iterable[str]:
     yield "Neither torch nor numpy is imported by these. " + _by(data)
 
 
+def versions(data: Mapping[str, Any]) -> str:
+    """What passed with each Python and each torch that was tried."""
+    rows = [
+        (
+            row["python"], row["torch"],
+            f"{row['passed']:,} of {row['passed'] + row['failed']:,}" if row["failed"] else f"all {row['passed']:,}",
+            row["tried"],
+        )
+        for row in data["rows"]
+    ]  # fmt: skip
+    return table(("Python", "torch", "tests that passed", "tried on"), rows)
+
+
 def comparison() -> Iterable[str]:
     """The parts of the page of other tools."""
     data = read("verdicts")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unvanish import diagnose
 from unvanish.preserve import seeded
+from unvanish.trace.places import in_function
 
 
 class Again(torch.autograd.Function):
@@ -53,3 +54,27 @@ def test_a_checkpoint_of_ones_own_is_not_called_an_error(own: bool) -> None:
     (found,) = [f for f in report.findings if f.code == "UV602" and "middle" in f.layers]
     assert found.level == ("note" if own else "error")
     assert ("is not decided here" in found.message) is own
+
+
+def test_what_runs_inside_of_a_function_is_told_from_what_only_has_no_gradient() -> None:
+    seen: list[bool] = []
+
+    class Asks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            seen.append(in_function())
+            with torch.enable_grad():
+                seen.append(in_function())
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            seen.append(in_function())
+            return g
+
+    Asks.apply(torch.ones(2, requires_grad=True)).sum().backward()
+    assert seen == [True, True, False]
+    assert not in_function()
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            assert not in_function()

@@ -24,17 +24,20 @@ def add(commands: Any, words: Sequence[str]) -> None:
     experiment = _named(words)
     lab = commands.add_parser(
         "lab", help="experiments on vanishing and exploding gradients, here or as a page in the browser", epilog=EPILOG,
-        description="Without EXPERIMENT: a page in the browser. With one: its table and the sentence that matters.",
+        description=experiment.question if experiment else
+        "Without EXPERIMENT: a page in the browser. With one: its table and the sentence that matters.",
     )  # fmt: skip
-    lab.add_argument(
-        "experiment", metavar="EXPERIMENT", nargs="?", help="its name; its settings: unvanish lab NAME --help"
-    )
-    lab.add_argument("--list", action="store_true", help="list the experiments")
-    lab.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
-    lab.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    if experiment is None:
+        settings_are = "its name; its settings: unvanish lab NAME --help; all of them: --list"
+        lab.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help=settings_are)
+        lab.add_argument("--list", action="store_true", help="list the experiments")
+        lab.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
+        lab.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    else:
+        lab.add_argument("experiment", metavar=experiment.name, help=experiment.title)
     _add_output(lab)
     if experiment is not None:
-        settings = lab.add_argument_group(f"settings of {experiment.name}", experiment.question)
+        settings = lab.add_argument_group(f"settings of {experiment.name}")
         if experiment.presets:
             listed = "; ".join(f"{each.name} ({each.title})" for each in experiment.presets)
             settings.add_argument("--preset", metavar="NAME", help=f"settings to start from: {listed}")
@@ -86,6 +89,8 @@ def _named(words: Sequence[str]) -> Experiment | None:
 
 
 def _help(parameter: Parameter) -> str:
+    if isinstance(parameter.default, bool):  # the option and its --no- form say what it takes
+        return f"{parameter.help} (default: {'yes' if parameter.default else 'no'})".replace("%", "%%")
     default = (
         ",".join(f"{each:g}" for each in parameter.default)
         if isinstance(parameter.default, tuple)
@@ -102,7 +107,7 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 
 def _lab(args: argparse.Namespace) -> int:
-    if args.list:
+    if getattr(args, "list", False):
         from unvanish.lab import experiments
 
         write(sys.stdout, entries([(each.name, each.title) for each in experiments()]))

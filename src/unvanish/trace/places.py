@@ -15,7 +15,6 @@ _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
 _ZOO = str(Path(_OURS) / "zoo")
 _PYTHON = sysconfig.get_path("stdlib")
-_APPLY = torch.autograd.Function.apply.__func__.__code__
 
 
 def place() -> str:
@@ -42,13 +41,12 @@ def in_library() -> bool:
 
 
 def in_function() -> bool:
-    """Whether this is inside the forward of an autograd Function, whose backward may do what it wants."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            return True
-        frame = frame.f_back
-    return False
+    """Whether this is inside the forward of an autograd Function, whose backward may do what it wants.
+
+    Torch runs it with forward-mode gradients switched off, which otherwise only inference mode does; from torch 2.15 on
+    no frame of Python's tells of it.
+    """
+    return not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def is_library(path: str) -> bool:
