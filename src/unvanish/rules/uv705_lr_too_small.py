@@ -74,7 +74,7 @@ def lr_too_small(
     layers are frozen, or no optimizer holds them, it is at most a note: the gap is that to the best outputs of all,
     which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
     activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
-    first step and before the last planned is an error by itself, before the first a note where no schedule leads up from
+    first step and before the last planned is an error by itself, before the first a note where no schedule leads from
     it; of an optimizer that counts no steps, a millionth of the schedule's rate is a note once steps were taken.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
