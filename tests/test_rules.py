@@ -11,7 +11,8 @@ from unvanish import rules
 from unvanish.decide import decide
 from unvanish.records import CallFlow, Finding, Flow, LayerFlow, LossFacts, Setting, ZeroFacts
 from unvanish.rules.blame import cause, route
-from unvanish.rules.wording import factor, listing, sources, subject
+from unvanish.rules.wording import factor, sources, subject
+from unvanish.words.numbers import listing
 
 SETTING = Setting(
     model="Net", parameters=1, batch_size=8, dtype="float32", device="cpu", mode="train", effort="auto", seed=0

@@ -9,7 +9,7 @@ from torch import nn
 
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.shortcuts import shapes_of
-from unvanish.rules.wording import listing
+from unvanish.words.numbers import listing
 
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 

@@ -9,6 +9,7 @@ from unvanish.preserve import untouched
 from unvanish.remedies import Change, Draft, Refused, remedy, surgery
 from unvanish.remedies.draft import called
 from unvanish.trace.structure import inner_loss
+from unvanish.words.numbers import listing
 
 
 @remedy(
@@ -35,8 +36,7 @@ def zero_factors(draft: Draft) -> Change:
     if not chosen:
         raise Refused("no zero weights are kept at zero by others")
     code = [f"model = draw_zeros(model, {chosen!r}, seed={draft.seed()})"]
-    more = f" and {len(chosen) - 3} more" if len(chosen) > 3 else ""
-    sentence = f"random weights in {', '.join(chosen[:3])}{more}, which were zero"
+    sentence = f"random weights in {listing(chosen)}, which were zero"
     return draft.apply(sentence, [surgery.draw_zeros], code, chosen)
 
 

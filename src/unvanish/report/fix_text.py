@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import DEFAULT_LENGTHS, Finding, Trial
 from unvanish.report.formats import writer
 from unvanish.report.page import ASCII, FAULT, FINE, QUIET, STRONG, Page, laid_out
-from unvanish.words.numbers import score
+from unvanish.words.numbers import listing, score
 
 if TYPE_CHECKING:
     from unvanish.trials.fixes import Fixes
@@ -197,8 +197,7 @@ def _not_tried(fixes: Fixes, page: Page) -> None:
     no_use = [t.remedy for t in fixes.trials if _no_use(t)]
     if no_use:
         page.title("What did not help")
-        more = f" and {len(no_use) - MOST_NAMES} more" if len(no_use) > MOST_NAMES else ""
-        page.print((page.clean(", ".join(no_use[:MOST_NAMES])) + more, ""))
+        page.print((page.clean(listing(no_use, MOST_NAMES)), ""))
     if fixes.refused and fixes.trials:
         page.title("What does not apply")
         asked = {slug for finding in fixes.before.findings for slug in finding.remedies}

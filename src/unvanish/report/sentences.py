@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from unvanish.decide.stationary import constant_wins, has_converged
 from unvanish.records import EVERYTHING, Evidence, Finding, LayerFlow
 from unvanish.report.index import index
-from unvanish.words.numbers import amount, number, percent
+from unvanish.words.numbers import amount, listing, number, percent
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -226,4 +226,4 @@ def places(report: Report, finding: Finding, most: int = 3) -> str:
     lines = list(dict.fromkeys(called[name] for name in finding.layers if name in called))
     if not lines or lines[0] in finding.message:
         return ""
-    return ", ".join(lines[:most]) + (f" and {len(lines) - most} more" if len(lines) > most else "")
+    return listing(lines, most)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from unvanish.decide.live import not_asked, shut_by
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, sources, subject
+from unvanish.rules.wording import judged, names, sources, subject
+from unvanish.words.numbers import listing
 from unvanish.words.spans import called
 
 TABLES = ("Embedding", "EmbeddingBag")

@@ -6,7 +6,8 @@ import math
 
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, sources, subject
+from unvanish.rules.wording import judged, names, sources, subject
+from unvanish.words.numbers import listing
 
 
 @rule(

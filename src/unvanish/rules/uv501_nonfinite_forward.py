@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import call_place, factor, listing, names
+from unvanish.rules.wording import call_place, factor, names
+from unvanish.words.numbers import listing
 
 OUTGROWING = 4.0
 """log10 of an rms from which numbers are on their way out of a type's range: float16 ends at 4.8."""

@@ -6,7 +6,8 @@ from unvanish.decide.limits import NOT_CHOSEN, SWITCHED_OFF
 from unvanish.decide.siblings import is_one_of_many
 from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, UnusedFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, sources, subject, together
+from unvanish.rules.wording import judged, names, sources, subject, together
+from unvanish.words.numbers import listing
 
 
 @rule(

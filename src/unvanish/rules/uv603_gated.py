@@ -7,7 +7,8 @@ import math
 from unvanish.decide.live import ARRIVAL, arrivals, gate_after
 from unvanish.records import Evidence, Flow, LayerFlow
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, listing, names, subject
+from unvanish.rules.wording import judged, names, subject
+from unvanish.words.numbers import listing
 
 MOST = 5
 """Gates that are named one by one; of more the first three and a count."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from unvanish.records import Evidence, Flow, NextStep
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import listing, together
+from unvanish.rules.wording import together
+from unvanish.words.numbers import listing
 
 
 @rule(

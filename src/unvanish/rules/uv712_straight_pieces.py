@@ -7,7 +7,7 @@ import math
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import is_piecewise_linear
-from unvanish.rules.wording import listing
+from unvanish.words.numbers import listing
 
 
 @rule(

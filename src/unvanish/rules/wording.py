@@ -49,13 +49,6 @@ def factor(log10: float | None) -> str:
     return times(log10).removeprefix("×")
 
 
-def listing(items: Iterable[str], most: int = 3) -> str:
-    """Distinct items, the first few spelled out: "a, b, c and 4 more"."""
-    distinct = list(dict.fromkeys(items))
-    rest = len(distinct) - most
-    return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def place(call: CallFlow | None) -> str:
     """What a call is and where it stands, with its module even where that is the whole model."""
     return call_place(call) if call is None or call.module else call_place(call.replace(module="the model"))

@@ -30,6 +30,7 @@ from unvanish.trials.race import Race
 from unvanish.trials.search import search
 from unvanish.trials.train import AS_IS, Candidate
 from unvanish.trials.trial import Copies, Measure, Objective, measure
+from unvanish.words.numbers import listing
 
 __all__ = [
     "Fixes",
@@ -286,10 +287,9 @@ def _remarks(problem: Problem, race: Race) -> Iterator[str]:
     if race.copies.objective.pretrained:
         yield "the weights have seen training, so no remedy drew them anew"
     if drawn := as_drawn(race.copies.copy(AS_IS, race.seed).model):
-        which = f"{', '.join(drawn[:3])}{f' and {len(drawn) - 3} more layers' if len(drawn) > 3 else ''}"
         yield (
-            f"not trained, with weights as torch draws them: {which}; if that is not meant, call requires_grad_(True)"
-            " and give them to the optimizer"
+            f"not trained, with weights as torch draws them: {listing(drawn)}; if that is not meant, call"
+            " requires_grad_(True) and give them to the optimizer"
         )
     if isinstance(problem.model, nn.Module):
         yield "every training starts from the weights as given; seeds change the order of the batches and new weights"

@@ -33,7 +33,7 @@ from unvanish.watching.run import Run
 from unvanish.watching.run_file import Reader
 from unvanish.watching.sample import FIELDS, SERIES, Column
 from unvanish.words.markup import visible
-from unvanish.words.numbers import amount, number, times
+from unvanish.words.numbers import amount, listing, number, times
 from unvanish.words.spans import called
 
 SCHEMA = "unvanish.against/1"
@@ -359,13 +359,13 @@ def _factor(decades: float) -> str:
 def _alone(one: Half, other: Half) -> Iterator[str]:
     for half, rest in ((one, other), (other, one)):
         if alone := [name for name in half.columns if name not in rest.columns]:
-            yield f"only {half.name} has {_listed(alone)}"
+            yield f"only {half.name} has {listing(map(visible, alone))}"
     sizes = [
         name for name, each in one.columns.items()
         if name in other.columns and other.columns[name].parameters != each.parameters
     ]  # fmt: skip
     if sizes:
-        yield f"of another size in the two: {_listed(sizes)}"
+        yield f"of another size in the two: {listing(map(visible, sizes))}"
 
 
 def _rates(one: Half, other: Half) -> Iterator[str]:
@@ -389,8 +389,3 @@ def _findings(one: Half, other: Half) -> Iterator[str]:
         for key, message in half.findings.items():
             if key not in rest.findings:
                 yield f"found only in {half.name}: {key[0]} {visible(message)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(visible(each) for each in names[:3])
-    return f"{shown} and {len(names) - 3:,} more" if len(names) > 3 else shown

@@ -15,15 +15,12 @@ from unvanish.report import Report
 from unvanish.rules.events import EVENTS
 from unvanish.watching.dated import dated
 from unvanish.watching.replay import Replay
-from unvanish.words.numbers import amount
+from unvanish.words.numbers import amount, listing
 
 SUMMED = 3.0
 """log10 of the number of squares that a loss may add up: samples and outputs are hundreds as a rule."""
 
 GRAPH = "a number was born that is not finite on the way to the loss, as the graph tells that the step has left: "
-
-MOST = 3
-"""Names that are written out."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def _of_the_gradients(scene: Scene, found: Replay) -> str:
 
 def _few(names: Sequence[str]) -> str:
     kind = ("layer " if len(names) == 1 else "layers ") if names[0][:1].isdigit() else ""
-    return f"{kind}{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+    return f"{kind}{listing(names)}"
 
 
 def _finding(code: str, step: int, text: str, cause: str, layers: tuple[str, ...] = ()) -> Finding:

@@ -9,9 +9,7 @@ from torch import nn
 from unvanish.records import Finding
 from unvanish.watching.dated import dated
 from unvanish.watching.norms import local
-
-MOST = 3
-"""Names that are written out."""
+from unvanish.words.numbers import listing
 
 
 def odd_buffers(models: Mapping[str, nn.Module]) -> list[str]:
@@ -26,7 +24,7 @@ def odd_buffers(models: Mapping[str, nn.Module]) -> list[str]:
 
 def of_the_buffers(step: int, names: list[str]) -> Finding:
     """``step``: how many the run has made."""
-    few = f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+    few = listing(names)
     text = (
         f"when the run ends there is nan in {'the buffer' if len(names) == 1 else 'the buffers'} {few}, though losses"
         " and gradients were finite: what reads it in eval mode, as a normaliser does its running mean, gives nan."

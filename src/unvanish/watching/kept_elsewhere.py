@@ -17,9 +17,7 @@ from torch.nn.parameter import is_lazy
 from unvanish.records import Finding
 from unvanish.watching.dated import dated
 from unvanish.watching.norms import has_nan
-
-MOST = 3
-"""Names that are written out."""
+from unvanish.words.numbers import listing
 
 
 def odd_copies(models: Mapping[str, nn.Module], known: Iterable[nn.Module]) -> list[tuple[str, list[str]]]:
@@ -59,9 +57,8 @@ def _is_copy(held: dict[Any, Any], shapes: list[dict[str, Any]]) -> bool:
 
 
 def of_the_copy(step: int, what: str, names: list[str]) -> Finding:
-    few = f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
     text = (
-        f"when the run ends there is nan in {what} ({few}), which no gradient has reached, as in an average of the"
-        " weights. Losses and gradients were finite; since when it is so, and what it is for, is not known."
+        f"when the run ends there is nan in {what} ({listing(names)}), which no gradient has reached, as in an average"
+        " of the weights. Losses and gradients were finite; since when it is so, and what it is for, is not known."
     )
     return Finding(code="UV501", verdict="nonfinite", level="note", cause="copy", message=dated("at", step, text))

@@ -16,11 +16,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from unvanish.records import Finding
-from unvanish.watching.buffers import MOST
 from unvanish.watching.dated import dated
 from unvanish.watching.gradients import held
 from unvanish.watching.norms import has_nan
 from unvanish.watching.table import Table
+from unvanish.words.numbers import listing
 
 FEW = 4
 """Tensors that are looked at in one sample, in turn: nan in an average stays there."""
@@ -97,7 +97,7 @@ def _odd(kept: weakref.ref[Tensor]) -> bool:
 
 def of_what_rests(step: int, model: str, names: list[str], last: bool) -> Finding:
     """``model``: "" for running statistics of what is trained. ``last``: when the run ends, all were looked at."""
-    few = f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+    few = listing(names)
     where = f"in {model} ({few})" if model else f"in {few}"
     reads = "an evaluation with it" if model else "a normaliser in eval mode, which reads it,"
     when = "" if last else ", perhaps for longer, as a few tensors are looked at in each sample"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _RAISED = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -125,3 +126,10 @@ def spell(value: Any) -> str:
         shown = ",".join(spell(each) for each in value[:LISTED])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         return shown + ",…" if len(value) > LISTED else shown  # pyright: ignore[reportUnknownArgumentType]
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def listing(items: Iterable[str], most: int = 3) -> str:
+    """Distinct items, the first few spelled out: "a, b, c and 4 more"."""
+    distinct = list(dict.fromkeys(items))
+    rest = len(distinct) - most
+    return ", ".join(distinct[:most]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from unvanish.words.numbers import listing
+
 
 class Order:
     """Names in network order, each found without a search through all of them."""
@@ -80,9 +82,7 @@ def _family(shape: tuple[str, ...], numbers: list[tuple[str, ...]]) -> tuple[str
     if len(varying) != 1:
         return None
     values = sorted(map(int, columns[varying[0]]))
-    if values[-1] - values[0] == len(values) - 1:
-        told = f"{values[0]} … {values[-1]}"
-    else:
-        told = ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+    in_a_row = values[-1] - values[0] == len(values) - 1
+    told = f"{values[0]} … {values[-1]}" if in_a_row else listing(map(str, values), 5)
     fixed = iter(["N" if place in varying else column[0] for place, column in enumerate(columns)])
     return ".".join(next(fixed) if part == "#" else part for part in shape), told
