@@ -195,3 +195,26 @@ def test_log_probabilities_that_are_shares_of_the_batch_are_put_down_to_the_axis
     report = diagnose(Problem(Net(), torch.randn(32, 6), torch.arange(32) % 4, F.nll_loss))
     errors = [f.code for f in report.findings if f.level == "error"]
     assert errors == ([code] if code else [])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("log", [False, True])
+def test_shares_of_a_whole_list_are_within_reach(log: bool, seed: int) -> None:
+    """One score a sample, of which a softmax over the batch makes shares: a ranked list, or weights of a portfolio."""
+    torch.manual_seed(seed)
+
+    class List(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.score(x).squeeze(1)
+            return scores.log_softmax(0) if log else scores.softmax(0)
+
+    def listed(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -(targets * (outputs if log else (outputs + 1e-9).log())).sum()
+
+    inputs = torch.randn(32, 6)
+    report = diagnose(Problem(List(), inputs, (3.0 * inputs[:, 0]).softmax(0), listed))
+    assert [(f.code, f.level) for f in report.findings] == [("UV709", "note")]

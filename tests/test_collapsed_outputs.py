@@ -152,3 +152,30 @@ def test_an_autoencoder_and_constant_targets_are_left_alone(seed: int) -> None:
     for targets in (x, torch.ones(64, 12)):
         report = unvanish.diagnose(model, x, targets, F.mse_loss, optimizer=optimizer)
         assert "UV711" not in codes(report)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("alike", "expected"), [(True, False), (False, True)])
+def test_directions_are_no_more_alike_than_those_that_such_inputs_have(seed: int, alike: bool, expected: bool) -> None:
+    """Inputs far from zero, or of one scene, give directions that are alike in any network."""
+    x, y = views(seed)
+    x, y = (0.05 * x + 2.0, 0.05 * y + 2.0) if alike else (x, y)
+    report = check(twins(seed, apart=1.0 if alike else 1e-2), (x, y), stopped)
+    assert ("UV711" in codes(report)) == expected
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("reads", [False, True])
+def test_targets_that_ask_for_pairs_that_are_alike_on_this_batch(seed: int, reads: bool) -> None:
+    """Pairs of one class under a contrastive loss: the next batch asks others to differ. Labels beside it do not."""
+    labels = torch.ones(64)
+
+    def contrastive(outputs: Views, labels: Tensor) -> Tensor:
+        like, same = F.cosine_similarity(*outputs), labels.float()
+        return (same * (1.0 - like) + (1.0 - same) * F.relu(like)).mean() if reads else (1.0 - like).mean()
+
+    model = twins(seed, apart=1e-2)
+    for targets in (labels, labels.long(), labels.bool()):
+        optimizer = torch.optim.Adam(model.parameters())
+        report = unvanish.diagnose(model, views(seed), targets, contrastive, optimizer=optimizer)
+        assert ("UV711" in codes(report)) != reads

@@ -276,3 +276,19 @@ def test_masked_samples_beside_others_of_several_classes_are_quiet(size: float, 
     with torch.no_grad():
         given.model[2].weight *= size  # type: ignore[index]
     assert int((given.targets == -100).sum()) > 3 and "UV708" not in codes(diagnose(given))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("classes", [1, 4])
+def test_a_table_of_which_samples_are_alike_is_no_target_that_varies(classes: int, seed: int) -> None:
+    """Supervised contrast: of one class alone, what the loss makes of the targets differs, and they do not."""
+    torch.manual_seed(seed)
+
+    def contrast(outputs: Tensor, labels: Tensor) -> Tensor:
+        unit, own = F.normalize(outputs, dim=1), torch.eye(len(outputs))
+        alike = (labels[:, None] == labels).float() - own
+        shares = (unit @ unit.T / 0.2 - 1e9 * own).log_softmax(1)
+        return -((shares * alike).sum(1) / alike.sum(1).clamp(min=1)).mean()
+
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8))
+    assert "UV708" not in codes(diagnose(Problem(model, torch.randn(32, 6), torch.arange(32) % classes, contrast)))

@@ -3,11 +3,13 @@
 A loss that only compares the network's outputs with one another, as those of two views of each sample, is at its lowest
 where all outputs are one constant, whichever that is. Whether it is such a loss is asked of the loss alone: random
 constants are all worth the same, random rows cost more, and neither the outputs nor what a search finds is worth less.
-A contrastive loss, a variance term, a target or a cut-off side with outputs of its own fails one of these.
+A contrastive loss, a variance term, a target or a cut-off side with outputs of its own fails one of these. A loss that
+reads targets may ask for pairs that are alike on this batch and for others on the next: it is not asked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -21,7 +23,7 @@ from unvanish.evidence.same import moved_by_nature
 from unvanish.flow.look import Look
 from unvanish.records import SameFacts
 from unvanish.trace.scaled import normal_like
-from unvanish.trace.structure import tensors
+from unvanish.trace.structure import rebuild, tensors
 
 ANY = "any constant"
 FEWEST = 4  # samples: two or three may well be alike
@@ -48,10 +50,10 @@ def _asked(look: Look, output_loss: OutputLoss, value: float) -> SameFacts | Non
     if not most - least <= rounded or not least - rounded <= value < least + CONVERGED * (random - least) < math.inf:
         return None
     by_length = abs(output_loss.worth([t * _lengths(t, generator) for t in now]) - value) > rounded
-    apart = max(map(_variance, now)) if by_length else max(_variance(_unit(t)) for t in now)
-    if by_length:  # where outputs may all be moved by one constant, their size says nothing
-        apart /= max(map(_variance, _at_other_weights(look, now)))
-    if not apart < UNTOLD:
+    seen = _as_they_are if by_length else _unit
+    apart = max(_variance(seen(t)) for t in now)  # against the same inputs: those may be alike, or far from zero
+    apart /= max(_variance(seen(t)) for t in _at_other_weights(look, now))
+    if not apart < UNTOLD or _reads_targets(look):
         return None
 
     def at(z: Sequence[Tensor]) -> Tensor:
@@ -72,10 +74,29 @@ def _at_other_weights(look: Look, now: Sequence[Tensor]) -> list[Tensor]:
     return [t for t in made if t.shape in {each.shape for each in now}]
 
 
+def _reads_targets(look: Look) -> bool:
+    """Whether the loss is another one once half of the targets are others."""
+
+    def other(target: Tensor) -> Tensor:
+        half = torch.zeros_like(target, dtype=torch.bool)
+        (half[: (len(half) + 1) // 2] if half.ndim else half).fill_(True)
+        changed = target + 1.0 if target.is_floating_point() else (target == 0).to(target.dtype)
+        return torch.where(half, changed, target)
+
+    problem, capture = look.problem, look.capture
+    with capture.replay():
+        moved = dataclasses.replace(problem, targets=rebuild(problem.targets, other))
+        return float(moved.loss(capture.values)) != float(problem.loss(capture.values))
+
+
 def _variance(output: Tensor) -> float:
     """The mean square by which rows differ from their mean."""
     rows = output.detach().double().flatten(1)
     return float((rows - rows.mean(0)).square().sum(1).mean())
+
+
+def _as_they_are(output: Tensor) -> Tensor:
+    return output
 
 
 def _unit(output: Tensor) -> Tensor:

@@ -66,6 +66,11 @@ def _met(look: Look, output_loss: OutputLoss) -> Met | None:
     samples, met = min(rows), capture.compared
     if len(rows) > 1 or samples < 2:
         return None
+    given = [t for t in tensors(problem.targets) if samples in t.shape]
+    if given and not any(_differ(t, samples) for t in given):
+        return (
+            None  # what the loss makes of them, as a table of which samples are of one class, may differ all the same
+        )
     if met is not None and _differ(met[1], samples):
         return met
     own = next((t for t in tensors(problem.targets) if _differ(t, samples)), None)

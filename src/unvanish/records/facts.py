@@ -165,10 +165,10 @@ class SameFacts(Record, frozen=True, kw_only=True):
 
     ``read``: what of the inputs makes them: "a part that is the same" (other numbers in place of the inputs that differ
     tell the outputs apart), "others that are the same", "the batch as a whole", "nothing", or "nothing that differs"
-    where all inputs are; or "any constant": they differ by the share ``apart`` alone (in squares, of their length or of
-    what they do at other weights) under a loss that any constant satisfies. ``axis``: not 0 where they are the same at
-    all so many steps along that axis of the outputs: "others that are the same" or "nothing" tells them apart, or
-    "nothing, expanded" where they are one that is expanded to all.
+    where all inputs are; or "any constant": they differ by the share ``apart`` alone (in squares, of what they do at
+    other weights) under a loss that any constant satisfies. ``axis``: not 0 where they are the same at all so many
+    steps along that axis of the outputs: "others that are the same" or "nothing" tells them apart, or "nothing,
+    expanded" where they are one that is expanded to all.
     """
 
     samples: int

@@ -379,11 +379,16 @@ SOFT = ("softmax", "log_softmax", "logsumexp")
 
 def shares_across(flow: Flow, facts: AcrossFacts) -> bool:
     """Whether the outputs, several to a sample, are what a call has made shares of over the samples, or their logs."""
+    several = any(size > 1 for axis, size in enumerate(facts.shape) if axis != facts.axis)
+    return several and makes_shares(flow, facts)
+
+
+def makes_shares(flow: Flow, facts: AcrossFacts) -> bool:
+    """The same of outputs of which each sample may have one alone."""
     call = flow.calls[facts.call]
     logs = call.next is not None and flow.calls[call.next].name == "log"
     makes = makes_outputs(flow, call) or (logs and call.next is not None and makes_outputs(flow, flow.calls[call.next]))
-    several = any(size > 1 for axis, size in enumerate(facts.shape) if axis != facts.axis)
-    return several and call.part == "model" and makes
+    return call.part == "model" and makes
 
 
 def makes_outputs(flow: Flow, call: CallFlow) -> bool:

@@ -33,7 +33,8 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
     either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
     or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
-    gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger.
+    gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the gradient
+    what its eps does, once the two are further apart than its root.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -48,24 +49,29 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
         return []
     calls = dict.fromkeys(block for layer in layers for block in facts[layer.name].blocked_by)
     blocks, passes = listing(calls), "passes" if len(calls) < 2 else "pass"
-    norms = all(call.partition(" ")[0] in NORMS for call in calls) and bool(calls)
-    message = (
-        f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} {passes} back exactly no"
-        f" gradient, on random input as little as on this batch.{OF_FEW if norms else ''}{sources(layers)}"
-    )
-    return [
-        Statement(
-            layers=names(layers),
-            cause=blocks,
-            message=message,
-            evidence=(Evidence(name="log10_jacobian_norm", value=_largest(layers), relation="=", threshold=-math.inf),),
-            remedies=("norm-one-group", "norm-off") if norms else ("output-layer",),
+    jacobian = Evidence(name="log10_jacobian_norm", value=_largest(layers))
+    if calls and all(call.partition(" ")[0] in NORMS for call in calls):
+        message = (
+            f"{subject(flow, layers, 'learns', 'learn')} nothing through {blocks}, on random input as little as on this"
+            f" batch.{OF_FEW}{sources(layers)}"
         )
+        remedies = ("norm-one-group", "norm-off")
+    else:
+        message = (
+            f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} {passes} back exactly no"
+            f" gradient, on random input as little as on this batch.{sources(layers)}"
+        )
+        jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",)
+    return [
+        Statement(layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies),
     ]
 
 
 NORMS = ("layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm")
-OF_FEW = " A normaliser that is given one number at a time returns 0, and given two only which of them is larger."
+OF_FEW = (
+    " A normaliser that is given one number at a time returns 0, and given two only which of them is larger: of a"
+    " gradient, no more than rounding or its eps leaves comes back."
+)
 
 
 def _largest(layers: list[LayerFlow]) -> float:

@@ -82,10 +82,14 @@ def _arrives(flow: Flow, layer: LayerFlow) -> str:
         if lost:
             return f"The network passes the signal on, but the loss hardly sends one: {lost}"
         return "It is not vanished: the signal arrives, it is only small in absolute size."
+    why = (
+        ": what the loss asks for cancels on the way, as it does where all units of a layer have the same weights"
+        if cancels(layer)
+        else ""
+    )
     return (
         f"The outputs depend on the layer, but of the error signal at {top.name} only"
-        f" {factor(layer.log10_signal - (top.log10_signal or 0.0))} arrives: what the loss asks for cancels on the way,"
-        " as it does where all units of a layer have the same weights."
+        f" {factor(layer.log10_signal - (top.log10_signal or 0.0))} arrives{why}."
         + (f" What {called(top.name)} learns may end that." if _waits(flow, layer) else "")
     )
 

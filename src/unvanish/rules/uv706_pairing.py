@@ -5,7 +5,7 @@ from __future__ import annotations
 from unvanish.decide.stationary import has_converged
 from unvanish.records import CallFlow, Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import NORMALISERS, TAKES_LOGITS, UNREACHABLE, shares_across, takes_logits
+from unvanish.rules.conditions import NORMALISERS, TAKES_LOGITS, UNREACHABLE, makes_shares, takes_logits
 from unvanish.rules.wording import place
 from unvanish.words.numbers import number, percent
 
@@ -59,7 +59,7 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     Pattern recognition and machine learning, section 4.3.6; Wang, Xiang, Cheng & Yuille 2017, NormFace: L2 hypersphere
     embedding for face verification (the least cross-entropy of cosines).
     """
-    if any(shares_across(flow, facts) for facts in flow.across) and not takes_logits(flow):
+    if any(makes_shares(flow, facts) for facts in flow.across) and not takes_logits(flow):
         return _labels(flow)  # they are shares of the batch, as UV709 tells, and would fit along the other axis
     rest = _no_logarithms(flow) or _no_shares(flow) or _out_of_reach(flow, threshold) or _held(flow, threshold)
     return [*_labels(flow), *rest]

@@ -42,9 +42,9 @@ def same_outputs(flow: Flow) -> list[Statement]:
     same way: an error where nothing tells the steps apart, a note where the forward pass ends in an ``expand`` along
     them. Targets that the loss does not count, as padding, are left out of it. A model of no more weights than outputs
     is not asked: a constant is what is meant. An error, too, where the loss only compares outputs with one another and
-    they are alike: in squares they differ by less than a hundredth of their length, or, where that counts, of what they
-    differ by at weights moved as above; the loss has less than a thousandth left of what random outputs cost, is the
-    same for whichever constant, and no outputs have a lower one.
+    they are alike: in squares they, or their directions where their length does not count, differ by less than a
+    hundredth of what they differ by at weights moved as above; the loss has less than a thousandth left of what random
+    outputs cost, is the same for whichever constant and whatever targets, and no outputs have a lower one.
 
     What helps: where outputs are compared with one another, no gradient through one side of the comparison and a
     predictor on the other, a term that keeps their variance up, or other samples to stay away from. Else read the last
