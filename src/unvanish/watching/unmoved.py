@@ -13,7 +13,7 @@ from unvanish.watching.beside import Beside
 from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
-from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy
+from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy, was_watched
 from unvanish.watching.paired import PAIRED, finding_of
 from unvanish.watching.passes import odd_pass
 from unvanish.watching.replay import Replay
@@ -81,6 +81,8 @@ class Unmoved:
 
     def look_at_what_rests(self, step: int, last: bool = False) -> None:
         """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
+        if last:
+            was_watched(self.watcher.table.models.values())
         if self._broken():
             return
         for model, names in self.watcher.resting.look(few=not last).items():
