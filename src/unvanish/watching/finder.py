@@ -34,6 +34,7 @@ class Finder:
     def __init__(self, run: Watch, stop_after: int | None) -> None:
         self.run, self.stop_after = run, stop_after
         self.roots: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+        self.wrappers: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # of the roots
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.known: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
@@ -109,7 +110,7 @@ class Finder:
 
     def _new(self, module: nn.Module) -> bool:
         """Watch it, if it holds parameters and is part of no known model."""
-        if any(id(module) in self._inside(root) for root in list(self.roots.values())):
+        if id(module) in self.wrappers or any(id(module) in self._inside(root) for root in list(self.roots.values())):
             return False
         weights = list(module.parameters())
         if not all(isinstance(each, nn.Parameter) for each in weights):  # torch.func.functional_call lends it others
@@ -127,6 +128,8 @@ class Finder:
         if table.empty:
             self.run.begin_again()
         self.roots[id(model)] = model
+        if model is not module:
+            self.wrappers[id(module)] = module
         name = self._name(module)
         if len(self.roots) == 1 and table.fits("", model):
             self.first, name = name, ""
