@@ -15,7 +15,7 @@ from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
 from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy, was_watched
 from unvanish.watching.paired import PAIRED, finding_of
-from unvanish.watching.passes import odd_pass
+from unvanish.watching.passes import odd_pass, of_a_validation
 from unvanish.watching.replay import Replay
 from unvanish.watching.resting import of_what_rests
 from unvanish.watching.run_file import RunFile
@@ -94,12 +94,15 @@ class Unmoved:
         if last and (names := odd_buffers(self.watcher.table.models)):
             self.tell(of_the_buffers(step, names), step)
 
-    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        """A pass without gradients has come to its end."""
-        finding = None if self._broken() else odd_pass(self.watcher, module, args, kwargs, outputs)
+    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> bool:
+        """A pass without gradients has come to its end; whether the next is to be looked at, before the next sample."""
+        if self._broken():
+            return False
+        finding = odd_pass(self.watcher, module, args, kwargs, outputs)
         told = any(each.code == "UV501" and each.level == "note" for each in self.found)
         if finding is not None and not (told and finding.level == "note"):
             self.tell(finding, self.watcher.step)
+        return finding is None and of_a_validation(module, outputs)
 
     def _broken(self) -> bool:
         return any(each.verdict == "nonfinite" and each.level == "error" for each in self.found)
