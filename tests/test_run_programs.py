@@ -260,3 +260,39 @@ def test_a_number_that_is_born_between_two_models_is_not_put_to_the_loss(tmp_pat
     (finding,) = [each for each in run_of(BETWEEN, tmp_path, "--every", "1").findings if each.verdict == "nonfinite"]
     assert finding.message.startswith("at step 4:") and "div" in finding.message
     assert "given to another" in finding.message and "the loss made" not in finding.message
+
+
+ODD_MODULES = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+class Half(nn.Module):
+    def __init__(self):
+        pass
+class Odd(nn.Linear):
+    def {method}(self, *args, **kwargs):
+        raise RuntimeError
+model, half, odd = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), Half(), Odd(8, 8)
+forward = torch.compile(lambda x: model(x), backend="eager") if {compiled} else model
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(3):
+    x = torch.randn(16, 8)
+    loss = nn.functional.cross_entropy(forward(x if {compiled} else odd(x).detach()), x[:, :3].argmax(1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "compiled", "watched"),
+    [("parameters", False, True), ("parameters", True, True), ("modules", False, False)],
+)
+def test_a_module_whose_own_code_fails_stops_no_script(
+    method: str, compiled: bool, watched: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(ODD_MODULES.format(method=method, compiled=compiled), tmp_path, "--every", "1")
+    out, err = capsys.readouterr()
+    assert out == "done\n"
+    assert (run.layers == ("0", "2")) == watched and ("stopped watching at step 0: RuntimeError" in err) != watched
