@@ -14,7 +14,7 @@ from tiny import CLASSES, LOSSES, draw, entropy, mse, net
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from unvanish import Problem, pipeline, zoo
+from unvanish import Problem, zoo
 from unvanish.evidence.curvature import CLOSE, DAMPING, STATIONARY, decrement
 from unvanish.flow.layers import natural_norm
 from unvanish.flow.look import looking
@@ -391,7 +391,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         calls.append(tuple(args[3]) if len(args) > 3 else ())
         return decrement(*args)
 
-    monkeypatch.setattr(pipeline, "decrement", listening)
+    monkeypatch.setattr("unvanish.evidence.curvature.decrement", listening)
     return calls
 
 

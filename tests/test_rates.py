@@ -39,7 +39,7 @@ def built(make: Any, *args: Any, seed: int = 0, **more: Any) -> Problem:
 @pytest.mark.parametrize(("make", "depth", "expected"), [(post_norm, 5, 10), (post_norm, 2, 4), (pre_norm, 5, 1)])
 def test_normalisers_that_follow_an_addition_are_counted(make: Any, depth: int, expected: int) -> None:
     """A pre-norm network has one of them on its stream, before the head."""
-    assert normalised_sums(look(built(make, depth, 16), "quick").calls) == expected
+    assert normalised_sums(look(built(make, depth), "quick").calls) == expected
 
 
 @pytest.mark.parametrize("name", ["batchnorm-relu-20", "residual-50", "preln-transformer-6", "small-gpt", "unet-small"])
@@ -50,11 +50,11 @@ def test_other_networks_are_not_tried(name: str) -> None:
 
 
 def test_steps_too_small_to_matter_are_not_tried() -> None:
-    assert look(built(post_norm, 5, 16, 1.0, 1e-6)).rates == ()
+    assert look(built(post_norm, 5, 1.0, 1e-6)).rates == ()
 
 
 def test_the_trials_are_what_training_does_and_leave_no_trace() -> None:
-    problem = built(post_norm, 5, 16, 1.0, 3e-3)
+    problem = built(post_norm, 5, 1.0, 3e-3)
     model: Any = problem.model
     before = copy.deepcopy(model.state_dict())
     flow = look(problem)
@@ -81,7 +81,7 @@ def test_the_trials_are_what_training_does_and_leave_no_trace() -> None:
 def test_a_larger_rate_is_tried_where_the_signal_survives_and_a_smaller_one_where_it_is_lost(
     left: tuple[float, ...], scales: tuple[float, ...]
 ) -> None:
-    problem = built(post_norm, 5, 16, 1.0, 1e-2)
+    problem = built(post_norm, 5, 1.0, 1e-2)
     model: Any = problem.model
     layers = diagnose(problem, effort="quick").layers
     found = iter(left)
@@ -101,7 +101,7 @@ def test_walks_from_the_same_weights_share_their_first_pass(monkeypatch: pytest.
     passes: list[int] = []
 
     def trials() -> tuple[RateTrial, ...]:
-        problem = built(post_norm, 5, 16, 1.0, 3e-3)
+        problem = built(post_norm, 5, 1.0, 3e-3)
         layers = diagnose(problem, effort="quick").layers
         model: Any = problem.model
         with looking(problem, model) as look:
@@ -118,7 +118,7 @@ def test_walks_from_the_same_weights_share_their_first_pass(monkeypatch: pytest.
 
 
 def test_the_report_carries_the_trials() -> None:
-    report = diagnose(built(post_norm, 5, 16, 1.0, 1e-2))
+    report = diagnose(built(post_norm, 5, 1.0, 1e-2))
     assert len(report.rates) == 2
     assert Report.from_json(report.to_json()).rates == report.rates
     (finding,) = [f for f in report.findings if f.code == "UV704"]
@@ -127,14 +127,14 @@ def test_the_report_carries_the_trials() -> None:
 
 def test_steps_taken_at_the_present_rate_are_not_taken_again() -> None:
     """The first step of Adam at 1 raises the loss: the steps that this asks for are those of the first trial."""
-    flow = look(built(post_norm, 5, 16, 1.0, 1.0))
+    flow = look(built(post_norm, 5, 1.0, 1.0))
     assert flow.step is not None and flow.step.walked is not None
     assert flow.step.walked == flow.rates[0].loss
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_error_is_a_network_that_does_not_train_at_its_rate(seed: int) -> None:
-    problem = built(post_norm, 16, 16, 1.0, 3e-2, seed=seed)
+    problem = built(post_norm, 16, 1.0, 3e-2, seed=seed)
     (finding,) = [f for f in diagnose(problem, seed=seed).findings if f.code == "UV704"]
     assert finding.level == "error"
     kept = finding.evidence[-1]
@@ -150,10 +150,10 @@ def test_an_error_is_a_network_that_does_not_train_at_its_rate(seed: int) -> Non
 
 
 def test_where_no_rate_keeps_the_signal_it_is_said() -> None:
-    report = diagnose(built(post_norm, 5, 16, 1.0, 1.0))
+    report = diagnose(built(post_norm, 5, 1.0, 1.0))
     assert all(t.log10_transmission is not None and t.log10_transmission < VANISHED for t in report.rates)
     assert any("at every rate that was tried" in note for note in report.notes)
-    kept = diagnose(built(post_norm, 5, 16, 1.0, 1e-2))
+    kept = diagnose(built(post_norm, 5, 1.0, 1e-2))
     assert not any("at every rate" in note for note in kept.notes)
 
 
@@ -231,7 +231,7 @@ class WithLoss(nn.Module):
 @pytest.mark.parametrize("alone", [False, True])
 def test_the_signal_of_a_model_with_its_own_loss_starts_at_its_outputs(alone: bool, seed: int) -> None:
     """As the exact walk finds it; of a loss alone torch's own backward does not know where to start."""
-    inner = built(post_norm, 4, 16, seed=seed)
+    inner = built(post_norm, 4, seed=seed)
     problem = Problem(WithLoss(inner, alone), inner.inputs)
     with looking(problem, problem.model) as this:  # type: ignore[arg-type]
         quick = moved_module._by_autograd(this)  # pyright: ignore[reportPrivateUsage]

@@ -245,7 +245,7 @@ def test_what_a_trace_would_falsify_is_refused_with_the_reason(build: Any, words
 
 def test_pretrained_weights_are_kept_unless_the_draft_says_otherwise() -> None:
     plain, recurrent = nn.Sequential(*deep(2), nn.Linear(8, 3)), nn.Sequential(nn.LSTM(8, 8))
-    inits = [each for each in remedies() if each.kind == "init"]
+    inits = [each for each in remedies() if each.kind == "init" and each.slug != "zero-factors"]  # zeros keep nothing
     assert len(inits) == 10
     for each in inits:
         model = recurrent if each.only_for else plain
