@@ -121,6 +121,26 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["show", str(tmp_path / "none.unvanish")]) == 2
     assert "there is no run file" in capsys.readouterr().err
     assert main(["show", str(tmp_path)]) == 2
+    assert main(["watch", "none.py"]) == 2
+    assert "did you mean run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "files"), [("a/b", "a/b/*.unvanish"), ("v1.0/", "v1.0/*.unvanish"), ("a/r.x", "a/r.x")]
+)
+def test_a_folder_that_is_missing_is_made(script: str, output: str, files: str) -> None:
+    assert main(["run", "-o", output, script]) == 0
+    assert len([*Path().glob(files)]) == 1
+
+
+def test_a_run_file_that_cannot_be_made_is_said_before_the_script_runs(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    for output, said in (("file/r.unvanish", "is no folder"), ("file", "is no folder"), ("train.py", "already")):
+        assert main(["run", "-o", output, script]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and said in err
 
 
 def test_show_writes_every_format_and_compares(script: str, capsys: pytest.CaptureFixture[str]) -> None:

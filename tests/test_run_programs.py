@@ -212,3 +212,87 @@ def test_beside_a_branch_with_little_signal_the_trunk_has_not_grown(
     assert ("UV201" in {finding.code for finding in run.findings}) == grows, run.findings
     one, other = (layers[name].log10_signal for name in ("first", "side"))
     assert one is not None and other is not None and one - other > 3.0  # along the order of the calls it had grown
+
+
+COMPILED = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+compiled = torch.compile(model, backend="eager")
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(4):
+    for _ in range(3):
+        x = torch.randn(16, 8)
+        nn.functional.cross_entropy(compiled(x), x[:, :3].argmax(1)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--check-every", "1")])
+def test_a_compiled_model_is_one_model_however_often_it_is_called_before_a_step(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    run = run_of(COMPILED, tmp_path, *options)
+    assert run.layers == ("0", "2") and run.facts["setting"]["model"] == "Sequential"
+    assert run.last_report().setting.batch_size == (16 if options else 48)  # a check is of one call
+
+
+BETWEEN = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+first, last = nn.Linear(8, 8), nn.Linear(8, 3)
+optimizer = torch.optim.SGD([*first.parameters(), *last.parameters()], 0.1)
+for step in range(6):
+    x = torch.randn(16, 8)
+    h = first(x if step < 4 else x * 0.0 + 1.0)
+    logits = last((h - h.mean(0)) / (h.std(0) if step < 4 else 0.0 * h.std(0)))
+    loss = nn.functional.cross_entropy(logits, x[:, :3].argmax(1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_a_number_that_is_born_between_two_models_is_not_put_to_the_loss(tmp_path: Path) -> None:
+    (finding,) = [each for each in run_of(BETWEEN, tmp_path, "--every", "1").findings if each.verdict == "nonfinite"]
+    assert finding.message.startswith("at step 4:") and "div" in finding.message
+    assert "given to another" in finding.message and "the loss made" not in finding.message
+
+
+ODD_MODULES = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+class Half(nn.Module):
+    def __init__(self):
+        pass
+class Odd(nn.Linear):
+    def {method}(self, *args, **kwargs):
+        raise RuntimeError
+model, half, odd = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), Half(), Odd(8, 8)
+forward = torch.compile(lambda x: model(x), backend="eager") if {compiled} else model
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(3):
+    x = torch.randn(16, 8)
+    loss = nn.functional.cross_entropy(forward(x if {compiled} else odd(x).detach()), x[:, :3].argmax(1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "compiled", "watched"),
+    [("parameters", False, True), ("parameters", True, True), ("modules", False, False)],
+)
+def test_a_module_whose_own_code_fails_stops_no_script(
+    method: str, compiled: bool, watched: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(ODD_MODULES.format(method=method, compiled=compiled), tmp_path, "--every", "1")
+    out, err = capsys.readouterr()
+    assert out == "done\n"
+    assert (run.layers == ("0", "2")) == watched and ("stopped watching at step 0: RuntimeError" in err) != watched

@@ -63,6 +63,13 @@ def test_a_layer_whose_own_product_overflows_is_the_place() -> None:
     assert born_in(model(torch.full((3, 4), 3e38)).sum().grad_fn, [model]) == "addmm of layer 0"
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_numbers_that_cannot_be_asked_say_nothing(device: str) -> None:
+    x = torch.randn(4, 4, device=device, requires_grad=True)
+    made = (x.to_sparse() * x.to_sparse()).coalesce().values() if device == "cpu" else (x * x).sqrt()
+    assert born_in(made.sum().grad_fn, []) == ""
+
+
 def test_what_a_checkpoint_has_put_away_is_not_asked_for() -> None:
     calls: list[int] = []
 

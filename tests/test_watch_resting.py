@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import unvanish
+from unvanish.watching.calls import PASSES
 from unvanish.watching.script import run_script
 
 SEEDS = [0, 1]
@@ -172,6 +173,43 @@ def test_nan_in_a_validation_is_told_once_and_changes_nothing(
     assert all(said in each.message and each.message.startswith("at step 4: in a pass") for each in found)
     _, plain = _validated(by, given, seed, None)
     assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(state, plain, strict=True))
+
+
+class OfZeros(nn.Module):
+    """No number comes of a batch of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (x[:, :1] / x[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "at", "training", "level"),
+    [
+        (8, 5, False, "error"),
+        (1, 5, False, "note"),  # a last batch of one that is masked whole can be meant
+        (8, PASSES - 1, False, "error"),
+        (8, PASSES, False, ""),
+        (8, 5, True, ""),
+        (8, 0, True, "error"),
+    ],
+)
+def test_later_passes_of_a_validation_are_looked_at_as_well(
+    rows: int, at: int, training: bool, level: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = OfZeros()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with unvanish.watch(model, optimizer, every=3, to=tmp_path / "r.unvanish") as run:
+        _step(model, optimizer)
+        model.train(training)
+        with torch.no_grad():
+            for each in range(PASSES + 2):
+                model(torch.full((rows, 4), float(each != at)))
+    assert [each.level for each in run.findings] == ([level] if level else [])
 
 
 def test_a_first_pass_before_any_step_is_not_looked_at(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from unvanish.cli import check, explain, fix, lab, run, sweep, view
 from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
 from unvanish.records import UnvanishError
 
+MEANT = {"watch": "did you mean run? unvanish run SCRIPT.py watches a training; unvanish.watch is for your own code"}
+"""Words that are spelt like no command, and that a reader of the library's own names would try."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; every error is one message on standard error."""
@@ -53,7 +56,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser = _parser(words)
     commands = _commands(parser)
     if words and not words[0].startswith("-") and words[0] not in commands:
-        parser.error(f"there is no command {words[0]!r}; {_nearest(words[0], commands)}")
+        parser.error(f"there is no command {words[0]!r}; {MEANT.get(words[0]) or _nearest(words[0], commands)}")
     args, unknown = parser.parse_known_args(lab.joined(words))
     if unknown:
         command = commands.get(words[0], parser)

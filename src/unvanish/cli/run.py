@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         f"{'':20}[--fail-on error|never] [-m MODULE | SCRIPT.py] [ARGS …]",
     )  # fmt: skip
     run.add_argument("--every", type=_positive, default=10, metavar="K", help="sample every K-th step (default: 10)")
-    run.add_argument("-o", "--output", metavar="RUNFILE", help="the run file (default: a new one in runs/)")
+    run.add_argument("-o", "--output", metavar="RUNFILE", help="the run file, or a folder for one (default: runs/)")
     run.add_argument("--check-every", type=_positive, metavar="K", help="check the batch of every K-th step, too")
     run.add_argument("--stop-after", type=_positive, metavar="N", help="stop after N steps and check the last batch")
     run.add_argument(
@@ -91,8 +91,6 @@ def _run(args: argparse.Namespace) -> int:
     from unvanish.watching.run import load_run
     from unvanish.watching.script import run_script
 
-    if args.output is not None:
-        look_ahead(Path(args.output))
     if args.script.endswith(".ipynb"):
         raise UnvanishError(notebook(args.script))
     ending = run_script(

@@ -24,6 +24,9 @@ THREADS = (
     "two threads train at the same time, and a watch follows one: let them train one after the other, or each in a"
     " process of its own"
 )
+PASSES = 100
+"""So many passes of a module without gradients are looked at after each sampled step: a rollout has thousands, and each
+look takes what a few small layers do."""
 
 
 class Running(threading.local):
@@ -54,8 +57,9 @@ class Calls:
         self.sampled = False  # the step that comes
         self.running = Running()
         self.thread = 0  # that made the calls in the box
-        self.ended: Callable[[nn.Module, Any, Any, Any], None] | None = None  # told of passes without gradients
-        self.looked: set[int] | None = None  # the modules of which there was one since the last sampled step
+        # told of passes without gradients, and tells whether the next of this module is to be told of
+        self.ended: Callable[[nn.Module, Any, Any, Any], bool] | None = None
+        self.looked: dict[int, int] | None = None  # how many it may be told of, of those called since the last sample
 
     def add(self, model: nn.Module, outer: nn.Module | None) -> None:
         """Follow the calls of a model, or of ``outer``, which is called in its stead; until then its parts' as well."""
@@ -101,7 +105,7 @@ class Calls:
                     if running.mode is not None:
                         self.leave_mode()
                     self.box.after(outputs)
-                elif running.depth == 0 and self.looked is not None and id(module) not in self.looked:
+                elif running.depth == 0 and self.looked is not None and self.looked.get(id(module), PASSES):
                     self._without_gradients(module, args, kwargs, outputs)
             except Exception as error:
                 guard.fail(error)
@@ -139,7 +143,7 @@ class Calls:
         self.thread = me
         self.box.before(model, args, kwargs)
         if self.sampled:
-            self.looked = set()
+            self.looked = {}
             self.signals.arm(list(self.signals.table.models.values()))
             self.processes.called(model)
             if self.signals.looks_at_activations():
@@ -148,8 +152,9 @@ class Calls:
 
     def _without_gradients(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         if self.looked is not None and not torch.is_grad_enabled() and not self.signals.open and self.ended is not None:
-            self.looked.add(id(module))
-            self.ended(module, args, kwargs, outputs)
+            left, self.looked[id(module)] = self.looked.get(id(module), PASSES), 0
+            if self.ended(module, args, kwargs, outputs):
+                self.looked[id(module)] = left - 1
 
     def look_whether_it_runs(self) -> None:
         """A call that Ctrl-C has ended runs no hook; in a notebook, where the program goes on, it would never end."""

@@ -33,7 +33,9 @@ class Finder:
 
     def __init__(self, run: Watch, stop_after: int | None) -> None:
         self.run, self.stop_after = run, stop_after
+        self.guarded = run.watcher.guarded
         self.roots: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+        self.wrappers: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # of the roots
         self.first = ""  # the name of the first model, which it gets when a second one is called
         self.process = os.getpid()
         self.known: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
@@ -85,7 +87,7 @@ class Finder:
         """A compiled module is called: a hook on every module would be compiled with it, and warned of."""
         if self.looking is None or traced() or os.getpid() != self.process:
             return original(module, *args, **kwargs)
-        self._new(module)  # its own hooks are there before it runs
+        self.guarded(self._new)(module)  # its own hooks are there before it runs
         self._look(False)
         try:
             return original(module, *args, **kwargs)
@@ -102,16 +104,18 @@ class Finder:
 
     def called(self, module: nn.Module, args: Any) -> None:
         """Some module is called; the first that holds parameters and is part of no known one is a model."""
-        if traced() or checking() or os.getpid() != self.process:
-            return
+        if not (traced() or checking() or os.getpid() != self.process):
+            self.guarded(self._called)(module, args)
+
+    def _called(self, module: nn.Module, args: Any) -> None:
         if self._new(module) and unwrapped(module) is module:
             self.run.watcher.entered(module, args)  # its own hooks come too late for this call
 
     def _new(self, module: nn.Module) -> bool:
         """Watch it, if it holds parameters and is part of no known model."""
-        if any(id(module) in self._inside(root) for root in list(self.roots.values())):
+        if id(module) in self.wrappers or any(id(module) in self._inside(root) for root in list(self.roots.values())):
             return False
-        weights = list(module.parameters())
+        weights = _weights(module)
         if not all(isinstance(each, nn.Parameter) for each in weights):  # torch.func.functional_call lends it others
             self.later.add(module)
             return False
@@ -127,6 +131,8 @@ class Finder:
         if table.empty:
             self.run.begin_again()
         self.roots[id(model)] = model
+        if model is not module:
+            self.wrappers[id(module)] = module
         name = self._name(module)
         if len(self.roots) == 1 and table.fits("", model):
             self.first, name = name, ""
@@ -146,6 +152,12 @@ class Finder:
     def before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if os.getpid() != self.process:
             return
+        self.guarded(self._find)(optimizer)
+        self.run.before_step(optimizer, args, kwargs)
+        if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
+            self.run.check("stop")
+
+    def _find(self, optimizer: Any) -> None:
         if not self._knows(optimizer):
             for module in sorted(self.later, key=lambda each: -len(list(each.modules()))):
                 self._new(module)
@@ -154,9 +166,6 @@ class Finder:
         if not self.run.watcher.optimizers:
             for each in list(self.made):  # those that were made before the first step may belong to it
                 self.run.watcher.add_optimizer(each)
-        self.run.before_step(optimizer, args, kwargs)
-        if self.stop_after is not None and self.run.step + 1 >= self.stop_after and self.run.watcher.now.stepped:
-            self.run.check("stop")
 
     def _search(self, optimizer: Any) -> None:
         """Where a function was compiled, no hook sees what it calls, which is known by what the optimizer moves."""
@@ -165,7 +174,7 @@ class Finder:
         self.searched.add(optimizer)
         moved = {id(each) for each in held(optimizer)}
         every = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
-        those = [each for each in every if not moved.isdisjoint(map(id, each.parameters()))]
+        those = [each for each in every if not moved.isdisjoint(map(id, _weights(each)))]
         inside = {id(part) for each in those for part in each.modules() if part is not each}
         for module in those:
             mine = [each for each in module.parameters() if id(each) in moved]
@@ -196,6 +205,14 @@ class Finder:
         while self.patched:
             owner, name, original = self.patched.pop()
             setattr(owner, name, original)
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    """Its parameters; none where its own code fails, as of one that was never made whole."""
+    try:
+        return list(module.parameters())
+    except Exception:
+        return []
 
 
 def _names_of(module: nn.Module) -> Iterator[str]:

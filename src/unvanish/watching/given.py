@@ -104,7 +104,7 @@ def optimizers_of(optimizer: Any) -> list[Any]:
 def run_path(to: str | Path) -> Path:
     """The file of a new run: ``to`` itself where it names one, else a name of its own in that folder."""
     path = Path(to)
-    if path.suffix and not path.is_dir():
+    if path.suffix and not path.is_dir() and not str(to).endswith(("/", os.sep)):
         return path
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     for more in range(1_000):

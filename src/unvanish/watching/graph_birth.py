@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unvanish.watching.loss_graph import name_of
+from unvanish.watching.norms import is_there
 
 ALL = 20_000
 """Nodes that are looked at; a transformer of a hundred layers has fewer."""
@@ -91,9 +92,9 @@ def _is_fine(node: Any, name: str) -> bool | None:
         kept = getattr(node, name, None) if getattr(raw, "unpack_hook", raw) is None else None
     except RuntimeError:  # a backward before this one has freed it, or it was written over
         return None
-    if not isinstance(kept, Tensor) or not kept.is_floating_point() or hasattr(kept, "to_local"):
+    if not isinstance(kept, Tensor) or hasattr(kept, "to_local"):
         return None
-    if not kept.numel() or not kept.untyped_storage().size():  # weights that were gathered for the call alone
+    if not is_there(kept):  # such as weights that were gathered for the call alone
         return None
     return not bool((kept.isnan() | kept.eq(math.inf)).any())
 

@@ -123,9 +123,19 @@ def below_normal(tensor: Tensor, size: float) -> float | None:
     return int(((sizes > 0.0) & (sizes < limit)).sum()) / there if there else None
 
 
+def is_there(tensor: Tensor) -> bool:
+    """Whether it has numbers of floating point to look at: none on the device "meta", or where storage was given back.
+
+    Sparse ones are left out: not every function takes them.
+    """
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
+        return False
+    return bool(hasattr(tensor, "to_local") or tensor.untyped_storage().size())
+
+
 def has_nan(tensor: Tensor) -> bool:
     """Whether a plain tensor of floating point holds nan; its sum tells most that do not."""
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+    if not is_there(tensor):
         return False
     plain = local(tensor.detach())
     total = plain.sum()

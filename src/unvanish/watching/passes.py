@@ -1,7 +1,8 @@
 """Passes without gradients, such as a validation: nan in their outputs is no part of any step.
 
-After each sampled step the first such pass of each model is looked at: what it gave is read once, and where it holds
-nan the pass is made again under a check, which names the call.
+After each sampled step the first such pass of each model is looked at, and on the CPU, where reading a number waits for
+nothing, the first hundred of a validation: what they gave is read once, and where it holds nan the pass is made again
+under a check, which names the call.
 """
 
 from __future__ import annotations
@@ -45,9 +46,16 @@ def odd_pass(watcher: Watcher, module: nn.Module, args: tuple[Any, ...], kwargs:
     return _finding(watcher.step, f"{begin} {which} hold nan, and the inputs do not.", "forward", level)
 
 
+def of_a_validation(module: nn.Module, outputs: Any) -> bool:
+    """Whether the next passes are looked at as well: those of a rollout, in train mode, are many and small."""
+    first = next(tensors(outputs), None)
+    return not module.training and first is not None and first.is_cpu
+
+
 def _in_all_rows(tensor: Tensor) -> bool:
+    """Of several rows: a last batch of one that is masked whole, and a mean over no targets, can be meant."""
     bad = tensor.isnan()
-    return bool((bad.flatten(1).any(1) if bad.ndim > 1 else bad).all())
+    return bad.ndim > 0 and bad.size(0) > 1 and bool((bad.flatten(1).any(1) if bad.ndim > 1 else bad).all())
 
 
 def _again(watcher: Watcher, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Replay:

@@ -96,17 +96,28 @@ def replay(
             known.append(_again(entry, models, scale, plain, forward=not entry.signals and entry.made_nan))
             if known[-1].born in ("forward", "backward"):
                 return known[-1]
+    if any(_odd(each) for entry in reached for each in tensors((entry.args, entry.kwargs))):  # no call before made it
+        return _of_graph(box, HANDED_ON) if box.graph_birth else Replay(reason=HANDED_ON)
     for found in known:
         if found.born:
             return Replay(None, _of_loss(box), "loss")
     without = [each for each in known if each.report is None]
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
     if last.report is None:
-        return Replay(reason=f"{box.graph_birth} ({last.reason})", born="graph") if box.graph_birth else last
+        return _of_graph(box, last.reason) if box.graph_birth else last
     if box.loss_birth:
         return Replay(last.report, _of_loss(box), "loss")
     masked = any(each.masked for each in box.entries)
     return Replay(last.report, _calls_of_loss(box), past=_past_the_outputs(box), masked=masked)
+
+
+def _of_graph(box: Box, why: str) -> Replay:
+    return Replay(reason=f"{box.graph_birth} ({why})", born="graph")
+
+
+def _odd(tensor: Tensor) -> bool:
+    """Whether it holds nan or +infinity; -infinity can be a mask's, which is handed on as well."""
+    return tensor.is_floating_point() and bool((tensor.detach().isnan() | tensor.detach().isposinf()).any())
 
 
 def _empty(entry: Entry) -> bool:

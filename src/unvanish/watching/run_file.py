@@ -236,7 +236,9 @@ def _made(path: Path) -> None:
         for left in ("-wal", "-shm"):  # of a run whose file was deleted: SQLite would take them for those of this one
             with contextlib.suppress(OSError):
                 os.unlink(f"{path}{left}")
-    except FileExistsError:
+    except FileExistsError as error:
+        if not path.exists():  # nor can it: its folder is a file
+            raise UnvanishError(f"cannot make the run file {str(path)!r}: {str(path.parent)!r} is no folder") from error
         raise UnvanishError(
             f"there is a file {str(path)!r} already, and a run never writes into another's; name a new one"
         ) from None

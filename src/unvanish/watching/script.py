@@ -54,27 +54,32 @@ def run_script(
     run.file.fact(script=script, arguments=list(args))
     finder = Finder(run, stop_after)
     status, why = 0, ""
+    left: Any = None  # what the script has left, which Python keeps until the program ends: it is looked at then
     try:
         with _as_main(script, args, module), _findings_on_stderr():
             if module:
-                runpy.run_module(script, run_name="__main__", alter_sys=True)
+                left = runpy.run_module(script, run_name="__main__", alter_sys=True)
             else:
-                runpy.run_path(script, run_name="__main__")
-    except Stopped:
+                left = runpy.run_path(script, run_name="__main__")
+    except Stopped as stop:
+        left = stop
         why = f"stopped after {stop_after} steps"
     except SystemExit as stop:
+        left = stop
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        left = stop
         status, why = 130, INTERRUPTED
     except BaseException as error:
-        status, why = 1, ended_by(error)
+        left, status, why = error, 1, ended_by(error)
         _show(error, script)
     finally:
         finder.remove()
         with _findings_on_stderr():
             run.close(why, fails=status not in (0, 130))
+        del left
     return Ending(run, status, why)
 
 

@@ -13,9 +13,9 @@ from unvanish.watching.beside import Beside
 from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
-from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy
+from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy, was_watched
 from unvanish.watching.paired import PAIRED, finding_of
-from unvanish.watching.passes import odd_pass
+from unvanish.watching.passes import odd_pass, of_a_validation
 from unvanish.watching.replay import Replay
 from unvanish.watching.resting import of_what_rests
 from unvanish.watching.run_file import RunFile
@@ -81,6 +81,8 @@ class Unmoved:
 
     def look_at_what_rests(self, step: int, last: bool = False) -> None:
         """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
+        if last:
+            was_watched(self.watcher.table.models.values())
         if self._broken():
             return
         for model, names in self.watcher.resting.look(few=not last).items():
@@ -92,12 +94,15 @@ class Unmoved:
         if last and (names := odd_buffers(self.watcher.table.models)):
             self.tell(of_the_buffers(step, names), step)
 
-    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        """A pass without gradients has come to its end."""
-        finding = None if self._broken() else odd_pass(self.watcher, module, args, kwargs, outputs)
+    def _ended(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> bool:
+        """A pass without gradients has come to its end; whether the next is to be looked at, before the next sample."""
+        if self._broken():
+            return False
+        finding = odd_pass(self.watcher, module, args, kwargs, outputs)
         told = any(each.code == "UV501" and each.level == "note" for each in self.found)
         if finding is not None and not (told and finding.level == "note"):
             self.tell(finding, self.watcher.step)
+        return finding is None and of_a_validation(module, outputs)
 
     def _broken(self) -> bool:
         return any(each.verdict == "nonfinite" and each.level == "error" for each in self.found)
