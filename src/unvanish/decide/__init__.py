@@ -22,6 +22,7 @@ from unvanish.decide.limits import (
     BALANCED,
     BESIDE,
     DEAD_UNITS,
+    EACH_OTHER,
     EXPLODING,
     NOT_CHOSEN,
     OWN_BRANCH,
@@ -209,7 +210,7 @@ def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple
     if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate.startswith(OWN_BRANCH):  # its size says nothing yet: it comes with what the branch learns
             return (_at_rest(loss) if still else "healthy"), ""
-        if layer.gate:
+        if layer.gate and (decay_balances(flow) or not layer.gate.startswith(EACH_OTHER)):
             return "gated", ""
         if still and loss is not None and not loss.at_constant:
             return "undecided", (

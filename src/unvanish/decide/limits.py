@@ -75,6 +75,10 @@ OWN_BRANCH = "own branch: "
 signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that
 is still nearly uniform, in transformers that then train: they wait for nothing and learn by themselves."""
 
+EACH_OTHER = "each other: "
+"""How that text begins where the small tensor is given next to nothing by small ones before it: each is as a gate to
+the others, and none opens by itself."""
+
 SWITCHED_OFF = "a factor of zero"
 """What cuts a layer off (``UnusedFacts.cut``) that is in the graph: a constant it is multiplied by, beside a way that
 goes on. A penalty whose weight is zero and a branch that is not yet warmed up are no dead units."""

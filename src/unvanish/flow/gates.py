@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.decide.limits import GATE_SIZE, OWN_BRANCH, SOUND, VANISHED
+from unvanish.decide.limits import EACH_OTHER, GATE_SIZE, OWN_BRANCH, SOUND, VANISHED
 from unvanish.flow.layers import Layer, natural_norm
 from unvanish.flow.paths import Paths
 from unvanish.trace.calls import Call, Capture
@@ -23,7 +23,7 @@ class Gates:
     the layer would not be called vanished without them. Inside a residual branch, off
     the trunk, a few may share the role (query, key, value and output weights of an attention that starts small): no
     signal on the trunk is lost, and each opens as the others grow. A long product of small weights is no gate, nor is a
-    small tensor that small ones before it leave nothing to learn by.
+    small tensor that small ones before it leave nothing to learn by: the text then begins with ``EACH_OTHER``.
 
     Where none of these is as small as a gate, or a call of the branch does it, nothing needs to be opened: the text
     then begins with ``OWN_BRANCH``.
@@ -70,8 +70,8 @@ class Gates:
         while here is not None and (after := self.paths.next[here]) is not None:
             if names := [n for n in self.small.get(after, ()) if n not in layer.parameters]:
                 sent = seen.probe("edges", (after, here)) - seen.probe("signals", after)
-                if sent < -1.0 and transmission - sent > VANISHED and self._is_fed(after):
-                    return names[0]
+                if sent < -1.0 and transmission - sent > VANISHED:
+                    return names[0] if self._is_fed(after) else EACH_OTHER + names[0]
                 if sent < -1.0 and names[0] in self.scales:
                     scales.append(names[0])
                     explained += sent
@@ -82,8 +82,7 @@ class Gates:
     def _is_fed(self, gate: int) -> bool:
         """Whether a gate is given something to learn by: its gradient is the signal times that.
 
-        Factors near zero that are multiplied with each other wait for each other: each is as a gate to the others, and
-        none opens by itself.
+        Factors near zero that are multiplied with each other wait for each other.
         """
         if gate not in self.fed:
             before = self.leading_to(self.calls[gate].inputs)

@@ -243,8 +243,9 @@ _LAYER = {
     "call": "The index of the layer's call; null if it is not in the graph.",
     "LayerFlow.before": "The layer before it on its dominant path: where one step back leads.",
     "gate": (
-        'What alone explains a weak signal: small trainable tensors on the way to the output; or, after "own branch:",'
-        " what does in the layer's own short branch beside a trunk that carries the signal."
+        'What alone explains a weak signal: small trainable tensors on the way to the output; after "own branch:", what'
+        ' does in its own short branch beside a trunk that carries the signal; after "each other:", a small tensor that'
+        " such ones before it leave nothing to learn by."
     ),
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
 }
