@@ -210,8 +210,11 @@ def _reached(layer: LayerFlow, flow: Flow, others: Others, still: bool) -> tuple
     if transmission < (BESIDE if layer.name in others.beside else VANISHED):
         if layer.gate.startswith(OWN_BRANCH):  # its size says nothing yet: it comes with what the branch learns
             return (_at_rest(loss) if still else "healthy"), ""
-        if layer.gate and (decay_balances(flow) or not layer.gate.startswith(EACH_OTHER)):
+        each_other = layer.gate.startswith(EACH_OTHER)
+        if layer.gate and (decay_balances(flow) or not each_other):
             return "gated", ""
+        if still and loss is not None and loss.at_constant and each_other:
+            return "plateau", ""
         if still and loss is not None and not loss.at_constant:
             return "undecided", (
                 "little signal reaches it, while the layers that transmit are at a stationary point better than any"
