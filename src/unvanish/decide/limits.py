@@ -76,8 +76,8 @@ signal, weakens it. Query and key weights at an ordinary initialisation get 10^-
 is still nearly uniform, in transformers that then train: they wait for nothing and learn by themselves."""
 
 EACH_OTHER = "each other: "
-"""How that text begins where the small tensor is given next to nothing by small ones before it: each is as a gate to
-the others, and none opens by itself."""
+"""How that text begins where the layer is as small, and leaves the small tensor next to nothing to learn by: each is as
+a gate to the other, and none opens by itself."""
 
 SWITCHED_OFF = "a factor of zero"
 """What cuts a layer off (``UnusedFacts.cut``) that is in the graph: a constant it is multiplied by, beside a way that

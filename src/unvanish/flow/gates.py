@@ -23,7 +23,7 @@ class Gates:
     the layer would not be called vanished without them. Inside a residual branch, off
     the trunk, a few may share the role (query, key, value and output weights of an attention that starts small): no
     signal on the trunk is lost, and each opens as the others grow. A long product of small weights is no gate, nor is a
-    small tensor that small ones before it leave nothing to learn by: the text then begins with ``EACH_OTHER``.
+    small tensor that a layer as small leaves nothing to learn by: the text then begins with ``EACH_OTHER``.
 
     Where none of these is as small as a gate, or a call of the branch does it, nothing needs to be opened: the text
     then begins with ``OWN_BRANCH``.
@@ -31,7 +31,7 @@ class Gates:
 
     def __init__(self, capture: Capture, paths: Paths, norms: dict[int, float]) -> None:
         """``norms``: of each parameter, by ``id``."""
-        self.calls, self.paths, self.leading_to = capture.calls, paths, capture.leading_to
+        self.calls, self.paths = capture.calls, paths
         named = list(capture.model.named_parameters())
         names = {id(p): n for n, p in named if p.requires_grad}
         self.sizes = {call.index: _sizes(call, names, norms) for call in capture.calls if call.parameters}
@@ -39,7 +39,6 @@ class Gates:
         self.scales = {n for n, p in named if p.numel() == max(p.shape, default=1)}
         self.any_small = any(self.small.values())
         self.lost: dict[int, float] = {}
-        self.fed: dict[int, bool] = {}
 
     def of(self, layer: Layer, transmission: float | None) -> str:
         """Their names, smallest first; "" where they do not explain it."""
@@ -71,7 +70,7 @@ class Gates:
             if names := [n for n in self.small.get(after, ()) if n not in layer.parameters]:
                 sent = seen.probe("edges", (after, here)) - seen.probe("signals", after)
                 if sent < -1.0 and transmission - sent > VANISHED:
-                    return names[0] if self._is_fed(after) else EACH_OTHER + names[0]
+                    return names[0] if self._is_fed(after, layer) else EACH_OTHER + names[0]
                 if sent < -1.0 and names[0] in self.scales:
                     scales.append(names[0])
                     explained += sent
@@ -79,16 +78,13 @@ class Gates:
         found = 1 < len(scales) <= IN_SERIES and transmission - explained > VANISHED
         return ", ".join(scales) if found else ""
 
-    def _is_fed(self, gate: int) -> bool:
-        """Whether a gate is given something to learn by: its gradient is the signal times that.
+    def _is_fed(self, gate: int, layer: Layer) -> bool:
+        """Whether a gate is given something to learn by, by this layer: its gradient is the signal times that.
 
         Factors near zero that are multiplied with each other wait for each other.
         """
-        if gate not in self.fed:
-            before = self.leading_to(self.calls[gate].inputs)
-            given = max((self.calls[k].rms for k in self.calls[gate].inputs if k >= 0), default=1.0)
-            self.fed[gate] = given >= GATE_SIZE or not any(self.small.get(k) for k in before)
-        return self.fed[gate]
+        given = max((self.calls[k].rms for k in self.calls[gate].inputs if k >= 0), default=1.0)
+        return given >= GATE_SIZE or not any(self.small.get(k) for k in layer.calls)
 
     def _branch(self, layer: Layer, transmission: float) -> str:
         branch, trunk = [layer.calls[-1]], self.paths.trunk

@@ -245,7 +245,7 @@ _LAYER = {
     "gate": (
         'What alone explains a weak signal: small trainable tensors on the way to the output; after "own branch:", what'
         ' does in its own short branch beside a trunk that carries the signal; after "each other:", a small tensor that'
-        " such ones before it leave nothing to learn by."
+        " a layer as small leaves nothing to learn by."
     ),
     "LayerFlow.dtype": "The narrowest number type the layer's gradient passes through.",
 }
