@@ -21,7 +21,8 @@ def test_the_gain_is_that_of_a_step_back_to_where_it_is_weakest() -> None:
     assert gain_of([-6.0, -4.0, -2.0]) == -2.0
     assert gain_of([-7.0, -11.0, None, -5.0, -3.0]) == -8.0 / 3.0  # weakest after the first step
     assert gain_of([-1.0, ZERO, -4.0, -3.0]) == 2.0 / 3.0  # it grows by 2 and falls by 1: all the way back
-    assert gain_of([-2.5, -4.0, -3.0]) == -1.0  # it grows by less than it falls
+    assert gain_of([-3.6, -4.0, -3.0]) == -1.0  # it grows by less than half of what it falls
+    assert gain_of([-2.5, -4.0, -3.0]) == 0.25  # and by more: a dip, (-2.5 + 3) / 2
     assert gain_of([ZERO, None, -1.0]) is None
 
 
