@@ -70,6 +70,9 @@ the share below which nothing is left to tell samples apart by, under a loss tha
 views lay at 0.4 and above with the gradient stopped on one side, and came to 0.009 and less within a thousand steps
 without: those of one layer far below, and eight layers of ReLU to that."""
 
+ANY_CONSTANT = "any constant"
+"""What such outputs have become (``SameFacts.read``): one constant, whichever it is."""
+
 OWN_BRANCH = "own branch: "
 """How the text of a layer's gate begins where it is none: the layer's own short branch, beside a trunk that carries the
 signal, weakens it. Query and key weights at an ordinary initialisation get 10^-3 to 10^-6 of it from an attention that

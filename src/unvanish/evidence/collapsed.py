@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unvanish.decide.limits import CONVERGED, UNTOLD
+from unvanish.decide.limits import ANY_CONSTANT, CONVERGED, UNTOLD
 from unvanish.evidence.moving import or_none, outputs_again, put_back
 from unvanish.evidence.output_loss import OutputLoss, minimise, searchable
 from unvanish.evidence.same import moved_by_nature
@@ -25,7 +25,6 @@ from unvanish.records import SameFacts
 from unvanish.trace.scaled import normal_like
 from unvanish.trace.structure import rebuild, tensors
 
-ANY = "any constant"
 FEWEST = 4  # samples: two or three may well be alike
 ROUNDED = 1e-6  # of the largest of these losses: about eight times the rounding of float32
 CONSTANTS = 3
@@ -62,7 +61,9 @@ def _asked(look: Look, output_loss: OutputLoss, value: float) -> SameFacts | Non
     found = [minimise(at, list(map(searchable, start)))[0] for start in (now, rows)]
     if any(each is None or each < least - rounded for each in found):
         return None
-    return SameFacts(samples=look.problem.batch_size, read=ANY, apart=max(apart, torch.finfo(torch.float64).tiny))
+    return SameFacts(
+        samples=look.problem.batch_size, read=ANY_CONSTANT, apart=max(apart, torch.finfo(torch.float64).tiny)
+    )
 
 
 def _at_other_weights(look: Look, now: Sequence[Tensor]) -> list[Tensor]:

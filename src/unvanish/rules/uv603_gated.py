@@ -34,8 +34,9 @@ def gated(flow: Flow) -> list[Statement]:
 
     Evidence: the gate's name, and log10 T_rel. For an exact zero: moving the zero tensors a little brought a gradient
     back, and a zero tensor of another layer has a gradient of its own. For a small gate: it alone explains the
-    attenuation. Of a running training the tensors cannot be moved: a later layer is zero and has a gradient of its own,
-    or is small and alone explains the attenuation.
+    attenuation; but where the layer is itself as small and leaves it next to nothing to learn by, the two wait for each
+    other, and it is none. Of a running training the tensors cannot be moved: a later layer is zero and has a gradient
+    of its own, or is small and alone explains the attenuation.
 
     What helps: nothing needs help; look again after some steps if in doubt.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unvanish.decide.alike import alike_level
-from unvanish.decide.limits import UNTOLD
+from unvanish.decide.limits import ANY_CONSTANT, UNTOLD
 from unvanish.decide.stationary import has_converged
 from unvanish.records import Evidence, Flow, LossFacts, SameFacts
 from unvanish.rules import Statement, rule
@@ -56,7 +56,7 @@ def same_outputs(flow: Flow) -> list[Statement]:
     simple siamese representation learning, section 4.1 (collapse without a stop-gradient).
     """
     same, loss = flow.same, flow.loss
-    if same is not None and loss is not None and same.read == ANY:
+    if same is not None and loss is not None and same.read == ANY_CONSTANT:
         return [_any_constant(same, loss)]
     if same is None or loss is None or has_converged(loss) or alike_level(flow):
         return []
@@ -85,7 +85,7 @@ def _any_constant(same: SameFacts, loss: LossFacts) -> Statement:
         " the other, or add a term that keeps the outputs' variance up. On this batch."
     )
     evidence = Evidence(name="share by which outputs differ", value=same.apart, relation="<", threshold=UNTOLD)
-    return Statement(level="error", cause=ANY, message=message, evidence=(evidence,))
+    return Statement(level="error", cause=ANY_CONSTANT, message=message, evidence=(evidence,))
 
 
 def _steps(same: SameFacts) -> Statement:
@@ -113,7 +113,6 @@ _OF_STEPS = {
     "others that are the same": ("note", "the inputs they are made of are the same at every step here."),
 }
 
-ANY = "any constant"
 PART = "a part that is the same"
 """What lets other inputs tell the outputs apart has no layer that loses them on the way."""
 
