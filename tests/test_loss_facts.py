@@ -297,7 +297,7 @@ def test_a_cross_entropy_that_has_rounded_to_zero_is_learned(seed: int, gap: flo
 @pytest.mark.parametrize("gap", [20.0, 60.0, 200.0])
 @pytest.mark.parametrize("seed", range(2))
 def test_log_probabilities_whose_loss_is_exactly_zero_are_learned(seed: int, gap: float) -> None:
-    """The loss of free outputs has no lower bound, and the derivative by them is 1/n: it is the logits that are free."""
+    """Free outputs lower the loss without end, and its slope by them is 1/n: but it is the logits that are free."""
     generator = torch.Generator().manual_seed(seed)
     x, classes = torch.randn(8, 8, generator=generator), torch.arange(8) % 3
     layer = nn.Linear(8, 3)
