@@ -20,7 +20,17 @@ from unvanish.report.formats import formats
 from unvanish.rules.wording import about, factor
 from unvanish.trials import Fixes
 from unvanish.words.numbers import (
-    LARGEST, SMALLEST_NORMAL, amount, decade, exact, exactly, number, percent, raise_powers, score, times,
+    LARGEST,
+    SMALLEST_NORMAL,
+    amount,
+    decade,
+    exact,
+    exactly,
+    number,
+    percent,
+    raise_powers,
+    score,
+    times,
 )  # fmt: skip
 
 INF = math.inf
