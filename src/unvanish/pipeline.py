@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide import beside, decide, vanishing_level
-from unvanish.decide.limits import VANISHED
+from unvanish.decide.limits import STATE, VANISHED
 from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
@@ -122,7 +122,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             go_on()
             flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(this))
+            flow = flow.replace(time=time_facts(this, any(each.kind == STATE for each in flow.bypassed)))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from unvanish.decide.limits import STATE
 from unvanish.decide.reach import comes_back, depends_beyond, time_level
 from unvanish.records import Evidence, Flow, TimeFacts
 from unvanish.rules import Statement, rule
@@ -77,7 +78,7 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
             relation="of",
             threshold=float(facts.steps),
         )
-    if cut := _is_cut(facts):
+    if cut := _is_cut(flow, facts):
         message += (
             "Exactly zero is no decay: a detach(), no_grad() or .data between two steps cuts the graph, or all units"
             " are off. "
@@ -112,11 +113,12 @@ def _statement(flow: Flow, facts: TimeFacts, level: str) -> Statement:
     )
 
 
-def _is_cut(facts: TimeFacts) -> bool:
-    """Whether a recurrent layer gets exactly nothing at all steps that are too far back, as no decay can do."""
+def _is_cut(flow: Flow, facts: TimeFacts) -> bool:
+    """Whether a recurrence gets exactly nothing at all steps that are too far back, as no decay can do."""
     far = facts.steps - (facts.horizon or 0)
     beyond = [s for s, step in zip(facts.log10_signal, facts.at, strict=True) if step < far]
-    return bool(facts.layer and beyond) and all(s == -math.inf for s in beyond)
+    loop = bool(facts.layer) or any(each.kind == STATE for each in flow.bypassed)
+    return loop and bool(beyond) and all(s == -math.inf for s in beyond)
 
 
 def _first(facts: TimeFacts) -> str:
