@@ -65,7 +65,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
     ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     ``unasked``: how many samples the loss asks nothing of at any outputs, all with targets that no other sample has;
-    then no new deal was tried.
+    then no new deal was tried. ``partly``: the model has other outputs, which were left as they are.
     """
 
     outputs: tuple[int, ...]
@@ -75,6 +75,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     won: float
     constant: float | None = None
     unasked: int = 0
+    partly: bool = False
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):

@@ -122,7 +122,7 @@ class Capture:
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
     compared: Met | None = None  # where outputs meet a target first in the loss
-    met: dict[int, Met] = field(default_factory=dict)  # by call of the model: shapes that meet there and both stretch
+    met: dict[int, Met] = field(default_factory=dict)  # by call: shapes that meet there and both stretch
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)

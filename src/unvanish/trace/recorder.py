@@ -220,7 +220,7 @@ class Recorder(TorchFunctionMode):
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, given)
-        if self.part == "model" and not call.parameters:
+        if not call.parameters:
             self._remember_meeting(call, given)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)
