@@ -231,6 +231,20 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+class StoppedFacts(Record, frozen=True, kw_only=True):
+    """Tensors of a layer that get nothing while another of its tensors is reached by the signal.
+
+    ``parameters``: their full names. ``by``: the step that every way from them to the loss goes through, with its place
+    (rounding, a sign); with ``cut``, what took them out of the graph before they met any data, ``at`` a source line.
+    """
+
+    layer: str
+    parameters: tuple[str, ...]
+    by: str
+    at: str = ""
+    cut: bool = False
+
+
 class Birth(Record, frozen=True, kw_only=True):
     """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
 
