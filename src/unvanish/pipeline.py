@@ -45,6 +45,7 @@ from unvanish.evidence.same import same_facts
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.small_inputs import with_small_inputs
 from unvanish.evidence.step import step_facts, with_real_steps
+from unvanish.evidence.stopped import steps_of_weights, stopped_facts
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
@@ -198,7 +199,13 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
     flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
     weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
+    steps = steps_of_weights(look, seen)
+    flow = flow.replace(
+        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        stopped=stopped_facts(
+            look, seen, steps, [call.trunk for call in flow.calls], None if updates is None else updates.held
+        ),
+    )
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):

@@ -65,7 +65,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
     ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     ``unasked``: how many samples the loss asks nothing of at any outputs, all with targets that no other sample has;
-    then no new deal was tried.
+    then no new deal was tried. ``partly``: the model has other outputs, which were left as they are.
     """
 
     outputs: tuple[int, ...]
@@ -75,6 +75,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     won: float
     constant: float | None = None
     unasked: int = 0
+    partly: bool = False
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):
@@ -228,6 +229,20 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     gates: tuple[str, ...] = ()
     blocked_by: tuple[str, ...] = ()
     by_construction: bool = False
+
+
+class StoppedFacts(Record, frozen=True, kw_only=True):
+    """Tensors of a layer that get nothing while another of its tensors is reached by the signal.
+
+    ``parameters``: their full names. ``by``: the step that every way from them to the loss goes through, with its place
+    (rounding, a sign); with ``cut``, what took them out of the graph before they met any data, ``at`` a source line.
+    """
+
+    layer: str
+    parameters: tuple[str, ...]
+    by: str
+    at: str = ""
+    cut: bool = False
 
 
 class Birth(Record, frozen=True, kw_only=True):
