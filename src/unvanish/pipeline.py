@@ -197,15 +197,8 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
-    flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
-    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    steps = steps_of_weights(look, seen)
-    flow = flow.replace(
-        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
-        stopped=stopped_facts(
-            look, seen, steps, [call.trunk for call in flow.calls], None if updates is None else updates.held
-        ),
-    )
+    held = None if updates is None else updates.held
+    flow = _with_zeros(look, _with_unused(look, flow, seen, held), seen, held)
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -216,6 +209,16 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         return with_price(_with_gradient_curvatures(look, flow, output_loss))
 
     return flow, more
+
+
+def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    """With what the layers without a gradient are behind, and the tensors that get none in layers that have one."""
+    weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    steps, trunk = steps_of_weights(look, seen), [call.trunk for call in flow.calls]
+    return flow.replace(
+        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        stopped=stopped_facts(look, seen, steps, trunk, held),
+    )
 
 
 def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkGrams | None) -> Observed:

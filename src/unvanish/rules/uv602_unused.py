@@ -101,9 +101,9 @@ def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
         )
     elif facts.kind == STATE:
         message = (
-            f"Between two turns of a loop the state is cut out of the graph by {facts.cut} at {facts.cut_at}: what {who}"
-            f" {'does' if one else 'do'} at one turn learns nothing from what a later one makes of it, so that nothing"
-            " that takes more than one turn is learned. Between two batches that is meant; within one forward pass,"
+            f"Between two turns of a loop the state is cut out of the graph by {facts.cut} at {facts.cut_at}: what"
+            f" {who} {'does' if one else 'do'} at one turn learns nothing from what a later one makes of it, and nothing"
+            " is learned that takes more than one turn. Between two batches that is meant; within one forward pass,"
             " leave it out."
         )
     else:
