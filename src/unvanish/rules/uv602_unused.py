@@ -102,7 +102,7 @@ def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
     elif facts.kind == STATE:
         message = (
             f"Between two turns of a loop the state is cut out of the graph by {facts.cut} at {facts.cut_at}: what"
-            f" {who} {'does' if one else 'do'} at one turn learns nothing from what a later one makes of it, and nothing"
+            f" {who} {'does' if one else 'do'} at one turn learns nothing from what a later one makes, and nothing"
             " is learned that takes more than one turn. Between two batches that is meant; within one forward pass,"
             " leave it out."
         )
