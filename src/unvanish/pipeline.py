@@ -47,6 +47,7 @@ from unvanish.evidence.small_inputs import with_small_inputs
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.stopped import steps_of_weights, stopped_facts
 from unvanish.evidence.time_axis import time_facts
+from unvanish.evidence.time_steps import with_steps_in_time
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.bypassed import bypass_facts
@@ -124,6 +125,7 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             flow = more(flow)
         if not flow.nonfinite and flow.layers:
             flow = flow.replace(time=time_facts(this, any(each.kind == STATE for each in flow.bypassed)))
+            flow = with_price(with_steps_in_time(this, flow))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -206,7 +208,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(look, flow, output_loss, (last, own), updates)
-        return with_price(_with_gradient_curvatures(look, flow, output_loss))
+        return _with_gradient_curvatures(look, flow, output_loss)
 
     return flow, more
 

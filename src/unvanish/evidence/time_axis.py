@@ -38,11 +38,12 @@ MOST_SHOWN = 96
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def time_facts(look: Look, cut: bool = False) -> tuple[TimeFacts, ...]:
+def time_facts(look: Look, cut: bool = False, states: bool = True) -> tuple[TimeFacts, ...]:
     """A record for each recurrent module of torch's that was called; where there is none, one for the inputs.
 
     Empty where nothing has a time axis. A module that could not be looked at has the reason in ``why``. ``cut``:
     whether a state is cut out of the graph between steps, which else are taken for nothing that belongs together.
+    ``states``: whether those that a module keeps inside are looked at.
     """
     walks = look.capture.walks
     known = {name: module for name, module in look.model.named_modules() if isinstance(module, RECURRENT)}
@@ -52,7 +53,7 @@ def time_facts(look: Look, cut: bool = False) -> tuple[TimeFacts, ...]:
     taps = Taps(known, axes)
     why = "its calls were not seen"
     try:
-        found = _looked(look, taps, known, cut)
+        found = _looked(look, taps, known, cut, states)
     except Exception as error:  # whatever the program makes of a second pass, the rest of the check stands
         why = f"the pass along its steps raised {type(error).__name__}: {error}"
         found = [] if known else [TimeFacts(layer="", kind=axes[0].call, steps=axes[0].steps, why=why)]
@@ -61,7 +62,7 @@ def time_facts(look: Look, cut: bool = False) -> tuple[TimeFacts, ...]:
     return (*found, *missed)
 
 
-def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module], cut: bool) -> list[TimeFacts]:
+def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module], cut: bool, states: bool) -> list[TimeFacts]:
     problem, model, effort, seed = look.problem, look.model, look.effort, look.seed
     again = fresh(problem)
     with seeded(seed), torch.enable_grad(), autocast(problem, model):
@@ -85,7 +86,7 @@ def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module], cut: bool)
     found = gradients(channels, leaves)
     channels.clear()
     strands = [each for each in strands if each.layer or cut or _heard(each, found[0]) > 1]
-    facts = [_facts(strand, modules, found, asked, effort, seed) for strand in strands]
+    facts = [_facts(strand, modules if states else {}, found, asked, effort, seed) for strand in strands]
     return [each for each in facts if each is not None]
 
 

@@ -286,6 +286,9 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     beyond_chance: float | None = None
     within: float | None = None
     by_chance: float | None = None
+    tried: int = 0
+    in_reach: bool = False
+    rising: bool = False
     states_unseen: str = ""
     why: str = ""
 

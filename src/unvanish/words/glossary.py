@@ -343,6 +343,9 @@ _TIME = {
     "beyond_chance": "The share of shuffles of the samples in which the best of all steps does as well.",
     "within": "The same dependence on the steps that get more.",
     "by_chance": "The dependence that one in a hundred shuffles reaches.",
+    "tried": "Real steps of the optimizer, tried and taken back where what is needed is out of reach; else 0.",
+    "in_reach": "True if it was within reach after them.",
+    "rising": "True if it was not, but more and more steps of the sequence were.",
     "states_unseen": "Why the states were not looked at, or what is left out of them; else empty.",
     "TimeFacts.why": "Why the sequence was not looked at; empty if it was.",
 }
