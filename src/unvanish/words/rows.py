@@ -86,7 +86,7 @@ ROWS = {
     "StoppedFacts.at": "The source line of the cut; else empty.",
     "StoppedFacts.cut": "True if they are taken out of the graph before they meet any data.",
     "bypassed": "Cuts that take a part of their signal from layers which other ways to the loss train.",
-    "BypassFacts.kind": "A sum of which one summand was cut; a choice, which has no gradient; a state cut between turns.",
+    "BypassFacts.kind": "A sum with one summand cut; a choice, which has no gradient; a state cut between turns.",
     "BypassFacts.cut": "What cut it: detach, no_grad, or the name of a call without a gradient.",
     "BypassFacts.cut_at": "The source line of the cut.",
     "BypassFacts.at": "The source line where what was cut is consumed.",
