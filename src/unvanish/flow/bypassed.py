@@ -56,7 +56,7 @@ def bypass_facts(capture: Capture, layers: Sequence[Layer]) -> tuple[BypassFacts
 def _states(capture: Capture, layers: Sequence[Layer]) -> Iterator[BypassFacts]:
     """Layers whose results are detached again and again, and that they themselves consume at the next turn of a loop.
 
-    Where no other way leads from one turn to the next: a part of the state that is cut, as the reset of a neuron that
+    Where nothing else of one turn goes into the next: a part of the state that is cut, as the reset of a neuron that
     spikes, leaves the rest to carry the signal.
     """
     lines: dict[str, list[int]] = {}
@@ -73,7 +73,7 @@ def _states(capture: Capture, layers: Sequence[Layer]) -> Iterator[BypassFacts]:
         own = _parameters(capture, before) & _parameters(capture, later)
         turns = [{k for k in calls if not own.isdisjoint(_parameters(capture, {k}))} for calls in (before, later)]
         names = tuple(a.name for a in layers if a.first and not own.isdisjoint(map(id, a.live)))
-        if names and turns[1].isdisjoint(_after(capture.calls, turns[0])):
+        if names and (_after(capture.calls, turns[0]) & later).isdisjoint(_before_any(capture, turns[1])):
             found.setdefault(names, []).append(line)
             at.setdefault(names, capture.calls[min(later)].source)
     for names, those in found.items():
@@ -82,6 +82,24 @@ def _states(capture: Capture, layers: Sequence[Layer]) -> Iterator[BypassFacts]:
 
 def _parameters(capture: Capture, calls: set[int]) -> set[int]:
     return {id(p) for k in calls for p in capture.calls[k].parameters}
+
+
+def _before_any(capture: Capture, ends: set[int]) -> set[int]:
+    """The calls from which one of these is reached, through cuts as well, and they themselves."""
+    found, cuts, waiting = set[int](), set[int](), list(ends)
+    while waiting:
+        index = waiting.pop()
+        if index >= 0 and index not in found:
+            found.add(index)
+            waiting += capture.calls[index].inputs
+            behind = [cut for cut in capture.calls[index].cuts if cut not in cuts]
+            while behind:
+                cut = behind.pop()
+                if cut not in cuts:
+                    cuts.add(cut)
+                    waiting += capture.cuts[cut].calls
+                    behind += capture.cuts[cut].inputs
+    return found
 
 
 def _made_of(capture: Capture, cut: int) -> set[int]:
