@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor, nn, optim
 import unvanish
 from unvanish import UnvanishError
 from unvanish.cli import main
+from unvanish.cli.places import at_home, home_of
 from unvanish.cli.script_parts import found_in
 from unvanish.cli.skeleton import skeleton
 from unvanish.remedies import Draft, get
@@ -294,3 +297,21 @@ def test_a_check_puts_the_generator_of_a_loader_back() -> None:
     assert reports[0].step is not None and reports[0].step.walked is not None  # real steps on its batches
     assert torch.equal(own.get_state(), before)
     assert reports[0].to_json() == reports[1].to_json()
+
+
+@pytest.mark.parametrize("loaded", ["", "own-old", "own"])
+def test_a_package_of_the_same_name_steps_aside_while_a_file_is_at_home(
+    loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("own-old", "own"):
+        (tmp_path / place / "twins").mkdir(parents=True)
+        (tmp_path / place / "twins" / "__init__.py").write_text(f"PLACE = {place!r}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / (loaded or "own-old")), *sys.path])
+    before, search = importlib.import_module("twins") if loaded else None, list(sys.path)
+    try:
+        with at_home(home_of(tmp_path / "own" / "twins" / "model.py")):
+            inside = importlib.import_module("twins")
+            assert inside.PLACE == "own" and (inside is before) == (loaded == "own")
+        assert sys.modules.get("twins") is before and sys.path == search
+    finally:
+        sys.modules.pop("twins", None)

@@ -79,7 +79,8 @@ def at_home(home: Home) -> Generator[None, None, None]:
     top = home.module.partition(".")[0]
     before = {name: module for name, module in sys.modules.items() if name == top or name.startswith(f"{top}.")}
     ours = before.get(top)
-    foreign = ours is not None and not str(getattr(ours, "__file__", "") or "").startswith(str(home.first[0]))
+    file = getattr(ours, "__file__", None)
+    foreign = ours is not None and not (file and Path(file).resolve().is_relative_to(home.first[0]))
     if foreign:
         for name in before:
             del sys.modules[name]
