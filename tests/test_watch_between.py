@@ -63,6 +63,31 @@ def loop(happens: dict[str, Callable[[Any, Any, int], Any]]) -> Callable[[Any, A
     return run
 
 
+class Writing(torch.optim.SGD):
+    """Leaves something else in place of the gradients, as schedule-free AdamW does."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad.div_(p.grad.abs() + 1e-8)
+        return loss
+
+
+def test_what_an_optimizer_writes_over_the_gradients_is_not_taken_for_them(tmp_path: Path) -> None:
+    """Findings and numbers are those of the twin that leaves them alone."""
+    runs = []
+    for make in (Writing, torch.optim.SGD):
+        (folder := tmp_path / make.__name__).mkdir()
+        found, run = watched(folder, loop({}), network(0, 1e-6), make=lambda p, make=make: make(p, 1e-3))
+        assert not found
+        runs.append((run.by_layer("log10_grad_norm"), [(each.code, each.message) for each in run.findings]))
+    assert runs[0][1] == runs[1][1]
+    for name, norms in runs[1][0].items():
+        assert runs[0][0][name] == pytest.approx(norms)
+    assert max(runs[0][0]["0"]) < -2.0  # what was written has a norm of ten
+
+
 WIPES: dict[str, Callable[[Any, Any, int], Any]] = {
     "zero_grad": lambda model, optimizer, step: optimizer.zero_grad(),
     "zero_grad, to zeros": lambda model, optimizer, step: optimizer.zero_grad(set_to_none=False),
