@@ -179,7 +179,12 @@ def test_compiled_modules_are_checked_through_their_eager_original(part: str) ->
     body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
     given = Problem(nn.Sequential(body), torch.randn(3, 4), torch.randn(3, 2), squares)
     eager = captured(given)
-    wrapped: Any = torch.compile(body, backend="eager")
+    try:
+        wrapped: Any = torch.compile(body, backend="eager")
+    except RuntimeError as refused:  # torch 2.5 has no compiler under Python 3.13
+        if "not supported" not in str(refused):
+            raise
+        pytest.skip(str(refused))
     model: Any = nn.Sequential(wrapped) if part == "submodule" else given.model
     model = torch.compile(model, backend="eager") if part == "whole" else model
     compiled = captured(Problem(model, given.inputs, given.targets, squares))

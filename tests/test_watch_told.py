@@ -59,7 +59,12 @@ def test_running_statistics_that_a_broken_pass_has_written_are_not_its_cause(
             optimizer.step()
     found = nonfinite(run)
     assert found.cause == {"forward": "log", "data": "data", "buffer": "parameters"}[kind]
-    assert ("already" in found.message) is False and found.message.startswith(f"at step {AT - (kind == 'buffer')}: ")
+    told_at = AT - (kind == "buffer")
+    assert "already" not in found.message and found.message.startswith(f"at step {told_at}: ")
+    kept = unvanish.load_run(run.path)
+    assert [began for began, _, each in kept.episodes if each.verdict == "nonfinite"] == [told_at]
+    repeated = kept.full_report()  # only a pass that broke by itself is worth a look
+    assert (repeated is not None and repeated.verdict == "nonfinite") == (kind == "forward")
 
 
 @pytest.mark.parametrize("at", [0, 1, AT])
