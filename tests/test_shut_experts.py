@@ -97,7 +97,7 @@ def test_a_small_factor_on_the_only_way_is_no_branch(seed: int) -> None:
 
 @pytest.mark.parametrize(("alignment", "cancels"), [(-7.0, True), (-0.5, False)])
 def test_what_arrives_small_is_said_to_cancel_only_where_it_does(alignment: float, cancels: bool) -> None:
-    """Of the error signal at the best layer next to nothing arrives; why is a second question, told by the alignment."""
+    """Next to nothing arrives of the error signal at the best layer; why is a second question: the alignment tells."""
     report = looked(Experts(4e-8, True), *data(0), scale=1e-12)
     layers = tuple(a.replace(log10_alignment=alignment) for a in report.layers)
     (finding,) = [f for f in judge(report.flow.replace(layers=layers)) if f.code == "UV504"]
