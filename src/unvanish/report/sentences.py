@@ -74,7 +74,7 @@ def _called(report: Report) -> str:
     if not report.findings or not report.healthy or "healthy" not in verdicts:
         return words(report.verdict).capitalize()
     open_questions = [f for f in report.findings if f.verdict == "undecided"]
-    kept = [f for f in report.findings if f.verdict in INTENDED or f.cause.startswith(KEPT)]
+    kept = [f for f in report.findings if f.verdict in INTENDED or (f.verdict == "unused" and f.cause.startswith(KEPT))]
     others = [f for f in report.findings if f not in kept and f not in open_questions]
     first = index(report).deciding
     if first is not None and first.code in CHANGES and verdicts <= {"healthy", *INTENDED}:
