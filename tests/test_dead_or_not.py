@@ -240,3 +240,16 @@ def test_outputs_of_unit_length_that_are_one_number_each(width: int, hand: bool,
     assert (report.verdict == "dead") == (width == 1)
     if width == 1:
         assert found(report)["UV302"].layers == ("a", "b")
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("samples", ["same", "different"])
+def test_of_a_batch_of_the_same_samples_the_batch_is_to_blame(samples: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    x = torch.randn(2, 10)
+    x = x[:1].repeat(2, 1) if samples == "same" else x
+    report = diagnose(model, x, torch.tensor([0, 1]), F.cross_entropy, optimizer=torch.optim.Adam(model.parameters()))
+    found = [finding for finding in report.findings if finding.code == "UV302"]
+    assert [(f.level, f.cause) for f in found] == ([("note", "this batch")] if samples == "same" else [])
+    assert report.healthy and all("all its samples are the same" in f.message for f in found)

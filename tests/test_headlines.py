@@ -53,8 +53,8 @@ def test_experts_without_a_sample_leave_a_network_healthy(seed: int) -> None:
     model = Experts()
     report = unvanish.diagnose(model, x, y, F.cross_entropy, optimizer=torch.optim.Adam(model.parameters(), 1e-2))
     assert [(f.code, f.level) for f in report.findings] == [("UV602", "note")] and report.verdict == "unused"
-    assert called(report) == "Healthy" and headline(report).startswith("no fault was found") and "2 unused" in str(
-        report
+    assert (
+        called(report) == "Healthy" and headline(report).startswith("no fault was found") and "2 unused" in str(report)
     )
 
 
@@ -104,9 +104,7 @@ def after(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(
-    ("planned", "word"), [(None, "Noted"), (100, "Healthy"), (300, "Learning rate too small")]
-)
+@pytest.mark.parametrize(("planned", "word"), [(None, "Noted"), (100, "Healthy"), (300, "Learning rate too small")])
 def test_a_cosine_at_its_end(planned: int | None, word: str, seed: int) -> None:
     """That all is done is known where as many steps were planned, and a fault where more were."""
     report = after(seed, 3e-3, lambda o: CosineAnnealingLR(o, 100), 100, planned)

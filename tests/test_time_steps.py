@@ -26,7 +26,7 @@ class Reader(nn.Module):
         return self.head(self.read(x)[0][:, -1])
 
 
-def marked(kind: str, length: int, seed: int, rate: float = 0.01, **more: Any) -> unvanish.Problem:
+def marked(kind: str, length: int, seed: int, rate: float = 0.01, **more: Any) -> Any:
     """One of four classes is shown at the first step, nothing after it, and asked for at the end."""
     torch.manual_seed(seed)
     model, classes = Reader(kind, 4, 4), torch.randint(0, 4, (SAMPLES,))
@@ -35,7 +35,7 @@ def marked(kind: str, length: int, seed: int, rate: float = 0.01, **more: Any) -
     return unvanish.Problem(model, x, classes, F.cross_entropy, torch.optim.Adam(model.parameters(), rate), **more)
 
 
-def trained(problem: unvanish.Problem, steps: int) -> float:
+def trained(problem: Any, steps: int) -> float:
     """The loss after so many real steps, on the same batch."""
     loss = torch.tensor(0.0)
     for _ in range(steps):

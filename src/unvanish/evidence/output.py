@@ -15,11 +15,12 @@ from torch import Tensor
 
 from unvanish.evidence.last import Last
 from unvanish.evidence.loss import best_constant_of
+from unvanish.evidence.moving import or_none
 from unvanish.evidence.output_loss import OutputLoss, lowest
 from unvanish.records import LossFacts, OutputFacts
 from unvanish.rules.conditions import MOVES, UNREACHABLE
 from unvanish.trace.calls import Call, Met
-from unvanish.trace.scaled import norm_of
+from unvanish.trace.scaled import norm_of, normal_like
 
 NEARLY = 0.01  # of the reduction: what a shorter move may leave and still count as enough
 TINY = 1e-6
@@ -68,13 +69,37 @@ def output_facts(last: Last, output_call: Last | None, loss: LossFacts) -> Outpu
     if loss.value > 0.0:
         best = max(best, 0.0)
     reference, reached = max(loss.value, loss.best_constant) - best, last.reach
-    if reached is None or not reference > 0.0:
+    if reached is None or not reference > 0.0 or (last.kind == "normalised" and only_weighs(last.output_loss)):
         return facts
     said = reached - best > UNREACHABLE * reference
     if said and at is not None and last.kind in ("bounded", "clipped"):  # before it is said, it is looked at again
         near = last.near(at[0].clamp(last.low, last.high))
         reached = reached if near is None else min(reached, near)
     return facts.replace(unreachable=max(0.0, (reached - best) / reference))
+
+
+def only_weighs(output_loss: OutputLoss) -> bool:
+    """Whether what the loss asks of each row of outputs has one direction, whatever the outputs are.
+
+    Then they are compared with nothing: they weigh the costs, returns or likelihoods of their row, and that their sum
+    is fixed is what is meant. Beside a target the direction is the way to it, and turns as the outputs move; asked at
+    outputs of size 1 and of 10^9, so that no target lies too far off for that.
+    """
+    if len(output_loss.now) != 1 or output_loss.now[0].ndim < 2 or output_loss.now[0].shape[-1] < 2:
+        return False
+
+    def asked(size: float, seed: int) -> Tensor:
+        drawn = normal_like(output_loss.now[0], torch.Generator().manual_seed(seed)).abs() * size
+        with torch.enable_grad():
+            z = drawn.requires_grad_(True)
+            return torch.autograd.grad(output_loss.at([z]), z)[0].double().reshape(-1, z.shape[-1])
+
+    rows = or_none(lambda: (asked(1.0, 0), asked(1e9, 1)))
+    if rows is None or not all(bool(each.isfinite().all()) for each in rows):
+        return False
+    one, other = (each / each.norm(dim=1, keepdim=True).clamp(min=1e-300) for each in rows)
+    cosines = (one * other).sum(1).abs()
+    return bool((cosines > 1.0 - 1e-4).all())
 
 
 SCALES = ("mul", "rmul", "multiply", "div", "truediv", "divide", "true_divide")

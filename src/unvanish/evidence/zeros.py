@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
 from unvanish.trace.scaled import LOG_ZERO, normal_like
+from unvanish.trace.structure import tensors
 
 NUDGE = 1e-2  # far below an ordinary weight, so that no activation is driven to an end; the walk loses no size
 REDUCES = ("mean", "sum", "norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "amax", "amin", "logsumexp")
@@ -103,9 +105,19 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
         behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
-            last = tuple(capture.calls[k].place_and_line for k in sorted(ends & behind)[:3])
-            found[layer.name] = ZeroFacts(layer=layer.name, opens=False, blocked_by=last, by_construction=True)
+            those = [capture.calls[k] for k in sorted(ends & behind)]
+            same = all(c.name == "batch_norm" for c in those) and _same_samples(look.problem.inputs)
+            last = tuple(c.place_and_line for c in those[:3])
+            found[layer.name] = ZeroFacts(
+                layer=layer.name, opens=False, blocked_by=last, by_construction=True, alike=same
+            )
     return tuple(found.values())
+
+
+def _same_samples(inputs: Any) -> bool:
+    """Whether every entry of a batch is its first one again, in all its tensors."""
+    batch = [t for t in tensors(inputs) if t.ndim and not t.is_nested and t.layout is torch.strided]
+    return bool(batch) and all(bool((t == t[:1]).all()) for t in batch)
 
 
 def _leaves_signs(call: Call) -> bool:

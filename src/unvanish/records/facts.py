@@ -221,7 +221,7 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
 
     ``opens``: a gradient came back. ``gates``: zero tensors of other layers that have a gradient of their own.
     ``blocked_by``: the calls that receive a signal and send none back. ``by_construction``: such a call passes no
-    gradient on random input either.
+    gradient on random input either. ``alike``: it is a batch normalisation, and all samples of this batch are the same.
     """
 
     layer: str
@@ -229,6 +229,7 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     gates: tuple[str, ...] = ()
     blocked_by: tuple[str, ...] = ()
     by_construction: bool = False
+    alike: bool = False
 
 
 class StoppedFacts(Record, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ KEPT = ("left out by the optimizer", "this batch", "library", "switched off", "i
 """How causes begin of layers that have no gradient and no fault: kept by no optimizer, and so frozen in another way, or
 left out by this batch, by a library's own forward, or by a factor of zero."""
 
-MEANT = ("a part cut off", "the end of a schedule")
+MEANT = ("a part cut off", "the end of a schedule", "a branch that hardly counts")
 """Causes of notes on what may be meant and is to be looked at: no word for an illness stands above them."""
 
 CHANGES = ("UV801", "UV802", "UV803", "UV804", "UV805")
@@ -74,13 +74,13 @@ def _called(report: Report) -> str:
     if not report.findings or not report.healthy or "healthy" not in verdicts:
         return words(report.verdict).capitalize()
     open_questions = [f for f in report.findings if f.verdict == "undecided"]
-    kept = [f for f in report.findings if f.verdict in INTENDED or f.cause.startswith(KEPT)]
+    kept = [f for f in report.findings if f.verdict in INTENDED or (f.verdict == "unused" and f.cause.startswith(KEPT))]
     others = [f for f in report.findings if f not in kept and f not in open_questions]
     first = index(report).deciding
     if first is not None and first.code in CHANGES and verdicts <= {"healthy", *INTENDED}:
         return "Noted"
     if others or not verdicts <= {"healthy", "unused", *INTENDED}:
-        meant = verdicts <= {"healthy", *ASIDE} and all(f.cause in MEANT for f in others)
+        meant = verdicts <= {"healthy", "underflow", *ASIDE} and all(f.cause in MEANT for f in others)
         return "Noted" if meant else words(report.verdict).capitalize()
     if not open_questions:
         return "Healthy"

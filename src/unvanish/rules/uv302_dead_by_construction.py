@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.records import Evidence, Flow, LayerFlow, ZeroFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 from unvanish.words.numbers import listing
@@ -15,7 +15,7 @@ from unvanish.words.numbers import listing
     "dead",
     "dead by construction",
     tier="dead_by_construction",
-    levels=("error",),
+    levels=("error", "note"),
     needs=("zeros",),
     remedies=("output-layer", "norm-one-group", "norm-off"),
     fires_on=("softmax-one-unit", "groupnorm-one-number", "layernorm-one-number"),
@@ -34,7 +34,8 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
     or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
     gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the gradient
-    what its eps does, once the two are further apart than its root. Of weights of which a step is taken before
+    what its eps does, once the two are further apart than its root. A note where it is a batch normalisation and all samples of this
+    batch are the same: then the batch is to blame. Of weights of which a step is taken before
     they meet the data, the graph is searched for a way around it; where there is none they are named, also in a layer
     whose bias learns.
 
@@ -47,8 +48,11 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     """
     facts = {each.layer: each for each in flow.zeros}
     layers = [each for each in judged(flow, "dead") if each.name in facts and facts[each.name].by_construction]
+    alike = [layer for layer in layers if facts[layer.name].alike]
+    rest = [*_behind_steps(flow), *_of_this_batch(flow, alike, facts)]
+    layers = [layer for layer in layers if layer not in alike]
     if not layers:
-        return _behind_steps(flow)
+        return rest
     calls = dict.fromkeys(block for layer in layers for block in facts[layer.name].blocked_by)
     blocks, passes = listing(calls), "passes" if len(calls) < 2 else "pass"
     jacobian = Evidence(name="log10_jacobian_norm", value=_largest(layers))
@@ -64,9 +68,26 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
             f" gradient, on random input as little as on this batch.{sources(layers)}"
         )
         jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",)
+    said = Statement(
+        level="error", layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies
+    )
+    return [said, *rest]
+
+
+def _of_this_batch(flow: Flow, layers: list[LayerFlow], facts: dict[str, ZeroFacts]) -> list[Statement]:
+    """What is said where it is no construction, but the samples that were given, that leave nothing."""
+    if not layers:
+        return []
+    blocks = listing(block for layer in layers for block in facts[layer.name].blocked_by)
+    message = (
+        f"{subject(flow, layers, 'learns', 'learn')} nothing through {blocks} on this batch, because all its samples are"
+        " the same: a batch normalisation takes their mean from each of them. Samples that differ get"
+        f" through.{sources(layers)}"
+    )
+    jacobian = Evidence(name="log10_jacobian_norm", value=_largest(layers))
+    cause = "this batch"
     return [
-        Statement(layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies),
-        *_behind_steps(flow),
+        Statement(level="note", layers=names(layers), cause=cause, message=message, evidence=(jacobian,), remedies=())
     ]
 
 
@@ -83,7 +104,7 @@ def _behind_steps(flow: Flow) -> list[Statement]:
     )
     none = Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf)
     layers = tuple(dict.fromkeys(each.layer for each in facts))
-    return [Statement(layers=layers, cause=blocks, message=message, evidence=(none,), remedies=())]
+    return [Statement(level="error", layers=layers, cause=blocks, message=message, evidence=(none,), remedies=())]
 
 
 NORMS = ("layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm")

@@ -75,9 +75,8 @@ def lr_too_small(
     layers are frozen, or no optimizer holds them, it is at most a note: the gap is that to the best outputs of all,
     which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
     activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
-    first step and before the last planned is an error by itself, before the first a note where no schedule leads from
-    it, and a note, too, where the schedule it came from has won something and nobody said how many steps are planned;
-    of an optimizer that counts no steps, a millionth of the schedule's rate is a note once steps were taken.
+    first step and before the last planned is an error; a note where no number was planned and the schedule has won,
+    before the first step without a schedule, and at a millionth of the schedule's where steps are not counted.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 

@@ -39,7 +39,9 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     Evidence: the last call that changes a number (views, transposes and the like only move them) normalises or divides
     by its length, spread, sum or largest entry what it is given, or the loss takes logits and the last call bounds or
     clips them, as a product of unit vectors of outputs and weights does; and the lowest loss that any input of that
-    call can reach leaves more than ``threshold`` of the achievable reduction out of reach. Or the model's last call
+    call can reach leaves more than ``threshold`` of the achievable reduction out of reach. Not where the outputs are
+    compared with nothing and only weigh something, as shares of a portfolio or of a mixture do: what the loss asks of a
+    sample then has one direction, whatever the outputs are. Or the model's last call
     ends on one side, the loss divides the outputs by their sum (it stays the same when all of them grow by one factor),
     and with the outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more
     than ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back,

@@ -314,6 +314,7 @@ _ZERO = {
     "gates": "Zero tensors of other layers that have a gradient of their own and so will open the way.",
     "blocked_by": "The calls that receive an error signal and send none back.",
     "by_construction": "True if such a call passes no gradient on random input either: no training will open it.",
+    "ZeroFacts.alike": "True if it is a batch normalisation and the samples of this batch are all the same.",
 }
 
 _UNUSED = {
