@@ -197,15 +197,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
-    flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
-    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    steps = steps_of_weights(look, seen)
-    flow = flow.replace(
-        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
-        stopped=stopped_facts(
-            look, seen, steps, [call.trunk for call in flow.calls], None if updates is None else updates.held
-        ),
-    )
+    flow = _with_zeros(look, flow, seen, None if updates is None else updates.held)
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -224,9 +216,16 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
 
 
-def _with_unused(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
-    out = unused_facts(look.capture, look.layers, flow.layers, held, [call.trunk for call in flow.calls])
-    return flow.replace(unused=(*out, *not_chosen(look.capture, look.layers, seen, held)))
+def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    """Why layers, or some of their tensors, get no gradient at all."""
+    trunk, steps = [call.trunk for call in flow.calls], steps_of_weights(look, seen)
+    out = unused_facts(look.capture, look.layers, flow.layers, held, trunk)
+    weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    return flow.replace(
+        unused=(*out, *not_chosen(look.capture, look.layers, seen, held)),
+        stopped=stopped_facts(look, seen, steps, trunk, held),
+        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+    )
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:

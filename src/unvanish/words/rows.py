@@ -85,5 +85,12 @@ ROWS = {
     "BypassFacts.cut_at": "The source line of the cut.",
     "BypassFacts.at": "The source line where what was cut is consumed.",
     "BypassFacts.layers": "The trained layers before the cut.",
+    "stopped": "Tensors that get no gradient in layers of which another tensor does: behind a step, or cut out.",
+    "StoppedFacts.layer": "The layer they belong to.",
+    "StoppedFacts.parameters": "Their full names.",
+    "StoppedFacts.by": "The step, with its place, or what took them out of the graph.",
+    "StoppedFacts.at": "The source line of a cut; empty for a step.",
+    "StoppedFacts.cut": "True if they were taken out of the graph before they met any data.",
+    "PairFacts.partly": "True if the model has other outputs, which were left as they are.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
