@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide import beside, decide, vanishing_level
-from unvanish.decide.limits import VANISHED
+from unvanish.decide.limits import STATE, VANISHED
 from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
@@ -47,6 +47,7 @@ from unvanish.evidence.small_inputs import with_small_inputs
 from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.stopped import steps_of_weights, stopped_facts
 from unvanish.evidence.time_axis import time_facts
+from unvanish.evidence.time_steps import with_steps_in_time
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.bypassed import bypass_facts
@@ -123,7 +124,8 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             go_on()
             flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(this))
+            flow = flow.replace(time=time_facts(this, any(each.kind == STATE for each in flow.bypassed)))
+            flow = with_price(with_steps_in_time(this, flow))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -197,7 +199,8 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
-    flow = _with_zeros(look, flow, seen, None if updates is None else updates.held)
+    held = None if updates is None else updates.held
+    flow = _with_zeros(look, _with_unused(look, flow, seen, held), seen, held)
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -205,9 +208,19 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(look, flow, output_loss, (last, own), updates)
-        return with_price(_with_gradient_curvatures(look, flow, output_loss))
+        return _with_gradient_curvatures(look, flow, output_loss)
 
     return flow, more
+
+
+def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    """With what the layers without a gradient are behind, and the tensors that get none in layers that have one."""
+    weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    steps, trunk = steps_of_weights(look, seen), [call.trunk for call in flow.calls]
+    return flow.replace(
+        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        stopped=stopped_facts(look, seen, steps, trunk, held),
+    )
 
 
 def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkGrams | None) -> Observed:
@@ -216,16 +229,9 @@ def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkG
     return observe(look.capture, look.layers, probes=probes, seed=look.seed, updates=updates, ends=ends, watch=watch)
 
 
-def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
-    """Why layers, or some of their tensors, get no gradient at all."""
-    trunk, steps = [call.trunk for call in flow.calls], steps_of_weights(look, seen)
-    out = unused_facts(look.capture, look.layers, flow.layers, held, trunk)
-    weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    return flow.replace(
-        unused=(*out, *not_chosen(look.capture, look.layers, seen, held)),
-        stopped=stopped_facts(look, seen, steps, trunk, held),
-        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
-    )
+def _with_unused(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    out = unused_facts(look.capture, look.layers, flow.layers, held, [call.trunk for call in flow.calls])
+    return flow.replace(unused=(*out, *not_chosen(look.capture, look.layers, seen, held)))
 
 
 def _with_noise(flow: Flow, flags: dict[str, bool] | str) -> Flow:

@@ -63,14 +63,18 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         before, seen[taken] = seen[last], now
         if taken == tried[0]:
             return not enough < now <= top
-        near = _steps_left(now, enough, before, taken - last) <= tried[-1] - taken
-        return not (enough < now and (near or now <= HALVED * before))
+        return not falls_to(enough, now, before, taken - last, tried[-1] - taken)
 
     with stepped(problem, model, optimizer, 1.0, tried[-1], look.seed, measured) as end:
         pass
     last = max(seen)
     value = seen[last] if last else end
     return facts.replace(regained=value if math.isfinite(value) else math.inf, regained_after=last or max(1, taken))
+
+
+def falls_to(enough: float, now: float, before: float, since: int, left: int) -> bool:
+    """Whether a loss is not down at ``enough``, but on its way: halved in so many steps, or there in those ``left``."""
+    return enough < now and (_steps_left(now, enough, before, since) <= left or now <= HALVED * before)
 
 
 def _steps_left(now: float, enough: float, before: float, since: int) -> float:

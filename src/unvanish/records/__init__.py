@@ -55,6 +55,13 @@ EVERYTHING = (
 """All that a check may ask for, by the names of the fields that hold the answers."""
 
 
+REPEATED = tuple(
+    name for name in EVERYTHING
+    if name not in ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+)  # fmt: skip
+"""What a step of a running training tells that is run again: it has the signals of its loss, not the loss itself."""
+
+
 class Evidence(Record, frozen=True, kw_only=True):
     """One number a finding rests on: ``name`` is ``value``, compared by ``relation`` with ``threshold``."""
 

@@ -286,6 +286,9 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     beyond_chance: float | None = None
     within: float | None = None
     by_chance: float | None = None
+    tried: int = 0
+    in_reach: bool = False
+    rising: bool = False
     states_unseen: str = ""
     why: str = ""
 
@@ -315,8 +318,9 @@ class BypassFacts(Record, frozen=True, kw_only=True):
     """A cut that takes from trained ``layers`` a part of their signal: they are in the graph by another way.
 
     ``kind``: "sum" where one summand was cut and the other, made of it by layers, was not; "choice" where a later layer
-    is given what they only choose. ``cut``: detach, no_grad or the name of a call without a gradient, ``cut_at`` its
-    source line; ``at``: where what was cut is consumed.
+    is given what they only choose; "state" where they themselves are, at the next turn of a loop. ``cut``: detach,
+    no_grad or the name of a call without a gradient, ``cut_at`` its source line; ``at``: where what was cut is
+    consumed.
     """
 
     kind: str

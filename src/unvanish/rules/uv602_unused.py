@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unvanish.decide.limits import NOT_CHOSEN, SWITCHED_OFF
+from unvanish.decide.limits import NOT_CHOSEN, STATE, SWITCHED_OFF
 from unvanish.decide.siblings import is_one_of_many
 from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, StoppedFacts, UnusedFacts
 from unvanish.rules import Statement, rule
@@ -98,6 +98,13 @@ def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
         message = (
             f"In the sum at {facts.at} one summand is cut out of the graph by {facts.cut} at {facts.cut_at}: {who}"
             f" {'gets' if one else 'get'} the signal through the other summand alone, not past it."
+        )
+    elif facts.kind == STATE:
+        message = (
+            f"Between two turns of a loop the state is cut out of the graph by {facts.cut} at {facts.cut_at}: what"
+            f" {who} {'does' if one else 'do'} at one turn learns nothing from what a later one makes, and nothing"
+            " is learned that takes more than one turn. Between two batches that is meant; within one forward pass,"
+            " leave it out."
         )
     else:
         message = (
