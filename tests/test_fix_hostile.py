@@ -248,3 +248,23 @@ def test_transformed_activations_are_written_with_their_signs() -> None:
     from unvanish.remedies.transform import _signed
 
     assert (_signed(-1.32812), _signed(0.25)) == ("− 1.328", "+ 0.25")
+
+
+def test_a_loss_that_knows_its_samples_by_itself_is_told_to_take_them_as_targets() -> None:
+    x, action = torch.randn(40, 4), torch.randint(0, 3, (40, 1))
+    reward = torch.randn(40, 1)
+
+    def by_itself(outputs: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(outputs.gather(1, action), target)
+
+    def given(outputs: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
+        return F.mse_loss(outputs.gather(1, target[0]), target[1])
+
+    def searched(targets: Any, loss_fn: Any) -> Fixes:
+        model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        return fix(unvanish.Problem(model, x, targets, loss_fn, optimizer, steps=10), seeds=1)
+
+    with pytest.raises(UnvanishError, match=r"a part of the batch: what the loss_fn knows .* goes into targets"):
+        searched(reward, by_itself)
+    assert searched((action, reward), given).trials

@@ -130,3 +130,29 @@ def test_what_the_optimizer_does_not_hold_is_cut_on_purpose(seed: int) -> None:
     held = [p for name, p in model.named_parameters() if name not in ("0.weight", "2.weight")]
     report = diagnose(model, x, torch.sin(x[:, :1]), F.mse_loss, optimizer=torch.optim.Adam(held, 3e-3))
     assert errors(report) == {}
+
+
+class Pooled(nn.Module):
+    """Steps weighted by an attention of one score each, whose softmax goes along this axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.each, self.score, self.last = nn.Linear(3, 16), nn.Linear(16, 1), nn.Linear(16, 1)
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.each(x))
+        return self.last((self.score(h).softmax(self.axis) * h).sum(1))
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_another_output_layer_is_no_help_where_the_step_is_inside(seed: int, axis: int) -> None:
+    x = torch.randn(32, 6, 3, generator=torch.Generator().manual_seed(seed))
+    with seeded(seed):
+        inside, at_the_end = Pooled(axis), nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1), nn.Softmax(1))
+    report = diagnose(inside, x, x[:, :, :1].amax(1), F.mse_loss)
+    assert errors(report) == ({"UV302": ("score",)} if axis == -1 else {})
+    assert all(finding.remedies == () for finding in report.findings)
+    ended = diagnose(at_the_end, x[:, 0], (x[:, 0, :1] > 0).float(), F.mse_loss)
+    assert {f.code: f.remedies for f in ended.findings}["UV302"] == ("output-layer",)

@@ -77,6 +77,7 @@ class Report(Record, frozen=True, kw_only=True, dict=True):
     functions = _OfFlow(lambda flow: flow.functions)
     labels = _OfFlow(lambda flow: flow.labels)
     bypassed = _OfFlow(lambda flow: flow.bypassed)
+    stopped = _OfFlow(lambda flow: flow.stopped)
 
     @classmethod
     def from_flow(cls, flow: Flow, findings: Iterable[Finding]) -> Report:

@@ -6,7 +6,8 @@ import math
 
 from unvanish.records import Evidence, Flow, LayerFlow, ZeroFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.wording import judged, names, sources, subject
+from unvanish.rules.conditions import makes_outputs
+from unvanish.rules.wording import judged, names, place, sources, subject
 from unvanish.words.numbers import listing
 
 
@@ -67,7 +68,10 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
             f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} {passes} back exactly no"
             f" gradient, on random input as little as on this batch.{sources(layers)}"
         )
-        jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",)
+        ends = [
+            call for call in flow.calls if call.part == "model" and place(call) in calls and makes_outputs(flow, call)
+        ]
+        jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",) if ends else ()
     said = Statement(
         level="error", layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies
     )

@@ -186,9 +186,14 @@ class Scale:
             raise
         except Exception as error:
             fault = f"gave no single loss ({type(error).__name__}: {error})"
-            hint = (
-                "" if self.problem.loss_fn is not None else "; there is no loss_fn, so the model must return its loss"
-            )
+            hint = ""
+            if self.problem.loss_fn is None:
+                hint = "; there is no loss_fn, so the model must return its loss"
+            elif self.problem.validation is None:
+                hint = (
+                    "; without validation it is a part of the batch: what the loss_fn knows of all samples by itself"
+                    " goes into targets, a tuple or a mapping, and is parted with them"
+                )
             raise UnvanishError(f"the scoring data of the trial {copy.title!r} {fault}{hint}") from error
 
 

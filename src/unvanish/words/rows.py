@@ -91,5 +91,6 @@ ROWS = {
     "BypassFacts.cut_at": "The source line of the cut.",
     "BypassFacts.at": "The source line where what was cut is consumed.",
     "BypassFacts.layers": "The trained layers before the cut.",
+    "PairFacts.partly": "True if the model has other outputs, which were left as they are.",
     "PinnedFacts.rows": "Of a softmax: the share of its rows of which one entry has all but 1/400.",
 }
