@@ -63,7 +63,9 @@ def _of_mse(node: Any) -> Known | None:
     if not isinstance(given, Tensor) or not isinstance(target, Tensor):
         return None
     outputs, targets = (tuple(unstretched(each).shape) for each in (given, target))
-    while len(targets) > 1 and targets[0] == 1 and len(targets) == given.ndim:  # as they were before they were stretched
+    while (
+        len(targets) > 1 and targets[0] == 1 and len(targets) == given.ndim
+    ):  # as they were before they were stretched
         targets = targets[1:]
     return outputs, targets, (given - target).detach().double()
 

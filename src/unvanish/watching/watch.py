@@ -19,6 +19,7 @@ from torch import nn
 from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
+from unvanish.watching.aside import KINDS, Aside
 from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
 from unvanish.watching.carried import explained
@@ -35,7 +36,6 @@ from unvanish.watching.run import Run, in_a_notebook
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
-from unvanish.watching.unmoved import KINDS, Unmoved
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
@@ -69,7 +69,7 @@ class Watch:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
         self.beside = Beside(self.file, Reader(path).facts if goes_on else None)
-        self.unmoved = Unmoved(self.watcher, self.file, self.found, self._tell, self._repeat)
+        self.aside = Aside(self.watcher, self.file, self.found, self._tell, self._repeat)
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -271,7 +271,7 @@ class Watch:
         setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
-        self.unmoved.sampled(sample, self.beside)
+        self.aside.sampled(sample, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -289,7 +289,7 @@ class Watch:
             self._skipped(step)
             return
         if what in KINDS:
-            self.unmoved.seen(step, what)
+            self.aside.seen(step, what)
             return
         self.broke = step
         if self.nonfinite:
@@ -329,7 +329,7 @@ class Watch:
             found = self._repeat()
             if found.born:
                 self._of_the_repetition(watcher.scene(), found)
-        self.unmoved.look_at_what_rests(watcher.step, last=True)
+        self.aside.look_at_what_rests(watcher.step, last=True)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
