@@ -22,6 +22,7 @@ from unvanish.watching import alive, interposed
 from unvanish.watching.aside import KINDS, Aside
 from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
+from unvanish.watching.calls import drop
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
 from unvanish.watching.earlier import end_if_left, end_others, has_begun
@@ -120,7 +121,7 @@ class Watch:
         watcher.guard.close()
         watcher.processes.ends()
         if not watcher.processes.together:
-            self._unhook()
+            drop(self.hooks)
         watcher.detach()
         interposed.stop_listening(watcher)
         self.beside.write_notes(watcher)
@@ -142,10 +143,6 @@ class Watch:
         self.close(ended_by(error), fails=not isinstance(error, KeyboardInterrupt) and getattr(error, "code", 1) != 0)
         if says:
             LOG.warning("unvanish watched %d steps until it was interrupted; its run is %s", self.step, self.path)
-
-    def _unhook(self) -> None:
-        while self.hooks:
-            self.hooks.pop().remove()
 
     def __enter__(self) -> Watch:
         return self
@@ -333,10 +330,12 @@ class Watch:
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
-        if not self.nonfinite and self.tried <= HELD + step // 200:  # a run that skips again and again pays no more
+        no_overflow = self.watcher.scale() < 1.0  # what is not finite at a part of its size is so without any scale
+        # a run that skips again and again pays no more
+        if not self.nonfinite and (no_overflow or self.tried <= HELD + step // 200):
             self.tried += 1
             found = self._repeat(plain=True)
-            if found.born in ("forward", "backward"):
+            if no_overflow or found.born in ("forward", "backward"):
                 self.nonfinite, self.broke = True, step
                 self._of_the_repetition(self.watcher.scene(), found)
                 return

@@ -23,7 +23,7 @@ from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, odd, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.loss_call import Proportion, stake_of
 from unvanish.watching.nesting import Nesting
@@ -31,7 +31,7 @@ from unvanish.watching.processes import Processes
 from unvanish.watching.resting import Resting
 from unvanish.watching.sample import Column, Sample, total
 from unvanish.watching.signals import Signals, unread
-from unvanish.watching.step import GRADIENT, Step, is_sampled
+from unvanish.watching.step import Step, is_sampled
 from unvanish.watching.table import Table, smallest
 from unvanish.watching.without import Idle, Without
 
@@ -315,7 +315,7 @@ class Watcher:
         now, names = self.now, [column.name for column in self.columns]
         loss = math.fsum(float(each) for each in now.losses) if now.losses else math.nan
         return Scene(
-            self.step, loss, tuple(names[at] for at, row in now.rows.items() if row[GRADIENT] == math.inf),
+            self.step, loss, tuple(names[at] for at in odd(now.rows, self.table)),
             tuple(names[at] for at, (update, _) in now.moved.items() if not math.isfinite(update)),
             now.seen.was_finite, is_sampled(self.step - 1, self.every, self.apart), self.moving,
         )  # fmt: skip
