@@ -26,6 +26,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import SameFacts as SameFacts
+from unvanish.records.facts import StoppedFacts as StoppedFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
 from unvanish.records.facts import ZeroFacts as ZeroFacts
@@ -255,6 +256,7 @@ class Flow(Record, frozen=True, kw_only=True):
     functions: tuple[BackwardFacts, ...] = ()
     labels: LabelFacts | None = None
     bypassed: tuple[BypassFacts, ...] = ()
+    stopped: tuple[StoppedFacts, ...] = ()
 
     def call_at(self, index: int | None) -> CallFlow | None:
         """The call of that index, where it is known."""
