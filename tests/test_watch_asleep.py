@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,21 @@ def test_one_that_is_put_back_or_has_parts_asleep_on_purpose_is_left_alone(tmp_p
     assert not notes(tmp_path, nn.Dropout(0.3), again=True, at_first=True)
     (tmp_path / "r.unvanish").unlink()
     assert not notes(tmp_path, nn.BatchNorm1d(16), again=True, at_first=True, whole=False)
+
+
+def test_a_teacher_in_eval_mode_that_no_optimizer_moves_is_no_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    with unvanish.watch(
+        {"student": student, "teacher": teacher}, optimizer, every=1, to=tmp_path / "r.unvanish"
+    ) as run:
+        for _ in range(4):
+            x = torch.randn(32, 8)
+            optimizer.zero_grad()
+            (student(x) - teacher(x)).square().mean().backward()
+            optimizer.step()
+    report = run.report()
+    assert report.setting.mode == "train"
+    assert not any("eval mode" in note for note in report.notes)

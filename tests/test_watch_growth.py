@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def grown(std: float | None, depth: int = 12, width: int = 32) -> nn.Sequential:
-    """Weights of N(0, std), each layer of which multiplies the signal by std·√(width / 2); None: as torch makes them."""
+    """Weights of N(0, std), of which each layer multiplies the signal by std·√(width / 2); None: those of torch."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [nn.Linear(width, width), nn.ReLU()]
@@ -61,7 +61,9 @@ def test_growth_is_noted_at_the_first_step_with_the_numbers_of_a_check(seed: int
     net = grown(0.6)
     state = torch.random.get_rng_state()
     x, y = torch.randn(128, 32), torch.randint(0, 10, (128,))
-    (checked,) = [f for f in unvanish.diagnose(net, x, y, F.cross_entropy, effort="quick").findings if f.code == "UV202"]
+    (checked,) = [
+        f for f in unvanish.diagnose(net, x, y, F.cross_entropy, effort="quick").findings if f.code == "UV202"
+    ]
     torch.random.set_rng_state(state)
     (found,), run = trained(net, still, 6, tmp_path)
     assert (found.level, found.layers, found.verdict) == ("note", checked.layers, "exploding")
@@ -78,7 +80,9 @@ def test_it_is_an_error_once_thirty_steps_have_not_made_good_for_it(seed: int, t
     found, run = trained(grown(0.6), still, 61, tmp_path)
     assert [each.level for each in found] == ["note", "error"]
     assert "60 real steps of SGD of this training do not lower the loss" in found[1].message
-    ends = {finding.level: until for _, until, finding in unvanish.load_run(run.path).episodes if finding.code == "UV202"}
+    ends = {
+        finding.level: until for _, until, finding in unvanish.load_run(run.path).episodes if finding.code == "UV202"
+    }
     assert ends["note"] is not None and ends["error"] is None
     assert [each.level for each in run.report().findings if each.code == "UV202"] == ["error"]
 
@@ -110,7 +114,10 @@ def test_a_loss_far_above_the_best_constant_has_not_converged(tmp_path: Path) ->
     """A thousandth of an absurd start is no end; without the best constant nothing else could be seen."""
     torch.manual_seed(0)
     net = grown(0.6, depth=16)
-    for loss_of, converged in ((F.cross_entropy, False), (lambda z, y: F.cross_entropy(z, y) + 1e-9 * z.abs().mean(), True)):
+    for loss_of, converged in (
+        (F.cross_entropy, False),
+        (lambda z, y: F.cross_entropy(z, y) + 1e-9 * z.abs().mean(), True),
+    ):
         scale = [1.0]
 
         def falling(z: Tensor, y: Tensor, loss_of: Loss = loss_of, scale: list[float] = scale) -> Tensor:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import unvanish
 from unvanish.records import Finding
-from unvanish.watching.buffers import odd_buffers
 from unvanish.watching.carried import LOOK
 from unvanish.watching.norms import norm, norms
+from unvanish.watching.resting import odd_buffers
 from unvanish.watching.step import is_sampled
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, norms
+from unvanish.watching.sample import GRADIENT
 from unvanish.watching.signals import log10
 from unvanish.watching.table import Place, spread
 
@@ -202,6 +203,14 @@ def looks_finite(first: Tensor | None) -> bool:
         return True
     here = gradient if type(gradient) is Tensor else local(gradient)
     return math.isfinite(here.sum().item())
+
+
+def odd(rows: Mapping[int, Sequence[float]], places: Iterable[Place]) -> list[int]:
+    """The layers whose gradient is not finite: by what was read of them, or where nothing was, by a look at it."""
+    if rows:
+        return [at for at, row in rows.items() if row[GRADIENT] == math.inf]
+    found = [(place.at, p.grad) for place in places for p in place.trainable if p.grad is not None]
+    return list(dict.fromkeys(at for at, g in found if not g.is_sparse and not local(g.detach()).isfinite().all()))
 
 
 def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:

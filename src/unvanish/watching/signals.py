@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
@@ -39,6 +39,22 @@ TRANSFORMED = (
 FUSED = (
     "a frozen nn.TransformerEncoderLayer in eval mode runs as one kernel, and would run as others where activations"
     " are looked at: so dead and saturated units are not known"
+)
+
+NO_BACKWARD = (
+    "of a step without a backward of its own (its gradients are those of the step before, or come from"
+    " torch.autograd.grad or torch.func) only gradients, weights and updates are read: its loss, error signals and the"
+    " gradient before clipping are not known"
+)
+COMPILED = (
+    "inside a compiled module only gradients and weights are read, and its layers are not judged: a hook there would"
+    " break its graph; "
+)
+AS_WRAPPED = COMPILED + "a check of the running batch (check_every=K) runs the module itself, and judges them"
+IN_PLACE = COMPILED + (
+    "where model.compile() has compiled it in place, or a function that calls it is compiled, its calls are not seen"
+    " either, and no step can be run again; torch.compile(model) in its stead lets a check of the running batch"
+    " (check_every=K) judge them"
 )
 
 HOPS = 4
@@ -278,3 +294,10 @@ def log10(value: float) -> float:
     if value == 0.0:
         return -math.inf
     return math.log10(value) if 0.0 < value < math.inf else math.inf
+
+
+def unread(losses: Sized, samples: Iterable[int], signals: Signals) -> list[str]:
+    """Notes of what is not read in a step with these ``losses``, of so many ``samples`` by layer, and why."""
+    compiled = AS_WRAPPED if any(samples) else IN_PLACE
+    without = [] if losses else [NO_BACKWARD]
+    return [*without, *signals.unread, *([compiled] if signals.compiled else [])]

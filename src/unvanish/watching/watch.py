@@ -19,8 +19,10 @@ from torch import nn
 from unvanish.records import Finding, UnvanishError, from_builtins, to_builtins
 from unvanish.report import Report
 from unvanish.watching import alive, interposed
+from unvanish.watching.aside import KINDS, Aside
 from unvanish.watching.beside import Beside
 from unvanish.watching.broken import Scene, findings_of, of_the_optimizer, of_the_rate, of_the_scale
+from unvanish.watching.calls import drop
 from unvanish.watching.carried import explained
 from unvanish.watching.dated import dated
 from unvanish.watching.earlier import end_if_left, end_others, has_begun
@@ -35,7 +37,6 @@ from unvanish.watching.run import Run, in_a_notebook
 from unvanish.watching.run_file import Reader, RunFile
 from unvanish.watching.sample import Sample
 from unvanish.watching.tags import known_fields, of_the_layers, of_the_step
-from unvanish.watching.unmoved import KINDS, Unmoved
 from unvanish.watching.watcher import Watcher
 
 LOG = logging.getLogger("unvanish")
@@ -69,7 +70,7 @@ class Watch:
             self.judging.history, before, self.judging.episodes = remembered(Reader(path))
             self.found.extend(before)
         self.beside = Beside(self.file, Reader(path).facts if goes_on else None)
-        self.unmoved = Unmoved(self.watcher, self.file, self.found, self._tell, self._repeat)
+        self.aside = Aside(self.watcher, self.file, self.found, self._tell, self._repeat)
         interposed.listen(self.watcher)
         atexit.register(self._end_with_the_program)
 
@@ -120,7 +121,7 @@ class Watch:
         watcher.guard.close()
         watcher.processes.ends()
         if not watcher.processes.together:
-            self._unhook()
+            drop(self.hooks)
         watcher.detach()
         interposed.stop_listening(watcher)
         self.beside.write_notes(watcher)
@@ -142,10 +143,6 @@ class Watch:
         self.close(ended_by(error), fails=not isinstance(error, KeyboardInterrupt) and getattr(error, "code", 1) != 0)
         if says:
             LOG.warning("unvanish watched %d steps until it was interrupted; its run is %s", self.step, self.path)
-
-    def _unhook(self) -> None:
-        while self.hooks:
-            self.hooks.pop().remove()
 
     def __enter__(self) -> Watch:
         return self
@@ -271,7 +268,7 @@ class Watch:
         setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
-        self.unmoved.sampled(sample, self.beside)
+        self.aside.sampled(sample, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -289,7 +286,7 @@ class Watch:
             self._skipped(step)
             return
         if what in KINDS:
-            self.unmoved.seen(step, what)
+            self.aside.seen(step, what)
             return
         self.broke = step
         if self.nonfinite:
@@ -329,14 +326,16 @@ class Watch:
             found = self._repeat()
             if found.born:
                 self._of_the_repetition(watcher.scene(), found)
-        self.unmoved.look_at_what_rests(watcher.step, last=True)
+        self.aside.look_at_what_rests(watcher.step, last=True)
 
     def _skipped(self, step: int) -> None:
         """The scale has overflowed; or the step holds a fault that no smaller scale would mend."""
-        if not self.nonfinite and self.tried <= HELD + step // 200:  # a run that skips again and again pays no more
+        no_overflow = self.watcher.scale() < 1.0  # what is not finite at a part of its size is so without any scale
+        # a run that skips again and again pays no more
+        if not self.nonfinite and (no_overflow or self.tried <= HELD + step // 200):
             self.tried += 1
             found = self._repeat(plain=True)
-            if found.born in ("forward", "backward"):
+            if no_overflow or found.born in ("forward", "backward"):
                 self.nonfinite, self.broke = True, step
                 self._of_the_repetition(self.watcher.scene(), found)
                 return

@@ -23,17 +23,16 @@ from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
-from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
+from unvanish.watching.gradients import Moves, gone, held, looks_finite, odd, scale_of, sizes
 from unvanish.watching.guard import Guard
 from unvanish.watching.loss_call import Proportion, stake_of
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.resting import Resting
 from unvanish.watching.sample import Column, Sample, total
-from unvanish.watching.signals import Signals
-from unvanish.watching.step import GRADIENT, Step, is_sampled
+from unvanish.watching.signals import Signals, unread
+from unvanish.watching.step import Step, is_sampled
 from unvanish.watching.table import Table, smallest
-from unvanish.watching.unread import unread
 from unvanish.watching.without import Idle, Without
 
 LOG = logging.getLogger("unvanish")
@@ -67,8 +66,8 @@ class Watcher:
         self._moving: Callable[[], Any] = lambda: None  # the optimizer whose step runs, or was the last to, weakly
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
-        self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
-        self.scaler_updates = self.guarded(self._scaler_updates)
+        told = self._backward_starts, self._backward_ends, self._scaler_updates
+        self.backward_starts, self.backward_ends, self.scaler_updates = map(self.guarded, told)
         self._steps, self._stepped, self._finish = map(self.guarded, (self._before_step, self._after_step, self.finish))
 
     def add_model(
@@ -316,7 +315,7 @@ class Watcher:
         now, names = self.now, [column.name for column in self.columns]
         loss = math.fsum(float(each) for each in now.losses) if now.losses else math.nan
         return Scene(
-            self.step, loss, tuple(names[at] for at, row in now.rows.items() if row[GRADIENT] == math.inf),
+            self.step, loss, tuple(names[at] for at in odd(now.rows, self.table)),
             tuple(names[at] for at, (update, _) in now.moved.items() if not math.isfinite(update)),
             now.seen.was_finite, is_sampled(self.step - 1, self.every, self.apart), self.moving,
         )  # fmt: skip
@@ -378,7 +377,8 @@ class Watcher:
             if self.now.rows:
                 if self.without.ends():
                     self.on_broken(self.step, "joined")
-                self.notes += [each for each in unread(self.now, self.signals) if each not in self.notes]
+                said = unread(self.now.losses, self.now.samples.values(), self.signals)
+                self.notes += [each for each in said if each not in self.notes]
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 renewed, self.table.renewed = self.table.renewed, set()
                 sample = self.now.sample(self.step, self.signals.before, renewed)

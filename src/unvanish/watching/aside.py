@@ -1,4 +1,5 @@
-"""What a run says of what no step shows: idle layers, layers left out, copies and passes that are no part of it."""
+"""What a run says that the numbers of its layers do not show, each once: layers that no step moves, outputs that do not
+fit the loss, units that are one, nan in what is no part of a step."""
 
 from __future__ import annotations
 
@@ -11,14 +12,13 @@ from unvanish.problem import name_of
 from unvanish.records import CopyFacts, Finding, Setting
 from unvanish.rules import ask
 from unvanish.watching.beside import Beside
-from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
 from unvanish.watching.history import HELD
 from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy, was_watched
 from unvanish.watching.paired import PAIRED, finding_of
 from unvanish.watching.passes import odd_pass, of_a_validation
 from unvanish.watching.replay import Replay
-from unvanish.watching.resting import of_what_rests
+from unvanish.watching.resting import odd_buffers, of_the_buffers, of_what_rests
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.sample import Column, Sample, flow_of
 from unvanish.watching.unpaired import UNPAIRED, of_the_unpaired
@@ -30,7 +30,7 @@ KINDS = ("idle", "used", "apart", "joined")
 """What the watcher tells of them."""
 
 
-class Unmoved:
+class Aside:
     """``found`` is the run's own list; ``tell(finding, step)`` adds to it, ``repeat()`` runs the step again."""
 
     def __init__(
