@@ -123,6 +123,27 @@ def test_a_module_called_twice_has_a_record_a_call() -> None:
     assert [layer.name for layer in layers] == ["shared", "shared#2", "head"]
     assert layers[0].call is not None and layers[1].call is not None and layers[0].call < layers[1].call
     assert layers[1].before == "shared" and layers[2].before == "shared#2"
+    assert [layer.first for layer in layers_of(captured(problem("called_twice", 0)))] == [True, False, True]
+
+
+@pytest.mark.parametrize("looks", ["before", "after", "only"])
+def test_a_call_that_the_loss_does_not_use_is_no_part_of_its_layer(looks: str) -> None:
+    """A result that is only written down; where the loss uses nothing of a layer, it is what there is."""
+    written: list[Tensor] = []
+
+    class Logged(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            if looks == "before":
+                written.append(input.mm(self.weight))
+            out = super().forward(input) if looks != "only" else input
+            if looks != "before":
+                written.append(input.mm(self.weight))
+            return out
+
+    model = nn.Sequential(Logged(2, 2), nn.Linear(2, 2))
+    capture = captured(Problem(model, torch.randn(4, 2), torch.randn(4, 2), squares))
+    names = [[capture.calls[at].name for at in layer.calls] for layer in layers_of(capture)]
+    assert names == [["mm"] if looks == "only" else ["linear"], ["linear"]]
 
 
 def test_tied_weights_are_one_parameter_of_two_layers() -> None:
@@ -158,7 +179,12 @@ def test_compiled_modules_are_checked_through_their_eager_original(part: str) ->
     body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
     given = Problem(nn.Sequential(body), torch.randn(3, 4), torch.randn(3, 2), squares)
     eager = captured(given)
-    wrapped: Any = torch.compile(body, backend="eager")
+    try:
+        wrapped: Any = torch.compile(body, backend="eager")
+    except RuntimeError as refused:  # torch 2.5 has no compiler under Python 3.13
+        if "not supported" not in str(refused):
+            raise
+        pytest.skip(str(refused))
     model: Any = nn.Sequential(wrapped) if part == "submodule" else given.model
     model = torch.compile(model, backend="eager") if part == "whole" else model
     compiled = captured(Problem(model, given.inputs, given.targets, squares))

@@ -48,6 +48,13 @@ start) shift; exec {ray} start "$@" --object-store-memory=80000000 ;;
 *) exec {ray} "$@" ;;
 esac
 """
+RAY_THAT_FAILS = """#!/bin/sh
+case $1 in
+stop) exit 0 ;;
+start) exit 1 ;;
+*) exec {ray} "$@" ;;
+esac
+"""
 UNVANISH = """#!/bin/sh
 exec {python} -c 'import sys; from unvanish.cli import main; sys.exit(main())' "$@"
 """
@@ -87,11 +94,65 @@ def taken(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+def submitted(folder: Path, ray: str) -> subprocess.CompletedProcess[str]:
+    """What the batch script did in that folder, with ``ray`` as the text of the command of that name."""
+    commands = folder / "bin"
+    commands.mkdir(exist_ok=True)
+    names = {"python": sys.executable, "ray": _ray(), "nodes": NODES}
+    for name, text in (("srun", SRUN), ("ray", ray), ("unvanish", UNVANISH)):
+        (commands / name).write_text(text.format(**names))
+        (commands / name).chmod(0o755)
+    (folder / "job.sh").write_text(block("bash", "#SBATCH"))
+    (folder / "grid.toml").write_text(GRID)
+    short = tempfile.mkdtemp(prefix="u", dir="/tmp")  # Ray's sockets lie in it, and their paths must be short
+    job = {
+        **os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "RAY_TMPDIR": short,
+        "SLURM_JOB_NUM_NODES": str(NODES), "SLURM_CPUS_PER_TASK": "1", "RAY_USAGE_STATS_ENABLED": "0",
+        MARK: str(os.getpid()),
+    }  # fmt: skip
+    job.pop("RAY_ADDRESS", None)
+    try:
+        return subprocess.run(["bash", "job.sh"], cwd=folder, env=job, capture_output=True, text=True, timeout=500)
+    finally:
+        for pid in mine():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(short, ignore_errors=True)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for its processes in /proc")
 def test_the_batch_script_starts_ray_on_all_nodes_and_the_sweep_on_the_first(tmp_path: Path) -> None:
+    _ready()
+    for _ in range(3):  # a head that takes longer than Ray's fixed 30 s, on a machine that is busy, was never started
+        done = submitted(tmp_path, RAY)
+        if "Failed to start Ray" not in done.stderr:
+            break
+        assert done.returncode != 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "On head node" in done.stdout and "6 points" in done.stdout, done.stdout + done.stderr
+    base = sqlite3.connect(tmp_path / "sweep.sqlite")
+    assert base.execute("SELECT COUNT(*) FROM results WHERE error = ''").fetchone() == (6,)
+    base.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for its processes in /proc")
+def test_the_job_has_failed_where_ray_does_not_start(tmp_path: Path) -> None:
+    _ready()
+    (tmp_path / "sweep.done").write_text("")  # of a job before
+    done = submitted(tmp_path, RAY_THAT_FAILS)
+    assert "Failed to start Ray" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and not (tmp_path / "sweep.sqlite").exists()
+
+
+def _ray() -> str:
+    return shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or ""
+
+
+def _ready() -> None:
+    """Skips where this machine cannot play two nodes of a cluster."""
     pytest.importorskip("ray")
-    ray = shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if ray is None or "symmetric-run" not in subprocess.run([ray, "--help"], capture_output=True, text=True).stdout:
+    ray = _ray()
+    if not ray or "symmetric-run" not in subprocess.run([ray, "--help"], capture_output=True, text=True).stdout:
         pytest.skip("this Ray has no `ray symmetric-run`")
     own = subprocess.run(["hostname", "--all-ip-addresses"], capture_output=True, text=True)
     if own.returncode or not own.stdout.split():
@@ -99,33 +160,6 @@ def test_the_batch_script_starts_ray_on_all_nodes_and_the_sweep_on_the_first(tmp
     running = [each for each in Path("/proc").glob("[0-9]*/cmdline") if b"gcs_server" in _read(each)]
     if running or taken(6379):
         pytest.skip("a Ray runs on this machine, or something else at its port")
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    names = {"python": sys.executable, "ray": ray, "nodes": NODES}
-    for name, text in (("srun", SRUN), ("ray", RAY), ("unvanish", UNVANISH)):
-        (commands / name).write_text(text.format(**names))
-        (commands / name).chmod(0o755)
-    (tmp_path / "job.sh").write_text(block("bash", "#SBATCH"))
-    (tmp_path / "grid.toml").write_text(GRID)
-    short = tempfile.mkdtemp(prefix="u", dir="/tmp")  # Ray's sockets lie in it, and their paths must be short
-    job = {
-        **os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path), "RAY_TMPDIR": short,
-        "SLURM_JOB_NUM_NODES": str(NODES), "SLURM_CPUS_PER_TASK": "1", "RAY_USAGE_STATS_ENABLED": "0",
-        MARK: str(os.getpid()),
-    }  # fmt: skip
-    job.pop("RAY_ADDRESS", None)
-    try:
-        done = subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=job, capture_output=True, text=True, timeout=500)
-    finally:
-        for pid in mine():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(short, ignore_errors=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "On head node" in done.stdout and "6 points" in done.stdout
-    base = sqlite3.connect(tmp_path / "sweep.sqlite")
-    assert base.execute("SELECT COUNT(*) FROM results WHERE error = ''").fetchone() == (6,)
-    base.close()
 
 
 def _read(path: Path) -> bytes:

@@ -24,7 +24,7 @@ from unvanish.records import Evidence, Finding
 from unvanish.report import Report
 from unvanish.report.formats import formats
 from unvanish.report.frame import style
-from unvanish.report.html import write
+from unvanish.report.html import banner, write
 from unvanish.report.html_layers import COLUMNS, NAME, PRINTED, SIGNAL, VERDICT, layer_tables, table, told
 from unvanish.report.sentences import evidence_fact, said
 from unvanish.report.staircase import Fold
@@ -200,6 +200,16 @@ def test_everything_else_there_is_to_say():
         "Hochreiter 1991", "20 Linear layers: 17 vanished, 3 healthy", "net.py:12",
     ):  # fmt: skip
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [((), "no findings"), (("note", "error"), "1 error, 1 note"), (("error", "note", "error"), "2 errors, 1 note")],
+)
+def test_the_banner_counts_the_findings(levels, words):
+    (finding,) = MADE["vanishing-20"].findings
+    report = MADE["vanishing-20"].replace(findings=tuple(finding.replace(level=level) for level in levels))
+    assert Tree(banner(report)).texts[-1] == ("span", words)
 
 
 def test_a_code_this_version_does_not_know_has_no_documentation():

@@ -39,24 +39,27 @@ def hot(x: Tensor) -> Tensor:
     return (x > 0).float()
 
 
-TAKEN: dict[str, tuple[Loss, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str]] = {
-    "soft margin": (F.soft_margin_loss, hot, signs, "error"),
-    "cosine embedding": (cosine, hot, signs, "error"),
-    "hinge embedding": (F.hinge_embedding_loss, hot, signs, "error"),
-    "ranking": (ranked, hot, signs, "note"),
-    "multilabel": (F.multilabel_soft_margin_loss, signs, hot, "error"),
-    "several ones": (F.cross_entropy, hot, lambda x: F.one_hot(x.argmax(1), 4).float(), "note"),
-    "several shares": (F.cross_entropy, hot, lambda x: x.softmax(1), "note"),
+TAKEN: dict[str, tuple[Loss, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str, str]] = {
+    "soft margin": (F.soft_margin_loss, hot, signs, "error", "these are 0 and 1: those of 0 ask for nothing"),
+    "cosine embedding": (cosine, hot, signs, "error", "these are 0 and 1: those of 0 ask for nothing"),
+    "hinge embedding": (F.hinge_embedding_loss, hot, signs, "error", "these are 0 and 1: those of 0 count as both"),
+    "ranking": (ranked, hot, signs, "note", "these are 0 and 1: those of 0 ask for nothing"),
+    "multilabel": (F.multilabel_soft_margin_loss, signs, hot, "error", "takes labels from 0 to 1"),
+    "several ones": (F.cross_entropy, hot, lambda x: F.one_hot(x.argmax(1), 4).float(), "note", "have several ones"),
+    "several shares": (F.cross_entropy, hot, lambda x: x.softmax(1), "note", "have several ones"),
 }
 
 
 @pytest.mark.parametrize("effort", ["quick", "auto"])
 @pytest.mark.parametrize("name", TAKEN)
 def test_labels_of_another_kind_are_named(name: str, effort: str) -> None:
-    loss, odd, meant, level = TAKEN[name]
+    loss, odd, meant, level, words = TAKEN[name]
     for seed in SEEDS:
         report = check(loss, odd, seed, effort)
-        assert [f.level for f in report.findings if f.code == "UV706"] == [level]
+        (found,) = [f for f in report.findings if f.code == "UV706"]
+        assert found.level == level and words in found.message
+        (share,) = found.evidence
+        assert (share.relation, share.threshold) == (">", 0.0)
         assert report.flow.labels is not None and 0.2 < report.flow.labels.share < 1.0
         assert check(loss, meant, seed, effort).flow.labels is None
 

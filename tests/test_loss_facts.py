@@ -294,6 +294,39 @@ def test_a_cross_entropy_that_has_rounded_to_zero_is_learned(seed: int, gap: flo
     assert float(F.cross_entropy(model(x), classes).detach()) == 0.0 or gap < 17.0
 
 
+@pytest.mark.parametrize("gap", [20.0, 60.0, 200.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_log_probabilities_whose_loss_is_exactly_zero_are_learned(seed: int, gap: float) -> None:
+    """Free outputs lower the loss without end, and its slope by them is 1/n: but it is the logits that are free."""
+    generator = torch.Generator().manual_seed(seed)
+    x, classes = torch.randn(8, 8, generator=generator), torch.arange(8) % 3
+    layer = nn.Linear(8, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linalg.solve(x, gap * F.one_hot(classes, 3).float()).T)
+        layer.bias.zero_()
+    model = nn.Sequential(layer, nn.LogSoftmax(1))
+    assert float(F.nll_loss(model(x), classes).detach()) == 0.0
+    report = diagnose(model, x, classes, F.nll_loss)
+    assert [f.code for f in report.findings] == ["UV401"]
+    shares = torch.bincount(classes) / 8
+    loss = facts(model(x).detach(), classes, F.nll_loss)  # without the call before it nothing tells what is free
+    assert loss.relative_gap is None
+    assert report.loss is not None and report.loss.best_constant == pytest.approx(-float((shares * shares.log()).sum()))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loss_that_is_exactly_zero_on_its_way_below_is_not_learned(seed: int) -> None:
+    """The mean of a tanh that begins at 0 and is to be small: -1 is within reach."""
+    torch.manual_seed(seed)
+    last = nn.Linear(8, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), last, nn.Tanh())
+    report = diagnose(model, torch.randn(16, 4), loss_fn=lambda outputs, _: outputs.mean())
+    assert report.loss is not None and report.loss.value == 0.0 and report.loss.relative_gap != 0.0
+    assert report.verdict != "converged" and "UV401" not in [f.code for f in report.findings]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_what_one_constant_output_would_win_is_told_as_that(seed: int) -> None:
     """Of a hinge on labels of 0 and 1 an output of 1 for all wins most: the labels of 0 ask for nothing."""

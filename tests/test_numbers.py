@@ -11,6 +11,7 @@ from typing import Any
 
 import made_reports
 import pytest
+import torch
 
 from unvanish import lab
 from unvanish.records import Evidence, Finding, Trial
@@ -18,7 +19,19 @@ from unvanish.report import Report
 from unvanish.report.formats import formats
 from unvanish.rules.wording import about, factor
 from unvanish.trials import Fixes
-from unvanish.words.numbers import amount, decade, exact, exactly, number, percent, raise_powers, score, times
+from unvanish.words.numbers import (
+    LARGEST,
+    SMALLEST_NORMAL,
+    amount,
+    decade,
+    exact,
+    exactly,
+    number,
+    percent,
+    raise_powers,
+    score,
+    times,
+)  # fmt: skip
 
 INF = math.inf
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +45,13 @@ PRINTED = [
     ),
 ]
 """What is printed, and what prints."""
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+def test_the_ends_of_a_type_are_those_that_torch_has(name: str) -> None:
+    ends = torch.finfo(getattr(torch, name))
+    assert SMALLEST_NORMAL[name] == pytest.approx(math.log10(ends.smallest_normal))
+    assert LARGEST[name] == pytest.approx(math.log10(ends.max), abs=5e-3)
 
 
 @pytest.mark.parametrize(

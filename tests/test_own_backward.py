@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unvanish import Report, diagnose
+from unvanish.evidence import own_backward
 from unvanish.preserve import seeded
 
 SEEDS = range(2)
@@ -129,6 +130,16 @@ def test_what_may_be_meant_is_a_note(name: str) -> None:
     assert told(report) == [("x", kind)] and "UV710" not in [f.code for f in report.findings]
     (note,) = [note for note in report.notes if "Own at " in note]
     assert words in note
+
+
+@pytest.mark.parametrize(("name", "draws"), [("softplus", 2), ("half", 4), ("round", 4)])
+def test_two_directions_are_enough_where_they_show_nothing(
+    name: str, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    drawn, draw = [], own_backward._draw
+    monkeypatch.setattr(own_backward, "_draw", lambda *given: drawn.append(draw(*given)))
+    check(own(*{**QUIET, **NOTED}[name][:2]).apply, 0)
+    assert len(drawn) == draws
 
 
 def test_the_functions_are_as_before_and_state_is_left_alone() -> None:

@@ -292,3 +292,58 @@ def test_a_table_of_which_samples_are_alike_is_no_target_that_varies(classes: in
 
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8))
     assert "UV708" not in codes(diagnose(Problem(model, torch.randn(32, 6), torch.arange(32) % classes, contrast)))
+
+
+class Critic(nn.Module):
+    """Scores of three actions, and what the state is worth in a column, as actors with a critic give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.actor, self.critic = nn.Linear(6, 32), nn.Linear(32, 3), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.body(x))
+        return self.actor(hidden), self.critic(hidden)
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_picked_by_an_action_meet_every_target(right: bool, seed: int) -> None:
+    # Of Q-learning: gather takes whole numbers first, which are no targets, and what it gives is a column.
+    draw = torch.Generator().manual_seed(seed)
+    x, action = torch.randn(48, 6, generator=draw), torch.randint(0, 3, (48, 1), generator=draw)
+    worth = torch.sin(2 * x[:, 0]) + action[:, 0]
+    with seeded(seed):
+        model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    report = diagnose(
+        model, x, (action, worth), lambda o, t: F.smooth_l1_loss(o.gather(1, t[0]), t[1][:, None] if right else t[1])
+    )
+    assert codes(report) == ({} if right else {"UV708": "error"})
+    if not right:
+        assert "(48, 1) meet targets of shape (48,)" in report.findings[0].message
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_several_outputs_those_that_meet_every_target_are_asked_alone(right: bool, seed: int) -> None:
+    # The policy wins by other scores: that is no answer to whether the critic has targets of its own.
+    draw = torch.Generator().manual_seed(seed)
+    x, action = torch.randn(48, 6, generator=draw), torch.randint(0, 3, (48,), generator=draw)
+    reward = x[:, 1] + (action == 0)
+
+    def loss(outputs: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        value = outputs[1].squeeze(1) if right else outputs[1]
+        policy = F.cross_entropy(outputs[0], action, reduction="none") * (target > 0)
+        return policy.mean() + 0.5 * (value - target).square().mean()
+
+    with seeded(seed):
+        model = Critic()
+    found = look(Problem(model, x, reward, loss)).pairs
+    assert (found is None) == right
+    if found is not None:
+        assert found.partly and found.won < 0.02 and found.outputs == (48, 1) and found.targets == (48,)
+        # what is left of this part at the mean of the rewards is half their variance; the other part is as it is
+        rest = (loss(model(x), reward) - 0.5 * (model(x)[1] - reward).square().mean()).detach()
+        assert found.constant == pytest.approx(float(rest + 0.5 * reward.var(correction=0)), rel=1e-4)
+    report = diagnose(model, x, reward, loss)
+    assert report.healthy == right and ("the others as they are" in str(report.findings)) != right

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import unvanish
+from unvanish.pipeline import look
 from unvanish.preserve import seeded
 
 SEEDS = range(3)
@@ -81,3 +82,46 @@ def test_a_small_gradient_that_curvature_cannot_explain_away_is_still_below_eps(
 
     report = unvanish.diagnose(model, words, y, tiny, optimizer=torch.optim.Adam(model.parameters(), 1e-2))
     assert levels(report)["UV504"] == "error"
+
+
+def critic(size: float) -> nn.Module:
+    """Eight layers, as a game's judge has them, of weights no larger than this."""
+    layers = [nn.Linear(2, 64), *(m for _ in range(6) for m in (nn.LeakyReLU(0.2), nn.Linear(64, 64)))]
+    model = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Linear(64, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.clamp_(-size, size)
+    return model
+
+
+class Clipping(torch.optim.Adam):
+    """A step, and every weight back into a small range: what a critic's weights are clipped by."""
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.clamp_(-0.01, 0.01)
+        return found
+
+
+@pytest.mark.parametrize("clips", [True, False])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loss_below_the_best_constant_by_rounding_alone_is_no_sign_of_learning(seed: int, clips: bool) -> None:
+    # The loss of the critic has no lowest value. A constant has 0, and 100 steps bring it to -10^-10.
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.cat([torch.randn(64, 2, generator=draw) * 0.2 + 2, torch.randn(64, 2, generator=draw)])
+
+    def loss(outputs: Tensor, _: Tensor) -> Tensor:
+        return outputs[64:].mean() - outputs[:64].mean() + 1e-3 * outputs.square().mean()
+
+    with seeded(seed):
+        model = critic(0.01)
+    optimizer = (Clipping if clips else torch.optim.Adam)(model.parameters(), 1e-4)
+    given = unvanish.Problem(model, x, torch.zeros(1), loss, optimizer)
+    found = look(given).step
+    assert found is not None
+    if not clips:  # full steps add up, and let the signal through
+        assert found.arrived is not None and found.arrived > -2.5
+    assert found.learned is None or found.learned < -1e-5  # a thousandth of what outputs of size 0.01 win
+    assert levels(unvanish.diagnose(given))["UV101"] == ("error" if clips else "note")

@@ -349,3 +349,13 @@ def test_the_report_shows_the_bars_and_its_json_comes_back() -> None:
     assert len(drawn) == 40 and drawn[0] == "▁" and drawn[-1] == "█"
     assert "The error signal on its way back through time" in str(report)
     assert f"a thousandth is left after {facts.horizon} steps" in " ".join(str(report).split())
+
+
+def test_the_bars_of_numbers_that_are_known() -> None:
+    """From -8 to 0 in eighths: nothing arrives, not measured, the lowest, the middle, the highest, infinite."""
+    signal = (-math.inf, None, -8.0, -4.0, 0.0, math.inf)
+    facts = TimeFacts(layer="", kind="unbind", steps=6, log10_signal=signal)
+    assert bars(facts, 6) == "·▁▁▅██"
+    assert bars(facts, 3) == "▁▃█"  # two steps each: their mean
+    assert bars(facts.replace(log10_signal=(-2.0, 0.0)), 6) == "▅█"  # the bars span four decades at least
+    assert bars(facts.replace(log10_signal=(None, -math.inf)), 6) == ""

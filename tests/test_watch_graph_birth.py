@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import unvanish
-from unvanish.watching.graph_birth import born_in
+from unvanish.watching.graph_birth import born_in, broke_in
 
 INF = math.inf
 Fault = Callable[[Tensor], Tensor]
@@ -116,3 +116,57 @@ def test_a_forward_that_counts_its_calls(tmp_path: Path, every: int, parts: int)
     assert found.message.startswith(f"at step {8 // parts - 1}: a number was born")
     assert "sqrt, after layer inner" in found.message and "a state of its own" in found.message
     assert model.count == 8  # what a second run counts is put back
+
+
+def broke(fault: Fault, loss_of: Callable[[Tensor], Tensor] = lambda h: h.square().mean()) -> tuple[str, str]:
+    model = net()
+    first, act, *rest = model
+    h = fault(act(first(torch.randn(8, 6))))
+    for each in rest:
+        h = each(h)
+    loss = loss_of(h)
+    root = loss.grad_fn
+    loss.backward()
+    return broke_in(root, [model])
+
+
+class Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        return grads[0] * math.nan
+
+
+def _hooked(h: Tensor) -> Tensor:
+    h.register_hook(lambda g: g * INF)
+    return h
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda h: h + (h * 0.0).sqrt(), "sqrt, whose slope can be infinite, between layer 0 and layer 2"),
+        (lambda h: (h * 0.0).pow(0.5), "pow, whose slope can be infinite, between layer 0 and layer 2"),
+        (lambda h: h.relu() + (h * 0.0).sqrt(), "sqrt, whose slope can be infinite, between layer 0 and layer 2"),
+    ],
+)
+def test_the_call_in_whose_backward_it_broke_is_between_layers(fault: Fault, words: str) -> None:
+    assert broke(fault)[0] == words
+
+
+@pytest.mark.parametrize("fault", [Backwards.apply, _hooked])
+def test_where_no_slope_is_infinite_only_the_place_is_told(fault: Fault) -> None:
+    call, where = broke(fault)
+    assert call == "" and "between layer 0 and layer 2 (tanh, " in where and "or a hook" in where
+
+
+def test_what_broke_in_the_loss_is_behind_the_last_layer() -> None:
+    words = "sqrt, whose slope can be infinite, between layer 4 and the loss"
+    assert broke(lambda h: h, lambda h: (h * 0.0).square().sum().sqrt())[0] == words
+
+
+def test_finite_gradients_broke_nowhere() -> None:
+    assert broke(lambda h: h.exp().sqrt(), lambda h: F.cross_entropy(h, torch.zeros(8, dtype=torch.long))) == ("", "")

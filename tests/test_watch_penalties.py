@@ -64,6 +64,24 @@ def test_what_is_written_into_a_gradient_is_told_from_it_also_where_weights_are_
     assert "something wrote into it" in found.message
 
 
+@pytest.mark.parametrize("changed", [None, 0, 1])
+def test_of_two_calls_one_that_cannot_be_run_again_leaves_the_cause_open(changed: int | None, tmp_path: Path) -> None:
+    """That it was the penalty is known only where both were repeated, whichever comes first."""
+    torch.manual_seed(0)
+    first = nn.Linear(4, 8)
+    net = nn.Sequential(first, nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        batches = [torch.randn(16, 4), torch.randn(16, 4)]
+        (net(batches[0]).mean() + net(batches[1]).mean() + (0.0 * first.weight).norm().sqrt()).backward()
+        if changed is not None:
+            batches[changed].mul_(2.0)
+        optimizer.step()
+    (found,) = [each for each in run.findings if each.verdict == "nonfinite"]
+    assert ("sqrt" in found.message) == (changed is None)
+    assert ("changed in place since" in found.message) == (changed is not None)
+
+
 @pytest.mark.parametrize(("eps", "said"), [(1e-8, "its eps is 1e-08, which is 0 in float16"), (1e-4, "")])
 def test_an_eps_that_is_nothing_in_the_type_of_the_weights_is_named(eps: float, said: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -51,9 +51,16 @@ class Broken(nn.Module):
         return torch.sqrt(x) if x[0, 0] > 0.99999 else x
 
 
-def network(*, broken: bool = False) -> nn.Sequential:
+class BrokenBack(nn.Module):
+    """The root of zeros, whose slope is infinite, where the batch says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.sqrt(x * 0.0) if x[0, 0] > 0.99999 else x
+
+
+def network(*, broken: type[nn.Module] | None = None) -> nn.Sequential:
     torch.manual_seed(0)
-    middle = [nn.Tanh(), Broken()] if broken else [nn.Tanh()]
+    middle = [nn.Tanh()] if broken is None else [nn.Tanh(), broken()]
     return nn.Sequential(nn.Linear(6, 17), *middle, nn.Linear(17, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
@@ -95,7 +102,7 @@ def trained(
     return losses, run
 
 
-def sharded(*, broken: bool = False) -> nn.Module:
+def sharded(*, broken: type[nn.Module] | None = None) -> nn.Module:
     net = network(broken=broken)
     for layer in net:
         if isinstance(layer, nn.Linear):
@@ -194,9 +201,10 @@ def worker(rank: int, folder: str, port: int) -> None:
         return x * 1e3 if rank == 1 and step == 3 else x
 
     for name, change in (("data", bad_data), ("forward", large)):
-        scenario(f"nan-{name}", ddp(broken=name == "forward"), change=change, every=10)
+        scenario(f"nan-{name}", ddp(broken=Broken if name == "forward" else None), change=change, every=10)
     scenario("nan-fsdp", sharded(), change=bad_data, every=10)
-    scenario("nan-fsdp-forward", sharded(broken=True), change=large, every=10)
+    scenario("nan-fsdp-forward", sharded(broken=Broken), change=large, every=10)
+    scenario("nan-fsdp-backward", sharded(broken=BrokenBack), change=large, every=10)
     torch.manual_seed(0)
     waiting = Waiting()
     scenario("nan-waiting", DistributedDataParallel(waiting), change=lambda step, x: x * 1e38 if step == 3 else x)
@@ -304,6 +312,7 @@ def test_the_writer_may_leave_first(folder: Path, both: list[dict[str, Any]]) ->
         ("nan-forward", "sqrt"),
         ("nan-fsdp", "at step 3: the batch holds numbers that are not finite"),
         ("nan-fsdp-forward", "has left: sqrt, after layer 0 "),
+        ("nan-fsdp-backward", "on the way back in sqrt, whose slope can be infinite, between layer 0 and layer 3 "),
     ],
 )
 def test_a_number_that_breaks_in_another_process_is_named_there(

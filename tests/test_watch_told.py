@@ -59,7 +59,30 @@ def test_running_statistics_that_a_broken_pass_has_written_are_not_its_cause(
             optimizer.step()
     found = nonfinite(run)
     assert found.cause == {"forward": "log", "data": "data", "buffer": "parameters"}[kind]
-    assert ("already" in found.message) is False and found.message.startswith(f"at step {AT - (kind == 'buffer')}: ")
+    told_at = AT - (kind == "buffer")
+    assert "already" not in found.message and found.message.startswith(f"at step {told_at}: ")
+    kept = unvanish.load_run(run.path)
+    assert [began for began, _, each in kept.episodes if each.verdict == "nonfinite"] == [told_at]
+    repeated = kept.full_report()  # only a pass that broke by itself is worth a look
+    assert (repeated is not None and repeated.verdict == "nonfinite") == (kind == "forward")
+
+
+@pytest.mark.parametrize("at", [0, 1, AT])
+def test_weights_that_are_broken_between_two_steps_are_told_at_the_first_of_them(at: int, tmp_path: Path) -> None:
+    """Of the first step there is none before: the file dates it 0, as the message does."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with unvanish.watch(net, optimizer, every=1, to=tmp_path / "r.unvanish") as run:
+        for step in range(at + 2):
+            if step == at:
+                next(net.parameters()).data[0, 0] = math.nan
+            optimizer.zero_grad()
+            F.cross_entropy(net(torch.randn(16, 4)), torch.randint(2, (16,))).backward()
+            optimizer.step()
+    assert nonfinite(run).message.startswith(f"at step {max(at - 1, 0)}: ")
+    episodes = unvanish.load_run(run.path).episodes
+    assert [step for step, _, finding in episodes if finding.verdict == "nonfinite"] == [max(at - 1, 0)]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide import beside, decide, vanishing_level
-from unvanish.decide.limits import VANISHED
+from unvanish.decide.limits import STATE, VANISHED
 from unvanish.decide.stationary import has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.across import across_facts
 from unvanish.evidence.alike import alike_facts
@@ -45,7 +45,9 @@ from unvanish.evidence.same import same_facts
 from unvanish.evidence.samples import ChunkGrams
 from unvanish.evidence.small_inputs import with_small_inputs
 from unvanish.evidence.step import step_facts, with_real_steps
+from unvanish.evidence.stopped import steps_of_weights, stopped_facts
 from unvanish.evidence.time_axis import time_facts
+from unvanish.evidence.time_steps import with_steps_in_time
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.bypassed import bypass_facts
@@ -122,7 +124,8 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             go_on()
             flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(this))
+            flow = flow.replace(time=time_facts(this, any(each.kind == STATE for each in flow.bypassed)))
+            flow = with_price(with_steps_in_time(this, flow))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
 
 
@@ -196,9 +199,8 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         )
         flow = flow.replace(undecided=(*flow.undecided, refused))
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
-    flow = _with_unused(look, flow, seen, None if updates is None else updates.held)
-    weak = {a.name for a in measured if a.log10_transmission is not None and a.log10_transmission < VANISHED}
-    flow = flow.replace(zeros=without_normalisers(look, weak, zero_facts(look, seen)))
+    held = None if updates is None else updates.held
+    flow = _with_zeros(look, _with_unused(look, flow, seen, held), seen, held)
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -206,9 +208,19 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
 
     def more(flow: Flow) -> Flow:
         flow = _more_evidence(look, flow, output_loss, (last, own), updates)
-        return with_price(_with_gradient_curvatures(look, flow, output_loss))
+        return _with_gradient_curvatures(look, flow, output_loss)
 
     return flow, more
+
+
+def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Parameter], bool] | None) -> Flow:
+    """With what the layers without a gradient are behind, and the tensors that get none in layers that have one."""
+    weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
+    steps, trunk = steps_of_weights(look, seen), [call.trunk for call in flow.calls]
+    return flow.replace(
+        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        stopped=stopped_facts(look, seen, steps, trunk, held),
+    )
 
 
 def _observed(look: Look, updates: Updates | None, ends: set[int], apart: ChunkGrams | None) -> Observed:
@@ -301,7 +313,8 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     error = weak and vanishing_level(flow.replace(step=step), [a for a, _ in low if a.name in weak]) == "error"
     if step is None or flow.setting.eps is None or not error or min(weak.values()) < HOPELESS:
         return step
-    return with_recovery(look, updates.optimizer, step, frozenset(weak), flow.loss, lambda: moved(look))
+    outputs = 0.0 if flow.output is None else look.capture.calls[flow.output.call].norm
+    return with_recovery(look, updates.optimizer, step, frozenset(weak), flow.loss, lambda: moved(look), outputs)
 
 
 def quick_look(problem: Problem, model: nn.Module, seed: int = 0) -> tuple[tuple[LayerFlow, ...], tuple[CallFlow, ...]]:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from unvanish.cli import check, explain, fix, lab, run, sweep, view
-from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, STATUS, write
+from unvanish.cli.terminal import FAILED, HEALTHY, INTERRUPTED, write
 from unvanish.records import UnvanishError
 
 MEANT = {"watch": "did you mean run? unvanish run SCRIPT.py watches a training; unvanish.watch is for your own code"}
@@ -87,7 +87,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unvanish",
         description="Where did the gradient go, why, and what brings it back?",
-        epilog=STATUS,
+        epilog="To begin with: unvanish zoo sigmoid-20. What a command takes and returns: unvanish COMMAND --help.",
     )
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.set_defaults(run=_no_command)

@@ -45,7 +45,10 @@ def add(commands: Any) -> None:
         "--seeds", type=int, default=3, metavar="N", help="trainings that judge the choice (default: %(default)s)"
     )
     command.add_argument(
-        "--on", default="local", metavar="WHERE", help="local, ray, or ray://HOST:PORT (default: %(default)s)"
+        "--on",
+        default="local",
+        metavar="WHERE",
+        help="where trials run: local, ray, or ray://HOST:PORT (default: %(default)s)",
     )
     command.add_argument(
         "--workers",

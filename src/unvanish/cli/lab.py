@@ -28,7 +28,7 @@ def add(commands: Any, words: Sequence[str]) -> None:
         "Without EXPERIMENT: a page in the browser. With one: its table and the sentence that matters.",
     )  # fmt: skip
     if experiment is None:
-        settings_are = "its name; its settings: unvanish lab NAME --help; all of them: --list"
+        settings_are = "one of those that --list names; unvanish lab NAME --help shows its settings"
         lab.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help=settings_are)
         lab.add_argument("--list", action="store_true", help="list the experiments")
         lab.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any free one)")
@@ -61,8 +61,15 @@ def add(commands: Any, words: Sequence[str]) -> None:
     )  # fmt: skip
     theory.add_argument("activation", metavar="ACTIVATION", help="such as sigmoid, tanh, relu or gelu")
     theory.add_argument("--depth", type=int, metavar="N", help="layers (default: 20)")
-    theory.add_argument("--weight-variance", type=float, metavar="X", help="variance of a weight times the fan-in")
-    theory.add_argument("--bias-variance", type=float, metavar="X", help="variance of a bias")
+    theory.add_argument(
+        "--weight-variance",
+        type=float,
+        metavar="X",
+        help="variance of a weight times the fan-in: a row beside those of the common initialisations",
+    )
+    theory.add_argument(
+        "--bias-variance", type=float, metavar="X", help="variance of a bias, with --weight-variance (default: 0)"
+    )
     _add_output(theory)
     theory.set_defaults(run=_theory)
 

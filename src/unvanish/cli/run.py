@@ -131,7 +131,9 @@ def _summary(run: Run, script: str, why: str, status: int) -> str:
             " torch.optim.Optimizer, and does the script train in this process?"
         )
     head = f"unvanish: {made} steps of {script}, {len(run.steps)} sampled{f', {why}' if why else ''}"
-    return f"{head}\n\n{_text(run, sys.stderr)}\n\n{run.path}"
+    return (
+        f"{head}\n\n{_text(run, sys.stderr)}\n\nunvanish: the run is in {run.path}; unvanish view shows it step by step"
+    )
 
 
 def _text(run: Run, stream: Any) -> str:
@@ -187,6 +189,8 @@ def _latest(path: Path) -> Path:
     runs = sorted(path.glob("*.unvanish"), key=lambda each: each.stat().st_mtime)
     if not runs:
         raise UnvanishError(f"there is no run file (*.unvanish) in {str(path)!r}")
+    if len(runs) > 1:
+        write(sys.stderr, f"unvanish: {runs[-1]}, the newest of {len(runs):,} runs")
     return runs[-1]
 
 

@@ -22,7 +22,10 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument("grid", metavar="GRID.toml", help="what varies, what is fixed, and how it is run")
     command.add_argument(
-        "--on", default="local", metavar="WHERE", help="local, ray, or ray://HOST:PORT (default: %(default)s)"
+        "--on",
+        default="local",
+        metavar="WHERE",
+        help="where it runs: local, ray, or ray://HOST:PORT (default: %(default)s)",
     )
     command.add_argument(
         "-o", "--output", metavar="FILE",

@@ -365,6 +365,14 @@ def _open_questions(flow: Flow) -> list[tuple[str, str]]:
     if loss is None or loss.reacts is None:
         questions.append(("whether the loss is flat", "the loss was not tried on other outputs"))
     questions += [("how far back in time the signal reaches", a.why) for a in flow.time if a.why and not a.layer]
+    questions += [
+        (
+            "how far back in time the signal will reach",
+            f"after {a.tried:,} real steps it reached further and further, and more were too dear to try",
+        )
+        for a in flow.time
+        if a.rising
+    ]
     if flow.step is not None and flow.step.arriving is not None:
         why = f"{flow.step.arrived_after} real steps let more and more of it through, and more were too dear to try"
         questions.append(("whether the signal reaches the first layers in time", why))

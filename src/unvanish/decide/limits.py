@@ -90,6 +90,9 @@ NOT_CHOSEN = "no sample"
 """The same of a layer of whose results a mask, an index or weights of zero take nothing on this batch, and others' all
 the same: beside layers of its kind that are in use, it is an expert that no sample was sent to."""
 
+STATE = "state"
+"""The kind of a cut (``BypassFacts.kind``) between two turns of a loop, through which the same layers go again."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

@@ -23,6 +23,9 @@ CHANCE = 0.01
 def time_level(flow: Flow, facts: TimeFacts) -> str:
     """``error`` where what training needs is lost along a sequence, ``note`` where part of it is, "" where it is not.
 
+    A note, too, where real steps of the optimizer, tried and taken back, have brought it within reach, or bring more
+    and more steps there.
+
     Needed: the loss stays at its best constant although steps are lost to rounding; or what the targets ask depends on
     the inputs of a step that gets less than 10^-4 of the last steps' signal, and less on those of any other.
     """
@@ -33,7 +36,7 @@ def time_level(flow: Flow, facts: TimeFacts) -> str:
         return ""
     stays = at_constant and (is_stationary(flow) or flow.steps_taken >= STUCK)
     if depends_beyond(facts) or (stays and facts.lost):
-        return "error"
+        return "note" if facts.in_reach or facts.rising else "error"
     return "note" if facts.lost else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     Where they differ by their biases alone, or get gradients that differ, it is told by how much these do, if what they
     have in common is more than that.
     """
-    equal = [layer for layer in look.layers if layer.first and _rows(layer) > 1 and all(map(_alike, _matrices(layer)))]
+    equal = [
+        layer for layer in look.layers if layer.first and _rows(layer.live) > 1 and all(map(_alike, _matrices(layer)))
+    ]
     mixing = [layer for layer in equal if _mixes(layer) and not _looks_up(look, layer)]
     near = {layer.name for layer in mixing if _feeds_another(look, layer)}
     found = [layer for layer in equal if layer.name in near or all(map(_alike, layer.live))]
@@ -40,11 +43,21 @@ def copied_units(look: Look) -> tuple[CopyFacts, ...]:
     facts = list[CopyFacts]()
     for layer in found:
         if all(map(_alike, layer.live)) and _stay([gradients[id(p)] for p in layer.live]):
-            facts.append(CopyFacts(layer=layer.name, units=_rows(layer)))
+            facts.append(CopyFacts(layer=layer.name, units=_rows(layer.live)))
         elif layer.name in near:
             apart = _apart([gradients[id(p)] for p in _matrices(layer)])
-            facts += [CopyFacts(layer=layer.name, units=_rows(layer), apart=apart)] if apart < 1.0 else []
+            facts += [CopyFacts(layer=layer.name, units=_rows(layer.live), apart=apart)] if apart < 1.0 else []
     return tuple(facts)
+
+
+def stays_one_unit(live: Sequence[nn.Parameter]) -> int:
+    """How many units a layer with these parameters has, where all are one by their weights and by their ``.grad``.
+
+    0 where they differ, or the gradient is missing, or zero.
+    """
+    units = _rows(live)
+    alike = units > 1 and all(map(_alike, live)) and _stay([p.grad for p in live])
+    return units if alike else 0
 
 
 def _matrices(layer: Layer) -> list[nn.Parameter]:
@@ -79,10 +92,10 @@ def _apart(gradients: list[Tensor | None]) -> float:
     return math.sqrt(rest / mean) if mean > 0.0 and len(given) == len(gradients) else math.inf
 
 
-def _rows(layer: Layer) -> int:
+def _rows(live: Sequence[nn.Parameter]) -> int:
     """The units of a layer that has a matrix or a kernel: the length of the first axis that all its tensors share."""
-    sizes = {p.shape[0] if p.ndim else 0 for p in layer.live}
-    return sizes.pop() if len(sizes) == 1 and any(p.ndim > 1 for p in layer.live) else 0
+    sizes = {p.shape[0] if p.ndim else 0 for p in live}
+    return sizes.pop() if len(sizes) == 1 and any(p.ndim > 1 for p in live) else 0
 
 
 def _alike(parameter: Tensor) -> bool:

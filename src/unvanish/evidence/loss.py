@@ -40,7 +40,7 @@ def loss_facts(output_loss: OutputLoss | str, last: Last | None, value: float, s
     reacts = max(won, *(abs(m) for m in moves)) > FLAT * max(abs(value), best_constant or 0.0)
     # A residual of zero under a loss near the end of its type's range has been lost, not used up.
     lost = 0.0 < abs(value) < _least(output_loss)
-    spent = residual == 0.0 or _rounded_off(output_loss, value, residual, best_constant)
+    spent = residual == 0.0 or value == best_free or _rounded_off(output_loss, value, residual, best_constant)
     minimum = spent and not lost and (min(moves) >= 0.0 < max(moves) or _satisfied(value, best_constant))
     minimum = minimum and (best_constant is None or best_constant >= value) and _has_slopes(output_loss, seed)
     return _judge(value, residual, curvature, best_constant, best_free, reacts or minimum, minimum)
@@ -65,12 +65,17 @@ def _best(output_loss: OutputLoss, last: Last | None, value: float) -> tuple[flo
     """The loss of the best constant output and of the best output altogether.
 
     A positive loss that turns negative or is undefined among free outputs was written for what the last call gives (log
-    of a probability): then the search runs over what goes into that call.
+    of a probability): then the search runs over what goes into that call. One of exactly 0 has then reached the best,
+    where that search finds nothing below it.
     """
     best_constant, start = best_constant_of(output_loss)
     best_free = _best_free(output_loss, value, start)
-    if last is None or not last.kind or not value > 0.0:
+    if last is None or not last.kind or not value >= 0.0:
         return best_constant, best_free
+    if value == 0.0:
+        below = any(found is not None and found < 0.0 for found in (best_constant, best_free))
+        there = below and last.reach is not None and last.reach >= 0.0
+        return (best_constant_of(last.through)[0], value) if there else (best_constant, best_free)
     meant_for_it = best_free is not None and best_free < 0.0
     through = last.reach if meant_for_it or best_free is None or best_free > 1e-3 * value else None
     if through is None or not (meant_for_it or best_free is None or through < best_free):

@@ -40,9 +40,10 @@ def pair_facts(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFact
     try:
         with torch.no_grad():
             met = _met(look, output_loss)
-            if met is None:
-                return None
-            return _ask(output_loss, loss, met, look.seed) or _unasked(output_loss, loss, met, look.seed)
+            found = None if met is None else _ask(output_loss, loss, met, look.seed)
+            if found is None:
+                found = _stretched(look, output_loss, loss)
+            return found if found is not None or met is None else _unasked(output_loss, loss, met, look.seed)
     except Exception:  # a loss that refuses other outputs or targets: nothing is claimed
         return None
 
@@ -109,6 +110,42 @@ def _ask(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairF
         won=won / cost,
         constant=loss.best_constant,
     )
+
+
+def _stretched(look: Look, output_loss: OutputLoss, loss: LossFacts) -> PairFacts | None:
+    """The same of a meeting further on in the loss at which both shapes stretch, as after outputs were picked out.
+
+    Asked of the outputs that get there: what others win, as a policy beside its critic, is no answer to it.
+    """
+    capture = look.capture
+    for index in sorted(capture.met):
+        met = capture.met[index]
+        if capture.calls[index].part != "loss":
+            continue
+        part = _reaching(capture, output_loss, index)
+        if part is None or not _differ(met[1], part.now[0].shape[0] if part.now[0].ndim else 1):
+            continue
+        whole = len(part.now) == len(output_loss.now)
+        found = _ask(part, loss if whole else loss_facts(part, None, loss.value, look.seed), met, look.seed)
+        if found is not None and found.won < CONSTANT:
+            return found.replace(partly=not whole)
+    return None
+
+
+def _reaching(capture: Capture, output_loss: OutputLoss, index: int) -> OutputLoss | None:
+    """The loss as a function of those outputs alone that this call is made of; None where it is not known which."""
+    before, now = capture.leading_to([index]), output_loss.now
+    if len(now) == 1:
+        return output_loss
+    if len(capture.outputs) != len(now):
+        return None
+    places = [k for k, root in enumerate(capture.outputs) if capture.owner.get(root.slot[0]) in before]
+
+    def at(z: Sequence[Tensor]) -> Tensor:
+        free = dict(zip(places, z, strict=True))
+        return output_loss.at([free.get(k, t) for k, t in enumerate(now)])
+
+    return OutputLoss(at, [now[k] for k in places]) if places else None
 
 
 def _unasked(output_loss: OutputLoss, loss: LossFacts, met: Met, seed: int) -> PairFacts | None:

@@ -26,6 +26,7 @@ def with_price(flow: Flow) -> Flow:
         taken["what the weight decay does"] = 2 * (step.decayed_after or 0)
         walks = (step.walked is not None and not flow.rates) + (step.walked_scaled is not None)
         taken["whether the learning rate is of the right size"] = walks * REAL_STEPS
+    taken["whether they reach further back in time"] = max((facts.tried for facts in flow.time), default=0)
     total = sum(taken.values())
     if total < DEAR:
         return flow

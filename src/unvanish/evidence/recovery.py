@@ -23,8 +23,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from unvanish.decide.limits import HORIZON, VANISHED
-from unvanish.decide.stationary import steps_to_leave
+from unvanish.decide.limits import HORIZON, STATIONARY, VANISHED
+from unvanish.decide.stationary import floor_of, steps_to_leave
 from unvanish.evidence.moving import loss_again, or_nan, put_back
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
@@ -58,15 +58,16 @@ def with_recovery(
     weak: frozenset[str],
     loss: LossFacts | None,
     measure: Measure,
+    outputs: float = 0.0,
 ) -> StepFacts:
     """The facts with how much of the signal reaches the ``weak`` layers once such steps have been taken.
 
     ``measure``: of the model as it stands the loss of the batch, and log10 of T_rel of every layer. ``loss``: what is
-    known of it before the first step. The first number of steps after which more than the limit arrives, and has for
-    long enough, or half of the loss has been learned by those layers or nearly all of it by any, is the last one tried;
-    so is the end of a doubling at which what arrives does not rise.
+    known of it before the first step, ``outputs``: the norm of all outputs there. The first number of steps after which
+    more than the limit arrives, and has for long enough, or half of the loss has been learned by those layers or nearly
+    all of it by any, is the last one tried; so is the end of a doubling at which what arrives does not rise.
     """
-    enough, fits = _enough(loss)
+    enough, fits = _enough(loss, outputs)
     size = look.work
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
     planned, horizon = look.problem.steps or TRIED[-1], look.problem.steps or HORIZON
@@ -108,11 +109,15 @@ def with_recovery(
     return facts.replace(arrived=arrived[end], arrived_after=end, learned=learned, arriving=pace or None)
 
 
-def _enough(loss: LossFacts | None) -> tuple[float | None, float | None]:
+def _enough(loss: LossFacts | None, outputs: float) -> tuple[float | None, float | None]:
     """The losses below which something has been learned, and all but NEARLY all; None where there is no such scale.
 
-    From far above the best constant output a fall down to that is no learning, whatever its share.
+    From far above the best constant output a fall down to that is no learning, whatever its share. A loss without a
+    lowest value has none to take a share of, and rounding brings it below that of the best constant: then so much less
+    counts as outputs win that move a thousandth of their size where the loss asks them to.
     """
+    if loss is not None and loss.best_constant is not None and floor_of(loss) is None:
+        return loss.best_constant - STATIONARY * (loss.residual_norm or 0.0) * outputs, None
     if loss is None or loss.best_constant is None:
         return (None if loss is None else to_reach(loss)), None
     fits = to_reach(loss, NEARLY)

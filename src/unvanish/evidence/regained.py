@@ -19,6 +19,7 @@ from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
 from unvanish.records import Flow, LossFacts, StepFacts
 from unvanish.rules.conditions import forward_growth_of, out_of_proportion, to_reach
+from unvanish.rules.saturation import only_gates
 from unvanish.rules.small_targets import small_targets
 
 TRIED = (30, 60, 100, 200, 400, 800)
@@ -29,7 +30,9 @@ WORK = 1e10  # parameters times samples times steps from which on no more are ta
 
 
 def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFacts) -> StepFacts:
-    """The facts with the loss of the batch after such steps, where forward growth, large outputs or a raised loss ask.
+    """The facts with the loss of the batch after such steps, where something asks for them.
+
+    That is forward growth, large outputs, a loss that a few steps raise, or saturated gates.
 
     The first number of steps is the last one tried after which the loss is below what it has ``to_reach``, or has not
     halved since the look before and would not come there in the steps that are left; at the first it need only lie
@@ -37,7 +40,11 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
     """
     loss = flow.loss
     enough = None if loss is None else to_reach(loss)
-    if loss is None or enough is None or not (_raised(facts) or _grown(flow, loss) or small_targets(flow)):
+    if (
+        loss is None
+        or enough is None
+        or not (_raised(facts) or _grown(flow, loss) or small_targets(flow) or only_gates(flow))
+    ):
         return facts
     problem, model = look.problem, look.model
     planned = problem.steps or max(TRIED)
@@ -56,14 +63,18 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         before, seen[taken] = seen[last], now
         if taken == tried[0]:
             return not enough < now <= top
-        near = _steps_left(now, enough, before, taken - last) <= tried[-1] - taken
-        return not (enough < now and (near or now <= HALVED * before))
+        return not falls_to(enough, now, before, taken - last, tried[-1] - taken)
 
     with stepped(problem, model, optimizer, 1.0, tried[-1], look.seed, measured) as end:
         pass
     last = max(seen)
     value = seen[last] if last else end
     return facts.replace(regained=value if math.isfinite(value) else math.inf, regained_after=last or max(1, taken))
+
+
+def falls_to(enough: float, now: float, before: float, since: int, left: int) -> bool:
+    """Whether a loss is not down at ``enough``, but on its way: halved in so many steps, or there in those ``left``."""
+    return enough < now and (_steps_left(now, enough, before, since) <= left or now <= HALVED * before)
 
 
 def _steps_left(now: float, enough: float, before: float, since: int) -> float:

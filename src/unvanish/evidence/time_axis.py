@@ -38,10 +38,12 @@ MOST_SHOWN = 96
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def time_facts(look: Look) -> tuple[TimeFacts, ...]:
+def time_facts(look: Look, cut: bool = False, states: bool = True) -> tuple[TimeFacts, ...]:
     """A record for each recurrent module of torch's that was called; where there is none, one for the inputs.
 
-    Empty where nothing has a time axis. A module that could not be looked at has the reason in ``why``.
+    Empty where nothing has a time axis. A module that could not be looked at has the reason in ``why``. ``cut``:
+    whether a state is cut out of the graph between steps, which else are taken for nothing that belongs together.
+    ``states``: whether those that a module keeps inside are looked at.
     """
     walks = look.capture.walks
     known = {name: module for name, module in look.model.named_modules() if isinstance(module, RECURRENT)}
@@ -51,7 +53,7 @@ def time_facts(look: Look) -> tuple[TimeFacts, ...]:
     taps = Taps(known, axes)
     why = "its calls were not seen"
     try:
-        found = _looked(look, taps, known)
+        found = _looked(look, taps, known, cut, states)
     except Exception as error:  # whatever the program makes of a second pass, the rest of the check stands
         why = f"the pass along its steps raised {type(error).__name__}: {error}"
         found = [] if known else [TimeFacts(layer="", kind=axes[0].call, steps=axes[0].steps, why=why)]
@@ -60,7 +62,7 @@ def time_facts(look: Look) -> tuple[TimeFacts, ...]:
     return (*found, *missed)
 
 
-def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module]) -> list[TimeFacts]:
+def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module], cut: bool, states: bool) -> list[TimeFacts]:
     problem, model, effort, seed = look.problem, look.model, look.effort, look.seed
     again = fresh(problem)
     with seeded(seed), torch.enable_grad(), autocast(problem, model):
@@ -83,8 +85,14 @@ def _looked(look: Look, taps: Taps, modules: Mapping[str, nn.Module]) -> list[Ti
     del outputs, loss, ends, probe
     found = gradients(channels, leaves)
     channels.clear()
-    facts = [_facts(strand, modules, found, asked, effort, seed) for strand in strands]
+    strands = [each for each in strands if each.layer or cut or _heard(each, found[0]) > 1]
+    facts = [_facts(strand, modules if states else {}, found, asked, effort, seed) for strand in strands]
     return [each for each in facts if each is not None]
+
+
+def _heard(strand: Strand, found: Mapping[int, Any]) -> int:
+    """How many steps get a signal: a single one stands among samples, or steps that nothing connects."""
+    return sum(s > LOG_ZERO for s in strand.profile(found))
 
 
 def _cotangent(output: Tensor, last: Last, seed: int) -> Tensor:
@@ -139,7 +147,7 @@ def _facts(
     effort: str,
     seed: int,
 ) -> TimeFacts | None:
-    """The record of one sequence; None where no step has anything to do with another."""
+    """The record of one sequence; None where the outputs do not depend on the inputs."""
     facts = TimeFacts(layer=strand.layer, kind=strand.kind, steps=strand.steps)
     smallest = SMALLEST_NORMAL.get(str(strand.dtype).removeprefix("torch."), SMALLEST_NORMAL["float32"])
     raw = [strand.profile(known) for known in found]
@@ -148,8 +156,6 @@ def _facts(
         return facts.replace(why=why) if strand.layer else None
     if not all(s < math.inf for s in raw[0]):
         return facts.replace(why="the error signal at its steps is not finite")
-    if not strand.layer and sum(s > LOG_ZERO for s in raw[0]) < 2:  # samples, or steps that nothing connects
-        return None
     signals = [without_rounding(each, smallest) for each in raw]
     twin = _twin(strand, modules, found[0], effort)
     if isinstance(twin, Twin) and None in signals[0]:

@@ -9,7 +9,7 @@ Whatever is moved is put back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,8 +31,11 @@ NUDGE = 1e-2  # far below an ordinary weight, so that no activation is driven to
 REDUCES = ("mean", "sum", "norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "amax", "amin", "logsumexp")
 
 
-def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
-    """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged."""
+def zero_facts(look: Look, seen: Observed, steps: Mapping[int, str]) -> tuple[ZeroFacts, ...]:
+    """For each layer whose Jacobian is exactly zero: what happens when the zero tensors are nudged.
+
+    ``steps``: by the id of a tensor, the step that nothing of the loss passes on its way back to it.
+    """
     shut = [a for a in look.layers if a.live and a.call is not None and _reach(seen, a) == LOG_ZERO]
     if not shut:
         return ()
@@ -53,6 +56,10 @@ def zero_facts(look: Look, seen: Observed) -> tuple[ZeroFacts, ...]:
     stops = _blocking(calls, seen)
     facts = []
     for layer in shut:
+        if all(id(p) in steps for p in layer.live):
+            by = tuple(dict.fromkeys(steps[id(p)] for p in layer.live))
+            facts.append(ZeroFacts(layer=layer.name, opens=False, blocked_by=by[:3], by_construction=True))
+            continue
         opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
         behind = _downstream(layer, calls)
         blocking = [_maker_of_zeros(c, calls) or c for c in stops if c.index in behind]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unvanish.trace.calls import Call, Node, axis_of
+from unvanish.trace.calls import Call, Folded, Node, axis_of
 
 SATURATED = 0.01  # a slope below this share of the function's largest one counts as saturated
 EXACT = 2**24  # whole numbers up to here are exact in float32
@@ -219,7 +219,7 @@ def is_alone(most: Tensor) -> Tensor:
     return most * (1.0 - most) < SATURATED * 0.25
 
 
-def constant_by_construction(call: Call) -> bool:
+def constant_by_construction(call: Call | Folded) -> bool:
     """Whether a call passes no gradient whatever its input is (softmax over one unit, sign, round)."""
     tried = None if call.probe is None else _tried_alone(call, call.probe)
     if tried is None:
@@ -228,7 +228,9 @@ def constant_by_construction(call: Call) -> bool:
     return float(gradient.abs().max()) <= 1e-6 * max(float(made.abs().max()), math.ulp(0.0))
 
 
-def _tried_alone(call: Call, probe: tuple[Any, ...], size: float = 1.0) -> tuple[Tensor, Tensor, Tensor] | None:
+def _tried_alone(
+    call: Call | Folded, probe: tuple[Any, ...], size: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Numbers N(0, size²) in float64, what the call makes of them, and the gradient that a random cotangent sends back.
 
     None where it cannot be tried alone: then nothing is claimed.

@@ -34,7 +34,7 @@ def unused_facts(
     off = list(_switched_off(capture, layers, trunk))
     if not outside and not off:
         return ()
-    behind = _cuts_behind(capture, trunk)
+    behind = cuts_behind(capture, trunk)
     cut_too = [a for a, _ in off if any(id(p) in behind and behind[id(p)].feeds for p in a.live)]
     switched = tuple(
         UnusedFacts(layer=a.name, called=True, cut=SWITCHED_OFF, cut_at=at, held=held and _any(held, a))
@@ -101,7 +101,7 @@ class _Way:
     consumer: str
 
 
-def _cuts_behind(capture: Capture, trunk: Sequence[bool]) -> dict[int, _Way]:
+def cuts_behind(capture: Capture, trunk: Sequence[bool]) -> dict[int, _Way]:
     """By parameter: the first cut between it and the loss; those that layers consume before those the loss does.
 
     What reaches the loss through a factor of zero alone does not reach it.

@@ -197,14 +197,16 @@ def _run(store: Store, tell: Progress, ray: Any = None) -> None:
     grid = store.grid
     left = store.missing()
     begun, before = time.monotonic(), store.done()
-    state = [before]
+    done = before
 
-    def keep(start: int, measured: Sequence[Row]) -> None:
+    def keep(start: int, measured: Sequence[Row]) -> float:
+        """Write them down and say so; returns the seconds that the rest will take."""
+        nonlocal done
         store.add(start, measured)
-        state[0] += len(measured) // grid.seeds
-        spent = time.monotonic() - begun
-        rest = spent / max(1, state[0] - before) * (grid.points - state[0])
-        tell(state[0] / grid.points, f"{state[0]:,} of {grid.points:,} points, {duration(rest)} left")
+        done += len(measured) // grid.seeds
+        rest = (time.monotonic() - begun) / max(1, done - before) * (grid.points - done)
+        tell(done / grid.points, f"{done:,} of {grid.points:,} points, {duration(rest)} left")
+        return rest
 
     if ray is not None:
         for start, measured in _on_ray(ray, grid, left, -(-(grid.points - before) // store.size)):
@@ -213,10 +215,8 @@ def _run(store: Store, tell: Progress, ray: Any = None) -> None:
     count = cores()
     if not grid.model[0]:  # code of the user's may take its process with it, and must not take this one
         for start, stop in left:
-            keep(start, rows(grid, start, stop))
-            spent = time.monotonic() - begun
-            rest = spent / max(1, state[0] - before) * (grid.points - state[0])
-            if count > 1 and spent > ALONE and rest > 2 * ALONE:
+            rest = keep(start, rows(grid, start, stop))
+            if count > 1 and time.monotonic() - begun > ALONE and rest > 2 * ALONE:
                 break
     for start, measured in spread(grid, left, count):
         keep(start, measured)

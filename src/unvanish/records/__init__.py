@@ -26,6 +26,7 @@ from unvanish.records.facts import OutputFacts as OutputFacts
 from unvanish.records.facts import PairFacts as PairFacts
 from unvanish.records.facts import PinnedFacts as PinnedFacts
 from unvanish.records.facts import SameFacts as SameFacts
+from unvanish.records.facts import StoppedFacts as StoppedFacts
 from unvanish.records.facts import TimeFacts as TimeFacts
 from unvanish.records.facts import UnusedFacts as UnusedFacts
 from unvanish.records.facts import ZeroFacts as ZeroFacts
@@ -52,6 +53,13 @@ EVERYTHING = (
     "decrement", "step", "next_step", "rates", "output", "inputs", "time",
 )  # fmt: skip
 """All that a check may ask for, by the names of the fields that hold the answers."""
+
+
+REPEATED = tuple(
+    name for name in EVERYTHING
+    if name not in ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
+)  # fmt: skip
+"""What a step of a running training tells that is run again: it has the signals of its loss, not the loss itself."""
 
 
 class Evidence(Record, frozen=True, kw_only=True):
@@ -248,6 +256,7 @@ class Flow(Record, frozen=True, kw_only=True):
     functions: tuple[BackwardFacts, ...] = ()
     labels: LabelFacts | None = None
     bypassed: tuple[BypassFacts, ...] = ()
+    stopped: tuple[StoppedFacts, ...] = ()
 
     def call_at(self, index: int | None) -> CallFlow | None:
         """The call of that index, where it is known."""

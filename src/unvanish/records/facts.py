@@ -65,7 +65,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     over the best constant one, as a share of what it costs to scatter the outputs about that by the targets' spread.
     ``constant``: the loss of that constant, one number for outputs that are copied before they meet the targets.
     ``unasked``: how many samples the loss asks nothing of at any outputs, all with targets that no other sample has;
-    then no new deal was tried.
+    then no new deal was tried. ``partly``: the model has other outputs, which were left as they are.
     """
 
     outputs: tuple[int, ...]
@@ -75,6 +75,7 @@ class PairFacts(Record, frozen=True, kw_only=True):
     won: float
     constant: float | None = None
     unasked: int = 0
+    partly: bool = False
 
 
 class AlikeFacts(Record, frozen=True, kw_only=True):
@@ -230,6 +231,20 @@ class ZeroFacts(Record, frozen=True, kw_only=True):
     by_construction: bool = False
 
 
+class StoppedFacts(Record, frozen=True, kw_only=True):
+    """Tensors of a layer that get nothing while another of its tensors is reached by the signal.
+
+    ``parameters``: their full names. ``by``: the step that every way from them to the loss goes through, with its place
+    (rounding, a sign); with ``cut``, what took them out of the graph before they met any data, ``at`` a source line.
+    """
+
+    layer: str
+    parameters: tuple[str, ...]
+    by: str
+    at: str = ""
+    cut: bool = False
+
+
 class Birth(Record, frozen=True, kw_only=True):
     """What is known of the call in which numbers that are not finite were born (``Flow.nonfinite_call``).
 
@@ -271,6 +286,9 @@ class TimeFacts(Record, frozen=True, kw_only=True):
     beyond_chance: float | None = None
     within: float | None = None
     by_chance: float | None = None
+    tried: int = 0
+    in_reach: bool = False
+    rising: bool = False
     states_unseen: str = ""
     why: str = ""
 
@@ -300,8 +318,9 @@ class BypassFacts(Record, frozen=True, kw_only=True):
     """A cut that takes from trained ``layers`` a part of their signal: they are in the graph by another way.
 
     ``kind``: "sum" where one summand was cut and the other, made of it by layers, was not; "choice" where a later layer
-    is given what they only choose. ``cut``: detach, no_grad or the name of a call without a gradient, ``cut_at`` its
-    source line; ``at``: where what was cut is consumed.
+    is given what they only choose; "state" where they themselves are, at the next turn of a loop. ``cut``: detach,
+    no_grad or the name of a call without a gradient, ``cut_at`` its source line; ``at``: where what was cut is
+    consumed.
     """
 
     kind: str

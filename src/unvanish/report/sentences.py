@@ -44,9 +44,12 @@ INTENDED = ("frozen", "gated", "skipped")
 ASIDE = ("frozen", "gated", "unused")
 """Verdicts of layers beside those that learn, of which a headline of no fault tells."""
 
-KEPT = "left out by the optimizer"
-"""Cause of layers that are called without gradients and that the optimizer does not hold: frozen in another way."""
+KEPT = ("left out by the optimizer", "this batch", "library", "switched off", "inside a Function")
+"""How causes begin of layers that have no gradient and no fault: kept by no optimizer, and so frozen in another way, or
+left out by this batch, by a library's own forward, or by a factor of zero."""
 
+MEANT = ("a part cut off", "the end of a schedule")
+"""Causes of notes on what may be meant and is to be looked at: no word for an illness stands above them."""
 
 CHANGES = ("UV801", "UV802", "UV803", "UV804", "UV805")
 """Codes of changes against the training's own past. A note of one is no verdict: one batch can make a loss jump."""
@@ -56,9 +59,9 @@ def called(report: Report) -> str:
     """The word of the headline: that of the verdict, but "Healthy" where all there is to say is no fault.
 
     So where layers are frozen, run without gradients and are in no optimizer, or wait behind a gate, as they do in a
-    fine-tuning, while others learn, where a scaler has left steps out, and where every layer was judged healthy and
-    only the loss leaves a question open. "Noted" where it is a note of a change against the training's own past, and no
-    layer was judged to have a fault.
+    fine-tuning, while others learn, where a scaler has left steps out, where this batch or a library left layers out,
+    and where every layer was judged healthy and only the loss leaves a question open. "Noted" where it is a note of a
+    change against the training's own past, or of what may be meant, and no layer was judged to have a fault.
     """
     kept = index(report)
     if not kept.called:
@@ -77,7 +80,8 @@ def _called(report: Report) -> str:
     if first is not None and first.code in CHANGES and verdicts <= {"healthy", *INTENDED}:
         return "Noted"
     if others or not verdicts <= {"healthy", "unused", *INTENDED}:
-        return words(report.verdict).capitalize()
+        meant = verdicts <= {"healthy", *ASIDE} and all(f.cause in MEANT for f in others)
+        return "Noted" if meant else words(report.verdict).capitalize()
     if not open_questions:
         return "Healthy"
     count = len(report.undecided)

@@ -196,6 +196,12 @@ def judge(flow: Flow) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda f: f.level != "error"))
 
 
+def ask(code: str, flow: Flow) -> list[Finding]:
+    """What one rule has to say about a flow that holds what it rests on, whatever else was asked for."""
+    by = next(each for each in rules() if each.code == code)
+    return [stamped(by, statement) for statement in _said(by, flow)]
+
+
 _kept: dict[tuple[str, ...], tuple[tuple[Rule, ...], list[Rule]]] = {}
 
 

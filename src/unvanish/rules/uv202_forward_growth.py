@@ -42,7 +42,8 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
     move by more than twice their size: the targets are larger still. A note where up to 800 real steps of the
     optimizer, tried on the batch and taken back, bring the loss below that of the best constant output: the network
     trains, by way of a detour. A loss of exactly zero does not count, since outputs of that size leave a softmax
-    nothing to say.
+    nothing to say. In a running training its own steps are these: a note at first, and an error once they have not
+    made good for it.
 
     What helps: weights of the critical size (He for ReLU, Xavier or orthogonal for tanh), or a normalisation.
 
@@ -63,10 +64,10 @@ def forward_growth(flow: Flow, *, growth: float = FORWARD_GROWTH, worse: float =
         f" {subject(flow, layers, 'is', 'are')} far too large at the present weights{_or_not(flow, loss)}"
         f"{sources(layers[:1])}"
     )
-    back = regained(flow)
+    note = regained(flow) is not None or (flow.step is None and not flow.asks("step"))
     return [
         Statement(
-            level="error" if back is None else "note",
+            level="note" if note else "error",
             layers=names(layers),
             cause="weights",
             message=message,
@@ -94,14 +95,17 @@ def _pace(flow: Flow, grown: Grown) -> str:
 def _or_not(flow: Flow, loss: LossFacts) -> str:
     """Whether the training makes good for it, as far as that was tried."""
     back, step = regained(flow), flow.step
+    if step is None or step.regained is None:
+        if not flow.asks("step"):
+            return ". Whether the steps of this training make good for it is seen as it goes on."
+        return ": a smaller learning rate leaves them so."
+    how = "tried on this batch and taken back," if flow.asks("step") else "of this training"
+    tried = f"{step.regained_after} real steps of {step.optimizer}{',' * flow.asks('step')} {how}"
     if back is not None:
         return (
-            f". But it trains: {back.regained_after} real steps of {back.optimizer}, tried on this batch and taken"
-            f" back, bring the loss to {number(back.regained)}. Weights of the right size spare it the detour."
+            f". But it trains: {tried} bring the loss to {number(step.regained)}. Weights of the right size spare it"
+            " the detour."
         )
-    if step is None or step.regained is None:
-        return ": a smaller learning rate leaves them so."
-    tried = f"{step.regained_after} real steps of {step.optimizer}, tried on this batch and taken back,"
     if step.regained == 0.0:
         return (
             f". {tried} end at a loss of exactly 0: each sample of the batch stands right, and outputs as large as"

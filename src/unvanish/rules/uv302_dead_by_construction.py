@@ -34,7 +34,9 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
     or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
     gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the gradient
-    what its eps does, once the two are further apart than its root.
+    what its eps does, once the two are further apart than its root. Of weights of which a step is taken before
+    they meet the data, the graph is searched for a way around it; where there is none they are named, also in a layer
+    whose bias learns.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -46,7 +48,7 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     facts = {each.layer: each for each in flow.zeros}
     layers = [each for each in judged(flow, "dead") if each.name in facts and facts[each.name].by_construction]
     if not layers:
-        return []
+        return _behind_steps(flow)
     calls = dict.fromkeys(block for layer in layers for block in facts[layer.name].blocked_by)
     blocks, passes = listing(calls), "passes" if len(calls) < 2 else "pass"
     jacobian = Evidence(name="log10_jacobian_norm", value=_largest(layers))
@@ -64,7 +66,24 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
         jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",)
     return [
         Statement(layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies),
+        *_behind_steps(flow),
     ]
+
+
+def _behind_steps(flow: Flow) -> list[Statement]:
+    """Weights that are rounded, or of which a sign is taken, in layers whose other tensors learn."""
+    facts = [each for each in flow.stopped if not each.cut]
+    if not facts:
+        return []
+    weights, blocks = [name for each in facts for name in each.parameters], listing(each.by for each in facts)
+    message = (
+        f"{listing(weights)} can never learn: {blocks} {'passes' if len({a.by for a in facts}) == 1 else 'pass'} back"
+        " exactly no gradient, whatever the weights are. What else the layers hold, as a bias, learns alone. A gradient"
+        " can be led around a step, as by w + (step(w) - w).detach()."
+    )
+    none = Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf)
+    layers = tuple(dict.fromkeys(each.layer for each in facts))
+    return [Statement(layers=layers, cause=blocks, message=message, evidence=(none,), remedies=())]
 
 
 NORMS = ("layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm")

@@ -10,11 +10,12 @@ from unvanish.rules.conditions import (
     attends,
     feeding,
     goes_around,
-    inputs_saturate,
     is_piecewise_linear,
     makes_outputs,
+    regained,
     settled,
 )
+from unvanish.rules.saturation import FLAT, only_gates, saturated_calls
 from unvanish.rules.wording import names, place
 from unvanish.words.numbers import number, percent
 
@@ -33,7 +34,7 @@ from unvanish.words.numbers import number, percent
         "small-cnn", "lstm", "small-gpt", "preln-transformer-6", "generator-frozen-discriminator", "unscaled-inputs",
     ),
 )  # fmt: skip
-def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> list[Statement]:
+def saturated(flow: Flow, *, threshold: float = FLAT, passed: float = 1 / 3) -> list[Statement]:
     """Most entries of a bounded activation lie on its flat ends, where nothing gets through.
 
     Example: a tanh network whose weights are thirty times too large: nearly every unit is at -1 or 1.
@@ -53,10 +54,12 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     output counts where less than a hundredth of the gradient passes that inputs of size 1 would let through (a
     logarithm may make up for the slope), and as a note where less than ``passed`` of it does. Within the network flat
     entries pass where what they send back falls by less than the root of their slope; where the argument reaches the
-    loss by another way, it is a note. A softmax counts by its rows: those of which one entry has all but 1/400. In an
-    attention more than ``threshold`` of them are an error, a tenth a note: blocks that copy or turn round 64 texts
-    reached a loss of 0.01 on others without such rows at the start, and 5 to 9 with a tenth or more; of 256 texts
-    0.004, and 0.01 to 0.8. Heads that look at one place rest.
+    loss by another way, it is a note. Where all that is saturated multiplies something else, as the shut gate of a
+    highway network does, it is a note if real steps, tried and taken back, win half of the loss, or if an edge of the
+    graph leads past it and there is no optimizer to try any. A softmax counts by its rows: those of which one entry has
+    all but 1/400. In an attention more than ``threshold`` of them are an error, a tenth a note: blocks that copy or
+    turn round 64 texts reached a loss of 0.01 on others without such rows at the start, and 5 to 9 with a tenth or
+    more; of 256 texts 0.004, and 0.01 to 0.8. Heads that look at one place rest.
 
     What helps: smaller weights, standardised inputs, a normalisation before; for an attention, scaled scores.
 
@@ -67,13 +70,7 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
         return []
     if not flow.loss.at_constant:
         return _pinned(flow, threshold, passed) if flow.pinned else []
-    excused = flow.inputs.layer if flow.inputs is not None and inputs_saturate(flow) else ""
-    calls = [
-        call for call in flow.calls
-        if call.part == "model" and call.bounded and not is_piecewise_linear(call) and not makes_outputs(flow, call)
-        and (call.saturated_fraction or 0.0) > threshold
-        and excused not in names(feeding(flow, call)) and not goes_around(flow.calls, call)
-    ]  # fmt: skip
+    calls = saturated_calls(flow, threshold)
     if not calls:
         return _pinned(flow, threshold, passed) or _copying(flow, threshold)
     worst = max(calls, key=lambda call: call.saturated_fraction or 0.0)
@@ -83,16 +80,33 @@ def saturated(flow: Flow, *, threshold: float = 0.5, passed: float = 1 / 3) -> l
     evidence = [Evidence(name="saturated_fraction", value=share, relation=">", threshold=threshold)]
     if left < passed:
         evidence.append(Evidence(name="share of the signal passed on", value=left, relation="<", threshold=passed))
+    beside = _beside(flow) if left < passed else _rest(left)
     return [
         Statement(
-            level="error" if left < passed else "note",
+            level="note" if beside else "error",
             layers=names([layer for layer in flow.layers if layer.name in behind]),
             cause=worst.name,
-            message=_message(worst, len(calls), flow.loss.value) + ("" if left < passed else _rest(left)),
+            message=_message(worst, len(calls), flow.loss.value) + beside,
             evidence=tuple(evidence),
             remedies=_remedies(flow),
         )
     ]
+
+
+def _beside(flow: Flow) -> str:
+    """What speaks for a network whose gates alone are saturated, if anything does."""
+    if not only_gates(flow):
+        return ""
+    if flow.step is None:
+        past = " It is a gate, and the signal has a way past it: without an optimizer, no steps tell what it costs."
+        return "" if any(call.trunk for call in saturated_calls(flow)) else past
+    back = regained(flow)
+    if back is None:
+        return ""
+    return (
+        f" But it is a gate, and the network trains past it: {back.regained_after} real steps, tried on this batch and"
+        f" taken back, bring the loss to {number(back.regained or 0.0)}."
+    )
 
 
 ASKED, LET_THROUGH = 0.25, 0.01

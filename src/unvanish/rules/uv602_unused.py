@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from unvanish.decide.limits import NOT_CHOSEN, SWITCHED_OFF
+from collections.abc import Sequence
+
+from unvanish.decide.limits import NOT_CHOSEN, STATE, SWITCHED_OFF
 from unvanish.decide.siblings import is_one_of_many
-from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, UnusedFacts
+from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, StoppedFacts, UnusedFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject, together
 from unvanish.words.numbers import listing
@@ -52,7 +54,9 @@ def unused(flow: Flow) -> list[Statement]:
     ``autograd.Function``, whose backward may run it again. Layers that are trained by another way are noted where one
     summand of a sum was cut and the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later
     layer is given what they only choose, as by an argmax, and nothing else that is made of them meets it before the
-    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Of a running training, a layer
+    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Weights
+    that are taken out of the graph before they meet any data, as by ``.data`` or a comparison, are an error also where
+    the bias beside them learns. Of a running training, a layer
     without a gradient in several samples in a row: what a check of that step says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
@@ -61,7 +65,30 @@ def unused(flow: Flow) -> list[Statement]:
     Source: Shazeer et al. 2017, Outrageously large neural networks: the sparsely-gated mixture-of-experts layer
     (experts without a sample); Chen et al. 2016, Training deep nets with sublinear memory cost (checkpoints).
     """
-    return [*_without_any(flow), *(_bypassed(flow, facts) for facts in flow.bypassed)]
+    rest = (_bypassed(flow, facts) for facts in flow.bypassed)
+    return [*_without_any(flow), *_cut_alone([each for each in flow.stopped if each.cut]), *rest]
+
+
+def _cut_alone(facts: Sequence[StoppedFacts]) -> list[Statement]:
+    """Weights that are taken out of the graph before they meet any data, in layers whose other tensors learn."""
+    if not facts:
+        return []
+    weights = [name for each in facts for name in each.parameters]
+    where, many = listing(each.at for each in facts if each.at), len(weights) > 1
+    by = listing(f"a comparison ({each.by})" if each.by in COMPARISONS else each.by for each in facts)
+    message = (
+        f"{listing(weights)} {'are' if many else 'is'} used, but taken out of the graph by {by}"
+        f"{f' at {where}' if where else ''} before {'they meet' if many else 'it meets'} any data: no gradient comes"
+        " back, and what else the layers hold, as a bias, learns alone."
+    )
+    return [
+        Statement(
+            level="error",
+            layers=tuple(dict.fromkeys(each.layer for each in facts)),
+            cause=f"cut off: {facts[0].by}",
+            message=message,
+        )
+    ]
 
 
 def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
@@ -71,6 +98,13 @@ def _bypassed(flow: Flow, facts: BypassFacts) -> Statement:
         message = (
             f"In the sum at {facts.at} one summand is cut out of the graph by {facts.cut} at {facts.cut_at}: {who}"
             f" {'gets' if one else 'get'} the signal through the other summand alone, not past it."
+        )
+    elif facts.kind == STATE:
+        message = (
+            f"Between two turns of a loop the state is cut out of the graph by {facts.cut} at {facts.cut_at}: what"
+            f" {who} {'does' if one else 'do'} at one turn learns nothing from what a later one makes, and nothing"
+            " is learned that takes more than one turn. Between two batches that is meant; within one forward pass,"
+            " leave it out."
         )
     else:
         message = (

@@ -31,6 +31,7 @@ OTHERWISE = ("exploding", "underflow", "gated")
 SURE = 3.0  # times the planned steps that a pace which grows must miss: a look is right within that factor
 REACH = 1.0  # times their own size: steps that can move the weights so far are not too short to train them
 FADED = 1e6  # times the present rate: no warm-up, which is at 1/n after its first step, is so long
+SCHEDULE_OVER = "the end of a schedule"  # cause of a note on a rate that may be at nothing because all is done
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
@@ -75,7 +76,8 @@ def lr_too_small(
     which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
     activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
     first step and before the last planned is an error by itself, before the first a note where no schedule leads from
-    it; of an optimizer that counts no steps, a millionth of the schedule's rate is a note once steps were taken.
+    it, and a note, too, where the schedule it came from has won something and nobody said how many steps are planned;
+    of an optimizer that counts no steps, a millionth of the schedule's rate is a note once steps were taken.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -85,7 +87,7 @@ def lr_too_small(
     if (known := steps_to_judge(flow)) is None or _told_otherwise(flow):
         return []
     step, gap = known
-    if stopped := _stopped(step):
+    if stopped := _stopped(flow, step, left):
         return stopped
     if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
@@ -112,11 +114,12 @@ def lr_too_small(
     return [said.replace(remedies=("lr-10",)) if _worse_at_scale(step) and (step.scale or 0.0) > 10.0 else said]
 
 
-def _stopped(step: StepFacts) -> list[Statement]:
+def _stopped(flow: Flow, step: StepFacts, left: float) -> list[Statement]:
     """What is said of a rate that is 0, or next to nothing beside its schedule's."""
     if step.lr == 0.0 and all(value == step.loss for _, value in step.ladder):
         if _has_begun(step):
-            return _no_rate(step)
+            over = step.planned is None and step.scheduled == math.inf and not _left(flow) > left
+            return [_over(step)] if over else _no_rate(step)
         if not step.taken and step.scheduled == 1.0:
             return [_not_begun(step)]
     return _no_rate_left(step, step.faded) if step.faded is not None and step.faded > FADED else []
@@ -152,6 +155,17 @@ def _no_rate(step: StepFacts) -> list[Statement]:
     return [Statement(level="error", cause="learning rate", message=message, evidence=(taken,))]
 
 
+def _over(step: StepFacts) -> Statement:
+    """Of a schedule at 0, nobody knows after which share of the training, that has won something on its way."""
+    message = (
+        f"The learning rate is 0 after {step.taken:,} steps, so {step.optimizer} moves nothing: its schedule has taken"
+        " it there. At the end of a training that is as it should be; before, the schedule is too short (a decay in"
+        " every batch that was meant for every epoch). How many steps are planned, which would tell, is not known."
+    )
+    taken = Evidence(name="learning rate", value=0.0, relation="=", threshold=0.0)
+    return Statement(level="note", cause=SCHEDULE_OVER, message=message, evidence=(taken,))
+
+
 def _not_begun(step: StepFacts) -> Statement:
     """Of an optimizer that was made with a rate of 0, under no schedule that would raise it."""
     message = (
@@ -171,7 +185,7 @@ def _no_rate_left(step: StepFacts, faded: float) -> list[Statement]:
         f" {step.optimizer} counts no steps, so which of the two it is cannot be told from here."
     )
     over = Evidence(name="rate of the schedule over the present one", value=faded, relation=">", threshold=FADED)
-    return [Statement(level="note", cause="learning rate", message=message, evidence=(over,))]
+    return [Statement(level="note", cause=SCHEDULE_OVER, message=message, evidence=(over,))]
 
 
 def _remains(flow: Flow, left: float) -> tuple[Evidence, ...]:

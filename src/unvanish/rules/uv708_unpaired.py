@@ -32,8 +32,9 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
     Evidence: the outputs, taken as free variables, win less than ``threshold`` over the best constant, as a share of
     what it costs to scatter them about it by the targets' spread (a least-squares loss of paired targets wins about all
     of that; 2% is what a loss may be from that of the best constant to count as no better, as for a plateau). And
-    either the shapes are stretched on both sides where they meet, or the loss stays the same when scattered outputs are
-    dealt to other samples. Targets that are all the same are not asked. A note where the best constant is as good as
+    either the shapes are stretched on both sides where they meet (of several outputs, those that get there are asked
+    alone), or the loss stays the same when scattered outputs are dealt to other samples. Targets that are all the same
+    are not asked. A note where the best constant is as good as
     any outputs because of samples whose loss no output changes, and whose targets no other sample has: labels of 0 and
     1 in a loss made for -1 and 1, or a mask that leaves one class. An error, too, where a cross-entropy is given
     outputs of a layer with an axis of steps or pixels, and what it takes for the classes of one of these are entries of
@@ -55,8 +56,9 @@ def unpaired(flow: Flow, *, threshold: float = 0.02) -> list[Statement]:
         return [] if told else [_some_unasked(pairs, loss, threshold)]
     constant = loss.best_constant if pairs.constant is None else pairs.constant
     where = f" at {pairs.source}" if pairs.source else ""
+    best = "this output can do, the others as they are," if pairs.partly else "this network can do"
     message = (
-        f"The best this network can do is one constant for all samples (loss {number(constant)}), although"
+        f"The best {best} is one constant for all samples (loss {number(constant)}), although"
         f" the targets vary: outputs of shape {pairs.outputs} meet targets of shape {pairs.targets}{where}, and no"
         " output has a target of its own. Give both the same shape, and compare before taking a mean over the samples."
         " No training gets past it."

@@ -86,6 +86,16 @@ class Call:
 
 
 @dataclass(slots=True)
+class Folded:
+    """A call of one tensor that is made of weights alone: no call of the data's way, and part of one that takes it."""
+
+    node: Node
+    place_and_line: str
+    shape: tuple[int, ...]
+    probe: tuple[Any, ...]  # as that of a call
+
+
+@dataclass(slots=True)
 class Root:
     """Where a walk starts: one output of a node, and what is needed to make a cotangent for it."""
 
@@ -122,7 +132,7 @@ class Capture:
     loss_call: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None
     loss_input: Root | None = None
     compared: Met | None = None  # where outputs meet a target first in the loss
-    met: dict[int, Met] = field(default_factory=dict)  # by call of the model: shapes that meet there and both stretch
+    met: dict[int, Met] = field(default_factory=dict)  # by call: shapes that meet there and both stretch
     replay: Callable[[], Any] = nullcontext  # what a call of this pass is repeated under: its precision
     batch: dict[int, KeptTensor] = field(default_factory=dict)  # by id: a forward pass may change its inputs in place
     hooked: set[str] = field(default_factory=set)
@@ -131,6 +141,7 @@ class Capture:
     outside: dict[int, tuple[nn.Parameter, str]] = field(default_factory=dict)  # by id: not the model's, and where used
     walks: Walks = field(default_factory=Walks)
     cuts: list[Cut] = field(default_factory=list)
+    folded: list[Folded] = field(default_factory=list)
 
     def leading_to(self, ends: Iterable[int]) -> set[int]:
         """The calls from which one of these is reached, and they themselves."""
@@ -148,6 +159,8 @@ class Capture:
         self.met.clear()
         self.ends.clear()
         self.of_parameters.clear()
+        for each in self.folded:
+            each.node = None
         nodes = sorted(self.owner, key=_age)
         self.owner.clear()
         while nodes:

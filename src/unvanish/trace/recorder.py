@@ -21,7 +21,7 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.births import trouble_of
-from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Node, leaf_of, root_of
+from unvanish.trace.calls import LOSS_CALLS, PARAMETERS_ONLY, Again, Call, Capture, Folded, Node, leaf_of, root_of
 from unvanish.trace.cosines import are_cosines, divided_to_size
 from unvanish.trace.cuts import Cuts
 from unvanish.trace.ends import COPIES, all_meet, before_copies, unstretched
@@ -126,6 +126,7 @@ class Recorder(TorchFunctionMode):
                 for tensor in made:
                     self.weights[id(tensor)] = weakref.ref(tensor)
                 self._own_as_weights(made)
+                self._fold(func, name, args, kwargs, made)
             elif made:
                 self._record(func, "T" if name == "__get__" else name, args, kwargs, (given, made, behind))
         return out
@@ -162,6 +163,14 @@ class Recorder(TorchFunctionMode):
                 for node in new:
                     self.capture.owner[node] = PARAMETERS_ONLY
                     self.capture.of_parameters[node] = parameters
+
+    def _fold(self, func: Any, name: str, args: Any, kwargs: Any, made: list[Tensor]) -> None:
+        alone = not any(isinstance(v, Tensor) for v in (*args[1:], *kwargs.values()))
+        if alone and _one_to_one(args, made) and made[0].grad_fn is not None:
+            where = f"{name} in {self.frames[-1][0] if self.frames else 'the model'} at {place()}"
+            probe = func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"}
+            shape = tuple(min(size, 16) for size in made[0].shape)  # to try it on: a step is one of any number
+            self.capture.folded.append(Folded(made[0].grad_fn, where, shape, probe))
 
     def _reach(self, start: list[Node]) -> tuple[dict[Node, list[Node]], set[int], list[nn.Parameter]]:
         """The nodes without an owner that ``start`` leads to, each with those it leads to next: reading them is dear.
@@ -220,7 +229,7 @@ class Recorder(TorchFunctionMode):
                 call.probe = (func, tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "inplace"})
         if self.capture.compared is None and (self.part == "loss" or name in LOSS_CALLS):
             self._remember_target(call, given)
-        if self.part == "model" and not call.parameters:
+        if not call.parameters:
             self._remember_meeting(call, given)
         if not call.parameters:
             call.again = _again(func, name, args, kwargs, made)

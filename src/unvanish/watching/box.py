@@ -20,6 +20,7 @@ from unvanish.trace.structure import inner_loss, tensors
 from unvanish.watching.graph_birth import born_in
 from unvanish.watching.loss_graph import between, birth
 from unvanish.watching.paired import Pair, pair_of
+from unvanish.watching.unpaired import Met, unpaired
 
 MOST = 8
 """At most so many calls are held, the latest: with gradient accumulation each holds a batch."""
@@ -117,6 +118,7 @@ class Box:
         self.moved = False  # an optimizer of this step has moved what some of the calls were made with
         self.asked = 0  # losses that were asked whether they fit what the model ends in
         self.pair: Pair | None = None
+        self.met: Met | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module is about to run."""
@@ -185,6 +187,8 @@ class Box:
         if self.asked < ASKED and self.entries:
             self.asked += 1
             self.pair = self.pair or pair_of(loss.grad_fn, set(self.ends))
+            if self.met is None and loss.numel() == 1:
+                self.met = unpaired(loss.grad_fn, loss.item())
         if not finite:
             self.loss_birth = self.loss_birth or birth(between(loss.grad_fn, set(self.ends)))
             if self.entries and not self.graph_birth and self.walks < WALKS:

@@ -109,7 +109,7 @@ class Finder:
 
     def _called(self, module: nn.Module, args: Any) -> None:
         if self._new(module) and unwrapped(module) is module:
-            self.run.watcher.entered(module, args)  # its own hooks come too late for this call
+            self.run.watcher.calls.entered(module, args)  # its own hooks come too late for this call
 
     def _new(self, module: nn.Module) -> bool:
         """Watch it, if it holds parameters and is part of no known model."""

@@ -1,7 +1,9 @@
-"""Where a forward pass that cannot be run again made its first bad number: read off the graph that it has left.
+"""Where a pass that cannot be run again made its first bad number: read off the graph that it has left.
 
-The nodes of the graph keep some of what they were given and of what they made. Between the last result that is known to
-be finite and the first that is known not to be lies the call; where several lie between, all of them are named.
+On the way forward, the nodes of the graph keep some of what they were given and of what they made: between the last
+result that is known to be finite and the first that is known not to be lies the call. On the way back they have kept
+nothing, but the gradients tell: between the last layer whose gradient is not finite and the next ones, whose gradients
+are, lies the call. Where several lie between, all of them are named, or those whose slope can be infinite.
 Nothing is run: a node of a model that is spread over processes would wait for the others.
 """
 
@@ -13,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unvanish.watching.loss_graph import name_of
-from unvanish.watching.norms import is_there
+from unvanish.watching.loss_graph import kept, name_of, steep
+from unvanish.watching.norms import is_there, local
 
 ALL = 20_000
 """Nodes that are looked at; a transformer of a hundred layers has fewer."""
@@ -65,6 +67,65 @@ def born_in(root: Any, modules: Iterable[nn.Module]) -> str:
     return which + _after(nodes, calls[0], names_of(modules))
 
 
+def broke_in(root: Any, modules: Iterable[nn.Module]) -> tuple[str, str]:
+    """The call in whose backward the gradients of these models broke, and between which layers; "" where none is seen.
+
+    First such calls as can have an infinite slope; the second says where it was, also of others.
+
+    After the backward, by what ``.grad`` holds: of a weight that is spread over processes the part that lies here.
+    """
+    every = list(modules)
+    bad = {name.rpartition(".")[0] for each in every for name, p in each.named_parameters() if _is_odd(p.grad)}
+    nodes, names = _nodes(root), names_of(every)
+    owners = {node: owner for node in nodes if (owner := _owner(node, names))}
+    last = next((node for node in reversed(nodes) if owners.get(node) in bad), None)
+    if last is None:
+        return "", ""
+    if any(owner not in bad for owner in _reached(last, owners)):  # what came back to its output went on, and was fine
+        return "", f"the weights' own gradient in {name_of(last)} of layer {owners[last]}"
+    consumers: dict[Any, list[Any]] = {}
+    for node in nodes:
+        for ahead, _ in node.next_functions:
+            consumers.setdefault(ahead, []).append(node)
+    found: dict[Any, None] = {}
+    waiting = [*consumers.get(last, ())]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += () if node in owners else consumers.get(node, ())
+    between = sorted(found, key=lambda node: node._sequence_nr())
+    after = next((f"layer {owners[node]}" for node in between if node in owners), "the loss")
+    where = f"between layer {owners[last]} and {after}"
+    if calls := steep(between):
+        return f"{' or '.join(calls)}, whose slope can be infinite, {where}", where
+    names = list(dict.fromkeys(name_of(node) for node in between))
+    which = f" ({', '.join(names)})" if len(names) <= FEW else ""
+    return "", f"a call {where}{which}, or a hook on a tensor there"
+
+
+def _is_odd(gradient: Tensor | None) -> bool:
+    return gradient is not None and not gradient.is_sparse and not bool(local(gradient.detach()).isfinite().all())
+
+
+def _owner(node: Any, names: Mapping[int, str]) -> str:
+    """The layer whose weights a call takes; "" where it takes none."""
+    ahead = [each for each, _ in node.next_functions if each is not None]
+    return next((names[id(p)] for p in _parameters(ahead) if id(p) in names), "")
+
+
+def _reached(node: Any, owners: Mapping[Any, str]) -> set[str]:
+    """The layers that the error signal reaches after this call."""
+    found: set[Any] = set()
+    waiting = [ahead for ahead, _ in node.next_functions if _is_call(ahead)]
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting += [ahead for ahead, _ in each.next_functions if _is_call(ahead)]
+    return {owners[each] for each in found if each in owners}
+
+
 def _nodes(root: Any) -> list[Any]:
     """The calls of a graph in the order in which they ran."""
     found: dict[Any, None] = {}
@@ -83,20 +144,13 @@ def _is_call(node: Any) -> bool:
 
 
 def _is_fine(node: Any, name: str) -> bool | None:
-    """Whether what it keeps under this name holds neither nan nor +inf; None where it keeps nothing there.
-
-    What was put away by a hook is not asked for: a checkpoint would run its part of the forward pass again.
-    """
-    try:
-        raw = getattr(node, f"_raw{name}", None)
-        kept = getattr(node, name, None) if getattr(raw, "unpack_hook", raw) is None else None
-    except RuntimeError:  # a backward before this one has freed it, or it was written over
+    """Whether what it keeps under this name holds neither nan nor +inf; None where it keeps nothing there."""
+    tensor = kept(node, name)
+    if not isinstance(tensor, Tensor) or hasattr(tensor, "to_local"):
         return None
-    if not isinstance(kept, Tensor) or hasattr(kept, "to_local"):
+    if not is_there(tensor):  # such as weights that were gathered for the call alone
         return None
-    if not is_there(kept):  # such as weights that were gathered for the call alone
-        return None
-    return not bool((kept.isnan() | kept.eq(math.inf)).any())
+    return not bool((tensor.isnan() | tensor.eq(math.inf)).any())
 
 
 def _after(nodes: list[Any], call: Any, layers: Mapping[int, str]) -> str:

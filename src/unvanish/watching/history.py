@@ -52,6 +52,7 @@ class Episode:
 
     began: int
     told: bool = False
+    level: str = ""
     on: int = 0
     off: int = 0
 
@@ -66,6 +67,7 @@ class History:
     losses: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
     first_losses: list[float] = field(default_factory=list)
+    constant: float = math.inf
     first_loss: float = math.nan
     first_move: float = math.nan
 
@@ -137,7 +139,10 @@ class History:
                 found.append(("UV805", -1, loss, usual, math.log10(loss / usual) > SPIKE))
             self.losses = [*self.losses[-4 * WARM_UP :], loss]
             self.first_losses = [*self.first_losses, loss][:HELD]
-            start = min(self.first_losses)  # one of them may be far off: at the start, or in a blow-up after it
+            if sample.stake is not None and sample.stake.constant > 0.0:
+                self.constant = min(self.constant, sample.stake.constant)
+            # one of them may be far off, at the start or in a blow-up after it, and all, where the start is absurd
+            start = min(*self.first_losses, self.constant)
             recent = self.losses[-WARM_UP:]
             share = 10.0 * CONVERGED if self._told("UV809", -1) else CONVERGED
             low = len(self.losses) > WARM_UP and max(recent) < share * start

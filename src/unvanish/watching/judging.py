@@ -17,6 +17,7 @@ from unvanish.rules import judge
 from unvanish.watching.between import ADDED_UP, WIPED, found_between
 from unvanish.watching.carried import TOO_LARGE
 from unvanish.watching.dated import dated
+from unvanish.watching.growth import Growth
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
 from unvanish.watching.thrown import Thrown
@@ -41,7 +42,7 @@ class Judging:
         self.columns, self.found, self.tell, self.over = columns, found, tell, over
         self.history, self.lock = History(), threading.RLock()
         self.episodes: dict[str, Episode] = {}
-        self.thrown = Thrown()
+        self.thrown, self.growth = Thrown(), Growth()
         self.waiting: list[tuple[Sample, Setting]] = []
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
@@ -76,7 +77,7 @@ class Judging:
             for finding in self.found:
                 if finding.code in self.episodes:
                     self.over(step, finding.code, finding.layers)
-            self.history, self.episodes, self.thrown = History(), {}, Thrown()
+            self.history, self.episodes, self.thrown, self.growth = History(), {}, Thrown(), Growth()
             self.recent.clear()
 
     @property
@@ -103,6 +104,8 @@ class Judging:
                     now.setdefault(finding.code, finding)
         between = {each.code: each for each in found_between(sample, setting.dtype, setting.optimizer)}
         now |= between
+        if (grown := self.growth.judged(sample, self.columns, setting)) is not None:
+            now[grown.code] = grown
         self.thrown.add(sample)
         why = self.thrown.explains(now.values(), sample, self.columns)
         if why is not None and (self.large is None or TOO_LARGE in self.episodes):
@@ -124,14 +127,21 @@ class Judging:
             if not episode.on and not episode.told:
                 episode.began = step
             episode.on, episode.off = episode.on + 1, 0
-            if not episode.told and (step == 0 or episode.on >= HELD or code in {WIPED, ADDED_UP} - self.proper):
-                episode.told = True
+            if worse := episode.told and finding.level == "error" and episode.level == "note":
+                self._over(step, code)
+            due = step == 0 or episode.on >= HELD or code in {WIPED, ADDED_UP} - self.proper
+            if worse or (due and not episode.told):
+                episode.told, episode.level = True, finding.level
                 self.tell(finding.replace(message=dated("since", episode.began, finding.message)), episode.began)
         for code in [code for code in self.episodes if code not in now]:
             episode = self.episodes[code]
             episode.on, episode.off = 0, episode.off + 1
             if not episode.told or episode.off >= HELD:
                 del self.episodes[code]
-                for finding in self.found if episode.told and (code != TOO_LARGE or self.large is None) else ():
-                    if finding.code == code:
-                        self.over(step, code, finding.layers)
+                if episode.told and (code != TOO_LARGE or self.large is None):
+                    self._over(step, code)
+
+    def _over(self, step: int, code: str) -> None:
+        for finding in self.found:
+            if finding.code == code:
+                self.over(step, code, finding.layers)

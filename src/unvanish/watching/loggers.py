@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from unvanish.records import Finding, UnvanishError
 
@@ -29,12 +29,6 @@ WAITING = 10_000
 
 PATIENCE = 30.0
 """Seconds that the end of a run waits for what MLflow has not written yet."""
-
-
-class Logger(Protocol):
-    """What can be given as ``log_to``: numbers by name, and the optimizer step they belong to."""
-
-    def log(self, metrics: dict[str, float], step: int) -> Any: ...
 
 
 @dataclass

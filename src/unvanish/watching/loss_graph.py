@@ -15,6 +15,12 @@ MOST = 200
 STEEP = ("sqrt", "pow", "norm", "log", "div", "acos", "asin", "atanh", "acosh", "rsqrt", "reciprocal", "cdist", "std")
 """Calls with an infinite slope at some input at which their value is finite."""
 
+SMOOTH = ("log_softmax", "log_sigmoid", "logsumexp")
+"""Calls whose names begin so, and whose slope is finite everywhere."""
+
+
+FACTORS = ("mul", "div", "mean", "sum", "to_copy", "view", "squeeze", "clone", "alias")
+"""Calls between one call of a loss and the whole that multiply it by a number, or leave it as it is."""
 
 MEAN = 1
 """The reduction of a loss that divides by the sum of the weights of its targets, as a node keeps it."""
@@ -127,12 +133,44 @@ def steep(nodes: list[Any]) -> list[str]:
 
 
 def _gentle(node: Any) -> bool:
-    """Whether it is a power whose slope is finite wherever its value is, such as a square."""
+    """Whether its slope is finite wherever its value is, as that of a square, or of a softmax's logarithm."""
     power = getattr(node, "_saved_exponent", None)
-    return isinstance(power, int | float) and power >= 1
+    return (isinstance(power, int | float) and power >= 1) or name_of(node).startswith(SMOOTH)
 
 
 def name_of(node: Any) -> str:
     """The call that made a node, such as "log_softmax" for LogSoftmaxBackward0."""
     plain = re.sub(r"Backward\d*$", "", node.name().split("::")[-1])
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
+
+
+def signed(number: int) -> int:
+    """A node keeps -1 as a number without a sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def kept(node: Any, name: str) -> Any:
+    """What a node keeps under this name; None where it keeps nothing there, or holds it no more.
+
+    What was put away by a hook is not asked for: a checkpoint would run its part of the forward pass again.
+    """
+    try:
+        raw = getattr(node, f"_raw{name}", None)
+        return getattr(node, name, None) if getattr(raw, "unpack_hook", raw) is None else None
+    except RuntimeError:  # a backward before this one has freed it, or it was written over
+        return None
+
+
+def below_factors(root: Any) -> Any:
+    """The node of the one call that a loss comes from, but for means, sums and plain factors; None where there is none.
+
+    Of the names of means and sums, those over single axes count as well: a loss has no axes left.
+    """
+    node = root
+    while node is not None and name_of(node) in FACTORS:
+        other = kept(node, "_saved_other")
+        if isinstance(other, Tensor) and other.numel() > 1:  # a weight of each entry
+            return None
+        ahead = [each for each, _ in node.next_functions if each is not None]
+        node = ahead[0] if len(ahead) == 1 else None
+    return node

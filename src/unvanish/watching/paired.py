@@ -15,7 +15,7 @@ from unvanish.records import Evidence, Finding
 from unvanish.rules import rules
 from unvanish.rules.conditions import UNREACHABLE
 from unvanish.watching.dated import dated
-from unvanish.watching.loss_graph import between, name_of
+from unvanish.watching.loss_graph import between, name_of, signed
 from unvanish.words.numbers import number
 
 PAIRED = "UV706"
@@ -52,17 +52,12 @@ def _of_classes(node: Any, ends: Collection[int]) -> Pair | None:
     ahead = node.next_functions[0][0] if node.next_functions else None
     if ahead is None or ahead._sequence_nr() not in ends or name_of(ahead) != "softmax":
         return None
-    result, along = ahead._saved_result, _signed(ahead._saved_dim)
-    if name_of(node) == "log_softmax" and (along - _signed(node._saved_dim)) % result.ndim == 0:
+    result, along = ahead._saved_result, signed(ahead._saved_dim)
+    if name_of(node) == "log_softmax" and (along - signed(node._saved_dim)) % result.ndim == 0:
         return _two_softmaxes(result.size(along))
     if name_of(node) in LOSSES and (along - 1) % result.ndim == 0:
         return _no_logarithm(float(result.detach().logsumexp(along).abs().mean()))
     return None
-
-
-def _signed(dimension: int) -> int:
-    """A node keeps -1 as a number without a sign."""
-    return dimension - 2**64 if dimension >= 2**63 else dimension
 
 
 def _two_softmaxes(classes: int) -> Pair:

@@ -19,22 +19,20 @@ from unvanish.decide import decide
 from unvanish.pipeline import look
 from unvanish.preserve import random_states
 from unvanish.problem import Problem
-from unvanish.records import EVERYTHING, Flow, UnvanishError
+from unvanish.records import REPEATED, Flow, UnvanishError
 from unvanish.report import Report
 from unvanish.rules import judge
 from unvanish.trace.structure import rebuild, tensors
 from unvanish.watching.box import PROBE, SMALL, Box, Entry
+from unvanish.watching.graph_birth import broke_in
 from unvanish.watching.loss_graph import between, name_of, past_the_outputs, steep
 from unvanish.watching.norms import local
 from unvanish.watching.processes import several
 from unvanish.watching.table import spread
 
 HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
-OF_THE_LOSS = ("loss", "zeros", "decrement", "step", "next_step", "rates", "output", "inputs", "noise", "time")
 MOVED = "another optimizer has already moved weights of the model in this step, which can be run again only before"
 WAITS = "to run it again would mean to wait for processes that are not running it"
-WALKED = tuple(name for name in EVERYTHING if name not in OF_THE_LOSS)
-"""What a repetition asks for: it has the signals of the real loss, and not the loss itself."""
 
 
 class NoCollectives(TorchDispatchMode):
@@ -97,14 +95,14 @@ def replay(
             if known[-1].born in ("forward", "backward"):
                 return known[-1]
     if any(_odd(each) for entry in reached for each in tensors((entry.args, entry.kwargs))):  # no call before made it
-        return _of_graph(box, HANDED_ON) if box.graph_birth else Replay(reason=HANDED_ON)
+        return _of_graph(box, HANDED_ON)
     for found in known:
         if found.born:
             return Replay(None, _of_loss(box), "loss")
     without = [each for each in known if each.report is None]
     last = (without or known or [Replay(reason="nothing of it can be repeated")])[0 if without else -1]
     if last.report is None:
-        return _of_graph(box, last.reason) if box.graph_birth else last
+        return _of_graph(box, last.reason)
     if box.loss_birth:
         return Replay(last.report, _of_loss(box), "loss")
     masked = any(each.masked for each in box.entries)
@@ -112,7 +110,14 @@ def replay(
 
 
 def _of_graph(box: Box, why: str) -> Replay:
-    return Replay(reason=f"{box.graph_birth} ({why})", born="graph")
+    """What the graph tells of a step that cannot be run again."""
+    if box.graph_birth:
+        return Replay(reason=f"{box.graph_birth} ({why})", born="graph")
+    steep_call, where = broke_in(box.loss, [each.module for each in box.entries]) if box.loss_finite else ("", "")
+    if steep_call:
+        return Replay(reason=f"it broke on the way back in {steep_call} ({why})", born="backward")
+    # where processes add up their gradients it may have been in another one, which has more to tell
+    return Replay(reason=f"it broke on the way back in {where}; {why}" if where else why)
 
 
 def _odd(tensor: Tensor) -> bool:
@@ -164,7 +169,7 @@ def _again(
     if broken_loss and flow.nonfinite != "forward":  # of the signals that were put in their place nothing is to be said
         return Replay(reason="run again, its outputs are finite") if forward else Replay(born="loss")
     setting = flow.setting.replace(model=type(entry.module).__name__)
-    flow = decide(_without(scale, flow.replace(asked=WALKED, loss=None, zeros=(), setting=setting)))
+    flow = decide(_without(scale, flow.replace(asked=REPEATED, loss=None, zeros=(), setting=setting)))
     report = Report.from_flow(flow, judge(flow))
     if flow.nonfinite == "forward":
         return Replay(report, born="forward")

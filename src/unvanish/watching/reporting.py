@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from unvanish.decide import NOT_ASKED, decide
-from unvanish.records import LIVE, Finding, Flow, Setting, UnvanishError, from_builtins
+from unvanish.records import LIVE, REPEATED, Finding, Flow, Setting, UnvanishError, from_builtins
 from unvanish.report import Report
-from unvanish.rules import judge
+from unvanish.rules import judge, rules
 from unvanish.watching.carried import FOLLOWS, TOO_LARGE, handed_on
 from unvanish.watching.dated import undated
 from unvanish.watching.layouts import SIGNAL, laid_out, rows_of
@@ -23,9 +23,6 @@ WHAT = (
     " running batch (check_every=K), whether there is anything left to learn only by unvanish check"
 )
 
-
-OF_THE_LOSS = ("nonfinite", "pairing")
-"""Verdicts that a check of a running batch does not ask for: it does not know the loss."""
 
 CONVERGED = "UV809"
 """The first of the notes: it says how the others are meant."""
@@ -198,6 +195,7 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
     ``checked``: the step had a full check, which has measured what earlier samples could only guess at: what these
     found and still holds is not said a second time, nor against it.
     """
+    asked = {each.code for each in rules() if {*REPEATED} >= {*each.needs}}
     found = [each for each in file.findings() if at is None or each[0] <= at]
     named = any(until is None and finding.verdict == "nonfinite" for _, until, finding in found)
     # of a step that was run again the call is known, which numbers of layers cannot tell
@@ -217,7 +215,7 @@ def _all(said: Sequence[Finding], file: Reader, at: int | None = None, checked: 
         if (finding.code, finding.layers) not in known
         and not (until is None and finding.code in going_on)
         and (until is None or finding.level == "error")
-        and not (checked and until is None and finding.code < "UV8" and finding.verdict not in OF_THE_LOSS)
+        and not (checked and until is None and finding.code in asked and finding.verdict != "nonfinite")
     ]  # fmt: skip
     holding = [*now, *(each for until, each in before if until is None)]
     holding = _by_their_cause(holding, any(each.verdict == "nonfinite" for each in said))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from unvanish.records import LIVE, Flow, LayerFlow, Setting
 
@@ -54,6 +54,37 @@ def thaw(columns: list[Column], moved: Iterable[int]) -> None:
             columns[at] = replace(columns[at], frozen=False)
 
 
+class Stake(NamedTuple):
+    """What a loss is beside that of the best outputs; ``rms`` of what it was given, ``wanted`` of the best move."""
+
+    value: float
+    constant: float
+    free: float
+    rms: float
+    wanted: float
+
+    def and_of(self, other: Stake) -> Stake:
+        """Both losses together; of their outputs those that are to move furthest for their size."""
+        further = max(self, other, key=lambda each: each.wanted / max(each.rms, 1e-300))
+        sums = self.value + other.value, self.constant + other.constant, self.free + other.free
+        return Stake(*sums, further.rms, further.wanted)
+
+    def times(self, factor: float) -> Stake:
+        """The same of a loss that is multiplied by a number."""
+        return Stake(self.value * factor, self.constant * factor, self.free * factor, self.rms, self.wanted)
+
+
+def together(stakes: Sequence[Stake | None]) -> Stake | None:
+    """Of all losses of a step; None where one of them is not known."""
+    known = [each for each in stakes if each is not None]
+    if not known or len(known) < len(stakes):
+        return None
+    whole = known[0]
+    for each in known[1:]:
+        whole = whole.and_of(each)
+    return whole
+
+
 @dataclass
 class Sample:
     """A sampled step: by layer, its numbers; ``groups``: the layers whose signals came from the same backward.
@@ -61,7 +92,8 @@ class Sample:
     ``order``: as they ran. ``before``: of a layer the one whose output it was given, -1 where that was data; of one
     that is not in it the layer that ran before stands for it. ``renewed``: layers that are others than in the sample
     before, so that what was usual there is no measure for them. ``added_up``: the norm of what was still there of the
-    gradient of the step before when this one's was computed; 0 where nothing was.
+    gradient of the step before when this one's was computed; 0 where nothing was. ``stake``: of its loss, ``outputs``:
+    log10 of the rms of each layer's output; in the first samples, and where a loss is far out of proportion.
     """
 
     step: int
@@ -72,6 +104,8 @@ class Sample:
     before: dict[int, int] = field(default_factory=dict)
     renewed: Set[int] = frozenset()
     added_up: float = 0.0
+    stake: Stake | None = None
+    outputs: dict[int, float] = field(default_factory=dict)
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:

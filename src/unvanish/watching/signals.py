@@ -65,6 +65,8 @@ class Signals:
         self.hidden: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # in a compiled one
         self.fused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.open = False
+        self.gauging = False  # the sizes of outputs are asked for as well
+        self.outputs: dict[int, list[float | Tensor]] = {}  # of each layer log10 of the rms of what each call gave
         self.unread: dict[str, None] = {}  # what could not be read, and why
 
     def arm(self, roots: list[nn.Module]) -> None:
@@ -122,11 +124,23 @@ class Signals:
         if at not in self.asked and given and not self.open and torch.is_grad_enabled():
             self._find_before(at, given)
         with torch._C.DisableTorchFunction():  # or what is asked of a tensor here would pass by the mode below
+            if self.gauging and not self.open:
+                self._gauge(at, outputs)
             for tensor in (outputs,) if isinstance(outputs, Tensor) else arguments(outputs):
                 if tensor.requires_grad:
                     if tensor.grad_fn is not None:
                         self.made[tensor.grad_fn] = at
                     tensor.register_hook(comes_back)
+
+    def _gauge(self, at: int, outputs: Any) -> None:
+        """The root mean square of the first tensor that it gives."""
+        first = outputs if isinstance(outputs, Tensor) else next(iter(arguments(outputs)), None)
+        if first is not None and first.numel():
+            self.outputs.setdefault(at, []).append(norm(first) / math.sqrt(first.numel()))
+
+    def sizes(self) -> dict[int, float]:
+        """Of each layer log10 of the rms of its largest output."""
+        return {at: log10(max(map(float, values))) for at, values in self.outputs.items()}
 
     def _find_before(self, at: int, given: Any) -> None:
         """The nearest layer from which the inputs of this one come, once and for all: branches have a common one."""
@@ -203,6 +217,7 @@ class Signals:
     def forget(self) -> None:
         self.squares.clear()
         self.shares.clear()
+        self.outputs.clear()
         self.made.clear()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unvanish.watching.between import Kept
 from unvanish.watching.gradients import Moves, Seen
-from unvanish.watching.sample import FIELDS, NOTHING, Sample, less, total
+from unvanish.watching.sample import FIELDS, NOTHING, Sample, Stake, less, together, total
 from unvanish.watching.table import Place
 
 SIGNAL, GRADIENT, WEIGHT, RATIO, SATURATED, DEAD, LOST = range(len(FIELDS))
@@ -38,6 +38,9 @@ class Step:
 
     losses: list[float | Tensor] = field(default_factory=list)
     loss: float | Tensor = math.nan  # the sum of those whose gradients the last optimizer saw
+    stakes: list[Stake | None] = field(default_factory=list)  # of each of these losses, where that is asked
+    outputs: dict[int, float] = field(default_factory=dict)  # of each layer the size of its output, too
+    one_unit: dict[int, int] = field(default_factory=dict)  # of layers all of whose units are one, how many these are
     rows: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, int] = field(default_factory=dict)  # of each row, how many its signal is of
     groups: list[tuple[int, ...]] = field(default_factory=list)
@@ -61,6 +64,23 @@ class Step:
     fresh: bool = False  # a backward has run since the last optimizer read its gradients
     suspicious: bool = False
     taken: tuple[dict[int, float], dict[int, tuple[float, float]], int] | None = None  # of the last backward
+
+    def lowers(self, loss: float | Tensor, stake: Stake | None, inside: bool) -> None:
+        """A backward starts at a loss; ``inside``: of an optimizer that is calling its closure."""
+        if not self.fresh and not inside:
+            self.forget_losses()  # those of another optimizer
+        if not inside or not self.inner:
+            self.losses.append(loss)
+            self.stakes.append(stake)
+
+    def divide(self, scale: float) -> None:
+        """The losses and signals of this step are ``scale`` times too large."""
+        self.scale, self.losses = scale, [each / scale for each in self.losses]
+        self.stakes = [each and each.times(1.0 / scale) for each in self.stakes]
+
+    def forget_losses(self) -> None:
+        self.losses.clear()
+        self.stakes.clear()
 
     def enter(
         self,
@@ -101,13 +121,14 @@ class Step:
         found.groups, found.order, found.series = self.groups, self.order, self._series()
         found.before, found.renewed = dict(before), renewed
         found.added_up = self.kept.of(self.stepped)
+        found.stake, found.outputs = together(self.stakes), self.outputs
         return found
 
     def over(self) -> Step:
         """The next step: this one again where nothing was read in it."""
         if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
             return Step()
-        for each in (self.losses, self.stepped, self.read, self.again, self.kept.left):
+        for each in (self.losses, self.stakes, self.stepped, self.read, self.again, self.kept.left):
             each.clear()
         self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
         self.taken = None
@@ -116,8 +137,8 @@ class Step:
     def following(self) -> Step:
         """The next step, whose passes have been already."""
         return Step(
-            losses=list(self.losses), seen=self.seen, kept=self.kept, fresh=self.fresh, scaler=self.scaler,
-            suspicious=self.suspicious,
+            losses=list(self.losses), stakes=list(self.stakes), seen=self.seen, kept=self.kept, fresh=self.fresh,
+            scaler=self.scaler, suspicious=self.suspicious,
         )  # fmt: skip
 
     def _series(self) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from unvanish.problem import name_of
-from unvanish.records import Finding
+from unvanish.records import CopyFacts, Finding, Setting
+from unvanish.rules import ask
 from unvanish.watching.beside import Beside
 from unvanish.watching.buffers import odd_buffers, of_the_buffers
 from unvanish.watching.dated import dated
@@ -19,9 +20,12 @@ from unvanish.watching.passes import odd_pass, of_a_validation
 from unvanish.watching.replay import Replay
 from unvanish.watching.resting import of_what_rests
 from unvanish.watching.run_file import RunFile
+from unvanish.watching.sample import Column, Sample, flow_of
+from unvanish.watching.unpaired import UNPAIRED, of_the_unpaired
 from unvanish.watching.watcher import Watcher
 from unvanish.words.spans import named
 
+ONE_UNIT = "UV408"
 KINDS = ("idle", "used", "apart", "joined")
 """What the watcher tells of them."""
 
@@ -57,12 +61,19 @@ class Unmoved:
             for finding in _of_idle(new, names, step, self.repeat()):
                 self.tell(finding, step)
 
-    def sampled(self, step: int, beside: Beside) -> None:
-        """Tell of layers that have been left out for several samples in a row, and of two softmaxes in one."""
+    def sampled(self, sample: Sample, beside: Beside) -> None:
+        """Tell of layers left out for several samples in a row, of outputs that do not fit the loss, of equal units."""
+        step = sample.step
         if (pair := self.watcher.box.pair) and not any(each.code == PAIRED for each in self.found):
             self.tell(finding_of(pair, step), step)
+        met = self.watcher.box.met
+        if met is not None and beside.setting is not None and not any(each.code == UNPAIRED for each in self.found):
+            self.tell(of_the_unpaired(met, step, beside.setting), step)
         self.look_at_what_rests(step)
         names = [column.name for column in self.watcher.columns]
+        if (one := self.watcher.now.one_unit) and not any(each.code == ONE_UNIT for each in self.found):
+            for finding in _of_one_unit(one, sample, self.watcher.columns, beside.setting):
+                self.tell(finding, step)
         moved = {names[at] for at in self.watcher.now.rows}
         for layers in [each for each in self.out if not moved.isdisjoint(each)]:
             self.out.remove(layers)
@@ -125,6 +136,20 @@ def _of_idle(names: Sequence[str], all_names: Sequence[str], step: int, found: R
             f" an optimizer was to move {_them(names)}: nothing of the loss came back.",
         )
     ]  # fmt: skip
+
+
+def _of_one_unit(
+    one: Mapping[int, int], sample: Sample, columns: Sequence[Column], setting: Setting | None
+) -> list[Finding]:
+    """Layers all of whose units are the same one, as the rule of a check says it; ``one``: how many these are."""
+    if setting is None:
+        return []
+    flow = flow_of(sample, columns, setting, one)
+    copies = tuple(CopyFacts(layer=columns[at].name, units=units) for at, units in one.items())
+    return [
+        each.replace(message=dated("at", sample.step, each.message))
+        for each in ask(ONE_UNIT, flow.replace(copies=copies))
+    ]
 
 
 def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle: str) -> Finding:

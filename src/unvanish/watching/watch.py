@@ -271,7 +271,7 @@ class Watch:
         setting = self.beside.write(self.watcher, sample)
         self.file.sample(sample)
         self.judging.add(sample, setting)
-        self.unmoved.sampled(sample.step, self.beside)
+        self.unmoved.sampled(sample, self.beside)
         self._log(sample)
         over = self.broke < self.sampled and not any(row[1] == math.inf for row in sample.rows.values())
         self.nonfinite, self.sampled = self.nonfinite and not over, sample.step
@@ -314,7 +314,8 @@ class Watch:
         """What a repetition showed, here or in another process: an averaged gradient does not tell where it broke."""
         mine, processes, step = findings_of(scene, found), self.watcher.processes, scene.step
         processes.tell(step, json.dumps(to_builtins(mine[0])) if found.born else "")
-        if found.born or not self.first or (heard := processes.hear(step)) is None:
+        guessed = found.born == "backward" and found.report is None  # from gradients that all processes have added to
+        if (found.born and not guessed) or not self.first or (heard := processes.hear(step)) is None:
             return mine
         finding = from_builtins(json.loads(heard[1]), Finding)
         return [finding.replace(message=f"{finding.message.rstrip('.')} (in process {heard[0]}).")]

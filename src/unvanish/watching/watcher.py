@@ -18,12 +18,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from unvanish.evidence.copies import stays_one_unit
 from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
 from unvanish.watching.gradients import Moves, gone, held, looks_finite, scale_of, sizes
 from unvanish.watching.guard import Guard
+from unvanish.watching.loss_call import Proportion, stake_of
 from unvanish.watching.nesting import Nesting
 from unvanish.watching.processes import Processes
 from unvanish.watching.resting import Resting
@@ -55,7 +57,7 @@ class Watcher:
         self.expected: set[int] = set()  # the optimizers that make a step together
         self.step, self.skipped, self.sampled = 0, 0, True  # whether the coming step is sampled
         self.now, self.process = Step(), os.getpid()
-        self.nesting, self.backwards = Nesting(), 0
+        self.nesting, self.backwards, self.proportion = Nesting(), 0, Proportion()
         self.looks, self.written = 0, False  # sampled steps so far, and whether gradients are changed after a backward
         self.notes, self.without, self.idle = list[str](), Without(), Idle()
         self.first: Tensor | None = None
@@ -66,6 +68,7 @@ class Watcher:
         self.inside: Any = None  # that is calling its closure
         self.due: Callable[[], Any] | None = None  # a check that waits for the backward inside the closure
         self.backward_starts, self.backward_ends = map(self.guarded, (self._backward_starts, self._backward_ends))
+        self.scaler_updates = self.guarded(self._scaler_updates)
         self._steps, self._stepped, self._finish = map(self.guarded, (self._before_step, self._after_step, self.finish))
 
     def add_model(
@@ -142,16 +145,13 @@ class Watcher:
     def _arm(self) -> None:
         before = self.sampled
         self.sampled = self.calls.sampled = is_sampled(self.step, self.every, self.apart)
+        self.signals.gauging = self.sampled and self.proportion.asks(self.looks)
         if self.sampled:
             self.signals.arm(list(self.table.models.values()))
             self.processes.arm(self.table, self.guarded)
         elif before:
             self.signals.disarm()
             self.processes.disarm()
-
-    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A call of this model has begun before its hooks were there."""
-        self.calls.entered(module, args)
 
     # The backward pass (see ``interposed``)
 
@@ -167,10 +167,8 @@ class Watcher:
         plain, now.plain = now.plain, None
         value = loss if plain is None else plain  # a scaled loss that overflows is no fault
         known = value.item() if value.is_cpu and value.numel() == 1 else value.detach().float().mean()
-        if not now.fresh and self.inside is None:
-            now.losses.clear()  # those of another optimizer
-        if self.inside is None or not now.inner:
-            now.losses.append(known)
+        stake = stake_of(loss.grad_fn, float(known)) if self.signals.gauging else None
+        now.lowers(known, stake, self.inside is not None)
         if isinstance(known, float) and not math.isfinite(known):
             now.suspicious = True
         self.box.loss_is(loss, not now.suspicious)
@@ -193,7 +191,7 @@ class Watcher:
     def _broken_off(self) -> None:
         """A pass was left in its middle: what it has come to is a part of no step, and its step is not sampled."""
         self.broken_off, self.inside = True, None
-        self.now.losses.clear()
+        self.now.forget_losses()
         self.now.suspicious = False
         self.box.clear()
         self.signals.forget()
@@ -217,9 +215,6 @@ class Watcher:
     def loss_is_scaled(self, scaler: Any, outputs: Any) -> None:
         if scaler.is_enabled():
             self.now.scaler, self.now.plain = scaler, outputs if isinstance(outputs, Tensor) else None
-
-    def scaler_updates(self, scaler: Any) -> None:
-        self.guarded(self._scaler_updates)(scaler)
 
     def _scaler_updates(self, scaler: Any) -> None:
         if self.now.scaler is None or self.now.stepped or not self.now.losses:
@@ -263,7 +258,7 @@ class Watcher:
     def gradients_are(self, scale: float) -> None:
         """The losses and signals of this step are ``scale`` times too large, its gradients are not any more."""
         now = self.now
-        now.scale, now.losses = scale, [each / scale for each in now.losses]
+        now.divide(scale)
         if self.sampled:
             now.seen.look(self.table, scale)
 
@@ -293,6 +288,9 @@ class Watcher:
         now.unclipped, now.unclipped_parts = total((now.unclipped, whole)), total((now.unclipped_parts, parts))
         before = now.taken
         samples = self.box.samples() if now.fresh or before is None else before[2]
+        now.outputs |= self.signals.sizes()
+        if self.signals.gauging:
+            now.one_unit |= {place.at: units for place in places if (units := stays_one_unit(place.trainable))}
         signals, shares = self.signals.take(samples)
         if not now.fresh and before is not None:  # the same backward made the gradients of the optimizer before
             signals, shares = before[0] | signals, before[1] | shares
@@ -383,7 +381,9 @@ class Watcher:
                 self.notes += [each for each in unread(self.now, self.signals) if each not in self.notes]
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 renewed, self.table.renewed = self.table.renewed, set()
-                self.on_sample(self.now.sample(self.step, self.signals.before, renewed))
+                sample = self.now.sample(self.step, self.signals.before, renewed)
+                self.proportion.of(sample)
+                self.on_sample(sample)
             elif self.now.stepped and self.now.losses:
                 if self.without.of_others(self.table.models.values(), self.optimizers.values()):
                     self.on_broken(self.step, "apart")

@@ -79,8 +79,14 @@ ROWS = {
         "By what outputs under such a loss differ, in squares: as a share of their length, where the loss does not"
         " ask for that, else of what they differ by at other weights. 0 in all other cases."
     ),
+    "stopped": "Trainable tensors that learn nothing in layers of which others learn, and what stops their signal.",
+    "StoppedFacts.layer": "The layer, of which another tensor learns.",
+    "StoppedFacts.parameters": "The full names of its tensors that get nothing.",
+    "StoppedFacts.by": "The step that every way from them to the loss goes through; with cut, what cut them out.",
+    "StoppedFacts.at": "The source line of the cut; else empty.",
+    "StoppedFacts.cut": "True if they are taken out of the graph before they meet any data.",
     "bypassed": "Cuts that take a part of their signal from layers which other ways to the loss train.",
-    "BypassFacts.kind": "A sum of which one summand was cut, or a choice, which has no gradient.",
+    "BypassFacts.kind": "A sum with one summand cut; a choice, which has no gradient; a state cut between turns.",
     "BypassFacts.cut": "What cut it: detach, no_grad, or the name of a call without a gradient.",
     "BypassFacts.cut_at": "The source line of the cut.",
     "BypassFacts.at": "The source line where what was cut is consumed.",
