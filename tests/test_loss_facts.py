@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from unvanish import Problem, diagnose
 from unvanish.decide import decide
 from unvanish.evidence.last import last_call
-from unvanish.evidence.loss import loss_facts
-from unvanish.evidence.output_loss import loss_of_outputs
+from unvanish.evidence.loss import first_and_second, loss_facts
+from unvanish.evidence.output_loss import OutputLoss, loss_of_outputs
 from unvanish.pipeline import look
 from unvanish.records import LossFacts
 from unvanish.trace.capture import record
@@ -134,6 +134,29 @@ def test_a_loss_without_a_second_derivative_has_no_curvature() -> None:
     assert measured.curvature is None
     assert measured.residual_norm == pytest.approx(float(now.norm()) * 2 / 12, rel=1e-5)
     assert measured.best_free == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_slope_that_is_the_same_everywhere_has_no_curvature() -> None:
+    measured = facts(outputs(6, 2), None, lambda o, _: o.mean())
+    assert measured.curvature is None and measured.residual_norm == pytest.approx(12**-0.5, rel=1e-5)
+
+
+def test_of_several_outputs_those_that_bend_the_loss_give_its_curvature() -> None:
+    """The first output enters as a square, the second as it is: h = 2 |v1|² over |v1|² + |v2|²."""
+    loss = OutputLoss(lambda z: z[0].square().sum() + z[1].sum(), [outputs(6, 2), outputs(6, 3)])
+    first, second = (float(v.square().sum()) for v in loss.drawn(0))
+    assert first_and_second(loss, 0)[1] == pytest.approx(2.0 * first / (first + second), rel=1e-5)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_best_outputs_are_let_go_of_where_nothing_asks_for_them_again(known: bool) -> None:
+    now = outputs(10, 3)
+    loss = OutputLoss(lambda z: F.cross_entropy(z[0], CLASSES), [now])
+    before, draw = loss.known, loss.drawn(0)[0]
+    assert before is not None
+    loss.forget(known)
+    assert ("known" in vars(loss)) is not known and loss.drawn(0)[0] is not draw
+    assert loss.known is not None and torch.equal(loss.known.near, before.near)
 
 
 @pytest.mark.parametrize("shift", [-1.0, 0.5, 1.0])

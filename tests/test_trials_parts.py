@@ -501,7 +501,7 @@ def test_what_outlasts_an_edit_is_what_a_check_of_it_finds(name: str, seed: int)
     problem = edited(name, seed)
     model, _ = problem.build()
     ends = outlasting.Ends.of(problem, model)
-    told = 0
+    told = told_alone = 0
     for scale in (1.0, 0.7, 1.5):
         other = copy.deepcopy(model)
         with torch.no_grad():
@@ -513,7 +513,28 @@ def test_what_outlasts_an_edit_is_what_a_check_of_it_finds(name: str, seed: int)
             outlasts = outlasting.outlasts(there, codes, lambda: ends)
             told += outlasts is not None
             assert outlasts in (None, bool(found & codes)), (scale, codes, found)
-    assert told >= 6
+            if outlasting.OF_THE_SCALE.issuperset(codes):  # as where the edit has changed the loss
+                alone = outlasting.outlasts(there, codes, lambda: None)
+                told_alone += alone is not None
+                assert alone in (None, bool(found & codes)), (scale, codes, found)
+    assert told >= 6 and told_alone >= 3
+
+
+@pytest.mark.parametrize(("name", "suffers"), [("raw-pixels", True), ("raw-pixels-batchnorm", False)])
+def test_inputs_are_standardised_only_where_something_suffers_from_them(
+    name: str, suffers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are far from unit size; and where nothing outlasts the edit, its one walk tells the transmission too."""
+    problem, looks = edited(name, 0), []
+    look = outlasting.quick_look
+    monkeypatch.setattr(outlasting, "quick_look", lambda *given: (looks.append(given), look(*given))[1])
+    monkeypatch.delattr(veto, "diagnose")
+    lowest = min(a.log10_transmission or 0.0 for a in veto.quick_layers(problem))
+    monkeypatch.delattr(veto, "quick_layers")
+    monkeypatch.delattr(veto, "_bound")
+    each = cast("Any", SimpleNamespace(draft=SimpleNamespace(problem=problem)))
+    assert veto.transmission(problem, each, ("UV707",)) == (-math.inf if suffers else lowest)
+    assert len(looks) == suffers
 
 
 @pytest.mark.parametrize("depth", [2, 13, 20])

@@ -169,7 +169,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
         paired = None if isinstance(output_loss, str) else pair_facts(look, output_loss, facts)
     same = same_facts(look, output_loss) or collapsed_facts(look, output_loss, facts.value)
     if not isinstance(output_loss, str):
-        output_loss.forget()
+        output_loss.forget(known=look.effort == "quick")
     facts = facts.replace(targets=size_of_targets(capture.compared))
     flow = flow.replace(loss=facts, pairs=paired, same=same, labels=label_facts(look, output_loss))
     if capture.loss_root is None:

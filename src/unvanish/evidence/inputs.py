@@ -28,25 +28,38 @@ def input_facts(problem: Problem, layers: Layers, calls: Calls, look: QuickLook)
 
     None where the inputs are of ordinary size or no one tensor.
     """
-    x = one_input(problem)
-    if x is None:
-        return None
-    size = float(x.double().pow(2).mean(_axes(x)).sqrt().max())
-    first = first_layer(layers)
-    if not size > FAR or first is None:
+    x, facts = one_input(problem), as_they_are(problem, layers, calls)
+    if x is None or facts is None:
         return None
     standard, _ = standardised(x)
     after, calls_after = look(with_first(problem, standard))
-    again = next((a for a in after if a.name == first.name), None)
+    again = next((a for a in after if a.name == facts.layer), None)
+    return facts.replace(
+        saturated_standardised=_saturated(calls_after),
+        step_limit_standardised=None if again is None else _step_limit(again, after),
+        loss_standardised=_loss(calls_after),
+    )
+
+
+def as_they_are(problem: Problem, layers: Layers, calls: Calls) -> InputFacts | None:
+    """The same before standardising; nothing is said of after."""
+    x, first = one_input(problem), first_layer(layers)
+    if x is None or first is None:
+        return None
+    size = float(x.double().pow(2).mean(_axes(x)).sqrt().max())
+    if not size > FAR:
+        return None
     return InputFacts(
         layer=first.name,
         largest_deviation=size,
         saturated=_saturated(calls),
-        saturated_standardised=_saturated(calls_after),
         step_limit=_step_limit(first, layers),
-        step_limit_standardised=None if again is None else _step_limit(again, after),
-        loss_standardised=_loss(calls_after),
     )
+
+
+def at_best(facts: InputFacts) -> InputFacts:
+    """With all that standardised inputs could make good: nothing saturated, steps as elsewhere, and no loss left."""
+    return facts.replace(saturated_standardised=0.0, step_limit_standardised=0.0, loss_standardised=0.0)
 
 
 def one_input(problem: Problem) -> Tensor | None:

@@ -146,9 +146,11 @@ def first_and_second(output_loss: OutputLoss, seed: int) -> tuple[float, float |
         if all(g is None for g in first):  # a leaf made of the outputs' numbers alone: nothing leads back to them
             return 0.0, None
         draw = output_loss.drawn(seed)
-        along = sum((g * v).sum() for g, v in zip(first, draw, strict=True) if g is not None)
+        bent = [(g, v) for g, v in zip(first, draw, strict=True) if g is not None and g.requires_grad]
+        if not bent:  # a slope that is the same everywhere
+            return norm, None
         try:
-            second = torch.autograd.grad(along, z, allow_unused=True)  # type: ignore[arg-type]
+            second = torch.autograd.grad([g for g, _ in bent], z, [v for _, v in bent], allow_unused=True)
         except RuntimeError:  # an operation without a second derivative
             return norm, None
     bend = sum(float((h * v).sum(dtype=torch.float64)) for h, v in zip(second, draw, strict=True) if h is not None)

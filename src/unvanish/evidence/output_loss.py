@@ -60,9 +60,11 @@ class OutputLoss:
     def _drawn(self) -> dict[int, list[Tensor]]:
         return {}
 
-    def forget(self) -> None:
-        """Let go of the random direction."""
+    def forget(self, known: bool = False) -> None:
+        """Let go of the random direction; of what is ``known``, too, where nothing will ask for the best outputs."""
         self._drawn.clear()
+        if known:
+            vars(self).pop("known", None)
 
     def worth(self, outputs: Sequence[Tensor]) -> float:
         """The loss of these outputs (one row stands for all samples), computed in the type of those there are."""

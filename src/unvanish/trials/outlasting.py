@@ -8,7 +8,7 @@ check.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from unvanish.decide.limits import CONVERGED, PLATEAU
 from unvanish.decide.stationary import floor_of, has_converged, is_stationary, may_be_stationary
 from unvanish.evidence.curvature import with_decrement
-from unvanish.evidence.inputs import input_facts
+from unvanish.evidence.inputs import as_they_are, at_best, input_facts
 from unvanish.evidence.last import Last, last_call, output_call
 from unvanish.evidence.loss import best_constant_of, first_and_second, loss_facts
 from unvanish.evidence.output import at_the_end, held_loss, normalises, output_facts
@@ -77,9 +77,7 @@ class Ends:
                 return None
             last, own = last_call(look.capture, output_loss), output_call(look.capture, output_loss)
             loss = told[0] or loss_facts(output_loss, last, look.capture.loss, 0)
-            through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
-            floor = None if has_converged(loss) else floor_of(loss)
-            ends = cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, floor)
+            ends = cls.of_loss(problem, loss, last, own)
             if last is None or not last.kind or loss.best_constant is None:
                 return ends
             outputs = told[1] or output_facts(last, own, loss)
@@ -88,6 +86,13 @@ class Ends:
                 return ends
             best = max(best, 0.0) if loss.value > 0.0 else best
             return replace(ends, best=best, lost=share * (max(loss.value, loss.best_constant) - best))
+
+    @classmethod
+    def of_loss(cls, problem: Problem, loss: LossFacts, last: Last | None, own: Last | None) -> Ends:
+        """What the loss alone tells; nothing of how much the last calls keep out of reach."""
+        through = best_constant_of(own.through)[0] if own is not None and own.kind == "clipped" else None
+        floor = None if has_converged(loss) else floor_of(loss)
+        return cls(problem.loss_fn, problem.targets, _described(last), loss.best_constant, through, floor)
 
     def are_of(self, problem: Problem, last: Last | None) -> bool:
         """Whether loss, targets and last calls of this problem are these."""
@@ -151,10 +156,15 @@ def _described(last: Last | None) -> Any:
     return last.kind, last.low, last.high, last.shape, tuple(rows)
 
 
-def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends | None]) -> bool | None:
+def outlasts(
+    problem: Problem,
+    codes: Collection[str],
+    ends: Callable[[], Ends | None],
+    keep: Callable[[Sequence[LayerFlow]], object] = lambda _: None,
+) -> bool | None:
     """Whether one of these findings is still there in an edited network; None where only a check can tell.
 
-    ``ends``: gives those of the network as it is.
+    ``ends``: gives those of the network as it is. ``keep`` is given the layers, where a walk was needed to tell.
     """
     if not {*OF_THE_LAST_CALLS, *OF_THE_SCALE}.issuperset(codes):
         return None
@@ -170,9 +180,14 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
             own = own if own is not None and own.kind == "clipped" and bool(at_the_end(own).any()) else None
             if own is None and not (possible | OF_THE_SCALE) & set(codes):
                 return False
-            value, known = look.capture.loss, ends()
-            if known is None or not forward_is_finite(look.capture) or not known.are_of(problem, last):
+            if not forward_is_finite(look.capture):
                 return None
+            value, known = look.capture.loss, ends()
+            if known is None or not known.are_of(problem, last):
+                if not OF_THE_SCALE.issuperset(codes):
+                    return None
+                # what a scale is held against is the loss alone, whichever it has become
+                known = Ends.of_loss(problem, loss_facts(output_loss, last, value, look.seed), last, None)
             if possible & set(codes) and known.out_of_reach(value) is not False:
                 return known.out_of_reach(value)
             if own is not None and (held := known.is_held(own, value)) is not False:
@@ -184,6 +199,7 @@ def outlasts(problem: Problem, codes: Collection[str], ends: Callable[[], Ends |
                 return False
             if (flow := _walked(look, output_loss, known)) is None:
                 return None
+            keep(flow.layers)
         return _scale_outlasts(look, output_loss, flow, known, (far, "UV707" in codes))
 
 
@@ -232,7 +248,10 @@ def _scale_outlasts(
         return quick_look(new, look.model)
 
     if of_inputs:
-        flow = flow.replace(inputs=input_facts(look.problem, flow.layers, flow.calls, again))
+        # a second look is for what standardising cures, if it is to be cured at all
+        facts = as_they_are(look.problem, flow.layers, flow.calls)
+        if facts is not None and input_scale(flow.replace(inputs=at_best(facts))):
+            flow = flow.replace(inputs=input_facts(look.problem, flow.layers, flow.calls, again))
     if not far and not input_scale(flow):
         return False
     value, scale = look.capture.loss, known.reference(look.capture.loss)

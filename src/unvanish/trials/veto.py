@@ -40,14 +40,17 @@ def transmission(
     layer can be cut off, what it shows is enough. ``ends``: gives those of the network as it is.
     """
     edited = replace(each.draft.problem, autocast=problem.autocast)
+    walked: list[LayerFlow] = []
     try:
-        stays = outlasts(edited, staying, ends) if staying else False
+        stays = outlasts(edited, staying, ends, walked.extend) if staying else False
         if stays:
             return -math.inf
         if stays is False:
+            if walked and (lowest := _lowest(walked)) >= VANISHED:
+                return lowest
             if (bound := _bound(edited)) is not None and bound > CLEAR:
                 return bound
-            if (decided := _decided(quick_layers(edited))) is not None:
+            if (decided := _decided(walked or quick_layers(edited))) is not None:
                 return decided
         report = diagnose(edited, effort="auto" if staying else "quick")
     except UnvanishError:
