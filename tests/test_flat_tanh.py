@@ -1,4 +1,4 @@
-"""Tanh units that a bias of 6 holds on their flat end, under plain gradient descent: nothing is learned through them."""
+"""Tanh units that a bias of 6 holds on their flat end, under plain SGD: nothing is learned through them."""
 
 from __future__ import annotations
 
