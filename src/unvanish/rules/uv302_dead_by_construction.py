@@ -32,13 +32,13 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     changed.
 
     Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
-    either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a group,
-    or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of the
-    gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the gradient
-    what its eps does, once the two are further apart than its root. A note where it is a batch normalisation and all samples of this
-    batch are the same: then the batch is to blame. Of weights of which a step is taken before
-    they meet the data, the graph is searched for a way around it; where there is none they are named, also in a layer
-    whose bias learns.
+    either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a
+    group, or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of
+    the gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the
+    gradient what its eps does, once the two are further apart than its root; a note where it is a batch
+    normalisation and all samples are the same, for which the batch is to blame. Of weights of which a step is taken
+    before they meet the data, the graph is searched for a way around it; where there is none they are named, also
+    in a layer whose bias learns.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -84,8 +84,8 @@ def _of_this_batch(flow: Flow, layers: list[LayerFlow], facts: dict[str, ZeroFac
         return []
     blocks = listing(block for layer in layers for block in facts[layer.name].blocked_by)
     message = (
-        f"{subject(flow, layers, 'learns', 'learn')} nothing through {blocks} on this batch, because all its samples are"
-        " the same: a batch normalisation takes their mean from each of them. Samples that differ get"
+        f"{subject(flow, layers, 'learns', 'learn')} nothing through {blocks} on this batch, because all its samples"
+        " are the same: a batch normalisation takes their mean from each of them. Samples that differ get"
         f" through.{sources(layers)}"
     )
     jacobian = Evidence(name="log10_jacobian_norm", value=_largest(layers))
