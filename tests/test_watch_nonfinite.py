@@ -45,7 +45,7 @@ def test_a_scale_below_one_does_not_overflow_anything(fault: bool, tmp_path: Pat
             x = torch.randn(16, 4)
             loss = F.cross_entropy(net(x), x[:, :3].argmax(1))
             if fault and step > 3:
-                loss = loss * ((net[2].bias * 0.0).sum().sqrt() + 1.0)
+                loss = loss * ((list(net.parameters())[-1] * 0.0).sum().sqrt() + 1.0)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)

@@ -313,7 +313,8 @@ def _with_recovery(look: Look, flow: Flow, updates: Updates, step: StepFacts | N
     error = weak and vanishing_level(flow.replace(step=step), [a for a, _ in low if a.name in weak]) == "error"
     if step is None or flow.setting.eps is None or not error or min(weak.values()) < HOPELESS:
         return step
-    outputs = 0.0 if flow.output is None else look.capture.calls[flow.output.call].norm
+    end = None if flow.output is None else flow.output.call
+    outputs = 0.0 if end is None else look.capture.calls[end].norm
     return with_recovery(look, updates.optimizer, step, frozenset(weak), flow.loss, lambda: moved(look), outputs)
 
 
