@@ -118,7 +118,7 @@ OURS = [
     for page, name in zip(PAGES, names(PAGES), strict=True)
     for language in ("bash", "yaml")
     for block in blocks(page, language)
-    for command in re.findall(r"\bunvanish (?:sweep|check|run|show|fix) [^'\n#]*", block)
+    for command in re.findall(r"\bunvanish (?:sweep|check|run|show|fix) [^'\n#&]*", block)
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,21 +27,28 @@ class Reader(nn.Module):
         return self.head(self.read(x)[0][:, -1])
 
 
-def marked(kind: str, length: int, seed: int, rate: float = 0.01, **more: Any) -> Any:
+def batch(length: int) -> tuple[Tensor, Tensor]:
     """One of four classes is shown at the first step, nothing after it, and asked for at the end."""
-    torch.manual_seed(seed)
-    model, classes = Reader(kind, 4, 4), torch.randint(0, 4, (SAMPLES,))
-    x = torch.zeros(SAMPLES, length, 4)
+    x, classes = torch.zeros(SAMPLES, length, 4), torch.randint(0, 4, (SAMPLES,))
     x[torch.arange(SAMPLES), 0, classes] = 1.0
+    return x, classes
+
+
+def marked(kind: str, length: int, seed: int, rate: float = 0.01, batches: int = 10, **more: Any) -> Any:
+    torch.manual_seed(seed)
+    model = Reader(kind, 4, 4)
+    x, classes = batch(length)
+    more["train_batches"] = [batch(length) for _ in range(batches)] or None
     return unvanish.Problem(model, x, classes, F.cross_entropy, torch.optim.Adam(model.parameters(), rate), **more)
 
 
 def trained(problem: Any, steps: int) -> float:
-    """The loss after so many real steps, on the same batch."""
+    """The loss after so many real steps on the training batches."""
     loss = torch.tensor(0.0)
-    for _ in range(steps):
+    for step in range(steps):
         problem.optimizer.zero_grad()
-        loss = F.cross_entropy(problem.model(problem.inputs), problem.targets)
+        x, classes = problem.train_batches[step % len(problem.train_batches)]
+        loss = F.cross_entropy(problem.model(x), classes)
         loss.backward()
         problem.optimizer.step()
     return float(loss.detach())
@@ -93,12 +101,22 @@ def test_the_model_stays_as_it_was() -> None:
 def test_without_an_optimizer_and_in_a_quick_look_no_steps_are_tried(how: str) -> None:
     problem = marked("GRU", 30, 0)
     optimizer = None if how == "no optimizer" else problem.optimizer
-    report = unvanish.diagnose(
-        problem.model, problem.inputs, problem.targets, F.cross_entropy, optimizer=optimizer,
-        effort="quick" if how == "quick" else "auto",
-    )  # fmt: skip
+    report = unvanish.diagnose(replace(problem, optimizer=optimizer), effort="quick" if how == "quick" else "auto")
     (facts,) = report.time
     assert facts.tried == 0 and levels(report) == (["error"] if how == "no optimizer" else [])
+
+
+class Gone:
+    def __iter__(self) -> Any:
+        raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("broken", [False, True])
+def test_on_one_batch_which_can_be_learned_by_heart_no_steps_are_tried(seed: int, broken: bool) -> None:
+    problem = marked("GRU", 30, seed, batches=0)
+    report = unvanish.diagnose(replace(problem, train_batches=Gone()) if broken else problem)
+    assert report.time[0].tried == 0 and levels(report) == ["error"]
 
 
 class Windowed(nn.Module):
@@ -118,5 +136,7 @@ def test_of_steps_that_nothing_reaches_none_are_tried() -> None:
     torch.manual_seed(0)
     model, x = Windowed(), torch.randn(SAMPLES, 40, 4)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    report = unvanish.diagnose(model, x, x[:, 0].argmax(1), problem.loss_fn, optimizer=optimizer)
+    batches = [(x, x[:, 0].argmax(1))]
+    report = unvanish.diagnose(replace(problem, model=model, inputs=x, targets=batches[0][1], optimizer=optimizer,
+                                       train_batches=batches))  # fmt: skip
     assert levels(report) == ["error"] and report.time[0].tried == 0

@@ -6,18 +6,26 @@ tens of steps where nothing else lowers the loss, and stay short where the near 
 that is to copy what stood 20 or 30 steps back begins at 10^-6 and lets a tenth through after a hundred steps; on noise
 of the same length it never does. The loss stands still meanwhile. So the steps are really taken, and taken back, and
 the question is asked again where they lead.
+
+They are taken on training batches alone. One batch can be learned by heart, by which memories lengthen too: on 64
+samples an LSTM that is to return the first of 200 numbers came within reach, or nearer to it, with three seeds of five,
+a plain RNN that is to return the first of 100 with all five.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from itertools import cycle, islice
+from typing import Any
 
 from unvanish.decide.reach import OUT_OF_REACH, time_level
 from unvanish.evidence.recovery import LARGE, WORK
 from unvanish.evidence.step import stepped
 from unvanish.evidence.time_axis import time_facts
 from unvanish.flow.look import Look
+from unvanish.preserve.loaders import own_generators
 from unvanish.records import Flow, TimeFacts
 
 TRIED = (30, 60, 100, 150, 200, 300, 400)
@@ -36,7 +44,7 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
     convolutions, no step changes that, and none is tried.
     """
     asked = [facts for facts in flow.time if time_level(flow, facts) == "error" and _may_come(facts)]
-    if not asked or look.optimizer is None or look.effort == "quick":
+    if not asked or look.optimizer is None or look.effort == "quick" or look.problem.train_batches is None:
         return flow
     size = look.work * max(facts.steps for facts in asked)
     most = min(look.problem.steps or TRIED[-1], TRIED[0] if size > LARGE else max(DOUBLED[0], WORK / size))
@@ -51,13 +59,33 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
             return True
         return taken in DOUBLED and not any(_rises(facts.layer, seen) for facts in asked)
 
-    with stepped(look.problem, look.model, look.optimizer, 1.0, tried[-1], look.seed, measured):
+    batches = _over_and_over(look.problem.train_batches, tried[-1], look.seed)
+    if not batches:
+        return flow
+    with stepped(
+        dataclasses.replace(look.problem, train_batches=batches),
+        look.model,
+        look.optimizer,
+        1.0,
+        tried[-1],
+        look.seed,
+        measured,
+    ):
         pass
     last = max(seen)
     if not last:
         return flow
     found = {facts.layer: _after(flow, facts, seen, last) for facts in asked}
     return flow.replace(time=tuple(found.get(facts.layer, facts) for facts in flow.time))
+
+
+def _over_and_over(source: Any, steps: int, seed: int) -> list[Any]:
+    """As many training batches as that, from the first again where there are fewer; none where they cannot be had."""
+    try:
+        with own_generators(source, seed):
+            return list(islice(cycle(list(islice(iter(source), steps))), steps))
+    except Exception:  # whatever the user's loader raises, the rest of the check stands
+        return []
 
 
 def _after(flow: Flow, facts: TimeFacts, seen: Mapping[int, Mapping[str, TimeFacts]], last: int) -> TimeFacts:

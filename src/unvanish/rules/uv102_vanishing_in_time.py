@@ -45,11 +45,12 @@ def vanishing_in_time(flow: Flow) -> list[Statement]:
     10^-4.9 or less. An error where what the targets ask depends on the inputs of a step, or of a few in a row, that
     gets less than 10^-4, and less on any of the others, by a test that shuffles the samples; or where the loss is no
     better than that of the best constant, after a hundred steps or at a stationary point, and steps are lost to
-    rounding. Where an optimizer is given its real steps are tried and taken back before that is an error: 100, and up
-    to 400 as long as fewer and fewer steps are out of reach, on the training batches where these are given. It is a
-    note where what is needed is then within reach at two looks in a row (a GRU that copies what stood 20 to 30 steps
-    back begins at 10^-6, lets a tenth through after 100 steps of Adam and has learned it after 400), and a note and an
-    open question where more and more steps still come within reach. Else a note where steps are lost to rounding.
+    rounding. Where an optimizer and training batches are given, real steps are tried and taken back before that is an
+    error: 100, and up to 400 as long as fewer and fewer steps are out of reach. (Not on one batch: that can be learned
+    by heart.) It is a note where what is needed is then within reach at two looks in a row (a GRU that copies what
+    stood 20 to 30 steps back begins at 10^-6, lets a tenth through after 100 steps of Adam and has learned it after
+    400), and a note and an open question where more and more steps still come within reach. Else a note where steps are
+    lost to rounding.
 
     What helps: a forget gate that starts open (a bias of about the logarithm of the distance), which a GRU has too; a
     shortcut to the early steps, by attention or by strides; shorter sequences that hold what is asked for.
@@ -123,10 +124,7 @@ def _tried(flow: Flow, facts: TimeFacts) -> str:
         return ""
     who = f"{facts.tried:,} real steps of {flow.setting.optimizer}, tried and taken back,"
     if facts.in_reach:
-        return (
-            f" But {who} bring it within reach on this batch: the network may well learn it, if not this batch by"
-            " heart."
-        )
+        return f" But {who} bring it within reach: the network may well learn it."
     if facts.rising:
         return (
             f" But in {who} the signal reached further and further: whether it reaches that far in time was not tried."
