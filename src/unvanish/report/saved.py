@@ -18,7 +18,7 @@ ALWAYS = ("layers", "undecided", "calls", "loss", "setting", "notes")
 WHERE_NEEDED = (
     "decrement_refused", "nonfinite", "nonfinite_call", "next_step", "time", "unused", "asked", "pairs", "birth",
     "alike", "pinned", "across", "copies", "same", "functions",
-    "labels", "bypassed",
+    "labels", "bypassed", "stopped",
 )  # fmt: skip
 """Fields that the JSON holds only where they say more than their default: programs that read reports have not seen them
 before."""
