@@ -178,3 +178,31 @@ def test_behind_a_cut_each_call_is_visited_once() -> None:
     torch.manual_seed(0)
     report = looked(Reused(), x=torch.randn(8, 40, 1))
     assert any(finding.code == "UV602" and finding.level == "error" for finding in report.findings)
+
+
+class Refined(nn.Module):
+    """An estimate that is made better three times, each time from the features of the whole picture or sequence."""
+
+    def __init__(self, picture: bool) -> None:
+        super().__init__()
+        kind: Any = (lambda a, b: nn.Conv2d(a, b, 3, padding=1)) if picture else nn.Linear
+        self.axis = 1 if picture else -1
+        self.first, self.part, self.last = kind(3, 8), kind(16, 8), kind(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        now = torch.zeros_like(h)
+        for _ in range(3):
+            now = now.detach()
+            now = now + self.part(torch.cat([h, now], self.axis)).tanh()
+        return self.last(now)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("picture", [False, True])
+def test_an_estimate_that_is_refined_may_be_cut_between_two_turns(picture: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    model, x = Refined(picture), torch.randn(16, 3, 12, 12) if picture else torch.randn(16, 12, 3)
+    y = x.narrow(model.axis, 0, 2).clone()
+    report = unvanish.diagnose(model, x, y, F.mse_loss, optimizer=torch.optim.Adam(model.parameters(), 1e-2))
+    assert [finding.code for finding in report.findings if finding.code in ("UV602", "UV102")] == []

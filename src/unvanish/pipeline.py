@@ -124,9 +124,17 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
             go_on()
             flow = more(flow)
         if not flow.nonfinite and flow.layers:
-            flow = flow.replace(time=time_facts(this, any(each.kind == STATE for each in flow.bypassed)))
-            flow = with_price(with_steps_in_time(this, flow))
+            flow = with_price(with_steps_in_time(this, _with_time(this, flow)))
     return flow.replace(notes=(*flow.notes, *kept.lost)) if kept.lost else flow
+
+
+def _with_time(look: Look, flow: Flow) -> Flow:
+    """With what sequences let through. A loop that goes along none loses nothing by a cut between its turns: each is
+    given the same again, as where an estimate is refined.
+    """
+    time = time_facts(look, any(each.kind == STATE for each in flow.bypassed))
+    bypassed = tuple(each for each in flow.bypassed if time or each.kind != STATE)
+    return flow.replace(time=time, bypassed=bypassed)
 
 
 @contextmanager
