@@ -54,10 +54,11 @@ def unused(flow: Flow) -> list[Statement]:
     ``autograd.Function``, whose backward may run it again. Layers that are trained by another way are noted where one
     summand of a sum was cut and the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later
     layer is given what they only choose, as by an argmax, and nothing else that is made of them meets it before the
-    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Weights
-    that are taken out of the graph before they meet any data, as by ``.data`` or a comparison, are an error also where
-    the bias beside them learns. Of a running training, a layer
-    without a gradient in several samples in a row: what a check of that step says, or a note.
+    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Noted, too, where a loop along a
+    sequence detaches its whole state at every step; not where it goes along none, as one that refines an estimate.
+    Weights that are taken out of the graph before they meet any data, as by ``.data`` or a comparison, are an error
+    also where the bias beside them learns. Of a running training, a layer without a gradient in several samples in a
+    row: what a check of that step says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
