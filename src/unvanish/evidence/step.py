@@ -287,7 +287,7 @@ def stepped(
     in its place.
     """
     parameters = held_by(optimizer)
-    batches = _batches(problem, model, steps, seed)
+    batches = batches_of(problem, model, steps, seed)
 
     def walk() -> Tensor | float:
         parts = [_step_of_a_copy(part, scale) for part in parts_of(optimizer)]
@@ -346,7 +346,7 @@ def held_by(optimizer: Optimizers) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _batches(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
+def batches_of(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
     """The problem on each of the first training batches, or on its own batch again and again.
 
     Training batches are taken only if the model takes all of them as they are: they may lie on another device.

@@ -22,10 +22,9 @@ from typing import Any
 
 from unvanish.decide.reach import OUT_OF_REACH, time_level
 from unvanish.evidence.recovery import LARGE, WORK
-from unvanish.evidence.step import stepped
+from unvanish.evidence.step import batches_of, stepped
 from unvanish.evidence.time_axis import time_facts
 from unvanish.flow.look import Look
-from unvanish.preserve.loaders import own_generators
 from unvanish.records import Flow, TimeFacts
 
 TRIED = (30, 60, 100, 150, 200, 300, 400)
@@ -59,7 +58,7 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
             return True
         return taken in DOUBLED and not any(_rises(facts.layer, seen) for facts in asked)
 
-    batches = _over_and_over(look.problem.train_batches, tried[-1], look.seed)
+    batches = _over_and_over(look, tried[-1])
     if not batches:
         return flow
     with stepped(
@@ -79,13 +78,12 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
     return flow.replace(time=tuple(found.get(facts.layer, facts) for facts in flow.time))
 
 
-def _over_and_over(source: Any, steps: int, seed: int) -> list[Any]:
-    """As many training batches as that, from the first again where there are fewer; none where they cannot be had."""
-    try:
-        with own_generators(source, seed):
-            return list(islice(cycle(list(islice(iter(source), steps))), steps))
-    except Exception:  # whatever the user's loader raises, the rest of the check stands
-        return []
+def _over_and_over(look: Look, steps: int) -> list[Any]:
+    """As many training batches as that, from the first again where there are fewer; none where the model takes none."""
+    problem = look.problem
+    found = [each for each in batches_of(problem, look.model, steps, look.seed) if each is not problem]
+    whole = [each.inputs if problem.loss_fn is None else (each.inputs, each.targets) for each in found]
+    return list(islice(cycle(whole), steps))
 
 
 def _after(flow: Flow, facts: TimeFacts, seen: Mapping[int, Mapping[str, TimeFacts]], last: int) -> TimeFacts:
