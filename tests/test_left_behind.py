@@ -528,3 +528,32 @@ def test_the_defaults_of_the_process_change_nothing(effort: str) -> None:
     with torch.inference_mode():
         texts["inference mode"] = checked()
     assert [name for name, text in texts.items() if text != texts["plain"]] == []
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_casts_of_a_block_of_autocast_around_the_call_are_neither_read_nor_written(seed: int) -> None:
+    """Torch keeps a cast until the outermost block ends, whatever becomes of the weight."""
+
+    def double() -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2.0)
+
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 5))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    problem = Problem(model, X, Y, lambda out, y: F.cross_entropy(out.float(), y), optimizer, autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        stale = model(X)
+        double()
+        inside = diagnose(problem)
+        assert torch.equal(model(X), stale), "the caller goes on as without us"
+        assert torch.is_autocast_cache_enabled()
+    assert inside.to_json() == diagnose(problem).to_json()
+    assert inside.flow.step is not None and inside.flow.step.ladder[0][1] < inside.flow.step.loss
+    with torch.autocast("cpu", torch.bfloat16):
+        diagnose(problem)
+        double()
+        first = model(X)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(X), first), "no cast of before is left to the caller"

@@ -82,6 +82,10 @@ class Settings:
         for device in self.devices:
             if torch.is_autocast_enabled(device):
                 torch.set_autocast_enabled(device, False)
+        if _autocast_depth() > 0:
+            # Casts of weights are kept until the outermost autocast ends, which here is the caller's: weights that are
+            # moved to measure what a step does would be read as they were, and our casts would be left to the caller.
+            torch.set_autocast_cache_enabled(False)
 
 
 def _drop_our_hooks() -> None:
