@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torch.set_flush_denormal(True) makes zeros of denormal numbers in a part of a tensor only: that of the calling thread.
 #
-# Expected: "Disables denormal floating numbers on CPU" and returns True, so numbers below 1.2e-38 become zero wherever they stand
-# in a tensor, and with False none do.
+# Expected: "Disables denormal floating numbers on CPU" and returns True, so numbers below 1.2e-38 become zero wherever they
+# stand in a tensor, and with False none do.
 # Found (torch 2.13.0, CPU, Linux): the setting is that of the thread which calls. Threads that share the work of an operation
 # have the setting that was in force when they were started, by the first large operation of the program. Set after it, half of
 # a gradient of 1e-40 is flushed with two threads, and a quarter with four; set before it, all is, and False then gives back
@@ -29,7 +29,7 @@ import torch
 
 SIZE = 1_000_000
 TINY = 71362  # the bits of 1e-40: as an integer it is written whatever is set
-CASES = {  # the settings, one after the other, each with a backward; how many numbers; what is not zero in the last gradient
+CASES = {  # the settings, each followed by a backward; how many numbers; what is not zero in the last gradient
     "set True when threads run": ((False, True), SIZE, "500000  500000 to 999999"),
     "set True before any runs": ((True,), SIZE, "0"),
     "and set False after that": ((True, False), SIZE, "500000  0 to 499999"),
@@ -54,7 +54,8 @@ if len(sys.argv) > 1:
     sys.exit()
 same = True
 for name, (_, _, expected) in CASES.items():  # each in a program of its own, with threads of its own
-    seen = subprocess.run([sys.executable, __file__, name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    command = [sys.executable, __file__, name]
+    seen = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     print(f"{name:33}{seen}")
     same &= seen == expected
 sys.exit(not same)

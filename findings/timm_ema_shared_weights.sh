@@ -3,12 +3,12 @@
 #
 # Expected: ModelEmaV3(model, decay=0.9) moves each weight of the average by a tenth of the way to that of the model, whatever
 # layers use it.
-# Found (timm 1.0.31, torch 2.13.0, CPU): an embedding that is also the head's weight goes 19 hundredths of the way, 1 - 0.9², and
-# a layer that is applied at 12 depths, as in ALBERT or a Universal Transformer, 72 hundredths, 1 - 0.9¹². ModelEma, V2 and V3
-# go through state_dict(), which names a shared weight once for each place it is used at, and update the same memory at each. So
-# with a decay of 0.9999 the average over 10,000 steps is one over 5,000 for the tied weight, and over 830 for the shared layer:
-# weights of different times stand side by side. torch's AveragedModel, torch-ema and ema-pytorch go through parameters(), which
-# names each once. timm's file is loaded by itself here, as the package wants torchvision, too.
+# Found (timm 1.0.31, torch 2.13.0, CPU): an embedding that is also the head's weight goes 19 hundredths of the way, 1 - 0.9²,
+# and a layer that stands at 12 depths 72 hundredths, 1 - 0.9¹². ModelEma, V2 and V3 go through state_dict(), which names a
+# shared weight once for each place it is registered at, and update the same memory at each. So with a decay of 0.9999 the
+# average over 10,000 steps is one over 5,000 for the tied weight and over 830 for the shared layer: weights of different times
+# stand side by side. torch's AveragedModel, torch-ema and ema-pytorch go through parameters(), which names each once. timm's
+# file is loaded by itself here, as the package wants torchvision, too.
 #
 # Output: how far the average has moved towards the model after one update with a decay of 0.9:
 #                                      own     used twice   used 12 times
