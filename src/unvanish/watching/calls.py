@@ -143,7 +143,7 @@ class Calls:
         self.box.before(model, args, kwargs)
         if self.sampled:
             self.looked = {}
-            self.signals.arm(list(self.signals.table.models.values()))
+            self.signals.arm()
             self.processes.called(model)
             if self.signals.looks_at_activations():
                 running.mode = Activations(self.signals)
