@@ -180,7 +180,7 @@ class Calls:
 
 
 def _where_torch_calls() -> FrameType | None:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_code.co_filename != nn.modules.module.__file__:
         frame = frame.f_back
     return frame

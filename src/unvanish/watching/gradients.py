@@ -30,6 +30,11 @@ def scale_of(optimizer: Any) -> float:
 
 _version = attrgetter("_version")
 
+WIDE = frozenset((torch.float32, torch.float64, torch.bfloat16))
+PLENTY = 1e-22
+"""Of these types a norm above it, of up to 1e18 entries, has no share below the smallest normal number, 1.2e-38, that
+``below_normal`` would count."""
+
 
 class Seen:
     """Norms of gradients as the last backward left them, which clipping or unscaling changes before the step.
@@ -224,11 +229,14 @@ def _underflow(gradients: Iterable[Tensor], sizes: Iterable[float]) -> float | N
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
     largest: float | None = None
     for tensor, size in zip(gradients, sizes, strict=True):
-        mine = local(tensor)
-        if math.isfinite(size) and (count := mine.numel()):
+        if PLENTY < size < math.inf and tensor.dtype in WIDE:
+            share = 0.0
+        elif math.isfinite(size) and (count := (mine := local(tensor)).numel()):
             share = below_normal(mine, size / math.sqrt(count))
-            if share is not None and (largest is None or share > largest):
-                largest = share
+        else:
+            continue
+        if share is not None and (largest is None or share > largest):
+            largest = share
     return largest
 
 
