@@ -39,7 +39,8 @@ class Beside:
         setting = self.known.of(watcher, optimizers)
         if setting.mode == "eval" and (self.setting is None or self.setting.mode != "eval"):
             before = "" if self.setting is None else self.setting.mode
-            watcher.notes += [note for note in [asleep(self.known.trained(table, optimizers), sample.step, before)] if note]
+            trained = self.known.trained(table, optimizers)
+            watcher.notes += [note for note in [asleep(trained, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
         thaw(watcher.columns, sample.rows)
         self.file.layers(watcher.columns)
@@ -85,11 +86,12 @@ class Known:
     def trained(self, table: Table, optimizers: Sequence[Any]) -> dict[str, nn.Module]:
         """The models of which an optimizer holds something: none that follows another, as a teacher does."""
         models = [*table.models.items()]
-        made = table.changes, len(table.empty), [n for n, _ in models], [(id(o), len(o.param_groups)) for o in optimizers]
+        names, groups = [name for name, _ in models], [(id(each), len(each.param_groups)) for each in optimizers]
+        made = table.changes, len(table.empty), names, groups
         if made != self.made:
             moved = {id(p) for each in optimizers for p in held(each)}
             mine = [n for n, each in models if any(id(p) in moved for p in each.parameters())]
-            self.made, self.names = made, frozenset(mine or made[2])
+            self.made, self.names = made, frozenset(mine or names)
         return {name: model for name, model in models if name in self.names}
 
 

@@ -60,7 +60,7 @@ def _at_once(tensors: Sequence[Tensor]) -> list[float]:
     """The norms of plain tensors of one type on one device."""
     with torch.no_grad():
         if tensors[0].dtype in (torch.float32, torch.float64):
-            values = torch._foreach_norm(tensors)  # pyright: ignore[reportPrivateImportUsage]
+            values = torch._foreach_norm([*tensors])  # pyright: ignore[reportPrivateImportUsage]
         else:
             values = [torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in tensors]
     found: list[float] = [*map(Tensor.item, values)] if tensors[0].is_cpu else torch.stack(list(values)).tolist()

@@ -231,7 +231,7 @@ class Watcher:
             self.expected = self.expected if self.broken_off else set(self.now.stepped)  # broken off: begun anew
             step = self.step
             self._finish(True)
-            self._take_part(step)
+            self._take_part(step, over=True)
         if (last := self.moving) is not optimizer:  # else it is there: a look costs time in every step
             self.optimizers[key] = optimizer
             self.apart |= key in self.expected and last is not None and id(last) not in self.expected
@@ -268,7 +268,6 @@ class Watcher:
         if id(optimizer) in self.now.read:
             return
         if self.sampled or self.now.suspicious or not looks_finite(self._first_of(optimizer)):
-            self.now.read.add(id(optimizer))
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
@@ -281,6 +280,7 @@ class Watcher:
         """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
         parameters, processes = held(optimizer), self.processes.size
         now, places = self.now, self.table.of(parameters)
+        now.read.add(id(optimizer))
         now.scale = self.scale()  # before the scaler's update changes it
         now.loss = sum(now.losses) if now.losses else math.nan
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
@@ -329,10 +329,8 @@ class Watcher:
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
         step, stepped = self.step, self.now.stepped
-        over = stepped >= self.expected or not stepped & self.expected
-        self._stepped(optimizer, over)
-        if over and self.guard.off:
-            self._take_part(step)
+        self._stepped(optimizer, over := stepped >= self.expected or not stepped & self.expected)
+        self._take_part(step, over)
 
     def _after_step(self, optimizer: Any, over: bool) -> None:
         """``over``: every optimizer has made its step now."""
@@ -344,10 +342,7 @@ class Watcher:
             now.moved |= (moved := moves.squares())
             if any(not math.isfinite(update) for update, _ in moved.values()):
                 self.on_broken(self.step, "step")
-        if over:
-            self.finish()
-        else:
-            self.box.forget({id(each) for each in held(optimizer)})
+        self.finish() if over else self.box.forget({id(each) for each in held(optimizer)})
 
     def _read_again(self, optimizer: Any) -> None:
         """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
@@ -362,19 +357,16 @@ class Watcher:
             if at in self.now.rows:
                 self.now.rows[at][1] = size
 
-    def _take_part(self, step: int) -> None:
+    def _take_part(self, step: int, over: bool) -> None:
         """Where we failed in this step and it is over all the same, what the other processes wait for is due."""
-        if self.guard.off and self.step == step and self.processes.together:
+        if over and self.guard.off and self.step == step and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
             self.sampled = is_sampled(self.step, self.every, self.apart)
 
     def finish(self, begun: bool = False) -> None:
-        """The training step is over: tell what was sampled, and get ready for the next.
-
-        ``begun``: the forward and backward pass of the next step have been already.
-        """
+        """The training step is over: tell what was sampled; ``begun``: the passes of the next have been already."""
         if self.sampled:
             self.looks, self.written = self.looks + 1, self.written or self.now.seen.written
             self.processes.settle()
