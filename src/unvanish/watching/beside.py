@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from unvanish.watching.gradients import held
 from unvanish.watching.layouts import Layouts
 from unvanish.watching.run_file import RunFile
 from unvanish.watching.sample import Sample, locate, thaw
+from unvanish.watching.table import Table
 from unvanish.watching.watcher import Watcher
 from unvanish.watching.without import Out, left_out, waiting
 from unvanish.words.spans import named
@@ -34,18 +35,20 @@ class Beside:
 
     def write(self, watcher: Watcher, sample: Sample) -> Setting:
         """Before a sample is written; returns what it is of."""
-        setting, table = self.known.of(watcher), watcher.table
+        table, optimizers = watcher.table, [*watcher.optimizers.values()]
+        setting = self.known.of(watcher, optimizers)
         if setting.mode == "eval" and (self.setting is None or self.setting.mode != "eval"):
             before = "" if self.setting is None else self.setting.mode
-            watcher.notes += [note for note in [asleep(self.known.trained(watcher), sample.step, before)] if note]
+            trained = self.known.trained(table, optimizers)
+            watcher.notes += [note for note in [asleep(trained, sample.step, before)] if note]
         locate(watcher.columns, watcher.signals.sources)
         thaw(watcher.columns, sample.rows)
         self.file.layers(watcher.columns)
         self.write_notes(watcher)
-        out = left_out(table, sample.rows, watcher.optimizers.values())
+        out = left_out(table, sample.rows, optimizers)
         self.left_out.are(out)
         stepped = watcher.nesting.stepped
-        self.waiting.are(waiting(table, sample.rows, watcher.optimizers.values(), stepped))
+        self.waiting.are(waiting(table, sample.rows, optimizers, stepped))
         if news := self.layouts.news(sample, table.empty, out):
             self.file.fact(**news)
         if setting is not self.setting:
@@ -68,27 +71,28 @@ class Known:
         self.made: tuple[object, ...] = ()
         self.names: frozenset[str] = frozenset()  # of the models that are trained, when they were what was ``made``
 
-    def of(self, watcher: Watcher) -> Setting:
-        first = watcher.first
+    def of(self, watcher: Watcher, optimizers: Sequence[Any]) -> Setting:
+        first, trained = watcher.first, self.trained(watcher.table, optimizers)
         key = (
             watcher.table.changes, len(watcher.table.empty), _samples(watcher), watcher.processes.size,
-            [(type(model), model.training) for model in self.trained(watcher).values()],
-            [type(optimizer) for optimizer in watcher.optimizers.values()], watcher.signals.autocast,
+            [(type(model), model.training) for model in trained.values()],
+            [*map(type, optimizers)], watcher.signals.autocast,
             None if first is None else (first.dtype, first.device),
         )  # fmt: skip
         if self.setting is None or key != self.key:
-            self.key, self.setting = key, setting_of(watcher, self.trained(watcher))
+            self.key, self.setting = key, setting_of(watcher, trained)
         return self.setting
 
-    def trained(self, watcher: Watcher) -> dict[str, nn.Module]:
+    def trained(self, table: Table, optimizers: Sequence[Any]) -> dict[str, nn.Module]:
         """The models of which an optimizer holds something: none that follows another, as a teacher does."""
-        table, optimizers = watcher.table, [*watcher.optimizers.values()]
-        made = table.changes, len(table.empty), [*table.models], [(id(o), len(o.param_groups)) for o in optimizers]
+        models = [*table.models.items()]
+        names, groups = [name for name, _ in models], [(id(each), len(each.param_groups)) for each in optimizers]
+        made = table.changes, len(table.empty), names, groups
         if made != self.made:
             moved = {id(p) for each in optimizers for p in held(each)}
-            mine = [n for n, each in table.models.items() if any(id(p) in moved for p in each.parameters())]
-            self.made, self.names = made, frozenset(mine or table.models)
-        return {name: model for name, model in table.models.items() if name in self.names}
+            mine = [n for n, each in models if any(id(p) in moved for p in each.parameters())]
+            self.made, self.names = made, frozenset(mine or names)
+        return {name: model for name, model in models if name in self.names}
 
 
 def _samples(watcher: Watcher) -> int:

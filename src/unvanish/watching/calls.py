@@ -143,7 +143,7 @@ class Calls:
         self.box.before(model, args, kwargs)
         if self.sampled:
             self.looked = {}
-            self.signals.arm(list(self.signals.table.models.values()))
+            self.signals.arm()
             self.processes.called(model)
             if self.signals.looks_at_activations():
                 running.mode = Activations(self.signals)
@@ -180,7 +180,7 @@ class Calls:
 
 
 def _where_torch_calls() -> FrameType | None:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_code.co_filename != nn.modules.module.__file__:
         frame = frame.f_back
     return frame

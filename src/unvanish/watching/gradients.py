@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, norms
+from unvanish.watching.norms import BLOCK, ENTRIES, below_normal, drawn, local, norms, spread
 from unvanish.watching.sample import GRADIENT
 from unvanish.watching.signals import log10
-from unvanish.watching.table import Place, spread
+from unvanish.watching.table import Place
 
 
 def held(optimizer: Any) -> list[nn.Parameter]:
     """The parameters of an optimizer, group by group."""
-    return [each for group in optimizer.param_groups for each in group["params"]]
+    return [*chain.from_iterable(group["params"] for group in optimizer.param_groups)]
 
 
 def scale_of(optimizer: Any) -> float:
     """What the gradients are still multiplied by: fused optimizers divide by the loss scale themselves."""
     scale = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else float(scale)
+
+
+_version = attrgetter("_version")
+
+WIDE = frozenset((torch.float32, torch.float64, torch.bfloat16))
+PLENTY = 1e-22
+"""Of these types a norm above it, of up to 1e18 entries, has no share below the smallest normal number, 1.2e-38, that
+``below_normal`` would count."""
 
 
 class Seen:
@@ -63,11 +73,10 @@ class Seen:
                 chosen.append(turn)
             else:
                 self.part = list(them)[turn], few, norms([some])[0] * times
-        values = dict(zip(chosen, norms([gradients[at] for at in chosen]), strict=True))
-        self.known = {
-            key: (each, each._version, values[at] * times if at in values else None)
-            for at, (key, each) in enumerate(them.items())
-        }
+        sizes: list[float | None] = [None] * len(gradients)
+        for at, size in zip(chosen, norms([gradients[at] for at in chosen]), strict=True):
+            sizes[at] = size * times
+        self.known = dict(zip(them, zip(gradients, map(_version, gradients), sizes, strict=True), strict=True))
 
     @property
     def was_finite(self) -> bool:
@@ -168,10 +177,13 @@ def sizes(
     known, of_weights = dict(zip(gradients, both, strict=False)), iter(both[len(gradients) :])
     result: dict[int, tuple[float, float, float | None]] = {}
     for place, some in found:
-        share = {id(each): _share(each, processes) for each in place.parameters} if place.sharded else {}
-        size = math.hypot(*[known[key] * share.get(key, 1.0) for key in some]) / divide_by
-        weight = math.hypot(*[next(of_weights) * share.get(id(each), 1.0) for each in place.parameters])
-        result[place.at] = log10(size), log10(weight), _underflow([(gradients[key], known[key]) for key in some])
+        mine, those = [known[key] for key in some], [*islice(of_weights, len(place.parameters))]
+        lost = _underflow([gradients[key] for key in some], mine)
+        if place.sharded:
+            share = {id(each): _share(each, processes) for each in place.parameters}
+            mine = [known[key] * share[key] for key in some]
+            those = [size * share[id(each)] for size, each in zip(those, place.parameters, strict=True)]
+        result[place.at] = log10(math.hypot(*mine) / divide_by), log10(math.hypot(*those)), lost
     return result, log10(math.hypot(*[known[key] for key in again]) / divide_by) if again else math.nan, known
 
 
@@ -213,15 +225,18 @@ def odd(rows: Mapping[int, Sequence[float]], places: Iterable[Place]) -> list[in
     return list(dict.fromkeys(at for at, g in found if not g.is_sparse and not local(g.detach()).isfinite().all()))
 
 
-def _underflow(gradients: list[tuple[Tensor, float]]) -> float | None:
+def _underflow(gradients: Iterable[Tensor], sizes: Iterable[float]) -> float | None:
     """The largest share among the tensors of a layer; None where all are exactly zero or not finite."""
     largest: float | None = None
-    for tensor, size in gradients:
-        mine = local(tensor)
-        if math.isfinite(size) and (count := mine.numel()):
+    for tensor, size in zip(gradients, sizes, strict=True):
+        if PLENTY < size < math.inf and tensor.dtype in WIDE:
+            share = 0.0
+        elif math.isfinite(size) and (count := (mine := local(tensor)).numel()):
             share = below_normal(mine, size / math.sqrt(count))
-            if share is not None and (largest is None or share > largest):
-                largest = share
+        else:
+            continue
+        if share is not None and (largest is None or share > largest):
+            largest = share
     return largest
 
 
@@ -244,7 +259,8 @@ class Moves:
 
     def squares(self) -> dict[int, tuple[float, float]]:
         """Per layer the sum of squares of the update, and of the weights, both over the same entries."""
-        pieces: list[Tensor] = []
+        updates: list[Tensor] = []
+        weights: list[Tensor] = []
         places: list[int] = []
         with torch.no_grad():
             for kind, parts in self.parts.items():
@@ -258,11 +274,11 @@ class Moves:
                     else:
                         places.append(at)
                         lengths.append(size)
-                for one, two in zip(before.split(lengths), after.sub_(before).split(lengths), strict=True):
-                    pieces += (two, one)
-        found = norms(pieces)
+                weights += before.split_with_sizes(lengths)
+                updates += after.sub_(before).split_with_sizes(lengths)
+        found = norms(updates + weights)
         sums: dict[int, tuple[float, float]] = {}
-        for at, update, weight in zip(places, found[::2], found[1::2], strict=True):
+        for at, update, weight in zip(places, found[: len(places)], found[len(places) :], strict=True):
             mine = sums.get(at, (0.0, 0.0))
             sums[at] = mine[0] + update * update, mine[1] + weight * weight
         return sums
@@ -270,9 +286,8 @@ class Moves:
 
 def _in_a_row(parts: list[tuple[int, nn.Parameter, Tensor | None]]) -> tuple[Tensor, list[int]]:
     """A copy of what is looked at of these parameters, one after the other, and how long each is."""
-    some = [_some(each, rows) for _, each, rows in parts]
-    sizes = [each.numel() for each in some]
-    return torch.cat([each if each.ndim == 1 else each.reshape(-1) for each in some]), sizes
+    some = [_some(each, rows).flatten() for _, each, rows in parts]
+    return torch.cat(some), [*map(Tensor.numel, some)]
 
 
 def _blocks(parameter: Tensor) -> Tensor | None:

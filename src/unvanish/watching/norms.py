@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ ENTRIES = 32_768
 """At most so many entries of a tensor are looked at where a share is estimated."""
 
 _REAL = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+
+_USUAL = frozenset((Tensor, torch.nn.Parameter))
+_kind = attrgetter("__class__", "dtype", "is_cpu", "layout")
+_AT_ONCE = tuple(
+    frozenset((each, dtype, True, torch.strided) for each in _USUAL) for dtype in (torch.float32, torch.float64)
+)
+"""The kinds of tensors of which one call makes all norms; they are asked for in every sampled step."""
 
 BLOCK = 64
 """Neighbouring entries that are drawn together: single ones cost a cache line each."""
@@ -33,6 +41,9 @@ def norm(tensor: Tensor) -> float | Tensor:
 
 def norms(tensors: Sequence[Tensor]) -> list[float]:
     """The Euclidean norms of many tensors in few passes, and in one wait for a device."""
+    kinds = {*map(_kind, tensors)}
+    if kinds <= _AT_ONCE[0] or kinds <= _AT_ONCE[1]:
+        return _at_once(tensors) if tensors else []
     found: list[float] = [0.0] * len(tensors)
     groups: dict[Any, list[int]] = {}
     plain = [each if _is_plain(each) else _plain(each) for each in tensors]
@@ -40,17 +51,23 @@ def norms(tensors: Sequence[Tensor]) -> list[float]:
         groups.setdefault(each.dtype if each.is_cpu else (each.dtype, each.device), []).append(at)
     for places in groups.values():
         these = plain if len(groups) == 1 else [plain[at] for at in places]
-        dtype = these[0].dtype
-        with torch.no_grad():
-            if dtype in (torch.float32, torch.float64):
-                values = torch._foreach_norm(these)  # pyright: ignore[reportPrivateImportUsage]
-            else:
-                values = [torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in these]
-        plainly = [each.item() for each in values] if these[0].is_cpu else torch.stack(list(values)).tolist()
-        for at, value in zip(places, plainly, strict=True):
-            if value == 0.0 or not math.isfinite(value):
-                value = _wide(plain[at].detach())
+        for at, value in zip(places, _at_once(these), strict=True):
             found[at] = value
+    return found
+
+
+def _at_once(tensors: Sequence[Tensor]) -> list[float]:
+    """The norms of plain tensors of one type on one device."""
+    with torch.no_grad():
+        if tensors[0].dtype in (torch.float32, torch.float64):
+            values = torch._foreach_norm([*tensors])  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            values = [torch.linalg.vector_norm(each, dtype=_accumulator(each)) for each in tensors]
+    found: list[float] = [*map(Tensor.item, values)] if tensors[0].is_cpu else torch.stack(list(values)).tolist()
+    if 0.0 in found or not math.isfinite(sum(found)):
+        for at, value in enumerate(found):
+            if value == 0.0 or not math.isfinite(value):
+                found[at] = _wide(tensors[at].detach())
     return found
 
 
@@ -66,13 +83,17 @@ def _wide(tensor: Tensor) -> float:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    kind = type(tensor)
-    return (kind is Tensor or kind is torch.nn.Parameter) and tensor.layout is torch.strided and tensor.dtype in _REAL
+    return type(tensor) in _USUAL and tensor.layout is torch.strided and tensor.dtype in _REAL
+
+
+def spread(tensor: object) -> bool:
+    """Whether only a part of a tensor lies in this process."""
+    return type(tensor) not in _USUAL and hasattr(tensor, "to_local")
 
 
 def local(tensor: Any) -> Tensor:
     """What of a tensor lies in this process (FSDP2 spreads it); asking for the whole would wait for the others."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if spread(tensor) else tensor
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unvanish.watching.norms import norm
+from unvanish.watching.norms import norm, spread
 from unvanish.watching.sample import NOTHING, Column
 from unvanish.watching.step import DEAD, GRADIENT, LOST, RATIO, SATURATED, SIGNAL, WEIGHT, Step
-from unvanish.watching.table import Place, spread
+from unvanish.watching.table import Place
 
 SHARDED = (
     "some layers are spread over several processes (DTensor), which do not all watch them; a part of a norm is no norm,"

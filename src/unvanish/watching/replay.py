@@ -26,9 +26,8 @@ from unvanish.trace.structure import rebuild, tensors
 from unvanish.watching.box import PROBE, SMALL, Box, Entry
 from unvanish.watching.graph_birth import broke_in
 from unvanish.watching.loss_graph import between, name_of, past_the_outputs, steep
-from unvanish.watching.norms import local
+from unvanish.watching.norms import local, spread
 from unvanish.watching.processes import several
-from unvanish.watching.table import spread
 
 HANDED_ON = "what was made of the outputs of one watched module, and given to another, is not finite"
 MOVED = "another optimizer has already moved weights of the model in this step, which can be run again only before"

@@ -25,6 +25,9 @@ from unvanish.words.numbers import listing
 FEW = 4
 """Tensors that are looked at in one sample, in turn: nan in an average stays there."""
 
+AGAIN = 10
+"""After so many samples, or a round where that is longer, they are found anew: it takes longer than to look at them."""
+
 Known = tuple[str, str, "weakref.ref[Tensor]"]
 """Of which model, under which name, what."""
 
@@ -38,7 +41,8 @@ class Resting:
         self.copies: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.waiting: list[Known] = []  # of this round
         self.told: set[str] = set()
-        self.nothing: tuple[int, ...] | None = None  # what there was when there was nothing to look at
+        self.all, self.age = list[Known](), 0  # of all rounds, for so many samples
+        self.key: tuple[int, ...] = ()  # what there was when they were found
 
     def _made(self, module: nn.Module) -> None:
         """It was copied from another, or has got the weights of another; so were its parts, which are not told of."""
@@ -48,15 +52,23 @@ class Resting:
 
     def look(self, few: bool = True) -> dict[str, list[str]]:
         """Look at the next ones, or at all."""
-        key = self.table.changes, len(self.table.models), len(self.copies)
-        if not few or (not self.waiting and key != self.nothing):
-            self.waiting = list(self._all(few))
-            self.nothing = key if not self.waiting else None
-        now, self.waiting = (self.waiting[:FEW], self.waiting[FEW:]) if few else (self.waiting, [])
+        now = self._next() if few else list(self._all(False))
         odd = {model for model, _, each in now if model not in self.told and _odd(each)}
-        self.told |= odd
-        every = list(self._all(few)) if odd else []
-        return {one: [name for model, name, each in every if model == one and _odd(each)] for one in odd}
+        every = list(self._all(few)) if odd else []  # found anew: by now an optimizer may move some
+        names = {one: [name for model, name, each in every if model == one and _odd(each)] for one in odd}
+        found = {one: those for one, those in names.items() if those}
+        self.told |= found.keys()
+        return found
+
+    def _next(self) -> list[Known]:
+        key = self.table.changes, len(self.table.models), len(self.copies)
+        self.age += 1
+        if not self.waiting:
+            if key != self.key or self.age > AGAIN:
+                self.all, self.key, self.age = list(self._all(True)), key, 1
+            self.waiting = self.all
+        now, self.waiting = self.waiting[:FEW], self.waiting[FEW:]
+        return now
 
     def _all(self, on_cpu: bool) -> Iterator[Known]:
         """``on_cpu``: only what can be asked without waiting for another device."""

@@ -6,6 +6,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sized
+from itertools import chain
 from typing import Any
 
 import torch
@@ -68,9 +69,9 @@ class Signals:
         self.table, self.guard = table, guard
         self.hooks: dict[int, Any] = {}
         self.seen: dict[int, Any] = {}  # of each place the function that its hook calls
-        self.squares: dict[int, list[float | Tensor]] = {}
+        self.squares: dict[int, list[Any]] = {}  # of each layer the norms of what came back, on a device as tensors
         # of each layer and call, what follows upon its output: an activation, and perhaps another
-        self.shares: dict[tuple[int, int], list[tuple[float, float] | Tensor]] = {}
+        self.shares: dict[tuple[int, int], list[Any]] = {}
         self.made: dict[Any, int] = {}
         self.sources: dict[int, str] = {}  # where each layer was called first
         self.autocast = ""  # the type that a layer was run in, where that is not the one of its weights
@@ -85,10 +86,11 @@ class Signals:
         self.outputs: dict[int, list[float | Tensor]] = {}  # of each layer log10 of the rms of what each call gave
         self.unread: dict[str, None] = {}  # what could not be read, and why
 
-    def arm(self, roots: list[nn.Module]) -> None:
+    def arm(self) -> None:
         """Set the hooks for the next forward pass; those that are there already stay."""
         if len(self.hooks) == len(self.table):
             return
+        roots = list(self.table.models.values())
         hidden = {*self.hidden, *(id(inner) for root in roots for inner in _compiled(root))}
         for root in roots:
             self.fused.update(_fused(root))
@@ -213,20 +215,17 @@ class Signals:
 
     def take(self, samples: int) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:
         """Of each layer log10(√N·‖∂L/∂y‖), N = ``samples``, over all backward passes since; then (saturated, dead)."""
-        waiting = [value for values in self.squares.values() for value in values if isinstance(value, Tensor)]
-        pairs = [value for values in self.shares.values() for value in values if isinstance(value, Tensor)]
-        joined = torch.cat([v.reshape(-1).double() for v in (*waiting, *pairs)]).tolist() if waiting or pairs else []
-        known = iter(joined)  # of a device: one wait for all
-        found: dict[int, float] = {}
-        for at, values in self.squares.items():
-            size = math.hypot(*(next(known) if isinstance(value, Tensor) else value for value in values))
-            found[at] = log10(size * math.sqrt(max(1, samples)))
+        groups = *self.squares.values(), *self.shares.values()
+        if not {*map(type, chain.from_iterable(groups))} <= {float, tuple}:
+            _fetch(groups)
+        root = math.sqrt(max(1, samples))
+        found = {at: log10(math.hypot(*values) * root) for at, values in self.squares.items()}
         shares: dict[int, tuple[float, float]] = {}
         for (at, _), values in self.shares.items():  # of several calls, what is shut in all
-            plain = [(next(known), next(known)) if isinstance(value, Tensor) else value for value in values]
-            call = max(each[0] for each in plain), max(each[1] for each in plain)  # what one shuts, no other opens
-            before = shares.get(at, call)
-            shares[at] = min(before[0], call[0]), min(before[1], call[1])
+            call = values[0]
+            if len(values) > 1:  # what one shuts, no other opens
+                call = max(each[0] for each in values), max(each[1] for each in values)
+            shares[at] = (min(shares[at][0], call[0]), min(shares[at][1], call[1])) if at in shares else call
         self.forget()
         return found, shares
 
@@ -287,6 +286,14 @@ def _fused(root: nn.Module) -> list[nn.Module]:
     """
     layers = [each for each in root.modules() if isinstance(each, nn.TransformerEncoderLayer)]
     return [each for each in layers if not any(p.requires_grad for p in each.parameters())]
+
+
+def _fetch(groups: Iterable[list[Any]]) -> None:
+    """Put numbers in the place of tensors, and pairs in that of tensors of two; of a device: one wait for all."""
+    places = [(values, at) for values in groups for at, each in enumerate(values) if isinstance(each, Tensor)]
+    known = iter(torch.cat([values[at].reshape(-1).double() for values, at in places]).tolist())
+    for values, at in places:
+        values[at] = next(known) if values[at].numel() == 1 else (next(known), next(known))
 
 
 def log10(value: float) -> float:

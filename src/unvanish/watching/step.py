@@ -126,12 +126,13 @@ class Step:
 
     def over(self) -> Step:
         """The next step: this one again where nothing was read in it."""
-        if self.rows or self.moves or self.moved or self.seen.known or self.scaler is not None or self.scale != 1.0:
+        if self.read or self.rows or self.moves or self.moved or self.seen.known or self.kept.left:
             return Step()
-        for each in (self.losses, self.stakes, self.stepped, self.read, self.again, self.kept.left):
-            each.clear()
-        self.loss, self.rate, self.plain, self.fresh, self.suspicious = math.nan, math.nan, None, False, False
-        self.taken = None
+        if self.scaler is not None or self.scale != 1.0:
+            return Step()
+        self.forget_losses()
+        self.stepped.clear()
+        self.fresh = self.suspicious = False
         return self
 
     def following(self) -> Step:

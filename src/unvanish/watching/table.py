@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from unvanish.flow.layers import owners
 from unvanish.trace.places import module_path
+from unvanish.watching.norms import spread
+
+_requires_grad = attrgetter("requires_grad")
 
 MOST = 64
 """Sets of parameters whose layers are kept: those of each optimizer, and older ones after layers were thawed."""
@@ -56,11 +60,6 @@ class Place:
     @property
     def trainable(self) -> tuple[nn.Parameter, ...]:
         return tuple(each for each in self.parameters if each.requires_grad)
-
-
-def spread(tensor: object) -> bool:
-    """Whether only a part of a tensor lies in this process."""
-    return hasattr(tensor, "to_local")
 
 
 class Table:
@@ -140,11 +139,11 @@ class Table:
     def holds(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Whether every one of these parameters is in the table."""
         known = {id(each) for place in self.places for each in place.parameters}
-        return all(id(each) in known for each in parameters)
+        return known.issuperset(map(id, parameters))
 
     def of(self, parameters: Sequence[nn.Parameter]) -> list[Place]:
         """The layers with a trainable parameter among these; looked up again only where something is another."""
-        key = len(self), *((id(each), each.requires_grad) for each in parameters)
+        key = len(self), *map(id, parameters), *map(_requires_grad, parameters)
         if key not in self._found:
             wanted = {id(each) for each in parameters}
             if len(self._found) > MOST:

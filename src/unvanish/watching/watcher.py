@@ -146,7 +146,7 @@ class Watcher:
         self.sampled = self.calls.sampled = is_sampled(self.step, self.every, self.apart)
         self.signals.gauging = self.sampled and self.proportion.asks(self.looks)
         if self.sampled:
-            self.signals.arm(list(self.table.models.values()))
+            self.signals.arm()
             self.processes.arm(self.table, self.guarded)
         elif before:
             self.signals.disarm()
@@ -229,7 +229,9 @@ class Watcher:
         """The optimizer is about to move the weights."""
         if (key := id(optimizer)) in self.now.stepped:  # it comes again before the others: they make no step together
             self.expected = self.expected if self.broken_off else set(self.now.stepped)  # broken off: begun anew
-            self._over(begun=True)
+            step = self.step
+            self._finish(True)
+            self._take_part(step, over=True)
         if (last := self.moving) is not optimizer:  # else it is there: a look costs time in every step
             self.optimizers[key] = optimizer
             self.apart |= key in self.expected and last is not None and id(last) not in self.expected
@@ -266,7 +268,6 @@ class Watcher:
         if id(optimizer) in self.now.read:
             return
         if self.sampled or self.now.suspicious or not looks_finite(self._first_of(optimizer)):
-            self.now.read.add(id(optimizer))
             self._read(optimizer)
 
     def _find_new(self, optimizer: Any) -> None:
@@ -277,10 +278,11 @@ class Watcher:
 
     def _read(self, optimizer: Any, late: bool = False) -> None:
         """The numbers of the layers that this optimizer holds, before it moves them; ``late``: after it has."""
-        now, places = self.now, self.table.of(held(optimizer))
+        parameters, processes = held(optimizer), self.processes.size
+        now, places = self.now, self.table.of(parameters)
+        now.read.add(id(optimizer))
         now.scale = self.scale()  # before the scaler's update changes it
         now.loss = sum(now.losses) if now.losses else math.nan
-        parameters, processes = held(optimizer), self.processes.size
         found, now.again[id(optimizer)], each = sizes(places, scale_of(optimizer), processes)
         found = found or gone(places, now.seen.known)
         whole, parts = now.seen.together(parameters, each, processes)
@@ -326,20 +328,21 @@ class Watcher:
 
     def after_step(self, optimizer: Any) -> None:
         """The weights have moved."""
-        self._stepped(optimizer)
-        if self.now.stepped >= self.expected or not self.now.stepped & self.expected:
-            self._over()
+        step, stepped = self.step, self.now.stepped
+        self._stepped(optimizer, over := stepped >= self.expected or not stepped & self.expected)
+        self._take_part(step, over)
 
-    def _after_step(self, optimizer: Any) -> None:
+    def _after_step(self, optimizer: Any, over: bool) -> None:
+        """``over``: every optimizer has made its step now."""
+        now = self.now
         if self.inside is not None:
             self._read_again(optimizer)
-        self.inside, self.now.fresh = None, False
-        moves = self.now.moves.pop(id(optimizer), None)
-        self.now.moved |= (moved := moves.squares() if moves is not None else {})
-        if any(not math.isfinite(update) for update, _ in moved.values()):
-            self.on_broken(self.step, "step")
-        if not self.now.stepped >= self.expected:  # else the box is emptied anyway
-            self.box.forget({id(each) for each in held(optimizer)})
+        self.inside, now.fresh = None, False
+        if (moves := now.moves.pop(id(optimizer), None)) is not None:
+            now.moved |= (moved := moves.squares())
+            if any(not math.isfinite(update) for update, _ in moved.values()):
+                self.on_broken(self.step, "step")
+        self.finish() if over else self.box.forget({id(each) for each in held(optimizer)})
 
     def _read_again(self, optimizer: Any) -> None:
         """Gradients that were clipped inside of a step are known after it; where several were made, none is the one."""
@@ -354,21 +357,16 @@ class Watcher:
             if at in self.now.rows:
                 self.now.rows[at][1] = size
 
-    def _over(self, begun: bool = False) -> None:
-        """Every optimizer has made its step, also where we failed: then what the other processes wait for is due.
-
-        ``begun``: the forward and backward pass of the next step have been already.
-        """
-        step = self.step
-        self._finish(begun)
-        if self.guard.off and self.step == step and self.processes.together:
+    def _take_part(self, step: int, over: bool) -> None:
+        """Where we failed in this step and it is over all the same, what the other processes wait for is due."""
+        if over and self.guard.off and self.step == step and self.processes.together:
             if self.sampled and self.processes.settled and self.processes.last != self.step:
                 self.processes.part(self.step)
             self.step, self.now = self.step + 1, Step()
             self.sampled = is_sampled(self.step, self.every, self.apart)
 
     def finish(self, begun: bool = False) -> None:
-        """The training step is over: tell what was sampled, and get ready for the next."""
+        """The training step is over: tell what was sampled; ``begun``: the passes of the next have been already."""
         if self.sampled:
             self.looks, self.written = self.looks + 1, self.written or self.now.seen.written
             self.processes.settle()

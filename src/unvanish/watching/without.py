@@ -112,7 +112,7 @@ class Out:
 
 def waiting(table: Table, read: Container[int], optimizers: Iterable[Any], stepped: Container[int]) -> list[int]:
     """The layers to which a gradient came, and which only optimizers hold that have made no step so far."""
-    idle = [each for each in list(optimizers) if id(each) not in stepped]
+    idle = [each for each in optimizers if id(each) not in stepped]
     if not idle:
         return []
     mine = {id(p) for each in idle for p in held(each)}
