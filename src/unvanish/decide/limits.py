@@ -93,6 +93,12 @@ the same: beside layers of its kind that are in use, it is an expert that no sam
 STATE = "state"
 """The kind of a cut (``BypassFacts.kind``) between two turns of a loop, through which the same layers go again."""
 
+CHOICES = ("argmax", "argmin", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "bucketize")
+"""Calls without a gradient that choose (``Cut.name``), and are no way to stop one on purpose, as a detach is."""
+
+PLACES = ("topk", "sort", "argsort", "max", "min")
+"""Calls whose places have no gradient: what only these of their results make use of is chosen by, too."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

@@ -302,7 +302,8 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     name of a call without a gradient; or, in the graph, the factor of zero that it is multiplied by, or a choice that
     takes nothing of it on this batch; ``cut_at``: a source line. ``feeds``: a layer that is trained consumes them.
     ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package. ``conditional``:
-    that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
+    that forward calls it under a condition. ``dropped``: nothing in it reads what the layer returns. ``held``: whether
+    the optimizer holds it; None without.
     """
 
     layer: str
@@ -312,6 +313,7 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     feeds: bool = False
     library: bool = False
     conditional: bool = False
+    dropped: bool = False
     held: bool | None = None
 
 
