@@ -127,7 +127,8 @@ class LabelFacts(Record, frozen=True, kw_only=True):
     """Labels that the loss at a ``call`` takes and does not mean, and the ``share`` of them.
 
     ``kind``: "unsigned" for 0 and 1 where it knows -1 and 1 (share: of zeros), "beyond" for labels outside of 0 to 1,
-    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed.
+    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed; "no
+    logarithms" for numbers that it takes for log-probabilities (share: the mean |log Σ exp|, of the axis of the least).
     """
 
     call: int
