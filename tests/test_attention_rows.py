@@ -128,3 +128,29 @@ def test_a_head_that_looks_at_one_place_for_every_query_rests(seed: int) -> None
     report = report_of(model, seed)
     (call,) = (call for call in report.flow.calls if call.name == "softmax")
     assert call.saturated_fraction == 0.0 and not said(report)
+
+
+def fresh(seed: int, many: int) -> list[tuple[Tensor, Tensor]]:
+    return [texts(1000 * (seed + 1) + k) for k in range(many)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("many", [1, 60])
+def test_training_batches_tell_what_is_learned_by_heart(seed: int, many: int) -> None:
+    """Texts that are new at every step teach such a network what they have in common; the same ones do not."""
+    model = made(seed, "unscaled", 4.0)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batches = fresh(seed, many) if many > 1 else [texts(seed)] * 8
+    kept = [p.detach().clone() for p in model.parameters()]
+    report = unvanish.diagnose(model, *texts(seed), loss_fn, optimizer=optimizer, train_batches=batches)
+    (finding,) = said(report)
+    assert finding.level == ("error" if many == 1 else "note")
+    assert ("But it learns" in finding.message) is (many > 1)
+    assert all(torch.equal(a, b) for a, b in zip(kept, model.parameters(), strict=True))
+    for words, before in batches * (300 // len(batches)):
+        optimizer.zero_grad()
+        loss_fn(model(words), before).backward()
+        optimizer.step()
+    with torch.no_grad():
+        unseen = float(loss_fn(model(texts(seed + 100)[0]), texts(seed + 100)[1]))
+    assert unseen > 2.5 if many == 1 else unseen < 2.0  # ln 12 = 2.48 is that of knowing nothing

@@ -93,6 +93,18 @@ the same: beside layers of its kind that are in use, it is an expert that no sam
 STATE = "state"
 """The kind of a cut (``BypassFacts.kind``) between two turns of a loop, through which the same layers go again."""
 
+NO_LOGARITHMS = "no logarithms"
+"""What is odd (``LabelFacts.kind``) about numbers that a loss takes for log-probabilities."""
+
+NO_MASS = 0.1
+"""|log Σ exp| of log-probabilities that rounding does not explain: float16 leaves about a hundredth."""
+
+CHOICES = ("argmax", "argmin", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "bucketize")
+"""Calls without a gradient that choose (``Cut.name``), and are no way to stop one on purpose, as a detach is."""
+
+PLACES = ("topk", "sort", "argsort", "max", "min")
+"""Calls whose places have no gradient: what only these of their results make use of is chosen by, too."""
+
 HORIZON = 10_000
 """Steps of a training whose length nobody has named."""
 

@@ -116,8 +116,23 @@ def shrunk(last: Last, calls: Sequence[Call]) -> float | None:
     return last.call.rms / here.rms if scaled and here.rms > 0.0 else None
 
 
-CLASSES = {"nll_loss": 1, "kl_div": -1, "ctc_loss": -1}
-"""Losses of log-probabilities, and the axis of their classes."""
+CLASSES = {"nll_loss": 1, "ctc_loss": -1, "kl_div": None}
+"""Losses of log-probabilities, and the axis of their classes; None where any may be it."""
+
+
+def mass_of(z: Tensor, axis: int | None) -> float:
+    """The mean of |log Σ exp(z)| along an axis; of all axes, or more of them together, the least where none is given.
+
+    The pixels of a map have classes along its second axis, or are themselves the shares of one whole. Zeros alone are
+    what a mask leaves of a sample that does not count.
+    """
+    axes = [(z, k) for k in (range(z.ndim) if axis is None else (axis,))]
+    axes += [(z.flatten(k), -1) for k in range(z.ndim - 1)] if axis is None else []
+    return min(_mean(each.logsumexp(k).abs(), (each != 0.0).any(k)) for each, k in axes)
+
+
+def _mean(values: Tensor, counted: Tensor) -> float:
+    return float(values[counted].mean()) if bool(counted.any()) else 0.0
 
 
 def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
@@ -134,7 +149,7 @@ def log_mass(last: Last, calls: Sequence[Call]) -> float | None:
         return None
     if len(moved) > 1 and ahead[0].numel > 1:  # not averaged at once: z may be what the model gave, of other axes
         return None
-    return float(z.logsumexp(CLASSES[ahead[0].name]).abs().mean())
+    return mass_of(z, CLASSES[ahead[0].name])
 
 
 def _rms(pieces: Iterable[Tensor]) -> float:

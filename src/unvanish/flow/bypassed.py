@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from unvanish.decide.limits import STATE
+from unvanish.decide.limits import CHOICES, STATE
 from unvanish.flow.layers import Layer
 from unvanish.records import BypassFacts
 from unvanish.trace.calls import Call, Capture
@@ -20,7 +20,6 @@ from unvanish.trace.cuts import Cut
 from unvanish.words.numbers import listing
 
 SUMS = ("add", "iadd", "radd")
-CHOICES = ("argmax", "argmin", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "bucketize")
 AGAIN = 2
 """Times that one line cuts in one forward pass for it to stand in a loop. Once is enough for a last step from a fixed
 point, or for an own estimate handed back in, which are meant."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from unvanish.decide.limits import SWITCHED_OFF
 from unvanish.flow.layers import Layer
-from unvanish.flow.sometimes import under_condition
+from unvanish.flow.sometimes import never_read, under_condition
 from unvanish.records import LayerFlow, UnusedFacts
 from unvanish.trace.calls import Capture
 from unvanish.trace.cuts import Cut
@@ -67,7 +67,11 @@ def unused_facts(
             )
         else:
             above = _running(name.rpartition(".")[0], modules, ran)
-            fact = fact.replace(library=_of_library(above), conditional=under_condition(above, name))
+            fact = fact.replace(
+                library=_of_library(above),
+                conditional=under_condition(above, name),
+                dropped=called and never_read(above, name),
+            )
         facts.append(fact)
     return (*facts, *switched)
 
@@ -86,10 +90,12 @@ def _switched_off(capture: Capture, layers: list[Layer], trunk: Sequence[bool]) 
         if call.index in reached and call.index not in off:
             reached.update(call.inputs)
     on = {id(p) for layer in layers if reached.intersection(layer.calls) for p in layer.live}
+    behind = [(at, capture.leading_to([index])) for index, at in off.items()]
     for layer in layers:
         if layer.live and layer.calls and not on.intersection(map(id, layer.live)):
-            behind = capture.leading_to  # the factors that the layer leads to
-            yield layer, next((at for index, at in off.items() if layer.call in behind([index])), "")
+            at = next((at for at, before in behind if not before.isdisjoint(layer.calls)), None)
+            if at is not None:  # else a cut is what keeps it from the loss
+                yield layer, at
 
 
 @dataclass(slots=True)

@@ -127,7 +127,8 @@ class LabelFacts(Record, frozen=True, kw_only=True):
     """Labels that the loss at a ``call`` takes and does not mean, and the ``share`` of them.
 
     ``kind``: "unsigned" for 0 and 1 where it knows -1 and 1 (share: of zeros), "beyond" for labels outside of 0 to 1,
-    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed.
+    "several" for samples with several ones under a softmax; "mixed" for rows of classes that a view has mixed; "no
+    logarithms" for numbers that it takes for log-probabilities (share: the mean |log Σ exp|, of the axis of the least).
     """
 
     call: int
@@ -302,7 +303,8 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     name of a call without a gradient; or, in the graph, the factor of zero that it is multiplied by, or a choice that
     takes nothing of it on this batch; ``cut_at``: a source line. ``feeds``: a layer that is trained consumes them.
     ``library``: the forward that leaves the layer out, or cuts it, is that of an installed package. ``conditional``:
-    that forward calls it under a condition. ``held``: whether the optimizer holds it; None without.
+    that forward calls it under a condition. ``dropped``: nothing in it reads what the layer returns. ``held``: whether
+    the optimizer holds it; None without.
     """
 
     layer: str
@@ -312,6 +314,7 @@ class UnusedFacts(Record, frozen=True, kw_only=True):
     feeds: bool = False
     library: bool = False
     conditional: bool = False
+    dropped: bool = False
     held: bool | None = None
 
 

@@ -23,10 +23,11 @@ class StepFacts(Record, frozen=True, kw_only=True):
     ``forgetting``: by what factor Adam's steps lengthen by themselves as its second moment forgets larger gradients.
     ``decayed``: where weight decay shrinks the weights fast, the loss after ``decayed_after`` real steps, ``undecayed``
     after as many without decay. ``unseen``: where early layers may be exploding, the loss of every other sample after
-    ``unseen_after`` real steps on the rest. ``faded``: of an optimizer that counts no steps, but was stepped under a
-    schedule: the rate that one began from or leads up to, over the present one. ``climbs``: the cosine of the gradient
-    and the step of the same optimizer without state and decay, where no size of the next step that was tried lowers the
-    loss; ``maximize``: whether the optimizer was told to climb.
+    ``unseen_after`` real steps on the rest; where attention copies, of one training batch after as many on the others.
+    ``faded``: of an optimizer that counts no steps, but was stepped under a schedule: the rate that one began from or
+    leads up to, over the present one. ``climbs``: the cosine of the gradient and the step of the same optimizer without
+    state and decay, where no size of the next step that was tried lowers the loss; ``maximize``: whether the optimizer
+    was told to climb.
     """
 
     optimizer: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unvanish.records import CallFlow, Flow
 from unvanish.rules.conditions import (
+    attends,
     feeding,
     goes_around,
     inputs_saturate,
@@ -26,6 +27,11 @@ def saturated_calls(flow: Flow, threshold: float = FLAT) -> list[CallFlow]:
         and (call.saturated_fraction or 0.0) > threshold
         and excused not in names(feeding(flow, call)) and not goes_around(flow.calls, call)
     ]  # fmt: skip
+
+
+def copying_calls(flow: Flow, share: float) -> list[CallFlow]:
+    """Attention of which more than this share of the queries look at one entry alone."""
+    return [call for call in flow.calls if attends(call) and (call.saturated_fraction or 0.0) > share]
 
 
 def only_gates(flow: Flow) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unvanish.decide.limits import NOT_CHOSEN, STATE, SWITCHED_OFF
+from unvanish.decide.limits import CHOICES, NOT_CHOSEN, PLACES, STATE, SWITCHED_OFF
 from unvanish.decide.siblings import is_one_of_many
 from unvanish.records import BypassFacts, Evidence, Flow, LayerFlow, StoppedFacts, UnusedFacts
 from unvanish.rules import Statement, rule
@@ -47,18 +47,20 @@ def unused(flow: Flow) -> list[Statement]:
     trained layer consumes it is a note where the layer was called on what a used one computed (poolers), or has a twin
     that is trained (a target network). A layer never called is a note where a numbered sibling of the same kind is used
     and the siblings do not follow each other (experts), or where a library's forward, or a condition in the user's own,
-    leaves it out; an error otherwise. A branch or a penalty that is multiplied by a constant of zero is in the graph
-    and gets nothing: a note, where the loss goes on beside it; but where it goes on with what was cut off from the same
-    layers, as with a code that an encoder only chooses, the cut counts. Experts that all run, where a mask, an index or
-    weights of zero take nothing of one of them on this batch, are the same note. A note, too, inside the forward of an
-    ``autograd.Function``, whose backward may run it again. Layers that are trained by another way are noted where one
-    summand of a sum was cut and the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later
-    layer is given what they only choose, as by an argmax, and nothing else that is made of them meets it before the
-    loss; not where a gradient is led around the cut, as by ``x + (q - x).detach()``. Noted, too, where a loop along a
-    sequence detaches its whole state at every step; not where it goes along none, as one that refines an estimate.
-    Weights that are taken out of the graph before they meet any data, as by ``.data`` or a comparison, are an error
-    also where the bias beside them learns. Of a running training, a layer without a gradient in several samples in a
-    row: what a check of that step says, or a note.
+    leaves it out; an error otherwise. No batch and no other loss changes that what a layer returns only chooses, as by
+    an argmax or a comparison with a threshold, or goes to a name that nothing in the user's own program reads: an error
+    both. A branch or a penalty that is multiplied by a constant of zero is in the graph and gets nothing: a note, where
+    the loss goes on beside it; but where it goes on with what was cut off from the same layers, as with a code that an
+    encoder only chooses, the cut counts. Experts that all run, where a mask, an index or weights of zero take nothing
+    of one of them on this batch, are the same note. A note, too, inside the forward of an ``autograd.Function``, whose
+    backward may run it again. Layers that are trained by another way are noted where one summand of a sum was cut and
+    the other, made of it by layers, was not (``x.detach() + block(x)``), and where a later layer is given what they
+    only choose, as by an argmax, and nothing else that is made of them meets it before the loss; not where a gradient
+    is led around the cut, as by ``x + (q - x).detach()``. Noted, too, where a loop along a sequence detaches its whole
+    state at every step; not where it goes along none, as one that refines an estimate. Weights that are taken out of
+    the graph before they meet any data, as by ``.data`` or a comparison, are an error also where the bias beside them
+    learns. Of a running training, a layer without a gradient in several samples in a row: what a check of that step
+    says, or a note.
 
     What helps: call the layer, or remove it; take the ``detach`` away, or freeze what stands before it on purpose. For
     a checkpoint ``use_reentrant=False``, or inputs that need a gradient (``enable_input_require_grads``).
@@ -136,6 +138,7 @@ FUNCTION = "function"
 CAUSES = (
     "never called",
     "cut off",
+    "never read",
     "inside a Function",
     "left out by the optimizer",
     "library",
@@ -154,13 +157,17 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
         return "note", "inside a Function", facts.cut
     if facts.cut == NOT_CHOSEN:
         return "note", "this batch", ""
-    if facts.cut and facts.feeds:
+    if facts.cut and (
+        facts.feeds or facts.cut.strip("_") in CHOICES + PLACES
+    ):  # no batch and no loss brings a gradient back
         if facts.library or facts.held is False:
             return "note", "library" if facts.library else "left out by the optimizer", facts.cut
         return "error", "cut off", facts.cut
     excused = (
         facts.library or _is_side_branch(layer, flow) or facts.held is False or (facts.cut and _has_twin(layer, flow))
     )
+    if facts.dropped and not facts.cut and not facts.library and facts.held is not False:
+        return "error", "never read", ""
     if excused or is_one_of_many(layer, flow) or facts.conditional:
         return "note", "this batch", ""
     return "error", "cut off" if facts.called else "never called", facts.cut
@@ -176,6 +183,7 @@ def _finding(
     why = {
         "never called": "never called in the forward pass",
         "cut off": _cut(by, where, used),
+        "never read": f"called, but nothing in the program reads what {_returned(layers)}",
         "left out by the optimizer": f"{_cut(by, where, used)}; the optimizer does not hold {_them(layers)} either",
         "inside a Function": _cut(by, where, used),
         "library": f"{_cut(by, where, used)}, by a library's own forward",
@@ -190,6 +198,10 @@ def _finding(
         message=f"{subject(flow, layers, 'is', 'are')} {why} ({parameters:,} parameters).{sources(layers)}",
         evidence=(Evidence(name="parameters without a gradient", value=float(parameters)),),
     )
+
+
+def _returned(layers: list[LayerFlow]) -> str:
+    return "it returns" if len(layers) == 1 else "they return"
 
 
 def _them(layers: list[LayerFlow]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from unvanish.decide.limits import NO_LOGARITHMS, NO_MASS
 from unvanish.decide.stationary import has_converged
-from unvanish.records import CallFlow, Evidence, Flow
+from unvanish.records import CallFlow, Evidence, Flow, LabelFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import NORMALISERS, TAKES_LOGITS, UNREACHABLE, makes_shares, takes_logits
 from unvanish.rules.wording import place
@@ -41,17 +42,19 @@ def pairing(flow: Flow, *, threshold: float = UNREACHABLE) -> list[Statement]:
     clips them, as a product of unit vectors of outputs and weights does; and the lowest loss that any input of that
     call can reach leaves more than ``threshold`` of the achievable reduction out of reach. Not where the outputs are
     compared with nothing and only weigh something, as shares of a portfolio or of a mixture do: what the loss asks of a
-    sample then has one direction, whatever the outputs are. Or the model's last call
-    ends on one side, the loss divides the outputs by their sum (it stays the same when all of them grow by one factor),
-    and with the outputs that lie exactly on that end left there, the best loss is worse than that of a constant by more
-    than ``threshold`` of the achievable reduction. A ReLU has no slope there, so no sample brings its own output back,
-    and a share of nothing costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given
-    do not add up to one: the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding. Such a loss
-    falls without end as the outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a
-    mask of 0 and 255 or labels of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked. Or all
-    labels are 0 and 1 where the loss function knows -1 and 1 (soft margin, hinge and cosine embedding; of a margin
-    ranking it is a note, as 0 may be a tie): those of 0 then ask for nothing, or for both. A note, too, where labels of
-    0 and 1 have several ones a sample under a cross-entropy over classes, which is right for shares of one whole.
+    sample then has one direction, whatever the outputs are. Or the model's last call ends on one side, the loss divides
+    the outputs by their sum (it stays the same when all of them grow by one factor), and with the outputs that lie
+    exactly on that end left there, the best loss is worse than that of a constant by more than ``threshold`` of the
+    achievable reduction. A ReLU has no slope there, so no sample brings its own output back, and a share of nothing
+    costs the most. Or the loss takes log-probabilities, and the exponentials of what it is given do not add up to one:
+    the mean of |log Σ exp(output)| is above 0.1, where a log-softmax leaves rounding; of a divergence along no axis, as
+    the classes of pixels may lie along any, and not counting rows of zeros, which a mask leaves. Or the loss function
+    itself gives such a loss what no logarithm was taken of, as by a softmax. Such a loss falls without end as the
+    outputs grow. So does a binary cross-entropy with a target outside of 0 to 1, such as a mask of 0 and 255 or labels
+    of -1 and 1; by up to a tenth, as resizing a mask leaves it, it is not asked. Or all labels are 0 and 1 where the
+    loss function knows -1 and 1 (soft margin, hinge and cosine embedding; of a margin ranking it is a note, as 0 may be
+    a tie): those of 0 then ask for nothing, or for both. A note, too, where labels of 0 and 1 have several ones a
+    sample under a cross-entropy over classes, which is right for shares of one whole.
 
     What helps: remove the last activation where the loss has one of its own; a sigmoid for a single unit; a factor that
     multiplies cosines, fixed at 10 to 30 or learned; a last layer behind a normaliser; a log-softmax before a loss of
@@ -125,6 +128,8 @@ def _labels(flow: Flow) -> list[Statement]:
     labels = flow.labels
     if labels is None or labels.kind == "mixed":  # which UV708 tells of
         return []
+    if labels.kind == NO_LOGARITHMS:
+        return [] if _no_logarithms(flow) else _made_in_the_loss(flow, labels)
     call = flow.call_at(labels.call)
     name = "the loss" if call is None else call.name
     share = percent(labels.share)
@@ -179,6 +184,26 @@ def _no_logarithms(flow: Flow) -> list[Statement]:
     ]
 
 
+def _made_in_the_loss(flow: Flow, labels: LabelFacts) -> list[Statement]:
+    """The same of numbers that the loss function makes of the outputs, as by a softmax."""
+    call = flow.call_at(labels.call)
+    name = "the loss" if call is None else call.name
+    return [
+        Statement(
+            level="error",
+            cause=name,
+            message=(
+                f"{name}{f' at {call.source}' if call is not None and call.source else ''} takes log-probabilities, and"
+                " no logarithm was taken of what it is given: along no axis do the exponentials add up to 1 (mean"
+                f" |log Σ exp| {number(labels.share)} at least). It is then lowest elsewhere than where the outputs"
+                " are as the targets are. A log_softmax in the place of a softmax gives it what it takes."
+            ),
+            evidence=(Evidence(name="log_mass", value=labels.share, relation=">", threshold=NO_MASS),),
+            remedies=(),
+        )
+    ]
+
+
 def _no_shares(flow: Flow) -> list[Statement]:
     """A binary cross-entropy whose targets are no shares."""
     output = flow.output
@@ -200,10 +225,6 @@ def _no_shares(flow: Flow) -> list[Statement]:
 
 NO_SHARE = 0.1
 """What a target may lie outside of 0 to 1: interpolation overshoots by a few hundredths."""
-
-NO_MASS = 0.1
-"""|log Σ exp| that rounding does not explain: float16 leaves about a hundredth."""
-
 
 COSINES = ("cosine_similarity", "linear", "matmul", "__matmul__", "mm")
 """Calls of weights and outputs whose range is known because both have length 1."""

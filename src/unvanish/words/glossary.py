@@ -330,6 +330,7 @@ _UNUSED = {
     "feeds": "True if a layer that is trained works with what was cut off.",
     "library": "True if the forward pass of an installed package leaves the layer out, or cuts it off.",
     "conditional": "True if the forward pass calls the layer only under a condition.",
+    "dropped": "True if nothing in the program reads what the layer returns.",
     "held": "True if the optimizer holds the layer, false if not; null without an optimizer.",
 }
 

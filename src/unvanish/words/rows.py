@@ -45,9 +45,13 @@ ROWS = {
     "LabelFacts.call": "The index of the call of the loss.",
     "LabelFacts.kind": (
         "unsigned: 0 and 1 where the loss knows -1 and 1; beyond: labels outside of 0 to 1; several: samples with"
-        " several ones under a softmax; mixed: rows of classes whose entries a view has taken from several steps."
+        " several ones under a softmax; mixed: rows of classes whose entries a view has taken from several steps;"
+        " no logarithms: numbers that the loss takes for log-probabilities, and of which none was taken."
     ),
-    "LabelFacts.share": "The share of such labels: zeros, labels beyond, samples with several ones, or mixed rows.",
+    "LabelFacts.share": (
+        "The share of such labels: zeros, labels beyond, samples with several ones, or mixed rows; of no logarithms the"
+        " mean |log Σ exp|, of the axis along which it is least."
+    ),
     "functions": "Functions of the user's own whose backward is not the derivative of their forward.",
     "BackwardFacts.call": "The index of the first call that shows it.",
     "BackwardFacts.function": "The name of its class.",

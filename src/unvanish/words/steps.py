@@ -76,7 +76,8 @@ STEP = {
     "decayed_after": "How many real steps that took; the network's state was put back.",
     "StepFacts.unseen": (
         "The loss of every other sample after that many real steps on the rest, where early layers may be exploding;"
-        " null where no steps were taken."
+        " where attention copies at random, that of a training batch after as many on the others. Null where no steps"
+        " were taken."
     ),
     "unseen_after": "How many real steps that took; the network's state was put back.",
     "climbs": (
