@@ -226,7 +226,7 @@ def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Param
     weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     steps, trunk = steps_of_weights(look, seen), [call.trunk for call in flow.calls]
     return flow.replace(
-        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        zeros=without_normalisers(look, seen, weak, zero_facts(look, seen, steps)),
         stopped=stopped_facts(look, seen, steps, trunk, held),
     )
 
