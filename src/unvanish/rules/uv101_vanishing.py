@@ -138,7 +138,9 @@ def _steps(flow: Flow, level: str) -> str:
     if level == "error":
         over = step is not None and step.planned is not None and flow.steps_taken >= step.planned
         if over and step is not None and flow.setting.eps is not None:
-            return f" Of {flow.setting.optimizer}'s {step.planned or 0:,} planned steps none is left to bring it through."
+            return (
+                f" Of {flow.setting.optimizer}'s {step.planned or 0:,} planned steps none is left to bring it through."
+            )
         who = f" {tried} real steps of {flow.setting.optimizer}, tried and taken back, do not let the signal through."
         return who + LATER if tried and not comes_through(flow) else ""
     through, then = "", "may well train"

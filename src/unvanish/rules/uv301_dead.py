@@ -51,7 +51,8 @@ def dead_layer(flow: Flow) -> list[Statement]:
     gradient is exactly zero, and an activation from here on is off for every unit and every sample.
 
     What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size. None
-    of these for an embedding of which the batch looks up the padding row alone.
+    of these for an embedding of which the batch looks up the padding row alone, nor where a backward that the program
+    itself has written (``torch.autograd.Function``) sends back zeros: that is what to mend.
 
     Source: Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization: theory and numerical examples.
     """
@@ -61,13 +62,19 @@ def dead_layer(flow: Flow) -> list[Statement]:
         return []
     if not flow.asks("zeros"):
         return [_seen(flow, layers)]
-    blocks = listing(block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by)
+    stops = [block for layer in layers if layer.name in facts for block in facts[layer.name].blocked_by]
+    blocks, own = listing(stops), _sends_zeros(flow, stops)
     tables = not blocks and all(each.kind in TABLES for each in layers)
     why = f", because {blocks} passes nothing back on this batch" if blocks else ", and what blocks it was not found"
     if tables:
         why = (
             ": only rows that are looked up get one, and a padding row (padding_idx) never does. Either the batch looks"
             " up that row alone, or only its places reach the outputs: is a mask the wrong way round?"
+        )
+    if own:
+        why = (
+            f", because the backward that the program wrote for {blocks} sends back zeros, although what it returns"
+            " changes with what it is given: return the derivative there, or the gradient itself to pass it on"
         )
     message = (
         f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, whatever the target{why}"
@@ -79,9 +86,15 @@ def dead_layer(flow: Flow) -> list[Statement]:
             cause=blocks,
             message=message + sources(layers),
             evidence=(Evidence(name="log10_jacobian_norm", value=-math.inf, relation="=", threshold=-math.inf),),
-            remedies=() if tables else None,
+            remedies=() if tables or own else None,
         )
     ]
+
+
+def _sends_zeros(flow: Flow, blocks: Sequence[str]) -> bool:
+    """Whether all that blocks are autograd.Functions of the program's own, of outputs that change with the argument."""
+    zeros = {each.function for each in flow.functions if each.kind != "flat" and each.factor == 0.0}
+    return bool(blocks) and all(block.partition(" ")[0] in zeros for block in blocks)
 
 
 def _seen(flow: Flow, layers: Sequence[LayerFlow]) -> Statement:
