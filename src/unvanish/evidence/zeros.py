@@ -64,7 +64,7 @@ def zero_facts(look: Look, seen: Observed, steps: Mapping[int, str]) -> tuple[Ze
             facts.append(ZeroFacts(layer=layer.name, opens=False, blocked_by=by[:3], by_construction=True))
             continue
         opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
-        behind = _downstream(layer, calls)
+        behind = downstream(layer, calls)
         blocking = [_maker_of_zeros(c, calls) or c for c in stops if c.index in behind]
         if not blocking and (maker := _maker_of_zeros(calls[layer.calls[-1]], calls)):
             blocking = [maker]
@@ -112,7 +112,7 @@ def without_normalisers(
     found = {each.layer: each for each in facts}
     for layer in look.layers:
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
-        behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
+        behind = downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
             those = [capture.calls[k] for k in sorted(ends & behind)]
             alike = same and all(c.name == "batch_norm" for c in those)
@@ -209,7 +209,8 @@ def _maker_of_zeros(call: Call, calls: Sequence[Call]) -> Call | None:
     return here if here is not call and here.norm == 0.0 and not here.parameters else None
 
 
-def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
+def downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
+    """The indices of a layer's calls and of all that consume what they give."""
     reached = set(layer.calls)
     for call in calls:
         if any(j in reached for j in call.inputs):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unvanish.decide.live import not_asked, shut_by
-from unvanish.records import Evidence, Flow, LayerFlow
+from unvanish.records import Evidence, Flow, LayerFlow, ZeroFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.wording import judged, names, sources, subject
 from unvanish.words.numbers import listing
@@ -47,7 +47,10 @@ def dead_layer(flow: Flow) -> list[Statement]:
 
     Evidence: log10 of the Jacobian norm is -inf, a true zero: underflow has been excluded by exact scaling. Moving
     every exactly-zero tensor a little does not bring a gradient back, which excludes gates and saddles. The calls
-    that receive a signal and send none back are named. It is a statement about this batch. Of a running training: the
+    that receive a signal and send none back are named. It is a statement about this batch. A call of
+    the loss may block, too, as a clamp of all that a layer gives: then it is one only where the loss falls once the
+    outputs in which it has no slope are moved by up to twice their size; at a bound the loss itself asks for, it is
+    none. Of a running training: the
     gradient is exactly zero, and an activation from here on is off for every unit and every sample.
 
     What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size. None
@@ -58,6 +61,32 @@ def dead_layer(flow: Flow) -> list[Statement]:
     """
     facts = {each.layer: each for each in flow.zeros}
     layers = [each for each in judged(flow, "dead") if each.name not in facts or not facts[each.name].by_construction]
+    if layers and flow.asks("zeros", "log10_jacobian_norm"):
+        held = [each for each in layers if each.name in facts and each.log10_jacobian_norm not in (None, -math.inf)]
+        layers = [each for each in layers if each not in held]
+        return [*_on_the_way(flow, layers, facts), *_in_the_loss(flow, held, facts)]
+    return _on_the_way(flow, layers, facts)
+
+
+def _in_the_loss(flow: Flow, layers: Sequence[LayerFlow], facts: Mapping[str, ZeroFacts]) -> list[Statement]:
+    """Layers that the outputs depend on, of which a call of the loss passes nothing back."""
+    if not layers:
+        return []
+    blocks = listing(block for layer in layers for block in facts[layer.name].blocked_by)
+    message = (
+        f"{subject(flow, layers, 'receives', 'receive')} exactly no gradient, because {blocks} is flat for all that"
+        " it is given on this batch, although the loss falls once that is moved. Its own gradient never brings it"
+        " back into range: bound it where it is made, by a function that has a slope everywhere, as a scaled tanh or a"
+        " softplus."
+    )
+    none = Evidence(name="log10_grad_norm", value=-math.inf, relation="=", threshold=-math.inf)
+    return [
+        Statement(layers=names(layers), cause=blocks, message=message + sources(layers), evidence=(none,), remedies=())
+    ]
+
+
+def _on_the_way(flow: Flow, layers: Sequence[LayerFlow], facts: Mapping[str, ZeroFacts]) -> list[Statement]:
+    """Layers behind something in the network that is off."""
     if not layers:
         return []
     if not flow.asks("zeros"):

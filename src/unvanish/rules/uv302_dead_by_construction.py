@@ -71,6 +71,8 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
         ends = [
             call for call in flow.calls if call.part == "model" and place(call) in calls and makes_outputs(flow, call)
         ]
+        if _largest(layers) > -math.inf:  # the outputs depend on it: it is the loss that passes nothing back
+            jacobian = Evidence(name="log10_grad_norm", value=-math.inf)
         jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",) if ends else ()
     said = Statement(
         level="error", layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies
