@@ -289,7 +289,7 @@ def one_number(seed: int, norm: nn.Module, width: int, size: float, gain: float)
 def test_a_normaliser_of_one_number_is_dead_whatever_there_is_to_compare_with(
     size: float, gain: float, seed: int
 ) -> None:
-    """What the layers behind transmit hangs on chance and on their size; that nothing is left of one number does not."""
+    """What the layers behind transmit is chance, and of their size; that nothing is left of one number is not."""
     report = one_number(seed, nn.GroupNorm(16, 16), 16, size, gain)
     assert report.verdict == "dead" and set(found(report)["UV302"].layers) == {"0", "2"}
 

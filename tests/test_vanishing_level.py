@@ -218,10 +218,12 @@ def test_of_the_planned_steps_those_that_are_left_count(seed: int) -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    open_, over = (
-        diagnose(Problem(model, x, y, F.cross_entropy, optimizer, steps=steps)) for steps in (2_000, 100)
-    )
-    assert open_.loss.at_constant and level(open_) == "note" and open_.flow.step.arrived > VANISHED
+
+    def with_planned(steps: int) -> Any:
+        return diagnose(Problem(model, x, y, F.cross_entropy, optimizer, steps=steps))
+
+    left, over = with_planned(2_000), with_planned(100)
+    assert left.loss.at_constant and level(left) == "note" and left.flow.step.arrived > VANISHED
     assert level(over) == "error" and over.flow.step.arrived is None
     assert "Of Adam's 100 planned steps none is left to bring it through." in " ".join(str(over).split())
 

@@ -92,11 +92,11 @@ def state_space(decay: float, steps: int, mean: bool = False) -> Problem:
     ``mean``: for the mean of all, times √steps, at ten times the rate. States that forget slowly hold that, and no
     single one of the numbers: asked for the first they win nothing in 4,000 steps, however much of the signal arrives.
     """
-    problem = _wanted(StateSpace(2, 16, decay), steps, None)
+    model = StateSpace(2, 16, decay)
+    problem = _wanted(model, steps, None)
     if not mean:
         return problem
-    targets = problem.inputs.mean(1) * steps**0.5
-    return replace(problem, targets=targets, optimizer=adam(problem.model, 1e-2))
+    return replace(problem, targets=problem.inputs.mean(1) * steps**0.5, optimizer=adam(model, 1e-2))
 
 
 def _wanted(model: nn.Module, steps: int, lag: int | None) -> Problem:
