@@ -67,9 +67,8 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     latest, at a rate of growth in proportion to itself: 13 chains all left the plateau so, at 0.45 to 1.3 times the
     step foretold. Of 11 that did not rise after 800 steps, or too slowly, seven left it after 3,500 to 9,400 and four
     not within 10,000; nothing measured tells which, and they are errors. All of 118 chains of sigmoids that were notes
-    left it within 4,000. Where all of the planned steps are taken, none is tried. Steps are tried on ``train_batches``
-    where these are given. On one batch over and over a plateau is shorter: a chain of 11 sigmoids left it after 800
-    steps on the same 512 samples, 1,700 on as many drawn anew from them for each step, and 4,000 on 128 at a time.
+    left it within 4,000. Steps are tried on ``train_batches`` where these are given; on one batch over and over a
+    plateau is shorter: a chain of 11 sigmoids left it after 800 steps, and after 4,000 on a quarter of it at a time.
 
     What helps: for sigmoids, the centred initialisation, which keeps the sigmoid; otherwise batch normalisation
     before the activations, another activation, residual connections. Xavier and He initialisation do not rescue deep
@@ -79,16 +78,14 @@ def vanishing(flow: Flow, *, threshold: float = VANISHED) -> list[Statement]:
     long-term dependencies with gradient descent is difficult; Glorot & Bengio 2010, Understanding the difficulty of
     training deep feedforward neural networks.
     """
-    judged_so = judged(flow, "vanished")
-    values = _values(flow) if judged_so else {}
+    values = _values(flow) if (judged_so := judged(flow, "vanished")) else {}
     layers = [each for each in judged_so if values[each.name] < threshold]
     if not layers:
         return []
     worst = min(layers, key=lambda each: values[each.name])
     path = route(flow, worst)
     who = f"{subject(flow, layers, 'hardly learns', 'hardly learn')}: {_reason(flow, worst, path, values)}."
-    level, further = _level(flow, layers)
-    blamed = cause(path, shrinking=True)
+    (level, further), blamed = _level(flow, layers), cause(path, shrinking=True)
     return [
         Statement(
             level=level,
