@@ -27,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import provenance
+from repaired import failed
 from rivals import RIVALS, ask, could_mean, installed
 
 import unvanish
@@ -228,8 +229,7 @@ def one_run(task: tuple[str, str, str, int]) -> Run:
 
 
 def own_zoo(task: tuple[str, int]) -> Own:
-    name, seed = task
-    return name, seed, check(zoo.get(name).build(seed), "as built", seed, rivals=False)
+    return *task, check(zoo.get(task[0]).build(task[1]), "as built", task[1], rivals=False)
 
 
 def spread(job: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> list[Any]:
@@ -241,13 +241,15 @@ def spread(job: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> list[A
 
 def summary(runs: list[Run], own: list[Own], folder: Path) -> dict[str, Any]:
     accepted, repaired = references(folder)
-    hand = (OURS, *installed())
+    lost, hand = failed(runs, folder, HARM), (OURS, *installed())
     right = [look.verdict in zoo.get(name).expects for name, _, look in own]
     every = [look for run in runs for look in run.looks] + [look for _, _, look in own]
+    runs = [run for run in runs if run not in lost]
     return {
         "checkers": {name: tally(runs, accepted, repaired, name) for name in hand},
         "not_installed": sorted(set(RIVALS) - set(hand)),
         **worst_errors(runs, repaired),
+        "failed_repaired": [f"{run.id}, seed {run.seed}, {run.score:.2f}" for run in lost],
         "own_zoo": {"checks": len(right), "right": sum(right)},
         "crashed": sum(look.verdict == "crashed" for look in every),
         "median_seconds_a_look": statistics.median(look.seconds for look in every),
@@ -280,10 +282,11 @@ def page(data: dict[str, Any], runs: list[Run], own: list[Own], folder: Path) ->
             "",
             f"- A healthy net called vanished: {_list(total['healthy_called_vanished'])}",
             f"- A stuck net called converged: {_list(total['stuck_called_converged'])}",
+            f"- Repaired, failed all the same, and not counted as healthy: {_list(total['failed_repaired'])}",
             "- The project's own zoo: {right} of {checks} verdicts as expected".format(**total["own_zoo"]),
             f"- Crashed checks: {total['crashed']}; median time of a check: {total['median_seconds_a_look']:.2f} s",
             *("", "## Faults", "", *_faults(runs, folder)),
-            *("", "## False alarms", "", *_false_alarms(runs)),
+            *("", "## False alarms", "", *_false_alarms(runs, folder)),
             *("", "## Own zoo: other than expected", "", *_unexpected(own), ""),
         ]
     )
@@ -307,8 +310,7 @@ def _checkers(total: dict[str, Any]) -> list[str]:
 
 
 def _faults(runs: list[Run], folder: Path) -> list[str]:
-    accepted, repaired = references(folder)
-    rows = []
+    (accepted, repaired), rows = references(folder), []
     for run in (r for r in runs if r.variant == "fault"):
         told = {look.when: " ".join(look.errors) or f"({look.verdict})" for look in run.looks}
         score = f"{run.score:.2f} ({repaired[run.id]:.2f})"
@@ -317,9 +319,10 @@ def _faults(runs: list[Run], folder: Path) -> list[str]:
     return _table("program | seed | end score (repaired) | credit | step 0 | 10% | end", rows)
 
 
-def _false_alarms(runs: list[Run]) -> list[str]:
-    alarms = [(run, look) for run in runs if run.variant == "fix" for look in run.looks if look.errors]
-    rows = (f"{run.id} | {run.seed} | {look.when} | {' '.join(look.errors)}" for run, look in alarms)
+def _false_alarms(runs: list[Run], folder: Path) -> list[str]:
+    lost = failed(runs, folder, HARM)
+    healthy = [(run, look) for run in runs if run.variant == "fix" and run not in lost for look in run.looks]
+    rows = (f"{run.id} | {run.seed} | {look.when} | {' '.join(look.errors)}" for run, look in healthy if look.errors)
     return _table("program | seed | look | errors", rows)
 
 
@@ -368,8 +371,8 @@ def main() -> None:
     untouched_by_looks(str(args.zoo))
     every = {*cases.CASES, *zoo.names()}
     wanted = set(args.only or every)
-    if unknown := wanted - every:
-        raise SystemExit(f"neither a program nor a network of the own zoo: {', '.join(sorted(unknown))}")
+    if unknown := ", ".join(sorted(wanted - every)):
+        raise SystemExit(f"neither a program nor a network of the own zoo: {unknown}")
     variants = {id: ("fix",) if case.control else ("fault", "fix") for id, case in cases.CASES.items() if id in wanted}
     tasks = [(str(args.zoo), id, v, seed) for id, vs in variants.items() for v in vs for seed in args.seeds]
     runs = spread(one_run, tasks, args.jobs)
@@ -385,9 +388,8 @@ def main() -> None:
     }
     print(text := page(data, runs, own, args.zoo))
     if missing := data["summary"]["not_installed"]:
-        print(
-            f"not asked, because not installed: {', '.join(missing)} (pip install {' '.join(missing)})", file=sys.stderr
-        )
+        hint = f"pip install {' '.join(missing)}"
+        print(f"not asked, because not installed: {', '.join(missing)} ({hint})", file=sys.stderr)
     for path, content in ((args.save, as_json(data, runs, own)), (args.page, text)):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

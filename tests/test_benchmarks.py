@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,20 @@ def test_the_tally_of_a_small_table(verdicts: Any, run: Any) -> None:
         "healthy_runs_flagged": 2,
         "extra_errors": 1,  # UV501 beside a's UV101; UV301 does name b, though at the wrong look
     }
+
+
+@pytest.mark.parametrize(
+    ("score", "variant", "lost"),
+    [(0.34, "fix", True), (0.75, "fix", False), (float("nan"), "fix", True), (0.34, "fault", False)],
+)
+def test_a_repaired_run_that_ends_as_the_faulty_one_is_no_healthy_one(
+    verdicts: Any, run: Any, tmp_path: Path, score: float, variant: str, lost: bool
+) -> None:
+    rows = {"a": {"fault": {"train": 0.34}, "fixed": {"train": 0.82}}, "control": {"fixed": {"train": 0.9}}}
+    rows["close"] = {"fault": {"train": 0.80}, "fixed": {"train": 0.82}}
+    (tmp_path / "truth.json").write_text(json.dumps(rows))
+    runs = [run(id, variant, score, [], [], ["UV301"]) for id in ("a", "control", "close")]
+    assert verdicts.failed(runs, tmp_path, verdicts.HARM) == (runs[:1] if lost else [])
 
 
 def test_the_two_misleading_answers_are_found(verdicts: Any, run: Any) -> None:

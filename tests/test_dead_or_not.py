@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unvanish import zoo
 from unvanish.pipeline import diagnose
 from unvanish.problem import Problem
 from unvanish.records import Finding
@@ -243,13 +244,64 @@ def test_outputs_of_unit_length_that_are_one_number_each(width: int, hand: bool,
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("samples", ["same", "different"])
-def test_of_a_batch_of_the_same_samples_the_batch_is_to_blame(samples: str, seed: int) -> None:
+def test_of_a_batch_of_the_same_samples_the_batch_is_to_blame(samples: str, count: int, seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
-    x = torch.randn(2, 10)
-    x = x[:1].repeat(2, 1) if samples == "same" else x
-    report = diagnose(model, x, torch.tensor([0, 1]), F.cross_entropy, optimizer=torch.optim.Adam(model.parameters()))
-    found = [finding for finding in report.findings if finding.code == "UV302"]
-    assert [(f.level, f.cause) for f in found] == ([("note", "this batch")] if samples == "same" else [])
+    x = torch.randn(count, 10)
+    x = x[:1].repeat(count, 1) if samples == "same" else x
+    classes = torch.arange(count) % 4
+    report = diagnose(model, x, classes, F.cross_entropy, optimizer=torch.optim.Adam(model.parameters()))
+    found = [finding for finding in report.findings if finding.code in ("UV302", "UV101")]
+    blamed = [(f.code, f.level, f.cause) for f in found]
+    assert blamed == ([("UV302", "note", "this batch")] if samples == "same" else [])
     assert report.healthy and all("all its samples are the same" in f.message for f in found)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_same_images_are_not_to_blame_where_a_batch_norm_takes_the_mean_over_places_too(seed: int) -> None:
+    """Of one image given eight times a normaliser over all places leaves what is left of one image."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
+    )
+    x = torch.randn(1, 1, 8, 8).repeat(8, 1, 1, 1)
+    report = diagnose(model, x, torch.arange(8) % 4, F.cross_entropy)
+    assert "UV302" not in {finding.code for finding in report.findings}
+
+
+def one_number(seed: int, norm: nn.Module, width: int, size: float, gain: float) -> Report:
+    """A normaliser in front of an output layer; its bias times ``gain`` decides what there is to compare with."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, width), norm, nn.Unflatten(1, (-1,)), nn.Linear(width, 1)
+    )
+    with torch.no_grad():
+        model[5].bias.mul_(gain)  # type: ignore[operator]
+    x = torch.randn(32, 4)
+    return diagnose(model, size * x, torch.sin(x.sum(1, keepdim=True)), F.mse_loss)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 98, 99])
+@pytest.mark.parametrize("gain", [1.0, 1e-4])
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_a_normaliser_of_one_number_is_dead_whatever_there_is_to_compare_with(
+    size: float, gain: float, seed: int
+) -> None:
+    """What the layers behind transmit is chance, and of their size; that nothing is left of one number is not."""
+    report = one_number(seed, nn.GroupNorm(16, 16), 16, size, gain)
+    assert report.verdict == "dead" and set(found(report)["UV302"].layers) == {"0", "2"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_a_normaliser_of_two_numbers_that_its_eps_lets_through_is_not(size: float, seed: int) -> None:
+    """Where eps is large beside them it passes all on; else it leaves which is the larger and a share of the rest."""
+    report = one_number(seed, nn.GroupNorm(8, 16, eps=1.0), 16, size, 1.0)
+    assert "UV302" not in found(report)
+
+
+@pytest.mark.parametrize("seed", [98, 99])
+def test_the_zoos_normaliser_of_one_number(seed: int) -> None:
+    assert diagnose(zoo.get("groupnorm-one-number").build(seed), seed=seed).verdict == "dead"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -263,3 +263,36 @@ def test_what_is_nearer_to_the_derivative_than_zero_is_no_error(seed: int) -> No
     report = diagnose(model, x, x[:, :3].argmax(1), F.cross_entropy)
     assert told(report) == [("x", "other")] and report.flow.functions[0].error < 1.0
     assert all(f.level == "note" for f in report.findings if f.code == "UV710")
+
+
+class Zeros(torch.autograd.Function):
+    """A backward that was never filled in; ``how`` says what the forward gives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: str) -> Tensor:
+        return {"same": x.clone(), "twice": 2.0 * x, "bent": x.sin()}[how]
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:  # type: ignore[override]
+        return torch.zeros_like(u), None
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", ["same", "twice", "bent", "dead relu"])
+def test_a_backward_of_zeros_is_what_a_dead_layer_has_to_mend(how: str, seed: int) -> None:
+    """No start of the weights and no normalisation helps there; beside it, units of ReLU that are off, they do."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).tanh()
+            return self.b(torch.relu(h - 2.0) if how == "dead relu" else cast(Tensor, Zeros.apply(h, how)))
+
+    torch.manual_seed(seed)
+    report = diagnose(Model(), torch.randn(32, 6), torch.arange(32) % 3, F.cross_entropy)
+    (finding,) = (each for each in report.findings if each.code == "UV301")
+    ours = "the backward that the program wrote for Zeros" in finding.message
+    assert finding.layers == ("a",) and ours == (how != "dead relu") and bool(finding.remedies) != ours

@@ -107,7 +107,9 @@ def test_real_steps_are_those_of_a_trained_copy(name: str, dropout: float, seed:
     problem = Problem(model, inputs, CLASSES, F.cross_entropy, optimizer, train_batches=more or None)
     after = real_steps(problem, model, optimizer, 1.0, seed)
     other, made = twin(model, optimizer, OPTIMIZERS[name])
-    for batch in (more + [(inputs, CLASSES)] * REAL_STEPS)[:REAL_STEPS]:
+    for batch in itertools.islice(
+        itertools.cycle(more or [(inputs, CLASSES)]), REAL_STEPS
+    ):  # two batches: three rounds of both
         with seeded(seed):
             train(other, made, *batch)
     with seeded(seed), torch.no_grad():

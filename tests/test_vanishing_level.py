@@ -199,9 +199,33 @@ def test_the_plateau_is_left_about_when_the_rise_of_the_signal_tells(seed: int) 
     still, left = (real_loss(parts, 1e-3, round(share * told)) for share in (0.4, 1.3))
     assert still > 0.9 and left < 0.8 * still
     model, x, classes = parts
-    adam = torch.optim.Adam(model.parameters(), 1e-3)
-    short = diagnose(Problem(model, x, classes, F.cross_entropy, adam, steps=round(0.7 * told)))
-    assert level(short) == "error"  # of a training that is over by then
+
+    def with_planned(share: float) -> Any:
+        adam = torch.optim.Adam(model.parameters(), 1e-3)
+        return diagnose(Problem(model, x, classes, F.cross_entropy, adam, steps=round(share * told)))
+
+    assert level(with_planned(0.7)) == "error"  # of a training that is over by then
+    assert level(with_planned(1.2)) == "error"  # and of one that may be: all had left by 1.3 times the step told
+    assert level(with_planned(1.5)) == "note"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_of_the_planned_steps_those_that_are_left_count(seed: int) -> None:
+    """A chain of softplus that its plan leaves time to train, before a hundred of its steps and after all of them."""
+    model, x, y = chain(seed, 14, nn.Softplus)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    def with_planned(steps: int) -> Any:
+        return diagnose(Problem(model, x, y, F.cross_entropy, optimizer, steps=steps))
+
+    left, over = with_planned(2_000), with_planned(100)
+    assert left.loss.at_constant and level(left) == "note" and left.flow.step.arrived > VANISHED
+    assert level(over) == "error" and over.flow.step.arrived is None
+    assert "Of Adam's 100 planned steps none is left to bring it through." in " ".join(str(over).split())
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -48,6 +48,7 @@ from unvanish.evidence.step import step_facts, with_real_steps
 from unvanish.evidence.stopped import steps_of_weights, stopped_facts
 from unvanish.evidence.time_axis import time_facts
 from unvanish.evidence.time_steps import with_steps_in_time
+from unvanish.evidence.trapped import trapped_facts
 from unvanish.evidence.uphill import with_direction
 from unvanish.evidence.zeros import without_normalisers, zero_facts
 from unvanish.flow.bypassed import bypass_facts
@@ -209,6 +210,7 @@ def _walked(look: Look) -> tuple[Flow, More | None]:
     flow = flow.replace(next_step=next_step(updates, look), bypassed=bypass_facts(capture, look.layers))
     held = None if updates is None else updates.held
     flow = _with_zeros(look, _with_unused(look, flow, seen, held), seen, held)
+    flow = flow.replace(zeros=(*flow.zeros, *trapped_facts(look, seen, output_loss, facts)))
     if look.effort == "full":
         flow = _with_noise(flow, noise_flags(look, flow.layers, apart))
     if look.effort == "quick" or isinstance(output_loss, str):
@@ -226,7 +228,7 @@ def _with_zeros(look: Look, flow: Flow, seen: Observed, held: Callable[[nn.Param
     weak = {a.name for a in flow.layers if a.log10_transmission is not None and a.log10_transmission < VANISHED}
     steps, trunk = steps_of_weights(look, seen), [call.trunk for call in flow.calls]
     return flow.replace(
-        zeros=without_normalisers(look, weak, zero_facts(look, seen, steps)),
+        zeros=without_normalisers(look, seen, weak, zero_facts(look, seen, steps)),
         stopped=stopped_facts(look, seen, steps, trunk, held),
     )
 

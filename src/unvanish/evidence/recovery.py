@@ -44,6 +44,8 @@ through within 100 steps. But those that come from so far do not train for it: o
 signal came through, 6 of 8 from below -12 ended at the best constant after 1,500 steps, and 13 of 17 from above fitted.
 What the first hundred steps themselves have thrown below it is left there for the same reason.
 """
+LATEST = 1.3
+"""Times the step that the pace tells, by which all of the chains that ``steps_to_leave`` speaks of had left."""
 NEARLY = 0.9
 """Share of the loss won from which on a network counts as fitting its batch, whichever of its layers have learned."""
 LARGE = 3e8  # parameters times samples from which on only the first of them is tried
@@ -70,7 +72,8 @@ def with_recovery(
     enough, fits = _enough(loss, outputs)
     size = look.work
     most = FIRST[0] if size > LARGE else max(FIRST[-1], WORK / size)
-    planned, horizon = look.problem.steps or TRIED[-1], look.problem.steps or HORIZON
+    left = None if look.problem.steps is None else max(0, look.problem.steps - (facts.taken or 0))
+    planned, horizon = (TRIED[-1], HORIZON) if left is None else (left, left)
     tried = [n for n in TRIED if n <= min(most, planned)]
     theirs = list({id(p): p for a in look.layers if a.name in weak for p in a.live}.values())
     before = [p.detach().clone() for p in theirs]
@@ -138,12 +141,12 @@ def _pace(arrived: Mapping[int, float], horizon: int) -> float:
     """The decades a step by which what arrives has risen since its lowest over the last doubling; 0 where too slowly.
 
     Since its lowest, because the first steps may throw it up, and it comes to rest before it grows. Too slow is what
-    would not arrive within ``horizon`` steps of the training (see ``steps_to_leave``).
+    may not arrive within ``horizon`` steps of the training (see ``steps_to_leave`` and LATEST).
     """
     last = _last(arrived)
     (lowest, least), (end, value) = min(last, key=lambda look: look[1]), last[-1]
     pace = (value - least) / max(1, end - lowest)
-    return pace if end + steps_to_leave(pace) < horizon else 0.0
+    return pace if LATEST * (end + steps_to_leave(pace)) < horizon else 0.0
 
 
 def _accelerates(arrived: Mapping[int, float]) -> bool:

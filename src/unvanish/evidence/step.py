@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -347,8 +347,9 @@ def held_by(optimizer: Optimizers) -> list[nn.Parameter]:
 
 
 def batches_of(problem: Problem, model: nn.Module, steps: int, seed: int) -> list[Problem]:
-    """The problem on each of the first training batches, or on its own batch again and again.
+    """The problem on each of the first training batches, from the first again where there are fewer.
 
+    On its own batch again and again where there are none: a loss waits longer at its plateau where batches differ.
     Training batches are taken only if the model takes all of them as they are: they may lie on another device.
     """
     own = [problem] * steps
@@ -366,7 +367,7 @@ def batches_of(problem: Problem, model: nn.Module, steps: int, seed: int) -> lis
                 loss_again(batch, model, seed)
     except Exception:
         return own
-    return (found + own)[:steps]
+    return list(islice(cycle(found), steps)) if found else own
 
 
 def _step_of_a_copy(optimizer: Optimizer, scale: float) -> Callable[[], Any]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from itertools import cycle, islice
 from typing import Any
 
 from unvanish.decide.reach import OUT_OF_REACH, time_level
@@ -58,7 +57,7 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
             return True
         return taken in DOUBLED and not any(_rises(facts.layer, seen) for facts in asked)
 
-    batches = _over_and_over(look, tried[-1])
+    batches = _training_batches(look, tried[-1])
     if not batches:
         return flow
     with stepped(
@@ -78,12 +77,11 @@ def with_steps_in_time(look: Look, flow: Flow) -> Flow:
     return flow.replace(time=tuple(found.get(facts.layer, facts) for facts in flow.time))
 
 
-def _over_and_over(look: Look, steps: int) -> list[Any]:
-    """As many training batches as that, from the first again where there are fewer; none where the model takes none."""
+def _training_batches(look: Look, steps: int) -> list[Any]:
+    """As many training batches as that; none where the model takes none, and its own would be learned by heart."""
     problem = look.problem
     found = [each for each in batches_of(problem, look.model, steps, look.seed) if each is not problem]
-    whole = [each.inputs if problem.loss_fn is None else (each.inputs, each.targets) for each in found]
-    return list(islice(cycle(whole), steps))
+    return [each.inputs if problem.loss_fn is None else (each.inputs, each.targets) for each in found]
 
 
 def _after(flow: Flow, facts: TimeFacts, seen: Mapping[int, Mapping[str, TimeFacts]], last: int) -> TimeFacts:

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from unvanish.decide.limits import VANISHED
 from unvanish.evidence.moving import put_back
 from unvanish.flow.layers import Layer
 from unvanish.flow.look import Look
 from unvanish.flow.paths import Observed
-from unvanish.flow.slopes import constant_by_construction, remove_all
+from unvanish.flow.slopes import ANY_INPUTS, constant_by_construction, remove_all, removes_all
 from unvanish.flow.transmission import output_cotangents
 from unvanish.records import ZeroFacts
 from unvanish.trace.backward import walk
 from unvanish.trace.calls import Call
 from unvanish.trace.capture import record
-from unvanish.trace.scaled import LOG_ZERO, normal_like
+from unvanish.trace.scaled import LOG_ZERO, log10_of, normal_like
 from unvanish.trace.structure import tensors
 
 NUDGE = 1e-2  # far below an ordinary weight, so that no activation is driven to an end; the walk loses no size
@@ -63,7 +64,7 @@ def zero_facts(look: Look, seen: Observed, steps: Mapping[int, str]) -> tuple[Ze
             facts.append(ZeroFacts(layer=layer.name, opens=False, blocked_by=by[:3], by_construction=True))
             continue
         opens = any(opened.get(id(p), LOG_ZERO) > LOG_ZERO for p in layer.live)
-        behind = _downstream(layer, calls)
+        behind = downstream(layer, calls)
         blocking = [_maker_of_zeros(c, calls) or c for c in stops if c.index in behind]
         if not blocking and (maker := _maker_of_zeros(calls[layer.calls[-1]], calls)):
             blocking = [maker]
@@ -80,18 +81,26 @@ def zero_facts(look: Look, seen: Observed, steps: Mapping[int, str]) -> tuple[Ze
     return tuple(facts)
 
 
-def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFacts, ...]) -> tuple[ZeroFacts, ...]:
-    """The facts, and those of layers in ``weak`` whose every way to the loss ends in a normaliser of single numbers.
+def without_normalisers(
+    look: Look, seen: Observed, weak: Collection[str], facts: tuple[ZeroFacts, ...]
+) -> tuple[ZeroFacts, ...]:
+    """The facts, and those of layers whose every way to the loss ends in a normaliser of single numbers.
 
-    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors. Of
-    the last of all no layer behind tells that this is weak: but a sign is left of a number that is divided by its size.
+    What such a normaliser sends back is zero, and where rounding hides that, it is the gradient of rounding errors: so
+    it is by construction, whatever the layers behind transmit to compare it with. Of one of pairs something is left,
+    and only layers in ``weak`` count; a sign alone is left of a number that is divided by its size.
     """
     capture = look.capture
     by_hand = {call.index for call in capture.calls if of_one_number(call, capture.calls)}
-    sure = by_hand | {call.index for call in capture.calls if _leaves_signs(call)}
+    faint = [call for call in capture.calls if call.alone is not None and _sends_little(call, capture.calls, seen)]
+    signs = {call.index for call in capture.calls if _leaves_signs(call)}
+    sure = by_hand | signs | remove_all(faint, ANY_INPUTS)
     if not (weak or sure) or capture.loss_index is None:
         return facts
+    same = _same_samples(look.problem.inputs)
     ends = by_hand | remove_all(capture.calls if weak else [capture.calls[index] for index in sure])
+    if weak and same:
+        ends |= {call.index for call in capture.calls if call.name == "batch_norm" and removes_all(call, alike=True)}
     if not ends:
         return facts
     alive, waiting = set[int](), [capture.loss_index]
@@ -103,15 +112,25 @@ def without_normalisers(look: Look, weak: Collection[str], facts: tuple[ZeroFact
     found = {each.layer: each for each in facts}
     for layer in look.layers:
         cut = alive.isdisjoint(layer.calls) or (layer.name in found and not ends.isdisjoint(layer.calls))
-        behind = _downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
+        behind = downstream(layer, capture.calls) if cut and layer.live and layer.calls else set[int]()
         if behind and (layer.name in weak or not sure.isdisjoint(behind)):
             those = [capture.calls[k] for k in sorted(ends & behind)]
-            same = all(c.name == "batch_norm" for c in those) and _same_samples(look.problem.inputs)
+            alike = same and all(c.name == "batch_norm" for c in those)
             last = tuple(c.place_and_line for c in those[:3])
             found[layer.name] = ZeroFacts(
-                layer=layer.name, opens=False, blocked_by=last, by_construction=True, alike=same
+                layer=layer.name, opens=False, blocked_by=last, by_construction=True, alike=alike
             )
     return tuple(found.values())
+
+
+def _sends_little(call: Call, calls: Sequence[Call], seen: Observed) -> bool:
+    """Whether less comes back through a normaliser than a three-hundredth of what one of its inputs' size sends back.
+
+    Trying one that does not is spared: it may take as long as the network's own pass.
+    """
+    got = seen.probe("signals", call.index)
+    sent = [seen.probe("edges", (call.index, j)) + log10_of(calls[j].rms) for j in call.inputs]
+    return got > LOG_ZERO and bool(sent) and max(sent) - got < VANISHED
 
 
 def _same_samples(inputs: Any) -> bool:
@@ -190,7 +209,8 @@ def _maker_of_zeros(call: Call, calls: Sequence[Call]) -> Call | None:
     return here if here is not call and here.norm == 0.0 and not here.parameters else None
 
 
-def _downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
+def downstream(layer: Layer, calls: Sequence[Call]) -> set[int]:
+    """The indices of a layer's calls and of all that consume what they give."""
     reached = set(layer.calls)
     for call in calls:
         if any(j in reached for j in call.inputs):

@@ -229,19 +229,20 @@ def constant_by_construction(call: Call | Folded) -> bool:
 
 
 def _tried_alone(
-    call: Call | Folded, probe: tuple[Any, ...], size: float = 1.0
+    call: Call | Folded, probe: tuple[Any, ...], size: float = 1.0, alike: bool = False
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Numbers N(0, size²) in float64, what the call makes of them, and the gradient that a random cotangent sends back.
 
-    None where it cannot be tried alone: then nothing is claimed.
+    ``alike``: of one sample, given again and again. None where it cannot be tried alone: then nothing is claimed.
     """
     func, args, kwargs = probe
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            z = size * torch.randn(call.shape, generator=generator, dtype=torch.float64, device="cpu")
-            y = func(z.requires_grad_(True) * 1.0, *args, **kwargs)
+            shape = (1, *call.shape[1:]) if alike else call.shape
+            z = size * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+            y = func(z.requires_grad_(True).expand(call.shape) * 1.0, *args, **kwargs)
             weights = torch.randn(y.shape, generator=generator, dtype=torch.float64, device="cpu")
             (gradient,) = torch.autograd.grad((y * weights).sum(), z)
     except Exception:  # whatever it raises on made-up numbers
@@ -249,7 +250,12 @@ def _tried_alone(
     return z.detach(), y.detach(), gradient
 
 
-def remove_all(calls: Iterable[Call]) -> set[int]:
+LARGE_INPUTS = (1e3,)
+ANY_INPUTS = (1e3, 1.0, 1e-3, 1e-6)
+"""Sizes a normaliser is tried at: one beside which no eps counts, and down to those beside which all of them do."""
+
+
+def remove_all(calls: Iterable[Call], sizes: Iterable[float] = LARGE_INPUTS) -> set[int]:
     """Those of the calls that are a normaliser which passes nothing; alike ones are tried once."""
     tried: dict[str, bool] = {}
     found = set[int]()
@@ -257,7 +263,7 @@ def remove_all(calls: Iterable[Call]) -> set[int]:
         if call.alone is not None:
             key = repr((call.shape, *map(_in_short, call.alone)))
             if key not in tried:
-                tried[key] = removes_all(call)
+                tried[key] = all(removes_all(call, size) for size in sizes)
             if tried[key]:
                 found.add(call.index)
     return found
@@ -272,13 +278,15 @@ def _in_short(value: Any) -> Any:
     return {k: _in_short(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def removes_all(call: Call) -> bool:
+def removes_all(call: Call, size: float = 1e3, alike: bool = False) -> bool:
     """Whether a normaliser passes no gradient whatever its input is: of one number, less its mean, nothing is left.
 
-    Tried in float64, with weights of 1 and inputs of size 1,000, beside which its eps is nothing: nine entries in ten
-    send back less than a millionth of what any other normaliser does. In the network's own type rounding hides it.
+    Tried in float64, with weights of 1 and inputs of that size: nine entries in ten send back less than a millionth of
+    what any other normaliser does. In the network's own type rounding hides it. Of two numbers it leaves which is the
+    larger, once its eps is nothing beside them; of one it leaves nothing at any size. ``alike``: on a batch of one
+    sample, given again and again.
     """
-    tried = None if call.alone is None else _tried_alone(call, call.alone, 1e3)
+    tried = None if call.alone is None else _tried_alone(call, call.alone, size, alike)
     if tried is None:
         return False
     z, _, gradient = tried

@@ -34,11 +34,11 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     Evidence: log10 of the Jacobian norm is -inf, a true zero, and the blocking call has no slope on random input
     either, which distinguishes it from a layer that is off on this batch only. A normaliser of single numbers (a
     group, or a feature, of its own for each) leaves nothing of a number less its mean; rounding may leave 10^-7 of
-    the gradient, so it is tried by itself in float64. One of pairs leaves which of the two is larger, and of the
-    gradient what its eps does, once the two are further apart than its root; a note where it is a batch
-    normalisation and all samples are the same, for which the batch is to blame. Of weights of which a step is taken
-    before they meet the data, the graph is searched for a way around it; where there is none they are named, also
-    in a layer whose bias learns.
+    the gradient, so it is tried by itself in float64, at inputs of every size. One of pairs leaves which of the two
+    is larger, and of the gradient what its eps does, once the two are further apart than its root; a note where it is
+    a batch normalisation and all samples are the same, for which the batch is to blame. Of weights of which a step is
+    taken before they meet the data, the graph is searched for a way around it; where there is none they are named,
+    also in a layer whose bias learns.
 
     What helps: an output layer that fits the loss: a sigmoid for one unit, raw logits for a loss that normalises
     itself, a linear output for regression.
@@ -71,6 +71,8 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
         ends = [
             call for call in flow.calls if call.part == "model" and place(call) in calls and makes_outputs(flow, call)
         ]
+        if _largest(layers) > -math.inf:  # the outputs depend on it: it is the loss that passes nothing back
+            jacobian = Evidence(name="log10_grad_norm", value=-math.inf)
         jacobian, remedies = jacobian.replace(relation="=", threshold=-math.inf), ("output-layer",) if ends else ()
     said = Statement(
         level="error", layers=names(layers), cause=blocks, message=message, evidence=(jacobian,), remedies=remedies

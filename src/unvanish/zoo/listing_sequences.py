@@ -42,8 +42,9 @@ SEQUENCES = (
         about="linear states that keep 0.7 from step to step, asked for the first of 200 numbers",
     ),
     Network(
-        name="state-space-slow-200", builder="sequences.state_space", options={"decay": 0.99, "steps": 200},
-        expects=("healthy",), about="the same with states that keep 0.99 from step to step",
+        name="state-space-slow-200", builder="sequences.state_space",
+        options={"decay": 0.99, "steps": 200, "mean": True}, expects=("healthy",), learns=True,
+        about="states that keep 0.99 from step to step, asked for the mean of 200 numbers",
     ),
     Network(
         name="lstm-over-samples", builder="sequences.over_samples", expects=("pairing",), codes=("UV709",),
