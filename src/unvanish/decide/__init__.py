@@ -185,9 +185,10 @@ def _verdict(layer: LayerFlow, flow: Flow, zero: ZeroFacts | None, others: Other
     if gradient is None or not gradient < math.inf:
         return _missing("the size of its gradient", gradient)
     if gradient == -math.inf:
-        if zero is not None and zero.blocked_by:  # by a call of the loss, though other outputs would lower it
+        told = flow.asks("log10_jacobian_norm", "zeros")
+        if told and zero is not None and zero.blocked_by:  # by a call of the loss, though other outputs would lower it
             return "dead", ""
-        return _silent(loss) if flow.asks("log10_jacobian_norm", "zeros", "loss") else _zero(layer, flow)
+        return _silent(loss) if told and flow.asks("loss") else _zero(layer, flow)
     if is_flat(flow):
         return "no_signal", ""
     if not flow.asks(*NEEDED):
