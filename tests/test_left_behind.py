@@ -367,6 +367,25 @@ def test_work_that_is_cut_short_by_an_exception_from_elsewhere_is_begun_anew() -
     assert done == [0, 1, 2]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_interrupts_just_as_one_door_after_the_other_is_opened(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    came: list[int] = []
+    plain = preserve._Door.__exit__
+
+    def interrupted(self: Any, *given: Any) -> None:
+        if len(came) < count:
+            came.append(0)
+            raise KeyboardInterrupt
+        plain(self, *given)
+
+    before = everything(model := Program(write_attributes), X)
+    monkeypatch.setattr(preserve._Door, "__exit__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        look(Problem(model, X, Y, F.cross_entropy))
+    assert len(came) == count
+    assert changed(before, everything(model, X)) == [] and not preserve.checking()
+
+
 def test_a_second_interrupt_while_a_check_that_hardly_began_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     came: list[str] = []
 
@@ -423,11 +442,12 @@ def test_threads_that_check_at_once_get_what_one_alone_gets() -> None:
     def check(index: int) -> None:
         results[index] = [diagnose(problems[index]).to_json() for _ in range(4)]
 
-    threads = [threading.Thread(target=check, args=(index,)) for index in range(3)]
+    threads = [threading.Thread(target=check, args=(index,), daemon=True) for index in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(300.0)
+        assert not thread.is_alive(), "it waits for a check that has not let go"
     assert [set(results[index]) for index in range(3)] == [{text} for text in alone]
 
 

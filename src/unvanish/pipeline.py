@@ -117,7 +117,8 @@ def look(problem: Problem, effort: str = "auto", seed: int = 0) -> Flow:
     model, optimizer = problem.build_all(seed)
     names = OuterNames(model)
     kept = untouched(model, seed, problem.loss_fn, problem.inputs, problem.targets, *names.containers)
-    with one_clear_error(), kept, kept.second_door, _collector_waiting() as go_on, names:
+    doors = kept.another_door(), kept.another_door(), kept.another_door()
+    with one_clear_error(), kept, doors[0], doors[1], doors[2], _collector_waiting() as go_on, names:
         unmoved, copy_of = lambda: names.unmoved() and kept.unmoved(), kept.copy_of
         with looking(problem, model, optimizer, effort, seed, unmoved, copy_of) as this:
             flow, more = _walked(this)

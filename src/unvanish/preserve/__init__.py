@@ -71,9 +71,11 @@ class untouched:  # noqa: N801
         kept = self.belongings.tensors.get(id(tensor))
         return None if kept is None or type(kept.copy) is not torch.Tensor or kept.changed else kept.copy
 
-    @property
-    def second_door(self) -> _Door:
-        """To be entered right behind: an interrupt may come just as one door is opened, before it does a thing."""
+    def another_door(self) -> _Door:
+        """To be entered right behind: an interrupt may come just as one door is opened, before it does a thing.
+
+        Each door is a match for one interrupt more, also where a busy machine lets them come one behind the other.
+        """
         return _Door(self)
 
     def __enter__(self) -> untouched:
@@ -94,8 +96,11 @@ class untouched:  # noqa: N801
         except BaseException:
             try:
                 self.put_back()
-            finally:  # another interrupt may have come just as that began
-                self.put_back()
+            finally:  # another interrupt may have come just as that began, and one more just behind it
+                try:
+                    self.put_back()
+                finally:
+                    self.put_back()
             raise
         return self
 
