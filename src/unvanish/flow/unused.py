@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from unvanish.decide.limits import SWITCHED_OFF
+from unvanish.flow.in_source import never_read, under_condition
 from unvanish.flow.layers import Layer
-from unvanish.flow.sometimes import never_read, under_condition
 from unvanish.records import LayerFlow, UnusedFacts
 from unvanish.trace.calls import Capture
 from unvanish.trace.cuts import Cut

@@ -123,7 +123,7 @@ LATER = (
     " either, seven did, after 3,500 to 9,400."
 )
 
-OTHER_BATCHES = " Where each step sees other samples, a plateau lasts several times as long as on one batch."
+OTHER_BATCHES = " Where each step sees other samples, a plateau can last several times as long as on one batch."
 
 DECAYED = " Weight decay, which cancels the gradient, has pulled the weights there."
 

@@ -47,11 +47,11 @@ def dead_layer(flow: Flow) -> list[Statement]:
 
     Evidence: log10 of the Jacobian norm is -inf, a true zero: underflow has been excluded by exact scaling. Moving
     every exactly-zero tensor a little does not bring a gradient back, which excludes gates and saddles. The calls
-    that receive a signal and send none back are named. It is a statement about this batch. A call of
-    the loss may block, too, as a clamp of all that a layer gives: then it is one only where the loss falls once the
-    outputs in which it has no slope are moved by up to twice their size; at a bound the loss itself asks for, it is
-    none. Of a running training: the
-    gradient is exactly zero, and an activation from here on is off for every unit and every sample.
+    that receive a signal and send none back are named. It is a statement about this batch. A call of the loss may
+    block, too, as a clamp of all that a layer gives: then the layer is dead only where the loss falls once the outputs
+    in which it has no slope are moved by up to twice their size; at a bound the loss itself asks for, it is not. Of a
+    running training: the gradient is exactly zero, and an activation from here on is off for every unit and every
+    sample.
 
     What helps: ReZero gates, batch normalisation before the activations, and an initialisation of the right size. None
     of these for an embedding of which the batch looks up the padding row alone, nor where a backward that the program

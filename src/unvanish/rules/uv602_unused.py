@@ -157,9 +157,8 @@ def _kind(layer: LayerFlow, facts: UnusedFacts, flow: Flow) -> tuple[str, str, s
         return "note", "inside a Function", facts.cut
     if facts.cut == NOT_CHOSEN:
         return "note", "this batch", ""
-    if facts.cut and (
-        facts.feeds or facts.cut.strip("_") in CHOICES + PLACES
-    ):  # no batch and no loss brings a gradient back
+    chosen = facts.cut.strip("_") in CHOICES + PLACES  # no batch and no loss brings a gradient back
+    if facts.cut and (facts.feeds or chosen):
         if facts.library or facts.held is False:
             return "note", "library" if facts.library else "left out by the optimizer", facts.cut
         return "error", "cut off", facts.cut
