@@ -41,8 +41,8 @@ def made_up(hint: Any, chance: Random) -> Any:
     """Any value at all of a type that a record's field has."""
     if isinstance(hint, type) and issubclass(hint, Record):
         fields = {name: each for name, each in get_type_hints(hint).items() if name in hint.__struct_fields__}
-        words = {name: CHOSEN.get((hint.__name__, name)) for name in fields}
-        return hint(**{n: chance.choice(words[n]) if words[n] else made_up(fields[n], chance) for n in fields})
+        kept = {name: chance.choice(words) for (kind, name), words in CHOSEN.items() if kind == hint.__name__}
+        return hint(**{name: made_up(each, chance) for name, each in fields.items()} | kept)
     if hint is str:
         return "".join(made_up_character(chance) for _ in range(chance.randrange(12)))
     if hint is float:
