@@ -47,6 +47,7 @@ class Program(nn.Module):
         self.teacher = [nn.BatchNorm1d(8)]  # in a list, so that it is no submodule
         self.register_buffer("seen", torch.tensor([]))
         self.register_buffer("shrinks", torch.arange(12.0).view(3, 4))
+        self.register_buffer("square", torch.eye(3) + torch.arange(3.0))
         self.notes: Any = types.SimpleNamespace(sizes={"first": [1, 2]}, best=torch.zeros(3), log=deque([1], maxlen=2))
         self.nested: Any = [{"deep": ({"deeper": [torch.ones(2)]},)}]
         self.user: Any = UserDict(a=1)
@@ -87,6 +88,14 @@ def resize_buffers(self: Any, x: Tensor) -> None:
     self.seen.resize_(7).fill_(1.0)
     self.shrinks.resize_(2)
     self.shrinks.untyped_storage().resize_(8)
+
+
+def turn_over(self: Any, x: Tensor) -> None:
+    self.square.t_()  # the same memory and shape, read in another order
+
+
+def hold_a_graph(self: Any, x: Tensor) -> None:
+    self.square.mul_(self.layer.weight.sum())
 
 
 def write_inputs(self: Any, x: Tensor) -> None:
@@ -140,8 +149,8 @@ def set_modes(self: Any, x: Tensor) -> None:
 
 
 WRITES = (
-    write_data, replace_data, write_weights, write_through_numpy, replace_parameter, resize_buffers, write_inputs,
-    ask_inputs_for_gradients, write_attributes, write_class, draw, run_teacher, set_modes,
+    write_data, replace_data, write_weights, write_through_numpy, replace_parameter, resize_buffers, turn_over,
+    hold_a_graph, write_inputs, ask_inputs_for_gradients, write_attributes, write_class, draw, run_teacher, set_modes,
 )  # fmt: skip
 
 
@@ -149,7 +158,7 @@ def spelled(value: Any) -> Any:
     """Everything below a value, tensors bit for bit, as plain tuples."""
     if isinstance(value, Tensor):
         place = value.data_ptr() if isinstance(value, nn.Parameter) else None
-        at = place, tuple(value.shape), value.requires_grad, id(value.grad)
+        at = place, tuple(value.shape), value.requires_grad, value.is_leaf, id(value.grad) if value.is_leaf else 0
         return ("tensor", id(value), *at, value.detach().double().numpy().tobytes())
     if isinstance(value, np.ndarray):
         return value.tobytes()
@@ -254,6 +263,18 @@ def test_inputs_that_are_changed_in_place_are_the_same_in_each_pass() -> None:
     flow = look(Problem(model, x, Y, F.cross_entropy, torch.optim.Adam(model.parameters())))
     expected = look(Problem(half, 0.5 * X, Y, F.cross_entropy, torch.optim.Adam(half.parameters())))
     assert flow.step is not None and flow.step == expected.step and flow.decrement == expected.decrement
+
+
+def test_of_a_view_that_a_graph_holds_the_values_are_put_back_and_the_rest_is_said(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """torch takes no view out of a graph in place."""
+    model = Program(hold_a_graph)
+    model.register_buffer("square", torch.arange(9.0).view(3, 3))
+    report = diagnose(Problem(model, X, Y, F.cross_entropy))
+    assert torch.equal(model.square.detach(), torch.arange(9.0).view(3, 3))
+    assert any("a tensor of shape (3, 3)" in note and "its values are back" in note for note in report.notes)
+    assert not recwarn.list
 
 
 def test_a_graph_that_the_user_holds_stays_valid() -> None:
