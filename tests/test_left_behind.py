@@ -148,9 +148,14 @@ def set_modes(self: Any, x: Tensor) -> None:
     warnings.simplefilter("ignore")
 
 
+def leave_hooks_on_what_is_saved(self: Any, x: Tensor) -> None:
+    torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved).__enter__()
+
+
 WRITES = (
     write_data, replace_data, write_weights, write_through_numpy, replace_parameter, resize_buffers, turn_over,
     hold_a_graph, write_inputs, ask_inputs_for_gradients, write_attributes, write_class, draw, run_teacher, set_modes,
+    leave_hooks_on_what_is_saved,
 )  # fmt: skip
 
 
@@ -193,6 +198,7 @@ def everything(model: nn.Module, *also: Any) -> dict[str, Any]:
             torch.get_default_dtype(),
             torch.get_default_device(),
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
             torch._C._len_torch_function_stack(),
             autograd._top_saved_tensors_default_hooks(True),
             list(warnings.filters),
@@ -569,6 +575,37 @@ def test_the_defaults_of_the_process_change_nothing(effort: str) -> None:
     with torch.inference_mode():
         texts["inference mode"] = checked()
     assert [name for name, text in texts.items() if text != texts["plain"]] == []
+
+
+def test_what_is_not_deterministic_only_warns_afterwards_where_it_did_before() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        model = Program(set_modes)
+        before = everything(model)
+        look(Problem(model, X.clone(), Y, F.cross_entropy))
+        assert changed(before, everything(model)) == []
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_hooks_of_ours_that_an_interrupt_has_left_go_and_those_of_others_stay() -> None:
+    """On every module of the process; of those that run always torch keeps a second table."""
+
+    def ours(*_: Any) -> None:
+        pass
+
+    ours.__module__ = "unvanish.trace.recorder"
+    model = nn.Linear(2, 2)
+    theirs = hooks.register_module_forward_hook(lambda *_: None, always_call=True)
+    try:
+        before = everything(model)
+        with untouched(model, 0):
+            hooks.register_module_forward_pre_hook(ours)
+            hooks.register_module_forward_hook(ours, always_call=True)
+            assert changed(before, everything(model))
+        assert changed(before, everything(model)) == []
+    finally:
+        theirs.remove()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
