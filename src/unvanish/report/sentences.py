@@ -231,3 +231,11 @@ def places(report: Report, finding: Finding) -> str:
     if not lines or lines[0] in finding.message:
         return ""
     return listing(lines)
+
+
+def title(finding: Finding) -> str:
+    """What the finding's rule finds, such as "vanishing gradient"; its verdict where the rule is not known here."""
+    from unvanish.rules import known
+
+    titles = {rule.code: rule.title for rule in known()}
+    return titles.get(finding.code, words(finding.verdict))
