@@ -128,14 +128,19 @@ def test_batches_are_the_same_for_all_and_follow_from_the_seed() -> None:
     assert torch.equal(whole, problem.inputs.sort(0).values), "an epoch is every batch once"
 
 
-def test_a_loader_that_shuffles_is_drawn_anew_every_epoch_but_the_same_for_every_trial() -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["the process's random numbers", "a generator of its own"])
+def test_a_loader_that_shuffles_is_drawn_anew_every_epoch_but_the_same_for_every_trial(own: bool) -> None:
+    """Also where another process, or a batch that was not kept, has to draw it again."""
     data = torch.utils.data.TensorDataset(torch.arange(12.0), torch.arange(12.0))
-    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
-    batches = Batches(small(train_batches=loader), 100)
-    walks = [torch.cat([x for x, _ in islice(batches.walk(0), 6)]) for _ in range(2)]
+    generator = torch.Generator().manual_seed(5) if own else None
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    problem = small(train_batches=loader)
+    walks = [torch.cat([x for x, _ in islice(Batches(problem, 100).walk(0), 6)]) for _ in range(2)]
     assert torch.equal(walks[0], walks[1])
     assert not torch.equal(walks[0][:12], walks[0][12:])
     assert torch.equal(walks[0][:12].sort().values, torch.arange(12.0))
+    if generator is not None:
+        assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
 def test_an_endless_stream_is_cut_at_the_planned_length() -> None:
