@@ -221,6 +221,30 @@ def test_training_is_plain_training() -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_a_warm_up_is_the_same_in_parts() -> None:
+    """Twenty steps at a rate of (step + 1)/8 of its own, then at its own, against a loop written here."""
+    problem, moved = small(), list[list[Tensor]]()
+    for stops in ((20,), (3, 7, 8, 20)):
+        race = race_of(problem)
+        copy = race.copy(AS_IS, 0)
+        copy.draft.recipe = replace(copy.draft.recipe, warmup=8)
+        for stop in stops:
+            race.copies.train(copy, stop)
+        assert [group["lr"] for group in copy.optimizer.param_groups] == [0.05]
+        moved.append(list(copy.model.parameters()))
+    model, _ = small().build()
+    for step, (inputs, targets) in enumerate(islice(Batches(problem, 160).walk(0), 20)):
+        model.zero_grad()
+        F.mse_loss(model(inputs), targets).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.05 * min(1.0, (step + 1) / 8) * parameter.grad
+    for whole, parts, theirs in zip(*moved, model.parameters(), strict=True):
+        assert torch.equal(whole, parts)
+        torch.testing.assert_close(whole, theirs)
+
+
 def test_a_batch_that_is_no_pair_is_refused_and_one_without_loss_fn_is_inputs_alone() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
