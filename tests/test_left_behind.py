@@ -276,9 +276,9 @@ def test_of_a_view_that_a_graph_holds_the_values_are_put_back_and_the_rest_is_sa
 ) -> None:
     """torch takes no view out of a graph in place."""
     model = Program(hold_a_graph)
-    model.register_buffer("square", torch.arange(9.0).view(3, 3))
+    model.square = square = torch.arange(9.0).view(3, 3)
     report = diagnose(Problem(model, X, Y, F.cross_entropy))
-    assert torch.equal(model.square.detach(), torch.arange(9.0).view(3, 3))
+    assert torch.equal(square.detach(), torch.arange(9.0).view(3, 3))
     assert any("a tensor of shape (3, 3)" in note and "its values are back" in note for note in report.notes)
     assert not recwarn.list
 

@@ -47,6 +47,10 @@ async def nothing() -> dict[str, Any]:
     return {"type": "http.request", "body": b""}
 
 
+async def unheard(message: Any) -> None:
+    pass
+
+
 def test_it_answers_under_the_name_localhost_too() -> None:
     with TestClient(application(lab_site(), TOKEN, PORT), base_url=f"http://localhost:{PORT}") as client:
         assert client.get(f"/?token={TOKEN}", follow_redirects=True).status_code == 200
@@ -109,7 +113,7 @@ def test_of_a_body_without_an_announced_length_no_more_is_taken_in_than_of_other
         async def part() -> dict[str, Any]:
             return {"type": "http.request", "body": b"x" * 2**20, "more_body": True}
 
-        await Guard(reader, TOKEN, PORT)(scope(), part, nothing)
+        await Guard(reader, TOKEN, PORT)(scope(), part, unheard)
         return taken
 
     assert in_a_loop(endless) == LARGEST

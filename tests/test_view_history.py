@@ -150,7 +150,10 @@ def test_an_address_that_names_two_runs_is_refused(client: TestClient, tmp_path:
 
 
 def test_layers_of_which_nothing_was_measured_are_named_below_the_table(client: TestClient, tmp_path: Path) -> None:
-    made(tmp_path / "a.unvanish", 3, lambda step, rows, series: rows.pop(1) and None)
+    def unmeasured(step: int, rows: dict[int, list[float]], series: dict[str, float]) -> None:
+        del rows[1]
+
+    made(tmp_path / "a.unvanish", 3, unmeasured)
     found = state(client)["layers"]
     assert [row[0] for row in found["rows"]] == ["in", "out"] and found["unseen"] == ["mid"]
 
