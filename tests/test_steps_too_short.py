@@ -73,3 +73,27 @@ def test_the_message_says_what_was_tried() -> None:
     assert "All the planned steps together change no layer by more than 10^-7" in message
     assert "10,000 of the next one, tried in one go, lower the loss by 10^-" in message
     assert "was not shown" not in message
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_without_a_gradient_is_moved_by_what_adam_remembers_and_not_by_its_rate(seed: int) -> None:
+    """After its first step a clamp is flat for every entry: nothing is left that would make a step, short or long."""
+    torch.manual_seed(seed)
+    last = nn.Linear(8, 1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), last, nn.ReLU())
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    x, y = torch.randn(32, 4), torch.randint(0, 2, (32, 1)).float()
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy(outputs.clamp(1e-3, 1 - 1e-3), targets)
+
+    for step in range(300):
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+        if not step:
+            nn.init.constant_(last.bias, 9.0)
+    report = diagnose(Problem(model, x, y, loss, optimizer, steps=300))
+    codes = [finding.code for finding in report.findings if finding.level == "error"]
+    assert "UV604" in codes and "UV705" not in codes
+    assert report.loss is not None and report.loss.relative_gap is not None and report.loss.relative_gap > 0.5

@@ -300,7 +300,8 @@ def _all_too_short(flow: Flow, step: StepFacts, gap: float) -> str:
     by a thousandth of its weights in all of them, neither does the pace: what ten times their way won when it was tried
     in one go is more than they can win, momentum included.
     """
-    ratios = [a.update_to_weight_ratio for a in flow.layers if not a.frozen]
+    alive = [a for a in flow.layers if not a.frozen and a.log10_grad_norm != -math.inf]  # what moves others is momentum
+    ratios = [a.update_to_weight_ratio for a in alive]
     if not ratios or any(ratio is None for ratio in ratios):
         return ""
     steps = planned(step) * (step.scheduled or 1.0) * lengthening(step)
