@@ -243,6 +243,7 @@ def test_numbers_without_a_gradient_are_traced_to_their_maker() -> None:
         normed.model.n.parametrizations.weight.original1[1] = 0.0  # type: ignore[union-attr]
     report = diagnose(normed)
     assert report.birth is not None and report.birth.given == "weights" and "_weight_norm" in nonfinite(report).message
+    assert "out of zeros" not in nonfinite(report).message  # one row of them is
 
 
 def test_weights_that_are_nan_already_come_first() -> None:
@@ -295,3 +296,15 @@ def test_inputs_that_the_type_of_autocast_cannot_hold(seed: int, size: float, ex
     most = f"inputs of this batch go up to {float(x.abs().max()):.3g}, which float16 cannot hold"
     assert (most in told(torch.float16)) == expected
     assert "cannot hold" not in told(torch.bfloat16)
+
+
+@pytest.mark.parametrize("divided", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_layer_of_zeros_that_is_divided_by_its_norm_is_told_as_such(divided: Any) -> None:
+    def last() -> nn.Module:
+        layer = nn.Linear(16, 16)
+        nn.init.zeros_(layer.weight)
+        return divided(layer)
+
+    report = diagnose(problem(0, lambda m, x: m.b(m.a(x) + m.n(m.a(x).relu())), n=last))
+    assert "although all parameters are: they are computed by" in (message := nonfinite(report).message)
+    assert "out of zeros (0 divided by 0)." in message

@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 import unvanish
 from unvanish import UnvanishError
 from unvanish.cli import main
-from unvanish.cli.places import at_home, home_of
+from unvanish.cli.home import at_home, home_of
 from unvanish.cli.script_parts import found_in
 from unvanish.cli.skeleton import skeleton
 from unvanish.remedies import Draft, get

@@ -47,6 +47,7 @@ class Program(nn.Module):
         self.teacher = [nn.BatchNorm1d(8)]  # in a list, so that it is no submodule
         self.register_buffer("seen", torch.tensor([]))
         self.register_buffer("shrinks", torch.arange(12.0).view(3, 4))
+        self.register_buffer("square", torch.eye(3) + torch.arange(3.0))
         self.notes: Any = types.SimpleNamespace(sizes={"first": [1, 2]}, best=torch.zeros(3), log=deque([1], maxlen=2))
         self.nested: Any = [{"deep": ({"deeper": [torch.ones(2)]},)}]
         self.user: Any = UserDict(a=1)
@@ -87,6 +88,14 @@ def resize_buffers(self: Any, x: Tensor) -> None:
     self.seen.resize_(7).fill_(1.0)
     self.shrinks.resize_(2)
     self.shrinks.untyped_storage().resize_(8)
+
+
+def turn_over(self: Any, x: Tensor) -> None:
+    self.square.t_()  # the same memory and shape, read in another order
+
+
+def hold_a_graph(self: Any, x: Tensor) -> None:
+    self.square.mul_(self.layer.weight.sum())
 
 
 def write_inputs(self: Any, x: Tensor) -> None:
@@ -139,9 +148,14 @@ def set_modes(self: Any, x: Tensor) -> None:
     warnings.simplefilter("ignore")
 
 
+def leave_hooks_on_what_is_saved(self: Any, x: Tensor) -> None:
+    torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved).__enter__()
+
+
 WRITES = (
-    write_data, replace_data, write_weights, write_through_numpy, replace_parameter, resize_buffers, write_inputs,
-    ask_inputs_for_gradients, write_attributes, write_class, draw, run_teacher, set_modes,
+    write_data, replace_data, write_weights, write_through_numpy, replace_parameter, resize_buffers, turn_over,
+    hold_a_graph, write_inputs, ask_inputs_for_gradients, write_attributes, write_class, draw, run_teacher, set_modes,
+    leave_hooks_on_what_is_saved,
 )  # fmt: skip
 
 
@@ -149,7 +163,7 @@ def spelled(value: Any) -> Any:
     """Everything below a value, tensors bit for bit, as plain tuples."""
     if isinstance(value, Tensor):
         place = value.data_ptr() if isinstance(value, nn.Parameter) else None
-        at = place, tuple(value.shape), value.requires_grad, id(value.grad)
+        at = place, tuple(value.shape), value.requires_grad, value.is_leaf, id(value.grad) if value.is_leaf else 0
         return ("tensor", id(value), *at, value.detach().double().numpy().tobytes())
     if isinstance(value, np.ndarray):
         return value.tobytes()
@@ -184,6 +198,7 @@ def everything(model: nn.Module, *also: Any) -> dict[str, Any]:
             torch.get_default_dtype(),
             torch.get_default_device(),
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
             torch._C._len_torch_function_stack(),
             autograd._top_saved_tensors_default_hooks(True),
             list(warnings.filters),
@@ -254,6 +269,18 @@ def test_inputs_that_are_changed_in_place_are_the_same_in_each_pass() -> None:
     flow = look(Problem(model, x, Y, F.cross_entropy, torch.optim.Adam(model.parameters())))
     expected = look(Problem(half, 0.5 * X, Y, F.cross_entropy, torch.optim.Adam(half.parameters())))
     assert flow.step is not None and flow.step == expected.step and flow.decrement == expected.decrement
+
+
+def test_of_a_view_that_a_graph_holds_the_values_are_put_back_and_the_rest_is_said(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """torch takes no view out of a graph in place."""
+    model = Program(hold_a_graph)
+    model.square = square = torch.arange(9.0).view(3, 3)
+    report = diagnose(Problem(model, X, Y, F.cross_entropy))
+    assert torch.equal(square.detach(), torch.arange(9.0).view(3, 3))
+    assert any("a tensor of shape (3, 3)" in note and "its values are back" in note for note in report.notes)
+    assert not recwarn.list
 
 
 def test_a_graph_that_the_user_holds_stays_valid() -> None:
@@ -548,6 +575,37 @@ def test_the_defaults_of_the_process_change_nothing(effort: str) -> None:
     with torch.inference_mode():
         texts["inference mode"] = checked()
     assert [name for name, text in texts.items() if text != texts["plain"]] == []
+
+
+def test_what_is_not_deterministic_only_warns_afterwards_where_it_did_before() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        model = Program(set_modes)
+        before = everything(model)
+        look(Problem(model, X.clone(), Y, F.cross_entropy))
+        assert changed(before, everything(model)) == []
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_hooks_of_ours_that_an_interrupt_has_left_go_and_those_of_others_stay() -> None:
+    """On every module of the process; of those that run always torch keeps a second table."""
+
+    def ours(*_: Any) -> None:
+        pass
+
+    ours.__module__ = "unvanish.trace.recorder"
+    model = nn.Linear(2, 2)
+    theirs = hooks.register_module_forward_hook(lambda *_: None, always_call=True)
+    try:
+        before = everything(model)
+        with untouched(model, 0):
+            hooks.register_module_forward_pre_hook(ours)
+            hooks.register_module_forward_hook(ours, always_call=True)
+            assert changed(before, everything(model))
+        assert changed(before, everything(model)) == []
+    finally:
+        theirs.remove()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

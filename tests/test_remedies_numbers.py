@@ -173,6 +173,7 @@ BITS = torch.tensor([[0.0], [1.0], [1.0], [0.0], [1.0], [0.0]])
         (nn.CrossEntropyLoss(label_smoothing=0.1), LABELS, "logits"),
         (lambda z, y: (z * y).mean(), BITS, "unknown"),
         (F.soft_margin_loss, 2.0 * BITS - 1.0, "unknown"),
+        (lambda z, y: ((z - y).square() - 0.2).abs().mean(), BITS, "unknown"),  # even, and not nothing at the targets
     ],
 )
 def test_what_a_loss_takes_is_found_by_trying(loss_fn: Any, targets: Tensor, kind: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from made_reports import shipped_schema
 
 from unvanish import records
-from unvanish.records import SCHEMA, VERDICTS, Finding, Record, UnvanishError
+from unvanish.records import SCHEMA, VERDICTS, Finding, LayerFlow, Record, UnvanishError
 from unvanish.report import Report, filter_findings, html
 from unvanish.report.saved import FIELDS
 from unvanish.report.schema import report_schema, to_text
@@ -238,3 +238,8 @@ def test_the_glossary_has_every_verdict_of_a_layer_and_of_a_model():
 
 def test_the_schema_file_lies_in_the_package():
     assert (Path(inspect.getfile(Report)).parent / "report.schema.json").is_file()
+
+
+def test_a_layer_that_is_called_again_is_of_the_same_module() -> None:
+    first, again = (LayerFlow(name=name, kind="Linear", source="", parameters=6) for name in ("net.0", "net.0#2"))
+    assert first.path == again.path == "net.0"

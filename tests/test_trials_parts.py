@@ -128,14 +128,19 @@ def test_batches_are_the_same_for_all_and_follow_from_the_seed() -> None:
     assert torch.equal(whole, problem.inputs.sort(0).values), "an epoch is every batch once"
 
 
-def test_a_loader_that_shuffles_is_drawn_anew_every_epoch_but_the_same_for_every_trial() -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["the process's random numbers", "a generator of its own"])
+def test_a_loader_that_shuffles_is_drawn_anew_every_epoch_but_the_same_for_every_trial(own: bool) -> None:
+    """Also where another process, or a batch that was not kept, has to draw it again."""
     data = torch.utils.data.TensorDataset(torch.arange(12.0), torch.arange(12.0))
-    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
-    batches = Batches(small(train_batches=loader), 100)
-    walks = [torch.cat([x for x, _ in islice(batches.walk(0), 6)]) for _ in range(2)]
+    generator = torch.Generator().manual_seed(5) if own else None
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    problem = small(train_batches=loader)
+    walks = [torch.cat([x for x, _ in islice(Batches(problem, 100).walk(0), 6)]) for _ in range(2)]
     assert torch.equal(walks[0], walks[1])
     assert not torch.equal(walks[0][:12], walks[0][12:])
     assert torch.equal(walks[0][:12].sort().values, torch.arange(12.0))
+    if generator is not None:
+        assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
 def test_an_endless_stream_is_cut_at_the_planned_length() -> None:
@@ -214,6 +219,30 @@ def test_training_is_plain_training() -> None:
         optimizer.step()
     for mine, theirs in zip(model.parameters(), race.copy(AS_IS, 0).model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_warm_up_is_the_same_in_parts() -> None:
+    """Twenty steps at a rate of (step + 1)/8 of its own, then at its own, against a loop written here."""
+    problem, moved = small(), list[list[Tensor]]()
+    for stops in ((20,), (3, 7, 8, 20)):
+        race = race_of(problem)
+        copy = race.copy(AS_IS, 0)
+        copy.draft.recipe = replace(copy.draft.recipe, warmup=8)
+        for stop in stops:
+            race.copies.train(copy, stop)
+        assert [group["lr"] for group in copy.optimizer.param_groups] == [0.05]
+        moved.append(list(copy.model.parameters()))
+    model, _ = small().build()
+    for step, (inputs, targets) in enumerate(islice(Batches(problem, 160).walk(0), 20)):
+        model.zero_grad()
+        F.mse_loss(model(inputs), targets).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.05 * min(1.0, (step + 1) / 8) * parameter.grad
+    for whole, parts, theirs in zip(*moved, model.parameters(), strict=True):
+        assert torch.equal(whole, parts)
+        torch.testing.assert_close(whole, theirs)
 
 
 def test_a_batch_that_is_no_pair_is_refused_and_one_without_loss_fn_is_inputs_alone() -> None:

@@ -26,6 +26,7 @@ from unvanish.evidence.held_out import with_held_out
 from unvanish.evidence.inputs import input_facts
 from unvanish.evidence.inside import inside_facts
 from unvanish.evidence.labels import label_facts
+from unvanish.evidence.large_inputs import with_large_inputs
 from unvanish.evidence.last import Last, last_call, of_sizes, output_call
 from unvanish.evidence.layerwise import GradientCurvature, chosen, gradient_curvatures
 from unvanish.evidence.loss import loss_facts
@@ -295,7 +296,7 @@ def _more_evidence(
         inputs=input_facts(look.problem, flow.layers, flow.calls, lambda new: quick_look(new, look.model, look.seed))
     )
     if updates is not None:
-        flow = with_small_inputs(look, updates.optimizer, flow)
+        flow = with_large_inputs(look, updates.optimizer, with_small_inputs(look, updates.optimizer, flow))
         step = step_facts(look, updates, loss)
         updates.changes.clear()  # as large as the weights, and nothing asks for them any more
         step = None if step is None else with_direction(look, updates.optimizer, step)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unvanish.cli.places import at_home, file_of, home_of, notebook, run_words
+from unvanish.cli.home import at_home, file_of, home_of, notebook, run_words
 from unvanish.cli.script_parts import last_name
 from unvanish.cli.terminal import write
 from unvanish.records import UnvanishError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unvanish.cli.check import deliver
-from unvanish.cli.places import home_of, notebook
+from unvanish.cli.home import home_of, notebook
 from unvanish.cli.terminal import (
     FAILED,
     FOUND,

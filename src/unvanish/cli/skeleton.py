@@ -6,7 +6,7 @@ import ast
 import textwrap
 from pathlib import Path
 
-from unvanish.cli.places import home_of, notebook, run_words
+from unvanish.cli.home import home_of, notebook, run_words
 from unvanish.cli.script_parts import Found, Made, found_in, free_names, last_name
 from unvanish.records import UnvanishError
 

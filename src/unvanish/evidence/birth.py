@@ -186,7 +186,9 @@ class _Watch(TorchFunctionMode):
         bad = out.isnan() if self.nan else ~torch.isfinite(out)
         if bool(bad.any()) and all(map(is_finite, given)) and not _infinite_numbers(args, kwargs):
             where = place()
+            zeros = self.nan and any(t.numel() > 1 and not bool(t.any()) for t in given)  # over their norm or their sum
             self.found = getattr(func, "__name__", "a call") + (f" at {where}" if where else "")
+            self.found += " out of zeros (0 divided by 0)" if zeros else ""
 
 
 def _infinite_numbers(args: Any, kwargs: Any) -> bool:

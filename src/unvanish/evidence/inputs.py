@@ -83,6 +83,14 @@ def standardised(x: Tensor) -> tuple[Tensor, Tensor]:
     return ((x.double() - mean) / deviation.where(deviation > 0.0, 1.0)).to(x.dtype), deviation
 
 
+def standardise_by(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What does to other inputs what ``standardised`` does to these."""
+    axes = _axes(x)
+    deviation, mean = x.double().std(axes, keepdim=True), x.double().mean(axes, keepdim=True)
+    scale = deviation.where(deviation > 0.0, 1.0)
+    return lambda other: ((other.double() - mean) / scale).to(other.dtype)
+
+
 def _axes(x: Tensor) -> list[int]:
     return [d for d in range(x.ndim) if d != 1]
 

@@ -18,7 +18,9 @@ def with_price(flow: Flow) -> Flow:
     step = flow.step
     taken = {"whether the signal survives the first steps": sum(trial.steps for trial in flow.rates)}
     if flow.inputs is not None:
-        taken["whether standardised inputs are learned from"] = 2 * (flow.inputs.steps or 0)
+        taken["whether standardised inputs are learned from"] = (flow.inputs.steps or 0) + (
+            flow.inputs.steps_standardised or flow.inputs.steps or 0
+        )
     if step is not None:
         taken["whether full steps let the signal through by themselves"] = step.arrived_after or 0
         taken["whether the optimizer makes good for a start that is far off"] = step.regained_after or 0

@@ -9,6 +9,7 @@ as high as it was, and thirty a hundredth of it. So the steps are really taken, 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +17,7 @@ from unvanish.decide.limits import FORWARD_GROWTH, FORWARD_LOSS
 from unvanish.evidence.moving import loss_again, or_nan
 from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
-from unvanish.problem import Optimizers
+from unvanish.problem import Optimizers, Problem
 from unvanish.records import Flow, LossFacts, StepFacts
 from unvanish.rules.conditions import forward_growth_of, out_of_proportion, to_reach
 from unvanish.rules.saturation import only_gates
@@ -46,11 +47,39 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         or not (_raised(facts) or _grown(flow, loss) or small_targets(flow) or only_gates(flow))
     ):
         return facts
-    problem, model = look.problem, look.model
-    planned = problem.steps or max(TRIED)
+    top = max(facts.loss, facts.walked or -math.inf)
+    walk = comes_down(look, optimizer, look.problem, (facts.loss, top), enough)
+    return facts.replace(regained=walk.loss, regained_after=walk.steps)
+
+
+class Walk(NamedTuple):
+    """The loss of the batch after so many real steps, infinite where they diverge.
+
+    ``left``: in how many more it would be down where it was to come, at its pace at the end; infinite if never.
+    """
+
+    loss: float
+    steps: int
+    left: float
+
+
+def comes_down(
+    look: Look,
+    optimizer: Optimizers,
+    problem: Problem,
+    start: tuple[float, float],
+    enough: float,
+    within: float | None = None,
+) -> Walk:
+    """Real steps, taken back: as many as bring the loss of the batch to ``enough``, or as it still falls fast.
+
+    ``start``: the loss before, and the highest that is known to be left behind again. ``within``: the steps after which
+    the loss has to be down at its pace; those that are tried at most, if none are given.
+    """
+    model, planned = look.model, problem.steps or max(TRIED)
     work = look.work
     tried = [n for n in TRIED if n <= planned and (n == TRIED[0] or n * work < WORK)] or [planned]
-    taken, seen, top = 0, {0: facts.loss}, max(facts.loss, facts.walked or -math.inf)
+    taken, seen, top = 0, {0: start[0]}, start[1]
 
     def measured(count: int) -> bool:
         nonlocal taken
@@ -63,16 +92,18 @@ def with_regained(look: Look, optimizer: Optimizers, flow: Flow, facts: StepFact
         before, seen[taken] = seen[last], now
         if taken == tried[0]:
             return not enough < now <= top
-        return not falls_to(enough, now, before, taken - last, tried[-1] - taken)
+        return not falls_to(enough, now, before, taken - last, (within or tried[-1]) - taken)
 
     with stepped(problem, model, optimizer, 1.0, tried[-1], look.seed, measured) as end:
         pass
     last = max(seen)
     value = seen[last] if last else end
-    return facts.replace(regained=value if math.isfinite(value) else math.inf, regained_after=last or max(1, taken))
+    earlier = max((n for n in seen if n < last), default=last)
+    left = _steps_left(value, enough, seen[earlier], last - earlier)
+    return Walk(value if math.isfinite(value) else math.inf, last or max(1, taken), left)
 
 
-def falls_to(enough: float, now: float, before: float, since: int, left: int) -> bool:
+def falls_to(enough: float, now: float, before: float, since: int, left: float) -> bool:
     """Whether a loss is not down at ``enough``, but on its way: halved in so many steps, or there in those ``left``."""
     return enough < now and (_steps_left(now, enough, before, since) <= left or now <= HALVED * before)
 

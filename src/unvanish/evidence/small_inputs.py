@@ -50,7 +50,7 @@ def with_small_inputs(look: Look, optimizer: Optimizers, flow: Flow) -> Flow:
     if not as_it_is - floor >= PLATEAU * ((loss.best_constant or 0.0) - floor):
         return flow
     found = InputFacts(
-        layer=first.name, largest_deviation=size, steps=taken, after=as_it_is, after_standardised=reached
+        layer=first.name, largest_deviation=size, steps=taken, after=as_it_is, after_standardised=reached, small=True
     )
     return flow.replace(inputs=found)
 

@@ -302,7 +302,7 @@ def stepped(
             if not math.isfinite(float(loss.detach())):
                 break
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = None if gradient is None else adam.laid_out(gradient, parameter.data)
             for step in parts:
                 step()
             if each is not None and each(turn + 1) is True:

@@ -92,7 +92,8 @@ def without_normalisers(
     """
     capture = look.capture
     by_hand = {call.index for call in capture.calls if of_one_number(call, capture.calls)}
-    faint = [call for call in capture.calls if call.alone is not None and _sends_little(call, capture.calls, seen)]
+    normalisers = [call for call in capture.calls if call.alone is not None]
+    faint = [call for call in normalisers if _of_single_numbers(call) or _sends_little(call, capture.calls, seen)]
     signs = {call.index for call in capture.calls if _leaves_signs(call)}
     sure = by_hand | signs | remove_all(faint, ANY_INPUTS)
     if not (weak or sure) or capture.loss_index is None:
@@ -121,6 +122,15 @@ def without_normalisers(
                 layer=layer.name, opens=False, blocked_by=last, by_construction=True, alike=alike
             )
     return tuple(found.values())
+
+
+def _of_single_numbers(call: Call) -> bool:
+    """Whether a layer or group norm is given one number at a time: of numbers of 1,000 rounding sends back a lot."""
+    _, args, named = call.alone or (None, (), {})
+    sizes = [*args[:1], *(named[key] for key in ("normalized_shape", "num_groups") if key in named)]
+    if call.name == "layer_norm":
+        return bool(sizes) and all(size == 1 for size in sizes[0])
+    return call.name == "group_norm" and bool(sizes) and call.numel == call.shape[0] * sizes[0]
 
 
 def _sends_little(call: Call, calls: Sequence[Call], seen: Observed) -> bool:

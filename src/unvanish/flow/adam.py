@@ -49,6 +49,17 @@ def _moments(group: dict[str, Any]) -> tuple[str, ...]:
     return MOMENTS if group.get("amsgrad") else MOMENTS[:2]
 
 
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in memory as its parameter is, as torch's backward leaves it.
+
+    The kernel reads both from one end to the other: of a number that is expanded, as a sum sends it back, it would read
+    what happens to lie behind it.
+    """
+    if gradient.layout is not torch.strided or gradient.is_nested or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
+
+
 class Room:
     """Memory for the moments of the slices that are stepped at once: used again and again, it stays in the cache."""
 

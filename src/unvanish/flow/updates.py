@@ -306,7 +306,7 @@ def _vectors(
 ) -> _Vectors:
     flat = (lambda t: t.reshape(-1)) if sample is None else sample.taken_from
     weights = flat(parameter.detach().as_subclass(Tensor)) if decays else None
-    vectors = _Vectors(id(parameter), weights, flat(gradient), {}, {})
+    vectors = _Vectors(id(parameter), weights, flat(gradient).contiguous(), {}, {})
     vectors.stretch = 1.0 if sample is None else math.sqrt(parameter.numel() / vectors.gradient.numel())
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:

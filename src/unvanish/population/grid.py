@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unvanish.population.names import NAMES, check, conflict, nearest
+from unvanish.population.names import NAMES, check, conflict, is_number, nearest
 from unvanish.records import UnvanishError
 
 DESIGNS = ("grid", "random", "sobol")
@@ -264,7 +264,7 @@ class _Reader:
         values = tuple(value)
         if not values:
             raise self.error(design, name, "the list is empty; give at least one value")
-        if design != "grid" and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        if design != "grid" and all(map(is_number, values)):
             if len(values) != 2:
                 raise self.error(design, name, f"a range has two ends; found {list(values)!r}")
             return self._range(design, name, {"low": values[0], "high": values[1]}, own)
@@ -279,7 +279,7 @@ class _Reader:
             raise self.error(design, name, f"a range has low, high and log; found {unknown[0]!r}")
         low, high, log = given.get("low"), given.get("high"), given.get("log", False)
         for end in (low, high):
-            if isinstance(end, bool) or not isinstance(end, (int, float)):
+            if not is_number(end):
                 raise self.error(design, name, f"a range has a number at both ends; found {end!r}")
             self._check(design, name, end, own)
         assert isinstance(low, (int, float)) and isinstance(high, (int, float))

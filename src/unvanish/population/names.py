@@ -36,9 +36,14 @@ def _whole(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a whole or a real number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _number(low: float, strictly: bool = False) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
-        real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        real = is_number(value) and math.isfinite(value)
         return real and (value > low if strictly else value >= low)
 
     return fits

@@ -11,7 +11,7 @@ from typing import Any
 
 from unvanish.population.grid import Axis, Grid, described
 from unvanish.population.initialisations import VARIANCES
-from unvanish.population.names import ACTIVATIONS
+from unvanish.population.names import ACTIVATIONS, is_number
 from unvanish.population.store import check_results, reading
 from unvanish.records import UnvanishError
 from unvanish.report.grid import lines
@@ -111,16 +111,12 @@ def _share(value: float | None) -> str:
 
 def plane(grid: Grid) -> tuple[Axis, Axis] | None:
     """The two settings of a map, across and up: numbers that vary over lists; depth is up, the longest across."""
-    usable = [a for a in grid.axes if len(a.values) > 1 and all(_is_number(value) for value in a.values)]
+    usable = [a for a in grid.axes if len(a.values) > 1 and all(is_number(value) for value in a.values)]
     if len(usable) < 2:
         return None
     up = next((a for a in usable if a.name == "depth"), min(usable, key=lambda a: len(a.values)))
     across = max((a for a in usable if a is not up), key=lambda a: len(a.values))
     return across, up
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _map(base: sqlite3.Connection, grid: Grid) -> Iterator[str]:

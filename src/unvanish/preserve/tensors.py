@@ -45,14 +45,16 @@ class KeptTensor:
 
     def put_back(self) -> None:
         """Write only what has changed. May be run again after it was cut short."""
-        tensor = self.tensor
-        kept = not self.leaf or (tensor.grad is self.gradient and tensor.requires_grad is self.trainable)
-        if kept and tensor.is_leaf is self.leaf and not self.changed:
+        tensor, leaf = self.tensor, self.leaf
+        if leaf and not tensor.is_leaf:  # changed in place by something with a gradient
+            with suppress(RuntimeError):  # a view is not let go, but has its values back
+                tensor.detach_()
+            leaf = tensor.is_leaf
+        kept = not leaf or (tensor.grad is self.gradient and tensor.requires_grad is self.trainable)
+        if kept and leaf is self.leaf and not self.changed:
             return
         with torch.no_grad():
-            if self.leaf and not tensor.is_leaf:  # changed in place by something with a gradient
-                tensor.detach_()
-            if self.leaf and tensor.requires_grad != self.trainable:
+            if leaf and tensor.requires_grad != self.trainable:
                 tensor.requires_grad_(self.trainable)
             if self.room is not None and _room(self.alias) != self.room:
                 self.alias.untyped_storage().resize_(self.room)
@@ -61,8 +63,10 @@ class KeptTensor:
             if not _same_bits(self.alias, self.copy):
                 with torch.inference_mode(self.alias.is_inference()):
                     self.alias.copy_(self.copy)
-            if self.leaf and tensor.grad is not self.gradient:
+            if leaf and tensor.grad is not self.gradient:
                 tensor.grad = self.gradient
+        if leaf is not self.leaf:
+            raise RuntimeError("its values are back, but it is a view, and the graph that wrote into it holds it")
 
 
 def _memcmp() -> Callable[[int, int, int], int] | None:

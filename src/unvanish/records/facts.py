@@ -201,8 +201,9 @@ class InputFacts(Record, frozen=True, kw_only=True):
 
     ``saturated``: share of saturated entries of the first bounded activation. ``step_limit``: log10 of the step the
     first layer's curvature allows, over that of the median layer. ``loss_standardised``: the loss on the latter.
-    Of inputs that are small, ``largest_deviation`` is that of a feature about its mean, and ``after`` and
-    ``after_standardised`` are the loss after so many real ``steps`` on these inputs and on standardised ones.
+    ``after`` and ``after_standardised``: the loss after so many real ``steps`` on these inputs, and after as many, or
+    ``steps_standardised``, on standardised ones. ``small``: the inputs are, and ``largest_deviation`` is that of a
+    feature about its mean.
     """
 
     layer: str
@@ -215,6 +216,8 @@ class InputFacts(Record, frozen=True, kw_only=True):
     steps: int | None = None
     after: float | None = None
     after_standardised: float | None = None
+    steps_standardised: int | None = None
+    small: bool = False
 
 
 class ZeroFacts(Record, frozen=True, kw_only=True):

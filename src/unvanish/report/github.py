@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from unvanish.records import Finding
 from unvanish.report.formats import writer
-from unvanish.report.places import lines, title
-from unvanish.report.sentences import evidence_fact, headline
+from unvanish.report.places import lines
+from unvanish.report.sentences import evidence_fact, headline, title
 from unvanish.words.markup import visible
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 from unvanish.records import Finding, LayerFlow
 from unvanish.report.formats import writer
 from unvanish.report.index import index
-from unvanish.report.places import place, title
-from unvanish.report.sentences import checked, evidence_fact, headline, sentences, words
+from unvanish.report.places import place
+from unvanish.report.sentences import checked, evidence_fact, headline, sentences, title, words
 from unvanish.words.markup import visible
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from unvanish.records import Finding
 from unvanish.report.formats import writer
 from unvanish.report.index import index
-from unvanish.report.places import title
-from unvanish.report.sentences import beyond_headline, called, checked, evidence_fact, headline, places
+from unvanish.report.sentences import beyond_headline, called, checked, evidence_fact, headline, places, title
 from unvanish.report.text import STAIRCASE, backward_staircase
 from unvanish.report.through_time import TITLE, shown
 from unvanish.words.markup import visible

@@ -1,4 +1,4 @@
-"""What the machine formats say of a finding besides its words: its rule's title, its source lines, its place."""
+"""Where in the source a finding points: the lines at which its layers are called, or its numbers were born."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unvanish.records import LIVE, Finding
 from unvanish.report.index import index
-from unvanish.report.sentences import words
 
 if TYPE_CHECKING:
     from unvanish.report import Report
@@ -52,11 +51,3 @@ def lines(report: Report, finding: Finding) -> list[tuple[Place, tuple[str, ...]
     watched = report.layers if report.asked == LIVE else ()  # a run knows no other calls
     ends = [where for call in reversed(report.calls or watched) if (where := place(call.source)) is not None]
     return [(ends[0], ())] if ends else []
-
-
-def title(finding: Finding) -> str:
-    """What the finding's rule finds, such as "vanishing gradient"; its verdict where the rule is not known here."""
-    from unvanish.rules import known
-
-    titles = {rule.code: rule.title for rule in known()}
-    return titles.get(finding.code, words(finding.verdict))

@@ -224,10 +224,18 @@ def batch(size: int) -> str:
     return {0: "an unknown number of samples", 1: "1 sample"}.get(size) or f"{size:,} samples"
 
 
-def places(report: Report, finding: Finding, most: int = 3) -> str:
+def places(report: Report, finding: Finding) -> str:
     """The source lines where a finding's layers are called, the first few spelled out; "" if its message has them."""
     called = {layer.name: layer.source for layer in index(report).named(finding.layers) if layer.source}
     lines = list(dict.fromkeys(called[name] for name in finding.layers if name in called))
     if not lines or lines[0] in finding.message:
         return ""
-    return listing(lines, most)
+    return listing(lines)
+
+
+def title(finding: Finding) -> str:
+    """What the finding's rule finds, such as "vanishing gradient"; its verdict where the rule is not known here."""
+    from unvanish.rules import known
+
+    titles = {rule.code: rule.title for rule in known()}
+    return titles.get(finding.code, words(finding.verdict))

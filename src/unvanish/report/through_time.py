@@ -46,7 +46,7 @@ def _level(group: Sequence[float | None], low: float, high: float) -> str:
     seen = [s for s in group if s is not None and s > -math.inf]
     if not seen:
         return ZERO if all(s == -math.inf for s in group) else LEVELS[0]
-    share = (sum(seen) / len(seen) - low) / (high - low)
+    share = (sum(seen) / len(seen) - low) / ((high - low) or 1.0)  # none where the numbers are too large for decades
     return LEVELS[max(0, min(int(share * len(LEVELS)), len(LEVELS) - 1))] if math.isfinite(share) else LEVELS[-1]
 
 

@@ -135,10 +135,12 @@ def grown(step: StepFacts) -> float:
 
 
 def finds_its_rate(step: StepFacts) -> bool:
-    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1)."""
-    lengths = step.lengths
-    half = len(lengths) // 2
-    return half > 0 and 2.0 * lengths[half - 1] < lengths[-1] < math.inf
+    """Whether steps grow faster than momentum makes them: 1 + β + … + β^(2n-1) is below twice 1 + β + … + β^(n-1).
+
+    Of plain descent, whose limit is known, none do: rounding may have swallowed the first.
+    """
+    lengths, half = step.lengths, len(step.lengths) // 2
+    return step.lr_limit is None and half > 0 and 2.0 * lengths[half - 1] < lengths[-1] < math.inf
 
 
 def needed_at_full_pace(step: StepFacts) -> float:

@@ -66,7 +66,7 @@ def dead_by_construction(flow: Flow) -> list[Statement]:
     else:
         message = (
             f"{subject(flow, layers, 'can', 'can')} never learn: {blocks or 'a call after it'} {passes} back exactly no"
-            f" gradient, on random input as little as on this batch.{sources(layers)}"
+            f" gradient, on random input as little as on this batch.{_of_one_unit(list(calls))}{sources(layers)}"
         )
         ends = [
             call for call in flow.calls if call.part == "model" and place(call) in calls and makes_outputs(flow, call)
@@ -118,6 +118,18 @@ OF_FEW = (
     " A normaliser that is given one number at a time returns 0, and given two only which of them is larger: of a"
     " gradient, no more than rounding or its eps leaves comes back."
 )
+
+
+def _of_one_unit(calls: list[str]) -> str:
+    """What a softmax that passes nothing, whatever it is given, must be."""
+    names = {call.partition(" ")[0] for call in calls}
+    if not calls or not names <= {"softmax", "log_softmax"}:
+        return ""
+    always = "0, the log of 1" if names == {"log_softmax"} else "1"
+    return (
+        f" A softmax over one number is a constant, always {always}: give it one output a class, or let a sigmoid stand"
+        " for two classes."
+    )
 
 
 def _largest(layers: list[LayerFlow]) -> float:

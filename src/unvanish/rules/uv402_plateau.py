@@ -83,7 +83,7 @@ def _stays(flow: Flow) -> list[Statement]:
         return []
     if any(layer.verdict not in ("healthy", *UNJUDGED) for layer in flow.layers) or settled(flow):
         return []
-    if any(each.level == "error" for each in lr_too_small(flow)) or (flow.inputs and flow.inputs.steps):
+    if any(each.level == "error" for each in lr_too_small(flow)) or (flow.inputs and flow.inputs.small):
         return []
     message = (
         f"After {taken} steps the loss, {number(loss.value)}, is no better than that of one constant output for all"

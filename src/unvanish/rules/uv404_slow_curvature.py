@@ -51,7 +51,7 @@ def slow_curvature(flow: Flow, *, multiple: float = 100.0, near: float = 0.1, st
     optimization, section 3.3.
     """
     known = steps_to_judge(flow)
-    small = flow.inputs is not None and flow.inputs.steps is not None  # flat is what small inputs make so: UV707
+    small = flow.inputs is not None and flow.inputs.small  # flat is what small inputs make so: UV707
     if known is None or small or any(layer.verdict == "exploding" for layer in flow.layers):
         return []
     step, gap = known

@@ -110,8 +110,8 @@ def _from(flow: Flow, birth: CallFlow | None) -> str:
         maker = f", made by {facts.maker}" if facts.maker else ""
         return f"{told}, because a number it is given, one without a gradient, is not finite already{maker}."
     if facts.given == "weights":
-        maker = f" by {facts.maker}" if facts.maker else ""
-        return f"{told}, because the weights it is given, computed{maker} from finite parameters, are not finite."
+        maker = f": they are computed by {facts.maker}" if facts.maker else ""
+        return f"{told}, because the weights it is given are not finite, although all parameters are{maker}."
     if facts.given == "mask":
         return f"{told}, because it asks for entries that {facts.maker} has set to inf or -inf."
     if facts.given == "range":

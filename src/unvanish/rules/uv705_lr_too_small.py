@@ -32,6 +32,8 @@ SURE = 3.0  # times the planned steps that a pace which grows must miss: a look 
 REACH = 1.0  # times their own size: steps that can move the weights so far are not too short to train them
 FADED = 1e6  # times the present rate: no warm-up, which is at 1/n after its first step, is so long
 SCHEDULE_OVER = "the end of a schedule"  # cause of a note on a rate that may be at nothing because all is done
+STILL = 1e-3  # of its weights: a layer that moves by less passes on what it did before
+FURTHER, LITTLE = 10.0, 0.01  # times the way of the planned steps, and what that wins of the gap at most
 ROUNDING = 1e-6  # of a loss: eight spacings of float32, what the difference of two may be wrong by
 
 
@@ -58,25 +60,25 @@ def lr_too_small(
 
     Example: SGD with a learning rate of a millionth on a small classifier, 500 steps planned: two million are needed.
 
-    Why: a step lowers the loss by about the learning rate times the squared gradient. With a rate thousands of times
-    below what the curvature allows, the loss falls in a straight line that is much too flat.
+    Why: a step lowers the loss by about the rate times the squared gradient: with too small a rate, in too flat a line.
 
     Evidence: of the multiples of the next step that were tried the best is at least ``multiple``; closing 90% of the
-    gap takes more than ``times`` the planned steps (10,000 if none are given); and the same number of steps, really
-    taken with the rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain``
-    times as much, or scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in
-    the planned steps; and these, laid end to end, do not go as far as the weights of the median layer are large, for
-    else they can train it. A network that leaves a flat stretch gains faster with every step: where larger steps won
-    more than in proportion, nothing is said if at the exponential growth they show the planned steps suffice, and below
-    three times those, the factor within which a look is right, it is a note. Adam's steps count at the length to which
-    they grow as its second moment forgets larger gradients. From 1 to ``times`` the planned steps, or without that
-    proof, it is a note; but where the optimizer has counted all of the planned steps, and more than ``left`` of the
-    reduction remains, not all of it a constant output's to win, more than the planned steps are proof enough. Where
-    layers are frozen, or no optimizer holds them, it is at most a note: the gap is that to the best outputs of all,
-    which the others need not reach at any rate. Where layers are vanished, dead, gated, exploding or below eps, an
-    activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of exactly 0 after the
-    first step and before the last planned is an error; a note where no number was planned and the schedule has won,
-    before the first step without a schedule, and at a millionth of the schedule's where steps are not counted.
+    gap takes more than ``times`` the planned steps (10,000 if none are given); and as many steps, really taken with the
+    rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain`` times as much, or
+    scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in the planned
+    steps; and these, laid end to end, do not go as far as the weights of the median layer are large, for else they can.
+    A network that leaves a flat stretch gains faster with every step: where larger steps won more than in proportion,
+    nothing is said if at that exponential growth the planned steps suffice, and below three times those, within which a
+    look is right, it is a note. Adam's steps count at the length to which they grow as its second moment forgets larger
+    gradients. Or, where rounding hides what they win, all planned steps change no layer by a thousandth, and ten times
+    their way in one go wins less than a hundredth of the gap. From 1 to ``times`` the planned steps, or unproven, it is
+    a note; but where the optimizer has counted all of the planned steps, and more than ``left`` of the reduction
+    remains, not all of it a constant output's to win, more than the planned steps are proof enough. Where layers are
+    frozen, or no optimizer holds them, it is at most a note: the others need not reach the best outputs of all at any
+    rate. Where layers are vanished, dead, gated, exploding or below eps, an activation is saturated, or the rate is
+    near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step and before the last planned
+    is an error; a note where no number was planned and the schedule has won, before the first step without a schedule,
+    and at a millionth of the schedule's where steps are not counted.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
@@ -86,7 +88,8 @@ def lr_too_small(
     if (known := steps_to_judge(flow)) is None or _told_otherwise(flow):
         return []
     step, gap = known
-    if stopped := _stopped(flow, step, left):
+    short = "" if _proven(step, gain) else _all_too_short(flow, step, gap)
+    if stopped := _stopped(flow, step, left, short):
         return stopped
     if step.best is None or step.needed is None or not step.best >= multiple or finds_its_rate(step):
         return []
@@ -95,33 +98,34 @@ def lr_too_small(
     if not (soonest := min(needed, gaining or math.inf)) > planned(step) or near_its_limit(step):
         return []
     late = over or (needed > times * planned(step) and soonest > SURE * planned(step))
-    proven = late and _proven(step, gain) and _curable(step, soonest)
+    proven = late and bool(_proven(step, gain) or short) and _curable(step, soonest)
     if (part := part_of_layers(flow)) and not proven:
         return []
     reach = _reach(flow, step) if proven and not over else None
     proven = proven and not part and not (reach or 0.0) >= REACH
-    limits = planned(step) * (times if proven and not over else 1.0), planned(step) * (SURE if proven else 1.0)
     evidence = (
         Evidence(name="best multiple of the step", value=step.best, relation=">=", threshold=multiple),
-        *_counts(needed, gaining, *limits),
+        *_counts(step, (needed, gaining), times if proven and not over else 1.0, SURE if proven else 1.0),
         *(_remains(flow, left) if proven and over else ()),
         *_reaches(reach),
         *_gains(step),
     )
-    message, level = _message(step, needed, gaining, proven, over), "error" if proven else "note"
+    message, level = _message(step, needed, gaining, proven, over, short), "error" if proven else "note"
     said = Statement(level=level, cause="learning rate", message=message, evidence=evidence)
     return [said.replace(remedies=("lr-10",)) if _worse_at_scale(step) and (step.scale or 0.0) > 10.0 else said]
 
 
-def _stopped(flow: Flow, step: StepFacts, left: float) -> list[Statement]:
-    """What is said of a rate that is 0, or next to nothing beside its schedule's."""
+def _stopped(flow: Flow, step: StepFacts, left: float, short: str) -> list[Statement]:
+    """What is said of a rate that is 0, next to nothing beside its schedule's, or moves nothing that could be told."""
     if step.lr == 0.0 and all(value == step.loss for _, value in step.ladder):
         if _has_begun(step):
             over = step.planned is None and step.scheduled == math.inf and not _left(flow) > left
             return [_over(step)] if over else _no_rate(step)
         if not step.taken and step.scheduled == 1.0:
             return [_not_begun(step)]
-    return _no_rate_left(step, step.faded) if step.faded is not None and step.faded > FADED else []
+    if step.faded is not None and step.faded > FADED:
+        return _no_rate_left(step, step.faded)
+    return [_nothing_moves(flow, step, short)] if short and step.best is None and step.lr > 0.0 else []
 
 
 def _worse_at_scale(step: StepFacts) -> bool:
@@ -135,7 +139,7 @@ def _told_otherwise(flow: Flow) -> bool:
         return True
     if any(each.level == "error" for each in saturated(flow)):
         return True
-    small = small_targets(flow) or (flow.inputs is not None and flow.inputs.steps is not None)
+    small = small_targets(flow) or (flow.inputs is not None and flow.inputs.small)
     return out_of_reach(flow) or bool(far_outputs(flow)) or shrunk_level(flow) == "error" or small
 
 
@@ -192,15 +196,17 @@ def _remains(flow: Flow, left: float) -> tuple[Evidence, ...]:
     return (Evidence(name=name, value=_left(flow), relation=">", threshold=left),)
 
 
-def _counts(needed: float, gaining: float | None, limit: float, least: float) -> list[Evidence]:
-    found = [Evidence(name="steps needed", value=needed, relation=">", threshold=limit)]
+def _counts(step: StepFacts, needed: tuple[float, float | None], times: float, least: float) -> list[Evidence]:
+    """The steps needed at this pace and, where it is known, as the pace grows; limits in numbers of planned steps."""
+    steady, gaining = needed
+    found = [Evidence(name="steps needed", value=steady, relation=">", threshold=planned(step) * times)]
     if gaining is not None:
         name = "steps needed as the pace grows"
-        found.append(Evidence(name=name, value=gaining, relation=">", threshold=least))
+        found.append(Evidence(name=name, value=gaining, relation=">", threshold=planned(step) * least))
     return found
 
 
-def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool, over: bool) -> str:
+def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool, over: bool, short: str) -> str:
     said = [f"The {planned(step):,} steps that were planned have been taken."] if proven and over else []
     said.append(
         f"At {_pace(step)} 90% of the achievable reduction takes about {about(needed)} steps, and {planned(step):,} are"
@@ -208,7 +214,9 @@ def _message(step: StepFacts, needed: float, gaining: float | None, proven: bool
     )
     if gaining is not None:
         said.append(f"The pace is growing; if it keeps growing like this, it takes about {about(gaining)}.")
-    if proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
+    if proven and short:
+        said.append(short)
+    elif proven and step.walked is not None and step.walked_scaled is not None and step.scale is not None:
         said.append(
             f"{step.optimizer} with a learning rate of {step.lr:.3g} steps too short: several steps at"
             f" {step.scale:.3g} times the rate lower the loss by {number(step.loss - step.walked_scaled)}, as many at"
@@ -276,6 +284,37 @@ def _proven(step: StepFacts, gain: float) -> bool:
     gained = step.loss - step.walked_scaled
     usual = max(step.loss - step.walked, 0.0)
     return gained > ROUNDING * abs(step.loss) and gained >= min(gain, step.scale / 3.0) * usual
+
+
+def _nothing_moves(flow: Flow, step: StepFacts, short: str) -> Statement:
+    """Of a rate so small that rounding hides all that was tried."""
+    evidence = Evidence(name="largest multiple of the step tried", value=step.ladder[-1][0])
+    level = "note" if part_of_layers(flow) else "error"
+    return Statement(level=level, cause="learning rate", message=f"{short} On this batch.", evidence=(evidence,))
+
+
+def _all_too_short(flow: Flow, step: StepFacts, gap: float) -> str:
+    """What shows that the whole way of the planned steps is too short to change anything; "" where it may not be.
+
+    Six steps of such a rate, and of a hundred times that, may win no more than rounding hides. But where no layer moves
+    by a thousandth of its weights in all of them, neither does the pace: what ten times their way won when it was tried
+    in one go is more than they can win, momentum included.
+    """
+    ratios = [a.update_to_weight_ratio for a in flow.layers if not a.frozen]
+    if not ratios or any(ratio is None for ratio in ratios):
+        return ""
+    steps = planned(step) * (step.scheduled or 1.0) * lengthening(step)
+    way = steps * max(ratio or 0.0 for ratio in ratios)
+    tried = next((pair for pair in step.ladder if pair[0] >= FURTHER * steps), None)
+    if not way < STILL or tried is None or not -ROUNDING * abs(step.loss) <= step.loss - tried[1] < LITTLE * gap:
+        return ""
+    won = step.loss - tried[1]
+    return (
+        f"All the planned steps together change no layer by more than {number(way)} of its weights, and"
+        f" {about(tried[0])} of the next one, tried in one go, lower the loss by {number(max(won, 0.0))}: "
+        f"{step.optimizer} with a learning rate of {step.lr:.3g} leaves the network where it is. The gradient is not"
+        " vanished: the signal reaches the layers, the steps are too short to use it."
+    )
 
 
 def _reach(flow: Flow, step: StepFacts) -> float | None:

@@ -244,6 +244,8 @@ def _why(flow: Flow, call: CallFlow | None) -> str:
         return f"squeezes the outputs before {loss}, which normalises them once more and expects them unbounded"
     if name in NORMALISERS:
         return "gives the outputs a fixed size, and the targets cannot be reached with that"
+    always = "0, the log of 1" if name == "log_softmax" else "1"
     return (
-        "normalises the outputs, and the targets cannot be reached with what it returns (over one unit it is always 1)"
+        "normalises the outputs, and the targets cannot be reached with what it returns (over one unit it is always"
+        f" {always})"
     )

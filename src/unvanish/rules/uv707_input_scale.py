@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from unvanish.decide.stationary import floor_of
 from unvanish.records import Evidence, Flow, InputFacts
 from unvanish.rules import Statement, rule
 from unvanish.rules.conditions import inputs_saturate, planned, settled
@@ -11,6 +12,9 @@ from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number, percent
 from unvanish.words.spans import called
 
+WON, HALF = 0.05, 0.5
+"""Of the way from the loss of the best constant output to the lowest: with less than the first nothing has been
+learned, with the second most of what there is in that many steps."""
 Said = tuple[str, tuple[Evidence, Evidence]]
 """A sentence and the two numbers it rests on: with the inputs as they are, and standardised."""
 
@@ -55,11 +59,14 @@ def input_scale(
     it afterwards; or the loss more than ``off`` times that of the best constant (for squares: outputs ten times as far
     off as the targets spread), and less than the root of ``off`` times afterwards. A note where the loss is already
     better than that of a constant: the network has begun to live with it. A note, too, where only the loss tells and is
-    at most ``off`` squared times that large: within hundreds of steps Adam has made good for it then, at times. Small
-    are inputs of which no feature has a deviation of a tenth, where at most 100 steps of the optimizer leave the loss
-    at that of the best constant output, and as many on standardised inputs go a twentieth of the way from there. An
-    error where the steps that took, over that deviation, over its square for SGD, are more than ``slow`` times the
-    planned ones: networks that did learn took a tenth to a half of so many.
+    at most ``off`` squared times that large: within hundreds of steps Adam has made good for it then, at times. Where
+    there are training batches, up to 800 real steps, taken back, decide instead: an error where on standardised inputs
+    they go half of the way from the best constant output to the lowest loss, and on these less than a twentieth, nor
+    would in the planned steps at their pace; a note where they go half as far on these as on those. Small are inputs of
+    which no feature has a deviation of a tenth, where at most 100 steps of the optimizer leave the loss at that of the
+    best constant output, and as many on standardised inputs go a twentieth of the way from there. An error where the
+    steps that took, over that deviation, over its square for SGD, are more than ``slow`` times the planned ones:
+    networks that did learn took a tenth to a half of so many.
 
     What helps: standardise the inputs by the training set's mean and deviation, or start with a batch normalisation.
 
@@ -68,8 +75,8 @@ def input_scale(
     inputs = flow.inputs
     if inputs is None or flow.nonfinite or settled(flow):
         return []
-    if inputs.steps is not None:
-        return _too_small(flow, inputs, inputs.steps, slow)
+    if inputs.small:
+        return _too_small(flow, inputs, inputs.steps or 0, slow)
     far = _far_off(flow, inputs, off)
     flat = _flat_ends(inputs, saturated, gone) if inputs_saturate(flow, saturated, gone) else None
     said = [each for each in (flat, _short_steps(inputs, step_limit), far) if each is not None]
@@ -79,15 +86,37 @@ def input_scale(
     opening = f"The inputs are too large for {called(inputs.layer)}: a feature has an rms of {size}, not 1."
     hurt = len(said) > (far is not None) and flow.loss is not None and flow.loss.at_constant
     worthless = hurt or (far is not None and (far[1][0].value or 0.0) > off**2)
+    harmful, tried, shown = _tried(flow, inputs)
+    level = "error" if (worthless if harmful is None else harmful) else "note"
+    message = " ".join([opening, *(sentence for sentence, _ in said)]) + tried
+    evidence = *(each for _, pair in said for each in pair), *shown
     return [
-        Statement(
-            level="error" if worthless else "note",
-            layers=(inputs.layer,),
-            cause="scale of the inputs",
-            message=" ".join([opening, *(sentence for sentence, _ in said)]),
-            evidence=tuple(each for _, pair in said for each in pair),
-        )
+        Statement(level=level, layers=(inputs.layer,), cause="scale of the inputs", message=message, evidence=evidence)
     ]
+
+
+def _tried(flow: Flow, inputs: InputFacts) -> tuple[bool | None, str, tuple[Evidence, ...]]:
+    """Whether real steps fail on these inputs and learn on standardised ones, in words and numbers.
+
+    None where they show neither: a network that has gone some of the way on both, or none on either.
+    """
+    loss, after, standard = flow.loss, inputs.after, inputs.after_standardised
+    constant, floor = (None, None) if loss is None else (loss.best_constant, floor_of(loss))
+    if inputs.small or loss is None or after is None or standard is None or constant is None or floor is None:
+        return None, "", ()
+    shown = (
+        Evidence(name="loss after real steps", value=after),
+        Evidence(name="the same, inputs standardised", value=standard),
+    )
+    won, cured = ((constant - value) / (constant - floor) if constant > floor else 0.0 for value in (after, standard))
+    steps, other, optimizer = inputs.steps or 0, inputs.steps_standardised or 0, flow.setting.optimizer
+    if cured >= WON and won >= HALF * cured:
+        learns = f" But it learns: {steps} real steps of {optimizer}, taken back, bring the loss to {number(after)};"
+        return False, f"{learns} {other} on standardised inputs, to {number(standard)}.", shown
+    if won >= WON or cured < HALF:
+        return None, "", shown
+    fails = f" {steps} real steps of {optimizer}, taken back, leave the loss at {number(after)};"
+    return True, f"{fails} {other} on standardised inputs bring it to {number(standard)}.", shown
 
 
 def _too_small(flow: Flow, inputs: InputFacts, steps: int, slow: float) -> list[Statement]:

@@ -23,18 +23,19 @@ class Fixes:
 
     ``verdict``: one of "nothing to repair", "repaired", "improved" (better by more than chance makes, but a check of
     the changed network still finds an error, or it has learnt less than half of what there is), "no remedy found".
-    ``trials``: best first. ``best``: the trial
-    that was accepted, or None. ``model``: the copy repaired by it, trained with the first seed as in the trial; None
-    without one. ``code``: Python text that makes the change without unvanish. ``before`` and ``after``: the reports on
-    the network as it is and on the repaired one, both before any step. ``as_is``: the network as it is, as a trial.
+    ``trials``: best first. ``best``: the trial that was accepted, or None. ``model``: the copy repaired by it, trained
+    with the first seed as in the trial; None without one. ``code``: Python text that makes the change without unvanish.
+    ``before`` and ``after``: the reports on the network as it is and on the repaired one, both before any step.
+    ``as_is``: the network as it is, as a trial.
 
     ``unit``: what scores are. ``unseen``: they were taken on validation data; ``split``: other data chose than judged.
     ``planned``, ``budget``, ``spent``: optimizer steps of a full training, of the search, and taken in it. ``refused``:
     (remedy, why it does not apply). ``cut_off``: edits put last, because a layer was cut off, or the finding still
-    there, after them.
-    ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a literal swap in it;
-    else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be known. ``interrupted``:
-    the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on from.
+    there, after them. ``patch``: unified diff of the user's file, and ``patched`` its new text, where the change is a
+    literal swap in it; else ``patch_refused`` says why there is none. ``remarks``: what was not done, or should be
+    known. ``interrupted``: the search was stopped before its end. ``state``: what ``fix(…, resume=fixes)`` goes on
+    from.
+
     ``learned``: how far the loss of the accepted change, or without one of the network as it is, came from that of the
     best constant output (0) to the lowest there is (1), on the data that judged, and ``learned_in_training`` on the
     last training batches; None: not known. ``still_falling``: that training loss still fell when the trial ended.

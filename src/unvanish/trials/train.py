@@ -201,7 +201,7 @@ def train(each: Copy, problem: Problem, to: int) -> None:
             each.resume_random()
         try:
             while each.steps < to and each.finite:
-                if each.steps <= recipe.warmup:
+                if each.steps < recipe.warmup:
                     for group, rate in zip(rated, rates, strict=True):
                         group["lr"] = rate * recipe.rate(each.steps)
                 _step(each, problem, parameters)

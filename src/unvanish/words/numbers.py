@@ -65,11 +65,11 @@ def amount(log10: float | None, digits: int = 2) -> str:
     return f"10^{round(log10, decimals) + 0.0:.{decimals}f}"
 
 
-def times(log10: float | None, digits: int = 2) -> str:
+def times(log10: float | None) -> str:
     """A factor from its logarithm: "×0.25", "×12", "×10^-27.3"; "×0" for a true zero."""
     if log10 is None:
         return ABSENT
-    return "×0" if log10 == -math.inf else f"×{amount(log10, digits)}"
+    return "×0" if log10 == -math.inf else f"×{amount(log10)}"
 
 
 def number(value: float | None, digits: int = 4, power_digits: int = 2) -> str:

@@ -68,9 +68,11 @@ ROWS = {
         "Where a step of these layers against their gradient raises the loss in proportion to its length: by how much"
         " of the fall that the gradient promises. Null elsewhere."
     ),
-    "InputFacts.steps": "Real steps taken on small inputs, as they are and standardised; null where none were.",
+    "InputFacts.steps": "Real steps taken on these inputs, where these look too small or too large; else null.",
     "InputFacts.after": "The loss of the batch after these steps on the inputs as they are.",
     "after_standardised": "The same on standardised inputs.",
+    "steps_standardised": "The steps that took, where they are not as many; null otherwise.",
+    "small": "Whether it is small inputs that are spoken of.",
     "same": "Outputs that are the same for all samples, or steps, although targets differ; null where they are not.",
     "SameFacts.samples": "How many samples, or steps of each sample, have them.",
     "SameFacts.axis": "The axis of the outputs along which they are the same: 0 for samples, 1 or 2 for steps.",

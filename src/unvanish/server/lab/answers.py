@@ -9,7 +9,7 @@ from unvanish.lab import Experiment, Outcome, get
 from unvanish.lab.sources import SOURCES
 from unvanish.records import UnvanishError, to_builtins
 from unvanish.report.formats import names
-from unvanish.server.shown import picture
+from unvanish.server.pictures import picture
 
 ROWS = 1000
 """Rows a page is sent; a table of more cannot be read, and the file to save has them all."""

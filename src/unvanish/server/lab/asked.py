@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from unvanish.lab import Experiment, get
 from unvanish.records import UnvanishError
-from unvanish.server.shown import pixels
+from unvanish.server.pictures import pixels
 
 MOST_NUMBERS = 500_000
 """What an experiment may keep on the page; more is for the command line, which has the machine to itself."""

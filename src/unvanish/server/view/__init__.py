@@ -19,7 +19,7 @@ from unvanish.report.frame import policy
 from unvanish.server.app import answered
 from unvanish.server.drawings import drawn
 from unvanish.server.lab import site as lab_site
-from unvanish.server.shown import pixels
+from unvanish.server.pictures import pixels
 from unvanish.server.site import Site
 from unvanish.server.view import answers
 from unvanish.server.view.compared import Pair, compared

@@ -95,12 +95,12 @@ def status(run: dict[str, Any]) -> str:
 
 def findings(file: Reader) -> list[dict[str, Any]]:
     """Each finding with its steps, and the full report of a step that was run again, where there is one."""
-    made = file.typed("SELECT id, step, why FROM reports ORDER BY id", (int, int, str))
-    reports = {step: number for number, step, _ in made}
+    made = file.typed("SELECT id, step FROM reports ORDER BY id", (int, int))
+    reports = {step: number for number, step in made}
     found = [finding_row(began, until, each, reports) for began, until, each in file.findings()]
     known = {each["from"] for each in found if each["report"]}
-    for number_, step, why in made:
-        if step not in known and why != "nonfinite":
+    for number_, step in made:
+        if step not in known:
             found.append({"code": "", "level": "check", "from": step, "until": step, "layers": [], "report": number_,
                           "text": f"at step {step:,}: a full check"})  # fmt: skip
     return sorted(found, key=lambda each: each["from"])

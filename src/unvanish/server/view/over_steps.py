@@ -12,7 +12,7 @@ from unvanish.charts.diverging import SIDE, Shades
 from unvanish.charts.speeds import chosen as chosen_of
 from unvanish.lab.outcome import Drawing
 from unvanish.records import UnvanishError
-from unvanish.server.shown import picture
+from unvanish.server.pictures import picture
 from unvanish.server.view.history import KEPT, Array, History
 from unvanish.watching.sample import SERIES
 from unvanish.words.markup import visible
