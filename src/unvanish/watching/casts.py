@@ -85,10 +85,10 @@ def of_the_casts(sample: Sample, columns: Sequence[Column], autocast: str) -> Fi
     return Finding(
         code=STALE, verdict=event.verdict, level=event.level, cause="autocast around the loop",
         message=f"the forward pass goes by the weights of an earlier step: that of step {sample.step:,} was made with"
-        f" the {autocast or 'low-precision'} copy of {name} that step {since:,} had used, though the optimizer has moved"
-        " the weights since. One torch.autocast stands around several steps, and keeps the copies until it ends: put it"
-        " around each forward pass (and loss) alone, or give it cache_enabled=False. Until then no step changes what"
-        " the network computes.",
+        f" the {autocast or 'low-precision'} copy of {name} that step {since:,} had used, though the optimizer has"
+        " moved the weights since. One torch.autocast stands around several steps, and keeps the copies until it ends:"
+        " put it around each forward pass (and loss) alone, or give it cache_enabled=False. Until then no step changes"
+        " what the network computes.",
         evidence=(
             Evidence(name="step of which the copy of a weight is, or of an earlier one", value=float(since)),
             Evidence(name="step whose forward pass was made with it", value=float(sample.step)),

@@ -39,6 +39,10 @@ RATE = 1e-6
 """Learning rate below which it may be the rate as well: nobody begins with less, and a schedule that has ended, in a
 training that goes on from a checkpoint, looks the same."""
 
+SMALL = 1e-3
+"""Loss from which on it is not the loss that is too small: with few exceptions a training begins above it. Rate and
+loss come into a step as a product; which of the two is at fault only their usual sizes tell."""
+
 
 @dataclass
 class Unmoved:
@@ -79,7 +83,8 @@ class Unmoved:
 
     def _said(self, sample: Sample, setting: Setting, move: float, slope: float, below: float) -> Finding:
         event, rate = EVENTS[UNMOVED], sample.series["learning_rate"]
-        sure = not math.isnan(self.gap) and not rate < RATE
+        by_rate = not below < BELOW and (rate < RATE or abs(sample.series["loss"]) >= SMALL)
+        sure = not math.isnan(self.gap) and not by_rate
         size = "not at all" if move == -math.inf else f"by {factor(move)} of their norm"
         loss, optimizer = number(sample.series["loss"]), setting.optimizer
         text = f"the steps of {optimizer} (learning rate {number(rate)}) move the weights {size}"
@@ -88,7 +93,7 @@ class Unmoved:
                 f": the loss is {loss}, and the gradient of every layer so far below eps ({number(sample.eps)}) that"
                 f" {optimizer} takes less than {factor(below)} of a step. Multiply the loss, or make eps smaller"
             )
-        elif rate < RATE:
+        elif by_rate:
             text += f", and {HORIZON:,} of them win nothing: with such a rate it stands still"
         else:
             text += (
@@ -98,8 +103,10 @@ class Unmoved:
             )
         if sure:
             text += ". The gradient is not vanished: for the size of the loss it is of an ordinary size."
-        elif rate < RATE:
-            text += ". Of a schedule that has ended before this run that is as it should be; else the rate is too small."
+        elif by_rate:
+            text += (
+                ". Of a schedule that has ended before this run that is as it should be; else the rate is too small."
+            )
         else:
             text += ". Whether the loss is too small, or nothing is left to learn, is not known of a loss of one's own."
         evidence = [
@@ -112,7 +119,8 @@ class Unmoved:
             name = "log10 of the rms of the largest gradient over eps"
             evidence.append(Evidence(name=name, value=below, relation="<", threshold=BELOW))
         return Finding(
-            code=UNMOVED, verdict=event.verdict, level="error" if sure else "note", cause="learning rate" if rate < RATE else "size of the loss",
+            code=UNMOVED, verdict=event.verdict, level="error" if sure else "note",
+            cause="learning rate" if by_rate else "size of the loss",
             message=text, evidence=tuple(evidence),
         )  # fmt: skip
 
