@@ -83,7 +83,7 @@ EVENTS = {
             the first of them begins with nothing.""",
             level="error",
         ),
-        Event("UV812", "stale", "the network computes with weights of an earlier step", """
+        Event("UV812", "outdated", "the network computes with weights of an earlier step", """
             torch.autocast keeps the low-precision copy of each weight until the outermost block ends, whatever the
             optimizer does to the weight meanwhile. Where one block stands around the training loop as a whole, or
             around all batches of an epoch, every forward pass goes by the weights of the first: the loss stands still
