@@ -53,7 +53,7 @@ REMEDIES = (
 )
 WATCHED = "Found only while a training is watched"
 WATCHED_NOTE = (
-    "These compare a layer with its own past, and are notes: a change is no illness by itself. UV810 and UV811 are"
+    "These compare a layer with its own past, and are notes: a change is no illness by itself. UV810 to UV813 are"
     " errors: they need no past."
 )
 

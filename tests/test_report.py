@@ -231,7 +231,7 @@ def test_the_glossary_names_no_field_that_is_gone():
 def test_the_glossary_has_every_verdict_of_a_layer_and_of_a_model():
     of_models = (
         "pairing input_scale saturated dead_units output_range output_scale flat_loss lr_too_large lr_too_small slow"
-        " decay left_out collapsed identical uphill wiped added_up skipped"
+        " decay left_out collapsed identical uphill wiped added_up skipped outdated unmoved"
     )
     assert set(VERDICT_WORDS) == {*VERDICTS, *of_models.split()}
 

@@ -95,6 +95,12 @@ optimizer = torch.optim.SGD(layers)""",
     },
     "UV810": {"steps": "10", "backward": "loss.backward()\noptimizer.zero_grad()\noptimizer.step()"},
     "UV811": {"steps": "10", "empty": ""},
+    "UV812": {
+        "happens": """
+            if step == 0:  # and never left: the same as a loop inside of it
+                torch.autocast("cpu", torch.bfloat16).__enter__()"""
+    },
+    "UV813": {"loss": "cross_entropy(model(x), x[:, :4].argmax(1)) / 64**6"},
 }
 """What is other than ordinary in the training that shows a code."""
 

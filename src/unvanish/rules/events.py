@@ -50,7 +50,9 @@ EVENTS = {
         ),
         Event("UV807", "plateau", "the learning rate has decayed to nothing", """
             The learning rate has fallen below a thousandth of its largest value while every layer's update is below a
-            millionth of its weights: the training stands still.""",
+            millionth of its weights: the training stands still. At the end of a training that is as it should be. Once
+            half of all steps were made so, and the loss is still above nine tenths of its first, it is an error: the
+            schedule was over before anything was learned. The largest rate is that of the run, whoever has set it.""",
         ),
         Event("UV808", "skipped", "steps were skipped because the scaled loss overflowed", """
             A GradScaler found gradients that are not finite after it had multiplied the loss by its scale, skipped the
@@ -79,6 +81,25 @@ EVENTS = {
             then goes by the sum of all gradients since the start, most of which were taken elsewhere, as with a
             momentum of 1: it swings, and the more so the longer it lasts. The parts of one accumulated batch are none:
             the first of them begins with nothing.""",
+            level="error",
+        ),
+        Event("UV812", "outdated", "the network computes with weights of an earlier step", """
+            torch.autocast keeps the low-precision copy of each weight until the outermost block ends, whatever the
+            optimizer does to the weight meanwhile. Where one block stands around the training loop as a whole, or
+            around all batches of an epoch, every forward pass goes by the weights of the first: the loss stands still
+            while the weights run away. Shown by the graph: the copy that a layer's forward pass was made with is the
+            one that an earlier sampled step had used, and a step has moved the layer since. Put autocast around each
+            forward pass alone, as torch's documentation does, or give it cache_enabled=False.""",
+            level="error",
+        ),
+        Event("UV813", "unmoved", "the steps move nothing, as the loss is too small", """
+            From the first sample on 10,000 steps like these would move the weights by less than a thousandth of their
+            norm, and lower the loss by less than a tenth; or an optimizer with an eps, as Adam, finds the gradient of
+            every layer a hundred times below it. The rate is not rising, and not far below that of its schedule. And
+            the loss has a slope: the norms of gradient and weights, multiplied, are more than a hundredth of it, which
+            they are whatever unit it is measured in, and at a minimum are not. So it is its unit that is too small, as
+            where it is divided by the number of samples twice. An error where the loss is one that is known and holds
+            more than a thousandth of what there is to learn, else a note.""",
             level="error",
         ),
     )

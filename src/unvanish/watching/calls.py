@@ -142,6 +142,8 @@ class Calls:
         self.thread = me
         self.box.before(model, args, kwargs)
         if self.sampled:
+            cast = self.box.running is not None and self.box.running.autocast is not None
+            self.signals.casting = cast and torch.is_autocast_cache_enabled()
             self.looked = {}
             self.signals.arm()
             self.processes.called(model)

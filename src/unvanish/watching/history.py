@@ -2,7 +2,8 @@
 
 A departure is at least a decade from the layer's own baseline, held over several samples; what it is a departure of is
 taken relative to the other layers of the same step, so that a loss that falls, or a rate that changes, is none.
-These findings are notes: a change is no illness by itself, and the rules of a check say where there is one.
+These findings are notes: a change is no illness by itself, and the rules of a check say where there is one. A rate that
+has come to nothing becomes an error once half of the training was made so, for nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SHUT = 0.5
 SPIKE = 1.0
 """log10 of the loss over its running median."""
 
+
+LEFT = 0.9
+"""Share of the first losses; with more of it left there, a training has hardly begun."""
 
 STEP_SIZE = "log10 of the step over the norm of the weights"
 MOVES = FIELDS.index("update_to_weight_ratio")
@@ -100,6 +104,10 @@ class History:
             elif episode.told and episode.off >= HELD:
                 over.append((code, name))
                 del self.episodes[key]
+            elif code == "UV807" and episode.level != "error" and self._for_nothing(sample.step, episode.began):
+                episode.level = "error"
+                over.append((code, name))
+                began.append(_of_the_wasted(_finding(code, name, value, base, episode.began), sample.step))
         return began, over
 
     def _layers(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
@@ -160,6 +168,13 @@ class History:
             still = rate < 1e-3 * self.highest_rate and max(known) < 1e-6
             found.append(("UV807", -1, rate, self.highest_rate, still))
         return found
+
+    def _for_nothing(self, step: int, began: int) -> bool:
+        """Whether half of all steps were made since the rate is at nothing, and little was learned before.
+
+        A schedule that has come to its end ends the training with it.
+        """
+        return step >= 2 * began and median(self.losses[-WARM_UP:]) > LEFT * min(self.first_losses, default=math.inf)
 
     def _too_large(self, move: float, loss: float, rate: float, step: int) -> Finding:
         """Steps that throw the weights about, or have wiped out those of the start, and lower nothing."""
@@ -227,3 +242,13 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
         message=f"since step {step:,}: {event.title}{where} ({sense}).",
         evidence=(Evidence(name=what, value=value), Evidence(name=f"{what}, {before}", value=base)),
     )  # fmt: skip
+
+
+def _of_the_wasted(finding: Finding, step: int) -> Finding:
+    """Of a rate at nothing, before anything was learned: ``step`` is twice as far, and more."""
+    more = (
+        f" By step {step:,} half of all steps and more have moved nothing, and the loss is where it began: the schedule"
+        " is over too soon (a decay in every batch that was meant for every epoch, a plateau that was never waited for,"
+        " a rate set by hand)."
+    )
+    return finding.replace(level="error", cause="learning rate", message=finding.message + more)

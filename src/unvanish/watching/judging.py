@@ -16,17 +16,22 @@ from unvanish.records import Finding, Setting
 from unvanish.rules import judge
 from unvanish.watching.between import ADDED_UP, WIPED, found_between
 from unvanish.watching.carried import TOO_LARGE
+from unvanish.watching.casts import STALE, of_the_casts
 from unvanish.watching.dated import dated
 from unvanish.watching.growth import Growth
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
 from unvanish.watching.thrown import Thrown
+from unvanish.watching.unmoved import UNMOVED, Unmoved
 
 TOGETHER = 10
 """So many steps wait for each other at most; the first so many samples of a run do not wait."""
 
 PATIENCE = 0.25
 """Seconds after which none waits any longer: where a step takes its time, judging costs nothing beside it."""
+
+AT_ONCE = frozenset((WIPED, ADDED_UP, STALE, UNMOVED))
+"""Findings that one sample proves; of the first two, until some sample has shown that it is otherwise as a rule."""
 
 
 class Judging:
@@ -42,7 +47,7 @@ class Judging:
         self.columns, self.found, self.tell, self.over = columns, found, tell, over
         self.history, self.lock = History(), threading.RLock()
         self.episodes: dict[str, Episode] = {}
-        self.thrown, self.growth = Thrown(), Growth()
+        self.thrown, self.growth, self.unmoved = Thrown(), Growth(), Unmoved()
         self.waiting: list[tuple[Sample, Setting]] = []
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
@@ -77,7 +82,8 @@ class Judging:
             for finding in self.found:
                 if finding.code in self.episodes:
                     self.over(step, finding.code, finding.layers)
-            self.history, self.episodes, self.thrown, self.growth = History(), {}, Thrown(), Growth()
+            self.history, self.episodes = History(), {}
+            self.thrown, self.growth, self.unmoved = Thrown(), Growth(), Unmoved()
             self.recent.clear()
 
     @property
@@ -104,6 +110,10 @@ class Judging:
                     now.setdefault(finding.code, finding)
         between = {each.code: each for each in found_between(sample, setting.dtype, setting.optimizer)}
         now |= between
+        if (stale := of_the_casts(sample, self.columns, setting.autocast)) is not None:
+            now[STALE] = stale
+        if (unmoved := self.unmoved.judged(sample, self.columns, setting)) is not None:
+            now[UNMOVED] = unmoved
         if (grown := self.growth.judged(sample, self.columns, setting)) is not None:
             now[grown.code] = grown
         self.thrown.add(sample)
@@ -113,11 +123,11 @@ class Judging:
         self.proper |= {WIPED, *((ADDED_UP,) if sample.step else ())} - between.keys()
         self._follow(sample.step, now)
         began, ended = self.history.watch(sample, list(self.columns))
+        for code, layer in ended if self.large is None else [each for each in ended if each[0] != TOO_LARGE]:
+            self.over(sample.step, code, (layer,) if layer else ())
         for finding in began if TOO_LARGE not in self.episodes else [f for f in began if f.code != TOO_LARGE]:
             whole = self.history.episodes.get((finding.code, -1))
             self.tell(finding, whole.began if whole is not None and finding.code < "UV8" else sample.step)
-        for code, layer in ended if self.large is None else [each for each in ended if each[0] != TOO_LARGE]:
-            self.over(sample.step, code, (layer,) if layer else ())
         self.last = None
 
     def _follow(self, step: int, now: Mapping[str, Finding]) -> None:
@@ -129,7 +139,7 @@ class Judging:
             episode.on, episode.off = episode.on + 1, 0
             if worse := episode.told and finding.level == "error" and episode.level == "note":
                 self._over(step, code)
-            due = step == 0 or episode.on >= HELD or code in {WIPED, ADDED_UP} - self.proper
+            due = step == 0 or episode.on >= HELD or code in AT_ONCE - self.proper
             if worse or (due and not episode.told):
                 episode.told, episode.level = True, finding.level
                 self.tell(finding.replace(message=dated("since", episode.began, finding.message)), episode.began)

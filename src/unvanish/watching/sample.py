@@ -74,6 +74,13 @@ class Stake(NamedTuple):
         return Stake(self.value * factor, self.constant * factor, self.free * factor, self.rms, self.wanted)
 
 
+class Stale(NamedTuple):
+    """A layer (its place) whose forward pass was made with the weights that it had in a sampled step before."""
+
+    at: int
+    since: int
+
+
 def together(stakes: Sequence[Stake | None]) -> Stake | None:
     """Of all losses of a step; None where one of them is not known."""
     known = [each for each in stakes if each is not None]
@@ -94,6 +101,7 @@ class Sample:
     before, so that what was usual there is no measure for them. ``added_up``: the norm of what was still there of the
     gradient of the step before when this one's was computed; 0 where nothing was. ``stake``: of its loss, ``outputs``:
     log10 of the rms of each layer's output; in the first samples, and where a loss is far out of proportion.
+    ``full_rate``: the learning rate from which schedules began, or lead up to; ``eps``: the largest of the optimizers.
     """
 
     step: int
@@ -106,6 +114,9 @@ class Sample:
     added_up: float = 0.0
     stake: Stake | None = None
     outputs: dict[int, float] = field(default_factory=dict)
+    stale: Stale | None = None
+    full_rate: float = math.nan
+    eps: float = math.nan
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:

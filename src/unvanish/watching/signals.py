@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from unvanish.trace.places import own_place
 from unvanish.trace.structure import arguments
+from unvanish.watching.casts import Casts
 from unvanish.watching.guard import traced, transformed
 from unvanish.watching.norms import norm
 from unvanish.watching.shut import dead_and_saturated, flat_of
@@ -81,6 +82,7 @@ class Signals:
         self.others: set[Any] = set()  # functions that combine tensors, or read what a tensor is: no activations
         self.hidden: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()  # in a compiled one
         self.fused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.casts, self.casting = Casts(), False  # whether the call that runs is to be looked at for them
         self.open = False
         self.gauging = False  # the sizes of outputs are asked for as well
         self.outputs: dict[int, list[float | Tensor]] = {}  # of each layer log10 of the rms of what each call gave
@@ -148,6 +150,8 @@ class Signals:
                 if tensor.requires_grad:
                     if tensor.grad_fn is not None:
                         self.made[tensor.grad_fn] = at
+                        if self.casting and not self.open:
+                            self.casting = not self.casts.look(at, tensor.grad_fn)
                     tensor.register_hook(comes_back)
 
     def _gauge(self, at: int, outputs: Any) -> None:

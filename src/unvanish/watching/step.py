@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from unvanish.problem import rate_of
 from unvanish.watching.between import Kept
 from unvanish.watching.gradients import Moves, Seen
 from unvanish.watching.sample import FIELDS, NOTHING, Sample, Stake, less, together, total
@@ -58,6 +59,8 @@ class Step:
     kept: Kept = field(default_factory=Kept)
     shares: dict[int, tuple[float, float]] = field(default_factory=dict)  # saturated and dead, of all that was read
     rate: float = math.nan
+    full_rate: float = math.nan  # that schedules began from, or lead up to
+    eps: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
     scale: float = 1.0  # by which what is read in this step is multiplied
@@ -72,6 +75,13 @@ class Step:
         if not inside or not self.inner:
             self.losses.append(loss)
             self.stakes.append(stake)
+
+    def goes_by(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """An optimizer makes a step with these groups: of the rates and of eps the largest counts."""
+        for group in groups:
+            self.rate = _larger(self.rate, rate_of(group))
+            self.full_rate = _larger(self.full_rate, _number(group.get("initial_lr")))
+            self.eps = _larger(self.eps, _number(group.get("eps")))
 
     def divide(self, scale: float) -> None:
         """The losses and signals of this step are ``scale`` times too large."""
@@ -122,6 +132,7 @@ class Step:
         found.before, found.renewed = dict(before), renewed
         found.added_up = self.kept.of(self.stepped)
         found.stake, found.outputs = together(self.stakes), self.outputs
+        found.full_rate, found.eps = self.full_rate, self.eps
         return found
 
     def over(self) -> Step:
@@ -153,3 +164,11 @@ class Step:
             "loss_scale": self.scale if self.scale != 1.0 else math.nan,
             "gradient_noise_scale": self.noise,
         }
+
+
+def _larger(one: float, other: float) -> float:
+    return other if math.isnan(one) or other > one else one
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

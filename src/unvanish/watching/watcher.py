@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from unvanish.evidence.copies import stays_one_unit
-from unvanish.problem import rate_of
 from unvanish.watching.box import Box
 from unvanish.watching.broken import Scene, odd_rate
 from unvanish.watching.calls import Calls
@@ -298,8 +297,7 @@ class Watcher:
         now.taken = signals, shares, samples
         shares = now.shares = now.shares | shares  # a GAN's layers may have run before the step of another optimizer
         now.enter(found, signals, shares, samples, places)
-        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := rate_of(group))]
-        now.rate = max([now.rate, *rates], key=lambda x: -math.inf if math.isnan(x) else x)
+        now.goes_by(optimizer.param_groups)
         overflow = getattr(optimizer, "found_inf", None)
         if late:
             return
@@ -380,6 +378,7 @@ class Watcher:
                 self.notes = self.processes.keep_what_is_whole(self.now, self.table, self.notes)
                 renewed, self.table.renewed = self.table.renewed, set()
                 sample = self.now.sample(self.step, self.signals.before, renewed)
+                sample.stale = self.signals.casts.ends(self.step, self.now.moved)
                 self.proportion.of(sample)
                 self.on_sample(sample)
             elif self.now.stepped and self.now.losses:
