@@ -142,7 +142,7 @@ def test_a_pace_that_grows_exponentially_is_judged_by_its_growth(rate: float, pl
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_few_longer_steps_by_chance_are_no_growth(seed: int) -> None:
-    from unvanish.rules.conditions import grown
+    from unvanish.rules.pace import grown
 
     facts = unvanish.diagnose(problem(seed, lambda p: torch.optim.SGD(p, 1e-7))).flow.step
     assert facts is not None

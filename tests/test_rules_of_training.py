@@ -258,6 +258,8 @@ SLOW = STEP.replace(
         ({"lengths": (1.0, 1.99, 2.97, 3.94, 4.9, 5.85), "needed": 60_000.0}, "error"),  # momentum 0.99: 10,256 steps
         ({"lengths": (1.0, 2.1, 2.9, 4.6, 7.7, 5.81)}, ""),  # more than twice 2.9: it finds its own rate
         ({"lengths": (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, ""),  # a warm-up inside
+        ({"lengths": (1.0, 1.2, 160.0, 300.0, 15.0, 1.5)}, ""),  # it leaps and comes back, as Prodigy does
+        ({"lengths": (1.0, 1.2, 14.0, 2.0, 1.0, 1.0)}, "error"),  # one large batch: less than 10 · 3/2 times the second
     ],
 )
 def test_a_learning_rate_too_small_is_shown_by_several_steps(change: dict[str, Any], level: str) -> None:

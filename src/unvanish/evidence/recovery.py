@@ -30,7 +30,8 @@ from unvanish.evidence.step import stepped
 from unvanish.flow.look import Look
 from unvanish.problem import Optimizers
 from unvanish.records import LossFacts, StepFacts
-from unvanish.rules.conditions import rises_steadily, to_reach
+from unvanish.rules.conditions import to_reach
+from unvanish.rules.pace import rises_steadily
 
 FIRST = tuple(range(30, 101, 10))
 DOUBLED = (200, 400, 800)

@@ -30,7 +30,7 @@ from unvanish.flow.updates import Updates
 from unvanish.preserve.loaders import own_generators
 from unvanish.problem import Optimizer, Optimizers, Problem, name_of, parts_of, rate_of
 from unvanish.records import LossFacts, StepFacts
-from unvanish.rules.conditions import finds_its_rate, near_its_limit, needed_at_full_pace
+from unvanish.rules.pace import finds_its_rate, near_its_limit, needed_at_full_pace
 
 RUNGS = 6  # tenfold changes of the step size tried beyond the first
 DEEPEST = 60  # tenfold changes down where the loss keeps overshooting: from the end of float32 to below its rounding

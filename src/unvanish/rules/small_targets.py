@@ -6,14 +6,7 @@ import math
 
 from unvanish.decide.limits import FORWARD_GROWTH
 from unvanish.records import Flow
-from unvanish.rules.conditions import (
-    FAR,
-    forward_growth_of,
-    hindered,
-    out_of_proportion,
-    settled,
-    takes_logits,
-)
+from unvanish.rules.conditions import FAR, forward_growth_of, hindered, out_of_proportion, settled, takes_logits
 
 BEYOND = 1e8
 """Times the best constant output's loss that is left after real steps, from which on more of them are no help. With 64

@@ -5,7 +5,8 @@ from __future__ import annotations
 from unvanish.decide import CRAWL
 from unvanish.records import Evidence, Flow, StepFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import OF_ONE_LOOK, little_gained, part_of_layers, planned, steps_to_judge
+from unvanish.rules.conditions import OF_ONE_LOOK, part_of_layers, steps_to_judge
+from unvanish.rules.pace import little_gained, planned
 from unvanish.rules.wording import about
 
 HALF_A_RUNG = 10.0**0.5

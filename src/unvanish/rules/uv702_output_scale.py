@@ -6,7 +6,8 @@ import math
 
 from unvanish.records import Evidence, Flow
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, planned, shrunk_level
+from unvanish.rules.conditions import FAR, OF_ONE_LOOK, far_outputs, shrunk_level
+from unvanish.rules.pace import planned
 from unvanish.rules.small_targets import BEYOND, small_level, small_targets
 from unvanish.rules.wording import about, place
 from unvanish.words.numbers import number

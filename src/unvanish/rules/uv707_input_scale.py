@@ -7,7 +7,8 @@ import math
 from unvanish.decide.stationary import floor_of
 from unvanish.records import Evidence, Flow, InputFacts
 from unvanish.rules import Statement, rule
-from unvanish.rules.conditions import inputs_saturate, planned, settled
+from unvanish.rules.conditions import inputs_saturate, settled
+from unvanish.rules.pace import planned
 from unvanish.rules.wording import about, factor
 from unvanish.words.numbers import number, percent
 from unvanish.words.spans import called
