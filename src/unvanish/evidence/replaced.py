@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from unvanish.flow.layers import Layer
 from unvanish.flow.updates import Updates
@@ -26,24 +26,28 @@ def partly_left_out(updates: Updates, called: Iterable[Layer]) -> dict[str, nn.P
 def stale(updates: Updates, capture: Capture, missing: Sequence[nn.Parameter]) -> int:
     """Entries of what the optimizer holds, and the model has no more, in the place of parameters that it should hold.
 
-    A new head has other classes: of the same number of axes all but one must be as long. 0 unless each of the missing
-    has such a tensor of its own. Those that the forward pass uses, though no module of the model owns them, are in use.
+    Those that the forward pass uses, though no module of the model owns them, are in use.
     """
-    if not missing:
-        return 0
     own = {id(p) for p in capture.model.parameters()} | set(capture.outside)
     groups = updates.optimizer.param_groups
-    strange = [p for group in groups for p in group["params"] if id(p) not in own]
-    held = sum(p.numel() for p in strange)
+    return in_the_place_of(missing, [p for group in groups for p in group["params"] if id(p) not in own])
+
+
+def in_the_place_of(missing: Sequence[Tensor], strange: Sequence[Tensor]) -> int:
+    """How many entries of ``strange`` tensors stand for the missing; 0 unless each of these has one of its own.
+
+    A new head has other classes: of the same number of axes all but one must be as long.
+    """
+    left = list(strange)
     for parameter in sorted(missing, key=lambda p: -p.ndim):
-        match = next((k for k, p in enumerate(strange) if _alike(p, parameter)), None)
+        match = next((k for k, p in enumerate(left) if _alike(p, parameter)), None)
         if match is None:
             return 0
-        del strange[match]
-    return held - sum(p.numel() for p in strange)
+        del left[match]
+    return sum(p.numel() for p in strange) - sum(p.numel() for p in left)
 
 
-def _alike(one: nn.Parameter, other: nn.Parameter) -> bool:
+def _alike(one: Tensor, other: Tensor) -> bool:
     return one.ndim == other.ndim and sum(a != b for a, b in zip(one.shape, other.shape, strict=True)) <= 1
 
 

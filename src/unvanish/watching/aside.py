@@ -3,16 +3,18 @@ fit the loss, units that are one, nan in what is no part of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from unvanish.evidence.replaced import in_the_place_of
 from unvanish.problem import name_of
 from unvanish.records import CopyFacts, Finding, Setting
 from unvanish.rules import ask
 from unvanish.watching.beside import Beside
 from unvanish.watching.dated import dated
+from unvanish.watching.gradients import held
 from unvanish.watching.history import HELD
 from unvanish.watching.kept_elsewhere import odd_copies, of_the_copy, was_watched
 from unvanish.watching.paired import PAIRED, finding_of
@@ -83,12 +85,21 @@ class Aside:
             idle = self._idle_optimizer() if layers and out is beside.waiting else ""
             if layers and not any({*layers} <= {*each} for each in self.out):
                 self.out.append(layers)
-                self.tell(_of_left_out(layers, names, step, idle), step)
+                instead = 0 if idle else self._in_their_place(out.news)
+                self.tell(_of_left_out(layers, names, step, idle, instead), step)
 
     def _idle_optimizer(self) -> str:
         watcher = self.watcher
         idle = [each for each in watcher.optimizers.values() if id(each) not in watcher.nesting.stepped]
         return " and ".join(dict.fromkeys(name_of(each) for each in idle))
+
+    def _in_their_place(self, places: Iterable[int]) -> int:
+        """Entries that the optimizers hold instead of these layers', and that no model has, nor any loss uses."""
+        table = self.watcher.table
+        own = {id(p) for model in table.models.values() for p in model.parameters()}
+        every = (p for each in self.watcher.optimizers.values() for p in held(each))
+        strange = [p for p in every if id(p) not in own and p.grad is None]
+        return in_the_place_of([p for at in places for p in table.places[at].trainable], strange)
 
     def look_at_what_rests(self, step: int, last: bool = False) -> None:
         """Tell of nan in weights and statistics that no step moves; ``last``: when the run ends, of all."""
@@ -152,8 +163,11 @@ def _of_one_unit(
     ]
 
 
-def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle: str) -> Finding:
-    """Layers that get a gradient which no optimizer uses; ``idle``: the one that holds them and makes no step."""
+def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle: str, instead: int) -> Finding:
+    """Layers that get a gradient which no optimizer uses.
+
+    ``idle``: the one that holds them and makes no step; ``instead``: entries that one holds and no model has any more.
+    """
     if idle:
         text = (
             f"{named(names, all_names)} had a gradient in the last {HELD} samples, but {idle}, which holds"
@@ -163,11 +177,16 @@ def _of_left_out(names: Sequence[str], all_names: Sequence[str], step: int, idle
             code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
             message=f"at step {step:,}: {text}",
         )  # fmt: skip
+    more = "If that is meant, requires_grad_(False) says so."
+    if instead:
+        more = (
+            f"One holds {instead:,} parameters of such shapes that no model has any more: it was made before they were"
+            " replaced by new ones. Make it after that."
+        )
     return Finding(
-        code="UV605", verdict="left_out", level="note", layers=tuple(names), cause="optimizer",
+        code="UV605", verdict="left_out", level="error" if instead else "note", layers=tuple(names), cause="optimizer",
         message=f"at step {step:,}: {named(names, all_names)} had a gradient in the last {HELD} samples, but no"
-        f" optimizer that was seen holds {_them(names)}: no step moves {_them(names)}. If that is meant,"
-        " requires_grad_(False) says so.",
+        f" optimizer that was seen holds {_them(names)}: no step moves {_them(names)}. {more}",
     )  # fmt: skip
 
 
