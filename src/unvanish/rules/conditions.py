@@ -73,11 +73,15 @@ def fast_decay_level(flow: Flow) -> str:
     """``error`` where fast weight decay holds the loss at its best constant, ``note`` where it costs a tenth; or "".
 
     Of the way from the loss of the best constant output to the lowest. A note, too, where the steps that were tried do
-    not tell: there is no such scale, or they win less than a tenth without decay.
+    not tell: there is no such scale, they win less than a tenth without decay, or layers have vanished, as they do once
+    their weights are gone.
     """
     loss, step, arrival = flow.loss, flow.step, flow.next_step
-    if arrival is None or (arrival.decay_share or 0.0) < DECAYS_FAST or settled(flow) or hindered(flow):
+    if arrival is None or (arrival.decay_share or 0.0) < DECAYS_FAST or settled(flow):
         return ""
+    if hindered(flow):
+        verdicts = {layer.verdict for layer in flow.layers if layer.verdict in HINDERED}
+        return "note" if verdicts == {"vanished"} and not flow.nonfinite and not arrival.nonfinite else ""
     if step is None or loss is None or step.decayed is None or step.undecayed is None:
         return "note"
     gap = gap_of(loss)

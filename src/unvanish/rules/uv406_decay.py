@@ -47,7 +47,7 @@ def decay(flow: Flow, *, threshold: float = BALANCED) -> list[Statement]:
     back, with the decay and without. An error where the loss stays at that of the best constant with it, and comes a
     tenth of the way down without it; a note where the decay costs a tenth of the way; nothing where it costs less, as
     in a network whose weights are all normalised. A note, too, where these steps do not tell: the loss has no scale, or
-    comes no tenth of the way without decay either.
+    comes no tenth of the way without decay either, or layers have vanished, as they do once their weights are gone.
 
     What helps: a smaller weight decay.
 

@@ -18,6 +18,7 @@ from unvanish.watching.between import ADDED_UP, WIPED, found_between
 from unvanish.watching.carried import TOO_LARGE
 from unvanish.watching.casts import STALE, of_the_casts
 from unvanish.watching.dated import dated
+from unvanish.watching.eaten import Eaten
 from unvanish.watching.growth import Growth
 from unvanish.watching.history import HELD, Episode, History
 from unvanish.watching.sample import Column, Sample, flow_of
@@ -47,7 +48,7 @@ class Judging:
         self.columns, self.found, self.tell, self.over = columns, found, tell, over
         self.history, self.lock = History(), threading.RLock()
         self.episodes: dict[str, Episode] = {}
-        self.thrown, self.growth, self.unmoved = Thrown(), Growth(), Unmoved()
+        self.thrown, self.growth, self.unmoved, self.eaten = Thrown(), Growth(), Unmoved(), Eaten()
         self.waiting: list[tuple[Sample, Setting]] = []
         self.last: Sample | None = None  # that is being judged
         self.recent: deque[Sample] = deque(maxlen=HELD + 1)  # that were judged; a finding may wait for HELD of them
@@ -83,7 +84,7 @@ class Judging:
                 if finding.code in self.episodes:
                     self.over(step, finding.code, finding.layers)
             self.history, self.episodes = History(), {}
-            self.thrown, self.growth, self.unmoved = Thrown(), Growth(), Unmoved()
+            self.thrown, self.growth, self.unmoved, self.eaten = Thrown(), Growth(), Unmoved(), Eaten()
             self.recent.clear()
 
     @property
@@ -103,11 +104,12 @@ class Judging:
     def _judge(self, sample: Sample, setting: Setting) -> None:
         now: dict[str, Finding] = {}
         self.recent.append(sample)
+        self.eaten.add(sample)
         self.last = sample
         for group in sample.groups:
             for finding in judge(decide(flow_of(sample, self.columns, setting, group))):
                 if finding.verdict not in ("nonfinite", "undecided"):
-                    now.setdefault(finding.code, finding)
+                    now.setdefault(finding.code, self.eaten.explains(finding, sample))
         between = {each.code: each for each in found_between(sample, setting.dtype, setting.optimizer)}
         now |= between
         if (stale := of_the_casts(sample, self.columns, setting.autocast)) is not None:

@@ -101,7 +101,9 @@ class Sample:
     before, so that what was usual there is no measure for them. ``added_up``: the norm of what was still there of the
     gradient of the step before when this one's was computed; 0 where nothing was. ``stake``: of its loss, ``outputs``:
     log10 of the rms of each layer's output; in the first samples, and where a loss is far out of proportion.
-    ``full_rate``: the learning rate from which schedules began, or lead up to; ``eps``: the largest of the optimizers.
+    ``full_rate``: the learning rate from which schedules began, or lead up to; ``eps``: the largest of the optimizers;
+    ``decay``: the largest share
+    of its weights that a group of parameters loses to weight decay in a step, with what momentum makes of it.
     """
 
     step: int
@@ -117,6 +119,7 @@ class Sample:
     stale: Stale | None = None
     full_rate: float = math.nan
     eps: float = math.nan
+    decay: float = math.nan
 
 
 def flow_of(sample: Sample, columns: Sequence[Column], setting: Setting, group: Iterable[int]) -> Flow:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, optim
 
+from unvanish.flow.adam import decays_apart
 from unvanish.problem import rate_of
 from unvanish.watching.between import Kept
 from unvanish.watching.gradients import Moves, Seen
@@ -61,6 +62,7 @@ class Step:
     rate: float = math.nan
     full_rate: float = math.nan  # that schedules began from, or lead up to
     eps: float = math.nan
+    decay: float = math.nan
     scaler: Any = None
     plain: Tensor | None = None  # the loss that was scaled
     scale: float = 1.0  # by which what is read in this step is multiplied
@@ -76,10 +78,15 @@ class Step:
             self.losses.append(loss)
             self.stakes.append(stake)
 
-    def goes_by(self, groups: Iterable[Mapping[str, Any]]) -> None:
-        """An optimizer makes a step with these groups: of the rates and of eps the largest counts."""
-        for group in groups:
-            self.rate = _larger(self.rate, rate_of(group))
+    def goes_by(self, optimizer: Any) -> None:
+        """An optimizer makes a step: of the rates of its groups, of eps and of what decays the largest counts."""
+        plain = type(optimizer) is optim.SGD
+        for group in optimizer.param_groups:
+            rate = rate_of(group)
+            self.rate = _larger(self.rate, rate)
+            if plain or decays_apart(optimizer, group):  # else it is the gradient that the decay is a part of
+                kept = _number(group.get("momentum")) if plain else 0.0  # of each step, in all that come after it
+                self.decay = _larger(self.decay, rate * _number(group.get("weight_decay")) / max(1.0 - kept, 1e-3))
             self.full_rate = _larger(self.full_rate, _number(group.get("initial_lr")))
             self.eps = _larger(self.eps, _number(group.get("eps")))
 
@@ -132,7 +139,7 @@ class Step:
         found.before, found.renewed = dict(before), renewed
         found.added_up = self.kept.of(self.stepped)
         found.stake, found.outputs = together(self.stakes), self.outputs
-        found.full_rate, found.eps = self.full_rate, self.eps
+        found.full_rate, found.eps, found.decay = self.full_rate, self.eps, self.decay
         return found
 
     def over(self) -> Step:

@@ -297,7 +297,7 @@ class Watcher:
         now.taken = signals, shares, samples
         shares = now.shares = now.shares | shares  # a GAN's layers may have run before the step of another optimizer
         now.enter(found, signals, shares, samples, places)
-        now.goes_by(optimizer.param_groups)
+        now.goes_by(optimizer)
         overflow = getattr(optimizer, "found_inf", None)
         if late:
             return
