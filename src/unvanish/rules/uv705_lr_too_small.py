@@ -57,20 +57,19 @@ def lr_too_small(
     gap takes more than ``times`` the planned steps (10,000 if none are given); and as many steps, really taken with the
     rate times ``scale`` (100, or half the limit of the curvature), lower the loss at least ``gain`` times as much, or
     scale/3 times if that is less; and where the limit is known, a rate of half of it would be done in the planned
-    steps; and these, laid end to end, do not go as far as the weights of the median layer are large, for else they can.
-    A network that leaves a flat stretch gains faster with every step: where larger steps won more than in proportion,
-    nothing is said if at that exponential growth the planned steps suffice, and below three times those, within which a
-    look is right, it is a note. Adam's steps count at the length to which they grow as its second moment forgets larger
-    gradients. Or, where rounding hides what they win, all planned steps change no layer by a thousandth, and ten times
-    their way in one go wins less than a hundredth of the gap, though the slope is there that would win more. From 1 to
-    ``times`` the planned steps, or unproven, it is a note; but where the optimizer has counted all of the planned
-    steps, and more than ``left`` of the reduction remains, not all of it a constant output's to win, more than the
-    planned steps are proof enough. Where layers are frozen, or no optimizer holds them, it is at most a note: the
-    others need not reach the best outputs of all at any rate. Where layers are vanished, dead, gated, exploding or
-    below eps, an activation is saturated, or the rate is near its limit, the rate is not what is wrong. A rate of
-    exactly 0 after the first step and before the last planned is an error; a note where no number was planned and the
-    schedule has won, before the first step without a schedule, and at a millionth of the schedule's where steps are not
-    counted.
+    steps; and these, laid end to end, go less far than the weights of the median layer are large. A network that leaves
+    a flat stretch gains faster with every step: where larger steps won more than in proportion, nothing is said if at
+    that exponential growth the planned steps suffice, and below three times those, within which a look is right, it is
+    a note. Adam's steps count at the length to which they grow as its second moment forgets larger gradients. Or, where
+    rounding hides what they win, all planned steps change no layer by a thousandth, and ten times their way in one go
+    wins less than a hundredth of the gap, though a slope is left. From 1 to ``times`` the planned steps, or unproven,
+    it is a note; but where the optimizer has counted all of the planned steps, and more than ``left`` of the reduction
+    remains, not all of it a constant output's to win, more than the planned steps are proof enough. Where layers are
+    frozen, or no optimizer holds them, it is at most a note: the others need not reach the best outputs of all at any
+    rate. Where layers are vanished, dead, gated, exploding or below eps, an activation is saturated, or the rate is
+    near its limit, the rate is not what is wrong. A rate of exactly 0 after the first step and before the last planned
+    is an error; a note where no number was planned and the schedule has won, before the first step without a schedule,
+    and at a millionth of the schedule's where steps are not counted.
 
     What helps: a learning rate 10 to 100 times larger; a range test finds the limit.
 
