@@ -153,6 +153,43 @@ def test_a_rate_that_falls_to_nothing_before_anything_is_learned_is_an_error(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_regression_at_its_noise_has_learned_what_there_is(seed: int, tmp_path: Path) -> None:
+    """The least loss is 4, the constant's 4.16: all was learned before the rate came to nothing."""
+    torch.manual_seed(seed)
+    net, x = nn.Linear(16, 1), torch.randn(4096, 16)
+    y = 0.1 * x.sum(1, keepdim=True) + 2.0 * torch.randn(4096, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    with unvanish.watch(net, optimizer, to=tmp_path / "r.unvanish") as run:
+        for step in range(500):
+            optimizer.param_groups[0]["lr"] = 0.05 * 0.9 ** min(step, 250)
+            rows = torch.randint(0, 4096, (64,))
+            optimizer.zero_grad()
+            F.mse_loss(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+    assert {each.code: each.level for each in run.findings}["UV807"] == "note"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("make", "norm", "level"), [(sgd, 1e-6, "error"), (sgd, 1.0, ""), (adam, 1e-6, "")])
+def test_a_gradient_clipped_to_nothing_is_told_as_that(
+    make: Made, norm: float, level: str, seed: int, tmp_path: Path
+) -> None:
+    """Adam divides the clipping out, as long as it is above eps."""
+    torch.manual_seed(seed)
+    net, x = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)), torch.randn(512, 16)
+    y, optimizer = (x @ torch.randn(16, 4)).argmax(1), make(net.parameters())
+    with unvanish.watch(net, optimizer, to=tmp_path / "r.unvanish") as run:
+        for _ in range(120):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), norm)
+            optimizer.step()
+    told = [each for each in run.findings if each.code == "UV813"]
+    assert [(each.level, each.cause) for each in told] == ([(level, "clipping")] if level else [])
+    assert all("Clip at a larger norm" in each.message for each in told)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_schedule_that_ends_with_the_training_is_none(seed: int, tmp_path: Path) -> None:
     found, _ = trained(seed, tmp_path, sgd, times(1.0), after=cosine)
     assert "UV807" not in found or found["UV807"].level == "note"

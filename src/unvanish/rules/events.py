@@ -50,9 +50,10 @@ EVENTS = {
         ),
         Event("UV807", "plateau", "the learning rate has decayed to nothing", """
             The learning rate has fallen below a thousandth of its largest value while every layer's update is below a
-            millionth of its weights: the training stands still. At the end of a training that is as it should be. Once
-            half of all steps were made so, and the loss is still above nine tenths of its first, it is an error: the
-            schedule was over before anything was learned. The largest rate is that of the run, whoever has set it.""",
+            millionth of its weights: the training stands still. At the end of a training that is as it should be. It is
+            an error once half of all steps were made so, the loss, one that is known, holds nine tenths of what there
+            is to learn, and all steps laid end to end are less than a tenth of the weights' norm: the schedule was over
+            before anything was learned. The largest rate is that of the run, whoever has set it.""",
         ),
         Event("UV808", "skipped", "steps were skipped because the scaled loss overflowed", """
             A GradScaler found gradients that are not finite after it had multiplied the loss by its scale, skipped the
@@ -98,7 +99,8 @@ EVENTS = {
             every layer a hundred times below it. The rate is not rising, and not far below that of its schedule. And
             the loss has a slope: the norms of gradient and weights, multiplied, are more than a hundredth of it, which
             they are whatever unit it is measured in, and at a minimum are not. So it is its unit that is too small, as
-            where it is divided by the number of samples twice. An error where the loss is one that is known and holds
+            where it is divided by the number of samples twice; or clipping takes the gradient to nothing, if the steps
+            would be long enough without. An error where the loss is one that is known and holds
             more than a thousandth of what there is to learn, else a note.""",
             level="error",
         ),

@@ -16,7 +16,7 @@ from unvanish.decide.limits import CONVERGED
 from unvanish.records import Evidence, Finding
 from unvanish.rules import rules
 from unvanish.rules.events import EVENTS
-from unvanish.watching.sample import FIELDS, LARGE, Column, Sample, relative_sizes, whole_move
+from unvanish.watching.sample import FIELDS, LARGE, Column, Sample, Stake, relative_sizes, whole_move
 from unvanish.words.numbers import number, times
 from unvanish.words.spans import called
 
@@ -40,7 +40,11 @@ SPIKE = 1.0
 
 
 LEFT = 0.9
-"""Share of the first losses; with more of it left there, a training has hardly begun."""
+"""Share of the first losses, and of what there is to learn; with more of it left a training has hardly begun."""
+
+SHORT = 0.1
+"""All steps laid end to end, in norms of the weights, below which it was their length that kept anything from being
+learned: a loss may also stay where it is because there is only noise left in it, but it takes a way to get there."""
 
 STEP_SIZE = "log10 of the step over the norm of the weights"
 MOVES = FIELDS.index("update_to_weight_ratio")
@@ -74,12 +78,17 @@ class History:
     constant: float = math.inf
     first_loss: float = math.nan
     first_move: float = math.nan
+    stake: Stake | None = None  # of the first loss that is known
+    way: float = 0.0  # of all steps so far, in norms of the weights, at the most
+    move: float = 0.0  # of the last sampled step
+    at: int = -1  # which it was
 
     def watch(self, sample: Sample, columns: list[Column]) -> tuple[list[Finding], list[tuple[str, str]]]:
         """New findings, and (code, layer) of those that are over."""
         for key in [each for each in self.baselines if each[0] in sample.renewed] if sample.renewed else ():
             del self.baselines[key]
             self.settled.discard(key)
+        self._goes(sample)
         began: list[Finding] = []
         over: list[tuple[str, str]] = []
         for code, at, value, base, there in [*self._layers(sample), *self._whole(sample)]:
@@ -169,12 +178,22 @@ class History:
             found.append(("UV807", -1, rate, self.highest_rate, still))
         return found
 
+    def _goes(self, sample: Sample) -> None:
+        """Steps between two samples are as long as the longer of those."""
+        move = whole_move(sample.rows)
+        before, self.move = self.move, 0.0 if math.isnan(move) else 10.0**move
+        self.way += max(before, self.move) * (sample.step - self.at)
+        self.at, self.stake = sample.step, self.stake or sample.stake
+
     def _for_nothing(self, step: int, began: int) -> bool:
-        """Whether half of all steps were made since the rate is at nothing, and little was learned before.
+        """Whether half of all steps were made since the rate is at nothing, and those before led nowhere.
 
         A schedule that has come to its end ends the training with it.
         """
-        return step >= 2 * began and median(self.losses[-WARM_UP:]) > LEFT * min(self.first_losses, default=math.inf)
+        if step < 2 * began or self.way >= SHORT or self.stake is None:
+            return False
+        now, constant, free = median(self.losses[-WARM_UP:]), self.stake.constant, self.stake.free
+        return now > LEFT * min(self.first_losses) and now - free > LEFT * (constant - free) > 0.0
 
     def _too_large(self, move: float, loss: float, rate: float, step: int) -> Finding:
         """Steps that throw the weights about, or have wiped out those of the start, and lower nothing."""
@@ -247,8 +266,8 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
 def _of_the_wasted(finding: Finding, step: int) -> Finding:
     """Of a rate at nothing, before anything was learned: ``step`` is twice as far, and more."""
     more = (
-        f" By step {step:,} half of all steps and more have moved nothing, and the loss is where it began: the schedule"
-        " is over too soon (a decay in every batch that was meant for every epoch, a plateau that was never waited for,"
-        " a rate set by hand)."
+        f" By step {step:,} half of all steps and more have moved nothing, those before went less than a tenth of the"
+        " weights' norm, and the loss is where it began: the schedule is over too soon (a decay in every batch that was"
+        " meant for every epoch, a plateau that was never waited for, a rate set by hand)."
     )
     return finding.replace(level="error", cause="learning rate", message=finding.message + more)

@@ -58,7 +58,8 @@ class Unmoved:
             return None
         rate, loss = (sample.series.get(name, math.nan) for name in ("learning_rate", "loss"))
         known = {at: row for at, row in sample.rows.items() if not math.isnan(row[MOVE])}
-        slope = _slope(sample, loss)
+        clipped = _clipped(sample)
+        slope = _slope(sample, loss) + clipped
         if not known or not rate > 0.0 or math.isnan(slope):
             return None
         move, below = _move(sample), _below_eps(sample, columns)
@@ -73,7 +74,7 @@ class Unmoved:
         full = not rate < 0.5 * sample.full_rate
         if not (level and full and slope > SLOPE) or self.gap <= CONVERGED:
             return None
-        return self._said(sample, setting, move, slope, below)
+        return self._said(sample, setting, move, slope, below, clipped)
 
     def _learns(self, sample: Sample) -> None:
         stake = sample.stake
@@ -81,14 +82,24 @@ class Unmoved:
             share = (stake.value - stake.free) / (stake.constant - stake.free)
             self.gap = share if math.isnan(self.gap) else max(self.gap, share)
 
-    def _said(self, sample: Sample, setting: Setting, move: float, slope: float, below: float) -> Finding:
+    def _said(
+        self, sample: Sample, setting: Setting, move: float, slope: float, below: float, clipped: float
+    ) -> Finding:
         event, rate = EVENTS[UNMOVED], sample.series["learning_rate"]
-        by_rate = not below < BELOW and (rate < RATE or abs(sample.series["loss"]) >= SMALL)
+        whole = below + clipped >= BELOW if below < BELOW else move + clipped >= STILL
+        by_clip = clipped > 0.0 and whole  # without it the steps would be long enough
+        by_rate = not by_clip and not below < BELOW and (rate < RATE or abs(sample.series["loss"]) >= SMALL)
         sure = not math.isnan(self.gap) and not by_rate
         size = "not at all" if move == -math.inf else f"by {factor(move)} of their norm"
         loss, optimizer = number(sample.series["loss"]), setting.optimizer
         text = f"the steps of {optimizer} (learning rate {number(rate)}) move the weights {size}"
-        if below < BELOW:
+        if by_clip:
+            norm = sample.series["log10_grad_norm"]
+            text += (
+                f", and {HORIZON:,} of them win nothing: before each step clipping takes the gradient from a norm of"
+                f" {factor(norm)} to {factor(norm - clipped)}. Clip at a larger norm"
+            )
+        elif below < BELOW:
             text += (
                 f": the loss is {loss}, and the gradient of every layer so far below eps ({number(sample.eps)}) that"
                 f" {optimizer} takes less than {factor(below)} of a step. Multiply the loss, or make eps smaller"
@@ -101,7 +112,9 @@ class Unmoved:
                 " weights, so that most of such a step is rounded away. Multiply the loss (is it divided twice, or by"
                 " a number that is too large?), or use a larger rate"
             )
-        if sure:
+        if sure and by_clip:
+            text += ". The gradient is not vanished."
+        elif sure:
             text += ". The gradient is not vanished: for the size of the loss it is of an ordinary size."
         elif by_rate:
             text += (
@@ -120,7 +133,7 @@ class Unmoved:
             evidence.append(Evidence(name=name, value=below, relation="<", threshold=BELOW))
         return Finding(
             code=UNMOVED, verdict=event.verdict, level="error" if sure else "note",
-            cause="learning rate" if by_rate else "size of the loss",
+            cause="clipping" if by_clip else "learning rate" if by_rate else "size of the loss",
             message=text, evidence=tuple(evidence),
         )  # fmt: skip
 
@@ -129,6 +142,12 @@ def _move(sample: Sample) -> float:
     """log10 of the whole step over the norm of all weights."""
     found = whole_move(sample.rows)
     return -math.inf if math.isnan(found) else found
+
+
+def _clipped(sample: Sample) -> float:
+    """log10 of what clipping divides the gradient by; 0 where it does not."""
+    before, after = (sample.series.get(name, math.nan) for name in ("log10_grad_norm", "log10_grad_norm_clipped"))
+    return max(before - after, 0.0) if math.isfinite(before) and math.isfinite(after) else 0.0
 
 
 def _slope(sample: Sample, loss: float) -> float:
