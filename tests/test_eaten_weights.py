@@ -68,12 +68,16 @@ def test_layers_that_vanish_by_their_slopes_are_not_put_down_to_it(decay: float,
     assert told.level == "error" and told.cause != "weight decay" and "decay" not in told.message
 
 
-def test_weights_that_something_else_took_are_not_put_down_to_it(tmp_path: Path) -> None:
-    """They are shrunk by hand, far faster than the decay of 0.001 a step could."""
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_something_else_took_are_not_put_down_to_it(late: bool, tmp_path: Path) -> None:
+    """They are shrunk by hand, faster than a decay of 0.001 a step could, or than a fast one that begins when they are
+    gone: what it takes now it has not taken in all steps before."""
     net, (x, y) = network(), classes(0)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, weight_decay=1e-2)
     with unvanish.watch(net, optimizer, to=tmp_path / "r.unvanish") as run:
-        for _ in range(200):
+        for at in range(200):
+            if late and at == 60:
+                optimizer.param_groups[0]["weight_decay"] = 0.5
             step(net, optimizer, x, y)
             with torch.no_grad():
                 for each in net.parameters():

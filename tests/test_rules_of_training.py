@@ -259,6 +259,7 @@ SLOW = STEP.replace(
         ({"lengths": (1.0, 2.1, 2.9, 4.6, 7.7, 5.81)}, ""),  # more than twice 2.9: it finds its own rate
         ({"lengths": (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, ""),  # a warm-up inside
         ({"lengths": (1.0, 1.2, 160.0, 300.0, 15.0, 1.5)}, ""),  # it leaps and comes back, as Prodigy does
+        ({"lengths": (1.0, 0.0, 1.0, 0.0, 1.0, 0.0)}, "error"),  # every second step is none: no leap
         ({"lengths": (1.0, 1.2, 14.0, 2.0, 1.0, 1.0)}, "error"),  # one large batch: less than 10 · 3/2 times the second
     ],
 )

@@ -93,7 +93,7 @@ EVENTS = {
             forward pass alone, as torch's documentation does, or give it cache_enabled=False.""",
             level="error",
         ),
-        Event("UV813", "unmoved", "the steps move nothing, as the loss is too small", """
+        Event("UV813", "unmoved", "the steps move nothing from the first on", """
             From the first sample on 10,000 steps like these would move the weights by less than a thousandth of their
             norm, and lower the loss by less than a tenth; or an optimizer with an eps, as Adam, finds the gradient of
             every layer a hundred times below it. The rate is not rising, and not far below that of its schedule. And

@@ -53,7 +53,7 @@ def finds_its_rate(step: StepFacts) -> bool:
     if step.lr_limit is not None or not half:
         return False
     pairs = combinations(enumerate(lengths, 1), 2)
-    leaps = any(LEAP * j / i * before < after < math.inf for (i, before), (j, after) in pairs)
+    leaps = any(0.0 < LEAP * j / i * before < after < math.inf for (i, before), (j, after) in pairs)
     return leaps or 2.0 * lengths[half - 1] < lengths[-1] < math.inf
 
 

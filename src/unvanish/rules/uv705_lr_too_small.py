@@ -291,9 +291,9 @@ def _all_too_short(flow: Flow, step: StepFacts, gap: float) -> str:
     by a thousandth of its weights in all of them, neither does the pace: what ten times their way won when it was tried
     in one go is more than they can win, momentum included.
     """
-    alive = [a for a in flow.layers if not a.frozen and a.log10_grad_norm != -math.inf]  # what moves others is momentum
-    ratios = [a.update_to_weight_ratio for a in alive]
-    if not ratios or any(ratio is None for ratio in ratios) or not _slopes(alive, gap):
+    trained = [a for a in flow.layers if not a.frozen]
+    ratios = [a.update_to_weight_ratio for a in trained]
+    if any(ratio is None for ratio in ratios) or not _slopes(trained, gap):
         return ""
     steps = planned(step) * (step.scheduled or 1.0) * lengthening(step)
     way = steps * max(ratio or 0.0 for ratio in ratios)
@@ -312,7 +312,8 @@ def _all_too_short(flow: Flow, step: StepFacts, gap: float) -> str:
 def _slopes(layers: Sequence[LayerFlow], gap: float) -> bool:
     """Whether the weights of a layer, moved by their size along its gradient, would win more than a little of the gap.
 
-    At a stationary point no step wins anything, short or long: there the steps are short because the slope is gone.
+    At a stationary point no step wins anything, short or long: there the steps are short because the slope is gone. So
+    they are without a gradient, where momentum alone moves the weights.
     """
     least = math.log10(LITTLE * gap) if gap > 0.0 else math.inf
     known = ((a.log10_grad_norm, a.log10_weight_norm) for a in layers)

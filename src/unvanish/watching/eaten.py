@@ -17,14 +17,20 @@ VANISHED = "UV101"
 
 
 class Eaten:
-    """What the weights were in the first sample."""
+    """What the weights were in the first sample, and what decay alone has taken of them since, at the least."""
 
     def __init__(self) -> None:
         self.first: Sample | None = None
+        self.alone, self.step, self.share = 0.0, 0, 0.0  # log10; of the last sample
 
     def add(self, sample: Sample) -> None:
-        """One more sample."""
-        self.first = self.first or sample
+        """One more sample; steps between two of them take the smaller share of the two."""
+        share = sample.decay if 0.0 < sample.decay < 1.0 else 0.0
+        if self.first is None:
+            self.first = sample
+        else:
+            self.alone -= (sample.step - self.step) * math.log10(1.0 - min(share, self.share))
+        self.step, self.share = sample.step, share
 
     def explains(self, finding: Finding, sample: Sample) -> Finding:
         """A finding of vanishing with the decay as its cause, where that alone takes more than is gone; else as it is.
@@ -34,16 +40,13 @@ class Eaten:
         first = self.first or sample
         both = [at for at in first.rows if at in sample.rows]
         then, now = (total(each.rows[at][WEIGHT] for at in both) for each in (first, sample))
-        gone, share = then - now, sample.decay
-        if finding.code != VANISHED or finding.level != "error" or not (gone >= DECADE and 0.0 < share < 1.0):
-            return finding
-        alone = (first.step - sample.step) * math.log10(1.0 - share)
-        if not alone >= gone:
+        gone, alone = then - now, self.alone
+        if finding.code != VANISHED or finding.level != "error" or not DECADE <= gone <= alone:
             return finding
         factor = times(gone).removeprefix("×")
         more = (
             f" The norm of the weights has shrunk by a factor of {factor} since step {first.step:,}: weight decay alone"
-            f" takes {percent(share)} of them at every step, so make that smaller first."
+            f" takes {percent(self.share)} of them at every step, so make that smaller first."
         )
         told = (
             Evidence(name="log10 of what the weights have lost", value=gone, relation=">=", threshold=DECADE),

@@ -116,7 +116,8 @@ class History:
             elif code == "UV807" and episode.level != "error" and self._for_nothing(sample.step, episode.began):
                 episode.level = "error"
                 over.append((code, name))
-                began.append(_of_the_wasted(_finding(code, name, value, base, episode.began), sample.step))
+                wasted = _of_the_wasted(_finding(code, name, value, base, episode.began), sample.step, self.way)
+                began.append(wasted)
         return began, over
 
     def _layers(self, sample: Sample) -> list[tuple[str, int, float, float, bool]]:
@@ -263,11 +264,13 @@ def _finding(code: str, layer: str, value: float, base: float, step: int) -> Fin
     )  # fmt: skip
 
 
-def _of_the_wasted(finding: Finding, step: int) -> Finding:
-    """Of a rate at nothing, before anything was learned: ``step`` is twice as far, and more."""
+def _of_the_wasted(finding: Finding, step: int, way: float) -> Finding:
+    """Of a rate at nothing, before anything was learned: ``step`` is twice as far, and more. ``way``: of all steps."""
     more = (
         f" By step {step:,} half of all steps and more have moved nothing, those before went less than a tenth of the"
         " weights' norm, and the loss is where it began: the schedule is over too soon (a decay in every batch that was"
         " meant for every epoch, a plateau that was never waited for, a rate set by hand)."
     )
-    return finding.replace(level="error", cause="learning rate", message=finding.message + more)
+    told = Evidence(name="way of all steps, in norms of the weights", value=way, relation="<", threshold=SHORT)
+    evidence = (*finding.evidence, told)
+    return finding.replace(level="error", cause="learning rate", message=finding.message + more, evidence=evidence)

@@ -102,8 +102,7 @@ class Sample:
     gradient of the step before when this one's was computed; 0 where nothing was. ``stake``: of its loss, ``outputs``:
     log10 of the rms of each layer's output; in the first samples, and where a loss is far out of proportion.
     ``full_rate``: the learning rate from which schedules began, or lead up to; ``eps``: the largest of the optimizers;
-    ``decay``: the largest share
-    of its weights that a group of parameters loses to weight decay in a step, with what momentum makes of it.
+    ``decay``: the least share that a group of parameters with weight decay loses to it in a step, momentum included.
     """
 
     step: int

@@ -79,14 +79,15 @@ class Step:
             self.stakes.append(stake)
 
     def goes_by(self, optimizer: Any) -> None:
-        """An optimizer makes a step: of the rates of its groups, of eps and of what decays the largest counts."""
+        """An optimizer makes a step: of its groups the largest rate and eps count, and the least decay that is one."""
         plain = type(optimizer) is optim.SGD
         for group in optimizer.param_groups:
             rate = rate_of(group)
             self.rate = _larger(self.rate, rate)
             if plain or decays_apart(optimizer, group):  # else it is the gradient that the decay is a part of
                 kept = _number(group.get("momentum")) if plain else 0.0  # of each step, in all that come after it
-                self.decay = _larger(self.decay, rate * _number(group.get("weight_decay")) / max(1.0 - kept, 1e-3))
+                share = rate * _number(group.get("weight_decay")) / max(1.0 - kept, 1e-3)
+                self.decay = share if share > 0.0 and not self.decay <= share else self.decay
             self.full_rate = _larger(self.full_rate, _number(group.get("initial_lr")))
             self.eps = _larger(self.eps, _number(group.get("eps")))
 

@@ -131,6 +131,8 @@ class Unmoved:
         if below < BELOW:
             name = "log10 of the rms of the largest gradient over eps"
             evidence.append(Evidence(name=name, value=below, relation="<", threshold=BELOW))
+        if by_clip:
+            evidence.append(Evidence(name="log10 of what clipping divides the gradient by", value=clipped))
         return Finding(
             code=UNMOVED, verdict=event.verdict, level="error" if sure else "note",
             cause="clipping" if by_clip else "learning rate" if by_rate else "size of the loss",

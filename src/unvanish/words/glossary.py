@@ -88,7 +88,10 @@ VERDICTS = {
     "skipped": "Steps were left out because the scaled loss overflowed: so a GradScaler looks for its scale.",
     "added_up": "The gradient of a step is still there when the next is computed, which is added to it.",
     "outdated": "The forward pass goes by weights of an earlier step, which autocast has kept.",
-    "unmoved": "The steps are so small beside the weights that nothing moves, because the loss itself is so small.",
+    "unmoved": (
+        "The steps are so small beside the weights that nothing moves: the loss is so small, or the rate, or the"
+        " gradient is clipped to nothing."
+    ),
     "slow": (
         "The loss is steep in some directions and nearly flat in others; plain gradient descent must keep its steps"
         " small for the steep ones and crawls along the flat ones."
